@@ -1,0 +1,1 @@
+//! Systrap: seccomp `RET_TRAP` + SIGSYS, shared-memory hand-off.

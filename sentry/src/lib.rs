@@ -1,0 +1,1 @@
+//! The Sentry: the guest kernel.
