@@ -1,0 +1,37 @@
+//! Errors of system calls: an errno for the guest, or "interrupted, and this is how it may restart".
+
+pub use nix::errno::Errno;
+
+/// How a call that a signal cut short goes on (Linux `ERESTART*`, see signal(7) "Interruption of system calls").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// `ERESTARTSYS`: again if the handler has `SA_RESTART` or there is none; else `EINTR`.
+    Sys,
+    /// `ERESTARTNOINTR`: always again.
+    NoIntr,
+    /// `ERESTARTNOHAND`: again only if no handler runs; else `EINTR`.
+    NoHand,
+    /// `ERESTART_RESTARTBLOCK`: again through `restart_syscall` if no handler runs; else `EINTR`.
+    Block,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SysError {
+    Errno(Errno),
+    Restart(Restart),
+}
+
+impl From<Errno> for SysError {
+    fn from(e: Errno) -> Self {
+        SysError::Errno(e)
+    }
+}
+
+impl SysError {
+    pub const INTR: SysError = SysError::Restart(Restart::Sys);
+}
+
+/// Result of anything that ends in an errno only.
+pub type Result<T> = std::result::Result<T, Errno>;
+/// Result of a system call: the value for `rax`.
+pub type SysResult<T = u64> = std::result::Result<T, SysError>;

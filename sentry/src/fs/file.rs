@@ -1,0 +1,192 @@
+//! Open file descriptions.
+
+use super::types::*;
+use crate::error::{Errno, Result, SysResult};
+use crate::kernel::wait::WaitQueue;
+use crate::kernel::Task;
+use crate::mm::io::{Dst, Src};
+use parking_lot::Mutex;
+use std::any::Any;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::Arc;
+
+/// State that hangs on an inode whatever file system it is of: the AF_UNIX socket bound there, the pipe of a FIFO,
+/// file locks. Keyed by type.
+#[derive(Default)]
+pub struct InodeExtra {
+    slots: Mutex<Vec<Arc<dyn Any + Send + Sync>>>,
+}
+
+impl std::fmt::Debug for InodeExtra {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("InodeExtra")
+    }
+}
+
+impl InodeExtra {
+    pub fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.slots.lock().iter().find_map(|s| s.clone().downcast::<T>().ok())
+    }
+    pub fn get_or_insert<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut slots = self.slots.lock();
+        if let Some(t) = slots.iter().find_map(|s| s.clone().downcast::<T>().ok()) {
+            return t;
+        }
+        let t = Arc::new(make());
+        slots.push(t.clone());
+        t
+    }
+    pub fn remove<T: Any + Send + Sync>(&self) {
+        self.slots.lock().retain(|s| !s.is::<T>());
+    }
+}
+
+/// What backs a mapping of a file.
+#[derive(Clone, Debug)]
+pub enum MapSource {
+    /// Anonymous memory (`/dev/zero`).
+    Anon,
+    /// A host descriptor; the file's byte 0 is the descriptor's byte 0. Its access mode is no more than the open file's.
+    Host(Arc<OwnedFd>),
+}
+
+/// What an open object can do. All calls are non-blocking: `EAGAIN` means "wait on `wait_queue` for POLLIN/POLLOUT".
+/// `offset` is meaningful only for seekable files.
+pub trait FileOps: Send + Sync {
+    fn as_any(&self) -> &dyn Any;
+    /// Reads at `offset` into `dst`; returns the count (0: end of file).
+    fn read(&self, _file: &File, _dst: &mut Dst<'_>, _offset: u64) -> SysResult<usize> {
+        Err(Errno::EINVAL.into())
+    }
+    /// Writes at `offset`. With `O_APPEND` the implementation writes at the end under its own lock. Returns the count and the
+    /// position after the write.
+    fn write(&self, _file: &File, _src: &mut Src<'_>, _offset: u64) -> SysResult<(usize, u64)> {
+        Err(Errno::EINVAL.into())
+    }
+    /// True for files with an offset (`lseek`, `pread`); others answer `ESPIPE`.
+    fn seekable(&self) -> bool {
+        false
+    }
+    /// `lseek`: the new offset. Default: a file of `attr().size` bytes without holes.
+    fn seek(&self, file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
+        file.default_seek(offset, whence, current)
+    }
+    /// Ready `POLL*` bits now. Default: always readable and writable.
+    fn poll(&self, _file: &File) -> u32 {
+        (libc::POLLIN | libc::POLLOUT | libc::POLLRDNORM | libc::POLLWRNORM) as u32
+    }
+    /// Where readiness changes are announced, if it can change.
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        None
+    }
+    fn ioctl(&self, _file: &File, _task: &Task, _cmd: u32, _arg: u64) -> SysResult<u64> {
+        Err(Errno::ENOTTY.into())
+    }
+    fn map(&self, _file: &File, _write_shared: bool) -> Result<MapSource> {
+        Err(Errno::ENODEV)
+    }
+    /// Directory entries from offset `pos`.
+    fn readdir(&self, _file: &File, _pos: u64, _sink: &mut DirSink<'_>) -> Result<()> {
+        Err(Errno::ENOTDIR)
+    }
+    fn fsync(&self, _data_only: bool) -> Result<()> {
+        Err(Errno::EINVAL)
+    }
+    fn fallocate(&self, _file: &File, _mode: i32, _offset: u64, _len: u64) -> Result<()> {
+        Err(Errno::ENODEV)
+    }
+    /// Attributes of an object without an inode in a mounted file system (pipe, socket, anon_inode).
+    fn attr(&self) -> Result<Attr> {
+        Err(Errno::EBADF)
+    }
+    fn set_attr(&self, _set: &SetAttr) -> Result<()> {
+        Err(Errno::EINVAL)
+    }
+    /// What `/proc/self/fd/N` shows for an object without a path, e.g. `pipe:[123]`.
+    fn anon_name(&self) -> String {
+        String::from("anon_inode:[unknown]")
+    }
+    /// Called when a descriptor of it is closed in one table (`flush`), before the last reference goes.
+    fn on_close(&self, _file: &File, _task: &Task) {}
+    /// The status flags were changed by `fcntl(F_SETFL)`.
+    fn set_flags(&self, _flags: i32) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// An `O_PATH` description: nothing but a place.
+pub struct Noop;
+impl FileOps for Noop {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, _: &File, _: &mut Dst<'_>, _: u64) -> SysResult<usize> {
+        Err(Errno::EBADF.into())
+    }
+}
+
+/// An open file description (open(2)): shared by duplicated descriptors and by `fork`.
+pub struct File {
+    pub ops: Box<dyn FileOps>,
+    flags: AtomicI32,
+    /// Offset; held locked for the length of a `read`/`write` that uses it, as Linux's `f_pos_lock`.
+    pub offset: Mutex<u64>,
+    /// Where it was opened, for files with a name.
+    pub path: Option<super::vfs::Path>,
+    /// `fcntl(F_SETOWN)`: >0 process, <0 process group.
+    pub owner: AtomicI32,
+}
+
+impl File {
+    pub fn new(ops: Box<dyn FileOps>, flags: i32, path: Option<super::vfs::Path>) -> Arc<File> {
+        Arc::new(File { ops, flags: AtomicI32::new(flags), offset: Mutex::new(0), path, owner: AtomicI32::new(0) })
+    }
+    /// `O_*` status and access flags, without creation flags and `O_CLOEXEC`.
+    pub fn flags(&self) -> i32 {
+        self.flags.load(Ordering::Relaxed)
+    }
+    pub fn set_flags(&self, flags: i32) {
+        self.flags.store(flags, Ordering::Relaxed);
+    }
+    pub fn nonblocking(&self) -> bool {
+        self.flags() & libc::O_NONBLOCK != 0
+    }
+    pub fn readable(&self) -> bool {
+        let f = self.flags();
+        f & libc::O_PATH == 0 && matches!(f & libc::O_ACCMODE, libc::O_RDONLY | libc::O_RDWR)
+    }
+    pub fn writable(&self) -> bool {
+        let f = self.flags();
+        f & libc::O_PATH == 0 && matches!(f & libc::O_ACCMODE, libc::O_WRONLY | libc::O_RDWR)
+    }
+    pub fn poll(&self) -> u32 {
+        self.ops.poll(self)
+    }
+    pub fn attr(&self) -> Result<Attr> {
+        match &self.path {
+            Some(p) => p.inode().attr(),
+            None => self.ops.attr(),
+        }
+    }
+    /// lseek(2) over a file of `attr().size` bytes.
+    pub fn default_seek(&self, offset: i64, whence: i32, current: u64) -> Result<u64> {
+        let size = || -> Result<i64> { i64::try_from(self.attr()?.size).map_err(|_| Errno::EOVERFLOW) };
+        let base = match whence {
+            libc::SEEK_SET => 0,
+            libc::SEEK_CUR => current as i64,
+            libc::SEEK_END => size()?,
+            libc::SEEK_DATA => {
+                let s = size()?;
+                return if offset < 0 || offset >= s { Err(Errno::ENXIO) } else { Ok(offset as u64) };
+            }
+            libc::SEEK_HOLE => {
+                let s = size()?;
+                return if offset < 0 || offset >= s { Err(Errno::ENXIO) } else { Ok(s as u64) };
+            }
+            _ => return Err(Errno::EINVAL),
+        };
+        let at = base.checked_add(offset).ok_or(Errno::EOVERFLOW)?;
+        u64::try_from(at).map_err(|_| Errno::EINVAL)
+    }
+}

@@ -1,0 +1,16 @@
+//! Files: the VFS and the file systems under it.
+//!
+//! * [`Inode`]: a file-system object. Each file system implements it (tmpfs, gofer, overlay, proc, dev…).
+//! * [`FileOps`]: what an *open* object can do; made by [`Inode::open`], or by a system call (pipe, socket, eventfd…).
+//! * [`File`]: the open file description: a `FileOps` with its status flags, offset and path.
+//! * [`vfs`]: mounts, dentries, path resolution. `fdtable` (in `kernel`) holds `File`s.
+//!
+//! All of it is synchronous. An operation that cannot go on answers `EAGAIN`; the caller ([`crate::syscalls::io`])
+//! waits on [`FileOps::wait_queue`] when the file is in blocking mode, so no file system ever waits by itself.
+
+pub mod file;
+pub mod types;
+pub mod vfs;
+
+pub use file::{File, FileOps, MapSource, Noop};
+pub use types::*;

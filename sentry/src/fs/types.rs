@@ -1,0 +1,180 @@
+//! Plain types of the VFS, and the [`Inode`] trait.
+
+use super::file::FileOps;
+use crate::error::{Errno, Result};
+use crate::kernel::Cred;
+use std::any::Any;
+use std::sync::Arc;
+
+/// Seconds and nanoseconds since the epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Timespec {
+    pub sec: i64,
+    pub nsec: u32,
+}
+
+impl Timespec {
+    /// Host `CLOCK_REALTIME`.
+    pub fn now() -> Self {
+        let t = nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
+        Timespec { sec: t.tv_sec(), nsec: t.tv_nsec() as u32 }
+    }
+}
+
+/// Attributes of an inode, as `statx` gives them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attr {
+    pub dev: u64,
+    pub ino: u64,
+    /// File type (`S_IFMT`) and permission bits.
+    pub mode: u32,
+    pub nlink: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub rdev: u64,
+    pub size: u64,
+    pub blksize: u32,
+    /// In units of 512 bytes.
+    pub blocks: u64,
+    pub atime: Timespec,
+    pub mtime: Timespec,
+    pub ctime: Timespec,
+    pub btime: Timespec,
+}
+
+impl Attr {
+    pub fn file_type(&self) -> u32 {
+        self.mode & libc::S_IFMT
+    }
+    pub fn is_dir(&self) -> bool {
+        self.file_type() == libc::S_IFDIR
+    }
+    pub fn is_file(&self) -> bool {
+        self.file_type() == libc::S_IFREG
+    }
+    pub fn is_symlink(&self) -> bool {
+        self.file_type() == libc::S_IFLNK
+    }
+}
+
+/// What `set_attr` changes; `None` leaves as it is. The VFS has checked permissions and cleared set-id bits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttr {
+    /// Permission bits only (07777).
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<u64>,
+    pub atime: Option<Timespec>,
+    pub mtime: Option<Timespec>,
+}
+
+/// What `create` makes in a directory. `mode` has the umask applied already.
+#[derive(Clone, Debug)]
+pub enum NewNode<'a> {
+    File,
+    Dir,
+    Symlink(&'a [u8]),
+    Fifo,
+    Socket,
+    Char(u64),
+    Block(u64),
+}
+
+/// One directory entry given to a [`DirSink`].
+#[derive(Clone, Copy, Debug)]
+pub struct DirEntry<'a> {
+    pub name: &'a [u8],
+    pub ino: u64,
+    /// `DT_*`.
+    pub kind: u8,
+    /// Directory offset of the *next* entry (what `d_off` says and `lseek` accepts).
+    pub next: u64,
+}
+
+/// Takes directory entries; returns false when full (that entry was not taken).
+pub type DirSink<'a> = dyn FnMut(DirEntry<'_>) -> bool + 'a;
+
+/// `statfs` numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StatFs {
+    pub magic: u64,
+    pub bsize: u64,
+    pub blocks: u64,
+    pub bfree: u64,
+    pub bavail: u64,
+    pub files: u64,
+    pub ffree: u64,
+    pub namelen: u64,
+}
+
+bitflags::bitflags! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct RenameFlags: u32 {
+        const NOREPLACE = 1;
+        const EXCHANGE = 2;
+        const WHITEOUT = 4;
+    }
+}
+
+/// A file-system object. Names are single components, never empty, `.` or `..`; permission checks, mount crossing,
+/// read-only mounts and the directory tree are the VFS's. Implementations keep their own locks (leaf level).
+/// Every default answers with the errno that Linux gives when a file system lacks the operation.
+pub trait Inode: Send + Sync {
+    fn as_any(&self) -> &dyn Any;
+    fn attr(&self) -> Result<Attr>;
+    fn set_attr(&self, _set: &SetAttr) -> Result<()> {
+        Err(Errno::EPERM)
+    }
+    fn lookup(&self, _name: &[u8]) -> Result<Arc<dyn Inode>> {
+        Err(Errno::ENOTDIR)
+    }
+    fn create(&self, _name: &[u8], _node: NewNode<'_>, _mode: u32, _uid: u32, _gid: u32) -> Result<Arc<dyn Inode>> {
+        Err(Errno::EPERM)
+    }
+    fn link(&self, _name: &[u8], _target: &Arc<dyn Inode>) -> Result<()> {
+        Err(Errno::EPERM)
+    }
+    fn unlink(&self, _name: &[u8], _child: &Arc<dyn Inode>) -> Result<()> {
+        Err(Errno::EPERM)
+    }
+    fn rmdir(&self, _name: &[u8], _child: &Arc<dyn Inode>) -> Result<()> {
+        Err(Errno::EPERM)
+    }
+    fn rename(&self, _name: &[u8], _new_dir: &Arc<dyn Inode>, _new_name: &[u8], _flags: RenameFlags) -> Result<()> {
+        Err(Errno::EPERM)
+    }
+    /// Target of a symbolic link.
+    fn readlink(&self) -> Result<Vec<u8>> {
+        Err(Errno::EINVAL)
+    }
+    /// A "magic" link of procfs (`/proc/self/fd/N`, `exe`, `cwd`): resolves to a place instead of a text.
+    fn follow_magic(&self, _cred: &Cred) -> Option<Result<super::vfs::Path>> {
+        None
+    }
+    /// Opens the object; `flags` are `O_*` as given (creation flags removed; truncation is done by the VFS through `set_attr`).
+    fn open(self: Arc<Self>, flags: i32) -> Result<Box<dyn FileOps>>;
+    fn statfs(&self) -> Result<StatFs>;
+    fn get_xattr(&self, _name: &[u8]) -> Result<Vec<u8>> {
+        Err(Errno::ENOTSUP)
+    }
+    /// `flags`: `XATTR_CREATE`, `XATTR_REPLACE`.
+    fn set_xattr(&self, _name: &[u8], _value: &[u8], _flags: i32) -> Result<()> {
+        Err(Errno::ENOTSUP)
+    }
+    fn list_xattr(&self) -> Result<Vec<Vec<u8>>> {
+        Ok(Vec::new())
+    }
+    fn remove_xattr(&self, _name: &[u8]) -> Result<()> {
+        Err(Errno::ENOTSUP)
+    }
+    /// True when names and attributes can change without the VFS's doing (procfs, shared gofer trees): the dentry
+    /// cache asks `lookup` again.
+    fn volatile(&self) -> bool {
+        false
+    }
+    /// State of other parts of the kernel that hangs on this inode (AF_UNIX socket bound here, FIFO, file locks, inotify).
+    fn extra(&self) -> Option<&super::file::InodeExtra> {
+        None
+    }
+}

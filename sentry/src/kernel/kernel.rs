@@ -1,0 +1,113 @@
+//! The guest kernel as a whole: the table of processes and what the whole sandbox shares.
+
+use super::{Task, ThreadGroup};
+use parking_lot::{Mutex, RwLock};
+use platform::{Executor, Platform};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// `uname` names that can change.
+#[derive(Clone, Debug)]
+pub struct Uts {
+    pub hostname: String,
+    pub domainname: String,
+}
+
+/// What uname(2) reports as the kernel's release.
+pub const RELEASE: &str = "6.6.0-runsc-rs";
+pub const VERSION: &str = "#1 SMP runsc-rs";
+
+/// Highest process id, as `/proc/sys/kernel/pid_max` tells.
+pub const PID_MAX: i32 = 1 << 22;
+
+/// Who exists. One lock for the whole forest, as Linux's `tasklist_lock`: parents, children, groups, sessions change under it.
+#[derive(Default)]
+pub struct Tree {
+    pub tasks: BTreeMap<i32, Arc<Task>>,
+    /// Thread groups by process id; zombies stay until they are waited for.
+    pub groups: BTreeMap<i32, Arc<ThreadGroup>>,
+    pub last_pid: i32,
+}
+
+impl Tree {
+    /// A process id that no task, group, process group or session uses.
+    pub fn alloc_pid(&mut self) -> Option<i32> {
+        for _ in 0..PID_MAX {
+            self.last_pid = if self.last_pid >= PID_MAX - 1 { 300 } else { self.last_pid + 1 };
+            let pid = self.last_pid;
+            if !self.tasks.contains_key(&pid)
+                && !self.groups.contains_key(&pid)
+                && !self.groups.values().any(|g| {
+                    // Only looked at after the numbers have wrapped around.
+                    let r = g.rel.lock();
+                    r.pgid == pid || r.sid == pid
+                })
+            {
+                return Some(pid);
+            }
+        }
+        None
+    }
+}
+
+/// Settings that the command passes.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Print decoded system calls.
+    pub strace: bool,
+    pub debug: bool,
+}
+
+pub struct Kernel {
+    pub platform: Arc<dyn Platform>,
+    pub executor: Arc<Executor>,
+    pub tree: Mutex<Tree>,
+    pub uts: RwLock<Uts>,
+    pub options: Options,
+    /// Host `CLOCK_MONOTONIC` and `CLOCK_REALTIME` (ns) when the sandbox started.
+    pub boot_monotonic_ns: u64,
+    pub boot_realtime_ns: u64,
+    next_ino: AtomicU64,
+    /// Set once the sandbox is ending.
+    pub ending: AtomicBool,
+    /// System calls made, for `--stats`.
+    pub calls: AtomicU64,
+    /// Where `--strace` lines go.
+    pub strace_out: Mutex<Box<dyn std::io::Write + Send>>,
+    /// The root mount namespace of the container.
+    pub mounts: RwLock<Option<Arc<crate::fs::vfs::MountNamespace>>>,
+    /// Unknown calls that have been logged already, by number.
+    pub logged_unknown: Mutex<std::collections::BTreeSet<u64>>,
+}
+
+impl Kernel {
+    pub fn new(platform: Arc<dyn Platform>, executor: Arc<Executor>, options: Options, hostname: String) -> Arc<Self> {
+        let now = crate::fs::Timespec::now();
+        Arc::new(Kernel {
+            platform,
+            executor,
+            tree: Mutex::default(),
+            uts: RwLock::new(Uts { hostname, domainname: "(none)".into() }),
+            options,
+            boot_monotonic_ns: platform::executor::now_ns(),
+            boot_realtime_ns: (now.sec as u64) * 1_000_000_000 + u64::from(now.nsec),
+            next_ino: AtomicU64::new(1),
+            ending: AtomicBool::new(false),
+            calls: AtomicU64::new(0),
+            strace_out: Mutex::new(Box::new(std::io::stderr())),
+            mounts: RwLock::new(None),
+            logged_unknown: Mutex::default(),
+        })
+    }
+    /// Inode number for objects without a file system (pipes, sockets, anon inodes).
+    pub fn next_ino(&self) -> u64 {
+        self.next_ino.fetch_add(1, Ordering::Relaxed)
+    }
+    pub fn task(&self, tid: i32) -> Option<Arc<Task>> {
+        self.tree.lock().tasks.get(&tid).cloned()
+    }
+    pub fn group(&self, pid: i32) -> Option<Arc<ThreadGroup>> {
+        self.tree.lock().groups.get(&pid).cloned()
+    }
+}

@@ -1,0 +1,17 @@
+//! Tasks, thread groups, signals, credentials, descriptors, waiting.
+
+pub mod cred;
+pub mod fdtable;
+#[allow(clippy::module_inception)]
+pub mod kernel;
+pub mod limits;
+pub mod process;
+pub mod signal;
+pub mod task;
+pub mod wait;
+
+pub use cred::Cred;
+pub use fdtable::FdTable;
+pub use kernel::Kernel;
+pub use process::ThreadGroup;
+pub use task::Task;

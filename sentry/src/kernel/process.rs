@@ -1,0 +1,91 @@
+//! Thread groups: what Linux calls a process (`signal_struct`), with its place among the others.
+
+use super::limits::Limits;
+use super::signal::{Pending, SigActions};
+use super::wait::WaitQueue;
+use super::Task;
+use parking_lot::{Mutex, RwLock};
+use std::sync::atomic::{AtomicI32, AtomicU64};
+use std::sync::{Arc, Weak};
+
+/// Relations and life cycle; changes under `Kernel::tree` as well.
+#[derive(Default)]
+pub struct Relations {
+    pub parent: Weak<ThreadGroup>,
+    /// The thread that made it (for `PR_SET_PDEATHSIG`) and that `__WNOTHREAD` looks at.
+    pub parent_tid: i32,
+    pub children: Vec<Arc<ThreadGroup>>,
+    pub pgid: i32,
+    pub sid: i32,
+    /// Live threads. Empty: a zombie (or gone).
+    pub threads: Vec<Arc<Task>>,
+    /// Set when the last thread has gone: status as `wait4` tells it.
+    pub exit_status: Option<i32>,
+    /// `exit_group` or a fatal signal has begun; the status everyone will end with.
+    pub exiting: Option<i32>,
+    /// Signal to the parent at exit (`CLONE` low byte), normally SIGCHLD.
+    pub exit_signal: i32,
+    pub subreaper: bool,
+    /// It has called `execve` (setpgid by the parent answers EACCES).
+    pub did_exec: bool,
+    /// Job control: stopped by this signal; whether a wait has reported it; a pending "continued" report.
+    pub stopped: Option<i32>,
+    pub stop_reported: bool,
+    pub continued: bool,
+    /// Accumulated times of waited-for children (user, system; ns) and of threads that have gone.
+    pub child_utime: u64,
+    pub child_stime: u64,
+    pub dead_utime: u64,
+    pub dead_stime: u64,
+    /// Ends with the session leader's terminal: the controlling terminal, as an opaque id (0: none).
+    pub tty: u64,
+}
+
+pub struct ThreadGroup {
+    pub pid: i32,
+    pub rel: Mutex<Relations>,
+    pub actions: RwLock<Arc<Mutex<SigActions>>>,
+    /// Signals for the whole process.
+    pub pending: Mutex<Pending>,
+    pub limits: RwLock<Limits>,
+    /// `wait*` of this process's threads sleep here: a child changed state.
+    pub child_wait: WaitQueue,
+    /// Announces this process's own end (pidfd, and the sandbox's init).
+    pub exit_wait: WaitQueue,
+    pub oom_score_adj: AtomicI32,
+    /// Host monotonic ns at the start, for /proc.
+    pub start_ns: AtomicU64,
+    /// `ITIMER_REAL` and POSIX timers (module `time`), keyed by type.
+    pub timers: crate::fs::file::InodeExtra,
+    /// `PR_SET_DUMPABLE`.
+    pub dumpable: AtomicI32,
+}
+
+impl ThreadGroup {
+    pub fn new(pid: i32, actions: Arc<Mutex<SigActions>>, limits: Limits) -> Self {
+        ThreadGroup {
+            pid,
+            rel: Mutex::default(),
+            actions: RwLock::new(actions),
+            pending: Mutex::default(),
+            limits: RwLock::new(limits),
+            child_wait: WaitQueue::new(),
+            exit_wait: WaitQueue::new(),
+            oom_score_adj: AtomicI32::new(0),
+            start_ns: AtomicU64::new(platform::executor::now_ns()),
+            timers: Default::default(),
+            dumpable: AtomicI32::new(1),
+        }
+    }
+    pub fn limit(&self, which: u32) -> u64 {
+        self.limits.read().cur(which)
+    }
+    pub fn parent_pid(&self) -> i32 {
+        self.rel.lock().parent.upgrade().map_or(0, |p| p.pid)
+    }
+    /// Any live thread (the leader if it lives).
+    pub fn any_thread(&self) -> Option<Arc<Task>> {
+        let r = self.rel.lock();
+        r.threads.iter().find(|t| t.tid == self.pid).or(r.threads.first()).cloned()
+    }
+}

@@ -1,0 +1,219 @@
+//! A task: one guest thread (Linux's `task_struct`), and how it waits.
+
+use super::signal::{AltStack, Pending, SigInfo, SigSet};
+use super::wait::{WaitError, WaitQueue, Waiter};
+use super::{Cred, FdTable, Kernel, ThreadGroup};
+use crate::fs::vfs::FsContext;
+use crate::mm::{Mm, UserMem};
+use parking_lot::{Mutex, RwLock};
+use platform::Interrupter;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+/// Signal state of one thread.
+#[derive(Clone, Debug, Default)]
+pub struct TaskSignals {
+    pub mask: SigSet,
+    /// Mask to put back after the next delivery (`sigsuspend`, `ppoll`, `epoll_pwait`).
+    pub saved_mask: Option<SigSet>,
+    pub pending: Pending,
+    pub alt: AltStack,
+}
+
+pub struct Task {
+    pub kernel: Arc<Kernel>,
+    pub tid: i32,
+    pub group: Arc<ThreadGroup>,
+    pub cred: RwLock<Arc<Cred>>,
+    /// Shared by `CLONE_FILES`.
+    pub files: RwLock<Arc<FdTable>>,
+    /// Root, working directory, umask; shared by `CLONE_FS`.
+    pub fs: RwLock<Arc<Mutex<FsContext>>>,
+    pub mm: RwLock<Arc<Mm>>,
+    pub signals: Mutex<TaskSignals>,
+    /// `comm`, at most 15 bytes.
+    pub comm: Mutex<Vec<u8>>,
+    pub clear_child_tid: AtomicU64,
+    pub robust_list: AtomicU64,
+    /// Deadline etc. of a call that `restart_syscall` goes on with.
+    pub restart_block: Mutex<Option<RestartBlock>>,
+    pub pdeathsig: AtomicI32,
+    /// Set while a signal may be deliverable, so that the fast path reads one flag. Conservative.
+    pub signal_flag: AtomicBool,
+    /// The task must die with its group (exit_group, exec of another thread, SIGKILL).
+    pub killed: AtomicBool,
+    /// Wakes the task's future.
+    pub waker: Mutex<Option<Waker>>,
+    /// Stops the guest when it runs.
+    pub interrupter: RwLock<Option<Arc<dyn Interrupter>>>,
+    /// Number of the call that it is in, or -1 (for /proc/pid/stat, wchan and strace).
+    pub in_call: AtomicI32,
+    /// True while its future waits in [`Task::wait`].
+    pub sleeping: AtomicBool,
+    /// CPU affinity mask, as set (bits beyond the host's processors dropped).
+    pub affinity: Mutex<Vec<u64>>,
+    pub nice: AtomicI32,
+    /// vfork: told when the child has exec'd or gone.
+    pub vfork_done: Mutex<Option<Arc<VforkDone>>>,
+    pub start_ns: u64,
+}
+
+/// Where a parent in `vfork` waits.
+#[derive(Default)]
+pub struct VforkDone {
+    pub done: AtomicBool,
+    pub queue: WaitQueue,
+}
+
+impl VforkDone {
+    pub fn complete(&self) {
+        self.done.store(true, Ordering::SeqCst);
+        self.queue.wake_all();
+    }
+}
+
+/// What an interrupted sleeping call needs to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartBlock {
+    /// `nanosleep`: deadline (host monotonic ns) and where to store the rest.
+    Nanosleep { deadline_ns: u64, clock: i32, remain: u64 },
+    /// `poll`: the arguments and the deadline.
+    Poll { fds: u64, nfds: u64, deadline_ns: Option<u64> },
+}
+
+impl Task {
+    pub fn mem(&self) -> UserMem {
+        UserMem { space: self.mm.read().space() }
+    }
+    pub fn cred(&self) -> Arc<Cred> {
+        self.cred.read().clone()
+    }
+    pub fn files(&self) -> Arc<FdTable> {
+        self.files.read().clone()
+    }
+    pub fn fs(&self) -> Arc<Mutex<FsContext>> {
+        self.fs.read().clone()
+    }
+    pub fn mm(&self) -> Arc<Mm> {
+        self.mm.read().clone()
+    }
+    pub fn limit(&self, which: u32) -> u64 {
+        self.group.limit(which)
+    }
+    /// Installs an open file at the lowest free descriptor.
+    pub fn install_fd(&self, file: Arc<crate::fs::File>, cloexec: bool) -> crate::error::Result<i32> {
+        self.files().install(file, cloexec, 0, self.limit(libc::RLIMIT_NOFILE))
+    }
+
+    /// Makes the task look at its signals soon, wherever it is: waiting, or in guest code.
+    pub fn notify(&self) {
+        self.signal_flag.store(true, Ordering::SeqCst);
+        let waker = self.waker.lock().clone();
+        if let Some(w) = waker {
+            w.wake();
+        }
+        let i = self.interrupter.read().clone();
+        if let Some(i) = i {
+            i.interrupt();
+        }
+    }
+
+    /// True if a signal that is not blocked is pending, or the task must die.
+    pub fn signal_pending(&self) -> bool {
+        if !self.signal_flag.load(Ordering::SeqCst) {
+            return false;
+        }
+        if self.killed.load(Ordering::SeqCst) {
+            return true;
+        }
+        let s = self.signals.lock();
+        let blocked = s.mask;
+        if !s.pending.set.minus(blocked).is_empty() {
+            return true;
+        }
+        drop(s);
+        !self.group.pending.lock().set.minus(blocked).is_empty() || self.group.rel.lock().stopped.is_some()
+    }
+
+    /// Waits until `cond` gives something, a signal is pending, or the deadline (host monotonic ns) has passed.
+    /// `cond` is tested after registration on all `queues` (each with its event mask), so no wake is lost.
+    pub async fn wait<T>(
+        &self,
+        queues: &[(&WaitQueue, u32)],
+        deadline_ns: Option<u64>,
+        mut cond: impl FnMut() -> Option<T> + Send,
+    ) -> Result<T, WaitError> {
+        if let Some(v) = cond() {
+            return Ok(v);
+        }
+        let mut reg = Registrations { list: Vec::new() };
+        let mut timer = None;
+        self.sleeping.store(true, Ordering::Relaxed);
+        let r = poll_fn(|cx| {
+            if reg.list.is_empty() && timer.is_none() {
+                let w: Arc<dyn Waiter> = Arc::new(cx.waker().clone());
+                for (q, mask) in queues {
+                    reg.list.push((*q, q.add(*mask, w.clone())));
+                }
+                if let Some(d) = deadline_ns {
+                    timer = Some(self.kernel.executor.timer(d, cx.waker().clone()));
+                }
+            }
+            if let Some(v) = cond() {
+                return Poll::Ready(Ok(v));
+            }
+            if self.signal_pending() {
+                return Poll::Ready(Err(WaitError::Interrupted));
+            }
+            if deadline_ns.is_some_and(|d| platform::executor::now_ns() >= d) {
+                return Poll::Ready(Err(WaitError::TimedOut));
+            }
+            Poll::Pending
+        })
+        .await;
+        self.sleeping.store(false, Ordering::Relaxed);
+        r
+    }
+
+    /// As [`Task::wait`], deaf to signals other than a kill (vfork).
+    pub async fn wait_killable<T>(
+        &self,
+        queue: &WaitQueue,
+        mut cond: impl FnMut() -> Option<T> + Send,
+    ) -> Result<T, WaitError> {
+        let mut reg = Registrations { list: Vec::new() };
+        poll_fn(|cx| {
+            if reg.list.is_empty() {
+                reg.list.push((queue, queue.add(u32::MAX, Arc::new(cx.waker().clone()))));
+            }
+            if let Some(v) = cond() {
+                return Poll::Ready(Ok(v));
+            }
+            if self.killed.load(Ordering::SeqCst) {
+                return Poll::Ready(Err(WaitError::Interrupted));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Queues a signal for this thread; see [`ThreadGroup`] for process-wide ones.
+    pub fn queue_signal(&self, info: SigInfo) {
+        let _ = info;
+    }
+}
+
+/// Queue registrations that end with the wait.
+struct Registrations<'a> {
+    list: Vec<(&'a WaitQueue, u64)>,
+}
+
+impl Drop for Registrations<'_> {
+    fn drop(&mut self) {
+        for (q, id) in &self.list {
+            q.remove(*id);
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Address spaces and guest memory.
+
+pub mod io;
+pub mod space;
+pub mod user;
+
+pub use space::Mm;
+pub use user::UserMem;

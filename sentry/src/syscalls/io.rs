@@ -1,0 +1,109 @@
+//! read(2), write(2) and kin: the one place where a blocking file makes the caller wait.
+
+use super::arg::*;
+use super::{Ctx, MAX_RW_COUNT};
+use crate::error::{Errno, SysError, SysResult};
+use crate::fs::File;
+use crate::kernel::wait::WaitError;
+use crate::mm::io::IoVec;
+use std::sync::Arc;
+
+const IN: u32 = (libc::POLLIN | libc::POLLHUP | libc::POLLERR | libc::POLLRDHUP) as u32;
+const OUT: u32 = (libc::POLLOUT | libc::POLLHUP | libc::POLLERR) as u32;
+
+/// Waits until `attempt` gives something other than `EAGAIN`; for non-blocking files, tries once.
+/// `deadline_ns`: host monotonic ns (SO_RCVTIMEO and the like), after which the answer is `EAGAIN`.
+pub async fn blocking<T: Send>(
+    cx: &mut Ctx<'_>,
+    file: &Arc<File>,
+    events: u32,
+    deadline_ns: Option<u64>,
+    nonblock: bool,
+    mut attempt: impl FnMut(&mut Ctx<'_>) -> SysResult<T> + Send,
+) -> SysResult<T> {
+    loop {
+        match attempt(cx) {
+            Err(SysError::Errno(Errno::EAGAIN)) if !nonblock => {}
+            r => return r,
+        }
+        let Some(q) = file.ops.wait_queue() else { return Err(Errno::EAGAIN.into()) };
+        let task = cx.task.clone();
+        match task.wait(&[(q, events)], deadline_ns, || (file.poll() & events != 0).then_some(())).await {
+            Ok(()) => {}
+            Err(WaitError::Interrupted) => return Err(SysError::INTR),
+            Err(WaitError::TimedOut) => return Err(Errno::EAGAIN.into()),
+        }
+    }
+}
+
+/// One read at the file's own offset.
+fn read_once(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec]) -> SysResult<usize> {
+    if !file.ops.seekable() {
+        return cx.with_dst(iov, |dst| file.ops.read(file, dst, 0));
+    }
+    let mut off = file.offset.lock();
+    let n = cx.with_dst(iov, |dst| file.ops.read(file, dst, *off))?;
+    *off += n as u64;
+    Ok(n)
+}
+
+fn write_once(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec]) -> SysResult<usize> {
+    if !file.ops.seekable() {
+        return Ok(cx.with_src(iov, |src| file.ops.write(file, src, 0))?.0);
+    }
+    let mut off = file.offset.lock();
+    let (n, end) = cx.with_src(iov, |src| file.ops.write(file, src, *off))?;
+    *off = end;
+    Ok(n)
+}
+
+pub async fn read_iov(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec]) -> SysResult {
+    if !file.readable() {
+        return Err(Errno::EBADF.into());
+    }
+    let nonblock = file.nonblocking();
+    let n = blocking(cx, &file, IN, None, nonblock, |cx| read_once(cx, &file, iov)).await?;
+    Ok(n as u64)
+}
+
+pub async fn write_iov(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec]) -> SysResult {
+    if !file.writable() {
+        return Err(Errno::EBADF.into());
+    }
+    let nonblock = file.nonblocking();
+    let total: usize = iov.iter().map(|v| v.len).sum();
+    let mut done = 0usize;
+    // A blocking write to a stream goes on until all is written (pipe(7)); an error or signal after a part gives the part.
+    loop {
+        let rest = crate::mm::io::skip(iov, done);
+        let r = blocking(cx, &file, OUT, None, nonblock, |cx| write_once(cx, &file, &rest)).await;
+        match r {
+            Ok(n) => {
+                done += n;
+                if done >= total || n == 0 || nonblock || file.ops.seekable() {
+                    return Ok(done as u64);
+                }
+            }
+            Err(_) if done > 0 => return Ok(done as u64),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+pub async fn read(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: usize) -> SysResult {
+    let file = cx.io_file(fd.0)?;
+    let iov = [IoVec { addr: buf.0, len: count.min(MAX_RW_COUNT as usize) }];
+    read_iov(cx, file, &iov).await
+}
+
+pub async fn write(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: usize) -> SysResult {
+    let file = cx.io_file(fd.0)?;
+    let iov = [IoVec { addr: buf.0, len: count.min(MAX_RW_COUNT as usize) }];
+    write_iov(cx, file, &iov).await
+}
+
+pub fn close(cx: &mut Ctx<'_>, fd: Fd) -> SysResult {
+    let file = cx.task.files.read().remove(fd.0)?;
+    file.ops.on_close(&file, cx.task);
+    Ok(0)
+}

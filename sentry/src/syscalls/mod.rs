@@ -1,0 +1,172 @@
+//! System calls: the table ([`table`]), argument types ([`arg`]), and the handlers, grouped as the man pages are.
+//!
+//! A handler is an ordinary function `fn name(cx: &mut Ctx<'_>, args…) -> SysResult`; only one that *waits* is `async`
+//! (listed in the table's `wait` part). It reads guest memory through `cx` and returns the value for `rax`.
+
+pub mod arg;
+pub mod io;
+#[macro_use]
+mod macros;
+pub mod table;
+
+use crate::error::{Errno, Result, SysResult};
+use crate::kernel::{Kernel, Task};
+use crate::mm::io::{Dst, IoVec, Src, Staged};
+use crate::mm::UserMem;
+use platform::{AddressSpace, GuestThread, Op};
+use std::sync::Arc;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// What a handler works with: the calling task and its stopped thread.
+pub struct Ctx<'a> {
+    pub task: &'a Arc<Task>,
+    pub thread: &'a mut dyn GuestThread,
+    pub nr: u64,
+    pub args: [u64; 6],
+    /// Results on their way to guest memory; the stub stores them when the call returns.
+    pub staged: Staged,
+}
+
+impl<'a> Ctx<'a> {
+    pub fn kernel(&self) -> &Arc<Kernel> {
+        &self.task.kernel
+    }
+    pub fn mem(&self) -> UserMem {
+        UserMem { space: self.thread.address_space() }
+    }
+    /// Reads a value, from what the stub copied in ahead of time if it is there.
+    pub fn read<T: FromBytes + IntoBytes>(&self, addr: u64) -> Result<T> {
+        let mut v = T::new_zeroed();
+        self.read_bytes(addr, v.as_mut_bytes())?;
+        Ok(v)
+    }
+    pub fn read_bytes(&self, addr: u64, buf: &mut [u8]) -> Result<()> {
+        if let Some(p) = self.thread.prefetched(addr) {
+            if p.len() >= buf.len() {
+                buf.copy_from_slice(&p[..buf.len()]);
+                return Ok(());
+            }
+        }
+        self.mem().read_bytes(addr, buf)
+    }
+    /// Stores a result. Small results are staged: a fault shows as `EFAULT` of the call.
+    pub fn write<T: IntoBytes + Immutable>(&mut self, addr: u64, v: &T) -> Result<()> {
+        self.write_bytes(addr, v.as_bytes())
+    }
+    pub fn write_bytes(&mut self, addr: u64, data: &[u8]) -> Result<()> {
+        if addr.checked_add(data.len() as u64).is_none_or(|e| e > platform::GUEST_MAX) {
+            return Err(Errno::EFAULT);
+        }
+        if data.len() <= 4096 {
+            self.staged.push((addr, data.to_vec()));
+            Ok(())
+        } else {
+            self.mem().write_bytes(addr, data)
+        }
+    }
+    /// Stores at once, for memory that another thread looks at before this call returns.
+    pub fn write_now<T: IntoBytes + Immutable>(&self, addr: u64, v: &T) -> Result<()> {
+        self.mem().write(addr, v)
+    }
+    /// A path argument (`ENAMETOOLONG` when longer than PATH_MAX - 1; empty is returned as is).
+    pub fn read_path(&self, addr: u64) -> Result<Vec<u8>> {
+        if let Some(p) = self.thread.prefetched(addr) {
+            if let Some(end) = p.iter().position(|&b| b == 0) {
+                return Ok(p[..end].to_vec());
+            }
+        }
+        self.mem().read_path(addr)
+    }
+    pub fn read_cstr(&self, addr: u64, max: usize, long: Errno) -> Result<Vec<u8>> {
+        self.mem().read_cstr(addr, max, long)
+    }
+    /// An I/O vector argument (readv(2): at most 1024 elements, total at most SSIZE_MAX, shortened to MAX_RW_COUNT).
+    pub fn read_iov(&self, addr: u64, n: usize) -> Result<Vec<IoVec>> {
+        if n > 1024 {
+            return Err(Errno::EINVAL);
+        }
+        let raw: Vec<[u64; 2]> = self.mem().read_vec(addr, n)?;
+        let mut total = 0u64;
+        let mut out = Vec::with_capacity(n);
+        for [a, l] in raw {
+            if l > i64::MAX as u64 || total + l > i64::MAX as u64 {
+                return Err(Errno::EINVAL);
+            }
+            let l = l.min(MAX_RW_COUNT - total.min(MAX_RW_COUNT));
+            total += l;
+            out.push(IoVec { addr: a, len: l as usize });
+        }
+        Ok(out)
+    }
+    /// Runs `f` with a destination over guest memory.
+    pub fn with_dst<R>(&mut self, iov: &[IoVec], f: impl FnOnce(&mut Dst<'_>) -> R) -> R {
+        let space = self.thread.address_space();
+        let mut dst = Dst::user(&*space, iov, Some(&mut self.staged));
+        f(&mut dst)
+    }
+    /// Runs `f` with a source over guest memory.
+    pub fn with_src<R>(&mut self, iov: &[IoVec], f: impl FnOnce(&mut Src<'_>) -> R) -> R {
+        let space = self.thread.address_space();
+        let prefetched = iov.first().and_then(|v| self.thread.prefetched(v.addr).map(|p| (v.addr, p)));
+        let mut src = Src::user(&*space, iov, prefetched);
+        f(&mut src)
+    }
+    pub fn file(&self, fd: i32) -> Result<Arc<crate::fs::File>> {
+        self.task.files.read().get(fd)
+    }
+    /// As `file`, refusing `O_PATH` descriptors.
+    pub fn io_file(&self, fd: i32) -> Result<Arc<crate::fs::File>> {
+        self.task.files.read().get_io(fd)
+    }
+    /// Hands the staged results to the stub.
+    pub fn flush(&mut self) {
+        for (addr, data) in self.staged.drain(..) {
+            self.thread.queue(Op::CopyOut { addr, data });
+        }
+    }
+    pub fn space(&self) -> Arc<dyn AddressSpace> {
+        self.thread.address_space()
+    }
+}
+
+/// Most bytes that one read or write moves (`MAX_RW_COUNT`).
+pub const MAX_RW_COUNT: u64 = 0x7fff_f000;
+
+/// Support levels of the published table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    Full,
+    /// Works but for what the note says.
+    Partial,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    pub nr: u64,
+    pub name: &'static str,
+    pub args: &'static [(&'static str, arg::Show)],
+    pub support: Support,
+    pub note: &'static str,
+}
+
+/// Row of a call, if it is supported.
+pub fn entry(nr: u64) -> Option<&'static Entry> {
+    table::TABLE.iter().find(|e| e.nr == nr)
+}
+
+/// Answers a system call.
+pub async fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
+    if let Some(r) = table::call_now(cx) {
+        return r;
+    }
+    table::call_wait(cx).await
+}
+
+/// A call that is not in the table: `ENOSYS`, logged once per number.
+pub fn unknown(cx: &mut Ctx<'_>) -> SysResult {
+    if cx.kernel().logged_unknown.lock().insert(cx.nr) {
+        log::warn!("system call {} is not supported (ENOSYS)", cx.nr);
+    }
+    Err(Errno::ENOSYS.into())
+}
