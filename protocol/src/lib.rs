@@ -1,1 +1,48 @@
-//! Wire format between the Sentry and the Gofer, and the client side of it.
+//! The wire format between the Sentry and the Gofer, and the client side of it.
+//!
+//! One connection is one `SOCK_SEQPACKET` Unix socket; one packet is one message. The client (the Sentry) sends requests and the
+//! server (the Gofer) answers each with exactly one reply, in order, except [`Op::Release`], which has none. Integers are little-endian.
+//! `docs/gofer-protocol.md` describes every message.
+//!
+//! # What may be relied on
+//! * Decoding never panics and never allocates more than the packet's own size: every length is checked against what is left of the packet,
+//!   every enumeration and flag word against the values that exist, and nothing may follow the last field. The two sides do not trust each other.
+//! * A name is 1 to 255 bytes without `/` or NUL and is neither `.` nor `..`. This is checked by the decoder, so that no server code ever
+//!   sees another kind of name; a path cannot be expressed in the protocol at all.
+//! * A [`Fid`] names a file that the server holds. The server chooses it, and a released fid is not given out again within the lifetime of a connection
+//!   (its upper half is a generation), so a late use is answered `EBADF`, never with another file.
+//!
+//! # The way through
+//! [`wire`] has the bounds-checked reader and the writer; [`types`] what both sides talk about; [`request`] and [`reply`] the messages;
+//! [`transport`] packets with descriptors; [`client`] what the Sentry uses.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod client;
+pub mod reply;
+pub mod request;
+pub mod transport;
+pub mod types;
+pub mod wire;
+
+pub use client::{Client, Handle};
+pub use types::*;
+
+/// First field of the handshake: "RSGF".
+pub const MAGIC: u32 = u32::from_le_bytes(*b"RSGF");
+/// The protocol's version. Both sides must have the same: they are parts of one binary.
+pub const VERSION: u16 = 1;
+/// Size of the largest packet, header included. It fits the default socket buffer three times.
+pub const MAX_MESSAGE: usize = 68 * 1024;
+/// Most bytes of directory entries in one reply.
+pub const MAX_DIR_BYTES: u32 = 64 * 1024;
+/// Longest name, as in Linux (`NAME_MAX`).
+pub const MAX_NAME: usize = 255;
+/// Longest symlink target: `PATH_MAX` less the NUL.
+pub const MAX_TARGET: usize = 4095;
+/// Most components in one walk.
+pub const MAX_WALK: usize = 64;
+/// Most fids released along with one request.
+pub const MAX_RELEASE: usize = 256;
+/// Largest value of an extended attribute, as in Linux (`XATTR_SIZE_MAX`).
+pub const MAX_XATTR: usize = 64 * 1024;

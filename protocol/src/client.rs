@@ -1,0 +1,499 @@
+//! The Sentry's side: a connection to a Gofer, and handles to the files it serves.
+//!
+//! Calls are synchronous and may be made from any thread; a call holds the connection for its whole round trip. Every call can fail with any errno that
+//! the host call behind it can, and besides:
+//!
+//! * `EIO`: the connection is lost, now or earlier ([`Client::is_dead`] tells), or the Gofer broke the protocol, which ends the connection too;
+//! * `EINVAL`, `ENAMETOOLONG`: a name that no directory entry can have; found before anything is sent;
+//! * `EMFILE`: the Gofer holds as many files as it may. Drop handles and try again;
+//! * `EROFS`: the tree is read-only.
+//!
+//! Dropping a [`Handle`] does not talk to the Gofer: the fid goes on a list that travels with the next request (or on its own, without waiting,
+//! when the list has grown long). [`Client::flush`] sends it now; worth doing after the last handle of a deleted file is dropped, since
+//! the host keeps the file's blocks until then.
+//!
+//! Lock order: `Inner::conn`, then `Inner::released`.
+
+use std::fmt;
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use parking_lot::Mutex;
+
+use crate::reply::{self, NodeRef};
+use crate::request::{Header, Names, Op, Request};
+use crate::types::*;
+use crate::wire::{DecodeError, Reader};
+use crate::{transport, MAX_DIR_BYTES, MAX_MESSAGE, MAX_RELEASE};
+
+pub use crate::reply::{DirEntry, WalkEnd};
+
+/// Result of a call.
+pub type Result<T> = std::result::Result<T, Errno>;
+
+/// Length of the list of released fids at which dropping a handle tries to send it.
+const RELEASE_AT: usize = 64;
+
+/// A connection to a Gofer. Clones share it; it closes when the last clone and the last [`Handle`] are gone.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    conn: Mutex<Conn>,
+    released: Mutex<Vec<Fid>>,
+    dead: AtomicBool,
+    max_fids: u32,
+}
+
+struct Conn {
+    socket: OwnedFd,
+    tag: u32,
+    request: Vec<u8>,
+    reply: Box<[u8]>,
+    releasing: Vec<Fid>,
+}
+
+/// A file the Gofer holds for us. Keeps the connection alive.
+pub struct Handle {
+    inner: Arc<Inner>,
+    fid: Fid,
+}
+
+/// A file that was attached to or made, with its attributes.
+#[derive(Debug)]
+pub struct Node {
+    /// The file.
+    pub handle: Handle,
+    /// Its attributes.
+    pub attr: Attr,
+}
+
+/// A node found on a walk.
+#[derive(Debug)]
+pub struct Walked {
+    /// The file, if the walk was to give this node a fid.
+    pub handle: Option<Handle>,
+    /// Its attributes.
+    pub attr: Attr,
+    /// Target, of a symlink.
+    pub target: Option<Box<[u8]>>,
+}
+
+/// Outcome of a walk.
+#[derive(Debug)]
+pub struct Walk {
+    /// The nodes found, in order. Fewer than the names asked for unless `end` is `Complete`.
+    pub nodes: Vec<Walked>,
+    /// Why there are no more.
+    pub end: WalkEnd,
+    /// The last node opened, if that was asked for, the walk was complete and it is a regular file. The walk stands even if this failed.
+    pub file: Option<Result<OwnedFd>>,
+}
+
+/// A run of directory entries.
+#[derive(Debug, Default)]
+pub struct DirPage {
+    bytes: Vec<u8>,
+    count: u16,
+    /// Whether the directory ends here; if not, the last entry's cookie gets the next page.
+    pub eof: bool,
+}
+
+impl DirPage {
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        usize::from(self.count)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The entries. Neither `.` nor `..` is among them.
+    pub fn iter(&self) -> impl Iterator<Item = DirEntry<'_>> {
+        let mut r = Reader::new(&self.bytes);
+        (0..self.count).map_while(move |_| DirEntry::decode(&mut r).ok())
+    }
+}
+
+impl Client {
+    /// Takes over a connected `SOCK_SEQPACKET` socket and greets the Gofer at its other end. Waits for the answer.
+    pub fn connect(socket: OwnedFd) -> Result<Self> {
+        transport::check_socket(&socket).map_err(from_rustix)?;
+        let mut inner = Inner {
+            conn: Mutex::new(Conn {
+                socket,
+                tag: 0,
+                request: Vec::with_capacity(1024),
+                reply: vec![0; MAX_MESSAGE].into_boxed_slice(),
+                releasing: Vec::with_capacity(MAX_RELEASE),
+            }),
+            released: Mutex::new(Vec::with_capacity(RELEASE_AT)),
+            dead: AtomicBool::new(false),
+            max_fids: 0,
+        };
+        let hello = Request::Hello { magic: crate::MAGIC, version: crate::VERSION };
+        inner.max_fids = inner.call(&hello, None, |r, _| reply::Hello::decode(r))?.max_fids;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The root of a tree, by the name the launcher gave it. `ENOENT` if there is none of that name.
+    pub fn attach(&self, name: &str) -> Result<Node> {
+        Inner::node(&self.inner, &Request::Attach { name: name.as_bytes() })
+    }
+
+    /// A read-only descriptor of the memory behind `memfd`, which the Gofer opens anew: no mapping of it can be made writable.
+    /// `EINVAL` for anything but a memfd.
+    pub fn reopen_read_only(&self, memfd: BorrowedFd<'_>) -> Result<OwnedFd> {
+        self.inner.call(&Request::ReopenReadOnly, Some(memfd), |_, fd| fd.take().ok_or(DecodeError::BadDescriptors))
+    }
+
+    /// Tells the Gofer about all handles dropped so far. Does not wait for it.
+    pub fn flush(&self) {
+        if !self.is_dead() {
+            self.inner.send_released(&mut self.inner.conn.lock(), true);
+        }
+    }
+
+    /// Whether the connection is lost. If so every call fails with `EIO`, and will for ever.
+    pub fn is_dead(&self) -> bool {
+        self.inner.dead.load(Ordering::Relaxed)
+    }
+
+    /// Most handles the Gofer grants at a time.
+    pub fn max_handles(&self) -> u32 {
+        self.inner.max_fids
+    }
+}
+
+impl Handle {
+    /// The fid, for messages to people.
+    pub fn fid(&self) -> Fid {
+        self.fid
+    }
+
+    /// Another reference to the connection this handle belongs to.
+    pub fn client(&self) -> Client {
+        Client { inner: self.inner.clone() }
+    }
+
+    /// Looks up `names` (1 to [`MAX_WALK`](crate::MAX_WALK)), one below the other, starting in this directory, and tells about every node on
+    /// the way. Stops early at a symlink, at a name that does not exist and at what is no directory. If it gets to the end and that is a regular
+    /// file, opens it as `open` says.
+    pub fn walk(&self, names: &[&[u8]], fids: WalkFids, open: Option<OpenFlags>) -> Result<Walk> {
+        let request = Request::Walk { dir: self.fid, fids, open, names: Names::List(names) };
+        self.inner.call(&request, None, |r, fd| {
+            let head = reply::Walk::decode(r)?;
+            let mut nodes = Vec::with_capacity(usize::from(head.count));
+            for _ in 0..head.count {
+                let NodeRef { fid, attr, target } = NodeRef::decode(r)?;
+                nodes.push(Walked {
+                    handle: fid.map(|fid| Handle { inner: self.inner.clone(), fid }),
+                    attr,
+                    target: target.map(Into::into),
+                });
+            }
+            let file = match (fd.take(), head.open_errno) {
+                (Some(fd), 0) => Some(Ok(fd)),
+                (None, 0) => None,
+                (None, errno) => Some(Err(errno_from_wire(errno))),
+                (Some(_), _) => return Err(DecodeError::BadDescriptors),
+            };
+            Ok(Walk { nodes, end: head.end, file })
+        })
+    }
+
+    /// Opens this regular file. Directories, devices, fifos and sockets are never opened: `EISDIR`, `ENXIO`; a symlink is `ELOOP`.
+    pub fn open(&self, flags: OpenFlags) -> Result<OwnedFd> {
+        self.inner.call(&Request::Open { fid: self.fid, flags }, None, |_, fd| fd.take().ok_or(DecodeError::BadDescriptors))
+    }
+
+    /// Makes a regular file in this directory and opens it. `EEXIST` if the name is taken, by whatever.
+    pub fn create(&self, name: &[u8], new: NewNode, flags: OpenFlags) -> Result<(Node, OwnedFd)> {
+        self.inner.call(&Request::Create { dir: self.fid, name, new, flags }, None, |r, fd| {
+            let node = Inner::decode_node(&self.inner, r)?;
+            Ok((node, fd.take().ok_or(DecodeError::BadDescriptors)?))
+        })
+    }
+
+    /// Makes a directory in this one.
+    pub fn mkdir(&self, name: &[u8], new: NewNode) -> Result<Node> {
+        Inner::node(&self.inner, &Request::Mkdir { dir: self.fid, name, new })
+    }
+
+    /// Makes a symlink in this directory. The mode in `new` is ignored.
+    pub fn symlink(&self, name: &[u8], target: &[u8], new: NewNode) -> Result<Node> {
+        Inner::node(&self.inner, &Request::Symlink { dir: self.fid, name, target, new })
+    }
+
+    /// Makes a fifo, a socket or an empty regular file in this directory.
+    pub fn mknod(&self, name: &[u8], kind: MknodKind, new: NewNode) -> Result<Node> {
+        Inner::node(&self.inner, &Request::Mknod { dir: self.fid, name, kind, new })
+    }
+
+    /// Gives `target` another name, in this directory. The node that comes back is `target` again, under a handle of its own.
+    pub fn link(&self, name: &[u8], target: &Handle) -> Result<Node> {
+        self.same_connection(target)?;
+        Inner::node(&self.inner, &Request::Link { target: target.fid, dir: self.fid, name })
+    }
+
+    /// Removes a name from this directory; `is_dir` says which kind it must be, as `AT_REMOVEDIR` does.
+    pub fn unlink(&self, name: &[u8], is_dir: bool) -> Result<()> {
+        self.inner.call(&Request::Unlink { dir: self.fid, name, is_dir }, None, |_, _| Ok(()))
+    }
+
+    /// Moves `old_name` in this directory to `new_name` in `new_dir`.
+    pub fn rename(&self, old_name: &[u8], new_dir: &Handle, new_name: &[u8], flags: RenameFlags) -> Result<()> {
+        self.same_connection(new_dir)?;
+        let request = Request::Rename { old_dir: self.fid, old_name, new_dir: new_dir.fid, new_name, flags };
+        self.inner.call(&request, None, |_, _| Ok(()))
+    }
+
+    /// Target of this symlink. (A walk has already told it.)
+    pub fn readlink(&self) -> Result<Vec<u8>> {
+        self.bytes(&Request::Readlink { fid: self.fid })
+    }
+
+    /// Attributes as they are now.
+    pub fn getattr(&self) -> Result<Attr> {
+        self.inner.call(&Request::Getattr { fid: self.fid }, None, |r, _| reply::decode_attr(r))
+    }
+
+    /// Changes attributes and returns them all as they are afterwards. See [`SetAttr`] for the order.
+    pub fn setattr(&self, set: SetAttr) -> Result<Attr> {
+        self.inner.call(&Request::Setattr { fid: self.fid, set }, None, |r, _| reply::decode_attr(r))
+    }
+
+    /// A page of this directory's entries: those after `cookie`, 0 for the first page (which reads the directory afresh), then the last entry's.
+    pub fn read_dir(&self, cookie: u64, with_attr: bool) -> Result<DirPage> {
+        let request = Request::ReadDir { dir: self.fid, cookie, max_bytes: MAX_DIR_BYTES, with_attr };
+        self.inner.call(&request, None, |r, _| {
+            let head = reply::DirPage::decode(r)?;
+            let bytes = r.rest();
+            for _ in 0..head.count {
+                DirEntry::decode(r)?;
+            }
+            Ok(DirPage { bytes: bytes.to_vec(), count: head.count, eof: head.eof })
+        })
+    }
+
+    /// About the file system this file is on.
+    pub fn statfs(&self) -> Result<StatFs> {
+        self.inner.call(&Request::Statfs { fid: self.fid }, None, |r, _| reply::decode_statfs(r))
+    }
+
+    /// Value of an extended attribute. `EOPNOTSUPP` for namespaces that the Gofer does not serve.
+    pub fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
+        self.bytes(&Request::GetXattr { fid: self.fid, name })
+    }
+
+    /// Sets an extended attribute.
+    pub fn set_xattr(&self, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        self.inner.call(&Request::SetXattr { fid: self.fid, name, value, mode }, None, |_, _| Ok(()))
+    }
+
+    /// Names of the extended attributes, each ended by NUL.
+    pub fn list_xattr(&self) -> Result<Vec<u8>> {
+        self.bytes(&Request::ListXattr { fid: self.fid })
+    }
+
+    /// Removes an extended attribute.
+    pub fn remove_xattr(&self, name: &[u8]) -> Result<()> {
+        self.inner.call(&Request::RemoveXattr { fid: self.fid, name }, None, |_, _| Ok(()))
+    }
+
+    /// Writes this regular file or directory to disk. (With a descriptor of a file at hand, `fsync` on that does as well.)
+    pub fn fsync(&self, data_only: bool) -> Result<()> {
+        self.inner.call(&Request::Fsync { fid: self.fid, data_only }, None, |_, _| Ok(()))
+    }
+
+    fn bytes(&self, request: &Request<'_>) -> Result<Vec<u8>> {
+        self.inner.call(request, None, |r, _| reply::decode_bytes(r).map(<[u8]>::to_vec))
+    }
+
+    fn same_connection(&self, other: &Handle) -> Result<()> {
+        if Arc::ptr_eq(&self.inner, &other.inner) {
+            Ok(())
+        } else {
+            Err(Errno::EXDEV)
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut released = self.inner.released.lock();
+            released.push(self.fid);
+            released.len()
+        };
+        // A call in progress will not take the list along any more, but the next one will; so there is nothing lost by not waiting for the lock.
+        if waiting >= RELEASE_AT && !self.inner.dead.load(Ordering::Relaxed) {
+            if let Some(mut conn) = self.inner.conn.try_lock() {
+                self.inner.send_released(&mut conn, false);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handle({:#x})", self.fid.raw())
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("dead", &self.is_dead()).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// Sends a request, waits for its reply and has `parse` take the body (and the descriptor) from it.
+    ///
+    /// `parse` runs with the connection locked and must make no call itself. It may drop handles: that only tries the lock.
+    fn call<T>(
+        &self,
+        request: &Request<'_>,
+        descriptor: Option<BorrowedFd<'_>>,
+        parse: impl FnOnce(&mut Reader<'_>, &mut Option<OwnedFd>) -> crate::wire::Result<T>,
+    ) -> Result<T> {
+        request.check().map_err(errno_from_check)?;
+        let mut guard = self.conn.lock();
+        if self.dead.load(Ordering::Relaxed) {
+            return Err(Errno::EIO);
+        }
+        let conn = &mut *guard;
+        self.take_released(&mut conn.releasing);
+        conn.tag = conn.tag.wrapping_add(1);
+        request.encode(&mut conn.request, conn.tag, &conn.releasing);
+        match Self::exchange(conn, request.op(), descriptor, parse) {
+            Ok(result) => result,
+            Err(why) => {
+                self.die(conn, &why);
+                Err(Errno::EIO)
+            }
+        }
+    }
+
+    /// The outer result is about the connection, the inner one is the Gofer's answer.
+    fn exchange<T>(
+        conn: &mut Conn,
+        op: Op,
+        descriptor: Option<BorrowedFd<'_>>,
+        parse: impl FnOnce(&mut Reader<'_>, &mut Option<OwnedFd>) -> crate::wire::Result<T>,
+    ) -> std::result::Result<Result<T>, Lost> {
+        transport::send(&conn.socket, &conn.request, descriptor, true).map_err(Lost::Socket)?;
+        let mut received = transport::receive(&conn.socket, &mut conn.reply, true).map_err(Lost::Socket)?;
+        if received.len == 0 {
+            return Err(Lost::Closed);
+        }
+        let packet = conn.reply.get(..received.len).ok_or(Lost::Reply(DecodeError::Truncated))?;
+        let (header, mut r) = Header::decode(packet).map_err(Lost::Reply)?;
+        if header.op != op || header.tag != conn.tag || header.status > reply::MAX_ERRNO {
+            return Err(Lost::Reply(DecodeError::BadValue("reply header")));
+        }
+        if received.truncated || header.aux != u16::from(received.descriptor.is_some()) {
+            return Err(Lost::Reply(DecodeError::BadDescriptors));
+        }
+        if header.status != 0 {
+            return Ok(Err(errno_from_wire(header.status)));
+        }
+        let value = parse(&mut r, &mut received.descriptor).map_err(Lost::Reply)?;
+        r.end().map_err(Lost::Reply)?;
+        if received.descriptor.is_some() {
+            return Err(Lost::Reply(DecodeError::BadDescriptors));
+        }
+        Ok(Ok(value))
+    }
+
+    /// Moves up to [`MAX_RELEASE`] waiting fids to `to`.
+    fn take_released(&self, to: &mut Vec<Fid>) {
+        to.clear();
+        let mut released = self.released.lock();
+        if released.len() <= MAX_RELEASE {
+            mem::swap(&mut *released, to);
+        } else {
+            let keep = released.len() - MAX_RELEASE;
+            to.extend(released.drain(keep..));
+        }
+    }
+
+    /// Sends all waiting fids; without `block`, as many as there is room for.
+    fn send_released(&self, conn: &mut Conn, block: bool) {
+        loop {
+            self.take_released(&mut conn.releasing);
+            if conn.releasing.is_empty() {
+                return;
+            }
+            conn.tag = conn.tag.wrapping_add(1);
+            Request::Release.encode(&mut conn.request, conn.tag, &conn.releasing);
+            match transport::send(&conn.socket, &conn.request, None, block) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    self.released.lock().append(&mut conn.releasing);
+                    return;
+                }
+                Err(e) => return self.die(conn, &Lost::Socket(e)),
+            }
+        }
+    }
+
+    fn die(&self, conn: &Conn, why: &Lost) {
+        self.dead.store(true, Ordering::Relaxed);
+        log::error!("lost the Gofer: {why}");
+        // The other side may be waiting for us; nothing is left to say if this fails.
+        let _ = rustix::net::shutdown(conn.socket.as_fd(), rustix::net::Shutdown::Both);
+    }
+
+    fn node(this: &Arc<Self>, request: &Request<'_>) -> Result<Node> {
+        this.call(request, None, |r, _| Self::decode_node(this, r))
+    }
+
+    fn decode_node(this: &Arc<Self>, r: &mut Reader<'_>) -> crate::wire::Result<Node> {
+        let NodeRef { fid, attr, .. } = NodeRef::decode(r)?;
+        let fid = fid.ok_or(DecodeError::BadValue("fid"))?;
+        Ok(Node { handle: Handle { inner: this.clone(), fid }, attr })
+    }
+}
+
+/// Why the connection is given up.
+enum Lost {
+    Closed,
+    Socket(rustix::io::Errno),
+    Reply(DecodeError),
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => write!(f, "it closed the connection"),
+            Self::Socket(e) => write!(f, "{e}"),
+            Self::Reply(e) => write!(f, "bad reply: {e}"),
+        }
+    }
+}
+
+fn from_rustix(e: rustix::io::Errno) -> Errno {
+    Errno::from_raw(e.raw_os_error())
+}
+
+fn errno_from_wire(errno: u32) -> Errno {
+    i32::try_from(errno).map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// The errno for a request that the decoder would refuse.
+fn errno_from_check(e: DecodeError) -> Errno {
+    match e {
+        DecodeError::TooLong("xattr name") => Errno::ERANGE,
+        DecodeError::TooLong("xattr value" | "list of names") => Errno::E2BIG,
+        DecodeError::TooLong(_) => Errno::ENAMETOOLONG,
+        _ => Errno::EINVAL,
+    }
+}

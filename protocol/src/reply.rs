@@ -1,0 +1,268 @@
+//! Replies: what the server answers.
+//!
+//! The server writes a reply with [`begin`], the body's own `encode`, and [`finish`]; or with [`error`] alone. The client takes it apart
+//! with [`Header::decode`] and the body's `decode`.
+
+use crate::request::{Header, Op};
+use crate::types::*;
+use crate::wire::{DecodeError, Reader, Result, Writer};
+use crate::{MAX_MESSAGE, MAX_TARGET, MAX_WALK};
+
+/// Largest errno there can be.
+pub const MAX_ERRNO: u32 = 4095;
+
+/// Replaces the content of `buf` by the header of a successful reply. The body follows, then [`finish`].
+pub fn begin(buf: &mut Vec<u8>, op: Op, tag: u32) -> Writer<'_> {
+    buf.clear();
+    let mut w = Writer::new(buf);
+    Header { length: 0, op, aux: 0, tag, status: 0 }.encode(&mut w);
+    w
+}
+
+/// Fills in what the header says about the whole: its length and the number of descriptors that go along.
+pub fn finish(buf: &mut Vec<u8>, descriptors: u16) {
+    let length = u32::try_from(buf.len()).unwrap_or(u32::MAX);
+    let mut w = Writer::new(buf);
+    w.patch(0, &length.to_le_bytes());
+    w.patch(6, &descriptors.to_le_bytes());
+}
+
+/// Replaces the content of `buf` by a whole reply that says only that the request failed.
+pub fn error(buf: &mut Vec<u8>, op: Op, tag: u32, errno: u32) {
+    buf.clear();
+    let length = u32::try_from(Header::SIZE).unwrap_or(0);
+    Header { length, op, aux: 0, tag, status: errno.clamp(1, MAX_ERRNO) }.encode(&mut Writer::new(buf));
+}
+
+/// Answer to the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hello {
+    /// The server's version.
+    pub version: u16,
+    /// Most fids it holds at a time; then new ones fail with `EMFILE`.
+    pub max_fids: u32,
+}
+
+impl Hello {
+    /// Appends it.
+    pub fn encode(&self, w: &mut Writer<'_>) {
+        w.u16(self.version);
+        w.u32(self.max_fids);
+    }
+
+    /// Reads it.
+    pub fn decode(r: &mut Reader<'_>) -> Result<Self> {
+        let hello = Self { version: r.u16()?, max_fids: r.u32()? };
+        if hello.version != crate::VERSION {
+            return Err(DecodeError::BadVersion);
+        }
+        Ok(hello)
+    }
+}
+
+/// A node as a reply tells of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeRef<'a> {
+    /// The fid made for it, if one was asked for.
+    pub fid: Option<Fid>,
+    /// Its attributes.
+    pub attr: Attr,
+    /// Target, of a symlink.
+    pub target: Option<&'a [u8]>,
+}
+
+impl<'a> NodeRef<'a> {
+    /// Appends it.
+    pub fn encode(&self, w: &mut Writer<'_>) {
+        w.u64(self.fid.map_or(0, Fid::raw));
+        self.attr.encode(w);
+        w.short_bytes(self.target.unwrap_or(&[]));
+    }
+
+    /// Reads it.
+    pub fn decode(r: &mut Reader<'a>) -> Result<Self> {
+        let (fid, attr) = (Fid::decode_option(r)?, Attr::decode(r)?);
+        let target = r.short_bytes(MAX_TARGET, "symlink target")?;
+        if !target.is_empty() && attr.kind() != FileKind::Symlink {
+            return Err(DecodeError::BadValue("symlink target"));
+        }
+        Ok(Self { fid, attr, target: (!target.is_empty()).then_some(target) })
+    }
+}
+
+/// Why a walk went no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalkEnd {
+    /// Every name was found.
+    Complete,
+    /// The name after the last node does not exist.
+    Missing,
+    /// The last node is a symlink and names are left.
+    Symlink,
+    /// The last node is neither directory nor symlink and names are left.
+    NotDirectory,
+    /// Looking up the name after the last node failed with this errno.
+    Failed(u32),
+}
+
+impl WalkEnd {
+    fn parts(self) -> (u8, u32) {
+        match self {
+            Self::Complete => (0, 0),
+            Self::Missing => (1, 0),
+            Self::Symlink => (2, 0),
+            Self::NotDirectory => (3, 0),
+            Self::Failed(errno) => (4, errno.clamp(1, MAX_ERRNO)),
+        }
+    }
+
+    fn from_parts(end: u8, errno: u32) -> Result<Self> {
+        Ok(match (end, errno) {
+            (0, 0) => Self::Complete,
+            (1, 0) => Self::Missing,
+            (2, 0) => Self::Symlink,
+            (3, 0) => Self::NotDirectory,
+            (4, 1..=MAX_ERRNO) => Self::Failed(errno),
+            _ => return Err(DecodeError::BadValue("walk end")),
+        })
+    }
+}
+
+/// Answer to a walk: a fixed part, then the nodes found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Walk {
+    /// Nodes that follow.
+    pub count: u16,
+    /// Why there are no more.
+    pub end: WalkEnd,
+    /// Errno of the attempt to open the last node; 0 when it succeeded (a descriptor is attached) or was not made.
+    pub open_errno: u32,
+}
+
+impl Walk {
+    /// Appends the fixed part.
+    pub fn encode(&self, w: &mut Writer<'_>) {
+        let (end, errno) = self.end.parts();
+        w.u16(self.count);
+        w.u8(end);
+        w.u32(errno);
+        w.u32(self.open_errno);
+    }
+
+    /// Overwrites the fixed part that was written right after the header, once the outcome is known.
+    pub fn patch(&self, w: &mut Writer<'_>) {
+        let mut fixed = Vec::with_capacity(16);
+        self.encode(&mut Writer::new(&mut fixed));
+        w.patch(Header::SIZE, &fixed);
+    }
+
+    /// Reads the fixed part.
+    pub fn decode(r: &mut Reader<'_>) -> Result<Self> {
+        let count = r.u16()?;
+        if usize::from(count) > MAX_WALK {
+            return Err(DecodeError::TooLong("list of nodes"));
+        }
+        let end = WalkEnd::from_parts(r.u8()?, r.u32()?)?;
+        let open_errno = r.u32()?;
+        if open_errno > MAX_ERRNO {
+            return Err(DecodeError::BadValue("errno"));
+        }
+        Ok(Self { count, end, open_errno })
+    }
+}
+
+/// An entry of a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirEntry<'a> {
+    /// Inode number.
+    pub ino: u64,
+    /// Where the listing goes on after this entry.
+    pub cookie: u64,
+    /// What it is; some file systems do not say.
+    pub kind: FileKind,
+    /// Its name.
+    pub name: &'a [u8],
+    /// Its attributes, if asked for and it still existed.
+    pub attr: Option<Attr>,
+}
+
+impl<'a> DirEntry<'a> {
+    /// Bytes on the wire.
+    pub fn size(&self) -> usize {
+        8 + 8 + 1 + 1 + self.name.len() + 1 + if self.attr.is_some() { Attr::SIZE } else { 0 }
+    }
+
+    /// Appends it.
+    pub fn encode(&self, w: &mut Writer<'_>) {
+        w.u64(self.ino);
+        w.u64(self.cookie);
+        w.u8(self.kind.dirent());
+        w.name(self.name);
+        w.u8(u8::from(self.attr.is_some()));
+        if let Some(attr) = &self.attr {
+            attr.encode(w);
+        }
+    }
+
+    /// Reads it.
+    pub fn decode(r: &mut Reader<'a>) -> Result<Self> {
+        let (ino, cookie) = (r.u64()?, r.u64()?);
+        let kind = FileKind::from_dirent(r.u8()?).ok_or(DecodeError::BadValue("file kind"))?;
+        let name = r.name()?;
+        let attr = if r.bool("has_attr")? { Some(Attr::decode(r)?) } else { None };
+        Ok(Self { ino, cookie, kind, name, attr })
+    }
+}
+
+/// Fixed part in front of a page of directory entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirPage {
+    /// Entries that follow.
+    pub count: u16,
+    /// Whether the directory ends with them.
+    pub eof: bool,
+}
+
+impl DirPage {
+    /// Appends it.
+    pub fn encode(&self, w: &mut Writer<'_>) {
+        w.u16(self.count);
+        w.u8(u8::from(self.eof));
+    }
+
+    /// Overwrites the one that was written right after the header, once the outcome is known.
+    pub fn patch(&self, w: &mut Writer<'_>) {
+        let [low, high] = self.count.to_le_bytes();
+        w.patch(Header::SIZE, &[low, high, u8::from(self.eof)]);
+    }
+
+    /// Reads it.
+    pub fn decode(r: &mut Reader<'_>) -> Result<Self> {
+        Ok(Self { count: r.u16()?, eof: r.bool("eof")? })
+    }
+}
+
+/// Appends attributes as a body.
+pub fn encode_attr(w: &mut Writer<'_>, attr: &Attr) {
+    attr.encode(w);
+}
+
+/// Reads attributes as a body.
+pub fn decode_attr(r: &mut Reader<'_>) -> Result<Attr> {
+    Attr::decode(r)
+}
+
+/// Appends a statfs body.
+pub fn encode_statfs(w: &mut Writer<'_>, stat: &StatFs) {
+    stat.encode(w);
+}
+
+/// Reads a statfs body.
+pub fn decode_statfs(r: &mut Reader<'_>) -> Result<StatFs> {
+    StatFs::decode(r)
+}
+
+/// Reads a body of bytes behind their length.
+pub fn decode_bytes<'a>(r: &mut Reader<'a>) -> Result<&'a [u8]> {
+    r.long_bytes(MAX_MESSAGE, "bytes")
+}
