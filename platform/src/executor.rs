@@ -31,7 +31,12 @@ impl Executor {
     }
     /// Calls `on_ready` with the ready `EPOLL*` bits each time the host descriptor becomes ready (edge-triggered), until the
     /// handle is dropped. A descriptor that epoll refuses (a regular file) is reported ready at once, forever.
-    pub fn watch(self: &Arc<Self>, fd: Arc<OwnedFd>, events: u32, on_ready: Arc<dyn Fn(u32) + Send + Sync>) -> WatchHandle {
+    pub fn watch(
+        self: &Arc<Self>,
+        fd: Arc<OwnedFd>,
+        events: u32,
+        on_ready: Arc<dyn Fn(u32) + Send + Sync>,
+    ) -> WatchHandle {
         let _ = (fd, events, on_ready);
         todo!()
     }

@@ -89,29 +89,70 @@ pub struct Fault {
 pub enum Op {
     /// Anonymous memory. `shared` memory survives `fork` as shared. `prot` is `PROT_*`, `flags` may add
     /// `MAP_NORESERVE`, `MAP_POPULATE`, `MAP_LOCKED` is ignored.
-    MapAnon { addr: u64, len: u64, prot: i32, shared: bool, flags: i32 },
+    MapAnon {
+        addr: u64,
+        len: u64,
+        prot: i32,
+        shared: bool,
+        flags: i32,
+    },
     /// A host file (or memfd), at byte `offset`. `writable_fd` files may be mapped shared and writable; others must be mapped private
     /// or read-only.
-    MapFile { addr: u64, len: u64, prot: i32, shared: bool, file: Arc<std::os::fd::OwnedFd>, offset: u64 },
-    Unmap { addr: u64, len: u64 },
-    Protect { addr: u64, len: u64, prot: i32 },
+    MapFile {
+        addr: u64,
+        len: u64,
+        prot: i32,
+        shared: bool,
+        file: Arc<std::os::fd::OwnedFd>,
+        offset: u64,
+    },
+    Unmap {
+        addr: u64,
+        len: u64,
+    },
+    Protect {
+        addr: u64,
+        len: u64,
+        prot: i32,
+    },
     /// Moves/resizes a mapping to a fixed new address (`MREMAP_MAYMOVE|MREMAP_FIXED`), or in place when `new_addr == addr`.
-    Remap { addr: u64, len: u64, new_addr: u64, new_len: u64, flags: i32 },
+    Remap {
+        addr: u64,
+        len: u64,
+        new_addr: u64,
+        new_len: u64,
+        flags: i32,
+    },
     /// `madvise` with advice the guest kernel has checked.
-    Advise { addr: u64, len: u64, advice: i32 },
+    Advise {
+        addr: u64,
+        len: u64,
+        advice: i32,
+    },
     /// `msync` of shared file mappings.
-    Sync { addr: u64, len: u64, flags: i32 },
+    Sync {
+        addr: u64,
+        len: u64,
+        flags: i32,
+    },
     /// Copies `data` into guest memory. If the guest memory is not writable, the guest is resumed with `rax = -EFAULT`
     /// instead of `OpFailed`. At most [`STAGE_MAX`] bytes in all per queue; the platform falls back to a direct write above that.
-    CopyOut { addr: u64, data: Vec<u8> },
+    CopyOut {
+        addr: u64,
+        data: Vec<u8>,
+    },
     /// Sets the FS / GS base register of this thread.
     SetFs(u64),
     SetGs(u64),
     /// Stores the floating point and vector state (as the kernel puts it into a signal frame, [`fp_state_size`] bytes at most,
     /// 64-byte aligned) at `addr`, then resets the live state to its initial value.
-    SaveFp { addr: u64 },
+    SaveFp {
+        addr: u64,
+    },
     /// Loads that state from `addr`; 0 resets it.
-    RestoreFp { addr: u64 },
+    RestoreFp {
+        addr: u64,
+    },
 }
 
 /// How [`GuestThread::enter`] lets the stub go on.

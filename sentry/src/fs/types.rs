@@ -16,7 +16,8 @@ pub struct Timespec {
 impl Timespec {
     /// Host `CLOCK_REALTIME`.
     pub fn now() -> Self {
-        let t = nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
+        let t =
+            nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
         Timespec { sec: t.tv_sec(), nsec: t.tv_nsec() as u32 }
     }
 }

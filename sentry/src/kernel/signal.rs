@@ -50,15 +50,40 @@ pub struct SigInfo {
 pub enum SigFields {
     None,
     /// `kill`, `tgkill`, `SI_USER`.
-    Kill { pid: i32, uid: u32 },
+    Kill {
+        pid: i32,
+        uid: u32,
+    },
     /// `sigqueue`, message queues.
-    Queue { pid: i32, uid: u32, value: u64 },
+    Queue {
+        pid: i32,
+        uid: u32,
+        value: u64,
+    },
     /// POSIX timers.
-    Timer { id: i32, overrun: i32, value: u64 },
-    Child { pid: i32, uid: u32, status: i32, utime: i64, stime: i64 },
-    Fault { addr: u64 },
-    Poll { band: i64, fd: i32 },
-    Sys { addr: u64, nr: i32 },
+    Timer {
+        id: i32,
+        overrun: i32,
+        value: u64,
+    },
+    Child {
+        pid: i32,
+        uid: u32,
+        status: i32,
+        utime: i64,
+        stime: i64,
+    },
+    Fault {
+        addr: u64,
+    },
+    Poll {
+        band: i64,
+        fd: i32,
+    },
+    Sys {
+        addr: u64,
+        nr: i32,
+    },
     /// `rt_sigqueueinfo`: what the sender gave, untouched.
     Raw([u8; 112]),
 }
@@ -186,8 +211,16 @@ pub fn default_action(sig: i32) -> Default_ {
         libc::SIGCHLD | libc::SIGURG | libc::SIGWINCH => Default_::Ignore,
         libc::SIGCONT => Default_::Continue,
         libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => Default_::Stop,
-        libc::SIGQUIT | libc::SIGILL | libc::SIGABRT | libc::SIGFPE | libc::SIGSEGV | libc::SIGBUS | libc::SIGSYS
-        | libc::SIGTRAP | libc::SIGXCPU | libc::SIGXFSZ => Default_::Core,
+        libc::SIGQUIT
+        | libc::SIGILL
+        | libc::SIGABRT
+        | libc::SIGFPE
+        | libc::SIGSEGV
+        | libc::SIGBUS
+        | libc::SIGSYS
+        | libc::SIGTRAP
+        | libc::SIGXCPU
+        | libc::SIGXFSZ => Default_::Core,
         _ => Default_::Terminate,
     }
 }
