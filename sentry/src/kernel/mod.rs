@@ -1,6 +1,7 @@
 //! Tasks, thread groups, signals, credentials, descriptors, waiting.
 
 pub mod cred;
+pub mod current;
 pub mod fdtable;
 #[allow(clippy::module_inception)]
 pub mod kernel;

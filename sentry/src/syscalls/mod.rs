@@ -157,10 +157,14 @@ pub fn entry(nr: u64) -> Option<&'static Entry> {
 
 /// Answers a system call.
 pub async fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
-    if let Some(r) = table::call_now(cx) {
-        return r;
+    let task = cx.task.clone();
+    {
+        let _current = crate::kernel::current::enter(&task);
+        if let Some(r) = table::call_now(cx) {
+            return r;
+        }
     }
-    table::call_wait(cx).await
+    crate::kernel::current::scope(task, table::call_wait(cx)).await
 }
 
 /// A call that is not in the table: `ENOSYS`, logged once per number.
