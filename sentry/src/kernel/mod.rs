@@ -1,5 +1,6 @@
 //! Tasks, thread groups, signals, credentials, descriptors, waiting.
 
+pub mod attrs;
 pub mod cred;
 pub mod current;
 pub mod fdtable;
@@ -7,6 +8,7 @@ pub mod fdtable;
 pub mod kernel;
 pub mod limits;
 pub mod process;
+pub mod seccomp;
 pub mod signal;
 pub mod task;
 pub mod wait;

@@ -55,6 +55,8 @@ pub struct Task {
     /// CPU affinity mask, as set (bits beyond the host's processors dropped).
     pub affinity: Mutex<Vec<u64>>,
     pub nice: AtomicI32,
+    /// A child starts with [`TaskAttrs::for_child`](super::attrs::TaskAttrs::for_child).
+    pub attrs: super::attrs::TaskAttrs,
     /// vfork: told when the child has exec'd or gone.
     pub vfork_done: Mutex<Option<Arc<VforkDone>>>,
     pub start_ns: u64,

@@ -1,0 +1,65 @@
+//! Attributes of a task that the kernel keeps but rarely looks at: scheduling, timer slack, I/O priority, seccomp.
+//!
+//! The host schedules guest threads; a policy that only changes how much processor time a thread gets is remembered and
+//! told, and decides what the guest may set next, as sched(7) says.
+
+use parking_lot::RwLock;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// Default of `PR_SET_TIMERSLACK`.
+pub const TIMER_SLACK_NS: u64 = 50_000;
+
+pub struct TaskAttrs {
+    /// `SCHED_*`.
+    pub policy: AtomicI32,
+    pub reset_on_fork: AtomicBool,
+    pub rt_priority: AtomicU32,
+    pub timer_slack_ns: AtomicU64,
+    pub default_timer_slack_ns: AtomicU64,
+    /// `IOPRIO_PRIO_VALUE`; 0 for none.
+    pub ioprio: AtomicU32,
+    pub thp_disable: AtomicBool,
+    /// Set when `filters` is not empty, so that dispatch reads one flag.
+    pub filtered: AtomicBool,
+    /// Newest first.
+    pub filters: RwLock<Option<Arc<super::seccomp::Filter>>>,
+}
+
+impl Default for TaskAttrs {
+    fn default() -> Self {
+        TaskAttrs {
+            policy: AtomicI32::new(libc::SCHED_OTHER),
+            reset_on_fork: AtomicBool::new(false),
+            rt_priority: AtomicU32::new(0),
+            timer_slack_ns: AtomicU64::new(TIMER_SLACK_NS),
+            default_timer_slack_ns: AtomicU64::new(TIMER_SLACK_NS),
+            ioprio: AtomicU32::new(0),
+            thp_disable: AtomicBool::new(false),
+            filtered: AtomicBool::new(false),
+            filters: RwLock::new(None),
+        }
+    }
+}
+
+impl TaskAttrs {
+    /// What a new task (`clone`) starts with. The second value: its nice value must become 0.
+    pub fn for_child(&self) -> (TaskAttrs, bool) {
+        let reset = self.reset_on_fork.load(Ordering::Relaxed);
+        let policy = self.policy.load(Ordering::Relaxed);
+        let slack = self.timer_slack_ns.load(Ordering::Relaxed);
+        let real_time = matches!(policy, libc::SCHED_FIFO | libc::SCHED_RR);
+        let child = TaskAttrs {
+            policy: AtomicI32::new(if reset { libc::SCHED_OTHER } else { policy }),
+            reset_on_fork: AtomicBool::new(false),
+            rt_priority: AtomicU32::new(if reset { 0 } else { self.rt_priority.load(Ordering::Relaxed) }),
+            timer_slack_ns: AtomicU64::new(slack),
+            default_timer_slack_ns: AtomicU64::new(slack),
+            ioprio: AtomicU32::new(self.ioprio.load(Ordering::Relaxed)),
+            thp_disable: AtomicBool::new(self.thp_disable.load(Ordering::Relaxed)),
+            filtered: AtomicBool::new(self.filtered.load(Ordering::SeqCst)),
+            filters: RwLock::new(self.filters.read().clone()),
+        };
+        (child, reset && !real_time)
+    }
+}
