@@ -1,1 +1,145 @@
-//! The Gofer: serves one tree of host files to the Sentry over a socket.
+//! The Gofer: serves trees of host files to the Sentry over a socket.
+//!
+//! One process per container. At its start the launcher gives it the trees (the container's root, and one for each bind mount); afterwards it takes
+//! requests from the one client at the other end of the connection, until that closes. The client is the Sentry, which is to be taken for hostile.
+//!
+//! # What holds whatever the client sends
+//! * Every lookup is of one name in one directory, with `openat2` beneath that directory and without following symlinks; the protocol cannot
+//!   express a path. Nothing outside the trees can be reached, whoever changes them meanwhile.
+//! * Only regular files are opened for the client and their descriptors given away. Directories are opened for listing and syncing, by the Gofer alone; devices,
+//!   fifos and sockets never. A node's kind is taken from the descriptor that is then opened, so it cannot change in between.
+//! * Nothing in a read-only tree changes: each operation that writes asks first, and once confined the mount refuses too.
+//! * A request that is not well-formed ends the connection, and with it the process. A well-formed one costs at most one packet of memory, and
+//!   the number of files held is limited; there is no recursion and no wait but for the host's file system.
+//!
+//! # The way through
+//! [`Gofer`] opens the trees; `server` reads requests and hands them to `ops`, `dir` and `xattr`; `fids` is the table of files held; `sys` is every
+//! host call, and the only place with `unsafe`; [`confine()`] locks the process in.
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use protocol::wire::DecodeError;
+use protocol::FileKind;
+use rustix::io::Errno;
+
+mod dir;
+mod fids;
+mod ops;
+mod server;
+mod sys;
+mod xattr;
+
+/// Files held for a client unless the configuration says otherwise, as far as `RLIMIT_NOFILE` allows.
+pub const DEFAULT_MAX_FIDS: u32 = 1 << 16;
+
+/// A tree of host files to serve. A single file that is no directory will do as well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    /// What the client attaches to.
+    pub name: String,
+    /// Where it is on the host. Symlinks in this path are followed: it comes from the launcher.
+    pub host_path: PathBuf,
+    /// Whether it may not be changed.
+    pub read_only: bool,
+}
+
+/// What to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The trees, each under a name of its own.
+    pub trees: Vec<Tree>,
+    /// Most files held for the client at a time.
+    pub max_fids: u32,
+}
+
+impl Config {
+    /// Serves `trees` with the usual limits.
+    pub fn new(trees: Vec<Tree>) -> Self {
+        Self { trees, max_fids: DEFAULT_MAX_FIDS }
+    }
+}
+
+/// Why the Gofer could not start or go on.
+#[derive(Debug)]
+pub enum Error {
+    /// A step of getting ready failed.
+    Setup(String, Errno),
+    /// The connection failed.
+    Connection(Errno),
+    /// The client broke the protocol.
+    Protocol(DecodeError),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Setup(what, e) => write!(f, "{what}: {e}"),
+            Self::Connection(e) => write!(f, "connection to the Sentry: {e}"),
+            Self::Protocol(e) => write!(f, "the Sentry broke the protocol: {e}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A tree that is open.
+#[derive(Debug)]
+struct OpenTree {
+    name: String,
+    root: OwnedFd,
+    kind: FileKind,
+    read_only: bool,
+}
+
+/// Open trees, ready to be served.
+#[derive(Debug)]
+pub struct Gofer {
+    trees: Vec<OpenTree>,
+    descriptors: sys::Descriptors,
+    max_fids: u32,
+}
+
+impl Gofer {
+    /// Opens the trees where they are, without confining the process.
+    ///
+    /// Opens `/proc/self/fd` too, so it must run in the process that will serve.
+    pub fn open(config: &Config) -> Result<Self, Error> {
+        let descriptors = sys::Descriptors::open().map_err(setup("open /proc/self/fd"))?;
+        let mut trees = Vec::with_capacity(config.trees.len());
+        for tree in &config.trees {
+            let open = || -> Result<_, Errno> {
+                let root = sys::open_host_path(&tree.host_path)?;
+                let kind = sys::stat(&root)?.kind();
+                Ok((root, kind))
+            };
+            let (root, kind) = open().map_err(setup(&format!("open {}", tree.host_path.display())))?;
+            trees.push(OpenTree { name: tree.name.clone(), root, kind, read_only: tree.read_only });
+        }
+        Ok(Self { trees, descriptors, max_fids: config.max_fids })
+    }
+
+    /// Serves the client at the other end of `conn` until it closes the connection (`Ok`) or has to be given up.
+    ///
+    /// Sets the process's umask to 0 and its soft limit of descriptors to the hard one.
+    pub fn serve(self, conn: OwnedFd) -> Result<(), Error> {
+        server::Server::new(self, conn)?.run()
+    }
+}
+
+/// Opens the trees and serves them, without confining the process: [`Gofer::open`] and [`Gofer::serve`] in one.
+pub fn serve(conn: OwnedFd, config: &Config) -> Result<(), Error> {
+    Gofer::open(config)?.serve(conn)
+}
+
+fn setup(what: &str) -> impl FnOnce(Errno) -> Error + '_ {
+    move |e| Error::Setup(what.to_owned(), e)
+}
+
+/// Opens the trees. Will lock the process in; does not yet.
+pub fn confine(config: &Config) -> Result<Gofer, Error> {
+    Gofer::open(config)
+}

@@ -1,0 +1,112 @@
+//! Listing directories.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+
+use protocol::reply::{DirEntry, DirPage};
+use protocol::wire::{check_name, Writer};
+use protocol::{Fid, FileKind};
+use rustix::fs::{FileType, OFlags, RawDir, SeekFrom};
+use rustix::io::Errno;
+
+use crate::server::{Answer, Server};
+use crate::sys;
+
+/// Most directories open for listing at a time.
+const MAX_STREAMS: usize = 32;
+
+/// Smallest page: one entry fits, whatever its name and with attributes.
+const MIN_PAGE: usize = 512;
+
+/// Directories open for listing, those used last at the end.
+///
+/// A directory is opened for its first page and closed after its last, so that a file system that keeps something with the open directory
+/// (a snapshot, a cursor) sees one listing as one. When there are too many the one not used for longest is closed; its listing goes on by the cookie alone.
+#[derive(Debug, Default)]
+pub struct Streams(VecDeque<(Fid, OwnedFd)>);
+
+impl Streams {
+    fn take(&mut self, fid: Fid) -> Option<OwnedFd> {
+        let at = self.0.iter().position(|(f, _)| *f == fid)?;
+        self.0.remove(at).map(|(_, fd)| fd)
+    }
+
+    fn put(&mut self, fid: Fid, fd: OwnedFd) {
+        if self.0.len() >= MAX_STREAMS {
+            self.0.pop_front();
+        }
+        self.0.push_back((fid, fd));
+    }
+
+    /// Closes the listing of this directory, if there is one.
+    pub fn close(&mut self, fid: Fid) {
+        self.take(fid);
+    }
+}
+
+impl Server {
+    pub(crate) fn read_dir(&mut self, dir: Fid, cookie: u64, max_bytes: u32, with_attr: bool, w: &mut Writer<'_>) -> Answer {
+        let file = self.fids.get(dir)?;
+        file.check_directory()?;
+        let stream = match self.streams.take(dir) {
+            Some(stream) => stream,
+            None => self.descriptors.reopen(&file.fd, OFlags::RDONLY | OFlags::DIRECTORY)?,
+        };
+        if i64::try_from(cookie).is_err() {
+            return Err(Errno::INVAL);
+        }
+        rustix::fs::seek(&stream, SeekFrom::Start(cookie))?;
+
+        let mut page = DirPage { count: 0, eof: true };
+        page.encode(w);
+        let end = w.len() + usize::try_from(max_bytes).unwrap_or(0).max(MIN_PAGE);
+        let mut entries = RawDir::new(stream.as_fd(), &mut self.entries);
+        while let Some(entry) = entries.next() {
+            let entry = match entry {
+                Ok(entry) => entry,
+                // What has been read so far is an answer; the error will be there again for the next page.
+                Err(_) if page.count > 0 => {
+                    page.eof = false;
+                    break;
+                }
+                Err(e) => return Err(e),
+            };
+            let name = entry.file_name().to_bytes();
+            // This leaves out `.` and `..`, and anything that only a broken file system could come up with.
+            if check_name(name).is_err() {
+                continue;
+            }
+            let entry = DirEntry {
+                ino: entry.ino(),
+                cookie: entry.next_entry_cookie(),
+                kind: kind(entry.file_type()),
+                name,
+                attr: with_attr.then(|| sys::stat_child(&file.fd, name).ok()).flatten(),
+            };
+            if w.len() + entry.size() > end || page.count == u16::MAX {
+                page.eof = false;
+                break;
+            }
+            entry.encode(w);
+            page.count += 1;
+        }
+        page.patch(w);
+        if !page.eof {
+            self.streams.put(dir, stream);
+        }
+        Ok(None)
+    }
+}
+
+fn kind(file_type: FileType) -> FileKind {
+    match file_type {
+        FileType::RegularFile => FileKind::Regular,
+        FileType::Directory => FileKind::Directory,
+        FileType::Symlink => FileKind::Symlink,
+        FileType::Fifo => FileKind::Fifo,
+        FileType::Socket => FileKind::Socket,
+        FileType::CharacterDevice => FileKind::CharDevice,
+        FileType::BlockDevice => FileKind::BlockDevice,
+        FileType::Unknown => FileKind::Unknown,
+    }
+}

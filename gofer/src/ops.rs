@@ -1,0 +1,313 @@
+//! The operations on names and nodes.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use protocol::reply::{self, NodeRef, WalkEnd};
+use protocol::request::Names;
+use protocol::wire::Writer;
+use protocol::{Attr, Fid, FileKind, MknodKind, NewNode, OpenFlags, RenameFlags, SetAttr, SetTime, WalkFids, MAX_TARGET};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timestamps, UTIME_NOW, UTIME_OMIT, Timespec};
+use rustix::io::Errno;
+
+
+use crate::fids::File;
+use crate::server::{Answer, Server};
+use crate::sys;
+
+/// Set-user-id, set-group-id and sticky bits.
+const SPECIAL_BITS: u32 = 0o7000;
+
+impl Server {
+    pub(crate) fn attach(&mut self, name: &[u8], w: &mut Writer<'_>) -> Answer {
+        let (index, tree) =
+            self.trees.iter().enumerate().find(|(_, tree)| tree.name.as_bytes() == name).ok_or(Errno::NOENT)?;
+        let attr = sys::stat(&tree.root)?;
+        let file = File { fd: tree.root.try_clone().map_err(io)?, kind: tree.kind, tree: index, read_only: tree.read_only };
+        self.give(file, attr, w)
+    }
+
+    /// Holds a node for the client and tells it so.
+    fn give(&mut self, file: File, attr: Attr, w: &mut Writer<'_>) -> Answer {
+        let fid = self.fids.insert(file)?;
+        NodeRef { fid: Some(fid), attr, target: None }.encode(w);
+        Ok(None)
+    }
+
+    pub(crate) fn walk(&mut self, dir: Fid, fids: WalkFids, open: Option<OpenFlags>, names: Names<'_>, w: &mut Writer<'_>) -> Answer {
+        let start = self.fids.get(dir)?;
+        start.check_directory()?;
+        let (tree, read_only) = (start.tree, start.read_only);
+        let mut head = reply::Walk { count: 0, end: WalkEnd::Complete, open_errno: 0 };
+        let mut opened = None;
+        head.encode(w);
+
+        // The directory of the next lookup: a file that is held, or one that is let go after the next step.
+        enum At {
+            Held(Fid),
+            Passing(OwnedFd),
+        }
+        let mut at = At::Held(dir);
+        let mut target_buf = [0; MAX_TARGET];
+        let last = names.len() - 1;
+        for (i, name) in names.iter().enumerate() {
+            let parent = match &at {
+                At::Held(fid) => self.fids.get(*fid)?.fd.as_fd(),
+                At::Passing(fd) => fd.as_fd(),
+            };
+            let (fd, attr) = match sys::open_child(parent, name).and_then(|fd| Ok((sys::stat(&fd)?, fd))) {
+                Ok((attr, fd)) => (fd, attr),
+                Err(e) => {
+                    head.end = if e == Errno::NOENT { WalkEnd::Missing } else { WalkEnd::Failed(wire_errno(e)) };
+                    break;
+                }
+            };
+            let kind = attr.kind();
+            let target = match kind {
+                FileKind::Symlink => sys::readlink(&fd, &mut target_buf).ok().filter(|t| !t.is_empty()),
+                _ => None,
+            };
+            let end = match kind {
+                _ if i == last => Some(WalkEnd::Complete),
+                FileKind::Directory => None,
+                FileKind::Symlink => Some(WalkEnd::Symlink),
+                _ => Some(WalkEnd::NotDirectory),
+            };
+            if let (true, FileKind::Regular, Some(flags)) = (i == last, kind, open) {
+                match self.open_regular(fd.as_fd(), flags, read_only) {
+                    Ok(file) => opened = Some(file),
+                    Err(e) => head.open_errno = wire_errno(e),
+                }
+            }
+            let wants_fid = fids == WalkFids::Each || (fids == WalkFids::Last && end.is_some());
+            let fid = if wants_fid {
+                match self.fids.insert(File { fd, kind, tree, read_only }) {
+                    Ok(fid) => {
+                        at = At::Held(fid);
+                        Some(fid)
+                    }
+                    Err(e) => {
+                        head.end = WalkEnd::Failed(wire_errno(e));
+                        (opened, head.open_errno) = (None, 0);
+                        break;
+                    }
+                }
+            } else {
+                at = At::Passing(fd);
+                None
+            };
+            NodeRef { fid, attr, target }.encode(w);
+            head.count += 1;
+            if let Some(end) = end {
+                head.end = end;
+                break;
+            }
+        }
+        head.patch(w);
+        Ok(opened)
+    }
+
+    pub(crate) fn open(&mut self, fid: Fid, flags: OpenFlags) -> Result<OwnedFd, Errno> {
+        let file = self.fids.get(fid)?;
+        match file.kind {
+            FileKind::Regular => self.open_regular(file.fd.as_fd(), flags, file.read_only),
+            FileKind::Directory => Err(Errno::ISDIR),
+            FileKind::Symlink => Err(Errno::LOOP),
+            _ => Err(Errno::NXIO),
+        }
+    }
+
+    /// Opens what is known to be a regular file.
+    fn open_regular(&self, fd: BorrowedFd<'_>, flags: OpenFlags, read_only: bool) -> Result<OwnedFd, Errno> {
+        if read_only && flags.writes() {
+            return Err(Errno::ROFS);
+        }
+        self.descriptors.reopen(fd, sys::host_flags(flags))
+    }
+
+    pub(crate) fn create(&mut self, dir: Fid, name: &[u8], new: NewNode, flags: OpenFlags, w: &mut Writer<'_>) -> Answer {
+        let parent = self.fids.get(dir)?;
+        let (tree, parent) = (parent.tree, changeable(parent)?);
+        let opened = sys::create(parent, name, flags, new.mode)?;
+        let finish = || -> Result<_, Errno> {
+            let fd = self.descriptors.hold(&opened)?;
+            let attr = self.finish_new(fd.as_fd(), new)?;
+            Ok((fd, attr))
+        };
+        let (fd, attr) = finish().inspect_err(|_| undo(parent, name, AtFlags::empty()))?;
+        let file = File { fd, kind: FileKind::Regular, tree, read_only: false };
+        self.give(file, attr, w)?;
+        Ok(Some(opened))
+    }
+
+    pub(crate) fn mkdir(&mut self, dir: Fid, name: &[u8], new: NewNode, w: &mut Writer<'_>) -> Answer {
+        rustix::fs::mkdirat(changeable(self.fids.get(dir)?)?, name, Mode::from_raw_mode(new.mode))?;
+        self.give_new(dir, name, FileKind::Directory, new, w)
+    }
+
+    pub(crate) fn symlink(&mut self, dir: Fid, name: &[u8], target: &[u8], new: NewNode, w: &mut Writer<'_>) -> Answer {
+        rustix::fs::symlinkat(target, changeable(self.fids.get(dir)?)?, name)?;
+        self.give_new(dir, name, FileKind::Symlink, new, w)
+    }
+
+    pub(crate) fn mknod(&mut self, dir: Fid, name: &[u8], kind: MknodKind, new: NewNode, w: &mut Writer<'_>) -> Answer {
+        let file_type = match kind {
+            MknodKind::Regular => FileType::RegularFile,
+            MknodKind::Fifo => FileType::Fifo,
+            MknodKind::Socket => FileType::Socket,
+        };
+        rustix::fs::mknodat(changeable(self.fids.get(dir)?)?, name, file_type, Mode::from_raw_mode(new.mode), 0)?;
+        self.give_new(dir, name, kind.file_kind(), new, w)
+    }
+
+    /// Gives the node just made as `name` in `dir` its owner, holds it for the client and tells it so. If that cannot be done, removes the node again.
+    fn give_new(&mut self, dir: Fid, name: &[u8], kind: FileKind, new: NewNode, w: &mut Writer<'_>) -> Answer {
+        let parent = self.fids.get(dir)?;
+        let tree = parent.tree;
+        let finish = || -> Result<_, Errno> {
+            let fd = sys::open_child(&parent.fd, name)?;
+            // Somebody else may have put another node in its place.
+            if sys::stat(&fd)?.kind() != kind {
+                return Err(Errno::IO);
+            }
+            let attr = self.finish_new(fd.as_fd(), new)?;
+            Ok((fd, attr))
+        };
+        let remove = if kind == FileKind::Directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        let (fd, attr) = finish().inspect_err(|_| undo(parent.fd.as_fd(), name, remove))?;
+        self.give(File { fd, kind, tree, read_only: false }, attr, w)
+    }
+
+    /// Owner and special mode bits of a new node, which the host did not set or has cleared.
+    fn finish_new(&self, fd: BorrowedFd<'_>, new: NewNode) -> Result<Attr, Errno> {
+        if new.uid.is_some() || new.gid.is_some() {
+            sys::chown(fd, new.uid, new.gid)?;
+        }
+        let attr = sys::stat(fd)?;
+        let missing = new.mode & SPECIAL_BITS & !attr.mode;
+        if missing == 0 || attr.kind() == FileKind::Symlink {
+            return Ok(attr);
+        }
+        self.descriptors.chmod(fd, attr.mode | missing)?;
+        sys::stat(fd)
+    }
+
+    pub(crate) fn link(&mut self, target: Fid, dir: Fid, name: &[u8], w: &mut Writer<'_>) -> Answer {
+        let (file, parent) = (self.fids.get(target)?, self.fids.get(dir)?);
+        if file.tree != parent.tree {
+            return Err(Errno::XDEV);
+        }
+        self.descriptors.link(&file.fd, changeable(parent)?, name)?;
+        let copy = File { fd: file.fd.try_clone().map_err(io)?, kind: file.kind, tree: file.tree, read_only: file.read_only };
+        let attr = sys::stat(&copy.fd)?;
+        self.give(copy, attr, w)
+    }
+
+    pub(crate) fn unlink(&mut self, dir: Fid, name: &[u8], is_dir: bool) -> Answer {
+        let flags = if is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        rustix::fs::unlinkat(changeable(self.fids.get(dir)?)?, name, flags)?;
+        Ok(None)
+    }
+
+    pub(crate) fn rename(&mut self, old_dir: Fid, old_name: &[u8], new_dir: Fid, new_name: &[u8], flags: RenameFlags) -> Answer {
+        let (old, new) = (self.fids.get(old_dir)?, self.fids.get(new_dir)?);
+        if old.tree != new.tree {
+            return Err(Errno::XDEV);
+        }
+        let mut host = rustix::fs::RenameFlags::empty();
+        host.set(rustix::fs::RenameFlags::NOREPLACE, flags.contains(RenameFlags::NOREPLACE));
+        host.set(rustix::fs::RenameFlags::EXCHANGE, flags.contains(RenameFlags::EXCHANGE));
+        rustix::fs::renameat_with(changeable(old)?, old_name, changeable(new)?, new_name, host)?;
+        Ok(None)
+    }
+
+    pub(crate) fn readlink(&mut self, fid: Fid, w: &mut Writer<'_>) -> Answer {
+        let file = self.fids.get(fid)?;
+        if file.kind != FileKind::Symlink {
+            return Err(Errno::INVAL);
+        }
+        let mut target = [0; MAX_TARGET];
+        w.long_bytes(sys::readlink(&file.fd, &mut target)?);
+        Ok(None)
+    }
+
+    pub(crate) fn setattr(&mut self, fid: Fid, set: SetAttr, w: &mut Writer<'_>) -> Answer {
+        let file = self.fids.get(fid)?;
+        file.check_writable()?;
+        if let Some(size) = set.size {
+            match file.kind {
+                FileKind::Regular => {}
+                FileKind::Directory => return Err(Errno::ISDIR),
+                _ => return Err(Errno::INVAL),
+            }
+            rustix::fs::ftruncate(self.descriptors.reopen(&file.fd, OFlags::WRONLY)?, size)?;
+        }
+        if set.uid.is_some() || set.gid.is_some() {
+            sys::chown(&file.fd, set.uid, set.gid)?;
+        }
+        if let Some(mode) = set.mode {
+            if file.kind == FileKind::Symlink {
+                return Err(Errno::OPNOTSUPP);
+            }
+            self.descriptors.chmod(&file.fd, mode)?;
+        }
+        if set.atime.is_some() || set.mtime.is_some() {
+            let times = Timestamps { last_access: timespec(set.atime), last_modification: timespec(set.mtime) };
+            rustix::fs::utimensat(&file.fd, c"", &times, AtFlags::EMPTY_PATH)?;
+        }
+        reply::encode_attr(w, &sys::stat(&file.fd)?);
+        Ok(None)
+    }
+
+    pub(crate) fn fsync(&mut self, fid: Fid, data_only: bool) -> Answer {
+        let file = self.fids.get(fid)?;
+        if !matches!(file.kind, FileKind::Regular | FileKind::Directory) {
+            return Err(Errno::INVAL);
+        }
+        let fd = self.descriptors.reopen(&file.fd, OFlags::RDONLY)?;
+        if data_only {
+            rustix::fs::fdatasync(fd)?;
+        } else {
+            rustix::fs::fsync(fd)?;
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn reopen_read_only(&mut self, memfd: Option<OwnedFd>) -> Answer {
+        let memfd = memfd.ok_or(Errno::BADF)?;
+        if !sys::is_memfd(&memfd)? {
+            return Err(Errno::INVAL);
+        }
+        self.descriptors.reopen(&memfd, OFlags::RDONLY).map(Some)
+    }
+}
+
+/// The descriptor of a directory whose entries may be changed.
+fn changeable(dir: &File) -> Result<BorrowedFd<'_>, Errno> {
+    dir.check_directory()?;
+    dir.check_writable()?;
+    Ok(dir.fd.as_fd())
+}
+
+/// Removes a node that was made but could not be finished. If that fails too it stays, as it does when a system call is cut off in the middle.
+fn undo(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) {
+    if let Err(e) = rustix::fs::unlinkat(dir, name, flags) {
+        log::warn!("an unfinished file stays behind: {e}");
+    }
+}
+
+fn timespec(time: Option<SetTime>) -> Timespec {
+    match time {
+        None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        Some(SetTime::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+        Some(SetTime::At(t)) => Timespec { tv_sec: t.sec, tv_nsec: t.nsec.into() },
+    }
+}
+
+fn wire_errno(e: Errno) -> u32 {
+    u32::try_from(e.raw_os_error()).unwrap_or(reply::MAX_ERRNO)
+}
+
+/// The errno in an error of the standard library's.
+fn io(e: std::io::Error) -> Errno {
+    Errno::from_io_error(&e).unwrap_or(Errno::IO)
+}

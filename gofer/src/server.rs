@@ -1,0 +1,160 @@
+//! Reads requests, has them carried out, answers.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+use protocol::reply;
+use protocol::request::Request;
+use protocol::wire::{DecodeError, Writer};
+use protocol::{transport, MAX_MESSAGE};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+
+use crate::dir::Streams;
+use crate::fids::Fids;
+use crate::{setup, sys, Error, Gofer, OpenTree};
+
+/// Descriptors kept back for everything but fids: connection, trees, directory streams, the file being opened.
+const SPARE_DESCRIPTORS: u64 = 128;
+
+/// The server's state. One request is worked on at a time.
+pub struct Server {
+    conn: OwnedFd,
+    greeted: bool,
+    pub(crate) trees: Vec<OpenTree>,
+    pub(crate) descriptors: sys::Descriptors,
+    pub(crate) fids: Fids,
+    pub(crate) max_fids: u32,
+    pub(crate) streams: Streams,
+    /// For directory entries, symlink targets and values of attributes on their way.
+    pub(crate) scratch: Vec<u8>,
+    pub(crate) entries: Box<[MaybeUninit<u8>]>,
+}
+
+/// How a request turned out: its body is written, and perhaps there is a descriptor to go with it; or it failed and what was written counts for nothing.
+pub type Answer = Result<Option<OwnedFd>, Errno>;
+
+enum Reply {
+    None,
+    Send(Option<OwnedFd>),
+}
+
+impl Server {
+    /// Gets ready to serve.
+    pub fn new(gofer: Gofer, conn: OwnedFd) -> Result<Self, Error> {
+        transport::check_socket(&conn).map_err(setup("the connection"))?;
+        rustix::process::umask(Mode::empty());
+        let limit = sys::raise_descriptor_limit().map_err(setup("raise the limit of descriptors"))?;
+        let limit = u32::try_from(limit.saturating_sub(SPARE_DESCRIPTORS)).unwrap_or(u32::MAX);
+        let max_fids = gofer.max_fids.min(limit).max(16);
+        Ok(Self {
+            conn,
+            greeted: false,
+            trees: gofer.trees,
+            descriptors: gofer.descriptors,
+            fids: Fids::new(max_fids),
+            max_fids,
+            streams: Streams::default(),
+            scratch: vec![0; MAX_MESSAGE],
+            entries: vec![MaybeUninit::uninit(); 32 * 1024].into_boxed_slice(),
+        })
+    }
+
+    /// Serves until the connection ends.
+    pub fn run(mut self) -> Result<(), Error> {
+        let mut packet = vec![0; MAX_MESSAGE];
+        let mut answer = Vec::with_capacity(MAX_MESSAGE);
+        loop {
+            let received = match transport::receive(&self.conn, &mut packet, true) {
+                Ok(received) => received,
+                Err(Errno::CONNRESET) => return Ok(()),
+                Err(e) => return Err(Error::Connection(e)),
+            };
+            if received.len == 0 {
+                return Ok(());
+            }
+            if received.truncated {
+                return Err(Error::Protocol(DecodeError::TooLong("message")));
+            }
+            let packet = packet.get(..received.len).ok_or(Error::Protocol(DecodeError::Truncated))?;
+            let descriptor = match self.handle(packet, received.descriptor, &mut answer).map_err(Error::Protocol)? {
+                Reply::None => continue,
+                Reply::Send(descriptor) => descriptor,
+            };
+            match transport::send(&self.conn, &answer, descriptor.as_ref().map(AsFd::as_fd), true) {
+                Ok(()) => {}
+                Err(Errno::PIPE | Errno::CONNRESET) => return Ok(()),
+                Err(e) => return Err(Error::Connection(e)),
+            }
+        }
+    }
+
+    /// Carries out the request in `packet` and puts its reply into `answer`.
+    fn handle(&mut self, packet: &[u8], descriptor: Option<OwnedFd>, answer: &mut Vec<u8>) -> Result<Reply, DecodeError> {
+        let (header, released, request) = Request::decode(packet)?;
+        if descriptor.is_some() != matches!(request, Request::ReopenReadOnly) {
+            return Err(DecodeError::BadDescriptors);
+        }
+        if self.greeted == matches!(request, Request::Hello { .. }) {
+            return Err(DecodeError::BadValue("first message"));
+        }
+        for fid in released.iter() {
+            self.streams.close(fid);
+            self.fids.release(fid);
+        }
+        if matches!(request, Request::Release) {
+            return Ok(Reply::None);
+        }
+        let mut w = reply::begin(answer, header.op, header.tag);
+        match self.carry_out(request, descriptor, &mut w) {
+            Ok(descriptor) => {
+                reply::finish(answer, u16::from(descriptor.is_some()));
+                Ok(Reply::Send(descriptor))
+            }
+            Err(e) => {
+                reply::error(answer, header.op, header.tag, u32::try_from(e.raw_os_error()).unwrap_or(reply::MAX_ERRNO));
+                Ok(Reply::Send(None))
+            }
+        }
+    }
+
+    fn carry_out(&mut self, request: Request<'_>, descriptor: Option<OwnedFd>, w: &mut Writer<'_>) -> Answer {
+        match request {
+            Request::Hello { .. } => {
+                self.greeted = true;
+                reply::Hello { version: protocol::VERSION, max_fids: self.max_fids }.encode(w);
+                Ok(None)
+            }
+            Request::Attach { name } => self.attach(name, w),
+            Request::Walk { dir, fids, open, names } => self.walk(dir, fids, open, names, w),
+            Request::Open { fid, flags } => self.open(fid, flags).map(Some),
+            Request::Create { dir, name, new, flags } => self.create(dir, name, new, flags, w),
+            Request::Mkdir { dir, name, new } => self.mkdir(dir, name, new, w),
+            Request::Symlink { dir, name, target, new } => self.symlink(dir, name, target, new, w),
+            Request::Mknod { dir, name, kind, new } => self.mknod(dir, name, kind, new, w),
+            Request::Link { target, dir, name } => self.link(target, dir, name, w),
+            Request::Unlink { dir, name, is_dir } => self.unlink(dir, name, is_dir),
+            Request::Rename { old_dir, old_name, new_dir, new_name, flags } => {
+                self.rename(old_dir, old_name, new_dir, new_name, flags)
+            }
+            Request::Readlink { fid } => self.readlink(fid, w),
+            Request::Getattr { fid } => {
+                reply::encode_attr(w, &sys::stat(&self.fids.get(fid)?.fd)?);
+                Ok(None)
+            }
+            Request::Setattr { fid, set } => self.setattr(fid, set, w),
+            Request::ReadDir { dir, cookie, max_bytes, with_attr } => self.read_dir(dir, cookie, max_bytes, with_attr, w),
+            Request::Statfs { fid } => {
+                reply::encode_statfs(w, &sys::statfs(&self.fids.get(fid)?.fd)?);
+                Ok(None)
+            }
+            Request::GetXattr { fid, name } => self.get_xattr(fid, name, w),
+            Request::SetXattr { fid, name, value, mode } => self.set_xattr(fid, name, value, mode),
+            Request::ListXattr { fid } => self.list_xattr(fid, w),
+            Request::RemoveXattr { fid, name } => self.remove_xattr(fid, name),
+            Request::Fsync { fid, data_only } => self.fsync(fid, data_only),
+            Request::ReopenReadOnly => self.reopen_read_only(descriptor),
+            Request::Release => Ok(None),
+        }
+    }
+}

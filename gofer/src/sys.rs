@@ -1,0 +1,170 @@
+//! Every host call the server makes, as the Gofer needs it.
+//!
+//! All of them go by descriptor: a name is only ever looked up in a directory that is held, and a node that is held is opened anew through
+//! [`Descriptors`]. The calls are rustix's safe ones, except where a note says otherwise.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use protocol::{Attr, FileKind, OpenFlags, StatFs, Time};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
+use rustix::io::Errno;
+use rustix::path::DecInt;
+
+/// Result of a host call.
+pub type Result<T> = std::result::Result<T, Errno>;
+
+const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// The directory `/proc/self/fd`, through which a node that is held is opened anew: its entries are links to the very files, so no path is looked up.
+#[derive(Debug)]
+pub struct Descriptors(OwnedFd);
+
+impl Descriptors {
+    /// Opens the directory of this process.
+    pub fn open() -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open("/proc/self/fd", flags, Mode::empty()).map(Self)
+    }
+
+    /// Opens the file behind `fd` anew. The caller must know that it is a regular file or directory: opening anything else could wait or have effects.
+    pub fn reopen(&self, fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        rustix::fs::openat(&self.0, DecInt::from_fd(fd), flags, Mode::empty())
+    }
+
+    /// Another `O_PATH` descriptor of the file behind `fd`.
+    pub fn hold(&self, fd: impl AsFd) -> Result<OwnedFd> {
+        rustix::fs::openat(&self.0, DecInt::from_fd(fd), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// Gives the file behind `fd` the name `name` in `dir`.
+    pub fn link(&self, fd: impl AsFd, dir: impl AsFd, name: &[u8]) -> Result<()> {
+        rustix::fs::linkat(&self.0, DecInt::from_fd(fd), dir, name, AtFlags::SYMLINK_FOLLOW)
+    }
+
+    /// Sets the permissions of the file behind `fd`, which must be no symlink.
+    pub fn chmod(&self, fd: impl AsFd, mode: u32) -> Result<()> {
+        rustix::fs::chmodat(&self.0, DecInt::from_fd(fd), Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())
+    }
+}
+
+/// Holds what the launcher names.
+pub fn open_host_path(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Holds the entry `name` of `dir`, whatever it is.
+pub fn open_child(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
+    rustix::fs::openat2(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), BENEATH)
+}
+
+/// Makes the regular file `name` in `dir` and opens it.
+pub fn create(dir: impl AsFd, name: &[u8], flags: OpenFlags, mode: u32) -> Result<OwnedFd> {
+    let flags = host_flags(flags) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    rustix::fs::openat2(dir, name, flags, Mode::from_raw_mode(mode & 0o7777), BENEATH)
+}
+
+/// The host's flags for ours.
+pub fn host_flags(flags: OpenFlags) -> OFlags {
+    let mut host = match (flags.contains(OpenFlags::READ), flags.contains(OpenFlags::WRITE)) {
+        (true, true) => OFlags::RDWR,
+        (false, true) => OFlags::WRONLY,
+        (_, false) => OFlags::RDONLY,
+    };
+    for (ours, theirs) in [
+        (OpenFlags::APPEND, OFlags::APPEND),
+        (OpenFlags::TRUNC, OFlags::TRUNC),
+        (OpenFlags::DIRECT, OFlags::DIRECT),
+        (OpenFlags::SYNC, OFlags::SYNC),
+        (OpenFlags::DSYNC, OFlags::DSYNC),
+        (OpenFlags::NOATIME, OFlags::NOATIME),
+    ] {
+        if flags.contains(ours) {
+            host |= theirs;
+        }
+    }
+    host
+}
+
+/// Attributes of the file behind `fd`.
+pub fn stat(fd: impl AsFd) -> Result<Attr> {
+    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME).map(|st| attr(&st))
+}
+
+/// Attributes of the entry `name` of `dir`.
+pub fn stat_child(dir: impl AsFd, name: &[u8]) -> Result<Attr> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME).map(|st| attr(&st))
+}
+
+fn attr(st: &Statx) -> Attr {
+    Attr {
+        mode: u32::from(st.stx_mode),
+        uid: st.stx_uid,
+        gid: st.stx_gid,
+        nlink: st.stx_nlink,
+        ino: st.stx_ino,
+        size: st.stx_size,
+        blocks: st.stx_blocks,
+        dev: rustix::fs::makedev(st.stx_dev_major, st.stx_dev_minor),
+        rdev: rustix::fs::makedev(st.stx_rdev_major, st.stx_rdev_minor),
+        blksize: st.stx_blksize,
+        atime: time(&st.stx_atime),
+        mtime: time(&st.stx_mtime),
+        ctime: time(&st.stx_ctime),
+        btime: time(&st.stx_btime),
+    }
+}
+
+fn time(t: &StatxTimestamp) -> Time {
+    // A broken file system may have anything there, and the protocol takes only what means something.
+    Time { sec: t.tv_sec, nsec: t.tv_nsec.min(999_999_999) }
+}
+
+/// About the file system of the file behind `fd`.
+pub fn statfs(fd: impl AsFd) -> Result<StatFs> {
+    let st = rustix::fs::fstatfs(fd)?;
+    // The kernel's fields are signed words of unsigned meaning; a negative one would be a broken file system's.
+    let word = |v: i64| u64::try_from(v).unwrap_or(0);
+    Ok(StatFs {
+        kind: word(st.f_type),
+        bsize: word(st.f_bsize),
+        frsize: word(st.f_frsize),
+        blocks: st.f_blocks,
+        bfree: st.f_bfree,
+        bavail: st.f_bavail,
+        files: st.f_files,
+        ffree: st.f_ffree,
+        namelen: word(st.f_namelen),
+        flags: word(st.f_flags),
+    })
+}
+
+/// Target of the symlink behind `fd`, put into `buf`.
+pub fn readlink(fd: impl AsFd, buf: &mut [u8]) -> Result<&[u8]> {
+    let n = rustix::fs::readlinkat_raw(fd, c"", &mut *buf)?;
+    buf.get(..n).ok_or(Errno::IO)
+}
+
+/// Sets owner and group of the file behind `fd`, symlinks included.
+pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+    let (uid, gid) = (uid.map(rustix::fs::Uid::from_raw), gid.map(rustix::fs::Gid::from_raw));
+    rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)
+}
+
+/// Whether `fd` is of a memfd: memory that never had a name.
+pub fn is_memfd(fd: impl AsFd) -> Result<bool> {
+    let attr = stat(&fd)?;
+    // Only files of memory (tmpfs and hugetlbfs) have seals, and only those without a name have no links.
+    Ok(attr.kind() == FileKind::Regular && attr.nlink == 0 && rustix::fs::fcntl_get_seals(&fd).is_ok())
+}
+
+/// Makes the soft limit of descriptors the hard one and returns it.
+pub fn raise_descriptor_limit() -> Result<u64> {
+    use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}

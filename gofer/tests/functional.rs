@@ -1,0 +1,463 @@
+//! What each operation does, asked of a server in a thread and of one that is locked in.
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+
+use common::{content, find, walk, Fixture, Mode};
+use nix::errno::Errno;
+use protocol::client::WalkEnd;
+use protocol::{
+    Client, FileKind, MknodKind, NewNode, OpenFlags, RenameFlags, SetAttr, SetTime, Time, WalkFids, XattrMode,
+};
+
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        mod thread { $(#[test] fn $name() { super::run(super::Mode::Thread, super::$name); })* }
+        mod confined { $(#[test] fn $name() { super::run(super::Mode::Confined, super::$name); })* }
+    };
+}
+
+cases!(
+    attach_finds_trees_by_name, walk_tells_about_every_node, walk_stops_where_it_must, walk_opens_the_last_node,
+    open_gives_what_was_asked_for, only_regular_files_are_opened, create_makes_and_opens, nodes_of_every_kind_are_made,
+    link_unlink_rename, setattr_sets, listing_is_complete, listing_goes_on_while_entries_vanish, attributes_of_the_file_system,
+    extended_attributes, read_only_trees_stay_as_they_are, a_single_file_is_a_tree, nothing_crosses_trees, memfds_are_reopened,
+    handles_are_released, fsync_works,
+);
+
+fn run(mode: Mode, case: fn(&Fixture, &Client)) {
+    let (fixture, client) = Fixture::client(mode);
+    case(&fixture, &client);
+    assert!(!client.is_dead());
+}
+
+const RO: OpenFlags = OpenFlags::READ;
+const RW: OpenFlags = OpenFlags::READ_WRITE;
+
+fn attach_finds_trees_by_name(fx: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap();
+    assert_eq!(root.attr.kind(), FileKind::Directory);
+    assert_eq!(root.attr.ino, fs::metadata(fx.host("")).unwrap().ino());
+    assert_eq!(client.attach("nothing").unwrap_err(), Errno::ENOENT);
+    assert_eq!(client.attach("").unwrap_err(), Errno::ENOENT);
+    assert_eq!(client.attach(&"x".repeat(5000)).unwrap_err(), Errno::ENAMETOOLONG);
+}
+
+fn walk_tells_about_every_node(fx: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap().handle;
+    let found = root.walk(&[b"dir", b"inner"], WalkFids::Each, None).unwrap();
+    assert_eq!((found.nodes.len(), found.end), (2, WalkEnd::Complete));
+    assert!(found.file.is_none());
+    let host = fs::metadata(fx.host("dir/inner")).unwrap();
+    let attr = found.nodes[1].attr;
+    assert_eq!((attr.mode, attr.ino, attr.size, attr.dev), (host.mode(), host.ino(), 5, host.dev()));
+    assert_eq!((attr.uid, attr.gid, attr.nlink), (host.uid(), host.gid(), 1));
+    assert_eq!((attr.blocks, u64::from(attr.blksize)), (host.blocks(), host.blksize()));
+    assert_eq!((attr.mtime.sec, i64::from(attr.mtime.nsec)), (host.mtime(), host.mtime_nsec()));
+    let dir = found.nodes[0].handle.as_ref().unwrap();
+    assert_eq!(find(dir, "inner").attr, attr);
+    assert_eq!(found.nodes[1].handle.as_ref().unwrap().getattr().unwrap(), attr);
+    let found = root.walk(&[b"dir", b"inner"], WalkFids::None, None).unwrap();
+    assert!(found.nodes.iter().all(|n| n.handle.is_none()) && found.nodes.len() == 2);
+    let found = root.walk(&[b"dir", b"inner"], WalkFids::Last, None).unwrap();
+    assert_eq!(found.nodes.iter().map(|n| n.handle.is_some()).collect::<Vec<_>>(), [false, true]);
+}
+
+fn walk_stops_where_it_must(_: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap().handle;
+    for (path, nodes, end) in [
+        ("missing", 0, WalkEnd::Missing),
+        ("dir/missing/x", 1, WalkEnd::Missing),
+        ("to_dir/inner", 1, WalkEnd::Symlink),
+        ("up/root", 1, WalkEnd::Symlink),
+        ("file/x", 1, WalkEnd::NotDirectory),
+        ("dir/inner/x/y", 2, WalkEnd::NotDirectory),
+        ("secret", 1, WalkEnd::Complete),
+    ] {
+        let found = walk(&root, path).unwrap();
+        assert_eq!((found.nodes.len(), found.end), (nodes, end), "{path}");
+        assert_eq!(found.nodes.last().is_some_and(|n| n.handle.is_some()), nodes > 0 && end != WalkEnd::Missing, "{path}");
+    }
+    let link = walk(&root, "abs").unwrap().nodes.remove(0);
+    assert_eq!(link.target.as_deref(), Some(&b"/etc/passwd"[..]));
+    assert_eq!(link.handle.unwrap().readlink().unwrap(), b"/etc/passwd");
+    let file = find(&root, "file").handle;
+    assert_eq!(walk(&file, "x").unwrap_err(), Errno::ENOTDIR);
+    assert_eq!(file.readlink().unwrap_err(), Errno::EINVAL);
+}
+
+fn walk_opens_the_last_node(_: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap().handle;
+    let open = |names: &[&[u8]]| root.walk(names, WalkFids::None, Some(RO)).unwrap();
+    let mut text = String::new();
+    fs::File::from(open(&[b"dir", b"inner"]).file.unwrap().unwrap()).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "inner");
+    for names in [&[&b"dir"[..]][..], &[b"to_file"], &[b"missing"], &[b"file", b"x"]] {
+        assert!(open(names).file.is_none());
+    }
+    let ro = client.attach("ro").unwrap().handle;
+    let found = ro.walk(&[b"file"], WalkFids::Last, Some(RW)).unwrap();
+    assert_eq!((found.end, found.file.unwrap().unwrap_err()), (WalkEnd::Complete, Errno::EROFS));
+    assert!(found.nodes[0].handle.is_some());
+}
+
+fn open_gives_what_was_asked_for(fx: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap().handle;
+    let file = find(&root, "file").handle;
+    let open = |flags| fs::File::from(file.open(flags).unwrap());
+    let mut text = String::new();
+    open(RO).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hello");
+    assert!(open(RO).write_all(b"x").is_err());
+    open(RW).write_all(b"J").unwrap();
+    assert!(open(OpenFlags::WRITE).read(&mut [0]).is_err());
+    open(OpenFlags::WRITE | OpenFlags::APPEND).write_all(b"!").unwrap();
+    assert_eq!(content(&fx.host("file")), "Jello!");
+    open(RW | OpenFlags::TRUNC);
+    assert_eq!(content(&fx.host("file")), "");
+    // The handle is of the file, not of its name.
+    fs::rename(fx.host("file"), fx.host("dir/elsewhere")).unwrap();
+    open(RW).write_all(b"moved").unwrap();
+    assert_eq!(content(&fx.host("dir/elsewhere")), "moved");
+    assert_eq!(file.open(OpenFlags::empty()).unwrap_err(), Errno::EINVAL);
+    assert_eq!(file.open(OpenFlags::READ | OpenFlags::TRUNC).unwrap_err(), Errno::EINVAL);
+}
+
+fn only_regular_files_are_opened(fx: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap().handle;
+    nix::unistd::mkfifo(&fx.host("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(fx.host("socket")).unwrap();
+    for (name, errno) in [("dir", Errno::EISDIR), ("to_file", Errno::ELOOP), ("fifo", Errno::ENXIO), ("socket", Errno::ENXIO)] {
+        assert_eq!(find(&root, name).handle.open(RO).unwrap_err(), errno, "{name}");
+        assert!(root.walk(&[name.as_bytes()], WalkFids::None, Some(RO)).unwrap().file.is_none());
+    }
+}
+
+fn create_makes_and_opens(fx: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap().handle;
+    let (node, fd) = root.create(b"new", NewNode::with_mode(0o4751), RW).unwrap();
+    let mut file = fs::File::from(fd);
+    file.write_all(b"content").unwrap();
+    file.rewind().unwrap();
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!((text.as_str(), content(&fx.host("new")).as_str()), ("content", "content"));
+    assert_eq!(node.attr.mode, 0o104751);
+    assert_eq!(node.handle.getattr().unwrap().size, 7);
+    for name in ["new", "dir", "to_file", "secret", "up"] {
+        assert_eq!(root.create(name.as_bytes(), NewNode::with_mode(0o600), RW).unwrap_err(), Errno::EEXIST, "{name}");
+    }
+    assert_eq!(root.create(b"x", NewNode::with_mode(0o600), OpenFlags::empty()).unwrap_err(), Errno::EINVAL);
+    assert_eq!(node.handle.create(b"x", NewNode::with_mode(0o600), RW).unwrap_err(), Errno::ENOTDIR);
+    if nix::unistd::geteuid().is_root() {
+        let new = NewNode { mode: 0o6755, uid: Some(1234), gid: Some(4321) };
+        let (node, _) = root.create(b"owned", new, RW).unwrap();
+        assert_eq!((node.attr.mode, node.attr.uid, node.attr.gid), (0o106755, 1234, 4321));
+    }
+}
+
+fn nodes_of_every_kind_are_made(fx: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap().handle;
+    let new = NewNode::with_mode(0o1770);
+    let dir = root.mkdir(b"made", new).unwrap();
+    assert_eq!(dir.attr.mode, 0o041770);
+    assert_eq!(root.mkdir(b"made", new).unwrap_err(), Errno::EEXIST);
+    assert_eq!(dir.handle.mknod(b"regular", MknodKind::Regular, new).unwrap().attr.mode, 0o101770);
+    assert_eq!(dir.handle.mknod(b"fifo", MknodKind::Fifo, NewNode::with_mode(0o622)).unwrap().attr.mode, 0o010622);
+    assert_eq!(dir.handle.mknod(b"socket", MknodKind::Socket, NewNode::with_mode(0o622)).unwrap().attr.mode, 0o140622);
+    assert!(fs::metadata(fx.host("made/fifo")).unwrap().file_type().is_fifo());
+    let link = dir.handle.symlink(b"link", b"../../../anywhere", new).unwrap();
+    assert_eq!(link.attr.kind(), FileKind::Symlink);
+    assert_eq!(link.handle.readlink().unwrap(), b"../../../anywhere");
+    assert_eq!(fs::read_link(fx.host("made/link")).unwrap().to_str(), Some("../../../anywhere"));
+    for target in [&b""[..], b"a\0b"] {
+        assert_eq!(root.symlink(b"bad", target, new).unwrap_err(), Errno::EINVAL);
+    }
+    assert_eq!(root.symlink(b"bad", &[b'x'; 4096], new).unwrap_err(), Errno::ENAMETOOLONG);
+}
+
+fn link_unlink_rename(fx: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap().handle;
+    let (file, dir) = (find(&root, "file"), find(&root, "dir").handle);
+    let second = dir.link(b"second", &file.handle).unwrap();
+    assert_eq!((second.attr.ino, second.attr.nlink), (file.attr.ino, 2));
+    let to_file = find(&root, "to_file");
+    assert_eq!(dir.link(b"link2", &to_file.handle).unwrap().attr.ino, to_file.attr.ino, "the link itself, not what it points to");
+    assert_eq!(root.link(b"x", &dir).unwrap_err(), Errno::EPERM);
+    assert_eq!(root.link(b"to_dir", &file.handle).unwrap_err(), Errno::EEXIST);
+
+    assert_eq!(root.unlink(b"dir", false).unwrap_err(), Errno::EISDIR);
+    assert_eq!(root.unlink(b"dir", true).unwrap_err(), Errno::ENOTEMPTY);
+    assert_eq!(root.unlink(b"file", true).unwrap_err(), Errno::ENOTDIR);
+    root.unlink(b"file", false).unwrap();
+    assert_eq!(root.unlink(b"file", false).unwrap_err(), Errno::ENOENT);
+    assert_eq!(file.handle.getattr().unwrap().nlink, 1);
+    dir.unlink(b"deep", true).unwrap();
+
+    dir.rename(b"second", &root, b"third", RenameFlags::default()).unwrap();
+    assert_eq!(content(&fx.host("third")), "hello");
+    assert_eq!(root.rename(b"third", &dir, b"inner", RenameFlags::NOREPLACE).unwrap_err(), Errno::EEXIST);
+    root.rename(b"third", &dir, b"inner", RenameFlags::EXCHANGE).unwrap();
+    assert_eq!((content(&fx.host("third")), content(&fx.host("dir/inner"))), ("inner".into(), "hello".into()));
+    let both = RenameFlags::NOREPLACE | RenameFlags::EXCHANGE;
+    assert_eq!(root.rename(b"third", &dir, b"inner", both).unwrap_err(), Errno::EINVAL);
+    root.rename(b"up", &root, b"still_up", RenameFlags::default()).unwrap();
+    assert!(fs::symlink_metadata(fx.host("still_up")).unwrap().is_symlink());
+}
+
+fn setattr_sets(fx: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap().handle;
+    let file = find(&root, "file").handle;
+    let at = |sec| Some(SetTime::At(Time { sec, nsec: 5 }));
+    let attr = file.setattr(SetAttr { mode: Some(0o4640), size: Some(2), atime: at(-7), mtime: at(1 << 33), ..SetAttr::default() }).unwrap();
+    assert_eq!((attr.mode, attr.size), (0o104640, 2));
+    assert_eq!((attr.atime, attr.mtime), (Time { sec: -7, nsec: 5 }, Time { sec: 1 << 33, nsec: 5 }));
+    let attr = file.setattr(SetAttr { mtime: Some(SetTime::Now), ..SetAttr::default() }).unwrap();
+    assert_eq!(attr.atime.sec, -7);
+    assert!(attr.mtime.sec < 1 << 33);
+    assert_eq!(content(&fx.host("file")), "he");
+    let link = find(&root, "to_file").handle;
+    assert_eq!(link.setattr(SetAttr { mode: Some(0o600), ..SetAttr::default() }).unwrap_err(), Errno::EOPNOTSUPP);
+    assert_eq!(link.setattr(SetAttr { mtime: at(9), ..SetAttr::default() }).unwrap().mtime.sec, 9);
+    assert_ne!(file.getattr().unwrap().mtime.sec, 9, "a link's times are its own");
+    let dir = find(&root, "dir").handle;
+    assert_eq!(dir.setattr(SetAttr { mode: Some(0o700), ..SetAttr::default() }).unwrap().mode, 0o040700);
+    assert_eq!(dir.setattr(SetAttr { size: Some(0), ..SetAttr::default() }).unwrap_err(), Errno::EISDIR);
+    assert_eq!(link.setattr(SetAttr { size: Some(0), ..SetAttr::default() }).unwrap_err(), Errno::EINVAL);
+    assert_eq!(file.setattr(SetAttr::default()).unwrap(), file.getattr().unwrap());
+    if nix::unistd::geteuid().is_root() {
+        let owner = SetAttr { uid: Some(77), gid: Some(88), ..SetAttr::default() };
+        let attr = link.setattr(owner).unwrap();
+        assert_eq!((attr.uid, attr.gid), (77, 88));
+        assert_ne!(file.getattr().unwrap().uid, 77);
+        let attr = file.setattr(SetAttr { uid: Some(5), ..SetAttr::default() }).unwrap();
+        assert_eq!((attr.uid, attr.gid), (5, fs::metadata(fx.host("file")).unwrap().gid()));
+        // Permissions that keep everybody out keep the Gofer's own access.
+        fs::set_permissions(fx.host("file"), fs::Permissions::from_mode(0)).unwrap();
+        file.open(RW).unwrap();
+    }
+}
+
+fn listing_is_complete(fx: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap().handle;
+    let mut expected = vec![];
+    fs::create_dir(fx.host("many")).unwrap();
+    for i in 0..2000 {
+        let name = format!("entry-{i}-{}", "x".repeat(i % 200));
+        fs::write(fx.host("many").join(&name), "").unwrap();
+        expected.push(name);
+    }
+    expected.sort();
+    let many = find(&root, "many").handle;
+    for with_attr in [false, true] {
+        let (mut found, mut cookie, mut pages) = (vec![], 0, 0);
+        loop {
+            let page = many.read_dir(cookie, with_attr).unwrap();
+            pages += 1;
+            assert_eq!(page.iter().count(), page.len());
+            for entry in page.iter() {
+                assert_eq!(entry.attr.is_some(), with_attr);
+                assert!(entry.attr.is_none_or(|a| a.ino == entry.ino && a.kind() == FileKind::Regular));
+                assert!(matches!(entry.kind, FileKind::Regular | FileKind::Unknown));
+                found.push(String::from_utf8(entry.name.to_vec()).unwrap());
+                cookie = entry.cookie;
+            }
+            if page.eof {
+                break;
+            }
+            assert!(!page.is_empty());
+        }
+        assert!(pages > 1);
+        found.sort();
+        assert_eq!(found, expected);
+    }
+    let deep = find(&root, "dir/deep").handle;
+    let page = deep.read_dir(0, false).unwrap();
+    assert!(page.is_empty() && page.eof);
+    assert_eq!(find(&root, "file").handle.read_dir(0, false).unwrap_err(), Errno::ENOTDIR);
+    assert!(many.read_dir(u64::MAX, false).is_err());
+}
+
+fn listing_goes_on_while_entries_vanish(fx: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap().handle;
+    fs::create_dir(fx.host("many")).unwrap();
+    for i in 0..3000 {
+        fs::write(fx.host("many").join(format!("{i:0100}")), "").unwrap();
+    }
+    let many = find(&root, "many").handle;
+    let mut left = 3000;
+    // As `rm -r` does: what has been listed is removed before the next page.
+    let mut cookie = 0;
+    loop {
+        let page = many.read_dir(cookie, false).unwrap();
+        for entry in page.iter() {
+            many.unlink(entry.name, false).unwrap();
+            left -= 1;
+            cookie = entry.cookie;
+        }
+        if page.eof {
+            break;
+        }
+    }
+    assert_eq!(left, 0);
+    // More listings under way than the server keeps open.
+    for i in 0..500 {
+        fs::write(fx.host("many").join(format!("{i:0200}")), "").unwrap();
+    }
+    let listings: Vec<_> = (0..40).map(|_| find(&root, "many").handle).collect();
+    let first: Vec<_> = listings.iter().map(|l| l.read_dir(0, false).unwrap()).collect();
+    for (listing, first) in listings.iter().zip(&first) {
+        assert!(!first.eof);
+        let second = listing.read_dir(first.iter().last().unwrap().cookie, false).unwrap();
+        assert_eq!((first.len() + second.len(), second.eof), (500, true));
+    }
+}
+
+fn attributes_of_the_file_system(fx: &Fixture, client: &Client) {
+    let st = client.attach("root").unwrap().handle.statfs().unwrap();
+    let host = nix::sys::statfs::statfs(&fx.dir).unwrap();
+    assert_eq!((st.blocks, st.files), (host.blocks(), host.files()));
+    assert_eq!((i128::from(st.bsize), i128::from(st.kind)), (i128::from(host.block_size()), i128::from(host.filesystem_type().0)));
+    assert_eq!(st.namelen, 255);
+}
+
+fn extended_attributes(_: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap().handle;
+    let file = find(&root, "file").handle;
+    assert_eq!(file.list_xattr().unwrap(), b"");
+    file.set_xattr(b"user.a", b"value", XattrMode::Any).unwrap();
+    assert_eq!(file.get_xattr(b"user.a").unwrap(), b"value");
+    assert_eq!(file.set_xattr(b"user.a", b"", XattrMode::Create).unwrap_err(), Errno::EEXIST);
+    assert_eq!(file.set_xattr(b"user.b", b"", XattrMode::Replace).unwrap_err(), Errno::ENODATA);
+    assert_eq!(file.list_xattr().unwrap(), b"user.a\0");
+    file.remove_xattr(b"user.a").unwrap();
+    assert_eq!(file.get_xattr(b"user.a").unwrap_err(), Errno::ENODATA);
+    for name in [&b"security.capability"[..], b"trusted.overlay.opaque", b"system.posix_acl_access"] {
+        assert_eq!(file.set_xattr(name, b"x", XattrMode::Any).unwrap_err(), Errno::EOPNOTSUPP);
+        assert_eq!(file.remove_xattr(name).unwrap_err(), Errno::EOPNOTSUPP);
+    }
+    assert_eq!(file.set_xattr(b"user.a", &vec![0; 65537], XattrMode::Any).unwrap_err(), Errno::E2BIG);
+    assert_eq!(file.get_xattr(&[b'x'; 256]).unwrap_err(), Errno::ERANGE);
+    assert_eq!(file.get_xattr(b"").unwrap_err(), Errno::EINVAL);
+    let link = find(&root, "to_file").handle;
+    assert_eq!(link.set_xattr(b"user.a", b"", XattrMode::Any).unwrap_err(), Errno::EPERM);
+    assert_eq!(link.get_xattr(b"user.a").unwrap_err(), Errno::ENODATA);
+    assert_eq!(link.list_xattr().unwrap(), b"");
+}
+
+fn read_only_trees_stay_as_they_are(fx: &Fixture, client: &Client) {
+    let ro = client.attach("ro").unwrap().handle;
+    let (file, dir) = (find(&ro, "file").handle, find(&ro, "dir").handle);
+    let new = NewNode::with_mode(0o777);
+    let refused = Some(Errno::EROFS);
+    for flags in [RW, OpenFlags::WRITE, RW | OpenFlags::TRUNC, OpenFlags::WRITE | OpenFlags::APPEND] {
+        assert_eq!(file.open(flags).err(), refused);
+        assert_eq!(ro.walk(&[b"file"], WalkFids::None, Some(flags)).unwrap().file.unwrap().err(), refused);
+    }
+    assert_eq!(ro.create(b"x", new, RO).err(), refused);
+    assert_eq!(dir.mkdir(b"x", new).err(), refused);
+    assert_eq!(dir.symlink(b"x", b"y", new).err(), refused);
+    assert_eq!(dir.mknod(b"x", MknodKind::Fifo, new).err(), refused);
+    assert_eq!(dir.link(b"x", &file).err(), refused);
+    assert_eq!(ro.unlink(b"file", false).err(), refused);
+    assert_eq!(ro.rename(b"file", &dir, b"x", RenameFlags::default()).err(), refused);
+    let sets = [
+        SetAttr { mode: Some(0o777), ..SetAttr::default() },
+        SetAttr { uid: Some(1), ..SetAttr::default() },
+        SetAttr { size: Some(0), ..SetAttr::default() },
+        SetAttr { mtime: Some(SetTime::Now), ..SetAttr::default() },
+    ];
+    for set in sets {
+        assert_eq!(file.setattr(set).err(), refused);
+    }
+    assert_eq!(file.set_xattr(b"user.a", b"", XattrMode::Any).err(), refused);
+    assert_eq!(file.remove_xattr(b"user.a").err(), refused);
+    assert_eq!(content(&fx.dir.join("ro/file")), "hello");
+    let mut text = String::new();
+    fs::File::from(file.open(RO).unwrap()).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hello");
+}
+
+fn a_single_file_is_a_tree(fx: &Fixture, client: &Client) {
+    let file = client.attach("file").unwrap();
+    assert_eq!(file.attr.kind(), FileKind::Regular);
+    fs::File::from(file.handle.open(RW).unwrap()).write_all(b"S").unwrap();
+    assert_eq!(content(&fx.dir.join("single")), "Single");
+    assert_eq!(walk(&file.handle, "x").unwrap_err(), Errno::ENOTDIR);
+    assert_eq!(file.handle.create(b"x", NewNode::with_mode(0), RW).unwrap_err(), Errno::ENOTDIR);
+}
+
+fn nothing_crosses_trees(_: &Fixture, client: &Client) {
+    let (root, ro) = (client.attach("root").unwrap().handle, client.attach("ro").unwrap().handle);
+    let file = find(&ro, "file").handle;
+    assert_eq!(root.link(b"x", &file).unwrap_err(), Errno::EXDEV);
+    assert_eq!(ro.rename(b"file", &root, b"x", RenameFlags::default()).unwrap_err(), Errno::EXDEV);
+    assert_eq!(root.rename(b"file", &ro, b"x", RenameFlags::EXCHANGE).unwrap_err(), Errno::EXDEV);
+    let (_other, other_client) = Fixture::client(Mode::Thread);
+    let other = other_client.attach("root").unwrap().handle;
+    assert_eq!(root.rename(b"file", &other, b"x", RenameFlags::default()).unwrap_err(), Errno::EXDEV);
+    assert_eq!(root.link(b"x", &other).unwrap_err(), Errno::EXDEV);
+}
+
+fn memfds_are_reopened(fx: &Fixture, client: &Client) {
+    use nix::sys::memfd::{memfd_create, MFdFlags};
+    let mut memfd = fs::File::from(memfd_create(c"test", MFdFlags::MFD_CLOEXEC).unwrap());
+    memfd.write_all(b"memory").unwrap();
+    let mut reopened = fs::File::from(client.reopen_read_only(memfd.as_fd()).unwrap());
+    let mut text = String::new();
+    reopened.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "memory");
+    assert!(reopened.write_all(b"x").is_err());
+    memfd.write_all(b" shared").unwrap();
+    reopened.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "memory shared");
+    // Nothing else is opened for the asking: neither what has a name, nor devices, nor pipes.
+    let named = fs::File::open(fx.host("file")).unwrap();
+    let device = fs::File::open("/dev/null").unwrap();
+    let (pipe, _writer) = nix::unistd::pipe().unwrap();
+    let deleted = {
+        fs::write(fx.host("deleted"), "").unwrap();
+        let file = fs::File::open(fx.host("deleted")).unwrap();
+        fs::remove_file(fx.host("deleted")).unwrap();
+        file
+    };
+    for fd in [named.as_fd(), device.as_fd(), pipe.as_fd()] {
+        assert_eq!(client.reopen_read_only(fd).unwrap_err(), Errno::EINVAL);
+    }
+    if nix::sys::statfs::fstatfs(&deleted).unwrap().filesystem_type() != nix::sys::statfs::TMPFS_MAGIC {
+        assert_eq!(client.reopen_read_only(deleted.as_fd()).unwrap_err(), Errno::EINVAL);
+    }
+}
+
+fn handles_are_released(_: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap().handle;
+    assert_eq!(client.max_handles(), 1000);
+    // Ten times as many as the server holds at a time.
+    for _ in 0..10_000 {
+        find(&root, "file");
+    }
+    let held: Vec<_> = (0..999).map(|_| client.attach("root").unwrap()).collect();
+    assert_eq!(client.attach("root").unwrap_err(), Errno::EMFILE);
+    let full = root.walk(&[b"dir", b"inner"], WalkFids::Each, Some(RO)).unwrap();
+    assert_eq!((full.nodes.len(), full.end), (0, WalkEnd::Failed(Errno::EMFILE as u32)));
+    assert!(full.file.is_none());
+    assert!(root.walk(&[b"dir", b"inner"], WalkFids::None, Some(RO)).unwrap().file.is_some());
+    drop(held);
+    client.flush();
+    find(&root, "dir/inner");
+}
+
+fn fsync_works(fx: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap().handle;
+    for path in ["dir", "file"] {
+        find(&root, path).handle.fsync(false).unwrap();
+        find(&root, path).handle.fsync(true).unwrap();
+    }
+    assert_eq!(find(&root, "to_file").handle.fsync(false).unwrap_err(), Errno::EINVAL);
+    nix::unistd::mkfifo(&fx.host("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(find(&root, "fifo").handle.fsync(false).unwrap_err(), Errno::EINVAL);
+}
