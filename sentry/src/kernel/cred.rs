@@ -1,4 +1,12 @@
 //! Credentials of a task (credentials(7), capabilities(7)). Immutable once made; a change makes a new one.
+//!
+//! The rules are here, as functions from old credentials to new ones; system calls commit the result with
+//! [`Task::set_cred`]. There is one user namespace, with user 0 as its owner.
+
+use super::Task;
+use crate::error::{Errno, Result};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 /// Bits of the capability sets, `1 << CAP_*`.
 pub const CAP_CHOWN: u64 = 1 << 0;
@@ -10,6 +18,7 @@ pub const CAP_KILL: u64 = 1 << 5;
 pub const CAP_SETGID: u64 = 1 << 6;
 pub const CAP_SETUID: u64 = 1 << 7;
 pub const CAP_SETPCAP: u64 = 1 << 8;
+pub const CAP_LINUX_IMMUTABLE: u64 = 1 << 9;
 pub const CAP_NET_BIND_SERVICE: u64 = 1 << 10;
 pub const CAP_NET_ADMIN: u64 = 1 << 12;
 pub const CAP_NET_RAW: u64 = 1 << 13;
@@ -24,8 +33,33 @@ pub const CAP_SYS_TIME: u64 = 1 << 25;
 pub const CAP_SYS_TTY_CONFIG: u64 = 1 << 26;
 pub const CAP_MKNOD: u64 = 1 << 27;
 pub const CAP_SETFCAP: u64 = 1 << 31;
+pub const CAP_MAC_OVERRIDE: u64 = 1 << 32;
 /// All capabilities that Linux 6.x defines (0..=CAP_CHECKPOINT_RESTORE).
 pub const CAP_ALL: u64 = (1 << 41) - 1;
+
+/// Number of capabilities.
+pub const CAP_COUNT: u64 = 41;
+/// Those that follow the file-system user id.
+const CAP_FS_SET: u64 = CAP_CHOWN
+    | CAP_DAC_OVERRIDE
+    | CAP_DAC_READ_SEARCH
+    | CAP_FOWNER
+    | CAP_FSETID
+    | CAP_LINUX_IMMUTABLE
+    | CAP_MKNOD
+    | CAP_MAC_OVERRIDE;
+
+/// `SECBIT_*`; the lock of each is the bit above it.
+pub const SECBIT_NOROOT: u32 = 1 << 0;
+pub const SECBIT_NO_SETUID_FIXUP: u32 = 1 << 2;
+pub const SECBIT_KEEP_CAPS: u32 = 1 << 4;
+pub const SECBIT_KEEP_CAPS_LOCKED: u32 = 1 << 5;
+pub const SECBIT_NO_CAP_AMBIENT_RAISE: u32 = 1 << 6;
+const SECBITS: u32 = SECBIT_NOROOT | SECBIT_NO_SETUID_FIXUP | SECBIT_KEEP_CAPS | SECBIT_NO_CAP_AMBIENT_RAISE;
+const SECBIT_LOCKS: u32 = SECBITS << 1;
+
+/// The id that means "leave as it is", and is no user or group.
+pub const NO_ID: u32 = u32::MAX;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cred {
@@ -77,4 +111,361 @@ impl Cred {
     pub fn in_group(&self, gid: u32) -> bool {
         self.fsgid == gid || self.groups.contains(&gid)
     }
+
+    fn sec(&self, bit: u32) -> bool {
+        self.securebits & bit != 0
+    }
+
+    /// What happens to capabilities when the user ids change (capabilities(7), "Effect of user ID changes").
+    fn fixup_uids(&mut self, old: &Cred) {
+        if self.sec(SECBIT_NO_SETUID_FIXUP) {
+            return;
+        }
+        let had_root = old.uid == 0 || old.euid == 0 || old.suid == 0;
+        let no_root = self.uid != 0 && self.euid != 0 && self.suid != 0;
+        if had_root && no_root {
+            if !self.sec(SECBIT_KEEP_CAPS) {
+                self.permitted = 0;
+                self.effective = 0;
+            }
+            self.ambient = 0;
+        }
+        if old.euid == 0 && self.euid != 0 {
+            self.effective = 0;
+        }
+        if old.euid != 0 && self.euid == 0 {
+            self.effective = self.permitted;
+        }
+    }
+
+    pub fn setuid(&self, uid: u32) -> Result<Cred> {
+        if uid == NO_ID {
+            return Err(Errno::EINVAL);
+        }
+        let mut new = self.clone();
+        if self.has(CAP_SETUID) {
+            new.uid = uid;
+            new.suid = uid;
+        } else if uid != self.uid && uid != self.suid {
+            return Err(Errno::EPERM);
+        }
+        new.euid = uid;
+        new.fsuid = uid;
+        new.fixup_uids(self);
+        Ok(new)
+    }
+
+    pub fn setreuid(&self, ruid: u32, euid: u32) -> Result<Cred> {
+        let mut new = self.clone();
+        let privileged = self.has(CAP_SETUID);
+        if ruid != NO_ID {
+            new.uid = ruid;
+            if ruid != self.uid && ruid != self.euid && !privileged {
+                return Err(Errno::EPERM);
+            }
+        }
+        if euid != NO_ID {
+            new.euid = euid;
+            if euid != self.uid && euid != self.euid && euid != self.suid && !privileged {
+                return Err(Errno::EPERM);
+            }
+        }
+        if ruid != NO_ID || (euid != NO_ID && euid != self.uid) {
+            new.suid = new.euid;
+        }
+        new.fsuid = new.euid;
+        new.fixup_uids(self);
+        Ok(new)
+    }
+
+    pub fn setresuid(&self, ruid: u32, euid: u32, suid: u32) -> Result<Cred> {
+        if !self.has(CAP_SETUID) {
+            let own = [NO_ID, self.uid, self.euid, self.suid];
+            if [ruid, euid, suid].iter().any(|id| !own.contains(id)) {
+                return Err(Errno::EPERM);
+            }
+        }
+        let pick = |id: u32, old: u32| if id == NO_ID { old } else { id };
+        let mut new = self.clone();
+        new.uid = pick(ruid, self.uid);
+        new.euid = pick(euid, self.euid);
+        new.suid = pick(suid, self.suid);
+        new.fsuid = new.euid;
+        new.fixup_uids(self);
+        Ok(new)
+    }
+
+    /// `None`: nothing changes (setfsuid(2) gives no error).
+    pub fn setfsuid(&self, uid: u32) -> Option<Cred> {
+        let own = [self.uid, self.euid, self.suid, self.fsuid].contains(&uid);
+        if uid == NO_ID || uid == self.fsuid || !(own || self.has(CAP_SETUID)) {
+            return None;
+        }
+        let mut new = self.clone();
+        new.fsuid = uid;
+        if !new.sec(SECBIT_NO_SETUID_FIXUP) {
+            if self.fsuid == 0 {
+                new.effective &= !CAP_FS_SET;
+            } else if uid == 0 {
+                new.effective |= CAP_FS_SET & new.permitted;
+            }
+        }
+        Some(new)
+    }
+
+    pub fn setgid(&self, gid: u32) -> Result<Cred> {
+        if gid == NO_ID {
+            return Err(Errno::EINVAL);
+        }
+        let mut new = self.clone();
+        if self.has(CAP_SETGID) {
+            new.gid = gid;
+            new.sgid = gid;
+        } else if gid != self.gid && gid != self.sgid {
+            return Err(Errno::EPERM);
+        }
+        new.egid = gid;
+        new.fsgid = gid;
+        Ok(new)
+    }
+
+    pub fn setregid(&self, rgid: u32, egid: u32) -> Result<Cred> {
+        let mut new = self.clone();
+        let privileged = self.has(CAP_SETGID);
+        if rgid != NO_ID {
+            new.gid = rgid;
+            if rgid != self.gid && rgid != self.egid && !privileged {
+                return Err(Errno::EPERM);
+            }
+        }
+        if egid != NO_ID {
+            new.egid = egid;
+            if egid != self.gid && egid != self.egid && egid != self.sgid && !privileged {
+                return Err(Errno::EPERM);
+            }
+        }
+        if rgid != NO_ID || (egid != NO_ID && egid != self.gid) {
+            new.sgid = new.egid;
+        }
+        new.fsgid = new.egid;
+        Ok(new)
+    }
+
+    pub fn setresgid(&self, rgid: u32, egid: u32, sgid: u32) -> Result<Cred> {
+        if !self.has(CAP_SETGID) {
+            let own = [NO_ID, self.gid, self.egid, self.sgid];
+            if [rgid, egid, sgid].iter().any(|id| !own.contains(id)) {
+                return Err(Errno::EPERM);
+            }
+        }
+        let pick = |id: u32, old: u32| if id == NO_ID { old } else { id };
+        let mut new = self.clone();
+        new.gid = pick(rgid, self.gid);
+        new.egid = pick(egid, self.egid);
+        new.sgid = pick(sgid, self.sgid);
+        new.fsgid = new.egid;
+        Ok(new)
+    }
+
+    pub fn setfsgid(&self, gid: u32) -> Option<Cred> {
+        let own = [self.gid, self.egid, self.sgid, self.fsgid].contains(&gid);
+        if gid == NO_ID || gid == self.fsgid || !(own || self.has(CAP_SETGID)) {
+            return None;
+        }
+        Some(Cred { fsgid: gid, ..self.clone() })
+    }
+
+    /// capset(2).
+    pub fn capset(&self, effective: u64, permitted: u64, inheritable: u64) -> Result<Cred> {
+        let within = |a: u64, b: u64| a & !b == 0;
+        let (effective, permitted, inheritable) = (effective & CAP_ALL, permitted & CAP_ALL, inheritable & CAP_ALL);
+        let allowed = (self.has(CAP_SETPCAP) || within(inheritable, self.inheritable | self.permitted))
+            && within(inheritable, self.inheritable | self.bounding)
+            && within(permitted, self.permitted)
+            && within(effective, permitted);
+        if !allowed {
+            return Err(Errno::EPERM);
+        }
+        let ambient = self.ambient & permitted & inheritable;
+        Ok(Cred { effective, permitted, inheritable, ambient, ..self.clone() })
+    }
+
+    /// `PR_SET_SECUREBITS`.
+    pub fn set_securebits(&self, bits: u64) -> Result<Cred> {
+        let old = u64::from(self.securebits);
+        let locks = u64::from(SECBIT_LOCKS);
+        let known = u64::from(SECBITS) | locks;
+        if ((old & locks) >> 1) & (old ^ bits) != 0
+            || old & locks & !bits != 0
+            || bits & !known != 0
+            || !self.has(CAP_SETPCAP)
+        {
+            return Err(Errno::EPERM);
+        }
+        Ok(Cred { securebits: bits as u32, ..self.clone() })
+    }
+
+    /// `PR_SET_KEEPCAPS`.
+    pub fn set_keepcaps(&self, on: bool) -> Result<Cred> {
+        if self.sec(SECBIT_KEEP_CAPS_LOCKED) {
+            return Err(Errno::EPERM);
+        }
+        let mut new = self.clone();
+        if on {
+            new.securebits |= SECBIT_KEEP_CAPS;
+        } else {
+            new.securebits &= !SECBIT_KEEP_CAPS;
+        }
+        Ok(new)
+    }
+
+    /// `PR_CAP_AMBIENT_RAISE`.
+    pub fn raise_ambient(&self, cap: u64) -> Result<Cred> {
+        if self.permitted & cap == 0 || self.inheritable & cap == 0 || self.sec(SECBIT_NO_CAP_AMBIENT_RAISE) {
+            return Err(Errno::EPERM);
+        }
+        Ok(Cred { ambient: self.ambient | cap, ..self.clone() })
+    }
+
+    /// May this caller change scheduling and limits of `target` (sched_setscheduler(2), setpriority(2))?
+    pub fn may_set_scheduling(&self, target: &Cred) -> bool {
+        self.euid == target.uid || self.euid == target.euid || self.has(CAP_SYS_NICE)
+    }
+
+    /// ptrace(2) access check, for calls that look into another process (`kcmp`, `prlimit`).
+    pub fn may_inspect(&self, target: &Cred) -> bool {
+        let ids = [target.uid, target.euid, target.suid].iter().all(|&u| u == self.uid)
+            && [target.gid, target.egid, target.sgid].iter().all(|&g| g == self.gid);
+        (ids && target.permitted & !self.permitted == 0) || self.has(CAP_SYS_PTRACE)
+    }
 }
+
+/// The `security.capability` attribute of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileCaps {
+    pub permitted: u64,
+    pub inheritable: u64,
+    pub effective: bool,
+}
+
+impl FileCaps {
+    /// Parses the attribute's bytes (versions 1 to 3); `None` if they are not valid or meant for another user namespace.
+    pub fn parse(raw: &[u8]) -> Option<FileCaps> {
+        let word = |i: usize| -> Option<u64> {
+            let b: [u8; 4] = raw.get(i * 4..i * 4 + 4)?.try_into().ok()?;
+            Some(u64::from(u32::from_le_bytes(b)))
+        };
+        let magic = word(0)?;
+        let words = match (magic & 0xff00_0000, raw.len()) {
+            (0x0100_0000, 12) => 1,
+            (0x0200_0000, 20) => 2,
+            (0x0300_0000, 24) if word(5)? == 0 => 2,
+            _ => return None,
+        };
+        let mut caps = FileCaps { permitted: word(1)?, inheritable: word(2)?, effective: magic & 1 != 0 };
+        if words == 2 {
+            caps.permitted |= word(3)? << 32;
+            caps.inheritable |= word(4)? << 32;
+        }
+        caps.permitted &= CAP_ALL;
+        caps.inheritable &= CAP_ALL;
+        Some(caps)
+    }
+}
+
+/// What `execve` needs to know of the program file.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExecFile {
+    pub uid: u32,
+    pub gid: u32,
+    pub mode: u32,
+    pub caps: Option<FileCaps>,
+    /// The mount is `nosuid`: set-id bits and file capabilities do not count.
+    pub nosuid: bool,
+}
+
+/// Credentials after `execve`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecCred {
+    pub cred: Cred,
+    /// `AT_SECURE`; the process is then not dumpable and its parent-death signal is cleared.
+    pub secure: bool,
+}
+
+/// Transformation of credentials by `execve` (capabilities(7), "Transformation of capabilities during execve()").
+/// `EPERM`: the file's capabilities cannot be had and the program would not know.
+pub fn exec_cred(old: &Cred, file: &ExecFile) -> Result<ExecCred> {
+    let mut new = old.clone();
+    let set_ids = !file.nosuid && !old.no_new_privs;
+    if set_ids && file.mode & libc::S_ISUID != 0 {
+        new.euid = file.uid;
+    }
+    // Set-group-ID without group execute is a mark of mandatory locking.
+    if set_ids && file.mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID | libc::S_IXGRP {
+        new.egid = file.gid;
+    }
+
+    // Capabilities of the file.
+    let caps = if file.nosuid { None } else { file.caps };
+    let mut effective = false;
+    new.permitted = 0;
+    if let Some(c) = caps {
+        new.permitted = (new.bounding & c.permitted) | (new.inheritable & c.inheritable);
+        effective = c.effective;
+        if effective && c.permitted & !new.permitted != 0 {
+            return Err(Errno::EPERM);
+        }
+    }
+    // Root gets all, unless the file was made to run with only its own capabilities.
+    let suid_root = new.uid != 0 && new.euid == 0;
+    if !new.sec(SECBIT_NOROOT) && !(caps.is_some() && suid_root) {
+        if new.uid == 0 || new.euid == 0 {
+            new.permitted = new.bounding | new.inheritable;
+        }
+        if new.euid == 0 {
+            effective = true;
+        }
+    }
+
+    let set_id = new.euid != old.uid || new.egid != old.gid;
+    if (set_id || new.permitted & !old.permitted != 0) && old.no_new_privs {
+        new.euid = new.uid;
+        new.egid = new.gid;
+        new.permitted &= old.permitted;
+    }
+    new.suid = new.euid;
+    new.fsuid = new.euid;
+    new.sgid = new.egid;
+    new.fsgid = new.egid;
+    if caps.is_some() || set_id {
+        new.ambient = 0;
+    }
+    new.permitted |= new.ambient;
+    new.effective = if effective { new.permitted } else { new.ambient };
+    new.securebits &= !SECBIT_KEEP_CAPS;
+    let secure = set_id || (new.uid != 0 && (effective || new.permitted & !new.ambient != 0));
+    Ok(ExecCred { cred: new, secure })
+}
+
+impl Task {
+    /// Commits changed credentials: a process that changed its identity or gained capabilities is no longer dumpable
+    /// and has no parent-death signal (prctl(2)).
+    pub fn set_cred(&self, new: Cred) {
+        let mut slot = self.cred.write();
+        let old = slot.clone();
+        if old.euid != new.euid
+            || old.egid != new.egid
+            || old.fsuid != new.fsuid
+            || old.fsgid != new.fsgid
+            || new.permitted & !old.permitted != 0
+        {
+            self.group.dumpable.store(0, Ordering::SeqCst);
+            self.pdeathsig.store(0, Ordering::SeqCst);
+        }
+        *slot = Arc::new(new);
+    }
+}
+
+#[cfg(test)]
+#[path = "cred_tests.rs"]
+mod tests;

@@ -4,6 +4,8 @@
 //! (listed in the table's `wait` part). It reads guest memory through `cx` and returns the value for `rax`.
 
 pub mod arg;
+pub mod cred;
+pub mod ids;
 pub mod io;
 #[macro_use]
 mod macros;
