@@ -45,7 +45,14 @@ impl Streams {
 }
 
 impl Server {
-    pub(crate) fn read_dir(&mut self, dir: Fid, cookie: u64, max_bytes: u32, with_attr: bool, w: &mut Writer<'_>) -> Answer {
+    pub(crate) fn read_dir(
+        &mut self,
+        dir: Fid,
+        cookie: u64,
+        max_bytes: u32,
+        with_attr: bool,
+        w: &mut Writer<'_>,
+    ) -> Answer {
         let file = self.fids.get(dir)?;
         file.check_directory()?;
         let stream = match self.streams.take(dir) {

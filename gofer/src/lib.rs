@@ -24,17 +24,26 @@ use std::path::PathBuf;
 
 use protocol::wire::DecodeError;
 use protocol::FileKind;
+use rustix::fs::Mode;
 use rustix::io::Errno;
 
+mod confine;
 mod dir;
 mod fids;
 mod ops;
+mod seccomp;
 mod server;
 mod sys;
 mod xattr;
 
+pub use confine::confine;
+pub use seccomp::{Rule, SECCOMP};
+
 /// Files held for a client unless the configuration says otherwise, as far as `RLIMIT_NOFILE` allows.
 pub const DEFAULT_MAX_FIDS: u32 = 1 << 16;
+
+/// Descriptors kept back for everything but fids: connection, trees, directory streams, the file being opened.
+const SPARE_DESCRIPTORS: u64 = 128;
 
 /// A tree of host files to serve. A single file that is no directory will do as well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,25 +115,35 @@ pub struct Gofer {
 impl Gofer {
     /// Opens the trees where they are, without confining the process.
     ///
-    /// Opens `/proc/self/fd` too, so it must run in the process that will serve.
+    /// Opens `/proc/self/fd` too, so it must run in the process that will serve. Sets that process's umask to 0 and its soft limit of descriptors to
+    /// the hard one.
     pub fn open(config: &Config) -> Result<Self, Error> {
         let descriptors = sys::Descriptors::open().map_err(setup("open /proc/self/fd"))?;
+        Self::with_roots(config, descriptors, |tree| sys::open_host_path(&tree.host_path))
+    }
+
+    fn with_roots(
+        config: &Config,
+        descriptors: sys::Descriptors,
+        open_root: impl Fn(&Tree) -> Result<OwnedFd, Errno>,
+    ) -> Result<Self, Error> {
+        rustix::process::umask(Mode::empty());
+        let limit = sys::raise_descriptor_limit().map_err(setup("raise the limit of descriptors"))?;
+        let limit = u32::try_from(limit.saturating_sub(SPARE_DESCRIPTORS)).unwrap_or(u32::MAX);
         let mut trees = Vec::with_capacity(config.trees.len());
         for tree in &config.trees {
             let open = || -> Result<_, Errno> {
-                let root = sys::open_host_path(&tree.host_path)?;
+                let root = open_root(tree)?;
                 let kind = sys::stat(&root)?.kind();
                 Ok((root, kind))
             };
             let (root, kind) = open().map_err(setup(&format!("open {}", tree.host_path.display())))?;
             trees.push(OpenTree { name: tree.name.clone(), root, kind, read_only: tree.read_only });
         }
-        Ok(Self { trees, descriptors, max_fids: config.max_fids })
+        Ok(Self { trees, descriptors, max_fids: config.max_fids.min(limit).max(16) })
     }
 
     /// Serves the client at the other end of `conn` until it closes the connection (`Ok`) or has to be given up.
-    ///
-    /// Sets the process's umask to 0 and its soft limit of descriptors to the hard one.
     pub fn serve(self, conn: OwnedFd) -> Result<(), Error> {
         server::Server::new(self, conn)?.run()
     }
@@ -137,9 +156,4 @@ pub fn serve(conn: OwnedFd, config: &Config) -> Result<(), Error> {
 
 fn setup(what: &str) -> impl FnOnce(Errno) -> Error + '_ {
     move |e| Error::Setup(what.to_owned(), e)
-}
-
-/// Opens the trees. Will lock the process in; does not yet.
-pub fn confine(config: &Config) -> Result<Gofer, Error> {
-    Gofer::open(config)
 }

@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use protocol::reply::{self, NodeRef, WalkEnd};
 use protocol::request::Names;
 use protocol::wire::Writer;
-use protocol::{Attr, Fid, FileKind, MknodKind, NewNode, OpenFlags, RenameFlags, SetAttr, SetTime, WalkFids, MAX_TARGET};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timestamps, UTIME_NOW, UTIME_OMIT, Timespec};
+use protocol::{
+    Attr, Fid, FileKind, MknodKind, NewNode, OpenFlags, RenameFlags, SetAttr, SetTime, WalkFids, MAX_TARGET,
+};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
-
 
 use crate::fids::File;
 use crate::server::{Answer, Server};
@@ -22,7 +23,8 @@ impl Server {
         let (index, tree) =
             self.trees.iter().enumerate().find(|(_, tree)| tree.name.as_bytes() == name).ok_or(Errno::NOENT)?;
         let attr = sys::stat(&tree.root)?;
-        let file = File { fd: tree.root.try_clone().map_err(io)?, kind: tree.kind, tree: index, read_only: tree.read_only };
+        let file =
+            File { fd: tree.root.try_clone().map_err(io)?, kind: tree.kind, tree: index, read_only: tree.read_only };
         self.give(file, attr, w)
     }
 
@@ -33,7 +35,14 @@ impl Server {
         Ok(None)
     }
 
-    pub(crate) fn walk(&mut self, dir: Fid, fids: WalkFids, open: Option<OpenFlags>, names: Names<'_>, w: &mut Writer<'_>) -> Answer {
+    pub(crate) fn walk(
+        &mut self,
+        dir: Fid,
+        fids: WalkFids,
+        open: Option<OpenFlags>,
+        names: Names<'_>,
+        w: &mut Writer<'_>,
+    ) -> Answer {
         let start = self.fids.get(dir)?;
         start.check_directory()?;
         let (tree, read_only) = (start.tree, start.read_only);
@@ -124,7 +133,14 @@ impl Server {
         self.descriptors.reopen(fd, sys::host_flags(flags))
     }
 
-    pub(crate) fn create(&mut self, dir: Fid, name: &[u8], new: NewNode, flags: OpenFlags, w: &mut Writer<'_>) -> Answer {
+    pub(crate) fn create(
+        &mut self,
+        dir: Fid,
+        name: &[u8],
+        new: NewNode,
+        flags: OpenFlags,
+        w: &mut Writer<'_>,
+    ) -> Answer {
         let parent = self.fids.get(dir)?;
         let (tree, parent) = (parent.tree, changeable(parent)?);
         let opened = sys::create(parent, name, flags, new.mode)?;
@@ -197,7 +213,8 @@ impl Server {
             return Err(Errno::XDEV);
         }
         self.descriptors.link(&file.fd, changeable(parent)?, name)?;
-        let copy = File { fd: file.fd.try_clone().map_err(io)?, kind: file.kind, tree: file.tree, read_only: file.read_only };
+        let copy =
+            File { fd: file.fd.try_clone().map_err(io)?, kind: file.kind, tree: file.tree, read_only: file.read_only };
         let attr = sys::stat(&copy.fd)?;
         self.give(copy, attr, w)
     }
@@ -208,7 +225,14 @@ impl Server {
         Ok(None)
     }
 
-    pub(crate) fn rename(&mut self, old_dir: Fid, old_name: &[u8], new_dir: Fid, new_name: &[u8], flags: RenameFlags) -> Answer {
+    pub(crate) fn rename(
+        &mut self,
+        old_dir: Fid,
+        old_name: &[u8],
+        new_dir: Fid,
+        new_name: &[u8],
+        flags: RenameFlags,
+    ) -> Answer {
         let (old, new) = (self.fids.get(old_dir)?, self.fids.get(new_dir)?);
         if old.tree != new.tree {
             return Err(Errno::XDEV);

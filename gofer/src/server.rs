@@ -7,15 +7,11 @@ use protocol::reply;
 use protocol::request::Request;
 use protocol::wire::{DecodeError, Writer};
 use protocol::{transport, MAX_MESSAGE};
-use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use crate::dir::Streams;
 use crate::fids::Fids;
 use crate::{setup, sys, Error, Gofer, OpenTree};
-
-/// Descriptors kept back for everything but fids: connection, trees, directory streams, the file being opened.
-const SPARE_DESCRIPTORS: u64 = 128;
 
 /// The server's state. One request is worked on at a time.
 pub struct Server {
@@ -43,17 +39,13 @@ impl Server {
     /// Gets ready to serve.
     pub fn new(gofer: Gofer, conn: OwnedFd) -> Result<Self, Error> {
         transport::check_socket(&conn).map_err(setup("the connection"))?;
-        rustix::process::umask(Mode::empty());
-        let limit = sys::raise_descriptor_limit().map_err(setup("raise the limit of descriptors"))?;
-        let limit = u32::try_from(limit.saturating_sub(SPARE_DESCRIPTORS)).unwrap_or(u32::MAX);
-        let max_fids = gofer.max_fids.min(limit).max(16);
         Ok(Self {
             conn,
             greeted: false,
             trees: gofer.trees,
             descriptors: gofer.descriptors,
-            fids: Fids::new(max_fids),
-            max_fids,
+            fids: Fids::new(gofer.max_fids),
+            max_fids: gofer.max_fids,
             streams: Streams::default(),
             scratch: vec![0; MAX_MESSAGE],
             entries: vec![MaybeUninit::uninit(); 32 * 1024].into_boxed_slice(),
@@ -90,7 +82,12 @@ impl Server {
     }
 
     /// Carries out the request in `packet` and puts its reply into `answer`.
-    fn handle(&mut self, packet: &[u8], descriptor: Option<OwnedFd>, answer: &mut Vec<u8>) -> Result<Reply, DecodeError> {
+    fn handle(
+        &mut self,
+        packet: &[u8],
+        descriptor: Option<OwnedFd>,
+        answer: &mut Vec<u8>,
+    ) -> Result<Reply, DecodeError> {
         let (header, released, request) = Request::decode(packet)?;
         if descriptor.is_some() != matches!(request, Request::ReopenReadOnly) {
             return Err(DecodeError::BadDescriptors);
@@ -112,7 +109,12 @@ impl Server {
                 Ok(Reply::Send(descriptor))
             }
             Err(e) => {
-                reply::error(answer, header.op, header.tag, u32::try_from(e.raw_os_error()).unwrap_or(reply::MAX_ERRNO));
+                reply::error(
+                    answer,
+                    header.op,
+                    header.tag,
+                    u32::try_from(e.raw_os_error()).unwrap_or(reply::MAX_ERRNO),
+                );
                 Ok(Reply::Send(None))
             }
         }
@@ -143,7 +145,9 @@ impl Server {
                 Ok(None)
             }
             Request::Setattr { fid, set } => self.setattr(fid, set, w),
-            Request::ReadDir { dir, cookie, max_bytes, with_attr } => self.read_dir(dir, cookie, max_bytes, with_attr, w),
+            Request::ReadDir { dir, cookie, max_bytes, with_attr } => {
+                self.read_dir(dir, cookie, max_bytes, with_attr, w)
+            }
             Request::Statfs { fid } => {
                 reply::encode_statfs(w, &sys::statfs(&self.fids.get(fid)?.fd)?);
                 Ok(None)

@@ -3,19 +3,19 @@
 //! All of them go by descriptor: a name is only ever looked up in a directory that is held, and a node that is held is opened anew through
 //! [`Descriptors`]. The calls are rustix's safe ones, except where a note says otherwise.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use protocol::{Attr, FileKind, OpenFlags, StatFs, Time};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
+use rustix::mount::OpenTreeFlags;
 use rustix::path::DecInt;
 
 /// Result of a host call.
 pub type Result<T> = std::result::Result<T, Errno>;
 
-const BENEATH: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 /// The directory `/proc/self/fd`, through which a node that is held is opened anew: its entries are links to the very files, so no path is looked up.
 #[derive(Debug)]
@@ -26,6 +26,17 @@ impl Descriptors {
     pub fn open() -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::open("/proc/self/fd", flags, Mode::empty()).map(Self)
+    }
+
+    /// Opens the directory of this process as a mount of its own, out of which `..` leads nowhere.
+    pub fn open_detached() -> Result<Self> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        rustix::mount::open_tree(rustix::fs::CWD, "/proc/self/fd", flags).map(Self)
+    }
+
+    /// The number of its own descriptor.
+    pub fn number(&self) -> i32 {
+        self.0.as_raw_fd()
     }
 
     /// Opens the file behind `fd` anew. The caller must know that it is a regular file or directory: opening anything else could wait or have effects.
@@ -55,6 +66,42 @@ pub fn open_host_path(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// Holds what the launcher names as a mount of its own, with what is mounted below it: private, out of which `..` leads nowhere, where no symlink
+/// is followed, no device or set-user-id program works and, if so asked, nothing can be written.
+pub fn open_detached(path: &Path, read_only: bool) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let mount = rustix::mount::open_tree(rustix::fs::CWD, path, flags)?;
+    let mut set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSYMFOLLOW;
+    if read_only {
+        set |= libc::MOUNT_ATTR_RDONLY;
+    }
+    set_mount_attributes(&mount, set)?;
+    Ok(mount)
+}
+
+/// Sets attributes on a detached mount and all below it, and makes them private.
+#[allow(unsafe_code)] // no library wraps `mount_setattr`
+fn set_mount_attributes(mount: &OwnedFd, set: u64) -> Result<()> {
+    let attr = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    // SAFETY: the path is a C string that lives for ever and `attr` lives over the call; the kernel reads as many bytes of it as the last argument says,
+    // which is its size, and writes nothing. `mount` is an open descriptor for as long as it is borrowed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
+    }
+}
+
 /// Holds the entry `name` of `dir`, whatever it is.
 pub fn open_child(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
     rustix::fs::openat2(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), BENEATH)
@@ -62,7 +109,8 @@ pub fn open_child(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
 
 /// Makes the regular file `name` in `dir` and opens it.
 pub fn create(dir: impl AsFd, name: &[u8], flags: OpenFlags, mode: u32) -> Result<OwnedFd> {
-    let flags = host_flags(flags) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let flags =
+        host_flags(flags) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     rustix::fs::openat2(dir, name, flags, Mode::from_raw_mode(mode & 0o7777), BENEATH)
 }
 

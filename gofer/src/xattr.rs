@@ -22,7 +22,11 @@ const SERVED: &[(&[u8], bool)] = &[
 
 fn served(name: &[u8], to_set: bool) -> bool {
     SERVED.iter().any(|(prefix, settable)| {
-        let matches = if prefix.ends_with(b".") { name.starts_with(prefix) && name.len() > prefix.len() } else { name == *prefix };
+        let matches = if prefix.ends_with(b".") {
+            name.starts_with(prefix) && name.len() > prefix.len()
+        } else {
+            name == *prefix
+        };
         matches && (*settable || !to_set)
     })
 }
@@ -98,7 +102,9 @@ mod tests {
         assert!(served(b"user.a", true) && served(b"user.a", false));
         assert!(served(b"security.capability", false) && !served(b"security.capability", true));
         assert!(!served(b"user.", false) && !served(b"user", false));
-        for name in [&b"trusted.overlay.opaque"[..], b"security.selinux", b"security.capability2", b"system.posix_acl", b""] {
+        for name in
+            [&b"trusted.overlay.opaque"[..], b"security.selinux", b"security.capability2", b"system.posix_acl", b""]
+        {
             assert!(!served(name, false) && !served(name, true));
         }
     }

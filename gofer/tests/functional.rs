@@ -22,11 +22,26 @@ macro_rules! cases {
 }
 
 cases!(
-    attach_finds_trees_by_name, walk_tells_about_every_node, walk_stops_where_it_must, walk_opens_the_last_node,
-    open_gives_what_was_asked_for, only_regular_files_are_opened, create_makes_and_opens, nodes_of_every_kind_are_made,
-    link_unlink_rename, setattr_sets, listing_is_complete, listing_goes_on_while_entries_vanish, attributes_of_the_file_system,
-    extended_attributes, read_only_trees_stay_as_they_are, a_single_file_is_a_tree, nothing_crosses_trees, memfds_are_reopened,
-    handles_are_released, fsync_works,
+    attach_finds_trees_by_name,
+    walk_tells_about_every_node,
+    walk_stops_where_it_must,
+    walk_opens_the_last_node,
+    open_gives_what_was_asked_for,
+    only_regular_files_are_opened,
+    create_makes_and_opens,
+    nodes_of_every_kind_are_made,
+    link_unlink_rename,
+    setattr_sets,
+    listing_is_complete,
+    listing_goes_on_while_entries_vanish,
+    attributes_of_the_file_system,
+    extended_attributes,
+    read_only_trees_stay_as_they_are,
+    a_single_file_is_a_tree,
+    nothing_crosses_trees,
+    memfds_are_reopened,
+    handles_are_released,
+    fsync_works,
 );
 
 fn run(mode: Mode, case: fn(&Fixture, &Client)) {
@@ -80,7 +95,11 @@ fn walk_stops_where_it_must(_: &Fixture, client: &Client) {
     ] {
         let found = walk(&root, path).unwrap();
         assert_eq!((found.nodes.len(), found.end), (nodes, end), "{path}");
-        assert_eq!(found.nodes.last().is_some_and(|n| n.handle.is_some()), nodes > 0 && end != WalkEnd::Missing, "{path}");
+        assert_eq!(
+            found.nodes.last().is_some_and(|n| n.handle.is_some()),
+            nodes > 0 && end != WalkEnd::Missing,
+            "{path}"
+        );
     }
     let link = walk(&root, "abs").unwrap().nodes.remove(0);
     assert_eq!(link.target.as_deref(), Some(&b"/etc/passwd"[..]));
@@ -131,7 +150,9 @@ fn only_regular_files_are_opened(fx: &Fixture, client: &Client) {
     let root = client.attach("root").unwrap().handle;
     nix::unistd::mkfifo(&fx.host("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(fx.host("socket")).unwrap();
-    for (name, errno) in [("dir", Errno::EISDIR), ("to_file", Errno::ELOOP), ("fifo", Errno::ENXIO), ("socket", Errno::ENXIO)] {
+    for (name, errno) in
+        [("dir", Errno::EISDIR), ("to_file", Errno::ELOOP), ("fifo", Errno::ENXIO), ("socket", Errno::ENXIO)]
+    {
         assert_eq!(find(&root, name).handle.open(RO).unwrap_err(), errno, "{name}");
         assert!(root.walk(&[name.as_bytes()], WalkFids::None, Some(RO)).unwrap().file.is_none());
     }
@@ -186,7 +207,11 @@ fn link_unlink_rename(fx: &Fixture, client: &Client) {
     let second = dir.link(b"second", &file.handle).unwrap();
     assert_eq!((second.attr.ino, second.attr.nlink), (file.attr.ino, 2));
     let to_file = find(&root, "to_file");
-    assert_eq!(dir.link(b"link2", &to_file.handle).unwrap().attr.ino, to_file.attr.ino, "the link itself, not what it points to");
+    assert_eq!(
+        dir.link(b"link2", &to_file.handle).unwrap().attr.ino,
+        to_file.attr.ino,
+        "the link itself, not what it points to"
+    );
     assert_eq!(root.link(b"x", &dir).unwrap_err(), Errno::EPERM);
     assert_eq!(root.link(b"to_dir", &file.handle).unwrap_err(), Errno::EEXIST);
 
@@ -213,7 +238,9 @@ fn setattr_sets(fx: &Fixture, client: &Client) {
     let root = client.attach("root").unwrap().handle;
     let file = find(&root, "file").handle;
     let at = |sec| Some(SetTime::At(Time { sec, nsec: 5 }));
-    let attr = file.setattr(SetAttr { mode: Some(0o4640), size: Some(2), atime: at(-7), mtime: at(1 << 33), ..SetAttr::default() }).unwrap();
+    let attr = file
+        .setattr(SetAttr { mode: Some(0o4640), size: Some(2), atime: at(-7), mtime: at(1 << 33), ..SetAttr::default() })
+        .unwrap();
     assert_eq!((attr.mode, attr.size), (0o104640, 2));
     assert_eq!((attr.atime, attr.mtime), (Time { sec: -7, nsec: 5 }, Time { sec: 1 << 33, nsec: 5 }));
     let attr = file.setattr(SetAttr { mtime: Some(SetTime::Now), ..SetAttr::default() }).unwrap();
@@ -237,7 +264,7 @@ fn setattr_sets(fx: &Fixture, client: &Client) {
         let attr = file.setattr(SetAttr { uid: Some(5), ..SetAttr::default() }).unwrap();
         assert_eq!((attr.uid, attr.gid), (5, fs::metadata(fx.host("file")).unwrap().gid()));
         // Permissions that keep everybody out keep the Gofer's own access.
-        fs::set_permissions(fx.host("file"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(fx.host("file"), fs::Permissions::from_mode(0o000)).unwrap();
         file.open(RW).unwrap();
     }
 }
@@ -321,7 +348,10 @@ fn attributes_of_the_file_system(fx: &Fixture, client: &Client) {
     let st = client.attach("root").unwrap().handle.statfs().unwrap();
     let host = nix::sys::statfs::statfs(&fx.dir).unwrap();
     assert_eq!((st.blocks, st.files), (host.blocks(), host.files()));
-    assert_eq!((i128::from(st.bsize), i128::from(st.kind)), (i128::from(host.block_size()), i128::from(host.filesystem_type().0)));
+    assert_eq!(
+        (i128::from(st.bsize), i128::from(st.kind)),
+        (i128::from(host.block_size()), i128::from(host.filesystem_type().0))
+    );
     assert_eq!(st.namelen, 255);
 }
 

@@ -211,7 +211,8 @@ impl Handle {
 
     /// Opens this regular file. Directories, devices, fifos and sockets are never opened: `EISDIR`, `ENXIO`; a symlink is `ELOOP`.
     pub fn open(&self, flags: OpenFlags) -> Result<OwnedFd> {
-        self.inner.call(&Request::Open { fid: self.fid, flags }, None, |_, fd| fd.take().ok_or(DecodeError::BadDescriptors))
+        self.inner
+            .call(&Request::Open { fid: self.fid, flags }, None, |_, fd| fd.take().ok_or(DecodeError::BadDescriptors))
     }
 
     /// Makes a regular file in this directory and opens it. `EEXIST` if the name is taken, by whatever.

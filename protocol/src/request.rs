@@ -37,9 +37,29 @@ pub enum Op {
 impl Op {
     /// Every operation, in the order of the numbers.
     pub const ALL: [Self; 23] = [
-        Self::Hello, Self::Attach, Self::Walk, Self::Open, Self::Create, Self::Mkdir, Self::Symlink, Self::Mknod, Self::Link,
-        Self::Unlink, Self::Rename, Self::Readlink, Self::Getattr, Self::Setattr, Self::ReadDir, Self::Statfs, Self::GetXattr,
-        Self::SetXattr, Self::ListXattr, Self::RemoveXattr, Self::Fsync, Self::Release, Self::ReopenReadOnly,
+        Self::Hello,
+        Self::Attach,
+        Self::Walk,
+        Self::Open,
+        Self::Create,
+        Self::Mkdir,
+        Self::Symlink,
+        Self::Mknod,
+        Self::Link,
+        Self::Unlink,
+        Self::Rename,
+        Self::Readlink,
+        Self::Getattr,
+        Self::Setattr,
+        Self::ReadDir,
+        Self::Statfs,
+        Self::GetXattr,
+        Self::SetXattr,
+        Self::ListXattr,
+        Self::RemoveXattr,
+        Self::Fsync,
+        Self::Release,
+        Self::ReopenReadOnly,
     ];
 
     /// The operation with this number.
@@ -327,7 +347,9 @@ impl<'a> Request<'a> {
                 w.name(new_name);
                 w.u32(flags.bits());
             }
-            Self::Readlink { fid } | Self::Getattr { fid } | Self::Statfs { fid } | Self::ListXattr { fid } => w.u64(fid.raw()),
+            Self::Readlink { fid } | Self::Getattr { fid } | Self::Statfs { fid } | Self::ListXattr { fid } => {
+                w.u64(fid.raw())
+            }
             Self::Setattr { fid, set } => {
                 w.u64(fid.raw());
                 set.encode(w);
@@ -474,9 +496,10 @@ impl<'a> Request<'a> {
                 check_name(name)
             }
             Self::Open { flags, .. } => OpenFlags::decode(flags.bits()).map(|_| ()),
-            Self::Mkdir { name, .. } | Self::Mknod { name, .. } | Self::Link { name, .. } | Self::Unlink { name, .. } => {
-                check_name(name)
-            }
+            Self::Mkdir { name, .. }
+            | Self::Mknod { name, .. }
+            | Self::Link { name, .. }
+            | Self::Unlink { name, .. } => check_name(name),
             Self::Rename { old_name, new_name, flags, .. } => {
                 RenameFlags::decode(flags.bits())?;
                 check_name(old_name)?;

@@ -214,7 +214,15 @@ pub struct StatFs {
 impl StatFs {
     pub(crate) fn encode(&self, w: &mut Writer<'_>) {
         for v in [
-            self.kind, self.bsize, self.frsize, self.blocks, self.bfree, self.bavail, self.files, self.ffree, self.namelen,
+            self.kind,
+            self.bsize,
+            self.frsize,
+            self.blocks,
+            self.bfree,
+            self.bavail,
+            self.files,
+            self.ffree,
+            self.namelen,
             self.flags,
         ] {
             w.u64(v);

@@ -47,7 +47,9 @@ impl Fixture {
         for root in ["root", "ro"] {
             fs::write(dir.join(root).join("file"), "hello").unwrap();
             fs::write(dir.join(root).join("dir/inner"), "inner").unwrap();
-            for (name, target) in [("to_file", "file"), ("to_dir", "dir"), ("up", ".."), ("secret", "../secret"), ("abs", "/etc/passwd")] {
+            for (name, target) in
+                [("to_file", "file"), ("to_dir", "dir"), ("up", ".."), ("secret", "../secret"), ("abs", "/etc/passwd")]
+            {
                 std::os::unix::fs::symlink(target, dir.join(root).join(name)).unwrap();
             }
         }
@@ -55,8 +57,9 @@ impl Fixture {
         let (ours, theirs) = transport::socketpair().unwrap();
         let server = match mode {
             Mode::Thread => {
-                let trees =
-                    trees.map(|(name, path, read_only)| Tree { name: name.into(), host_path: dir.join(path), read_only }).to_vec();
+                let trees = trees
+                    .map(|(name, path, read_only)| Tree { name: name.into(), host_path: dir.join(path), read_only })
+                    .to_vec();
                 let config = Config { trees, max_fids };
                 Server::Thread(Some(std::thread::spawn(move || gofer::serve(theirs, &config))))
             }

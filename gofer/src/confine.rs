@@ -1,0 +1,102 @@
+//! Locking the process in, so that a client that took the Gofer over would get no further than the trees.
+//!
+//! In this order, since each step takes away what the one before needed:
+//!
+//! 1. A mount namespace of its own; without `CAP_SYS_ADMIN` a user namespace too, in which the process keeps its user and group and everybody else
+//!    is `nobody`.
+//! 2. Each tree becomes a detached mount, private and without symlinks, devices and set-user-id, read-only where it is to be. So does `/proc/self/fd`.
+//! 3. The root becomes an empty read-only tmpfs, and the host's is unmounted. What is left of the host is reachable by those descriptors alone.
+//! 4. All capabilities go but those that [`keep`] names; none comes back (`no_new_privs`). The process cannot be traced or dumped.
+//! 5. The seccomp filter of [`crate::seccomp`].
+
+use nix::sched::CloneFlags;
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::process::DumpableBehavior;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::{seccomp, setup, sys, Config, Error, Gofer};
+
+/// Opens the trees and locks the calling process in for good.
+///
+/// To be called in the Gofer's own process while it has one thread and no descriptors but standard ones and the connection: what it holds it keeps.
+/// Messages can be written to standard error afterwards, and nowhere else.
+pub fn confine(config: &Config) -> Result<Gofer, Error> {
+    enter_namespaces()?;
+    let descriptors = sys::Descriptors::open_detached().map_err(setup("hold /proc/self/fd"))?;
+    let gofer = Gofer::with_roots(config, descriptors, |tree| sys::open_detached(&tree.host_path, tree.read_only))?;
+    leave_the_host()?;
+    let writes = config.trees.iter().any(|tree| !tree.read_only);
+    drop_privileges(writes).map_err(setup("drop privileges"))?;
+    seccomp::apply(gofer.descriptors.number(), writes)?;
+    Ok(gofer)
+}
+
+fn enter_namespaces() -> Result<(), Error> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let privileged = rustix::thread::capabilities(None)
+        .map_err(setup("read capabilities"))?
+        .effective
+        .contains(CapabilitySet::SYS_ADMIN);
+    if privileged {
+        unshare(CloneFlags::CLONE_NEWNS)
+    } else {
+        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+        // Without this nobody but root may map a group.
+        write_proc("setgroups", "deny")?;
+        write_proc("uid_map", &format!("{uid} {uid} 1"))?;
+        write_proc("gid_map", &format!("{gid} {gid} 1"))
+    }
+}
+
+fn unshare(flags: CloneFlags) -> Result<(), Error> {
+    nix::sched::unshare(flags)
+        .map_err(|e| Error::Setup(format!("enter namespaces {flags:?}"), Errno::from_raw_os_error(e as i32)))
+}
+
+fn write_proc(file: &str, content: &str) -> Result<(), Error> {
+    let path = format!("/proc/self/{file}");
+    std::fs::write(&path, content)
+        .map_err(|e| Error::Setup(format!("write {path}"), Errno::from_io_error(&e).unwrap_or(Errno::IO)))
+}
+
+/// Puts an empty file system in the place of the host's.
+fn leave_the_host() -> Result<(), Error> {
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).map_err(setup("make mounts private"))?;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    // Any directory will do to mount it on; this one is certain to exist.
+    rustix::mount::mount("none", "/proc", "tmpfs", flags, c"mode=0,size=4k,nr_inodes=1")
+        .map_err(setup("mount tmpfs"))?;
+    rustix::process::chdir("/proc").map_err(setup("enter tmpfs"))?;
+    // With both the same, the old root ends up on top of the new one, from where it is taken away.
+    rustix::process::pivot_root(".", ".").map_err(setup("pivot into tmpfs"))?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(setup("unmount the host"))?;
+    rustix::process::chdir("/").map_err(setup("enter the empty root"))?;
+    match rustix::fs::accessat(CWD, "/proc", rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        _ => Err(Error::Setup("the host is still there".into(), Errno::NOTEMPTY)),
+    }
+}
+
+/// Capabilities the Gofer has a use for.
+fn keep(writes: bool) -> CapabilitySet {
+    // Permissions are the Sentry's to check, for the guest's users; the Gofer must get at every file of its trees.
+    let reads = CapabilitySet::DAC_READ_SEARCH;
+    if writes {
+        // Likewise for writing, for owners (`chown`, `chmod`, times), and for the set-group-id bit on files of other groups.
+        reads | CapabilitySet::DAC_OVERRIDE | CapabilitySet::CHOWN | CapabilitySet::FOWNER | CapabilitySet::FSETID
+    } else {
+        reads
+    }
+}
+
+fn drop_privileges(writes: bool) -> Result<(), Errno> {
+    rustix::thread::set_no_new_privs(true)?;
+    let kept = rustix::thread::capabilities(None)?.permitted & keep(writes);
+    // With nothing inheritable there is nothing ambient either.
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets)?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+}
