@@ -58,6 +58,15 @@ impl Attr {
     }
 }
 
+/// What permission checks look at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Perm {
+    /// File type and permission bits.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
 /// What `set_attr` changes; `None` leaves as it is. The VFS has checked permissions and cleared set-id bits.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SetAttr {
@@ -124,14 +133,25 @@ bitflags::bitflags! {
 pub trait Inode: Send + Sync {
     fn as_any(&self) -> &dyn Any;
     fn attr(&self) -> Result<Attr>;
+    /// Mode and owner, which every walk asks for: to be overridden where that is cheaper than `attr`.
+    fn perm(&self) -> Result<Perm> {
+        self.attr().map(|a| Perm { mode: a.mode, uid: a.uid, gid: a.gid })
+    }
     fn set_attr(&self, _set: &SetAttr) -> Result<()> {
         Err(Errno::EPERM)
     }
+    /// A walk is about to look up `names`, one below the other, starting here; with `open`, a regular file at the end will be opened for
+    /// reading. A file system with slow lookups may fetch them all at once and keep what it got for the lookups to come.
+    fn prefetch(&self, _names: &[&[u8]], _open: bool) {}
     fn lookup(&self, _name: &[u8]) -> Result<Arc<dyn Inode>> {
         Err(Errno::ENOTDIR)
     }
     fn create(&self, _name: &[u8], _node: NewNode<'_>, _mode: u32, _uid: u32, _gid: u32) -> Result<Arc<dyn Inode>> {
         Err(Errno::EPERM)
+    }
+    /// A regular file without a name (`O_TMPFILE`).
+    fn tmpfile(&self, _mode: u32, _uid: u32, _gid: u32, _linkable: bool) -> Result<Arc<dyn Inode>> {
+        Err(Errno::EOPNOTSUPP)
     }
     fn link(&self, _name: &[u8], _target: &Arc<dyn Inode>) -> Result<()> {
         Err(Errno::EPERM)

@@ -1,0 +1,226 @@
+//! Mounts: which file system is where.
+//!
+//! A [`Mount`] shows a superblock's tree, or a part of it (bind mount), at a place of its parent mount. The table is the `children`
+//! lists of the mounts; a walk looks at them only at dentries whose `mounted` count is not zero.
+
+use super::dentry::{Dentry, SuperBlock};
+use super::Path;
+use crate::error::{Errno, Result};
+use crate::fs::Inode;
+use parking_lot::{Mutex, RwLock};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+bitflags::bitflags! {
+    /// Per-mount flags, with the values of `MS_*`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct MountFlags: u32 {
+        const RDONLY = 1;
+        const NOSUID = 2;
+        const NODEV = 4;
+        const NOEXEC = 8;
+        const NOATIME = 1024;
+        const NODIRATIME = 2048;
+        const RELATIME = 1 << 21;
+    }
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(20);
+static NEXT_DEV: AtomicU64 = AtomicU64::new(20);
+
+/// A device number for a file system that is on no device.
+pub fn anonymous_dev() -> u64 {
+    libc::makedev(0, NEXT_DEV.fetch_add(1, Ordering::Relaxed) as u32)
+}
+
+pub struct Mount {
+    pub id: u64,
+    root: Arc<Dentry>,
+    flags: AtomicU32,
+    /// Where it is mounted; none for the root of the namespace and for what was unmounted.
+    at: RwLock<Option<(Weak<Mount>, Arc<Dentry>)>>,
+    children: RwLock<Vec<(Arc<Dentry>, Arc<Mount>)>>,
+}
+
+impl Mount {
+    pub fn new(root: Arc<Dentry>, flags: MountFlags) -> Arc<Mount> {
+        root.sb().mounts.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Mount {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            root,
+            flags: AtomicU32::new(flags.bits()),
+            at: RwLock::new(None),
+            children: RwLock::default(),
+        })
+    }
+    /// A mount of a new file system.
+    pub fn of(root: Arc<dyn Inode>, sb: Arc<SuperBlock>, flags: MountFlags) -> Result<Arc<Mount>> {
+        Ok(Mount::new(Dentry::root(root, &sb)?, flags))
+    }
+    pub fn root(self: &Arc<Self>) -> Path {
+        Path::new(self.clone(), self.root.clone())
+    }
+    pub fn root_dentry(&self) -> &Arc<Dentry> {
+        &self.root
+    }
+    pub fn sb(&self) -> &Arc<SuperBlock> {
+        self.root.sb()
+    }
+    pub fn flags(&self) -> MountFlags {
+        MountFlags::from_bits_truncate(self.flags.load(Ordering::Relaxed))
+    }
+    pub fn set_flags(&self, flags: MountFlags) {
+        self.flags.store(flags.bits(), Ordering::Relaxed);
+    }
+    pub fn read_only(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & MountFlags::RDONLY.bits() != 0
+    }
+    /// Where it is mounted.
+    pub fn mountpoint(&self) -> Option<Path> {
+        let at = self.at.read();
+        let (parent, dentry) = at.as_ref()?;
+        Some(Path::new(parent.upgrade()?, dentry.clone()))
+    }
+    /// The mount on top of `dentry` of this mount (the last one made there).
+    pub(super) fn covering(&self, dentry: &Arc<Dentry>) -> Option<Arc<Mount>> {
+        self.children.read().iter().rev().find(|(d, _)| Arc::ptr_eq(d, dentry)).map(|(_, m)| m.clone())
+    }
+    pub fn children(&self) -> Vec<Arc<Mount>> {
+        self.children.read().iter().map(|(_, m)| m.clone()).collect()
+    }
+
+    /// Puts `self` at `place`.
+    fn attach(self: &Arc<Self>, place: &Path) {
+        place.dentry().pin();
+        *self.at.write() = Some((Arc::downgrade(place.mount()), place.dentry().clone()));
+        place.mount().children.write().push((place.dentry().clone(), self.clone()));
+        place.dentry().mounted.fetch_add(1, Ordering::Release);
+    }
+
+    fn detach(self: &Arc<Self>) -> Result<()> {
+        let place = self.mountpoint().ok_or(Errno::EINVAL)?;
+        let mut c = place.mount().children.write();
+        let i = c.iter().position(|(_, m)| Arc::ptr_eq(m, self)).ok_or(Errno::EINVAL)?;
+        c.remove(i);
+        drop(c);
+        place.dentry().mounted.fetch_sub(1, Ordering::Release);
+        *self.at.write() = None;
+        Ok(())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if self.root.sb().mounts.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let mut top = self.root.clone();
+            while let Some(p) = top.parent() {
+                top = p;
+            }
+            top.clear();
+        }
+    }
+}
+
+/// The mounts of a container.
+pub struct MountNamespace {
+    root: Arc<Mount>,
+    /// Held while the table changes.
+    change: Mutex<()>,
+}
+
+impl MountNamespace {
+    pub fn new(root: Arc<Mount>) -> Arc<Self> {
+        Arc::new(MountNamespace { root, change: Mutex::new(()) })
+    }
+    pub fn root(&self) -> Path {
+        self.root.root()
+    }
+    /// Mounts `mount` on `place` (which a walk has resolved, so it is the topmost mount there).
+    pub fn mount(&self, mount: &Arc<Mount>, place: &Path) -> Result<()> {
+        let _g = self.change.lock();
+        if mount.root.is_dir() != place.dentry().is_dir() {
+            return Err(Errno::ENOTDIR);
+        }
+        if place.dentry().is_deleted() {
+            return Err(Errno::ENOENT);
+        }
+        mount.attach(place);
+        Ok(())
+    }
+    /// A bind mount of `from` at `place`; with `recursive` also of the mounts below `from`.
+    pub fn bind(&self, from: &Path, place: &Path, recursive: bool) -> Result<Arc<Mount>> {
+        let _g = self.change.lock();
+        if from.dentry().is_dir() != place.dentry().is_dir() {
+            return Err(Errno::ENOTDIR);
+        }
+        let m = Mount::new(from.dentry().clone(), from.mount().flags());
+        if recursive {
+            Self::copy_below(from.mount(), from.dentry(), &m, place);
+        }
+        m.attach(place);
+        Ok(m)
+    }
+    fn copy_below(from: &Arc<Mount>, root: &Arc<Dentry>, to: &Arc<Mount>, except: &Path) {
+        let list: Vec<_> = from.children.read().clone();
+        for (at, m) in list {
+            // What is mounted at the place itself is not bound into itself.
+            if !at.is_within(root) || (Arc::ptr_eq(&at, except.dentry()) && Arc::ptr_eq(from, except.mount())) {
+                continue;
+            }
+            let copy = Mount::new(m.root.clone(), m.flags());
+            Self::copy_below(&m, &m.root, &copy, except);
+            copy.attach(&Path::new(to.clone(), at));
+        }
+    }
+    /// umount2(2) of the mount whose root `at` is.
+    pub fn umount(&self, at: &Path, detach: bool) -> Result<()> {
+        let _g = self.change.lock();
+        let m = at.mount();
+        if !Arc::ptr_eq(&m.root, at.dentry()) || m.mountpoint().is_none() {
+            return Err(Errno::EINVAL);
+        }
+        if !detach {
+            if !m.children.read().is_empty() {
+                return Err(Errno::EBUSY);
+            }
+            // The parent's list, and the caller's path; anyone else uses it.
+            if Arc::strong_count(m) > 2 {
+                return Err(Errno::EBUSY);
+            }
+        }
+        m.detach()
+    }
+    /// Moves the mount whose root `from` is to `place`.
+    pub fn move_mount(&self, from: &Path, place: &Path) -> Result<()> {
+        let _g = self.change.lock();
+        let m = from.mount();
+        if !Arc::ptr_eq(&m.root, from.dentry()) || m.mountpoint().is_none() {
+            return Err(Errno::EINVAL);
+        }
+        if m.root.is_dir() != place.dentry().is_dir() {
+            return Err(Errno::ENOTDIR);
+        }
+        let mut up = Some(place.clone());
+        while let Some(p) = up {
+            if Arc::ptr_eq(p.mount(), m) {
+                return Err(Errno::ELOOP);
+            }
+            up = p.mount().mountpoint();
+        }
+        m.detach()?;
+        m.attach(place);
+        Ok(())
+    }
+    /// All mounts, parents before children, in the order they were made.
+    pub fn list(&self) -> Vec<Arc<Mount>> {
+        let mut out = vec![self.root.clone()];
+        let mut i = 0;
+        while let Some(m) = out.get(i) {
+            let c = m.children();
+            out.extend(c);
+            i += 1;
+        }
+        out.sort_by_key(|m| m.id);
+        out
+    }
+}

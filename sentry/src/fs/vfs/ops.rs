@@ -1,0 +1,361 @@
+//! What changes the tree: create, link, unlink, rename; and what changes attributes. Each checks what Linux checks, in its order, then
+//! asks the inode, then tells the dentry cache.
+
+use super::dentry::Children;
+use super::perm::*;
+use super::walk::{self, Last, Parent};
+use super::{Dentry, Path};
+use crate::error::{Errno, Result};
+use crate::fs::*;
+use crate::kernel::cred::*;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+const NAME_MAX: usize = 255;
+
+/// Group and mode of a new object: a set-group-ID directory hands its group down.
+fn inherit(dir: &Arc<dyn Inode>, kind_dir: bool, mode: u32, cred: &Cred) -> Result<(u32, u32)> {
+    let d = dir.perm()?;
+    if d.mode & libc::S_ISGID == 0 {
+        return Ok((mode, cred.fsgid));
+    }
+    let mode = if kind_dir {
+        mode | libc::S_ISGID
+    } else if mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID | libc::S_IXGRP
+        && !cred.in_group(d.gid)
+        && !cred.has(CAP_FSETID)
+    {
+        mode & !libc::S_ISGID
+    } else {
+        mode
+    };
+    Ok((mode, d.gid))
+}
+
+fn make(dir: &Path, c: &mut Children, name: &[u8], node: NewNode<'_>, mode: u32, cred: &Cred) -> Result<Arc<Dentry>> {
+    let (mode, gid) = inherit(dir.inode(), matches!(node, NewNode::Dir), mode, cred)?;
+    let inode = dir.inode().create(name, node, mode, cred.fsuid, gid)?;
+    dir.dentry().insert(c, name, inode)
+}
+
+fn may_create(dir: &Path, c: &Children, cred: &Cred) -> Result<()> {
+    want_write(dir)?;
+    if c.dead {
+        return Err(Errno::ENOENT);
+    }
+    check(dir.inode().perm()?, cred, MAY_WRITE | MAY_EXEC)
+}
+
+/// Makes a new object. `mode` has the umask applied. `slash`: the name ended in a slash, which only a directory may.
+pub fn create(dir: &Path, name: &[u8], node: NewNode<'_>, mode: u32, cred: &Cred, slash: bool) -> Result<Path> {
+    if name.len() > NAME_MAX {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    let mut c = dir.dentry().lock();
+    if dir.dentry().lookup_locked(&mut c, name)?.is_some() {
+        return Err(Errno::EEXIST);
+    }
+    if slash && !matches!(node, NewNode::Dir) {
+        return Err(Errno::ENOENT);
+    }
+    may_create(dir, &c, cred)?;
+    if matches!(node, NewNode::Char(_) | NewNode::Block(_)) && !cred.has(CAP_MKNOD) {
+        return Err(Errno::EPERM);
+    }
+    let d = make(dir, &mut c, name, node, mode, cred)?;
+    Ok(Path::new(dir.mount().clone(), d))
+}
+
+/// For open(2) with `O_CREAT`: a new regular file (second value true), or what someone else made meanwhile.
+pub(super) fn create_or_find(dir: &Path, name: &[u8], mode: u32, cred: &Cred) -> Result<(Path, bool)> {
+    if name.len() > NAME_MAX {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    let mut c = dir.dentry().lock();
+    if let Some(d) = dir.dentry().lookup_locked(&mut c, name)? {
+        return Ok((walk::topmost(dir, d), false));
+    }
+    may_create(dir, &c, cred)?;
+    let d = make(dir, &mut c, name, NewNode::File, mode, cred)?;
+    Ok((Path::new(dir.mount().clone(), d), true))
+}
+
+/// A regular file without a name (`O_TMPFILE`); `linkable`: linkat(2) may give it one.
+pub(super) fn tmpfile(dir: &Path, mode: u32, cred: &Cred, linkable: bool) -> Result<Path> {
+    want_write(dir)?;
+    let (mode, gid) = inherit(dir.inode(), false, mode, cred)?;
+    let inode = dir.inode().tmpfile(mode, cred.fsuid, gid, linkable)?;
+    let d = dir.dentry().nameless(inode)?;
+    Ok(Path::new(dir.mount().clone(), d))
+}
+
+/// The kind of object that is to be removed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Remove {
+    File,
+    Dir,
+}
+
+fn may_delete(dir: &Path, victim: &Arc<Dentry>, cred: &Cred, how: Remove) -> Result<()> {
+    let d = dir.inode().perm()?;
+    check(d, cred, MAY_WRITE | MAY_EXEC)?;
+    sticky(d, victim.inode().perm()?, cred)?;
+    match how {
+        Remove::Dir if !victim.is_dir() => Err(Errno::ENOTDIR),
+        Remove::File if victim.is_dir() => Err(Errno::EISDIR),
+        _ => Ok(()),
+    }
+}
+
+fn busy(d: &Arc<Dentry>) -> Result<()> {
+    if d.mounted.load(Ordering::Acquire) > 0 {
+        return Err(Errno::EBUSY);
+    }
+    Ok(())
+}
+
+/// unlink(2) and rmdir(2).
+pub fn remove(at: &Parent, how: Remove, cred: &Cred) -> Result<()> {
+    let name = match (&at.last, how) {
+        (Last::Name(n), _) => n,
+        (_, Remove::File) => return Err(Errno::EISDIR),
+        (Last::Dot, Remove::Dir) => return Err(Errno::EINVAL),
+        (Last::DotDot, Remove::Dir) => return Err(Errno::ENOTEMPTY),
+        (Last::Root, Remove::Dir) => return Err(Errno::EBUSY),
+    };
+    if name.len() > NAME_MAX {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    let dir = &at.dir;
+    want_write(dir)?;
+    let mut c = dir.dentry().lock();
+    let victim = dir.dentry().lookup_locked(&mut c, name)?.ok_or(Errno::ENOENT)?;
+    if at.slash && how == Remove::File {
+        return Err(if victim.is_dir() { Errno::EISDIR } else { Errno::ENOTDIR });
+    }
+    may_delete(dir, &victim, cred, how)?;
+    busy(&victim)?;
+    match how {
+        Remove::File => dir.inode().unlink(name, victim.inode())?,
+        Remove::Dir => {
+            let mut v = victim.lock();
+            dir.inode().rmdir(name, victim.inode())?;
+            v.dead = true;
+        }
+    }
+    dir.dentry().removed(&mut c, name, &victim);
+    drop(c);
+    Ok(())
+}
+
+/// link(2): another name for `target`.
+pub fn link(target: &Path, at: &Parent, cred: &Cred) -> Result<()> {
+    let dir = &at.dir;
+    let name = at.name(Errno::EEXIST)?;
+    if name.len() > NAME_MAX {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    let mut c = dir.dentry().lock();
+    if dir.dentry().lookup_locked(&mut c, name)?.is_some() {
+        return Err(Errno::EEXIST);
+    }
+    if at.slash {
+        return Err(Errno::ENOENT);
+    }
+    want_write(dir)?;
+    if !Arc::ptr_eq(target.mount(), dir.mount()) {
+        return Err(Errno::EXDEV);
+    }
+    may_create(dir, &c, cred)?;
+    if target.is_dir() {
+        return Err(Errno::EPERM);
+    }
+    dir.inode().link(name, target.inode())?;
+    dir.dentry().insert(&mut c, name, target.inode().clone())?;
+    Ok(())
+}
+
+/// renameat2(2).
+pub fn rename(from: &Parent, to: &Parent, flags: RenameFlags, cred: &Cred) -> Result<()> {
+    if !Arc::ptr_eq(from.dir.mount(), to.dir.mount()) {
+        return Err(Errno::EXDEV);
+    }
+    let old_name = from.name(Errno::EBUSY)?;
+    let new_name = to.name(if flags.contains(RenameFlags::NOREPLACE) { Errno::EEXIST } else { Errno::EBUSY })?;
+    if old_name.len() > NAME_MAX || new_name.len() > NAME_MAX {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    want_write(&from.dir)?;
+    let sb = from.dir.dentry().sb().clone();
+    let _moving = sb.rename.write();
+    let (old_dir, new_dir) = (from.dir.dentry(), to.dir.dentry());
+    let same = Arc::ptr_eq(old_dir, new_dir);
+    // The ancestor first; unrelated ones by address.
+    let old_first = if new_dir.is_within(old_dir) {
+        true
+    } else if old_dir.is_within(new_dir) {
+        false
+    } else {
+        Arc::as_ptr(old_dir) < Arc::as_ptr(new_dir)
+    };
+    let (mut a, mut b);
+    if same {
+        (a, b) = (old_dir.lock(), None);
+    } else if old_first {
+        a = old_dir.lock();
+        b = Some(new_dir.lock());
+    } else {
+        let n = new_dir.lock();
+        a = old_dir.lock();
+        b = Some(n);
+    }
+    let old = old_dir.lookup_locked(&mut a, old_name)?.ok_or(Errno::ENOENT)?;
+    let new = new_dir.lookup_locked(b.as_deref_mut().unwrap_or(&mut a), new_name)?;
+    let exchange = flags.contains(RenameFlags::EXCHANGE);
+    match &new {
+        Some(_) if flags.contains(RenameFlags::NOREPLACE) => return Err(Errno::EEXIST),
+        None if exchange => return Err(Errno::ENOENT),
+        _ => {}
+    }
+    if let Some(n) = &new {
+        if exchange && !n.is_dir() && to.slash {
+            return Err(Errno::ENOTDIR);
+        }
+    }
+    if !old.is_dir() && (from.slash || (!exchange && to.slash)) {
+        return Err(Errno::ENOTDIR);
+    }
+    if new_dir.is_within(&old) {
+        return Err(Errno::EINVAL);
+    }
+    if new.as_ref().is_some_and(|n| old_dir.is_within(n)) {
+        return Err(if exchange { Errno::EINVAL } else { Errno::ENOTEMPTY });
+    }
+    if new.as_ref().is_some_and(|n| Arc::ptr_eq(n, &old) || Arc::ptr_eq(n.inode(), old.inode())) {
+        return Ok(());
+    }
+    let kind = |d: &Arc<Dentry>| if d.is_dir() { Remove::Dir } else { Remove::File };
+    may_delete(&from.dir, &old, cred, kind(&old))?;
+    match &new {
+        None => may_create(&to.dir, b.as_deref().unwrap_or(&a), cred)?,
+        Some(n) => may_delete(&to.dir, n, cred, if exchange { kind(n) } else { kind(&old) })?,
+    }
+    if !same {
+        // `..` of a moved directory changes: that is a write to it.
+        let moves_dir = |d: &Arc<Dentry>| -> Result<()> {
+            if d.is_dir() {
+                check(d.inode().perm()?, cred, MAY_WRITE)?;
+            }
+            Ok(())
+        };
+        moves_dir(&old)?;
+        if let (true, Some(n)) = (exchange, &new) {
+            moves_dir(n)?;
+        }
+    }
+    busy(&old)?;
+    if let Some(n) = &new {
+        busy(n)?;
+    }
+    // The replaced directory is locked, so that nothing is made in it once found empty.
+    let mut victim = new.as_ref().filter(|n| n.is_dir() && !exchange).map(|n| n.lock());
+    old_dir.inode().rename(old_name, new_dir.inode(), new_name, flags)?;
+    if let Some(v) = &mut victim {
+        v.dead = true;
+    }
+    drop(victim);
+    match (new, exchange) {
+        (Some(n), true) => {
+            n.moved(old_dir, &mut a, old_name);
+            old.moved(new_dir, b.as_deref_mut().unwrap_or(&mut a), new_name);
+        }
+        (n, _) => {
+            if let Some(n) = n {
+                new_dir.removed(b.as_deref_mut().unwrap_or(&mut a), new_name, &n);
+            }
+            old_dir.insert_missing(&mut a, old_name);
+            if flags.contains(RenameFlags::WHITEOUT) {
+                a.remove(old_name);
+            }
+            old.moved(new_dir, b.as_deref_mut().unwrap_or(&mut a), new_name);
+        }
+    }
+    Ok(())
+}
+
+/// chmod(2).
+pub fn chmod(p: &Path, mode: u32, cred: &Cred) -> Result<()> {
+    want_write(p)?;
+    let now = p.inode().perm()?;
+    if !owner_or_capable(now, cred) {
+        return Err(Errno::EPERM);
+    }
+    let mut mode = mode & 0o7777;
+    if !cred.in_group(now.gid) && !cred.has(CAP_FSETID) {
+        mode &= !libc::S_ISGID;
+    }
+    p.inode().set_attr(&SetAttr { mode: Some(mode), ..SetAttr::default() })
+}
+
+/// chown(2); `None` leaves as it is.
+pub fn chown(p: &Path, uid: Option<u32>, gid: Option<u32>, cred: &Cred) -> Result<()> {
+    want_write(p)?;
+    let now = p.inode().perm()?;
+    let owner = cred.fsuid == now.uid;
+    let capable = cred.has(CAP_CHOWN);
+    let uid_ok = uid.is_none_or(|u| capable || (owner && u == now.uid));
+    let gid_ok = gid.is_none_or(|g| capable || (owner && (g == now.gid || cred.in_group(g))));
+    if !uid_ok || !gid_ok {
+        return Err(Errno::EPERM);
+    }
+    let mode = without_set_ids(now.mode);
+    p.inode().set_attr(&SetAttr { uid, gid, mode, ..SetAttr::default() })
+}
+
+/// What utimensat(2) does to one timestamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    Omit,
+    Now,
+    At(Timespec),
+}
+
+/// utimensat(2).
+pub fn utimes(p: &Path, atime: SetTime, mtime: SetTime, cred: &Cred) -> Result<()> {
+    if (atime, mtime) == (SetTime::Omit, SetTime::Omit) {
+        return Ok(());
+    }
+    want_write(p)?;
+    let perm = p.inode().perm()?;
+    if (atime, mtime) == (SetTime::Now, SetTime::Now) {
+        if !owner_or_capable(perm, cred) {
+            check(perm, cred, MAY_WRITE)?;
+        }
+    } else if !owner_or_capable(perm, cred) {
+        return Err(Errno::EPERM);
+    }
+    let now = Timespec::now();
+    let value = |t: SetTime| match t {
+        SetTime::Omit => None,
+        SetTime::Now => Some(now),
+        SetTime::At(t) => Some(t),
+    };
+    p.inode().set_attr(&SetAttr { atime: value(atime), mtime: value(mtime), ..SetAttr::default() })
+}
+
+/// truncate(2). The caller has looked at `RLIMIT_FSIZE`.
+pub fn truncate(p: &Path, size: u64, cred: &Cred) -> Result<()> {
+    match p.kind() {
+        libc::S_IFREG => {}
+        libc::S_IFDIR => return Err(Errno::EISDIR),
+        _ => return Err(Errno::EINVAL),
+    }
+    permission(p, cred, MAY_WRITE)?;
+    resize(p, size, cred)
+}
+
+/// ftruncate(2) of a file open for writing, and the second half of truncate(2).
+pub fn resize(p: &Path, size: u64, cred: &Cred) -> Result<()> {
+    let mode = without_set_ids(p.inode().perm()?.mode).filter(|_| !cred.has(CAP_FSETID));
+    p.inode().set_attr(&SetAttr { size: Some(size), mode, mtime: Some(Timespec::now()), ..SetAttr::default() })
+}

@@ -1,0 +1,87 @@
+//! Who may do what: discretionary access control with capabilities (path_resolution(7), capabilities(7), inode(7)).
+
+use super::Path;
+use crate::error::{Errno, Result};
+use crate::fs::{Inode, Perm};
+use crate::kernel::cred::*;
+use std::sync::Arc;
+
+pub const MAY_EXEC: u32 = 1;
+pub const MAY_WRITE: u32 = 2;
+pub const MAY_READ: u32 = 4;
+
+/// Whether `cred` may do `mask` (`MAY_*`) to an object of these attributes.
+pub fn check(p: Perm, cred: &Cred, mask: u32) -> Result<()> {
+    let bits = if cred.fsuid == p.uid {
+        p.mode >> 6
+    } else if cred.in_group(p.gid) {
+        p.mode >> 3
+    } else {
+        p.mode
+    };
+    if mask & !bits & 7 == 0 {
+        return Ok(());
+    }
+    let by_cap = if p.mode & libc::S_IFMT == libc::S_IFDIR {
+        cred.has(CAP_DAC_OVERRIDE) || (mask & MAY_WRITE == 0 && cred.has(CAP_DAC_READ_SEARCH))
+    } else {
+        (mask == MAY_READ && cred.has(CAP_DAC_READ_SEARCH))
+            || ((mask & MAY_EXEC == 0 || p.mode & 0o111 != 0) && cred.has(CAP_DAC_OVERRIDE))
+    };
+    if by_cap {
+        Ok(())
+    } else {
+        Err(Errno::EACCES)
+    }
+}
+
+/// May the directory be searched? The check that every step of a walk makes.
+#[inline]
+pub fn search(dir: &Arc<dyn Inode>, cred: &Cred) -> Result<()> {
+    if cred.effective & (CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH) != 0 {
+        return Ok(());
+    }
+    check(dir.perm()?, cred, MAY_EXEC)
+}
+
+/// As `check` for a place: also `EROFS` for writing to a file or directory of a read-only mount.
+pub fn permission(path: &Path, cred: &Cred, mask: u32) -> Result<()> {
+    if mask & MAY_WRITE != 0
+        && path.mount().read_only()
+        && matches!(path.kind(), libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK)
+    {
+        return Err(Errno::EROFS);
+    }
+    check(path.inode().perm()?, cred, mask)
+}
+
+/// `EROFS` on a read-only mount.
+pub fn want_write(path: &Path) -> Result<()> {
+    if path.mount().read_only() {
+        return Err(Errno::EROFS);
+    }
+    Ok(())
+}
+
+/// Owner of the object, or allowed to act as it.
+pub fn owner_or_capable(p: Perm, cred: &Cred) -> bool {
+    cred.fsuid == p.uid || cred.has(CAP_FOWNER)
+}
+
+/// May `cred` remove or rename `victim` in the directory `dir`, on which it may write? (sticky bit)
+pub fn sticky(dir: Perm, victim: Perm, cred: &Cred) -> Result<()> {
+    if dir.mode & libc::S_ISVTX == 0 || cred.fsuid == victim.uid || cred.fsuid == dir.uid || cred.has(CAP_FOWNER) {
+        return Ok(());
+    }
+    Err(Errno::EPERM)
+}
+
+/// The mode without set-id bits, as after a write or a change of owner by someone without `CAP_FSETID`: set-group-ID
+/// without group execution stays (mandatory locking mark). `None` if nothing changes.
+pub fn without_set_ids(mode: u32) -> Option<u32> {
+    let mut kill = mode & libc::S_ISUID;
+    if mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID | libc::S_IXGRP {
+        kill |= libc::S_ISGID;
+    }
+    (kill != 0 && mode & libc::S_IFMT == libc::S_IFREG).then_some(mode & 0o7777 & !kill)
+}
