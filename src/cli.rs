@@ -1,0 +1,147 @@
+//! What the command line says: options, their help, and the first checks of their form. Nothing here touches the host.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Runs unmodified Linux programs under a guest kernel of its own.
+#[derive(Debug, Parser)]
+#[command(name = "runsc-rs", version, about, long_about = LONG_ABOUT, after_help = "Try `runsc-rs run --help` for examples.")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const LONG_ABOUT: &str = "\
+Runs unmodified Linux programs under a guest kernel of its own.
+
+The program's system calls do not reach the host: each one is answered by the Sentry, a Linux kernel written in Rust that \
+runs as an unprivileged process, and files come from the Gofer, a second process that can reach nothing but the trees it \
+was given. No daemon, no image and no root is needed.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a command in a new sandbox and wait for it
+    #[command(alias = "do", after_help = EXAMPLES)]
+    Run(RunArgs),
+    /// Print the table of supported system calls
+    Syscalls(SyscallsArgs),
+    /// The Gofer's process (started by `run`)
+    #[command(hide = true)]
+    InternalGofer,
+    /// The Sentry's process (started by `run`)
+    #[command(hide = true)]
+    InternalSentry,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  Try something out; what it writes stays in memory and is gone afterwards:
+      runsc-rs run -- make test
+  Keep the results: let it write to one directory of the host:
+      runsc-rs run --bind $PWD/out:$PWD/out -- make install DESTDIR=$PWD/out
+  Another root file system:
+      runsc-rs run --rootfs ./debian --cwd /root --clear-env --env PATH=/usr/bin:/bin -- bash
+  As another user, with a read-only tree of data:
+      runsc-rs run --user 1000:1000 --bind /srv/data:/data:ro -- ./analyse /data
+  See every system call:
+      runsc-rs run --strace=calls.txt -- ls -l
+
+Exit status: the command's own, 128+N if signal N ended it, 127 if it was not found, 126 if it could not be executed, \
+125 if runsc-rs itself failed.";
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Directory to be the sandbox's root [default: the host's root]
+    #[arg(long, value_name = "DIR")]
+    pub rootfs: Option<PathBuf>,
+
+    /// Where writes to the root go
+    #[arg(long, value_enum, default_value_t = Overlay::Memory)]
+    pub overlay: Overlay,
+
+    /// Show a host file or directory at DST; writes go to the host unless `ro` (repeatable)
+    #[arg(long, value_name = "SRC:DST[:ro|rw]")]
+    pub bind: Vec<OsString>,
+
+    /// Working directory in the sandbox [default: the current one; with --rootfs, /]
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+
+    /// Set a variable, or with `--env K` keep the caller's in spite of --clear-env (repeatable)
+    #[arg(long, short = 'e', value_name = "K=V")]
+    pub env: Vec<OsString>,
+
+    /// Start with an empty environment instead of the caller's
+    #[arg(long)]
+    pub clear_env: bool,
+
+    /// User (and group) to be inside; GID is UID's number if left out [default: the caller's]
+    #[arg(long, value_name = "UID[:GID]")]
+    pub user: Option<String>,
+
+    /// Name that the sandbox sees as the host's [default: the host's]
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+
+    /// Network of the sandbox
+    #[arg(long, value_enum, default_value_t = Network::None)]
+    pub network: Network,
+
+    /// How system calls are trapped
+    #[arg(long, value_enum, default_value_t = PlatformKind::Systrap)]
+    pub platform: PlatformKind,
+
+    /// Print every system call of the sandbox, to FILE if given, else to standard error
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    pub strace: Option<Option<PathBuf>>,
+
+    /// Append the runtime's own messages to FILE instead of standard error
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+
+    /// Log what the runtime does, not only warnings
+    #[arg(long)]
+    pub debug: bool,
+
+    /// At the end, print counters of the Sentry and the platform to the log
+    #[arg(long)]
+    pub stats: bool,
+
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = false, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Overlay {
+    /// The root is read-only; changes are kept in memory and lost at the end
+    Memory,
+    /// Changes go straight to the host's files
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Network {
+    /// Loopback only
+    None,
+    /// A TCP/IP stack of the sandbox's own (not yet)
+    Sandbox,
+    /// The host's network (not yet)
+    Host,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PlatformKind {
+    /// seccomp and shared memory
+    Systrap,
+    /// ptrace (not yet)
+    Ptrace,
+}
+
+#[derive(Debug, Args)]
+pub struct SyscallsArgs {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,131 @@
+//! Messages between the command and the Sentry, over a `SOCK_SEQPACKET` socket pair: one packet, one message.
+//!
+//! The command trusts nothing that comes in here beyond its form: a Sentry in a guest's hands could send anything, and all
+//! it gains is an exit status or a line on standard error.
+
+use nix::errno::Errno;
+use nix::sys::socket::{recv, send, MsgFlags};
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Longest text of a [`FromSentry::Failed`].
+const MAX_TEXT: usize = 4096;
+
+/// From the command to the Sentry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToSentry {
+    /// A signal for the guest; `terminal`: the terminal made it (or must be told like that), so it is for the foreground process group.
+    Signal { signal: i32, terminal: bool },
+}
+
+/// From the Sentry to the command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FromSentry {
+    /// The guest's first process runs.
+    Started,
+    /// The guest's first process has ended; this is the command's exit status.
+    Exited(u8),
+    /// The guest's first process was stopped by job control.
+    Stopped,
+    /// Nothing could be run: what to print, and the exit status.
+    Failed { status: u8, text: String },
+}
+
+impl ToSentry {
+    pub fn send(self, socket: impl AsFd) -> nix::Result<()> {
+        let ToSentry::Signal { signal, terminal } = self;
+        let mut packet = [0u8; 6];
+        packet[0] = b's';
+        packet[1] = u8::from(terminal);
+        packet[2..].copy_from_slice(&signal.to_le_bytes());
+        send_packet(socket, &packet)
+    }
+
+    /// The next message, if there is one; `None` means that the command is gone. Fails with `EAGAIN` when there is nothing yet.
+    pub fn receive(socket: impl AsFd) -> nix::Result<Option<Self>> {
+        let mut buf = [0u8; 16];
+        match receive_packet(socket, &mut buf)? {
+            [] => Ok(None),
+            [b's', terminal, a, b, c, d] => {
+                Ok(Some(ToSentry::Signal { signal: i32::from_le_bytes([*a, *b, *c, *d]), terminal: *terminal != 0 }))
+            }
+            _ => Err(Errno::EPROTO),
+        }
+    }
+}
+
+impl FromSentry {
+    pub fn send(&self, socket: impl AsFd) -> nix::Result<()> {
+        let packet = match self {
+            FromSentry::Started => vec![b'r'],
+            FromSentry::Exited(status) => vec![b'x', *status],
+            FromSentry::Stopped => vec![b'z'],
+            FromSentry::Failed { status, text } => {
+                let mut p = vec![b'f', *status];
+                p.extend_from_slice(text.as_bytes().get(..MAX_TEXT).unwrap_or(text.as_bytes()));
+                p
+            }
+        };
+        send_packet(socket, &packet)
+    }
+
+    /// As [`ToSentry::receive`].
+    pub fn receive(socket: impl AsFd) -> nix::Result<Option<Self>> {
+        let mut buf = [0u8; MAX_TEXT + 2];
+        match receive_packet(socket, &mut buf)? {
+            [] => Ok(None),
+            [b'r'] => Ok(Some(FromSentry::Started)),
+            [b'x', status] => Ok(Some(FromSentry::Exited(*status))),
+            [b'z'] => Ok(Some(FromSentry::Stopped)),
+            [b'f', status, text @ ..] => {
+                Ok(Some(FromSentry::Failed { status: *status, text: String::from_utf8_lossy(text).into_owned() }))
+            }
+            _ => Err(Errno::EPROTO),
+        }
+    }
+}
+
+fn send_packet(socket: impl AsFd, packet: &[u8]) -> nix::Result<()> {
+    loop {
+        match send(socket.as_fd().as_raw_fd(), packet, MsgFlags::MSG_NOSIGNAL) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn receive_packet(socket: impl AsFd, buf: &mut [u8]) -> nix::Result<&[u8]> {
+    loop {
+        match recv(socket.as_fd().as_raw_fd(), buf, MsgFlags::MSG_DONTWAIT) {
+            Ok(n) => return buf.get(..n).ok_or(Errno::EPROTO),
+            Err(Errno::ECONNRESET) => return Ok(&[]),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_as_sent() {
+        let (a, b) = protocol::transport::socketpair().unwrap();
+        assert_eq!(FromSentry::receive(&a), Err(Errno::EAGAIN));
+        for m in [
+            FromSentry::Started,
+            FromSentry::Exited(200),
+            FromSentry::Stopped,
+            FromSentry::Failed { status: 127, text: "no".into() },
+        ] {
+            m.send(&b).unwrap();
+            assert_eq!(FromSentry::receive(&a), Ok(Some(m)));
+        }
+        let s = ToSentry::Signal { signal: 15, terminal: true };
+        s.send(&a).unwrap();
+        assert_eq!(ToSentry::receive(&b), Ok(Some(s)));
+        drop(a);
+        assert_eq!(ToSentry::receive(&b), Ok(None));
+    }
+}

@@ -1,0 +1,196 @@
+//! From the command line to the configurations of the two processes. Every mistake is found here, with a line that says what to do.
+
+use crate::cli::{Network, Overlay, PlatformKind, RunArgs};
+use crate::config::{GoferConfig, HostIds, Identity, SentryConfig, Tree};
+use anyhow::{anyhow, bail, Context, Result};
+use nix::unistd::{getegid, geteuid, getgroups};
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// What to start.
+pub struct Plan {
+    pub sentry: SentryConfig,
+    pub gofer: GoferConfig,
+    pub log: OwnedFd,
+    pub strace: Option<OwnedFd>,
+}
+
+/// The ids that the Sentry runs under when the caller is root: "nobody" on every Linux.
+pub const NOBODY: HostIds = HostIds { uid: 65534, gid: 65534 };
+
+pub fn plan(args: RunArgs) -> Result<Plan> {
+    match args.network {
+        Network::None => {}
+        Network::Sandbox => bail!("--network sandbox is not there yet; use --network none"),
+        Network::Host => bail!("--network host is not there yet; use --network none"),
+    }
+    match args.platform {
+        PlatformKind::Systrap => {}
+        PlatformKind::Ptrace => bail!("--platform ptrace is not there yet; use --platform systrap"),
+    }
+    let rootless = !geteuid().is_root();
+    let trees = trees(&args)?;
+    let cwd = match &args.cwd {
+        Some(dir) if dir.is_absolute() => dir.clone(),
+        Some(dir) => bail!("--cwd {}: give an absolute path inside the sandbox", dir.display()),
+        None if args.rootfs.is_some() => PathBuf::from("/"),
+        None => std::env::current_dir().context("the current directory is gone; use --cwd")?,
+    };
+    let hostname = match args.hostname {
+        Some(name) if name.is_empty() || name.len() > 64 => bail!("--hostname: 1 to 64 bytes are allowed"),
+        Some(name) => name,
+        None => nix::unistd::gethostname().ok().and_then(|n| n.into_string().ok()).unwrap_or_else(|| "sandbox".into()),
+    };
+    let log = match &args.log {
+        Some(path) => open_to_write(path, true).context("--log")?,
+        None => std::io::stderr().as_fd().try_clone_to_owned()?,
+    };
+    let strace = match &args.strace {
+        Some(Some(path)) => Some(open_to_write(path, false).context("--strace")?),
+        Some(None) => Some(std::io::stderr().as_fd().try_clone_to_owned()?),
+        None => None,
+    };
+    let sentry = SentryConfig {
+        argv: args.command.into_iter().map(OsString::into_vec).collect(),
+        env: environment(&args.env, args.clear_env)?,
+        cwd: cwd.into_os_string().into_vec(),
+        user: identity(args.user.as_deref())?,
+        hostname,
+        trees: trees.clone(),
+        overlay: args.overlay == Overlay::Memory,
+        strace: strace.is_some(),
+        debug: args.debug,
+        stats: args.stats,
+        become_ids: (!rootless).then_some(NOBODY),
+    };
+    Ok(Plan { sentry, gofer: GoferConfig { trees, debug: args.debug, rootless }, log, strace })
+}
+
+fn open_to_write(path: &Path, append: bool) -> Result<OwnedFd> {
+    let file = OpenOptions::new().create(true).write(true).append(append).truncate(!append).open(path);
+    Ok(File::into(file.with_context(|| format!("{}", path.display()))?))
+}
+
+fn trees(args: &RunArgs) -> Result<Vec<Tree>> {
+    let root = args.rootfs.as_deref().unwrap_or(Path::new("/"));
+    let root = root.canonicalize().with_context(|| format!("--rootfs {}", root.display()))?;
+    if !root.is_dir() {
+        bail!("--rootfs {}: not a directory", root.display());
+    }
+    let mut trees = vec![Tree {
+        name: "root".into(),
+        source: root.into_os_string().into_vec(),
+        target: b"/".to_vec(),
+        read_only: args.overlay == Overlay::Memory,
+    }];
+    for (i, bind) in args.bind.iter().enumerate() {
+        trees.push(parse_bind(bind, format!("bind{i}"))?);
+    }
+    Ok(trees)
+}
+
+fn parse_bind(text: &OsStr, name: String) -> Result<Tree> {
+    let shown = text.to_string_lossy();
+    let mistake = || {
+        anyhow!("--bind {shown}: write SRC:DST, SRC:DST:ro or SRC:DST:rw, with DST an absolute path inside the sandbox")
+    };
+    let parts: Vec<&[u8]> = text.as_bytes().split(|&b| b == b':').collect();
+    let (source, target, read_only) = match parts[..] {
+        [source, target] | [source, target, b"rw"] => (source, target, false),
+        [source, target, b"ro"] => (source, target, true),
+        _ => return Err(mistake()),
+    };
+    if source.is_empty() || !target.starts_with(b"/") {
+        return Err(mistake());
+    }
+    let source = Path::new(OsStr::from_bytes(source));
+    let source = source.canonicalize().with_context(|| format!("--bind {shown}: {}", source.display()))?;
+    Ok(Tree { name, source: source.into_os_string().into_vec(), target: target.to_vec(), read_only })
+}
+
+fn environment(extra: &[OsString], clear: bool) -> Result<Vec<Vec<u8>>> {
+    let inherited: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    let mut all = if clear { Vec::new() } else { inherited.clone() };
+    for given in extra {
+        let (key, value) = match given.as_bytes().iter().position(|&b| b == b'=') {
+            Some(0) => bail!("--env {}: the name is missing", given.to_string_lossy()),
+            Some(at) => {
+                let (k, v) = given.as_bytes().split_at(at);
+                (OsStr::from_bytes(k).to_owned(), Some(OsStr::from_bytes(&v[1..]).to_owned()))
+            }
+            None => (given.clone(), inherited.iter().find(|(k, _)| k == given).map(|(_, v)| v.clone())),
+        };
+        all.retain(|(k, _)| *k != key);
+        // As with docker: passing on what is not set sets nothing.
+        if let Some(value) = value {
+            all.push((key, value));
+        }
+    }
+    Ok(all
+        .into_iter()
+        .map(|(k, v)| {
+            let mut line = k.into_vec();
+            line.push(b'=');
+            line.extend_from_slice(v.as_bytes());
+            line
+        })
+        .collect())
+}
+
+fn identity(user: Option<&str>) -> Result<Identity> {
+    let Some(user) = user else {
+        let groups = getgroups().context("getgroups")?.into_iter().map(|g| g.as_raw()).collect();
+        return Ok(Identity { uid: geteuid().as_raw(), gid: getegid().as_raw(), groups });
+    };
+    let number = |text: &str| -> Result<u32> {
+        match text.parse() {
+            Ok(n) if n != u32::MAX => Ok(n),
+            _ => bail!("--user {user}: write UID or UID:GID, as numbers"),
+        }
+    };
+    let (uid, gid) = match user.split_once(':') {
+        Some((uid, gid)) => (number(uid)?, number(gid)?),
+        None => (number(user)?, number(user)?),
+    };
+    Ok(Identity { uid, gid, groups: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind(text: &str) -> Result<Tree> {
+        parse_bind(OsStr::new(text), "b".into())
+    }
+
+    #[test]
+    fn binds() {
+        let tree = bind("/etc:/data:ro").unwrap();
+        assert_eq!((tree.source, tree.target, tree.read_only), (b"/etc".to_vec(), b"/data".to_vec(), true));
+        assert!(!bind("/etc:/data").unwrap().read_only);
+        assert!(!bind("/etc:/data:rw").unwrap().read_only);
+        for wrong in ["", "/etc", "/etc:data", ":/data", "/etc:/data:x", "/etc:/a:ro:ro", "/no/such/thing:/data"] {
+            assert!(bind(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn users() {
+        assert_eq!(identity(Some("7:8")).unwrap(), Identity { uid: 7, gid: 8, groups: vec![] });
+        assert_eq!(identity(Some("7")).unwrap().gid, 7);
+        for wrong in ["", "root", "1:", ":1", "-1", "4294967295"] {
+            assert!(identity(Some(wrong)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn environments() {
+        let set = |extra: &[&str]| environment(&extra.iter().map(OsString::from).collect::<Vec<_>>(), true).unwrap();
+        assert_eq!(set(&["A=1", "B=x=y", "A=2", "NOT_SET_ANYWHERE"]), vec![b"B=x=y".to_vec(), b"A=2".to_vec()]);
+        assert!(environment(&["=1".into()], true).is_err());
+        assert!(set(&["PATH"])[0].starts_with(b"PATH="));
+    }
+}

@@ -1,0 +1,183 @@
+//! Starts the Gofer and the Sentry, side by side: clones this process into their namespaces, maps their users, and re-executes this
+//! binary in both, with nothing inherited but the descriptors of [`crate::config::fd`].
+
+use super::options::{Plan, NOBODY};
+use crate::config::{fd, to_memfd};
+use crate::sys::{self, Cloned};
+use anyhow::{anyhow, bail, Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::unistd::{pipe2, Pid};
+use std::ffi::CStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+
+/// A process of the sandbox. Dropping it kills it and waits for it.
+pub struct Process {
+    pub pid: Pid,
+    pub pidfd: OwnedFd,
+}
+
+/// A sandbox that has been started.
+pub struct Sandbox {
+    pub sentry: Process,
+    pub gofer: Process,
+    pub control: OwnedFd,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        use nix::sys::signal::{kill, Signal};
+        use nix::sys::wait::{waitid, Id, WaitPidFlag};
+        // Until it has been waited for, the number cannot belong to another process.
+        if waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG).is_ok() {
+            let _ = kill(self.pid, Signal::SIGKILL);
+            let _ = nix::sys::wait::waitpid(self.pid, None);
+        }
+    }
+}
+
+const SENTRY_NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
+
+pub fn start(plan: Plan) -> Result<Sandbox> {
+    let (gofer_end, sentry_end) = protocol::transport::socketpair().context("socketpair")?;
+    let (control, sentry_control) = protocol::transport::socketpair().context("socketpair")?;
+    let null: OwnedFd = OpenOptions::new().read(true).write(true).open("/dev/null").context("/dev/null")?.into();
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+
+    let gofer_config = to_memfd(&plan.gofer)?;
+    let gofer = spawn(
+        "Gofer",
+        0,
+        c"internal-gofer",
+        &[
+            (null.as_fd(), 0),
+            (null.as_fd(), 1),
+            (plan.log.as_fd(), 2),
+            (gofer_config.as_fd(), fd::CONFIG),
+            (plan.log.as_fd(), fd::LOG),
+            (gofer_end.as_fd(), fd::GOFER),
+        ],
+    )?;
+
+    let sentry_config = to_memfd(&plan.sentry)?;
+    let mut fds = vec![
+        (null.as_fd(), 0),
+        (null.as_fd(), 1),
+        (plan.log.as_fd(), 2),
+        (sentry_config.as_fd(), fd::CONFIG),
+        (plan.log.as_fd(), fd::LOG),
+        (sentry_end.as_fd(), fd::GOFER),
+        (sentry_control.as_fd(), fd::CONTROL),
+        (stdin.as_fd(), fd::STDIO[0]),
+        (stdout.as_fd(), fd::STDIO[1]),
+        (stderr.as_fd(), fd::STDIO[2]),
+    ];
+    if let Some(strace) = &plan.strace {
+        fds.push((strace.as_fd(), fd::STRACE));
+    }
+    let sentry = spawn("Sentry", SENTRY_NAMESPACES, c"internal-sentry", &fds)?;
+    Ok(Sandbox { sentry, gofer, control })
+}
+
+/// Starts one process; `who` is for messages. Returns once it has executed.
+fn spawn(who: &str, namespaces: libc::c_int, subcommand: &CStr, fds: &[(BorrowedFd<'_>, RawFd)]) -> Result<Process> {
+    // The child waits for `go`, and tells through `trouble` why it could not exec; that one closes when it could.
+    let (go_read, go_write) = pipe2(OFlag::O_CLOEXEC).context("pipe")?;
+    let (trouble_read, trouble_write) = pipe2(OFlag::O_CLOEXEC).context("pipe")?;
+    match sys::clone_process(namespaces) {
+        Ok(Cloned::Child) => {
+            drop(go_write);
+            let e = match prepare_child(go_read, namespaces, fds) {
+                Ok(()) => anyhow!("re-executing this binary through /proc/self/exe: {}", sys::exec_self(subcommand)),
+                Err(e) => e,
+            };
+            let _ = File::from(trouble_write).write_all(format!("{e:#}").as_bytes());
+            sys::exit_now(125)
+        }
+        Ok(Cloned::Parent { pid, pidfd }) => {
+            let process = Process { pid, pidfd };
+            drop((go_read, trouble_write));
+            if namespaces & libc::CLONE_NEWUSER != 0 {
+                map_user(pid).context("giving the Sentry's user namespace its user")?;
+            }
+            File::from(go_write).write_all(&[1]).with_context(|| format!("starting the {who}"))?;
+            let mut text = String::new();
+            File::from(trouble_read).read_to_string(&mut text)?;
+            if !text.is_empty() {
+                bail!("starting the {who}: {text}");
+            }
+            Ok(process)
+        }
+        Err(e) => Err(anyhow!("starting the {who}: {}", clone_trouble(e))),
+    }
+}
+
+/// In the child: whatever must be done before exec.
+fn prepare_child(go: OwnedFd, namespaces: libc::c_int, fds: &[(BorrowedFd<'_>, RawFd)]) -> Result<()> {
+    crate::confine::die_with_parent()?;
+    let mut byte = [0u8];
+    if File::from(go).read(&mut byte)? == 0 {
+        bail!("the command has ended");
+    }
+    nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    // Out of the terminal's reach: ^C is for the guest, through the command.
+    nix::unistd::setsid().context("setsid")?;
+    if namespaces & libc::CLONE_NEWUSER != 0 {
+        // The capabilities in the new user namespace are needed for the set-up after exec.
+        let caps = sys::permitted_caps()?;
+        sys::set_caps(caps, caps)?;
+        for cap in (0..64).filter(|c| caps >> c & 1 != 0) {
+            sys::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as u64, cap, 0)
+                .context("raising ambient capabilities")?;
+        }
+    }
+    sys::place_fds(fds)?;
+    Ok(())
+}
+
+/// One user and one group are all there is in the Sentry's namespace: the caller's own, or for root "nobody".
+fn map_user(pid: Pid) -> Result<()> {
+    let euid = nix::unistd::geteuid();
+    let (uid, gid) =
+        if euid.is_root() { (NOBODY.uid, NOBODY.gid) } else { (euid.as_raw(), nix::unistd::getegid().as_raw()) };
+    let write = |file: &str, text: String| {
+        fs::write(format!("/proc/{pid}/{file}"), text).with_context(|| format!("/proc/PID/{file}"))
+    };
+    if !euid.is_root() {
+        // Without privileges a group may be mapped only once groups cannot be given up any more.
+        write("setgroups", "deny".into())?;
+    }
+    write("gid_map", format!("{gid} {gid} 1"))?;
+    write("uid_map", format!("{uid} {uid} 1"))?;
+    Ok(())
+}
+
+/// What it means that the host refuses to clone into new namespaces, and what can be done about it.
+fn clone_trouble(e: Errno) -> String {
+    match e {
+        Errno::EPERM => {
+            "the host does not allow user namespaces here. Look at `sysctl kernel.unprivileged_userns_clone` (must be 1) and \
+             `kernel.apparmor_restrict_unprivileged_userns` (must be 0); in a container, its seccomp profile must allow \
+             clone(CLONE_NEWUSER) (docker: --security-opt seccomp=unconfined)"
+                .into()
+        }
+        Errno::ENOSPC | Errno::EUSERS => {
+            "no more namespaces are allowed: raise `sysctl user.max_user_namespaces` (and the other user.max_*_namespaces)".into()
+        }
+        Errno::EINVAL => "the host's kernel lacks a kind of namespace (CONFIG_USER_NS, PID_NS, NET_NS, IPC_NS, UTS_NS, CGROUPS)".into(),
+        Errno::EAGAIN => "too many processes: raise `ulimit -u` or the cgroup's pids.max".into(),
+        Errno::ENOMEM => "the host has no memory left".into(),
+        Errno::EMFILE | Errno::ENFILE => "too many open files: raise `ulimit -n`".into(),
+        Errno::EBUSY => "this process has more than one thread".into(),
+        e => e.to_string(),
+    }
+}

@@ -1,0 +1,169 @@
+//! The host calls of the command and of its processes' set-up that no crate offers safely. All `unsafe` of the binary is here.
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use std::convert::Infallible;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Which process we are in after [`clone_process`].
+pub enum Cloned {
+    Parent { pid: Pid, pidfd: OwnedFd },
+    Child,
+}
+
+/// `clone` with new namespaces, as `fork` does it: the child goes on here with a copy of the memory.
+///
+/// The process must have one thread only, which is what makes it harmless; fails with `EBUSY` if it has more.
+pub fn clone_process(namespaces: libc::c_int) -> nix::Result<Cloned> {
+    if !single_threaded() {
+        return Err(Errno::EBUSY);
+    }
+    let mut pidfd: RawFd = -1;
+    let flags = namespaces | libc::CLONE_PIDFD | libc::SIGCHLD;
+    // SAFETY: no stack is given, so the child runs on a copy of this one as after fork; there is one thread, so no lock can be held
+    // by another; the kernel writes one int to `pidfd`, which outlives the call.
+    let r = unsafe { libc::syscall(libc::SYS_clone, flags as libc::c_ulong, 0, &raw mut pidfd, 0, 0) };
+    match Errno::result(r)? {
+        0 => Ok(Cloned::Child),
+        pid => Ok(Cloned::Parent {
+            pid: Pid::from_raw(pid as libc::pid_t),
+            // SAFETY: the kernel has just made this descriptor for us.
+            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+        }),
+    }
+}
+
+/// Whether this process has one thread. Without /proc there is no telling; the command starts no threads, so: yes.
+fn single_threaded() -> bool {
+    std::fs::read_dir("/proc/self/task").map_or(true, |d| d.count() == 1)
+}
+
+/// Takes over a descriptor that this process inherited under a number agreed upon. Fails with `EBADF` if it is not open.
+/// To be called once for each number.
+pub fn inherited_fd(number: RawFd) -> nix::Result<OwnedFd> {
+    // SAFETY: F_GETFD takes no pointer.
+    Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+    // SAFETY: it is open, and nobody else in this freshly executed process knows of it.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    Ok(fd)
+}
+
+/// Makes `wanted[i].0` available as descriptor `wanted[i].1` after exec, and closes everything else from 3 on at exec.
+/// For the child of [`clone_process`], just before exec; none of the descriptors may be dropped afterwards.
+pub fn place_fds(wanted: &[(BorrowedFd<'_>, RawFd)]) -> nix::Result<()> {
+    let top = wanted.iter().map(|w| w.1 + 1).max().unwrap_or(0).max(3);
+    let mut moved = Vec::with_capacity(wanted.len());
+    for (fd, _) in wanted {
+        // Out of the way first, so that no target number is still in use as a source.
+        // SAFETY: no pointer is involved; a new descriptor is made.
+        moved.push(Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, top.max(64)) })?);
+    }
+    // SAFETY: no pointers; only marks descriptors.
+    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
+    for (from, (_, to)) in moved.iter().zip(wanted) {
+        // SAFETY: no pointers. What was at `to` is this child's copy of a descriptor that it will not use again.
+        Errno::result(unsafe { libc::dup2(*from, *to) })?;
+    }
+    Ok(())
+}
+
+/// Replaces the program by this very binary with `subcommand`, an empty environment and the descriptors as they are.
+pub fn exec_self(subcommand: &std::ffi::CStr) -> Errno {
+    let none: [&std::ffi::CStr; 0] = [];
+    let r: nix::Result<Infallible> = nix::unistd::execve(c"/proc/self/exe", &[c"runsc-rs", subcommand], &none);
+    match r {
+        Ok(never) => match never {},
+        Err(e) => e,
+    }
+}
+
+/// Ends the process without running destructors or exit handlers: for a child that could not exec.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: takes no pointer and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// `prctl` with plain numbers.
+pub fn prctl(option: libc::c_int, a: u64, b: u64, c: u64) -> nix::Result<i32> {
+    // SAFETY: used only for options whose arguments are numbers (see the callers in `confine`).
+    Errno::result(unsafe { libc::prctl(option, a, b, c, 0) })
+}
+
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: libc::c_int,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct CapData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// _LINUX_CAPABILITY_VERSION_3: 64 capabilities in two halves.
+const CAP_VERSION: u32 = 0x2008_0522;
+
+/// The calling thread's permitted capabilities.
+pub fn permitted_caps() -> nix::Result<u64> {
+    let mut header = CapHeader { version: CAP_VERSION, pid: 0 };
+    let mut data = [CapData { effective: 0, permitted: 0, inheritable: 0 }; 2];
+    // SAFETY: both point to live values of the layout that version 3 has.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
+    Ok(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32)
+}
+
+/// Sets the calling thread's permitted and effective capabilities to `set`, the inheritable ones to `inheritable`.
+pub fn set_caps(set: u64, inheritable: u64) -> nix::Result<()> {
+    let mut header = CapHeader { version: CAP_VERSION, pid: 0 };
+    let half = |shift: u32| CapData {
+        effective: (set >> shift) as u32,
+        permitted: (set >> shift) as u32,
+        inheritable: (inheritable >> shift) as u32,
+    };
+    let data = [half(0), half(32)];
+    // SAFETY: both point to live values of the layout that version 3 has.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) }).map(drop)
+}
+
+/// Has SIGSYS, which the seccomp filter raises for a call that is not on the list, end the process with a line that names the call.
+pub fn report_sigsys() -> nix::Result<()> {
+    // SAFETY: the handler makes two system calls and touches nothing but its own stack.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_sigsys as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        Errno::result(libc::sigaction(libc::SIGSYS, &action, std::ptr::null_mut())).map(drop)
+    }
+}
+
+/// Status of a process that [`on_sigsys`] ended.
+pub const SIGSYS_STATUS: i32 = 124;
+
+extern "C" fn on_sigsys(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    const TEXT: &[u8] =
+        b"runsc-rs: host system call        is not on this process's list (seccomp); this is a bug of runsc-rs\n";
+    let mut line = [0u8; TEXT.len()];
+    line.copy_from_slice(TEXT);
+    // SAFETY: the kernel passes a valid ucontext; for SIGSYS by seccomp, rax holds the number of the call.
+    let nr = unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_RAX as usize] };
+    let mut n = nr.unsigned_abs();
+    for slot in line[27..33].iter_mut().rev() {
+        if n == 0 && *slot == b' ' && nr != 0 {
+            break;
+        }
+        *slot = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    // SAFETY: the buffer lives on this stack; both calls are on the list.
+    unsafe {
+        libc::write(2, line.as_ptr().cast(), line.len());
+        libc::syscall(libc::SYS_exit_group, SIGSYS_STATUS);
+    }
+}
