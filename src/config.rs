@@ -10,21 +10,19 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 
-/// Descriptors that both processes find open.
+/// Descriptors that both processes find open. Their standard input and output are /dev/null, standard error is the log.
 pub mod fd {
     use std::os::fd::RawFd;
     /// The configuration.
     pub const CONFIG: RawFd = 3;
-    /// Where log lines go.
-    pub const LOG: RawFd = 4;
     /// The Gofer's end or the Sentry's end of their connection.
-    pub const GOFER: RawFd = 5;
+    pub const GOFER: RawFd = 4;
     /// Sentry: the control socket to the command ([`crate::control`]).
-    pub const CONTROL: RawFd = 6;
+    pub const CONTROL: RawFd = 5;
     /// Sentry: the guest's standard streams.
-    pub const STDIO: [RawFd; 3] = [7, 8, 9];
+    pub const STDIO: [RawFd; 3] = [6, 7, 8];
     /// Sentry: where `--strace` lines go, if wanted.
-    pub const STRACE: RawFd = 10;
+    pub const STRACE: RawFd = 9;
 }
 
 /// A tree of host files that the guest sees.
@@ -77,8 +75,6 @@ pub struct GoferConfig {
     /// The first is the root.
     pub trees: Vec<Tree>,
     pub debug: bool,
-    /// It has a user namespace of its own (the caller is not root).
-    pub rootless: bool,
 }
 
 /// Writes `config` to a memfd that can no longer change.
@@ -114,7 +110,6 @@ mod tests {
                 read_only: true,
             }],
             debug: false,
-            rootless: true,
         };
         let fd = to_memfd(&config).unwrap();
         assert!(File::from(fd.try_clone().unwrap()).write_all(b"x").is_err(), "the memfd is sealed");

@@ -3,13 +3,23 @@
 use crate::config::{fd, from_memfd, GoferConfig};
 use crate::{confine, logging, sys};
 use anyhow::{Context, Result};
+use gofer::{Config, Tree};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 
 pub fn main() -> Result<()> {
     let config = sys::inherited_fd(fd::CONFIG).context("this is an internal subcommand: `runsc-rs run` starts it")?;
     let config: GoferConfig = from_memfd(config)?;
-    logging::init(sys::inherited_fd(fd::LOG)?, "gofer", config.debug);
+    logging::init("gofer", config.debug);
     confine::die_with_parent()?;
     let connection = sys::inherited_fd(fd::GOFER)?;
-    drop(connection);
-    Ok(())
+    let trees = config.trees.into_iter().map(|t| Tree {
+        name: t.name,
+        host_path: OsString::from_vec(t.source).into(),
+        read_only: t.read_only,
+    });
+    let gofer = gofer::confine(&Config::new(trees.collect())).context("the Gofer cannot lock itself in")?;
+    gofer.serve(connection).context("the Gofer gives up")?;
+    // No destructors: they would only make the end longer.
+    sys::exit_now(0)
 }

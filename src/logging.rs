@@ -1,22 +1,19 @@
-//! A `log` backend that writes to one descriptor, opened before the process is confined. One line, one write.
+//! A `log` backend that writes to standard error, where the command has put the log: a confined process opens no files. One line, one write.
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
 struct Logger {
-    out: File,
     /// Which process speaks.
     who: &'static str,
 }
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// Sends log lines to `out`: warnings and errors, or with `debug` everything down to debug level.
-pub fn init(out: OwnedFd, who: &'static str, debug: bool) {
-    let logger = LOGGER.get_or_init(|| Logger { out: File::from(out), who });
+/// Logs warnings and errors, or with `debug` everything down to debug level.
+pub fn init(who: &'static str, debug: bool) {
+    let logger = LOGGER.get_or_init(|| Logger { who });
     if log::set_logger(logger).is_ok() {
         log::set_max_level(if debug { LevelFilter::Debug } else { LevelFilter::Warn });
     }
@@ -39,7 +36,7 @@ impl Log for Logger {
         };
         let line = format!("runsc-rs {}: {level}{}\n", self.who, record.args());
         // There is nobody to tell if this fails.
-        let _ = (&self.out).write_all(line.as_bytes());
+        let _ = std::io::stderr().write_all(line.as_bytes());
     }
 
     fn flush(&self) {}

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 pub fn main() -> Result<u8> {
     let config = sys::inherited_fd(fd::CONFIG).context("this is an internal subcommand: `runsc-rs run` starts it")?;
     let config: SentryConfig = from_memfd(config)?;
-    logging::init(sys::inherited_fd(fd::LOG)?, "sentry", config.debug);
+    logging::init("sentry", config.debug);
     let control = sys::inherited_fd(fd::CONTROL)?;
     let result = boot(config, &control);
     let message = match &result {

@@ -66,7 +66,7 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         stats: args.stats,
         become_ids: (!rootless).then_some(NOBODY),
     };
-    Ok(Plan { sentry, gofer: GoferConfig { trees, debug: args.debug, rootless }, log, strace })
+    Ok(Plan { sentry, gofer: GoferConfig { trees, debug: args.debug }, log, strace })
 }
 
 fn open_to_write(path: &Path, append: bool) -> Result<OwnedFd> {

@@ -63,7 +63,6 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
             (null.as_fd(), 1),
             (plan.log.as_fd(), 2),
             (gofer_config.as_fd(), fd::CONFIG),
-            (plan.log.as_fd(), fd::LOG),
             (gofer_end.as_fd(), fd::GOFER),
         ],
     )?;
@@ -74,7 +73,6 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
         (null.as_fd(), 1),
         (plan.log.as_fd(), 2),
         (sentry_config.as_fd(), fd::CONFIG),
-        (plan.log.as_fd(), fd::LOG),
         (sentry_end.as_fd(), fd::GOFER),
         (sentry_control.as_fd(), fd::CONTROL),
         (stdin.as_fd(), fd::STDIO[0]),
