@@ -1,0 +1,494 @@
+//! Pipes and FIFOs (pipe(7), fifo(7)).
+//!
+//! One [`Pipe`] is a bounded ring of bytes with counts of its readers and writers; a [`PipeEnd`] is an open end of it.
+//! Both ends share one wait queue: readers wait for POLLIN, writers for POLLOUT. A pipe counts as writable when
+//! `PIPE_BUF` bytes fit, so that an atomic write never finds itself woken in vain. Packets (`O_DIRECT`) are marks over
+//! the ring that name where a packet starts and how long it is.
+
+use super::anon::AnonInode;
+use super::file::InodeExtra;
+use super::ring::Ring;
+use super::types::{Attr, SetAttr};
+use super::{File, FileOps};
+use crate::error::{Errno, Result, SysError, SysResult};
+use crate::kernel::wait::{WaitError, WaitQueue};
+use crate::kernel::Task;
+use crate::mm::io::{Dst, Src};
+use parking_lot::{Mutex, MutexGuard};
+use std::any::Any;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+pub const PIPE_BUF: usize = 4096;
+const PAGE: usize = 4096;
+/// Capacity of a new pipe, and the most that an unprivileged user may ask for (`fs.pipe-max-size`).
+pub const PIPE_DEFAULT: usize = 16 * PAGE;
+pub const PIPE_MAX: usize = 1 << 20;
+
+const IN: u32 = (libc::POLLIN | libc::POLLRDNORM) as u32;
+const OUT: u32 = (libc::POLLOUT | libc::POLLWRNORM) as u32;
+const HUP: u32 = libc::POLLHUP as u32;
+const ERR: u32 = libc::POLLERR as u32;
+
+pub struct State {
+    ring: Ring,
+    cap: usize,
+    /// Position of the ring's first byte in the stream.
+    pos: u64,
+    /// Packets: start in the stream, and length.
+    packets: VecDeque<(u64, usize)>,
+    readers: usize,
+    writers: usize,
+    /// How many have ever opened each end, so that a blocking open sees a peer that came and went.
+    reader_opens: u64,
+    writer_opens: u64,
+}
+
+impl State {
+    fn free(&self) -> usize {
+        self.cap.saturating_sub(self.ring.len())
+    }
+    fn writable(&self) -> bool {
+        self.free() >= PIPE_BUF && self.packets.len() < self.cap / PAGE
+    }
+    /// Takes bytes for one `read`; 0 when empty.
+    fn pop(&mut self, dst: &mut Dst<'_>) -> Result<usize> {
+        match self.packets.front().copied() {
+            None => {
+                let n = self.ring.pop(dst, usize::MAX)?;
+                self.pos += n as u64;
+                Ok(n)
+            }
+            Some((start, len)) if start == self.pos => {
+                // What of a packet does not fit is lost.
+                let n = self.ring.peek(dst, 0, len)?;
+                self.ring.consume(len);
+                self.pos += len as u64;
+                self.packets.pop_front();
+                Ok(n)
+            }
+            Some((start, _)) => {
+                let n = self.ring.pop(dst, (start - self.pos) as usize)?;
+                self.pos += n as u64;
+                Ok(n)
+            }
+        }
+    }
+}
+
+pub struct Pipe {
+    state: Mutex<State>,
+    pub queue: WaitQueue,
+}
+
+impl Default for Pipe {
+    fn default() -> Self {
+        Pipe {
+            state: Mutex::new(State {
+                ring: Ring::default(),
+                cap: PIPE_DEFAULT,
+                pos: 0,
+                packets: VecDeque::new(),
+                readers: 0,
+                writers: 0,
+                reader_opens: 0,
+                writer_opens: 0,
+            }),
+            queue: WaitQueue::new(),
+        }
+    }
+}
+
+impl Pipe {
+    fn read(&self, dst: &mut Dst<'_>) -> SysResult<usize> {
+        if dst.remaining() == 0 {
+            return Ok(0);
+        }
+        let mut s = self.state.lock();
+        if s.ring.is_empty() {
+            return if s.writers == 0 { Ok(0) } else { Err(Errno::EAGAIN.into()) };
+        }
+        let was = s.writable();
+        let n = s.pop(dst)?;
+        self.announce_room(s, was);
+        Ok(n)
+    }
+
+    fn announce_room(&self, s: MutexGuard<'_, State>, was_writable: bool) {
+        let wake = !was_writable && s.writable();
+        drop(s);
+        if wake {
+            self.queue.wake(OUT);
+        }
+    }
+
+    fn write(&self, src: &mut Src<'_>, packet: bool) -> SysResult<usize> {
+        let total = src.remaining();
+        if total == 0 {
+            return Ok(0);
+        }
+        let mut s = self.state.lock();
+        if s.readers == 0 {
+            return Err(Errno::EPIPE.into());
+        }
+        let free = s.free();
+        if free == 0 || (total <= PIPE_BUF && free < total) {
+            return Err(Errno::EAGAIN.into());
+        }
+        let mut done = 0;
+        if packet {
+            while src.remaining() > 0 && s.writable() {
+                let start = s.pos + s.ring.len() as u64;
+                match s.ring.push(src, PAGE) {
+                    Ok(0) => break,
+                    Ok(n) => {
+                        s.packets.push_back((start, n));
+                        done += n;
+                    }
+                    Err(_) if done > 0 => break,
+                    Err(e) => return Err(e.into()),
+                }
+            }
+            if done == 0 {
+                return Err(Errno::EAGAIN.into());
+            }
+        } else {
+            done = s.ring.push(src, free)?;
+        }
+        drop(s);
+        self.queue.wake(IN);
+        Ok(done)
+    }
+
+    /// Moves bytes from this pipe to `sink`, which says how many of the offered it took; `EAGAIN` when empty with writers.
+    /// With `keep`, the bytes stay (tee). The pipe is locked meanwhile: `sink` must not come back to it.
+    pub fn drain(&self, max: usize, keep: bool, sink: &mut dyn FnMut(&[u8]) -> SysResult<usize>) -> SysResult<usize> {
+        let mut s = self.state.lock();
+        if s.ring.is_empty() {
+            return if s.writers == 0 { Ok(0) } else { Err(Errno::EAGAIN.into()) };
+        }
+        let was = s.writable();
+        let mut want = max.min(s.ring.len());
+        let packet = match s.packets.front().copied() {
+            Some((start, len)) if start == s.pos => {
+                want = want.min(len);
+                Some(len)
+            }
+            Some((start, _)) => {
+                want = want.min((start - s.pos) as usize);
+                None
+            }
+            None => None,
+        };
+        let mut buf = vec![0u8; want];
+        let n = s.ring.peek(&mut Dst::kernel(&mut buf), 0, want)?;
+        let taken = sink(&buf[..n])?.min(n);
+        if keep {
+            return Ok(taken);
+        }
+        if packet.is_some() {
+            if let Some(p) = s.packets.front_mut() {
+                p.0 += taken as u64;
+                p.1 -= taken;
+                if p.1 == 0 {
+                    s.packets.pop_front();
+                }
+            }
+        }
+        s.ring.consume(taken);
+        s.pos += taken as u64;
+        self.announce_room(s, was);
+        Ok(taken)
+    }
+
+    /// Bytes that a writer could add now; `EPIPE` without readers.
+    pub fn room(&self) -> Result<usize> {
+        let s = self.state.lock();
+        if s.readers == 0 {
+            return Err(Errno::EPIPE);
+        }
+        Ok(s.free())
+    }
+
+    /// Bytes in it (`FIONREAD`).
+    pub fn available(&self) -> usize {
+        self.state.lock().ring.len()
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.state.lock().cap
+    }
+
+    /// `F_SETPIPE_SZ`.
+    pub fn set_capacity(&self, want: u64, privileged: bool) -> Result<usize> {
+        if want > 1 << 31 {
+            return Err(Errno::EINVAL);
+        }
+        let cap = (want as usize).max(PAGE).next_power_of_two();
+        let mut s = self.state.lock();
+        // Even a privileged guest gets no more than this: the memory is the Sentry's.
+        if cap > s.cap && cap > if privileged { PIPE_MAX * 16 } else { PIPE_MAX } {
+            return Err(Errno::EPERM);
+        }
+        if cap < s.ring.len() || cap / PAGE < s.packets.len() {
+            return Err(Errno::EBUSY);
+        }
+        let was = s.writable();
+        s.cap = cap;
+        self.announce_room(s, was);
+        Ok(cap)
+    }
+}
+
+/// An open end (or, for a FIFO opened `O_RDWR`, both).
+pub struct PipeEnd {
+    pub pipe: Arc<Pipe>,
+    read: bool,
+    write: bool,
+    /// Of a FIFO opened for reading without waiting: no POLLHUP until a writer has come after this many.
+    quiet_until: Option<u64>,
+    anon: Option<Arc<AnonInode>>,
+}
+
+impl PipeEnd {
+    fn open(pipe: Arc<Pipe>, read: bool, write: bool, anon: Option<Arc<AnonInode>>) -> Self {
+        let mut s = pipe.state.lock();
+        if read {
+            s.readers += 1;
+            s.reader_opens += 1;
+        }
+        if write {
+            s.writers += 1;
+            s.writer_opens += 1;
+        }
+        drop(s);
+        PipeEnd { pipe, read, write, quiet_until: None, anon }
+    }
+}
+
+impl Drop for PipeEnd {
+    fn drop(&mut self) {
+        let mut s = self.pipe.state.lock();
+        s.readers -= usize::from(self.read);
+        s.writers -= usize::from(self.write);
+        let (r, w) = (s.readers, s.writers);
+        if r == 0 && w == 0 {
+            s.pos = 0;
+            s.packets.clear();
+            s.ring.clear();
+        }
+        drop(s);
+        let mut events = 0;
+        if self.read && r == 0 {
+            events |= OUT | ERR;
+        }
+        if self.write && w == 0 {
+            events |= IN | HUP;
+        }
+        if events != 0 {
+            self.pipe.queue.wake(events);
+        }
+    }
+}
+
+impl FileOps for PipeEnd {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, _file: &File, dst: &mut Dst<'_>, _offset: u64) -> SysResult<usize> {
+        self.pipe.read(dst)
+    }
+    fn write(&self, file: &File, src: &mut Src<'_>, _offset: u64) -> SysResult<(usize, u64)> {
+        let n = self.pipe.write(src, file.flags() & libc::O_DIRECT != 0)?;
+        Ok((n, 0))
+    }
+    fn poll(&self, _file: &File) -> u32 {
+        let s = self.pipe.state.lock();
+        let mut ev = 0;
+        if self.read {
+            if !s.ring.is_empty() {
+                ev |= IN;
+            }
+            if s.writers == 0 && self.quiet_until != Some(s.writer_opens) {
+                ev |= HUP;
+            }
+        }
+        if self.write {
+            if s.writable() {
+                ev |= OUT;
+            }
+            if s.readers == 0 {
+                ev |= ERR;
+            }
+        }
+        ev
+    }
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        Some(&self.pipe.queue)
+    }
+    fn ioctl(&self, _file: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
+        if u64::from(cmd) == libc::FIONREAD {
+            let n = self.pipe.available() as i32;
+            task.mem().write(arg, &n)?;
+            return Ok(0);
+        }
+        Err(Errno::ENOTTY.into())
+    }
+    fn attr(&self) -> Result<Attr> {
+        self.anon.as_ref().map(|a| a.attr()).ok_or(Errno::EBADF)
+    }
+    fn set_attr(&self, set: &SetAttr) -> Result<()> {
+        self.anon.as_ref().ok_or(Errno::EBADF)?.set_attr(set)
+    }
+    fn anon_name(&self) -> String {
+        format!("pipe:[{}]", self.anon.as_ref().map_or(0, |a| a.ino()))
+    }
+}
+
+/// A new pipe: its reading and its writing end, with status flags `flags` (`O_NONBLOCK`, `O_DIRECT`).
+pub fn new_pipe(anon: Option<AnonInode>, flags: i32) -> (Arc<File>, Arc<File>) {
+    let anon = anon.map(Arc::new);
+    let pipe = Arc::new(Pipe::default());
+    let r = PipeEnd::open(pipe.clone(), true, false, anon.clone());
+    let w = PipeEnd::open(pipe, false, true, anon);
+    (
+        File::new(Box::new(r), libc::O_RDONLY | flags, None),
+        File::new(Box::new(w), libc::O_WRONLY | flags, None),
+    )
+}
+
+/// The pipe behind an open file, if it is one.
+pub fn of(file: &File) -> Option<&Arc<Pipe>> {
+    file.ops.as_any().downcast_ref::<PipeEnd>().map(|e| &e.pipe)
+}
+
+/// `fcntl(F_SETPIPE_SZ)` and `fcntl(F_GETPIPE_SZ)`; `EBADF` when the file is no pipe.
+pub fn fcntl_size(task: &Task, file: &File, set: Option<u64>) -> SysResult {
+    let pipe = of(file).ok_or(Errno::EBADF)?;
+    let size = match set {
+        Some(want) => pipe.set_capacity(want, task.cred().has(crate::kernel::cred::CAP_SYS_RESOURCE))?,
+        None => pipe.capacity(),
+    };
+    Ok(size as u64)
+}
+
+/// The pipe of a FIFO: hangs on the inode as long as that lives; empties when nobody has it open.
+struct Fifo(Arc<Pipe>);
+
+/// Opens a FIFO (fifo(7)): waits for the other end unless `O_NONBLOCK` or `O_RDWR`. The VFS has checked permissions.
+pub async fn open_fifo(task: &Task, extra: &InodeExtra, flags: i32) -> SysResult<Box<dyn FileOps>> {
+    let pipe = extra.get_or_insert(|| Fifo(Arc::default())).0.clone();
+    let nonblock = flags & libc::O_NONBLOCK != 0;
+    let mode = flags & libc::O_ACCMODE;
+    if mode == libc::O_RDWR {
+        let end = PipeEnd::open(pipe.clone(), true, true, None);
+        pipe.queue.wake_all();
+        return Ok(Box::new(end));
+    }
+    let reading = mode == libc::O_RDONLY;
+    if !reading && nonblock && pipe.state.lock().readers == 0 {
+        return Err(Errno::ENXIO.into());
+    }
+    let mut end = PipeEnd::open(pipe.clone(), reading, !reading, None);
+    let seen = {
+        let s = pipe.state.lock();
+        let (here, opens) = if reading { (s.writers, s.writer_opens) } else { (s.readers, s.reader_opens) };
+        (here == 0).then_some(opens)
+    };
+    pipe.queue.wake_all();
+    let Some(seen) = seen else { return Ok(Box::new(end)) };
+    if nonblock {
+        end.quiet_until = Some(seen);
+        return Ok(Box::new(end));
+    }
+    let met = task
+        .wait(&[(&pipe.queue, u32::MAX)], None, || {
+            let s = pipe.state.lock();
+            let opens = if reading { s.writer_opens } else { s.reader_opens };
+            (opens != seen).then_some(())
+        })
+        .await;
+    match met {
+        Ok(()) => Ok(Box::new(end)),
+        Err(WaitError::Interrupted | WaitError::TimedOut) => Err(SysError::INTR),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(f: &File, data: &[u8]) -> SysResult<usize> {
+        f.ops.write(f, &mut Src::kernel(data), 0).map(|r| r.0)
+    }
+    fn read(f: &File, n: usize) -> SysResult<Vec<u8>> {
+        let mut buf = vec![0; n];
+        let k = f.ops.read(f, &mut Dst::kernel(&mut buf), 0)?;
+        buf.truncate(k);
+        Ok(buf)
+    }
+    const AGAIN: SysError = SysError::Errno(Errno::EAGAIN);
+
+    #[test]
+    fn bytes_and_ends() {
+        let (r, w) = new_pipe(None, 0);
+        assert_eq!(read(&r, 1), Err(AGAIN));
+        assert_eq!(r.poll(), 0);
+        assert_eq!(write(&w, b"hello"), Ok(5));
+        assert_eq!(r.poll(), IN);
+        assert_eq!(read(&r, 3), Ok(b"hel".to_vec()));
+        assert_eq!(of(&r).unwrap().available(), 2);
+        drop(w);
+        assert_eq!(r.poll(), IN | HUP);
+        assert_eq!(read(&r, 9), Ok(b"lo".to_vec()));
+        assert_eq!(read(&r, 9), Ok(vec![]));
+        let (r, w) = new_pipe(None, 0);
+        drop(r);
+        assert_eq!(write(&w, b"x"), Err(Errno::EPIPE.into()));
+        assert_eq!(w.poll(), OUT | ERR);
+    }
+
+    #[test]
+    fn small_writes_are_atomic() {
+        let (r, w) = new_pipe(None, 0);
+        assert_eq!(write(&w, &[1; 65000]), Ok(65000));
+        assert_eq!(w.poll(), 0);
+        assert_eq!(write(&w, &[2; 4096]), Err(AGAIN));
+        assert_eq!(write(&w, &[2; 5000]), Ok(536));
+        assert_eq!(write(&w, &[2; 1]), Err(AGAIN));
+        assert_eq!(read(&r, 4096).unwrap().len(), 4096);
+        assert_eq!(w.poll(), OUT);
+        assert_eq!(write(&w, &[2; 4096]), Ok(4096));
+    }
+
+    #[test]
+    fn packets_keep_their_bounds() {
+        let (r, w) = new_pipe(None, libc::O_DIRECT);
+        assert_eq!(write(&w, b"abc"), Ok(3));
+        assert_eq!(write(&w, &[7; 5000]), Ok(5000));
+        w.set_flags(libc::O_WRONLY);
+        assert_eq!(write(&w, b"tail"), Ok(4));
+        assert_eq!(read(&r, 2), Ok(b"ab".to_vec()));
+        assert_eq!(read(&r, 9999).unwrap().len(), 4096);
+        assert_eq!(read(&r, 9999).unwrap().len(), 904);
+        assert_eq!(read(&r, 2), Ok(b"ta".to_vec()));
+        assert_eq!(read(&r, 9), Ok(b"il".to_vec()));
+        let mut n = 0;
+        w.set_flags(libc::O_WRONLY | libc::O_DIRECT);
+        while write(&w, b"x").is_ok() {
+            n += 1;
+        }
+        assert_eq!(n, 16);
+    }
+
+    #[test]
+    fn size_changes() {
+        let (_r, w) = new_pipe(None, 0);
+        let p = of(&w).unwrap();
+        assert_eq!(p.capacity(), 65536);
+        assert_eq!(p.set_capacity(5000, false), Ok(8192));
+        assert_eq!(write(&w, &[0; 9000]), Ok(8192));
+        assert_eq!(p.set_capacity(4096, false), Err(Errno::EBUSY));
+        assert_eq!(p.set_capacity(PIPE_MAX as u64 + 1, false), Err(Errno::EPERM));
+    }
+}
