@@ -136,11 +136,21 @@ pub struct File {
     pub path: Option<super::vfs::Path>,
     /// `fcntl(F_SETOWN)`: >0 process, <0 process group.
     pub owner: AtomicI32,
+    /// `epoll` items that watch it; they end with it.
+    pub watchers: Mutex<Vec<Arc<super::epoll::Item>>>,
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        for item in std::mem::take(self.watchers.get_mut()) {
+            item.file_gone(&*self.ops);
+        }
+    }
 }
 
 impl File {
     pub fn new(ops: Box<dyn FileOps>, flags: i32, path: Option<super::vfs::Path>) -> Arc<File> {
-        Arc::new(File { ops, flags: AtomicI32::new(flags), offset: Mutex::new(0), path, owner: AtomicI32::new(0) })
+        Arc::new(File { ops, flags: AtomicI32::new(flags), offset: Mutex::new(0), path, owner: AtomicI32::new(0), watchers: Mutex::default() })
     }
     /// `O_*` status and access flags, without creation flags and `O_CLOEXEC`.
     pub fn flags(&self) -> i32 {

@@ -8,7 +8,13 @@
 //! All of it is synchronous. An operation that cannot go on answers `EAGAIN`; the caller ([`crate::syscalls::io`])
 //! waits on [`FileOps::wait_queue`] when the file is in blocking mode, so no file system ever waits by itself.
 
+pub mod anon;
+pub mod epoll;
+pub mod eventfd;
 pub mod file;
+pub mod pipe;
+pub mod ring;
+pub mod timerfd;
 pub mod types;
 pub mod vfs;
 

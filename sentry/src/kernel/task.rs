@@ -1,7 +1,7 @@
 //! A task: one guest thread (Linux's `task_struct`), and how it waits.
 
 use super::signal::{AltStack, Pending, SigInfo, SigSet};
-use super::wait::{WaitError, WaitQueue, Waiter};
+use super::wait::{WaitError, WaitQueue};
 use super::{Cred, FdTable, Kernel, ThreadGroup};
 use crate::fs::vfs::FsContext;
 use crate::mm::{Mm, UserMem};
@@ -150,14 +150,13 @@ impl Task {
         if let Some(v) = cond() {
             return Ok(v);
         }
-        let mut reg = Registrations { list: Vec::new() };
+        let mut reg = Registrations::default();
         let mut timer = None;
         self.sleeping.store(true, Ordering::Relaxed);
         let r = poll_fn(|cx| {
-            if reg.list.is_empty() && timer.is_none() {
-                let w: Arc<dyn Waiter> = Arc::new(cx.waker().clone());
+            if reg.is_empty() && timer.is_none() {
                 for (q, mask) in queues {
-                    reg.list.push((*q, q.add(*mask, w.clone())));
+                    reg.push(q, q.add_waker(*mask, cx.waker().clone()));
                 }
                 if let Some(d) = deadline_ns {
                     timer = Some(self.kernel.executor.timer(d, cx.waker().clone()));
@@ -179,16 +178,56 @@ impl Task {
         r
     }
 
+    /// As [`Task::wait`] on one queue, of whose exclusive waiters a wake reaches one (`accept`, `epoll_wait`).
+    pub async fn wait_exclusive<T>(
+        &self,
+        queue: &WaitQueue,
+        mask: u32,
+        deadline_ns: Option<u64>,
+        mut cond: impl FnMut() -> Option<T> + Send,
+    ) -> Result<T, WaitError> {
+        if let Some(v) = cond() {
+            return Ok(v);
+        }
+        let mut reg = Exclusive { queue, mask, id: None, used: false };
+        let mut timer = None;
+        self.sleeping.store(true, Ordering::Relaxed);
+        let r = poll_fn(|cx| {
+            match reg.id {
+                Some(id) => queue.rearm(id),
+                None => {
+                    reg.id = Some(queue.add_exclusive(mask, cx.waker().clone()));
+                    timer = deadline_ns.map(|d| self.kernel.executor.timer(d, cx.waker().clone()));
+                }
+            }
+            if let Some(v) = cond() {
+                reg.used = true;
+                return Poll::Ready(Ok(v));
+            }
+            if self.signal_pending() {
+                return Poll::Ready(Err(WaitError::Interrupted));
+            }
+            if deadline_ns.is_some_and(|d| platform::executor::now_ns() >= d) {
+                return Poll::Ready(Err(WaitError::TimedOut));
+            }
+            Poll::Pending
+        })
+        .await;
+        drop(timer);
+        self.sleeping.store(false, Ordering::Relaxed);
+        r
+    }
+
     /// As [`Task::wait`], deaf to signals other than a kill (vfork).
     pub async fn wait_killable<T>(
         &self,
         queue: &WaitQueue,
         mut cond: impl FnMut() -> Option<T> + Send,
     ) -> Result<T, WaitError> {
-        let mut reg = Registrations { list: Vec::new() };
+        let mut reg = Registrations::default();
         poll_fn(|cx| {
-            if reg.list.is_empty() {
-                reg.list.push((queue, queue.add(u32::MAX, Arc::new(cx.waker().clone()))));
+            if reg.is_empty() {
+                reg.push(queue, queue.add_waker(u32::MAX, cx.waker().clone()));
             }
             if let Some(v) = cond() {
                 return Poll::Ready(Ok(v));
@@ -207,15 +246,46 @@ impl Task {
     }
 }
 
-/// Queue registrations that end with the wait.
+/// Queue registrations that end with the wait. Most waits have one.
+#[derive(Default)]
 struct Registrations<'a> {
-    list: Vec<(&'a WaitQueue, u64)>,
+    first: Option<(&'a WaitQueue, u64)>,
+    more: Vec<(&'a WaitQueue, u64)>,
+}
+
+impl<'a> Registrations<'a> {
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+    fn push(&mut self, q: &'a WaitQueue, id: u64) {
+        if self.first.is_none() {
+            self.first = Some((q, id));
+        } else {
+            self.more.push((q, id));
+        }
+    }
 }
 
 impl Drop for Registrations<'_> {
     fn drop(&mut self) {
-        for (q, id) in &self.list {
+        for (q, id) in self.first.iter().chain(&self.more) {
             q.remove(*id);
+        }
+    }
+}
+
+/// An exclusive registration: passes the wake on if the wait ends without having used it.
+struct Exclusive<'a> {
+    queue: &'a WaitQueue,
+    mask: u32,
+    id: Option<u64>,
+    used: bool,
+}
+
+impl Drop for Exclusive<'_> {
+    fn drop(&mut self) {
+        if self.id.is_some_and(|id| self.queue.remove(id)) && !self.used {
+            self.queue.wake(self.mask);
         }
     }
 }

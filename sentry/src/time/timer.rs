@@ -114,6 +114,8 @@ impl Inner {
                 return;
             }
             s.handle = None;
+            // Before the callback: whoever it wakes may `take` before it returns.
+            s.held = true;
             n
         };
         let next = (self.expire)(n);
@@ -122,8 +124,9 @@ impl Inner {
             return;
         }
         match next {
-            Next::Hold => s.held = true,
+            Next::Hold => {}
             Next::Rearm => {
+                s.held = false;
                 s.ticks = 0;
                 self.arm(&mut s, now + MIN_PERIOD_NS);
             }

@@ -1,0 +1,122 @@
+//! eventfd(2): a counter that can be waited for.
+
+use super::anon::anon_attr;
+use super::types::Attr;
+use super::{File, FileOps};
+use crate::error::{Errno, Result, SysResult};
+use crate::kernel::wait::WaitQueue;
+use crate::mm::io::{Dst, Src};
+use parking_lot::Mutex;
+use std::any::Any;
+use std::sync::Arc;
+
+const IN: u32 = libc::POLLIN as u32;
+const OUT: u32 = libc::POLLOUT as u32;
+
+pub struct EventFd {
+    count: Mutex<u64>,
+    semaphore: bool,
+    queue: WaitQueue,
+}
+
+/// An open eventfd with status flags `flags`.
+pub fn new(initial: u32, semaphore: bool, flags: i32) -> Arc<File> {
+    let ops = EventFd { count: Mutex::new(initial.into()), semaphore, queue: WaitQueue::new() };
+    File::new(Box::new(ops), libc::O_RDWR | flags, None)
+}
+
+impl FileOps for EventFd {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, _file: &File, dst: &mut Dst<'_>, _offset: u64) -> SysResult<usize> {
+        if dst.remaining() < 8 {
+            return Err(Errno::EINVAL.into());
+        }
+        let value = {
+            let mut c = self.count.lock();
+            if *c == 0 {
+                return Err(Errno::EAGAIN.into());
+            }
+            let v = if self.semaphore { 1 } else { *c };
+            *c -= v;
+            v
+        };
+        self.queue.wake(OUT);
+        Ok(dst.put(&value.to_ne_bytes())?)
+    }
+    fn write(&self, _file: &File, src: &mut Src<'_>, _offset: u64) -> SysResult<(usize, u64)> {
+        if src.remaining() < 8 {
+            return Err(Errno::EINVAL.into());
+        }
+        let mut raw = [0u8; 8];
+        if src.take(&mut raw)? < 8 {
+            return Err(Errno::EFAULT.into());
+        }
+        let add = u64::from_ne_bytes(raw);
+        if add == u64::MAX {
+            return Err(Errno::EINVAL.into());
+        }
+        {
+            let mut c = self.count.lock();
+            if add > u64::MAX - 1 - *c {
+                return Err(Errno::EAGAIN.into());
+            }
+            *c += add;
+        }
+        if add != 0 {
+            self.queue.wake(IN);
+        }
+        Ok((8, 0))
+    }
+    fn poll(&self, _file: &File) -> u32 {
+        let c = *self.count.lock();
+        let mut ev = 0;
+        if c > 0 {
+            ev |= IN;
+        }
+        if c < u64::MAX - 1 {
+            ev |= OUT;
+        }
+        ev
+    }
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        Some(&self.queue)
+    }
+    fn attr(&self) -> Result<Attr> {
+        Ok(anon_attr())
+    }
+    fn anon_name(&self) -> String {
+        "anon_inode:[eventfd]".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::SysError;
+
+    fn add(f: &File, v: u64) -> SysResult<usize> {
+        f.ops.write(f, &mut Src::kernel(&v.to_ne_bytes()), 0).map(|r| r.0)
+    }
+    fn take(f: &File) -> SysResult<u64> {
+        let mut b = [0; 8];
+        f.ops.read(f, &mut Dst::kernel(&mut b), 0)?;
+        Ok(u64::from_ne_bytes(b))
+    }
+
+    #[test]
+    fn counts() {
+        const AGAIN: SysError = SysError::Errno(Errno::EAGAIN);
+        let f = new(3, false, 0);
+        assert_eq!(take(&f), Ok(3));
+        assert_eq!(take(&f), Err(AGAIN));
+        assert_eq!(f.poll(), OUT);
+        assert_eq!(add(&f, u64::MAX), Err(Errno::EINVAL.into()));
+        assert_eq!(add(&f, u64::MAX - 1), Ok(8));
+        assert_eq!(f.poll(), IN);
+        assert_eq!(add(&f, 1), Err(AGAIN));
+        let s = new(2, true, 0);
+        assert_eq!((take(&s), take(&s), take(&s)), (Ok(1), Ok(1), Err(AGAIN)));
+    }
+}

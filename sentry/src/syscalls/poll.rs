@@ -1,0 +1,266 @@
+//! poll(2), select(2) and kin.
+
+use super::arg::*;
+use super::epoll::deadline_ms;
+use super::Ctx;
+use crate::error::{Errno, Restart, Result, SysError, SysResult};
+use crate::fs::File;
+use crate::kernel::signal::SigSet;
+use crate::kernel::task::RestartBlock;
+use crate::kernel::wait::{WaitError, WaitQueue};
+use crate::time::clock::{UserTimespec, UserTimeval};
+use platform::executor::now_ns;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+const ALWAYS: u32 = (libc::POLLERR | libc::POLLHUP) as u32;
+const NVAL: u32 = libc::POLLNVAL as u32;
+
+/// Exchanges the caller's signal mask for the length of the call, if one is given (`ppoll` and kin).
+pub fn swap_mask(cx: &Ctx<'_>, mask: Addr, size: usize) -> Result<()> {
+    if mask.is_null() {
+        return Ok(());
+    }
+    if size != 8 {
+        return Err(Errno::EINVAL);
+    }
+    let new = SigSet(cx.read::<u64>(mask.0)?).minus(SigSet::UNBLOCKABLE);
+    let mut s = cx.task.signals.lock();
+    s.saved_mask = Some(s.mask);
+    s.mask = new;
+    drop(s);
+    cx.task.signal_flag.store(true, Ordering::SeqCst);
+    Ok(())
+}
+
+/// Puts the mask back, unless a signal ended the call: then its delivery does.
+pub fn unswap_mask(cx: &Ctx<'_>, r: &SysResult) {
+    if matches!(r, Err(SysError::Restart(_) | SysError::Errno(Errno::EINTR))) {
+        return;
+    }
+    let mut s = cx.task.signals.lock();
+    if let Some(old) = s.saved_mask.take() {
+        s.mask = old;
+        drop(s);
+        cx.task.signal_flag.store(true, Ordering::SeqCst);
+    }
+}
+
+/// One file that is asked, and for what.
+struct Asked {
+    file: Option<Arc<File>>,
+    events: u32,
+    got: u32,
+}
+
+/// Fills in what is ready; true if anything is.
+fn scan(asked: &mut [Asked]) -> bool {
+    let mut any = false;
+    for a in asked {
+        if let Some(f) = &a.file {
+            a.got = f.poll() & (a.events | ALWAYS);
+        }
+        any |= a.got != 0;
+    }
+    any
+}
+
+/// Waits until something is ready. `Some(0)`: looks only.
+async fn wait_any(cx: &Ctx<'_>, asked: &mut [Asked], deadline_ns: Option<u64>) -> std::result::Result<(), WaitError> {
+    if scan(asked) || deadline_ns == Some(0) {
+        return Ok(());
+    }
+    let files: Vec<(Arc<File>, u32)> =
+        asked.iter().filter_map(|a| a.file.clone().map(|f| (f, a.events | ALWAYS))).collect();
+    let queues: Vec<(&WaitQueue, u32)> =
+        files.iter().filter_map(|(f, ev)| f.ops.wait_queue().map(|q| (q, *ev))).collect();
+    match cx.task.wait(&queues, deadline_ns, || scan(asked).then_some(())).await {
+        Err(WaitError::Interrupted) => Err(WaitError::Interrupted),
+        Ok(()) | Err(WaitError::TimedOut) => Ok(()),
+    }
+}
+
+/// poll(2) with the deadline already made: also what `restart_syscall` goes on with.
+pub async fn do_poll(cx: &mut Ctx<'_>, fds: u64, nfds: u64, deadline_ns: Option<u64>) -> SysResult {
+    let n = usize::try_from(nfds).map_err(|_| Errno::EINVAL)?;
+    if nfds > cx.task.limit(libc::RLIMIT_NOFILE).min(crate::kernel::fdtable::NR_OPEN as u64) {
+        return Err(Errno::EINVAL.into());
+    }
+    let mut raw = vec![0u8; n * 8];
+    cx.read_bytes(fds, &mut raw)?;
+    let mut asked = Vec::with_capacity(n);
+    {
+        let table = cx.task.files();
+        for r in raw.chunks_exact(8) {
+            let fd = i32::from_ne_bytes([r[0], r[1], r[2], r[3]]);
+            let events = u32::from(u16::from_ne_bytes([r[4], r[5]]));
+            let file = if fd < 0 { None } else { table.get_io(fd).ok() };
+            let got = if fd >= 0 && file.is_none() { NVAL } else { 0 };
+            asked.push(Asked { file, events, got });
+        }
+    }
+    wait_any(cx, &mut asked, deadline_ns).await.map_err(|_| SysError::Restart(Restart::Block))?;
+    let mut count = 0;
+    for (a, r) in asked.iter().zip(raw.chunks_exact_mut(8)) {
+        count += u64::from(a.got != 0);
+        r[6..8].copy_from_slice(&(a.got as u16).to_ne_bytes());
+    }
+    cx.write_bytes(fds, &raw)?;
+    Ok(count)
+}
+
+pub async fn poll(cx: &mut Ctx<'_>, fds: Addr, nfds: u32, timeout: i32) -> SysResult {
+    let deadline_ns = deadline_ms(timeout);
+    let r = do_poll(cx, fds.0, nfds.into(), deadline_ns).await;
+    if r == Err(SysError::Restart(Restart::Block)) {
+        *cx.task.restart_block.lock() = Some(RestartBlock::Poll { fds: fds.0, nfds: nfds.into(), deadline_ns });
+    }
+    r
+}
+
+/// A relative timeout and its deadline (`Some(0)`: do not wait).
+fn deadline_of(ns: u64) -> u64 {
+    if ns == 0 {
+        0
+    } else {
+        now_ns().saturating_add(ns)
+    }
+}
+
+fn left_of(deadline_ns: u64) -> u64 {
+    if deadline_ns == 0 {
+        0
+    } else {
+        deadline_ns.saturating_sub(now_ns())
+    }
+}
+
+pub async fn ppoll(cx: &mut Ctx<'_>, fds: Addr, nfds: u32, timeout: Addr, mask: Addr, size: usize) -> SysResult {
+    let deadline = match timeout.is_null() {
+        true => None,
+        false => Some(deadline_of(cx.read::<UserTimespec>(timeout.0)?.to_ns()?)),
+    };
+    swap_mask(cx, mask, size)?;
+    let mut r = do_poll(cx, fds.0, nfds.into(), deadline).await;
+    if r == Err(SysError::Restart(Restart::Block)) {
+        r = Err(SysError::Restart(Restart::NoHand));
+    }
+    unswap_mask(cx, &r);
+    if let Some(d) = deadline {
+        // The rest is written on success only as a courtesy; a fault there is not the call's.
+        let _ = cx.write_now(timeout.0, &UserTimespec::from_ns(left_of(d)));
+    }
+    r
+}
+
+const SEL_IN: u32 = (libc::POLLIN | libc::POLLRDNORM | libc::POLLRDBAND | libc::POLLHUP | libc::POLLERR) as u32;
+const SEL_OUT: u32 = (libc::POLLOUT | libc::POLLWRNORM | libc::POLLWRBAND | libc::POLLERR) as u32;
+const SEL_EX: u32 = libc::POLLPRI as u32;
+
+async fn do_select(cx: &mut Ctx<'_>, n: i32, sets: [Addr; 3], deadline_ns: Option<u64>) -> SysResult {
+    let n = usize::try_from(n).map_err(|_| Errno::EINVAL)?.min(crate::kernel::fdtable::NR_OPEN);
+    let bytes = n.div_ceil(64) * 8;
+    let mut want: [Vec<u8>; 3] = Default::default();
+    for (w, at) in want.iter_mut().zip(sets) {
+        if !at.is_null() {
+            *w = vec![0; bytes];
+            cx.read_bytes(at.0, w)?;
+        }
+    }
+    let bit = |set: &[u8], i: usize| set.get(i / 8).is_some_and(|b| b & (1 << (i % 8)) != 0);
+    let mut asked = Vec::new();
+    let mut which = Vec::new();
+    {
+        let table = cx.task.files();
+        for i in 0..n {
+            if i % 8 == 0 && want.iter().all(|w| w.get(i / 8).is_none_or(|b| *b == 0)) {
+                continue;
+            }
+            let on = [bit(&want[0], i), bit(&want[1], i), bit(&want[2], i)];
+            if on == [false; 3] {
+                continue;
+            }
+            let file = table.get_io(i as i32)?;
+            let mut events = 0;
+            for (on, ev) in on.iter().zip([SEL_IN, SEL_OUT, SEL_EX]) {
+                if *on {
+                    events |= ev;
+                }
+            }
+            asked.push(Asked { file: Some(file), events, got: 0 });
+            which.push((i, on));
+        }
+    }
+    // POLLHUP and POLLERR count only for the sets that name them.
+    let relevant = |asked: &mut [Asked]| {
+        for a in asked.iter_mut() {
+            a.got &= a.events;
+        }
+        asked.iter().any(|a| a.got != 0)
+    };
+    loop {
+        wait_any(cx, &mut asked, deadline_ns).await.map_err(|_| SysError::Restart(Restart::NoHand))?;
+        let timed_out = deadline_ns.is_some_and(|d| d == 0 || now_ns() >= d);
+        if relevant(&mut asked) || timed_out {
+            break;
+        }
+        // Only an unasked POLLHUP: drop that file from the wait, it can tell nothing else.
+        for a in &mut asked {
+            if a.file.as_ref().is_some_and(|f| f.poll() & ALWAYS & !a.events != 0) {
+                a.file = None;
+            }
+        }
+    }
+    let mut out: [Vec<u8>; 3] = [vec![0; want[0].len()], vec![0; want[1].len()], vec![0; want[2].len()]];
+    let mut count = 0;
+    for (a, (i, on)) in asked.iter().zip(which) {
+        for (k, ev) in [SEL_IN, SEL_OUT, SEL_EX].into_iter().enumerate() {
+            if on[k] && a.got & ev != 0 {
+                if let Some(b) = out[k].get_mut(i / 8) {
+                    *b |= 1 << (i % 8);
+                    count += 1;
+                }
+            }
+        }
+    }
+    for (o, at) in out.iter().zip(sets) {
+        if !at.is_null() {
+            cx.write_bytes(at.0, o)?;
+        }
+    }
+    Ok(count)
+}
+
+pub async fn select(cx: &mut Ctx<'_>, n: i32, r: Addr, w: Addr, e: Addr, timeout: Addr) -> SysResult {
+    let deadline = match timeout.is_null() {
+        true => None,
+        false => {
+            // Linux normalizes the microseconds here instead of refusing more than a second of them.
+            let t: UserTimeval = cx.read(timeout.0)?;
+            let sec = t.sec.saturating_add(t.usec / 1_000_000);
+            Some(deadline_of(UserTimeval { sec, usec: t.usec % 1_000_000 }.to_ns()?))
+        }
+    };
+    let res = do_select(cx, n, [r, w, e], deadline).await;
+    if let Some(d) = deadline {
+        let _ = cx.write_now(timeout.0, &UserTimeval::from_ns(left_of(d)));
+    }
+    res
+}
+
+pub async fn pselect6(cx: &mut Ctx<'_>, n: i32, r: Addr, w: Addr, e: Addr, timeout: Addr, sig: Addr) -> SysResult {
+    let deadline = match timeout.is_null() {
+        true => None,
+        false => Some(deadline_of(cx.read::<UserTimespec>(timeout.0)?.to_ns()?)),
+    };
+    if !sig.is_null() {
+        let [mask, size]: [u64; 2] = cx.read(sig.0)?;
+        swap_mask(cx, Addr(mask), usize::try_from(size).map_err(|_| Errno::EINVAL)?)?;
+    }
+    let res = do_select(cx, n, [r, w, e], deadline).await;
+    unswap_mask(cx, &res);
+    if let Some(d) = deadline {
+        let _ = cx.write_now(timeout.0, &UserTimespec::from_ns(left_of(d)));
+    }
+    res
+}
