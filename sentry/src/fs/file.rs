@@ -76,6 +76,10 @@ pub trait FileOps: Send + Sync {
     fn poll(&self, _file: &File) -> u32 {
         (libc::POLLIN | libc::POLLOUT | libc::POLLRDNORM | libc::POLLWRNORM) as u32
     }
+    /// True if a write that meets `EPIPE` raises SIGPIPE (pipes, stream sockets).
+    fn sigpipe(&self) -> bool {
+        true
+    }
     /// Where readiness changes are announced, if it can change.
     fn wait_queue(&self) -> Option<&WaitQueue> {
         None
@@ -150,7 +154,14 @@ impl Drop for File {
 
 impl File {
     pub fn new(ops: Box<dyn FileOps>, flags: i32, path: Option<super::vfs::Path>) -> Arc<File> {
-        Arc::new(File { ops, flags: AtomicI32::new(flags), offset: Mutex::new(0), path, owner: AtomicI32::new(0), watchers: Mutex::default() })
+        Arc::new(File {
+            ops,
+            flags: AtomicI32::new(flags),
+            offset: Mutex::new(0),
+            path,
+            owner: AtomicI32::new(0),
+            watchers: Mutex::default(),
+        })
     }
     /// `O_*` status and access flags, without creation flags and `O_CLOEXEC`.
     pub fn flags(&self) -> i32 {

@@ -351,10 +351,7 @@ pub fn new_pipe(anon: Option<AnonInode>, flags: i32) -> (Arc<File>, Arc<File>) {
     let pipe = Arc::new(Pipe::default());
     let r = PipeEnd::open(pipe.clone(), true, false, anon.clone());
     let w = PipeEnd::open(pipe, false, true, anon);
-    (
-        File::new(Box::new(r), libc::O_RDONLY | flags, None),
-        File::new(Box::new(w), libc::O_WRONLY | flags, None),
-    )
+    (File::new(Box::new(r), libc::O_RDONLY | flags, None), File::new(Box::new(w), libc::O_WRONLY | flags, None))
 }
 
 /// The pipe behind an open file, if it is one.

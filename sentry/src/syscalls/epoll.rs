@@ -52,7 +52,8 @@ pub fn epoll_ctl(cx: &mut Ctx<'_>, epfd: Fd, op: i32, fd: Fd, event: Addr) -> Sy
 }
 
 async fn do_wait(cx: &mut Ctx<'_>, epfd: Fd, events: Addr, max: i32, deadline_ns: Option<u64>) -> SysResult {
-    let max = usize::try_from(max).ok().filter(|&m| m > 0 && m <= i32::MAX as usize / EVENT_SIZE).ok_or(Errno::EINVAL)?;
+    let max =
+        usize::try_from(max).ok().filter(|&m| m > 0 && m <= i32::MAX as usize / EVENT_SIZE).ok_or(Errno::EINVAL)?;
     let file = cx.io_file(epfd.0)?;
     let ep = epoll::of(&file).ok_or(Errno::EINVAL)?;
     let mut got = ep.harvest(max);

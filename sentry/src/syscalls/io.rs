@@ -4,7 +4,9 @@ use super::arg::*;
 use super::{Ctx, MAX_RW_COUNT};
 use crate::error::{Errno, SysError, SysResult};
 use crate::fs::File;
+use crate::kernel::signal::SigInfo;
 use crate::kernel::wait::WaitError;
+use crate::kernel::Task;
 use crate::mm::io::IoVec;
 use std::sync::Arc;
 
@@ -13,6 +15,7 @@ const OUT: u32 = (libc::POLLOUT | libc::POLLHUP | libc::POLLERR) as u32;
 
 /// Waits until `attempt` gives something other than `EAGAIN`; for non-blocking files, tries once.
 /// `deadline_ns`: host monotonic ns (SO_RCVTIMEO and the like), after which the answer is `EAGAIN`.
+/// `attempt` is made again at every wake, so it must not depend on what `poll` says.
 pub async fn blocking<T: Send>(
     cx: &mut Ctx<'_>,
     file: &Arc<File>,
@@ -21,19 +24,27 @@ pub async fn blocking<T: Send>(
     nonblock: bool,
     mut attempt: impl FnMut(&mut Ctx<'_>) -> SysResult<T> + Send,
 ) -> SysResult<T> {
-    loop {
-        match attempt(cx) {
-            Err(SysError::Errno(Errno::EAGAIN)) if !nonblock => {}
-            r => return r,
-        }
-        let Some(q) = file.ops.wait_queue() else { return Err(Errno::EAGAIN.into()) };
-        let task = cx.task.clone();
-        match task.wait(&[(q, events)], deadline_ns, || (file.poll() & events != 0).then_some(())).await {
-            Ok(()) => {}
-            Err(WaitError::Interrupted) => return Err(SysError::INTR),
-            Err(WaitError::TimedOut) => return Err(Errno::EAGAIN.into()),
-        }
+    if nonblock {
+        return attempt(cx);
     }
+    let Some(q) = file.ops.wait_queue() else { return attempt(cx) };
+    let task = cx.task;
+    let r = task
+        .wait(&[(q, events)], deadline_ns, || match attempt(cx) {
+            Err(SysError::Errno(Errno::EAGAIN)) => None,
+            r => Some(r),
+        })
+        .await;
+    match r {
+        Ok(r) => r,
+        Err(WaitError::Interrupted) => Err(SysError::INTR),
+        Err(WaitError::TimedOut) => Err(Errno::EAGAIN.into()),
+    }
+}
+
+/// Raises SIGPIPE for a write that met `EPIPE`.
+pub fn sigpipe(task: &Task) {
+    task.queue_signal(SigInfo::user(libc::SIGPIPE, task.group.pid, task.cred().uid));
 }
 
 /// One read at the file's own offset.
@@ -74,15 +85,20 @@ pub async fn write_iov(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec]) -> SysR
     let total: usize = iov.iter().map(|v| v.len).sum();
     let mut done = 0usize;
     // A blocking write to a stream goes on until all is written (pipe(7)); an error or signal after a part gives the part.
+    let mut rest = None;
     loop {
-        let rest = crate::mm::io::skip(iov, done);
-        let r = blocking(cx, &file, OUT, None, nonblock, |cx| write_once(cx, &file, &rest)).await;
+        let part = rest.as_deref().unwrap_or(iov);
+        let r = blocking(cx, &file, OUT, None, nonblock, |cx| write_once(cx, &file, part)).await;
+        if r == Err(SysError::Errno(Errno::EPIPE)) && file.ops.sigpipe() {
+            sigpipe(cx.task);
+        }
         match r {
             Ok(n) => {
                 done += n;
                 if done >= total || n == 0 || nonblock || file.ops.seekable() {
                     return Ok(done as u64);
                 }
+                rest = Some(crate::mm::io::skip(iov, done));
             }
             Err(_) if done > 0 => return Ok(done as u64),
             Err(e) => return Err(e),

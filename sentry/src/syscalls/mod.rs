@@ -5,10 +5,13 @@
 
 pub mod arg;
 pub mod cred;
+pub mod epoll;
 pub mod ids;
 pub mod io;
 #[macro_use]
 mod macros;
+pub mod pipe;
+pub mod poll;
 pub mod table;
 
 use crate::error::{Errno, Result, SysResult};
