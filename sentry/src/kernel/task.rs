@@ -213,7 +213,6 @@ impl Task {
             Poll::Pending
         })
         .await;
-        drop(timer);
         self.sleeping.store(false, Ordering::Relaxed);
         r
     }
