@@ -1,0 +1,25 @@
+//! Files, directories and what hangs on them.
+
+mod attr;
+mod dirs;
+mod files;
+mod io;
+mod links;
+mod locks;
+mod notify;
+mod perms;
+mod rename;
+mod xattr;
+
+pub const GROUPS: &[(&str, &[crate::Case])] = &[
+    ("files", files::CASES),
+    ("fileio", io::CASES),
+    ("fileattr", attr::CASES),
+    ("dirs", dirs::CASES),
+    ("links", links::CASES),
+    ("rename", rename::CASES),
+    ("perms", perms::CASES),
+    ("xattr", xattr::CASES),
+    ("locks", locks::CASES),
+    ("inotify", notify::CASES),
+];

@@ -1,0 +1,354 @@
+//! chmod(2), chown, and what permissions forbid.
+
+use crate::t::*;
+use libc::*;
+
+pub const CASES: &[crate::Case] = cases![
+    chmod_bits,
+    chmod_errors,
+    chmod_not_owner,
+    chown_call,
+    chown_not_root,
+    chown_clears_setuid,
+    read_write_denied,
+    search_denied,
+    directory_write_denied,
+    sticky_directory,
+    group_permissions,
+    supplementary_groups,
+    open_keeps_access,
+    write_clears_setuid,
+    owner_class_first,
+    utimes_not_owner,
+    root_overrides,
+];
+
+/// Runs `f` as nobody in a scratch directory that anyone may enter.
+unsafe fn as_nobody(t: &Tmp, f: impl FnOnce()) {
+    ok(chmod(t.p("").as_ptr(), 0o755));
+    in_child(|| {
+        become_nobody();
+        f()
+    });
+}
+
+unsafe fn chmod_bits() {
+    let t = Tmp::new();
+    let f = t.file("f", b"");
+    for m in [0, 0o644, 0o7777, 0o4755, 0o1000] {
+        ok(chmod(f.as_ptr(), m));
+        assert_eq!(stat_of(&f).st_mode, S_IFREG | m);
+    }
+    ok(chmod(f.as_ptr(), 0o600));
+    let fd = ok(open(f.as_ptr(), O_RDONLY));
+    ok(fchmod(fd, 0o640));
+    assert_eq!(fstat_of(fd).st_mode & 0o7777, 0o640);
+    let d = ok(open(t.p("").as_ptr(), O_RDONLY));
+    ok(fchmodat(d, c("f").as_ptr(), 0o604, 0));
+    assert_eq!(fstat_of(fd).st_mode & 0o7777, 0o604);
+    ok(symlink(c("f").as_ptr(), t.p("l").as_ptr()));
+    ok(chmod(t.p("l").as_ptr(), 0o611)); // follows
+    assert_eq!(stat_of(&f).st_mode & 0o7777, 0o611);
+}
+
+unsafe fn chmod_errors() {
+    let t = Tmp::new();
+    fails(chmod(t.p("none").as_ptr(), 0o600), ENOENT);
+    fails(fchmod(-1, 0o600), EBADF);
+    fails(chmod(BAD.cast(), 0o600), EFAULT);
+    t.file("f", b"");
+    fails(chmod(t.p("f/x").as_ptr(), 0o600), ENOTDIR);
+}
+
+unsafe fn chmod_not_owner() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    let f = t.file("f", b"");
+    ok(chmod(f.as_ptr(), 0o666));
+    as_nobody(&t, || {
+        fails(chmod(f.as_ptr(), 0o600), EPERM);
+        let fd = ok(open(f.as_ptr(), O_RDWR));
+        fails(fchmod(fd, 0o600), EPERM);
+    });
+}
+
+unsafe fn chown_call() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    let f = t.file("f", b"");
+    let ids = || {
+        let s = stat_of(&f);
+        (s.st_uid, s.st_gid)
+    };
+    ok(chown(f.as_ptr(), 11, 22));
+    assert_eq!(ids(), (11, 22));
+    ok(chown(f.as_ptr(), u32::MAX, 33));
+    assert_eq!(ids(), (11, 33));
+    ok(chown(f.as_ptr(), 44, u32::MAX));
+    assert_eq!(ids(), (44, 33));
+    let fd = ok(open(f.as_ptr(), O_RDONLY));
+    ok(fchown(fd, 1, 2));
+    assert_eq!(ids(), (1, 2));
+    ok(symlink(c("f").as_ptr(), t.p("l").as_ptr()));
+    ok(lchown(t.p("l").as_ptr(), 7, 8));
+    assert_eq!(ids(), (1, 2));
+    let mut st = zeroed();
+    ok(lstat(t.p("l").as_ptr(), &mut st));
+    assert_eq!((st.st_uid, st.st_gid), (7, 8));
+    ok(fchownat(AT_FDCWD, t.p("l").as_ptr(), 9, 9, 0));
+    assert_eq!(ids(), (9, 9));
+    ok(fchownat(fd, c("").as_ptr(), 3, 3, AT_EMPTY_PATH));
+    assert_eq!(ids(), (3, 3));
+    fails(fchownat(AT_FDCWD, f.as_ptr(), 9, 9, 0x8000), EINVAL);
+    fails(chown(t.p("none").as_ptr(), 1, 1), ENOENT);
+    fails(fchown(-1, 1, 1), EBADF);
+}
+
+unsafe fn chown_not_root() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    ok(chmod(t.p("").as_ptr(), 0o777));
+    in_child(|| {
+        ok(setgroups(1, [77].as_ptr()));
+        ok(setresgid(65534, 65534, 65534));
+        ok(setresuid(65534, 65534, 65534));
+        let f = t.file("f", b"");
+        fails(chown(f.as_ptr(), 0, u32::MAX), EPERM);
+        fails(chown(f.as_ptr(), u32::MAX, 0), EPERM);
+        ok(chown(f.as_ptr(), u32::MAX, 77)); // to a group of one's own
+        ok(chown(f.as_ptr(), 65534, 65534));
+        assert_eq!(stat_of(&f).st_gid, 65534);
+    });
+}
+
+unsafe fn chown_clears_setuid() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    let f = t.file("f", b"");
+    ok(chmod(f.as_ptr(), 0o6755));
+    ok(chown(f.as_ptr(), 5, 5));
+    assert_eq!(stat_of(&f).st_mode & 0o7777, 0o755);
+    ok(chmod(f.as_ptr(), 0o6745));
+    ok(chown(f.as_ptr(), 6, 6)); // set-group-id without group execution is left as it is
+    assert_eq!(stat_of(&f).st_mode & 0o7777, 0o2745);
+    let d = t.p("d");
+    ok(mkdir(d.as_ptr(), 0o755));
+    ok(chmod(d.as_ptr(), 0o6755));
+    ok(chown(d.as_ptr(), 5, 5));
+    assert_eq!(stat_of(&d).st_mode & 0o7777, 0o6755);
+}
+
+unsafe fn read_write_denied() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    let f = t.file("f", b"");
+    for (mode, flags, allowed) in [
+        (0o600, O_RDONLY, false),
+        (0o604, O_RDONLY, true),
+        (0o604, O_WRONLY, false),
+        (0o604, O_RDWR, false),
+        (0o602, O_WRONLY, true),
+        (0o602, O_RDONLY, false),
+        (0o606, O_RDWR, true),
+        (0o604, O_RDONLY | O_TRUNC, false),
+        (0o600, O_PATH, true),
+    ] {
+        ok(chmod(f.as_ptr(), mode));
+        as_nobody(&t, || {
+            let r = open(f.as_ptr(), flags);
+            if allowed {
+                ok(r);
+            } else {
+                fails(r, EACCES);
+            }
+        });
+    }
+    as_nobody(&t, || fails(truncate(f.as_ptr(), 0), EACCES));
+}
+
+unsafe fn search_denied() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    let d = t.p("d");
+    ok(mkdir(d.as_ptr(), 0o755));
+    t.file("d/f", b"");
+    let mut st = zeroed();
+    ok(chmod(d.as_ptr(), 0o744)); // may be listed, not entered
+    as_nobody(&t, || {
+        fails(stat(t.p("d/f").as_ptr(), &mut zeroed()), EACCES);
+        fails(open(t.p("d/f").as_ptr(), O_RDONLY), EACCES);
+        fails(stat(t.p("d/none").as_ptr(), &mut zeroed()), EACCES);
+        fails(chdir(t.p("d").as_ptr()), EACCES);
+        ok(open(t.p("d").as_ptr(), O_RDONLY));
+        ok(stat(t.p("d").as_ptr(), &mut zeroed()));
+    });
+    ok(chmod(d.as_ptr(), 0o711)); // may be entered, not listed
+    as_nobody(&t, || {
+        ok(stat(t.p("d/f").as_ptr(), &mut zeroed()));
+        fails(open(t.p("d").as_ptr(), O_RDONLY), EACCES);
+        ok(chdir(t.p("d").as_ptr()));
+    });
+    ok(stat(t.p("d/f").as_ptr(), &mut st));
+}
+
+unsafe fn directory_write_denied() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    let f = t.file("f", b"");
+    ok(chmod(f.as_ptr(), 0o666));
+    ok(mkdir(t.p("mine").as_ptr(), 0o777));
+    ok(chmod(t.p("mine").as_ptr(), 0o777));
+    as_nobody(&t, || {
+        fails(open(t.p("new").as_ptr(), O_CREAT | O_RDWR, 0o600), EACCES);
+        ok(open(f.as_ptr(), O_CREAT | O_RDWR, 0o600)); // it exists already
+        fails(mkdir(t.p("d").as_ptr(), 0o700), EACCES);
+        fails(symlink(c("a").as_ptr(), t.p("l").as_ptr()), EACCES);
+        fails(link(f.as_ptr(), t.p("g").as_ptr()), EACCES);
+        fails(unlink(f.as_ptr()), EACCES);
+        fails(rmdir(t.p("mine").as_ptr()), EACCES);
+        fails(rename(f.as_ptr(), t.p("mine/f").as_ptr()), EACCES);
+        fails(mkdir(f.as_ptr(), 0o700), EEXIST);
+    });
+}
+
+unsafe fn sticky_directory() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    let d = t.p("d");
+    ok(mkdir(d.as_ptr(), 0o777));
+    ok(chmod(d.as_ptr(), 0o1777));
+    t.file("d/roots", b"");
+    ok(chmod(t.p("d/roots").as_ptr(), 0o666));
+    as_nobody(&t, || {
+        t.file("d/mine", b"");
+        fails(unlink(t.p("d/roots").as_ptr()), EPERM);
+        fails(rename(t.p("d/roots").as_ptr(), t.p("d/x").as_ptr()), EPERM);
+        fails(rename(t.p("d/mine").as_ptr(), t.p("d/roots").as_ptr()), EPERM);
+        ok(rename(t.p("d/mine").as_ptr(), t.p("d/own").as_ptr()));
+        ok(unlink(t.p("d/own").as_ptr()));
+    });
+}
+
+unsafe fn group_permissions() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    let f = t.file("f", b"");
+    ok(chown(f.as_ptr(), 0, 65534));
+    ok(chmod(f.as_ptr(), 0o640));
+    as_nobody(&t, || {
+        ok(open(f.as_ptr(), O_RDONLY));
+        fails(open(f.as_ptr(), O_WRONLY), EACCES);
+    });
+    ok(chmod(f.as_ptr(), 0o606)); // the group's bits count, although others may
+    as_nobody(&t, || fails(open(f.as_ptr(), O_RDONLY), EACCES));
+}
+
+unsafe fn supplementary_groups() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    let f = t.file("f", b"");
+    ok(chown(f.as_ptr(), 0, 4321));
+    ok(chmod(f.as_ptr(), 0o640));
+    ok(chmod(t.p("").as_ptr(), 0o755));
+    for (groups, allowed) in [(&[1u32, 4321, 7][..], true), (&[1, 2][..], false)] {
+        in_child(|| {
+            ok(setgroups(groups.len(), groups.as_ptr()));
+            ok(setresgid(65534, 65534, 65534));
+            ok(setresuid(65534, 65534, 65534));
+            assert_eq!(open(f.as_ptr(), O_RDONLY) != -1, allowed);
+        });
+    }
+}
+
+unsafe fn open_keeps_access() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    let f = t.file("f", b"secret");
+    let fd = ok(open(f.as_ptr(), O_RDWR));
+    ok(chmod(f.as_ptr(), 0));
+    as_nobody(&t, || {
+        assert_eq!(get(fd, 6), b"secret");
+        put(fd, b"x");
+    });
+}
+
+unsafe fn write_clears_setuid() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    let f = t.file("f", b"");
+    ok(chmod(f.as_ptr(), 0o6777));
+    as_nobody(&t, || {
+        let fd = ok(open(f.as_ptr(), O_RDWR));
+        put(fd, b"x");
+        assert_eq!(fstat_of(fd).st_mode & 0o7777, 0o777);
+    });
+}
+
+unsafe fn owner_class_first() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    let f = t.file("f", b"");
+    ok(chown(f.as_ptr(), 65534, 0));
+    ok(chmod(f.as_ptr(), 0o066));
+    as_nobody(&t, || {
+        fails(open(f.as_ptr(), O_RDONLY), EACCES);
+        ok(chmod(f.as_ptr(), 0o400)); // but the owner may change it
+        ok(open(f.as_ptr(), O_RDONLY));
+    });
+}
+
+unsafe fn utimes_not_owner() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    let f = t.file("f", b"");
+    ok(chmod(f.as_ptr(), 0o666));
+    let ts = timespec { tv_sec: 1, tv_nsec: 0 };
+    as_nobody(&t, || {
+        ok(utimensat(AT_FDCWD, f.as_ptr(), std::ptr::null(), 0)); // "now" needs only write access
+        fails(utimensat(AT_FDCWD, f.as_ptr(), [ts, ts].as_ptr(), 0), EPERM);
+    });
+    ok(chmod(f.as_ptr(), 0o644));
+    as_nobody(&t, || fails(utimensat(AT_FDCWD, f.as_ptr(), std::ptr::null(), 0), EACCES));
+}
+
+unsafe fn root_overrides() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    let f = t.file("f", b"x");
+    ok(chmod(f.as_ptr(), 0));
+    ok(chmod(t.p("").as_ptr(), 0));
+    let fd = ok(open(f.as_ptr(), O_RDWR));
+    assert_eq!(get(fd, 1), b"x");
+    fails(access(f.as_ptr(), X_OK), EACCES);
+    fails(execv(f.as_ptr(), [f.as_ptr(), std::ptr::null()].as_ptr()), EACCES);
+}

@@ -1,0 +1,115 @@
+//! Tests of what a Linux kernel promises to programs. The same binary runs on the host and inside the sandbox: a case
+//! that bare Linux fails is wrong, a case that only the sandbox fails is a defect of the sandbox.
+//!
+//! `guest-tests list` prints one case a line as `group/name`; `guest-tests run group/name` runs one in this process
+//! (exit 0 = passed, otherwise a message is on stderr); `guest-tests all [PREFIX…]` runs each matching case in a process
+//! of its own and prints a tally; `guest-tests helper …` is what the cases themselves execute;
+//! `guest-tests hostile NAME …` are attacks, for the escape suite only.
+//!
+//! # `unsafe`
+//! The whole point of this crate is to make raw system calls, wrong ones included: bad pointers, racing memory, hand-made
+//! stacks. Marking each of them would say nothing, so cases are `unsafe fn` and their bodies are one unsafe context.
+//! None of this code is part of the runtime.
+#![allow(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+
+/// Names each function of a list after itself.
+macro_rules! cases {
+    ($($f:ident),* $(,)?) => { &[$((stringify!($f), $f as unsafe fn())),*] };
+}
+
+mod fs;
+mod helper;
+mod ipc;
+mod mm;
+mod net;
+mod proc;
+mod sys;
+mod t;
+
+use std::io::Write;
+use std::process::exit;
+
+/// One case: a function that returns if all is well and panics if not.
+pub type Case = (&'static str, unsafe fn());
+
+fn groups() -> Vec<(&'static str, &'static [Case])> {
+    [fs::GROUPS, mm::GROUPS, proc::GROUPS, ipc::GROUPS, net::GROUPS, sys::GROUPS].concat()
+}
+
+fn find(name: &str) -> Option<unsafe fn()> {
+    let (group, case) = name.split_once('/')?;
+    let (_, cases) = groups().into_iter().find(|(g, _)| *g == group)?;
+    cases.iter().find(|(n, _)| *n == case).map(|(_, f)| *f)
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    match args.get(1).map(String::as_str) {
+        Some("list") => {
+            for (g, cases) in groups() {
+                for (n, _) in cases {
+                    println!("{g}/{n}");
+                }
+            }
+        }
+        Some("run") => {
+            let Some(f) = args.get(2).and_then(|n| find(n)) else {
+                eprintln!("no such case: {:?}", args.get(2));
+                exit(2)
+            };
+            t::prepare();
+            // SAFETY: see the crate's note.
+            unsafe { f() }
+        }
+        Some("all") => exit(all(&args[2..])),
+        Some("helper") => exit(helper::main(&args[2..])),
+        _ => {
+            eprintln!("usage: guest-tests list | run GROUP/CASE | all [PREFIX…] | helper …");
+            exit(2)
+        }
+    }
+}
+
+/// Runs every case whose name starts with one of `prefixes`, each in its own process, and says how it went.
+fn all(prefixes: &[String]) -> i32 {
+    let exe = std::env::current_exe().unwrap();
+    let (mut passed, mut failed) = (0, Vec::new());
+    for (g, cases) in groups() {
+        for (n, _) in cases {
+            let name = format!("{g}/{n}");
+            if !prefixes.is_empty() && !prefixes.iter().any(|p| name.starts_with(p.as_str())) {
+                continue;
+            }
+            let mut child = match std::process::Command::new(&exe).args(["run", &name]).spawn() {
+                Ok(c) => c,
+                Err(e) => {
+                    println!("FAIL {name}: cannot start: {e}");
+                    failed.push(name);
+                    continue;
+                }
+            };
+            let start = std::time::Instant::now();
+            let status = loop {
+                match child.try_wait() {
+                    Ok(Some(s)) => break s.to_string(),
+                    Ok(None) if start.elapsed().as_secs() >= 10 => {
+                        let _ = child.kill();
+                        let _ = child.wait();
+                        break "timed out".into();
+                    }
+                    Ok(None) => std::thread::sleep(std::time::Duration::from_millis(2)),
+                    Err(e) => break format!("wait: {e}"),
+                }
+            };
+            if status == "exit status: 0" {
+                passed += 1;
+            } else {
+                println!("FAIL {name}: {status}");
+                failed.push(name);
+            }
+            let _ = std::io::stdout().flush();
+        }
+    }
+    println!("{passed} passed, {} failed", failed.len());
+    i32::from(!failed.is_empty())
+}

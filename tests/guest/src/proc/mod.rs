@@ -1,0 +1,1 @@
+pub const GROUPS: &[(&str, &[crate::Case])] = &[];
