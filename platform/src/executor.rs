@@ -1,58 +1,540 @@
 //! Runs the guest kernel's futures and waits for whatever comes next: a trap of a guest thread, a timer, a host
 //! descriptor, the death of a stub.
+//!
+//! # Leader and followers
+//! Any number of threads may be inside [`Executor::run`]. One of them, the leader, runs ready tasks, looks at the
+//! hand-off cells of running guests, and sleeps in `epoll_wait`. The others wait until the leader hands over
+//! ([`Executor::block_in_place`]).
+//!
+//! # Sleeping without losing a wake-up
+//! The leader first says "not polling" (in the page that all stubs read, and in `asleep` for the Sentry's own threads), then
+//! looks at every cell and queue once more, then sleeps. A poster first posts, then reads the flag and rings the doorbell if
+//! it is clear. Both sides have a full barrier in between, so one of them sees the other.
+//!
+//! # Lock order
+//! `active` before a `Watched::waker`; `ready`, `timers`, `watches` are leaves. No lock is held while a task or a callback runs.
 
+use std::cell::Cell as StdCell;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::Future;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::sync::atomic::{fence, AtomicBool, AtomicU32, AtomicU64, AtomicU8, AtomicUsize, Ordering::*};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Wake, Waker};
 
-/// One per Sentry.
-pub struct Executor {}
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use parking_lot::{Condvar, Mutex};
 
-impl Executor {
-    /// Starts a future; it is polled soon, by a thread inside [`Executor::run`].
-    pub fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        let _ = future;
-        todo!()
+use crate::systrap::watched::{GlobalPage, Watched};
+
+type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+const IDLE: u8 = 0;
+const QUEUED: u8 = 1;
+const RUNNING: u8 = 2;
+const NOTIFIED: u8 = 3;
+const DONE: u8 = 4;
+
+struct Task {
+    future: Mutex<Option<BoxFuture>>,
+    state: AtomicU8,
+    executor: Weak<Executor>,
+}
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
     }
-    /// Polls, spins and sleeps until [`Executor::shutdown`]; returns the code given there.
-    pub fn run(&self) -> i32 {
-        todo!()
-    }
-    pub fn shutdown(&self, code: i32) {
-        let _ = code;
-        todo!()
-    }
-    /// Wakes `waker` at `deadline_ns` (host `CLOCK_MONOTONIC`, ns). Dropping the handle cancels.
-    pub fn timer(self: &Arc<Self>, deadline_ns: u64, waker: Waker) -> TimerHandle {
-        let _ = (deadline_ns, waker);
-        todo!()
-    }
-    /// Calls `on_ready` with the ready `EPOLL*` bits each time the host descriptor becomes ready (edge-triggered), until the
-    /// handle is dropped. A descriptor that epoll refuses (a regular file) is reported ready at once, forever.
-    pub fn watch(
-        self: &Arc<Self>,
-        fd: Arc<OwnedFd>,
-        events: u32,
-        on_ready: Arc<dyn Fn(u32) + Send + Sync>,
-    ) -> WatchHandle {
-        let _ = (fd, events, on_ready);
-        todo!()
-    }
-    /// Runs `f`, which may block in the host for long (cold file, slow device); another thread takes over the polling if it does.
-    pub fn block_in_place<R>(&self, f: impl FnOnce() -> R) -> R {
-        f()
+    fn wake_by_ref(self: &Arc<Self>) {
+        loop {
+            match self.state.load(Acquire) {
+                IDLE => {
+                    if self.state.compare_exchange(IDLE, QUEUED, AcqRel, Relaxed).is_ok() {
+                        if let Some(executor) = self.executor.upgrade() {
+                            executor.push(self.clone());
+                        }
+                        return;
+                    }
+                }
+                RUNNING => {
+                    if self.state.compare_exchange(RUNNING, NOTIFIED, AcqRel, Relaxed).is_ok() {
+                        return;
+                    }
+                }
+                _ => return,
+            }
+        }
     }
 }
 
-pub struct TimerHandle {}
-pub struct WatchHandle {}
+type OnReady = Arc<dyn Fn(u32) + Send + Sync>;
+
+#[derive(Default)]
+struct Lead {
+    held: bool,
+    waiting: usize,
+}
+
+/// Counters for `--stats`.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) polls: AtomicU64,
+    pub(crate) found: AtomicU64,
+    pub(crate) sleeps: AtomicU64,
+    pub(crate) kicks: AtomicU64,
+    pub(crate) handovers: AtomicU64,
+}
+
+/// One per Sentry.
+pub struct Executor {
+    me: Weak<Executor>,
+    ready: Mutex<VecDeque<Arc<Task>>>,
+    /// Mirrors `ready.len()`, to be looked at without the lock.
+    ready_len: AtomicUsize,
+    active: Mutex<Vec<Arc<Watched>>>,
+    timers: Mutex<BTreeMap<(u64, u64), Waker>>,
+    /// Deadline of the first timer, `u64::MAX` if none.
+    next_deadline: AtomicU64,
+    watches: Mutex<HashMap<u64, OnReady>>,
+    next_id: AtomicU64,
+    epoll: Epoll,
+    bell: Arc<EventFd>,
+    pub(crate) global: Arc<GlobalPage>,
+    /// The leader is in `epoll_wait` or about to be.
+    asleep: AtomicBool,
+    lead: Mutex<Lead>,
+    lead_free: Condvar,
+    exit: AtomicBool,
+    exit_code: AtomicU32,
+    cores: usize,
+    pub(crate) counters: Counters,
+}
+
+thread_local! {
+    static LEADING: StdCell<bool> = const { StdCell::new(false) };
+}
+
+/// `data` of the doorbell in the epoll set; ids of watches start above.
+const BELL: u64 = 0;
+/// How long a leader looks at the cells of running guests before it sleeps.
+const SPIN_NS: u64 = 50_000;
+/// How often a spinning leader asks epoll.
+const GLANCE_NS: u64 = 25_000;
+
+impl Executor {
+    pub fn new() -> io::Result<Arc<Self>> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let bell = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+        let global = Arc::new(GlobalPage::new()?);
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        global.set_spin(if cores > 1 { 2000 } else { 0 });
+        Ok(Arc::new_cyclic(|me| Executor {
+            me: me.clone(),
+            ready: Mutex::default(),
+            ready_len: AtomicUsize::new(0),
+            active: Mutex::default(),
+            timers: Mutex::default(),
+            next_deadline: AtomicU64::new(u64::MAX),
+            watches: Mutex::default(),
+            next_id: AtomicU64::new(BELL + 1),
+            epoll,
+            bell: Arc::new(bell),
+            global,
+            asleep: AtomicBool::new(false),
+            lead: Mutex::default(),
+            lead_free: Condvar::new(),
+            exit: AtomicBool::new(false),
+            exit_code: AtomicU32::new(0),
+            cores,
+            counters: Counters::default(),
+        }))
+    }
+
+    pub(crate) fn bell(&self) -> &EventFd {
+        &self.bell
+    }
+
+    /// Starts a future; it is polled soon, by a thread inside [`Executor::run`].
+    pub fn spawn(&self, future: BoxFuture) {
+        let task = Arc::new(Task {
+            future: Mutex::new(Some(future)),
+            state: AtomicU8::new(QUEUED),
+            executor: self.me.clone(),
+        });
+        self.push(task);
+    }
+
+    /// Polls, spins and sleeps until [`Executor::shutdown`]; returns the code given there.
+    pub fn run(&self) -> i32 {
+        loop {
+            if self.exit.load(Acquire) || !self.take_lead() {
+                return self.exit_code.load(Acquire) as i32;
+            }
+            self.lead();
+            if LEADING.get() {
+                self.give_lead();
+            }
+        }
+    }
+
+    pub fn shutdown(&self, code: i32) {
+        if !self.exit.load(Acquire) {
+            self.exit_code.store(code as u32, Release);
+            self.exit.store(true, SeqCst);
+        }
+        self.kick();
+        let _lead = self.lead.lock();
+        self.lead_free.notify_all();
+    }
+
+    /// Wakes `waker` at `deadline_ns` (host `CLOCK_MONOTONIC`, ns). Dropping the handle cancels.
+    pub fn timer(self: &Arc<Self>, deadline_ns: u64, waker: Waker) -> TimerHandle {
+        let key = (deadline_ns, self.next_id.fetch_add(1, Relaxed));
+        let mut timers = self.timers.lock();
+        timers.insert(key, waker);
+        let first = timers.keys().next() == Some(&key);
+        if first {
+            self.next_deadline.store(deadline_ns, SeqCst);
+        }
+        drop(timers);
+        if first && !LEADING.get() {
+            self.kick_if_asleep();
+        }
+        TimerHandle { executor: self.me.clone(), key }
+    }
+
+    /// Calls `on_ready` with the ready `EPOLL*` bits each time the host descriptor becomes ready (edge-triggered), until the
+    /// handle is dropped. A descriptor that epoll refuses (a regular file) is reported ready at once, forever.
+    /// The callback runs on a thread inside `run`, with no lock held; it must not block.
+    pub fn watch(self: &Arc<Self>, fd: Arc<OwnedFd>, events: u32, on_ready: OnReady) -> WatchHandle {
+        let id = self.next_id.fetch_add(1, Relaxed);
+        let event = EpollEvent::new(EpollFlags::from_bits_truncate(events as i32) | EpollFlags::EPOLLET, id);
+        self.watches.lock().insert(id, on_ready.clone());
+        let mut kept = fd;
+        let mut added = self.epoll.add(&kept, event);
+        if added == Err(nix::Error::EEXIST) {
+            // Watched already under this number; epoll wants another one.
+            match kept.try_clone() {
+                Ok(copy) => {
+                    kept = Arc::new(copy);
+                    added = self.epoll.add(&kept, event);
+                }
+                Err(e) => log::warn!("watch: {e}"),
+            }
+        }
+        if added.is_err() {
+            self.watches.lock().remove(&id);
+            on_ready(events & !(libc::EPOLLET as u32));
+        }
+        WatchHandle { executor: self.me.clone(), fd: added.is_ok().then_some(kept), id }
+    }
+
+    /// Runs `f`, which may block in the host for long (cold file, slow device); another thread takes over the polling.
+    pub fn block_in_place<R>(&self, f: impl FnOnce() -> R) -> R {
+        if LEADING.get() && self.lead.lock().waiting > 0 {
+            self.counters.handovers.fetch_add(1, Relaxed);
+            self.give_lead();
+        }
+        f()
+    }
+
+    /// Has the cell looked at; when something is posted there, `watched`'s waker is called once.
+    pub(crate) fn arm(&self, watched: &Arc<Watched>) {
+        watched.armed.store(true, SeqCst);
+        if !watched.listed.load(SeqCst) {
+            let mut active = self.active.lock();
+            if !watched.listed.swap(true, SeqCst) {
+                active.push(watched.clone());
+            }
+        }
+        if !LEADING.get() {
+            // The leader may have counted its running guests without this one.
+            self.kick_if_asleep_unrung(watched);
+        }
+    }
+
+    /// Armed from a thread that does not lead, while the leader sleeps: the stub saw "not polling" or will, and rings, unless
+    /// it posted before; so look here.
+    fn kick_if_asleep_unrung(&self, watched: &Watched) {
+        if watched.posted() {
+            self.kick_if_asleep();
+        }
+    }
+
+    fn push(&self, task: Arc<Task>) {
+        let mut ready = self.ready.lock();
+        ready.push_back(task);
+        self.ready_len.store(ready.len(), SeqCst);
+        drop(ready);
+        if !LEADING.get() {
+            self.kick_if_asleep();
+        }
+    }
+
+    fn kick_if_asleep(&self) {
+        fence(SeqCst);
+        if self.asleep.load(SeqCst) && self.asleep.swap(false, SeqCst) {
+            self.kick();
+        }
+    }
+
+    fn kick(&self) {
+        self.counters.kicks.fetch_add(1, Relaxed);
+        // Full means rung already.
+        let _ = self.bell.write(1);
+    }
+
+    fn take_lead(&self) -> bool {
+        let mut lead = self.lead.lock();
+        while lead.held {
+            if self.exit.load(Acquire) {
+                return false;
+            }
+            lead.waiting += 1;
+            self.lead_free.wait(&mut lead);
+            lead.waiting -= 1;
+        }
+        lead.held = true;
+        LEADING.set(true);
+        true
+    }
+
+    fn give_lead(&self) {
+        LEADING.set(false);
+        self.lead.lock().held = false;
+        self.lead_free.notify_one();
+    }
+
+    /// Leads until shutdown, or until a task handed the leadership over.
+    fn lead(&self) {
+        self.global.set_polling(true);
+        let mut idle_since = 0;
+        let mut glance_at = now_ns() + GLANCE_NS;
+        let mut busy_rounds = 0u32;
+        loop {
+            if self.exit.load(Relaxed) {
+                return;
+            }
+            let ran = self.run_ready();
+            if !LEADING.get() {
+                return;
+            }
+            let (found, running) = self.scan();
+            if ran || found {
+                idle_since = 0;
+                busy_rounds += 1;
+                if busy_rounds % 64 == 0 {
+                    let now = now_ns();
+                    if now >= glance_at {
+                        self.events(0);
+                        self.fire_timers();
+                        glance_at = now_ns() + GLANCE_NS;
+                    }
+                }
+                continue;
+            }
+            let now = now_ns();
+            if now >= self.next_deadline.load(Relaxed) {
+                self.fire_timers();
+                continue;
+            }
+            if idle_since == 0 {
+                idle_since = now;
+            }
+            if running > 0 && running < self.cores && now - idle_since < SPIN_NS {
+                if now >= glance_at {
+                    self.events(0);
+                    glance_at = now_ns() + GLANCE_NS;
+                }
+                for _ in 0..8 {
+                    std::hint::spin_loop();
+                }
+                continue;
+            }
+            self.sleep();
+            idle_since = 0;
+            glance_at = now_ns() + GLANCE_NS;
+        }
+    }
+
+    fn run_ready(&self) -> bool {
+        let mut ran = false;
+        // Bounded, so that tasks that keep waking each other do not hide the cells.
+        for _ in 0..32 {
+            if self.ready_len.load(Acquire) == 0 {
+                break;
+            }
+            let task = {
+                let mut ready = self.ready.lock();
+                let task = ready.pop_front();
+                self.ready_len.store(ready.len(), SeqCst);
+                task
+            };
+            let Some(task) = task else { break };
+            ran = true;
+            self.poll(task);
+            if !LEADING.get() {
+                break;
+            }
+        }
+        ran
+    }
+
+    fn poll(&self, task: Arc<Task>) {
+        self.counters.polls.fetch_add(1, Relaxed);
+        task.state.store(RUNNING, SeqCst);
+        let waker = Waker::from(task.clone());
+        let mut slot = task.future.lock();
+        let Some(future) = slot.as_mut() else { return };
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(()) => {
+                let done = slot.take();
+                task.state.store(DONE, Release);
+                drop(slot);
+                drop(done);
+            }
+            Poll::Pending => {
+                drop(slot);
+                if task.state.compare_exchange(RUNNING, IDLE, AcqRel, Relaxed).is_err() {
+                    task.state.store(QUEUED, Release);
+                    self.push(task);
+                }
+            }
+        }
+    }
+
+    /// Wakes the tasks of cells that have been posted. Returns whether there were any, and how many still run.
+    fn scan(&self) -> (bool, usize) {
+        let mut active = self.active.lock();
+        let mut found = false;
+        let mut i = 0;
+        while i < active.len() {
+            let w = &active[i];
+            if w.armed.load(Relaxed) {
+                if w.posted() {
+                    w.armed.store(false, SeqCst);
+                    found = true;
+                    self.counters.found.fetch_add(1, Relaxed);
+                    if let Some(waker) = w.waker.lock().as_ref() {
+                        waker.wake_by_ref();
+                    }
+                }
+                i += 1;
+                continue;
+            }
+            w.listed.store(false, SeqCst);
+            if w.armed.load(SeqCst) {
+                w.listed.store(true, SeqCst);
+                i += 1;
+            } else {
+                active.swap_remove(i);
+            }
+        }
+        (found, active.len())
+    }
+
+    fn sleep(&self) {
+        self.asleep.store(true, SeqCst);
+        self.global.set_polling(false);
+        fence(SeqCst);
+        let (found, _) = self.scan();
+        if !found && self.ready_len.load(SeqCst) == 0 && !self.exit.load(SeqCst) {
+            let deadline = self.next_deadline.load(SeqCst);
+            let wait =
+                if deadline == u64::MAX { i64::MAX } else { deadline.saturating_sub(now_ns()).min(1 << 50) as i64 };
+            if wait > 0 {
+                self.counters.sleeps.fetch_add(1, Relaxed);
+                self.events(wait);
+            }
+        }
+        self.asleep.store(false, SeqCst);
+        self.global.set_polling(true);
+        self.fire_timers();
+    }
+
+    /// Asks epoll, for at most `wait_ns`, and runs the callbacks.
+    fn events(&self, wait_ns: i64) {
+        let mut events = [EpollEvent::empty(); 64];
+        let n = crate::host::epoll_wait_ns(&self.epoll, &mut events, wait_ns);
+        if wait_ns > 0 {
+            self.asleep.store(false, SeqCst);
+            self.global.set_polling(true);
+        }
+        for event in &events[..n] {
+            if event.data() == BELL {
+                let _ = self.bell.read();
+                continue;
+            }
+            let callback = self.watches.lock().get(&event.data()).cloned();
+            if let Some(callback) = callback {
+                callback(event.events().bits() as u32);
+            }
+        }
+    }
+
+    fn fire_timers(&self) {
+        if self.next_deadline.load(Relaxed) == u64::MAX {
+            return;
+        }
+        let now = now_ns();
+        let mut due = Vec::new();
+        {
+            let mut timers = self.timers.lock();
+            while let Some(entry) = timers.first_entry() {
+                if entry.key().0 > now {
+                    break;
+                }
+                due.push(entry.remove());
+            }
+            self.next_deadline.store(timers.keys().next().map_or(u64::MAX, |k| k.0), SeqCst);
+        }
+        for waker in due {
+            waker.wake();
+        }
+    }
+}
+
+/// Cancels its timer when dropped.
+pub struct TimerHandle {
+    executor: Weak<Executor>,
+    key: (u64, u64),
+}
+
+impl Drop for TimerHandle {
+    fn drop(&mut self) {
+        if let Some(executor) = self.executor.upgrade() {
+            // The first deadline may then be too early; the leader finds nothing due and sets it right.
+            let waker = executor.timers.lock().remove(&self.key);
+            drop(waker);
+        }
+    }
+}
+
+/// Ends its watch when dropped. A callback that runs already on another thread may still finish.
+pub struct WatchHandle {
+    executor: Weak<Executor>,
+    fd: Option<Arc<OwnedFd>>,
+    id: u64,
+}
+
+impl Drop for WatchHandle {
+    fn drop(&mut self) {
+        let (Some(executor), Some(fd)) = (self.executor.upgrade(), self.fd.take()) else {
+            return;
+        };
+        if let Err(e) = executor.epoll.delete(fd.as_fd()) {
+            log::warn!("watch of {}: {e}", fd.as_raw_fd());
+        }
+        let callback = executor.watches.lock().remove(&self.id);
+        drop(callback);
+    }
+}
 
 /// Host `CLOCK_MONOTONIC` in ns.
 pub fn now_ns() -> u64 {
-    0
+    crate::host::clock_ns(libc::CLOCK_MONOTONIC)
 }
-
-#[allow(unused)]
-fn _unused(_: Poll<()>) {}

@@ -1,1 +1,372 @@
 //! Safe wrappers around the host calls that the Sentry makes beyond what `nix` offers safely.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{fcntl, FcntlArg, SealFlag};
+use nix::sys::epoll::{Epoll, EpollEvent};
+use nix::sys::memfd::{memfd_create, MFdFlags};
+use parking_lot::RwLock;
+
+/// Any host clock, in ns; 0 if the host has no such clock. `id` may be a per-process clock id.
+pub fn clock_ns(id: libc::clockid_t) -> u64 {
+    clock_gettime(id).map_or(0, |(s, ns)| (s as u64).saturating_mul(1_000_000_000).saturating_add(ns as u64))
+}
+
+/// Any host clock: seconds and nanoseconds.
+pub fn clock_gettime(id: libc::clockid_t) -> Result<(i64, i64), Errno> {
+    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `ts` is a valid place for the answer.
+    Errno::result(unsafe { libc::clock_gettime(id, &mut ts) })?;
+    Ok((ts.tv_sec, ts.tv_nsec))
+}
+
+/// Resolution of a host clock: seconds and nanoseconds.
+pub fn clock_getres(id: libc::clockid_t) -> Result<(i64, i64), Errno> {
+    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `ts` is a valid place for the answer.
+    Errno::result(unsafe { libc::clock_getres(id, &mut ts) })?;
+    Ok((ts.tv_sec, ts.tv_nsec))
+}
+
+/// Fills `buf` with random bytes of the host.
+pub fn getrandom(buf: &mut [u8]) {
+    let mut done = 0;
+    while done < buf.len() {
+        let rest = &mut buf[done..];
+        // SAFETY: `rest` is writable memory of that length.
+        let n = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        match n {
+            n if n > 0 => done += n as usize,
+            _ if Errno::last() == Errno::EINTR => {}
+            _ => {
+                // No host that this project supports lacks it.
+                log::error!("getrandom: {}", Errno::last());
+                return;
+            }
+        }
+    }
+}
+
+/// A random number of the host.
+pub fn random_u64() -> u64 {
+    let mut b = [0; 8];
+    getrandom(&mut b);
+    u64::from_ne_bytes(b)
+}
+
+/// Waits at most `wait_ns` (`i64::MAX`: without limit). Returns how many events were stored.
+pub(crate) fn epoll_wait_ns(epoll: &Epoll, events: &mut [EpollEvent], wait_ns: i64) -> usize {
+    let ts = libc::timespec { tv_sec: wait_ns / 1_000_000_000, tv_nsec: wait_ns % 1_000_000_000 };
+    let ts_ptr = if wait_ns == i64::MAX { std::ptr::null() } else { &raw const ts };
+    // SAFETY: `EpollEvent` is `repr(transparent)` over `epoll_event`, and there is room for `len` of them.
+    let n = unsafe {
+        libc::syscall(
+            libc::SYS_epoll_pwait2,
+            epoll.0.as_raw_fd(),
+            events.as_mut_ptr(),
+            events.len() as libc::c_int,
+            ts_ptr,
+            std::ptr::null::<libc::sigset_t>(),
+            8usize,
+        )
+    };
+    usize::try_from(n).unwrap_or(0)
+}
+
+/// `poll` for reading, without waiting.
+pub fn readable_now(fd: BorrowedFd<'_>) -> bool {
+    let mut p = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid pollfd.
+    unsafe { libc::poll(&mut p, 1, 0) > 0 && p.revents & libc::POLLIN != 0 }
+}
+
+/// Poll bits (`POLL*`) of a host descriptor now, out of `events`.
+pub fn poll_now(fd: BorrowedFd<'_>, events: i16) -> i16 {
+    let mut p = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    // SAFETY: one valid pollfd.
+    if unsafe { libc::poll(&mut p, 1, 0) } > 0 {
+        p.revents
+    } else {
+        0
+    }
+}
+
+/// Reads at `offset` into several buffers; `nowait` (`RWF_NOWAIT`) gives `EAGAIN` instead of waiting for a device.
+pub fn preadv2(fd: BorrowedFd<'_>, bufs: &mut [io::IoSliceMut<'_>], offset: i64, nowait: bool) -> Result<usize, Errno> {
+    let flags = if nowait { libc::RWF_NOWAIT } else { 0 };
+    // SAFETY: `IoSliceMut` has the layout of `iovec`, and the buffers are writable.
+    let n =
+        unsafe { libc::preadv2(fd.as_raw_fd(), bufs.as_mut_ptr().cast(), bufs.len() as libc::c_int, offset, flags) };
+    Errno::result(n).map(|n| n as usize)
+}
+
+/// `fallocate` with raw mode bits (`FALLOC_FL_*`).
+pub fn fallocate(fd: BorrowedFd<'_>, mode: i32, offset: i64, len: i64) -> Result<(), Errno> {
+    // SAFETY: no memory is involved.
+    Errno::result(unsafe { libc::fallocate(fd.as_raw_fd(), mode, offset, len) }).map(drop)
+}
+
+/// User and system processor time of this process (`RUSAGE_SELF`) in ns, and its maximum resident set in KiB.
+pub fn rusage_self() -> (u64, u64, u64) {
+    let mut r = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: a valid place for the answer; all zeroes is a valid `rusage`.
+    let r = unsafe {
+        libc::getrusage(libc::RUSAGE_SELF, r.as_mut_ptr());
+        r.assume_init()
+    };
+    let ns = |t: libc::timeval| t.tv_sec as u64 * 1_000_000_000 + t.tv_usec as u64 * 1000;
+    (ns(r.ru_utime), ns(r.ru_stime), r.ru_maxrss as u64)
+}
+
+/// Requests that [`ioctl`] passes on, with the size of what they read or write at the pointer.
+const IOCTLS: &[(u64, usize)] = &[
+    (libc::TCGETS, 36),
+    (libc::TCSETS, 36),
+    (libc::TCSETSW, 36),
+    (libc::TCSETSF, 36),
+    (libc::TIOCGWINSZ, 8),
+    (libc::TIOCSWINSZ, 8),
+    (libc::FIONREAD, 4),
+    (libc::TIOCOUTQ, 4),
+    (libc::TIOCGPGRP, 4),
+    (libc::TIOCGSID, 4),
+];
+/// Requests whose argument is a number.
+const IOCTLS_BY_VALUE: &[u64] = &[libc::TCFLSH, libc::TCXONC, libc::TCSBRK];
+
+/// One of a short list of terminal requests by raw number. `buf` is what the pointer points to.
+pub fn ioctl(fd: BorrowedFd<'_>, request: u64, buf: &mut [u8]) -> Result<i32, Errno> {
+    let &(_, size) = IOCTLS.iter().find(|(r, _)| *r == request).ok_or(Errno::ENOTTY)?;
+    if buf.len() < size {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: the kernel reads and writes `size` bytes at most, and `buf` has them.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, buf.as_mut_ptr()) })
+}
+
+/// One of a short list of terminal requests whose argument is a number.
+pub fn ioctl_value(fd: BorrowedFd<'_>, request: u64, value: i32) -> Result<i32, Errno> {
+    if !IOCTLS_BY_VALUE.contains(&request) {
+        return Err(Errno::ENOTTY);
+    }
+    // SAFETY: these requests take no pointer.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, value as libc::c_long) })
+}
+
+/// Sends bytes with up to 32 descriptors on a Unix socket.
+pub fn send_with_fds(
+    socket: BorrowedFd<'_>,
+    bufs: &[io::IoSlice<'_>],
+    fds: &[BorrowedFd<'_>],
+    flags: i32,
+) -> Result<usize, Errno> {
+    let raw: Vec<i32> = fds.iter().map(|f| f.as_raw_fd()).collect();
+    let cmsg = [nix::sys::socket::ControlMessage::ScmRights(&raw)];
+    let cmsg = if raw.is_empty() { &cmsg[..0] } else { &cmsg[..] };
+    let flags = nix::sys::socket::MsgFlags::from_bits_truncate(flags | libc::MSG_NOSIGNAL);
+    nix::sys::socket::sendmsg::<()>(socket.as_raw_fd(), bufs, cmsg, flags, None)
+}
+
+/// Receives bytes and descriptors (close-on-exec) from a Unix socket. 0 bytes: the peer has closed.
+pub fn recv_with_fds(
+    socket: BorrowedFd<'_>,
+    bufs: &mut [io::IoSliceMut<'_>],
+    flags: i32,
+) -> Result<(usize, Vec<OwnedFd>), Errno> {
+    let mut space = nix::cmsg_space!([i32; 32]);
+    let flags = nix::sys::socket::MsgFlags::from_bits_truncate(flags | libc::MSG_CMSG_CLOEXEC);
+    let msg = nix::sys::socket::recvmsg::<()>(socket.as_raw_fd(), bufs, Some(&mut space), flags)?;
+    let mut fds = Vec::new();
+    for c in msg.cmsgs()? {
+        if let nix::sys::socket::ControlMessageOwned::ScmRights(list) = c {
+            // SAFETY: the kernel has just made these descriptors for us.
+            fds.extend(list.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Ok((msg.bytes, fds))
+}
+
+/// A memfd that this process has mapped too: contents of an in-memory file, which guests may map (`Op::MapFile` with
+/// [`SharedFile::fd`]) and change at any moment. Reads and writes are plain copies, without a host call, and may see a
+/// guest's change half done, as on Linux.
+pub struct SharedFile {
+    fd: Arc<OwnedFd>,
+    inner: RwLock<View>,
+}
+
+struct View {
+    base: Option<NonNull<u8>>,
+    /// Bytes mapped (whole pages).
+    mapped: usize,
+    /// Size of the file.
+    len: u64,
+}
+
+// SAFETY: the pointer is used under the lock only, and for raw copies within the mapping.
+unsafe impl Send for SharedFile {}
+// SAFETY: the same.
+unsafe impl Sync for SharedFile {}
+
+/// Largest [`SharedFile`].
+pub const SHARED_FILE_MAX: u64 = 1 << 40;
+
+impl SharedFile {
+    pub fn new() -> Result<Self, Errno> {
+        let fd = memfd_create(c"runsc-file", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        // Nobody may seal it against us later. (A guest that maps it has the descriptor for a moment only.) Shrinking is done
+        // by us alone; a stub's descriptor could shrink it too, but `ftruncate` is not in a stub's filter.
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SEAL))?;
+        Ok(SharedFile { fd: Arc::new(fd), inner: RwLock::new(View { base: None, mapped: 0, len: 0 }) })
+    }
+    /// For `Op::MapFile`.
+    pub fn fd(&self) -> Arc<OwnedFd> {
+        self.fd.clone()
+    }
+    pub fn len(&self) -> u64 {
+        self.inner.read().len
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Grows (with zeroes) or shrinks.
+    pub fn set_len(&self, len: u64) -> Result<(), Errno> {
+        if len > SHARED_FILE_MAX {
+            return Err(Errno::EFBIG);
+        }
+        let mut view = self.inner.write();
+        if len > view.len && view.len % crate::PAGE_SIZE != 0 {
+            // A guest's mapping may have written behind the end, in the last page: that must read as zeroes now.
+            let (from, end) = (view.len, len.min(view.len.next_multiple_of(crate::PAGE_SIZE)));
+            view.zero(from, end);
+        }
+        nix::unistd::ftruncate(&*self.fd, len as i64)?;
+        view.len = len;
+        view.map(&self.fd, len)
+    }
+    /// Copies from `offset`; returns how many bytes there were before the end.
+    pub fn copy_out(&self, offset: u64, buf: &mut [u8]) -> usize {
+        let view = self.inner.read();
+        let n = buf.len().min(usize::try_from(view.len.saturating_sub(offset)).unwrap_or(usize::MAX));
+        let Some(base) = view.base.filter(|_| n > 0) else {
+            return 0;
+        };
+        // SAFETY: offset + n <= len <= mapped, and the file has that length; raw pointers, since a guest may write meanwhile.
+        unsafe { std::ptr::copy_nonoverlapping(base.as_ptr().add(offset as usize), buf.as_mut_ptr(), n) };
+        n
+    }
+    /// Copies to `offset`, growing the file when needed.
+    pub fn copy_in(&self, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        let end = offset.checked_add(data.len() as u64).ok_or(Errno::EFBIG)?;
+        if data.is_empty() {
+            return Ok(0);
+        }
+        if end > self.len() {
+            self.set_len_at_least(end)?;
+        }
+        let view = self.inner.read();
+        if end > view.len {
+            // Shrunk in between, by another thread of ours.
+            return Err(Errno::EAGAIN);
+        }
+        let Some(base) = view.base else {
+            return Err(Errno::EIO);
+        };
+        // SAFETY: end <= len <= mapped; raw pointers, since a guest may read or write meanwhile.
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), base.as_ptr().add(offset as usize), data.len()) };
+        Ok(data.len())
+    }
+    fn set_len_at_least(&self, end: u64) -> Result<(), Errno> {
+        if end > self.len() {
+            self.set_len(end)?;
+        }
+        Ok(())
+    }
+    /// Gives the pages of a range back; they read as zeroes then.
+    pub fn punch_hole(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        fallocate(self.fd.as_fd(), libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset as i64, len as i64)
+    }
+    /// 512-byte blocks in use, as the host tells.
+    pub fn blocks(&self) -> u64 {
+        nix::sys::stat::fstat(&*self.fd).map_or(0, |s| s.st_blocks as u64)
+    }
+}
+
+impl View {
+    fn zero(&mut self, from: u64, to: u64) {
+        if let Some(base) = self.base {
+            if to <= self.mapped as u64 && from < to {
+                // SAFETY: within the mapping, in the page of the file's last byte, which exists.
+                unsafe { std::ptr::write_bytes(base.as_ptr().add(from as usize), 0, (to - from) as usize) };
+            }
+        }
+    }
+    /// Has at least `len` bytes mapped; more than needed, so that a growing file is not mapped anew each time.
+    fn map(&mut self, fd: &OwnedFd, len: u64) -> Result<(), Errno> {
+        if len as usize <= self.mapped {
+            return Ok(());
+        }
+        let want = (len as usize).next_power_of_two().max(1 << 16);
+        // SAFETY: a new mapping (or the old one moved); the only pointer to the old place is replaced below.
+        let p = unsafe {
+            match self.base {
+                Some(base) => libc::mremap(base.as_ptr().cast(), self.mapped, want, libc::MREMAP_MAYMOVE),
+                None => libc::mmap(
+                    std::ptr::null_mut(),
+                    want,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_SHARED | libc::MAP_NORESERVE,
+                    fd.as_raw_fd(),
+                    0,
+                ),
+            }
+        };
+        if p == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        self.base = NonNull::new(p.cast());
+        self.mapped = want;
+        Ok(())
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        if let Some(base) = self.base {
+            // SAFETY: ours; no copy is under way, since the lock's owner is being dropped.
+            unsafe { libc::munmap(base.as_ptr().cast(), self.mapped) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_file_grows_and_shrinks() {
+        let f = SharedFile::new().unwrap();
+        assert_eq!(f.copy_out(0, &mut [0; 4]), 0);
+        assert_eq!(f.copy_in(100_000, b"hello"), Ok(5));
+        assert_eq!(f.len(), 100_005);
+        let mut b = [1; 8];
+        assert_eq!(f.copy_out(99_998, &mut b), 7);
+        assert_eq!(&b, b"\0\0hello\x01");
+        f.set_len(100_002).unwrap();
+        f.set_len(5_000_000).unwrap();
+        assert_eq!(f.copy_out(100_000, &mut b), 8);
+        assert_eq!(&b, b"he\0\0\0\0\0\0");
+        assert_eq!(f.set_len(u64::MAX), Err(Errno::EFBIG));
+        assert_eq!(f.copy_in(u64::MAX, b"x"), Err(Errno::EFBIG));
+    }
+
+    #[test]
+    fn clocks_and_randomness() {
+        assert!(clock_ns(libc::CLOCK_MONOTONIC) > 0);
+        assert_eq!(clock_ns(12345), 0);
+        assert_ne!(random_u64(), random_u64());
+    }
+}

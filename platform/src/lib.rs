@@ -58,7 +58,8 @@ pub enum Trap {
     /// A processor exception, as the host kernel reported it.
     Fault(Fault),
     /// [`Interrupter::interrupt`] was called while guest code ran (or while the stub slept in a host futex on the
-    /// guest's behalf, in which case the call's result is in `rax` already).
+    /// guest's behalf, in which case the call's result is in `rax` already). May come late: after another trap that crossed
+    /// the interrupt, it is then reported once the guest has been entered again.
     Interrupted,
     /// The queue was carried out after [`Enter::Stay`].
     OpsDone,
@@ -135,8 +136,9 @@ pub enum Op {
         len: u64,
         flags: i32,
     },
-    /// Copies `data` into guest memory. If the guest memory is not writable, the guest is resumed with `rax = -EFAULT`
-    /// instead of `OpFailed`. At most [`STAGE_MAX`] bytes in all per queue; the platform falls back to a direct write above that.
+    /// Copies `data` into guest memory. If the guest memory is not writable and the queue is for [`Enter::Return`], the guest
+    /// is resumed with `rax = -EFAULT` (the rest of the queue is carried out); with `Full` and `Stay` it is an `OpFailed`.
+    /// Any length; above [`STAGE_MAX`] bytes per queue it takes several rounds.
     CopyOut {
         addr: u64,
         data: Vec<u8>,

@@ -1,1 +1,322 @@
 //! Systrap: seccomp `RET_TRAP` + SIGSYS, shared-memory hand-off.
+//!
+//! * [`abi`]: what the Sentry and the stub agree on (`stub/abi.rs`).
+//! * [`filter`]: the stubs' seccomp filter, where their harmlessness is argued.
+//! * [`launch`]: the zygote's start.
+//! * [`births`]: how a fork gets its descriptors.
+//! * [`space`], [`thread`]: [`crate::AddressSpace`] and [`crate::GuestThread`].
+//! * [`watched`]: shared memory and the executor's view of it.
+//!
+//! # Lock order
+//! `Pool::state`, then `Births::pending`, then `Space::slots`, then `Watched::waker`; `Space::life` is a leaf. None is held
+//! while a waker or a hook is called, but `Watched::waker` (whose wakers only queue a task).
+
+#[path = "../stub/abi.rs"]
+pub(crate) mod abi;
+mod births;
+mod filter;
+mod launch;
+mod space;
+mod thread;
+pub(crate) mod watched;
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+
+use crate::executor::{Executor, WatchHandle};
+use crate::{Errno, GuestThread, Platform};
+use births::Births;
+use space::Space;
+use thread::Thread;
+
+/// What [`Systrap::new`] needs.
+pub struct Config {
+    pub executor: Arc<Executor>,
+    /// How many fresh address spaces are kept ready.
+    pub pool: usize,
+    /// Called with a message when the sandbox cannot go on (the zygote is gone).
+    pub on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
+}
+
+/// The host calls that the platform (executor included) makes after [`Systrap::new`], with the reason for each. Those of
+/// [`crate::host`] come on top.
+pub const HOST_CALLS: &[(libc::c_long, &str)] = &[
+    (libc::SYS_futex, "wake a stub that sleeps; locks between the Sentry's threads"),
+    (libc::SYS_epoll_pwait2, "the executor sleeps"),
+    (libc::SYS_epoll_ctl, "watch pidfds of stubs and host descriptors"),
+    (libc::SYS_read, "doorbell eventfd"),
+    (libc::SYS_write, "doorbell eventfd"),
+    (libc::SYS_clock_gettime, "time (vDSO as a rule), and processor time of stubs"),
+    (libc::SYS_sched_yield, "the executor, when cores are short"),
+    (libc::SYS_memfd_create, "hand-off area of a new process"),
+    (libc::SYS_ftruncate, "its size"),
+    (libc::SYS_fcntl, "its seals (F_ADD_SEALS); F_DUPFD_CLOEXEC for a descriptor watched twice"),
+    (libc::SYS_mmap, "map it (shared, never executable)"),
+    (libc::SYS_munmap, "unmap it"),
+    (libc::SYS_mremap, "memory allocation"),
+    (libc::SYS_madvise, "memory allocation"),
+    (libc::SYS_brk, "memory allocation"),
+    (libc::SYS_socketpair, "control socket of a new process (AF_UNIX, SOCK_SEQPACKET)"),
+    (libc::SYS_sendmsg, "hand a descriptor to a stub for one mmap"),
+    (libc::SYS_close, "all of these"),
+    (libc::SYS_poll, "is a birth waiting on the seccomp listener"),
+    (libc::SYS_ioctl, "seccomp listener: NOTIF_RECV, NOTIF_SEND, NOTIF_ADDFD, NOTIF_ID_VALID"),
+    (libc::SYS_getrandom, "tokens of births"),
+    (libc::SYS_pidfd_open, "watch a new stub"),
+    (libc::SYS_pidfd_send_signal, "kill a stub"),
+    (libc::SYS_wait4, "reap a stub"),
+    (libc::SYS_tgkill, "interrupt a guest thread (SIGUSR1)"),
+    (libc::SYS_process_vm_readv, "guest memory, when it did not come through the hand-off area"),
+    (libc::SYS_process_vm_writev, "the same"),
+];
+
+/// Everything that address spaces and threads share.
+pub(crate) struct Inner {
+    pub(crate) me: Weak<Inner>,
+    pub(crate) executor: Arc<Executor>,
+    births: Births,
+    on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
+    zygote_pid: i32,
+    vdso: Option<(u64, u64)>,
+    fp_size: usize,
+    /// Every stub that has not been reaped.
+    pub(crate) stubs: Mutex<HashMap<i32, Stub>>,
+    pool: Mutex<Pool>,
+    pub(crate) counters: Counters,
+    listener_watch: Mutex<Option<WatchHandle>>,
+}
+
+/// A stub that has not been reaped.
+pub(crate) struct Stub {
+    space: Weak<Space>,
+    watch: WatchHandle,
+}
+
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) syscalls: AtomicU64,
+    pub(crate) faults: AtomicU64,
+    pub(crate) interrupts: AtomicU64,
+    pub(crate) forks: AtomicU64,
+    pub(crate) threads: AtomicU64,
+    pub(crate) rounds: AtomicU64,
+    pub(crate) vm_reads: AtomicU64,
+    pub(crate) vm_writes: AtomicU64,
+    pub(crate) killed: AtomicU64,
+}
+
+#[derive(Default)]
+struct Pool {
+    ready: Vec<Thread>,
+    target: usize,
+    /// Those who wait for a fresh address space.
+    waiters: Vec<Waker>,
+    /// The keeper, when it has nothing to do.
+    keeper: Option<Waker>,
+    /// The last try failed; told to one of the waiters.
+    error: Option<Errno>,
+}
+
+/// The default platform.
+pub struct Systrap {
+    inner: Arc<Inner>,
+}
+
+impl Systrap {
+    /// Starts the zygote and the keeper of the pool. To be called in the Sentry's process once it has its final ids and
+    /// namespaces, and before its seccomp filter; on a thread that lives as long as the sandbox (stubs die with it).
+    ///
+    /// Errors with `Unsupported` where this platform cannot work.
+    pub fn new(config: Config) -> io::Result<Arc<Systrap>> {
+        let launched = launch::launch(&config.executor)?;
+        let fp_size = launch::fp_state_size();
+        let inner = Arc::new_cyclic(|me| Inner {
+            me: me.clone(),
+            executor: config.executor.clone(),
+            births: Births::new(launched.listener),
+            on_fatal: config.on_fatal,
+            zygote_pid: launched.pid,
+            vdso: launched.vdso,
+            fp_size,
+            stubs: Mutex::default(),
+            pool: Mutex::new(Pool { target: config.pool.max(1), ..Pool::default() }),
+            counters: Counters::default(),
+            listener_watch: Mutex::new(None),
+        });
+        let weak = inner.me.clone();
+        let watch = inner.executor.watch(
+            inner.births.listener(),
+            libc::EPOLLIN as u32,
+            Arc::new(move |_| {
+                if let Some(inner) = weak.upgrade() {
+                    inner.births.serve(&inner);
+                }
+            }),
+        );
+        *inner.listener_watch.lock() = Some(watch);
+        let space = inner.adopt(launched.pid, launched.area, launched.control, 0).map_err(io::Error::from)?;
+        let mut zygote = Thread::waiting(space, 0, launched.pid);
+        zygote.close_in_stub(launched.listener_number)?;
+        let weak = inner.me.clone();
+        inner.executor.spawn(Box::pin(keep_pool(weak, zygote)));
+        Ok(Arc::new(Systrap { inner }))
+    }
+}
+
+/// Forks the zygote as often as fresh address spaces are wanted.
+async fn keep_pool(inner: Weak<Inner>, mut zygote: Thread) {
+    loop {
+        // Waits until there is something to do.
+        let wanted = poll_fn(|cx| {
+            let Some(inner) = inner.upgrade() else {
+                return Poll::Ready(false);
+            };
+            let mut pool = inner.pool.lock();
+            if pool.ready.len() < pool.target && pool.error.is_none() {
+                return Poll::Ready(true);
+            }
+            pool.keeper = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        if !wanted {
+            return;
+        }
+        zygote.start_fork();
+        let result = poll_fn(|cx| zygote.poll_fork_typed(cx)).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let waiters = {
+            let mut pool = inner.pool.lock();
+            match result {
+                Ok(thread) => pool.ready.push(*thread),
+                Err(e) => {
+                    log::warn!("no fresh address space: {e}");
+                    pool.error = Some(e);
+                }
+            }
+            std::mem::take(&mut pool.waiters)
+        };
+        for waker in waiters {
+            waker.wake();
+        }
+    }
+}
+
+impl Inner {
+    /// Takes charge of a stub: has its death watched.
+    fn adopt(
+        &self,
+        pid: i32,
+        area: Arc<watched::Area>,
+        control: std::os::fd::OwnedFd,
+        slot: usize,
+    ) -> Result<Arc<Space>, Errno> {
+        let pidfd = Arc::new(launch::pidfd_open(pid)?);
+        let inner = self.me.upgrade().ok_or(Errno::ESRCH)?;
+        let space = Space::new(inner, pid, pidfd.clone(), area, control, slot);
+        let weak = self.me.clone();
+        let watch = self.executor.watch(
+            pidfd,
+            libc::EPOLLIN as u32,
+            Arc::new(move |_| {
+                if let Some(inner) = weak.upgrade() {
+                    inner.reap(pid);
+                }
+            }),
+        );
+        self.stubs.lock().insert(pid, Stub { space: Arc::downgrade(&space), watch });
+        Ok(space)
+    }
+
+    fn reap(&self, pid: i32) {
+        let stub = {
+            let mut stubs = self.stubs.lock();
+            // Reaped under the lock: as long as a pid is in the table, nobody else can have it.
+            let Some(stub) = stubs.get(&pid) else { return };
+            let space = stub.space.upgrade();
+            let Some(fate) = space::wait_for(pid, space.as_deref()) else {
+                return;
+            };
+            (stubs.remove(&pid), space, fate)
+        };
+        let (stub, space, fate) = stub;
+        if let Some(space) = &space {
+            space.died(fate);
+        }
+        if pid == self.zygote_pid {
+            (self.on_fatal)(&format!("the stub that all guest processes are made from is gone (signal {fate})"));
+        }
+        drop(stub.map(|s| s.watch));
+    }
+}
+
+impl Platform for Systrap {
+    fn name(&self) -> &'static str {
+        "systrap"
+    }
+    fn poll_new(&self, cx: &mut Context<'_>) -> Poll<Result<Box<dyn GuestThread>, Errno>> {
+        let (result, keeper) = {
+            let mut pool = self.inner.pool.lock();
+            let result = match (pool.ready.pop(), pool.error.take()) {
+                (Some(thread), _) => Poll::Ready(Ok(Box::new(thread) as Box<dyn GuestThread>)),
+                (None, Some(e)) => Poll::Ready(Err(e)),
+                (None, None) => {
+                    pool.waiters.push(cx.waker().clone());
+                    Poll::Pending
+                }
+            };
+            (result, pool.keeper.take())
+        };
+        if let Some(keeper) = keeper {
+            keeper.wake();
+        }
+        result
+    }
+    fn fp_state_size(&self) -> usize {
+        self.inner.fp_size
+    }
+    fn stats(&self) -> Vec<(&'static str, u64)> {
+        let c = &self.inner.counters;
+        let e = &self.inner.executor.counters;
+        [
+            ("syscalls", &c.syscalls),
+            ("faults", &c.faults),
+            ("interrupts", &c.interrupts),
+            ("forks", &c.forks),
+            ("threads", &c.threads),
+            ("memory-op rounds", &c.rounds),
+            ("process_vm_readv", &c.vm_reads),
+            ("process_vm_writev", &c.vm_writes),
+            ("stubs killed", &c.killed),
+            ("task polls", &e.polls),
+            ("posts found by looking", &e.found),
+            ("sleeps", &e.sleeps),
+            ("kicks", &e.kicks),
+            ("handovers", &e.handovers),
+        ]
+        .into_iter()
+        .map(|(name, v)| (name, v.load(Relaxed)))
+        .collect()
+    }
+}
+
+impl Drop for Systrap {
+    fn drop(&mut self) {
+        // Ends the keeper, which holds the zygote; the pool's address spaces end with their threads.
+        let mut pool = self.inner.pool.lock();
+        pool.target = 0;
+        let ready = std::mem::take(&mut pool.ready);
+        let keeper = pool.keeper.take();
+        drop(pool);
+        drop(ready);
+        if let Some(keeper) = keeper {
+            keeper.wake();
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Starts the zygote: the stub's program, executed from memory, as a child of the Sentry.
+
+use std::ffi::CStr;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::memfd::{memfd_create, MFdFlags};
+use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
+
+use super::abi::{self, kind};
+use super::filter;
+use super::watched::Area;
+use crate::executor::Executor;
+use crate::Errno;
+
+static STUB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stub.elf"));
+
+pub(super) struct Launched {
+    pub(super) pid: i32,
+    pub(super) area: Arc<Area>,
+    pub(super) control: OwnedFd,
+    pub(super) listener: OwnedFd,
+    /// Its number in the zygote, who must close it.
+    pub(super) listener_number: i32,
+    pub(super) vdso: Option<(u64, u64)>,
+}
+
+fn unsupported(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, what)
+}
+
+pub(super) fn launch(executor: &Executor) -> io::Result<Launched> {
+    // SAFETY: reads the auxiliary vector.
+    let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
+    if hwcap2 & 2 == 0 {
+        return Err(unsupported("the processor or the host kernel (before 5.9) has no FSGSBASE"));
+    }
+    let (area, area_fd) = Area::new()?;
+    let program = filter::stub_filter(stub_text()?);
+    let mut bytes = (program.len() as u64).to_ne_bytes().to_vec();
+    for i in &program {
+        bytes.extend(i.code.to_ne_bytes());
+        bytes.extend([i.jt, i.jf]);
+        bytes.extend(i.k.to_ne_bytes());
+    }
+    area.stage_out(0, 0, &bytes);
+
+    let (control, stub_control) = control_pair()?;
+    let image = image()?;
+    let fds = [high(&stub_control)?, high(executor.bell())?, high(&area_fd)?, high(executor.global.fd())?];
+    let pid = start(&image, &fds)?;
+    drop((fds, stub_control, area_fd));
+
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while area.state(0).load(std::sync::atomic::Ordering::Acquire) == abi::state::RUNNING {
+        let mut status = 0;
+        // SAFETY: our own child; `status` is a valid place.
+        if unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) } == pid {
+            return Err(io::Error::other(format!(
+                "the zygote ended while starting: {}",
+                if libc::WIFEXITED(status) {
+                    format!("step {}", libc::WEXITSTATUS(status))
+                } else {
+                    format!("signal {}", libc::WTERMSIG(status))
+                }
+            )));
+        }
+        if Instant::now() > deadline {
+            // SAFETY: our own child, not reaped yet.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the zygote does not start"));
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    let post = area.read_post(0);
+    if post.kind != kind::BORN {
+        return Err(io::Error::other(format!("the zygote started wrongly (kind {})", post.kind)));
+    }
+    // rdi, rsi, rdx of `stub_hello`.
+    let (vdso, vdso_len, listener_number) = (post.regs[8], post.regs[9], post.regs[12] as i32);
+    let pidfd = pidfd_open(pid)?;
+    // SAFETY: a new descriptor, if it succeeds.
+    let listener = unsafe {
+        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), listener_number, 0))?;
+        OwnedFd::from_raw_fd(fd as i32)
+    };
+    let vdso = (vdso != 0).then_some((vdso, vdso_len));
+    Ok(Launched { pid, area, control, listener, listener_number, vdso })
+}
+
+/// The two ends of a control socket: ours and the stub's.
+pub(super) fn control_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+}
+
+pub(super) fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: a new descriptor, if it succeeds.
+    unsafe {
+        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid, 0))?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+/// A copy with a number that the fixed ones do not clash with.
+fn high(fd: impl std::os::fd::AsFd) -> Result<OwnedFd, Errno> {
+    let fd = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(20))?;
+    // SAFETY: new, ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The stub's program as an executable descriptor.
+fn image() -> io::Result<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC;
+    // Hosts that forbid executable memfds unless asked for know MFD_EXEC; older ones refuse it.
+    let fd = memfd_create(c"runsc-stub", flags | MFdFlags::from_bits_retain(libc::MFD_EXEC))
+        .or_else(|_| memfd_create(c"runsc-stub", flags))?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(STUB)?;
+    Ok(high(&file)?)
+}
+
+/// The stub's text segment: the one that may be executed.
+fn stub_text() -> io::Result<std::ops::Range<u64>> {
+    let word = |at: usize, n: usize| -> io::Result<u64> {
+        let b = STUB.get(at..at + n).ok_or_else(|| unsupported("the embedded stub is cut short"))?;
+        Ok(b.iter().rev().fold(0, |v, b| v << 8 | u64::from(*b)))
+    };
+    let (phoff, phentsize, phnum) = (word(32, 8)? as usize, word(54, 2)? as usize, word(56, 2)? as usize);
+    for i in 0..phnum {
+        let at = phoff + i * phentsize;
+        if word(at, 4)? == 1 && word(at + 4, 4)? & 1 != 0 {
+            let start = word(at + 16, 8)?;
+            return Ok(start..start + word(at + 40, 8)?);
+        }
+    }
+    Err(unsupported("the embedded stub has no text"))
+}
+
+fn start(image: &OwnedFd, fds: &[OwnedFd; 4]) -> io::Result<i32> {
+    const ARGV: [&CStr; 1] = [c"runsc-stub"];
+    let argv = [ARGV[0].as_ptr(), std::ptr::null()];
+    let envp: [*const libc::c_char; 1] = [std::ptr::null()];
+    // SAFETY: the child makes only async-signal-safe calls on values that exist already, then executes or exits.
+    unsafe {
+        let pid = libc::fork();
+        if pid < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if pid > 0 {
+            return Ok(pid);
+        }
+        // No signal from a terminal or a process group; the stub blocks the rest.
+        libc::setsid();
+        // The initial stack and the vDSO then lie where the stub's image cannot collide with them.
+        libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong);
+        for (number, fd) in fds.iter().enumerate() {
+            if libc::dup2(fd.as_raw_fd(), number as i32) < 0 {
+                libc::_exit(101);
+            }
+        }
+        libc::syscall(
+            libc::SYS_execveat,
+            image.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
+        libc::_exit(102)
+    }
+}
+
+/// Size of the state in a signal frame: as large as the standard form of everything that is enabled, and the end mark.
+pub(super) fn fp_state_size() -> usize {
+    let leaf = std::arch::x86_64::__cpuid_count(0xd, 0);
+    (leaf.ebx as usize + 4).next_multiple_of(64).max(576)
+}

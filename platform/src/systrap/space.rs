@@ -1,0 +1,251 @@
+//! One guest address space: a stub's process.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::*};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::abi;
+use super::watched::{Area, Watched};
+use super::Inner;
+use crate::{host, AddressSpace, Errno, GUEST_MAX};
+
+/// Whether the process lives, for those who must not keep it alive.
+pub(super) struct Fate(AtomicI32);
+
+impl Fate {
+    const ALIVE: i32 = -1;
+    /// The signal it died of (0: it exited), if it is dead.
+    pub(super) fn dead(&self) -> Option<i32> {
+        Some(self.0.load(Acquire)).filter(|s| *s != Self::ALIVE)
+    }
+}
+
+pub(super) struct Space {
+    pub(super) inner: Arc<Inner>,
+    pub(super) pid: i32,
+    pidfd: Arc<OwnedFd>,
+    pub(super) area: Arc<Area>,
+    control: OwnedFd,
+    pub(super) fate: Arc<Fate>,
+    /// Held for reading while the pid is used, for writing while the process is reaped: so the pid is never another's.
+    /// Once reaped: the processor time it used.
+    life: RwLock<Option<(u64, u64)>>,
+    /// Somebody asked for its end.
+    killed: AtomicBool,
+    slots: Mutex<Slots>,
+}
+
+struct Slots {
+    used: HashMap<usize, Weak<Watched>>,
+    /// Given back; to be used again once the area says that the thread is gone.
+    free: Vec<usize>,
+    next: usize,
+}
+
+impl Space {
+    pub(super) fn new(
+        inner: Arc<Inner>,
+        pid: i32,
+        pidfd: Arc<OwnedFd>,
+        area: Arc<Area>,
+        control: OwnedFd,
+        slot: usize,
+    ) -> Arc<Self> {
+        let used = HashMap::from([(slot, Weak::new())]);
+        Arc::new(Space {
+            inner,
+            pid,
+            pidfd,
+            area,
+            control,
+            fate: Arc::new(Fate(AtomicI32::new(Fate::ALIVE))),
+            life: RwLock::new(None),
+            killed: AtomicBool::new(false),
+            slots: Mutex::new(Slots { used, free: Vec::new(), next: 0 }),
+        })
+    }
+
+    pub(super) fn control(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
+    /// A slot for a new thread.
+    pub(super) fn take_slot(&self) -> Option<usize> {
+        let mut slots = self.slots.lock();
+        if let Some(i) = slots.free.iter().position(|s| self.area.gone(*s).load(Acquire) != 0) {
+            let slot = slots.free.swap_remove(i);
+            self.area.gone(slot).store(0, Release);
+            self.area.state(slot).store(abi::state::RUNNING, Release);
+            slots.used.insert(slot, Weak::new());
+            return Some(slot);
+        }
+        while slots.next < abi::MAX_SLOTS {
+            let slot = slots.next;
+            slots.next += 1;
+            if !slots.used.contains_key(&slot) && !slots.free.contains(&slot) {
+                slots.used.insert(slot, Weak::new());
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    /// The slot's thread has been told to exit, or never came to be (`gone`).
+    pub(super) fn give_slot(&self, slot: usize, gone: bool) {
+        if gone {
+            self.area.gone(slot).store(1, Release);
+        }
+        let mut slots = self.slots.lock();
+        slots.used.remove(&slot);
+        slots.free.push(slot);
+    }
+
+    /// Whoever waits for this cell is to hear of the process's death.
+    pub(super) fn register(&self, watched: &Arc<Watched>) {
+        self.slots.lock().used.insert(watched.slot, Arc::downgrade(watched));
+    }
+
+    pub(super) fn died(&self, signal: i32) {
+        self.fate.0.store(signal, Release);
+        let all: Vec<_> = self.slots.lock().used.values().filter_map(Weak::upgrade).collect();
+        for watched in all {
+            watched.wake();
+        }
+        if signal == libc::SIGKILL && !self.killed.load(Acquire) {
+            log::warn!("stub {} was killed from outside (out of memory?)", self.pid);
+        }
+    }
+
+    /// Sends the interrupt signal to one thread. A tid that the stub made up can only be a thread of its own process.
+    pub(super) fn signal_thread(&self, tid: i32) {
+        let life = self.life.read();
+        if life.is_none() && tid > 0 {
+            // SAFETY: no memory is involved.
+            unsafe { libc::syscall(libc::SYS_tgkill, self.pid, tid, abi::INT_SIGNAL) };
+        }
+    }
+
+    fn transfer(&self, addr: u64, buf: *mut u8, len: usize, write: bool) -> Result<usize, Errno> {
+        let vdso = self.inner.vdso.map_or(0..0, |(start, len)| start..start + len);
+        let len = match addr {
+            a if a < GUEST_MAX => len.min((GUEST_MAX - a) as usize),
+            a if vdso.contains(&a) && !write => len.min((vdso.end - a) as usize),
+            _ => return Ok(0),
+        };
+        if len == 0 {
+            return Ok(0);
+        }
+        let life = self.life.read();
+        if life.is_some() {
+            return Err(Errno::ESRCH);
+        }
+        let local = libc::iovec { iov_base: buf.cast(), iov_len: len };
+        let remote = libc::iovec { iov_base: addr as *mut libc::c_void, iov_len: len };
+        // SAFETY: `buf` has `len` bytes, writable if `!write`; the kernel checks the other side.
+        let n = unsafe {
+            if write {
+                libc::process_vm_writev(self.pid, &local, 1, &remote, 1, 0)
+            } else {
+                libc::process_vm_readv(self.pid, &local, 1, &remote, 1, 0)
+            }
+        };
+        match Errno::result(n) {
+            Ok(n) => Ok(n as usize),
+            Err(Errno::ESRCH) => Err(Errno::ESRCH),
+            Err(Errno::EFAULT) => Ok(0),
+            Err(e) => {
+                log::error!("guest memory of stub {}: {e}", self.pid);
+                Ok(0)
+            }
+        }
+    }
+
+    /// The kernel transfers whole pages' worth only up to the first bad page of a range, but says nothing of the part of
+    /// a page before it; so go on where it stopped, until nothing more comes.
+    fn transfer_all(&self, addr: u64, buf: *mut u8, len: usize, write: bool) -> Result<usize, Errno> {
+        let mut done = 0;
+        while done < len {
+            let Some(at) = addr.checked_add(done as u64) else {
+                break;
+            };
+            // SAFETY: done < len.
+            let n = self.transfer(at, unsafe { buf.add(done) }, len - done, write)?;
+            if n == 0 {
+                break;
+            }
+            done += n;
+        }
+        Ok(done)
+    }
+}
+
+/// Reaps `pid` if it is dead; gives the signal it died of (0: an exit). `space` learns its processor time.
+pub(super) fn wait_for(pid: i32, space: Option<&Space>) -> Option<i32> {
+    let mut life = space.map(|s| s.life.write());
+    let mut status = 0;
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: valid places for the answers.
+    let r = unsafe { libc::wait4(pid, &mut status, libc::WNOHANG | libc::__WALL, usage.as_mut_ptr()) };
+    if r == 0 || (r < 0 && Errno::last() == Errno::EINTR) {
+        return None;
+    }
+    // SAFETY: zeroed at first, perhaps filled in by the kernel.
+    let usage = unsafe { usage.assume_init() };
+    let ns = |t: libc::timeval| t.tv_sec as u64 * 1_000_000_000 + t.tv_usec as u64 * 1000;
+    if let Some(life) = &mut life {
+        **life = Some((ns(usage.ru_utime), ns(usage.ru_stime)));
+    }
+    Some(if libc::WIFSIGNALED(status) { libc::WTERMSIG(status) } else { 0 })
+}
+
+impl AddressSpace for Space {
+    fn read(&self, addr: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+        self.inner.counters.vm_reads.fetch_add(1, Relaxed);
+        self.transfer_all(addr, buf.as_mut_ptr(), buf.len(), false)
+    }
+    fn write(&self, addr: u64, data: &[u8]) -> Result<usize, Errno> {
+        self.inner.counters.vm_writes.fetch_add(1, Relaxed);
+        self.transfer_all(addr, data.as_ptr().cast_mut(), data.len(), true)
+    }
+    fn host_pid(&self) -> i32 {
+        self.pid
+    }
+    fn vdso(&self) -> Option<(u64, u64)> {
+        self.inner.vdso
+    }
+    fn kill(&self) {
+        self.killed.store(true, Release);
+        // SAFETY: no memory is involved.
+        unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.pidfd.as_raw_fd(),
+                libc::SIGKILL,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+    }
+    fn cpu_time(&self) -> (u64, u64) {
+        let life = self.life.read();
+        if let Some(times) = *life {
+            return times;
+        }
+        // The kernel's encoding of a process's clocks: PROF (0) counts all, VIRT (1) user time.
+        let clock = |which: i32| (!self.pid) << 3 | which;
+        let (all, user) = (host::clock_ns(clock(0)), host::clock_ns(clock(1)));
+        (user, all.saturating_sub(user))
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        if self.fate.dead().is_none() {
+            // Reaped when its pidfd tells.
+            self.kill();
+        }
+    }
+}

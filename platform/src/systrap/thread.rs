@@ -1,0 +1,688 @@
+//! One guest thread: a slot of a stub's hand-off area, and what the Sentry knows about it.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::*};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Wake, Waker};
+
+use super::abi::{self, kind, mode, op, OpSlot};
+use super::births::Birth;
+use super::space::{Fate, Space};
+use super::watched::{Area, Watched};
+use crate::{
+    host, AddressSpace, Enter, Errno, Fault, GuestThread, Interrupter, Op, OpsSettled, Regs, Trap, GUEST_MAX,
+    GUEST_MIN, PAGE_SIZE,
+};
+
+impl Regs {
+    pub(crate) fn to_array(self) -> [u64; abi::NREGS] {
+        let r = self;
+        [
+            r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax, r.rcx,
+            r.rsp, r.rip, r.eflags, r.orig_rax,
+        ]
+    }
+    pub(crate) fn from_array(a: [u64; abi::NREGS]) -> Self {
+        let [r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, eflags, orig_rax] = a;
+        Regs { r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, eflags, orig_rax }
+    }
+}
+
+/// What the last answer asked of the stub, and so what it may post next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Expect {
+    /// Nothing: the Sentry owns the thread.
+    Stopped,
+    /// To run the guest.
+    Guest,
+    /// To carry out operations and report.
+    Round,
+}
+
+/// What interrupters and the like share with the thread.
+struct Shared {
+    tid: AtomicI32,
+    running: AtomicBool,
+    /// `seq` of the last answer.
+    seq: AtomicU32,
+}
+
+pub(super) struct Thread {
+    space: Arc<Space>,
+    slot: usize,
+    watched: Arc<Watched>,
+    shared: Arc<Shared>,
+    regs: Regs,
+    fs_base: u64,
+    expect: Expect,
+    queue: Vec<Queued>,
+    /// Operations of the current `enter` that have been sent to the stub already.
+    sent: usize,
+    /// What to do when the queue has been carried out.
+    then: Enter,
+    /// For each operation of the round in the cell, its index in the queue.
+    round: Vec<usize>,
+    /// A copy-out failed in an earlier round of this `enter`.
+    efault: bool,
+    prefetched: Vec<u8>,
+    prefetched_at: u64,
+    forking: Option<Result<Forking, Errno>>,
+    starting: Option<Result<Starting, Errno>>,
+}
+
+enum Queued {
+    Op(Op),
+    /// The platform's own.
+    Raw(OpSlot),
+    Bad(Errno),
+}
+
+struct Forking {
+    birth: Arc<Birth>,
+    parent_done: bool,
+    child: Option<Box<Thread>>,
+}
+
+struct Starting {
+    slot: usize,
+    watched: Arc<Watched>,
+    parent_done: Option<i32>,
+    fs_base: u64,
+}
+
+/// Pieces of a large copy-out.
+struct Stage {
+    ops: usize,
+    bytes: usize,
+}
+
+impl Thread {
+    /// A thread whose stub waits for its first answer.
+    pub(super) fn waiting(space: Arc<Space>, slot: usize, tid: i32) -> Self {
+        let watched = Watched::new(space.area.clone(), slot);
+        Self::with(space, watched, tid)
+    }
+
+    fn with(space: Arc<Space>, watched: Arc<Watched>, tid: i32) -> Self {
+        space.register(&watched);
+        let slot = watched.slot;
+        Thread {
+            space,
+            slot,
+            watched,
+            shared: Arc::new(Shared {
+                tid: AtomicI32::new(tid),
+                running: AtomicBool::new(false),
+                seq: AtomicU32::new(0),
+            }),
+            regs: Regs::default(),
+            fs_base: 0,
+            expect: Expect::Stopped,
+            queue: Vec::new(),
+            sent: 0,
+            then: Enter::Stay,
+            round: Vec::new(),
+            efault: false,
+            prefetched: Vec::new(),
+            prefetched_at: 0,
+            forking: None,
+            starting: None,
+        }
+    }
+
+    /// Has the stub close one of its descriptors, and waits for that. For the zygote, before anything runs.
+    pub(super) fn close_in_stub(&mut self, number: i32) -> io::Result<()> {
+        self.queue.push(Queued::Raw(raw(libc::SYS_close, [number as u64, 0, 0, 0, 0, 0])));
+        self.enter(Enter::Stay);
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..10_000 {
+            match self.poll_trap(&mut cx) {
+                Poll::Ready(Trap::OpsDone) => return Ok(()),
+                Poll::Ready(other) => return Err(io::Error::other(format!("the zygote: {other:?}"))),
+                Poll::Pending => std::thread::sleep(std::time::Duration::from_micros(100)),
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
+    fn area(&self) -> &Area {
+        &self.space.area
+    }
+
+    /// Puts as much of the queue into the cell as fits and lets the stub go.
+    fn post_round(&mut self) {
+        self.prefetched.clear();
+        self.round.clear();
+        let mut stage = Stage { ops: 0, bytes: 0 };
+        let mut failed = None;
+        while self.sent < self.queue.len() {
+            match self.put(self.sent, &mut stage) {
+                Ok(true) => self.sent += 1,
+                Ok(false) => break,
+                Err(e) => {
+                    failed = Some(e);
+                    break;
+                }
+            }
+        }
+        let last = self.sent == self.queue.len();
+        let how = if failed.is_some() || !last { Enter::Stay } else { self.then };
+        let seq = self.shared.seq.fetch_add(1, Relaxed).wrapping_add(1);
+        if stage.ops > 0 {
+            self.space.inner.counters.rounds.fetch_add(1, Relaxed);
+        }
+        let regs = (how == Enter::Full).then(|| self.regs.to_array());
+        let rax = if self.efault { -libc::EFAULT as i64 as u64 } else { self.regs.rax };
+        let code = match how {
+            Enter::Return => mode::RETURN,
+            Enter::Full => mode::FULL,
+            Enter::Stay => mode::STAY,
+        };
+        self.area().write_answer(self.slot, code, stage.ops as u32, seq, regs.as_ref(), rax);
+        self.expect = if how == Enter::Stay { Expect::Round } else { Expect::Guest };
+        self.shared.running.store(true, SeqCst);
+        self.area().reply(self.slot);
+    }
+
+    /// Puts one operation into the round; `false` if there is no room (then nothing of it has been put, except that the
+    /// head of a large copy-out may have been).
+    fn put(&mut self, index: usize, stage: &mut Stage) -> Result<bool, Errno> {
+        let slot = self.slot;
+        if stage.ops >= abi::MAX_OPS {
+            return Ok(false);
+        }
+        let made = match &mut self.queue[index] {
+            Queued::Bad(e) => return Err(*e),
+            Queued::Raw(op) => *op,
+            Queued::Op(Op::CopyOut { addr, data }) => {
+                let room = abi::STAGE_OUT_MAX - stage.bytes;
+                if room == 0 {
+                    return Ok(false);
+                }
+                let n = data.len().min(room);
+                self.space.area.stage_out(slot, stage.bytes, &data[..n]);
+                let op = OpSlot { code: op::COPY_OUT, args: [*addr, n as u64, stage.bytes as u64, 0, 0, 0, 0] };
+                self.space.area.write_op(slot, stage.ops, op);
+                stage.ops += 1;
+                stage.bytes += n;
+                self.round.push(index);
+                if n == data.len() {
+                    return Ok(true);
+                }
+                data.drain(..n);
+                *addr += n as u64;
+                return Ok(false);
+            }
+            Queued::Op(Op::MapFile { addr, len, prot, shared, file, offset }) => {
+                let flags = libc::MAP_FIXED | if *shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+                let byte = [io::IoSlice::new(b"f")];
+                host::send_with_fds(self.space.control(), &byte, &[file.as_fd()], libc::MSG_DONTWAIT)?;
+                OpSlot { code: op::MAP_FD, args: [*addr, *len, *prot as u64, flags as u64, *offset, 0, 0] }
+            }
+            Queued::Op(op) => plain(op),
+        };
+        self.space.area.write_op(slot, stage.ops, made);
+        stage.ops += 1;
+        self.round.push(index);
+        Ok(true)
+    }
+
+    /// The stub did what no stub of ours does: end it.
+    fn violation(&mut self, what: &str, kind: u32) -> Poll<Trap> {
+        log::warn!("stub {}: {what} (kind {kind}); killed", self.space.pid);
+        self.space.kill();
+        self.expect = Expect::Stopped;
+        Poll::Ready(Trap::Dead { signal: libc::SIGKILL })
+    }
+
+    /// True when something has been posted; otherwise `cx` will be woken.
+    fn posted(watched: &Arc<Watched>, space: &Space, cx: &mut Context<'_>) -> bool {
+        if watched.posted() {
+            return true;
+        }
+        watched.set_waker(cx.waker());
+        space.inner.executor.arm(watched);
+        watched.posted()
+    }
+
+    fn take_post(&mut self) -> Poll<Option<Trap>> {
+        let post = self.area().read_post(self.slot);
+        let expect = self.expect;
+        let failed_index = |thread: &Self| thread.round.get(post.op_index as usize).copied();
+        match (expect, post.kind) {
+            (Expect::Round, kind::OPS_DONE) => {
+                self.efault |= post.efault != 0;
+                if let Some(Queued::Bad(e)) = self.queue.get(self.sent) {
+                    let errno = *e;
+                    return Poll::Ready(Some(self.op_failed(self.sent, errno)));
+                }
+                if self.sent < self.queue.len() || self.then != Enter::Stay {
+                    self.post_round();
+                    return Poll::Ready(None);
+                }
+                self.stop();
+                Poll::Ready(Some(Trap::OpsDone))
+            }
+            (_, kind::OP_FAILED) => match failed_index(self) {
+                Some(index) => {
+                    let errno = Errno::from_raw(post.op_errno);
+                    let errno = if errno == Errno::UnknownErrno { Errno::EINVAL } else { errno };
+                    // A copy-out that fails only spoils the result of the call.
+                    if errno == Errno::EFAULT
+                        && expect == Expect::Round
+                        && self.then == Enter::Return
+                        && matches!(self.queue.get(index), Some(Queued::Op(Op::CopyOut { .. })))
+                    {
+                        self.efault = true;
+                        self.sent = index + 1;
+                        self.post_round();
+                        return Poll::Ready(None);
+                    }
+                    Poll::Ready(Some(self.op_failed(index, errno)))
+                }
+                None => self.violation("an operation failed that it was not given", post.kind).map(Some),
+            },
+            (Expect::Guest, kind::SYSCALL | kind::FAULT | kind::INTERRUPTED | kind::BORN) => {
+                self.stop();
+                self.regs = Regs::from_array(post.regs);
+                self.fs_base = post.fs_base;
+                let counters = &self.space.inner.counters;
+                Poll::Ready(Some(match post.kind {
+                    kind::FAULT => {
+                        counters.faults.fetch_add(1, Relaxed);
+                        let signal = match post.signal {
+                            s @ (libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGTRAP) => s,
+                            _ => libc::SIGSEGV,
+                        };
+                        Trap::Fault(Fault {
+                            signal,
+                            code: post.code,
+                            addr: post.addr,
+                            trapno: post.trapno,
+                            error: post.error,
+                        })
+                    }
+                    kind::INTERRUPTED => {
+                        counters.interrupts.fetch_add(1, Relaxed);
+                        Trap::Interrupted
+                    }
+                    // A guest that makes our own greeting call has made a call that does not exist.
+                    _ => {
+                        counters.syscalls.fetch_add(1, Relaxed);
+                        let len = post.pre_len as usize;
+                        if post.kind == kind::SYSCALL && len > 0 && post.pre_addr < GUEST_MAX {
+                            let room = GUEST_MAX - post.pre_addr;
+                            let len = len.min(usize::try_from(room).unwrap_or(usize::MAX));
+                            self.space.area.stage_in(self.slot, len, &mut self.prefetched);
+                            self.prefetched_at = post.pre_addr;
+                        }
+                        Trap::Syscall
+                    }
+                }))
+            }
+            (_, k) => self.violation("posted out of turn", k).map(Some),
+        }
+    }
+
+    fn stop(&mut self) {
+        self.shared.running.store(false, SeqCst);
+        self.expect = Expect::Stopped;
+        self.queue.clear();
+        self.sent = 0;
+        self.efault = false;
+    }
+
+    fn op_failed(&mut self, index: usize, errno: Errno) -> Trap {
+        self.stop();
+        Trap::OpFailed { index, errno }
+    }
+
+    fn dead(&self) -> Option<Trap> {
+        self.space.fate.dead().map(|signal| Trap::Dead { signal })
+    }
+
+    /// `poll_fork` without the box.
+    pub(super) fn poll_fork_typed(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<Thread>, Errno>> {
+        let Some(forking) = self.forking.take() else {
+            return Poll::Ready(Err(Errno::EINVAL));
+        };
+        let mut forking = match forking {
+            Ok(forking) => forking,
+            Err(e) => return Poll::Ready(Err(e)),
+        };
+        if !forking.parent_done {
+            match self.poll_trap(cx) {
+                Poll::Ready(Trap::OpsDone) => forking.parent_done = true,
+                Poll::Ready(other) => {
+                    self.space.inner.births.forget(&forking.birth);
+                    return Poll::Ready(Err(match other {
+                        Trap::OpFailed { errno, .. } => errno,
+                        _ => Errno::ESRCH,
+                    }));
+                }
+                Poll::Pending => {}
+            }
+        }
+        if forking.child.is_none() {
+            match forking.birth.poll(cx) {
+                Poll::Ready(Ok(space)) => {
+                    let pid = space.pid;
+                    let mut child = Box::new(Thread::waiting(space, self.slot, pid));
+                    child.regs = self.regs;
+                    child.fs_base = self.fs_base;
+                    child.expect = Expect::Round;
+                    forking.child = Some(child);
+                }
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                Poll::Pending => {}
+            }
+        }
+        if let Some(child) = &mut forking.child {
+            if child.expect == Expect::Round {
+                if child.space.fate.dead().is_some() {
+                    return Poll::Ready(Err(Errno::EAGAIN));
+                }
+                if Self::posted(&child.watched, &child.space, cx) {
+                    if child.area().read_post(child.slot).kind != kind::BORN {
+                        return Poll::Ready(Err(Errno::EAGAIN));
+                    }
+                    child.stop();
+                }
+            }
+            if child.expect == Expect::Stopped && forking.parent_done {
+                self.space.inner.counters.forks.fetch_add(1, Relaxed);
+                return Poll::Ready(forking.child.take().ok_or(Errno::EAGAIN));
+            }
+        }
+        self.forking = Some(Ok(forking));
+        Poll::Pending
+    }
+
+    fn begin_fork(&mut self) -> Result<Forking, Errno> {
+        let birth = self.space.inner.births.expect(self.slot)?;
+        self.queue.push(Queued::Raw(OpSlot { code: op::FORK, args: [birth.token(), 0, 0, 0, 0, 0, 0] }));
+        self.enter(Enter::Stay);
+        Ok(Forking { birth, parent_done: false, child: None })
+    }
+
+    fn begin_thread(&mut self, fs_base: Option<u64>) -> Result<Starting, Errno> {
+        if fs_base.is_some_and(|fs| fs >= 1 << 47) {
+            return Err(Errno::EPERM);
+        }
+        let slot = self.space.take_slot().ok_or(Errno::EAGAIN)?;
+        let watched = Watched::new(self.space.area.clone(), slot);
+        self.space.register(&watched);
+        let args = [slot as u64, fs_base.is_some().into(), fs_base.unwrap_or(0), 0, 0, 0, 0];
+        self.queue.push(Queued::Raw(OpSlot { code: op::THREAD, args }));
+        self.enter(Enter::Stay);
+        Ok(Starting { slot, watched, parent_done: None, fs_base: fs_base.unwrap_or(self.fs_base) })
+    }
+
+    fn poll_thread_typed(&mut self, cx: &mut Context<'_>) -> Poll<Result<Thread, Errno>> {
+        let Some(starting) = self.starting.take() else {
+            return Poll::Ready(Err(Errno::EINVAL));
+        };
+        let mut starting = match starting {
+            Ok(starting) => starting,
+            Err(e) => return Poll::Ready(Err(e)),
+        };
+        if starting.parent_done.is_none() {
+            match self.poll_trap(cx) {
+                Poll::Ready(Trap::OpsDone) => starting.parent_done = Some(self.area().read_post(self.slot).tid),
+                Poll::Ready(other) => {
+                    self.space.give_slot(starting.slot, true);
+                    return Poll::Ready(Err(match other {
+                        Trap::OpFailed { errno, .. } => errno,
+                        _ => Errno::ESRCH,
+                    }));
+                }
+                Poll::Pending => {}
+            }
+        }
+        if self.dead().is_some() {
+            return Poll::Ready(Err(Errno::ESRCH));
+        }
+        if Self::posted(&starting.watched, &self.space, cx) {
+            if let Some(tid) = starting.parent_done {
+                if self.area().read_post(starting.slot).kind != kind::BORN {
+                    let _ = self.violation("a new thread began wrongly", 0);
+                    return Poll::Ready(Err(Errno::EAGAIN));
+                }
+                self.space.inner.counters.threads.fetch_add(1, Relaxed);
+                let mut thread = Thread::with(self.space.clone(), starting.watched, tid);
+                thread.regs = self.regs;
+                thread.fs_base = starting.fs_base;
+                return Poll::Ready(Ok(thread));
+            }
+        }
+        self.starting = Some(Ok(starting));
+        Poll::Pending
+    }
+}
+
+fn raw(nr: libc::c_long, a: [u64; 6]) -> OpSlot {
+    OpSlot { code: op::SYSCALL, args: [nr as u64, a[0], a[1], a[2], a[3], a[4], a[5]] }
+}
+
+/// Operations that are one instruction or one host call.
+fn plain(op: &Op) -> OpSlot {
+    match *op {
+        Op::MapAnon { addr, len, prot, shared, flags } => {
+            let allowed = flags & (libc::MAP_NORESERVE | libc::MAP_POPULATE);
+            let sharing = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+            let flags = allowed | libc::MAP_FIXED | libc::MAP_ANONYMOUS | sharing;
+            raw(libc::SYS_mmap, [addr, len, prot as u64, flags as u64, u64::MAX, 0])
+        }
+        Op::Unmap { addr, len } => raw(libc::SYS_munmap, [addr, len, 0, 0, 0, 0]),
+        Op::Protect { addr, len, prot } => raw(libc::SYS_mprotect, [addr, len, prot as u64, 0, 0, 0]),
+        Op::Remap { addr, len, new_addr, new_len, flags: _ } => {
+            let flags = if new_addr == addr { 0 } else { (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64 };
+            raw(libc::SYS_mremap, [addr, len, new_len, flags, new_addr, 0])
+        }
+        Op::Advise { addr, len, advice } => raw(libc::SYS_madvise, [addr, len, advice as u64, 0, 0, 0]),
+        Op::Sync { addr, len, flags } => raw(libc::SYS_msync, [addr, len, flags as u64, 0, 0, 0]),
+        Op::SetFs(v) => one(op::SET_FS, v),
+        Op::SetGs(v) => one(op::SET_GS, v),
+        Op::SaveFp { addr } => one(op::SAVE_FP, addr),
+        Op::RestoreFp { addr } => one(op::RESTORE_FP, addr),
+        // Handled where they are put; never here.
+        Op::MapFile { .. } | Op::CopyOut { .. } => OpSlot::default(),
+    }
+}
+
+fn one(code: u64, arg: u64) -> OpSlot {
+    OpSlot { code, args: [arg, 0, 0, 0, 0, 0, 0] }
+}
+
+/// What the platform promises to check.
+fn check(op: &Op) -> Result<(), Errno> {
+    let pages = |addr: u64, len: u64| {
+        let ok = addr % PAGE_SIZE == 0
+            && len > 0
+            && len % PAGE_SIZE == 0
+            && addr >= GUEST_MIN
+            && len <= GUEST_MAX
+            && addr <= GUEST_MAX - len;
+        ok.then_some(()).ok_or(Errno::EINVAL)
+    };
+    let base = |v: u64| (v < 1 << 47).then_some(()).ok_or(Errno::EPERM);
+    match *op {
+        Op::MapAnon { addr, len, .. } | Op::MapFile { addr, len, .. } | Op::Unmap { addr, len } => pages(addr, len),
+        Op::Protect { addr, len, .. } | Op::Advise { addr, len, .. } | Op::Sync { addr, len, .. } => pages(addr, len),
+        Op::Remap { addr, len, new_addr, new_len, .. } => {
+            // A length of 0 (a second mapping of shared memory) is checked as one page.
+            pages(addr, len.max(PAGE_SIZE))?;
+            pages(new_addr, new_len)
+        }
+        Op::CopyOut { addr, ref data } => {
+            let ok = addr <= GUEST_MAX && data.len() as u64 <= GUEST_MAX - addr;
+            ok.then_some(()).ok_or(Errno::EFAULT)
+        }
+        Op::SetFs(v) | Op::SetGs(v) => base(v),
+        Op::SaveFp { addr } | Op::RestoreFp { addr } => (addr < GUEST_MAX - 65536).then_some(()).ok_or(Errno::EFAULT),
+    }
+}
+
+impl GuestThread for Thread {
+    fn regs(&self) -> &Regs {
+        &self.regs
+    }
+    fn regs_mut(&mut self) -> &mut Regs {
+        &mut self.regs
+    }
+    fn queue(&mut self, op: Op) {
+        self.queue.push(match check(&op) {
+            Ok(()) => Queued::Op(op),
+            // Copies to impossible addresses fail as the stub's copy would.
+            Err(Errno::EFAULT) if matches!(op, Op::CopyOut { .. }) => {
+                Queued::Op(Op::CopyOut { addr: 0, data: vec![0] })
+            }
+            Err(e) => {
+                log::error!("bad memory operation {op:?}");
+                Queued::Bad(e)
+            }
+        });
+        if let Some(Queued::Op(Op::SetFs(v))) = self.queue.last() {
+            self.fs_base = *v;
+        }
+    }
+    fn enter(&mut self, how: Enter) {
+        if self.expect != Expect::Stopped {
+            log::error!("enter: the thread runs already");
+            return;
+        }
+        self.then = how;
+        self.post_round();
+    }
+    fn poll_trap(&mut self, cx: &mut Context<'_>) -> Poll<Trap> {
+        loop {
+            if self.expect != Expect::Stopped && self.watched.posted() {
+                match self.take_post() {
+                    Poll::Ready(Some(trap)) => return Poll::Ready(trap),
+                    Poll::Ready(None) => continue,
+                    Poll::Pending => {}
+                }
+            }
+            if let Some(dead) = self.dead() {
+                self.stop();
+                return Poll::Ready(dead);
+            }
+            self.watched.set_waker(cx.waker());
+            if self.expect == Expect::Stopped {
+                // Only death can be waited for.
+                return self.dead().map_or(Poll::Pending, Poll::Ready);
+            }
+            self.space.inner.executor.arm(&self.watched);
+            if !self.watched.posted() && self.dead().is_none() {
+                return Poll::Pending;
+            }
+        }
+    }
+    fn park(&mut self) {
+        if self.expect == Expect::Stopped {
+            self.area().park(self.slot);
+        }
+    }
+    fn prefetched(&self, addr: u64) -> Option<&[u8]> {
+        (addr == self.prefetched_at && !self.prefetched.is_empty()).then_some(&self.prefetched)
+    }
+    fn ops_settled(&self) -> OpsSettled {
+        let (shared, area, fate, slot) =
+            (self.shared.clone(), self.space.area.clone(), self.space.fate.clone(), self.slot);
+        OpsSettled(Arc::new(move || settled(&shared, &area, &fate, slot)))
+    }
+    fn interrupter(&self) -> Arc<dyn Interrupter> {
+        Arc::new(Interrupt { space: Arc::downgrade(&self.space), shared: self.shared.clone() })
+    }
+    fn address_space(&self) -> Arc<dyn AddressSpace> {
+        self.space.clone()
+    }
+    fn fs_base(&self) -> u64 {
+        self.fs_base
+    }
+    fn start_fork(&mut self) {
+        let forking = self.begin_fork();
+        self.forking = Some(forking);
+    }
+    fn poll_fork(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<dyn GuestThread>, Errno>> {
+        self.poll_fork_typed(cx).map_ok(|t| t as Box<dyn GuestThread>)
+    }
+    fn start_thread(&mut self, fs_base: Option<u64>) {
+        let starting = self.begin_thread(fs_base);
+        self.starting = Some(starting);
+    }
+    fn poll_thread(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<dyn GuestThread>, Errno>> {
+        self.poll_thread_typed(cx).map_ok(|t| Box::new(t) as Box<dyn GuestThread>)
+    }
+}
+
+fn settled(shared: &Shared, area: &Area, fate: &Fate, slot: usize) -> bool {
+    area.ops_done(slot) == shared.seq.load(Relaxed) || fate.dead().is_some()
+}
+
+struct Interrupt {
+    space: Weak<Space>,
+    shared: Arc<Shared>,
+}
+
+impl Interrupter for Interrupt {
+    fn interrupt(&self) {
+        if self.shared.running.load(SeqCst) {
+            if let Some(space) = self.space.upgrade() {
+                space.signal_thread(self.shared.tid.load(Relaxed));
+            }
+        }
+    }
+}
+
+/// Stands in for a dropped thread whose stub still runs guest code: answers its next post with "exit".
+struct Orphan {
+    area: Arc<Area>,
+    slot: usize,
+    done: AtomicBool,
+}
+
+impl Wake for Orphan {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+    fn wake_by_ref(self: &Arc<Self>) {
+        let posted = matches!(self.area.state(self.slot).load(Acquire), abi::state::POSTED | abi::state::ASLEEP);
+        if posted && !self.done.swap(true, AcqRel) {
+            self.area.write_answer(self.slot, mode::EXIT, 0, 0, None, 0);
+            self.area.reply(self.slot);
+        }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        if let Some(Ok(forking)) = self.forking.take() {
+            self.space.inner.births.forget(&forking.birth);
+        }
+        let tid = self.shared.tid.load(Relaxed);
+        if self.space.fate.dead().is_some() || Arc::strong_count(&self.space) == 1 {
+            return;
+        }
+        if tid == self.space.pid {
+            // The first thread stays, asleep: its process is known to the host by it.
+            if self.expect == Expect::Stopped {
+                self.area().park(self.slot);
+            } else {
+                self.space.signal_thread(tid);
+            }
+            return;
+        }
+        let orphan = Arc::new(Orphan { area: self.space.area.clone(), slot: self.slot, done: AtomicBool::new(false) });
+        if self.expect == Expect::Stopped {
+            orphan.area.write_answer(self.slot, mode::EXIT, 0, 0, None, 0);
+            orphan.area.reply(self.slot);
+        } else {
+            self.watched.set_waker(&Waker::from(orphan));
+            self.space.inner.executor.arm(&self.watched);
+            self.space.signal_thread(tid);
+        }
+        self.space.give_slot(self.slot, false);
+    }
+}

@@ -1,0 +1,219 @@
+//! Shared memory as the Sentry sees it: the hand-off area of one guest process, the page that all stubs read, and the
+//! record by which the executor finds out that a cell has been posted.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr::{addr_of, addr_of_mut, NonNull};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+use std::sync::Arc;
+use std::task::Waker;
+
+use nix::fcntl::{fcntl, FcntlArg, SealFlag};
+use nix::sys::memfd::{memfd_create, MFdFlags};
+use parking_lot::Mutex;
+
+use super::abi::{self, state, Answer, Cell, Global, OpSlot, Post};
+
+/// A memfd mapped shared and writable here, sealed against resizing.
+struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping lives as long as the value; all access goes through raw pointers and atomics below.
+unsafe impl Send for Mapping {}
+// SAFETY: the same.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(name: &std::ffi::CStr, len: usize) -> io::Result<(Self, OwnedFd)> {
+        let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        nix::unistd::ftruncate(&fd, len as i64)?;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL))?;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_NORESERVE,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok((Mapping { base, len }, fd))
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: ours, and nobody points into it any more: every pointer is made from a borrow of `self`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// The page that the Sentry writes and all stubs read.
+pub(crate) struct GlobalPage(Mapping, OwnedFd);
+
+impl GlobalPage {
+    pub(crate) fn new() -> io::Result<Self> {
+        // The stubs map it read-only before their filter is in place, which then keeps them from changing that.
+        let (mapping, fd) = Mapping::new(c"runsc-global", crate::PAGE_SIZE as usize)?;
+        Ok(GlobalPage(mapping, fd))
+    }
+    fn global(&self) -> &Global {
+        // SAFETY: the page is mapped, zeroed at first, aligned, and only accessed through atomics.
+        unsafe { &*self.0.base.as_ptr().cast::<Global>() }
+    }
+    pub(crate) fn set_polling(&self, on: bool) {
+        self.global().polling.store(on.into(), SeqCst);
+    }
+    pub(crate) fn set_spin(&self, n: u32) {
+        self.global().spin.store(n, Relaxed);
+    }
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.1.as_fd()
+    }
+}
+
+/// The hand-off area of one guest process. Its other side is hostile: everything is read once, by copy.
+pub(crate) struct Area(Mapping);
+
+impl Area {
+    /// The descriptor is for the one process that may map it too.
+    pub(crate) fn new() -> io::Result<(Arc<Self>, OwnedFd)> {
+        let (mapping, fd) = Mapping::new(c"runsc-area", abi::AREA_SIZE as usize)?;
+        Ok((Arc::new(Area(mapping)), fd))
+    }
+    fn slot(&self, slot: usize) -> *mut u8 {
+        assert!(slot < abi::MAX_SLOTS);
+        // SAFETY: in bounds, as just checked.
+        unsafe { self.0.base.as_ptr().add(slot * abi::SLOT_SIZE as usize) }
+    }
+    fn cell(&self, slot: usize) -> *mut Cell {
+        self.slot(slot).cast()
+    }
+    pub(crate) fn state(&self, slot: usize) -> &AtomicU32 {
+        // SAFETY: an aligned word of the live mapping, only accessed as an atomic.
+        unsafe { &*addr_of!((*self.cell(slot)).state) }
+    }
+    pub(crate) fn ops_done(&self, slot: usize) -> u32 {
+        // SAFETY: as above.
+        unsafe { &*addr_of!((*self.cell(slot)).ops_done) }.load(Acquire)
+    }
+    /// The exiting thread's mark.
+    pub(crate) fn gone(&self, slot: usize) -> &AtomicU32 {
+        // SAFETY: as above.
+        unsafe { &*addr_of!((*self.cell(slot)).gone) }
+    }
+    /// The one read of what the stub posted.
+    pub(crate) fn read_post(&self, slot: usize) -> Post {
+        // SAFETY: in the live mapping; any bytes are a valid `Post`; volatile, because the guest may write meanwhile.
+        unsafe { addr_of!((*self.cell(slot)).post).read_volatile() }
+    }
+    pub(crate) fn write_answer(
+        &self,
+        slot: usize,
+        mode: u32,
+        nops: u32,
+        seq: u32,
+        regs: Option<&[u64; abi::NREGS]>,
+        rax: u64,
+    ) {
+        // SAFETY: in the live mapping; the stub reads it only after the state word says so.
+        unsafe {
+            let answer: *mut Answer = addr_of_mut!((*self.cell(slot)).answer);
+            addr_of_mut!((*answer).mode).write_volatile(mode);
+            addr_of_mut!((*answer).nops).write_volatile(nops);
+            addr_of_mut!((*answer).seq).write_volatile(seq);
+            match regs {
+                Some(regs) => addr_of_mut!((*answer).regs).write_volatile(*regs),
+                None => addr_of_mut!((*answer).regs[abi::R_RAX]).write_volatile(rax),
+            }
+        }
+    }
+    pub(crate) fn write_op(&self, slot: usize, index: usize, op: OpSlot) {
+        assert!(index < abi::MAX_OPS);
+        // SAFETY: in bounds, in the live mapping.
+        unsafe { addr_of_mut!((*self.cell(slot)).ops[index]).write_volatile(op) }
+    }
+    /// Puts bytes into the slot's staging buffer.
+    pub(crate) fn stage_out(&self, slot: usize, at: usize, data: &[u8]) {
+        assert!(at <= abi::STAGE_OUT_MAX && data.len() <= abi::STAGE_OUT_MAX - at);
+        // SAFETY: in bounds, as just checked; raw pointers, because the guest may read or write meanwhile.
+        unsafe {
+            let to = self.slot(slot).add(abi::STAGE_OUT as usize + at);
+            std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len());
+        }
+    }
+    /// Copies what the stub put into the staging buffer.
+    pub(crate) fn stage_in(&self, slot: usize, len: usize, into: &mut Vec<u8>) {
+        let len = len.min(abi::STAGE_IN_MAX);
+        into.clear();
+        into.reserve(len);
+        // SAFETY: in bounds; `into` has room; raw pointers, because the guest may write meanwhile.
+        unsafe {
+            let from = self.slot(slot).add(abi::STAGE_IN as usize);
+            std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), len);
+            into.set_len(len);
+        }
+    }
+    /// Lets the waiting stub have its answer.
+    pub(crate) fn reply(&self, slot: usize) {
+        let word = self.state(slot);
+        match word.swap(state::REPLY, SeqCst) {
+            state::POSTED | state::RUNNING => {}
+            _ => futex_wake(word),
+        }
+    }
+    /// Tells the stub not to spin.
+    pub(crate) fn park(&self, slot: usize) {
+        let _ = self.state(slot).compare_exchange(state::POSTED, state::PARKED, AcqRel, Relaxed);
+    }
+}
+
+fn futex_wake(word: &AtomicU32) {
+    // SAFETY: a live word; the call reads nothing else.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1, 0, 0, 0) };
+}
+
+/// A cell that the executor looks at.
+pub(crate) struct Watched {
+    pub(crate) area: Arc<Area>,
+    pub(crate) slot: usize,
+    /// The Sentry waits for a post.
+    pub(crate) armed: AtomicBool,
+    /// In the executor's list.
+    pub(crate) listed: AtomicBool,
+    pub(crate) waker: Mutex<Option<Waker>>,
+}
+
+impl Watched {
+    pub(crate) fn new(area: Arc<Area>, slot: usize) -> Arc<Self> {
+        Arc::new(Watched {
+            area,
+            slot,
+            armed: AtomicBool::new(false),
+            listed: AtomicBool::new(false),
+            waker: Mutex::new(None),
+        })
+    }
+    pub(crate) fn posted(&self) -> bool {
+        matches!(self.area.state(self.slot).load(Acquire), state::POSTED | state::ASLEEP)
+    }
+    pub(crate) fn set_waker(&self, waker: &Waker) {
+        let mut slot = self.waker.lock();
+        if !slot.as_ref().is_some_and(|w| w.will_wake(waker)) {
+            *slot = Some(waker.clone());
+        }
+    }
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = self.waker.lock().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What the Sentry and the stub agree on: the fixed addresses, the hand-off cell and its states. Compiled into both.
+//!
+//! # The hand-off
+//! `Cell::state` is the only word that both sides wait on.
+//!
+//! ```text
+//!   RUNNING --stub: xchg--> POSTED --Sentry: xchg--> REPLY --stub--> RUNNING
+//!                             |  \
+//!          stub, tired of     |   \ Sentry: cmpxchg ("no answer will come soon")
+//!          spinning: cmpxchg  v    v
+//!                          ASLEEP  PARKED     (the stub waits in futex(2); the Sentry's REPLY wakes it)
+//! ```
+//!
+//! Everything in a cell can be changed by the guest at any moment. The Sentry knows by its own records whether a thread
+//! runs; the words here only tell it when to look, and each is read once.
+#![allow(dead_code)]
+
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+/// The high half of every address that belongs to the stub.
+pub const STUB_HI: u32 = 0x7fff;
+/// The stub's ELF image (headers); its text begins one page further on.
+pub const IMAGE_BASE: u64 = 0x7fff_0000_0000;
+/// End of the room for the image.
+pub const IMAGE_END: u64 = 0x7fff_0100_0000;
+/// Where the host's vvar and vDSO pages are moved to.
+pub const VDSO_BASE: u64 = 0x7fff_1000_0000;
+pub const VDSO_END: u64 = 0x7fff_1010_0000;
+/// The page that the Sentry writes and all stubs read.
+pub const GLOBAL_BASE: u64 = 0x7fff_2000_0000;
+/// The hand-off area of this process: `MAX_SLOTS` times `SLOT_SIZE`.
+pub const AREA_BASE: u64 = 0x7fff_4000_0000;
+pub const AREA_SIZE: u64 = (MAX_SLOTS as u64) * SLOT_SIZE;
+/// Signal stacks, one per slot; private memory, so that a forked child goes on upon its copy.
+pub const ALT_BASE: u64 = 0x7fff_8000_0000;
+pub const ALT_SIZE: u64 = 0x8000;
+pub const ALT_END: u64 = ALT_BASE + (MAX_SLOTS as u64) * ALT_SIZE;
+
+/// Guest threads per process.
+pub const MAX_SLOTS: usize = 2048;
+pub const SLOT_SIZE: u64 = 0x2_0000;
+/// Bytes copied in by the stub ahead of time.
+pub const STAGE_IN: u64 = 0x1_000;
+pub const STAGE_IN_MAX: usize = 0x2000;
+/// Bytes to be copied out by the stub.
+pub const STAGE_OUT: u64 = 0x1_0000;
+pub const STAGE_OUT_MAX: usize = 0x1_0000;
+pub const MAX_OPS: usize = 40;
+
+/// Descriptors of every stub.
+pub const CTL_FD: i32 = 0;
+pub const BELL_FD: i32 = 1;
+/// Used for a moment at birth.
+pub const AREA_FD: i32 = 2;
+/// Only the zygote has it, before its filter is in place.
+pub const GLOBAL_FD: i32 = 3;
+pub const FIRST_FREE_FD: i32 = 4;
+
+/// The system call number that the filter hands to the Sentry by user notification: a child's request for its
+/// descriptors, with the token of its birth as argument. No kernel has such a call.
+pub const BIRTH_NR: u32 = 0x4e4f;
+/// The one that the stub makes to enter its own SIGSYS handler, when a fresh process has been set up.
+pub const HELLO_NR: u32 = 0x4e4e;
+
+/// The signal that interrupts a guest thread (SIGUSR1).
+pub const INT_SIGNAL: i32 = 10;
+
+pub mod state {
+    pub const RUNNING: u32 = 0;
+    pub const POSTED: u32 = 1;
+    pub const ASLEEP: u32 = 2;
+    pub const PARKED: u32 = 3;
+    pub const REPLY: u32 = 4;
+}
+
+/// Why the stub posted.
+pub mod kind {
+    pub const SYSCALL: u32 = 1;
+    pub const FAULT: u32 = 2;
+    pub const INTERRUPTED: u32 = 3;
+    pub const OPS_DONE: u32 = 4;
+    pub const OP_FAILED: u32 = 5;
+    /// A new thread or process is ready; its registers are those of its parent.
+    pub const BORN: u32 = 6;
+}
+
+/// What the stub does after the operations.
+pub mod mode {
+    pub const RETURN: u32 = 1;
+    pub const FULL: u32 = 2;
+    pub const STAY: u32 = 3;
+    pub const EXIT: u32 = 4;
+}
+
+pub mod op {
+    /// `args[0]` is a host call number, the rest are its arguments.
+    pub const SYSCALL: u64 = 1;
+    /// addr, len, prot, flags, offset; the descriptor comes by the control socket.
+    pub const MAP_FD: u64 = 2;
+    /// addr, len, offset into the staging buffer.
+    pub const COPY_OUT: u64 = 3;
+    pub const SET_FS: u64 = 4;
+    pub const SET_GS: u64 = 5;
+    pub const SAVE_FP: u64 = 6;
+    pub const RESTORE_FP: u64 = 7;
+    /// args: token. The new process posts BORN in the same slot of its own area.
+    pub const FORK: u64 = 8;
+    /// args: slot, whether to set FS, FS base. The new thread posts BORN in that slot.
+    pub const THREAD: u64 = 9;
+}
+
+/// General registers, in the order of the `ucontext` (`REG_R8` … `REG_EFL`), then the system call number.
+pub const NREGS: usize = 19;
+pub const R_RAX: usize = 13;
+pub const R_RSP: usize = 15;
+pub const R_RIP: usize = 16;
+pub const R_EFL: usize = 17;
+pub const R_ORIG: usize = 18;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpSlot {
+    pub code: u64,
+    pub args: [u64; 7],
+}
+
+/// What the stub posts.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Post {
+    pub kind: u32,
+    pub tid: i32,
+    pub regs: [u64; NREGS],
+    pub fs_base: u64,
+    pub gs_base: u64,
+    pub signal: i32,
+    pub code: i32,
+    pub addr: u64,
+    pub trapno: u64,
+    pub error: u64,
+    pub op_index: u32,
+    pub op_errno: i32,
+    /// Where the prefetched bytes came from; `pre_len` bytes at `STAGE_IN`.
+    pub pre_addr: u64,
+    pub pre_len: u32,
+    /// A copy-out of this round failed.
+    pub efault: u32,
+}
+
+/// What the Sentry answers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    pub mode: u32,
+    pub nops: u32,
+    pub regs: [u64; NREGS],
+    pub seq: u32,
+}
+
+#[repr(C, align(64))]
+pub struct Cell {
+    pub state: AtomicU32,
+    pub pad: [u32; 15],
+    /// The `seq` of the last answer whose operations have all been carried out.
+    pub ops_done: AtomicU32,
+    /// Set by the last instruction but one of a thread that exits: its signal stack is free.
+    pub gone: AtomicU32,
+    pub pad2: [u32; 14],
+    pub post: Post,
+    pub answer: Answer,
+    pub ops: [OpSlot; MAX_OPS],
+}
+const _: () = assert!(core::mem::size_of::<Cell>() <= STAGE_IN as usize);
+
+#[repr(C)]
+pub struct Global {
+    /// Not 0: some thread of the Sentry looks at the cells; no doorbell is needed.
+    pub polling: AtomicU32,
+    /// How often a stub looks for its answer before it sleeps.
+    pub spin: AtomicU32,
+    pub reserved: AtomicU64,
+}
+
+/// `CLONE_PARENT | SIGCHLD`: every stub is a child of the Sentry.
+pub const FORK_FLAGS: u32 = 0x8000 | 17;
+/// `CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM`.
+pub const THREAD_FLAGS: u32 = 0x100 | 0x200 | 0x400 | 0x800 | 0x1_0000 | 0x4_0000;

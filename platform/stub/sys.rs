@@ -1,0 +1,102 @@
+//! Host calls and the few instructions that Rust has no words for.
+
+use crate::abi::{CTL_FD, FIRST_FREE_FD};
+use core::arch::asm;
+use core::ptr::{addr_of, addr_of_mut};
+
+pub const WRITE: u32 = 1;
+pub const CLOSE: u32 = 3;
+pub const MMAP: u32 = 9;
+pub const MUNMAP: u32 = 11;
+pub const RT_SIGACTION: u32 = 13;
+pub const RT_SIGPROCMASK: u32 = 14;
+pub const MREMAP: u32 = 25;
+pub const MSYNC: u32 = 26;
+pub const MADVISE: u32 = 28;
+pub const RECVMSG: u32 = 47;
+pub const CAPSET: u32 = 126;
+pub const SIGALTSTACK: u32 = 131;
+pub const PRCTL: u32 = 157;
+pub const SETRLIMIT: u32 = 160;
+pub const FUTEX: u32 = 202;
+pub const EXIT_GROUP: u32 = 231;
+pub const SECCOMP: u32 = 317;
+pub const CLOSE_RANGE: u32 = 436;
+
+pub struct SysResult(pub i64);
+
+impl SysResult {
+    pub fn check(self) -> Result<u64, i32> {
+        if self.0 < 0 && self.0 > -4096 {
+            Err(-self.0 as i32)
+        } else {
+            Ok(self.0 as u64)
+        }
+    }
+}
+
+pub fn syscall(nr: u32, a: [u64; 6]) -> SysResult {
+    let r: i64;
+    // SAFETY: what a host call does to this process's memory is the caller's intent; the filter bounds the rest.
+    unsafe {
+        asm!("syscall", inout("rax") nr as u64 => r, in("rdi") a[0], in("rsi") a[1], in("rdx") a[2], in("r10") a[3],
+             in("r8") a[4], in("r9") a[5], lateout("rcx") _, lateout("r11") _);
+    }
+    SysResult(r)
+}
+
+/// The stub requires FSGSBASE; `Systrap::new` checks for it.
+pub fn fs_base() -> u64 {
+    let v;
+    // SAFETY: reads a register.
+    unsafe { asm!("rdfsbase {}", out(reg) v, options(nomem, nostack)) };
+    v
+}
+
+pub fn gs_base() -> u64 {
+    let v;
+    // SAFETY: reads a register.
+    unsafe { asm!("rdgsbase {}", out(reg) v, options(nomem, nostack)) };
+    v
+}
+
+/// The Sentry checks that the value is a user address; a non-canonical one would only end this process.
+pub fn set_fs_base(v: u64) {
+    // SAFETY: the stub itself uses no FS-relative memory.
+    unsafe { asm!("wrfsbase {}", in(reg) v, options(nomem, nostack)) };
+}
+
+pub fn set_gs_base(v: u64) {
+    // SAFETY: the stub itself uses no GS-relative memory.
+    unsafe { asm!("wrgsbase {}", in(reg) v, options(nomem, nostack)) };
+}
+
+#[repr(C)]
+struct MsgHdr {
+    name: u64,
+    namelen: u64,
+    iov: *const [u64; 2],
+    iovlen: u64,
+    control: *mut [u64; 4],
+    controllen: u64,
+    flags: u64,
+}
+
+/// Takes the next descriptor from the control socket.
+pub fn receive_fd() -> Result<u64, i32> {
+    let mut byte = 0u64;
+    let iov = [addr_of_mut!(byte) as u64, 8];
+    let mut control = [0u64; 4];
+    let mut msg =
+        MsgHdr { name: 0, namelen: 0, iov: addr_of!(iov), iovlen: 1, control: addr_of_mut!(control), controllen: 32, flags: 0 };
+    syscall(RECVMSG, [CTL_FD as u64, addr_of_mut!(msg) as u64, 0, 0, 0, 0]).check()?;
+    // cmsghdr: len u64, level i32, type i32; then the descriptor.
+    // SAFETY: our own array, which the kernel has written to.
+    let fd = unsafe { addr_of!(control[2]).cast::<i32>().read_volatile() };
+    // SAFETY: the same.
+    let len = unsafe { addr_of!(control[0]).read_volatile() };
+    if len < 20 || fd < FIRST_FREE_FD - 2 {
+        return Err(9);
+    }
+    Ok(fd as u64)
+}
