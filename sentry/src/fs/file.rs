@@ -37,6 +37,9 @@ impl InodeExtra {
         slots.push(t.clone());
         t
     }
+    pub fn clear(&self) {
+        self.slots.lock().clear();
+    }
     pub fn remove<T: Any + Send + Sync>(&self) {
         self.slots.lock().retain(|s| !s.is::<T>());
     }

@@ -55,6 +55,10 @@ pub struct ThreadGroup {
     pub oom_score_adj: AtomicI32,
     /// Host monotonic ns at the start, for /proc.
     pub start_ns: AtomicU64,
+    /// Threads of a stopped process sleep here until it goes on.
+    pub stop_wait: WaitQueue,
+    /// A signal was queued: `sigwait`, signalfd.
+    pub signal_wait: WaitQueue,
     /// `ITIMER_REAL` and POSIX timers (module `time`), keyed by type.
     pub timers: crate::fs::file::InodeExtra,
     /// `PR_SET_DUMPABLE`.
@@ -71,6 +75,8 @@ impl ThreadGroup {
             limits: RwLock::new(limits),
             child_wait: WaitQueue::new(),
             exit_wait: WaitQueue::new(),
+            stop_wait: WaitQueue::new(),
+            signal_wait: WaitQueue::new(),
             oom_score_adj: AtomicI32::new(0),
             start_ns: AtomicU64::new(platform::executor::now_ns()),
             timers: Default::default(),

@@ -239,9 +239,14 @@ impl Task {
         .await
     }
 
-    /// Queues a signal for this thread; see [`ThreadGroup`] for process-wide ones.
+    /// Queues a signal for this thread; process-wide ones go through [`super::send::to_group`].
     pub fn queue_signal(&self, info: SigInfo) {
-        let _ = info;
+        let _ = super::send::to_task(self, info);
+    }
+
+    /// Processor time of this thread (user, system; ns).
+    pub fn cpu_time(&self) -> (u64, u64) {
+        (0, 0)
     }
 }
 

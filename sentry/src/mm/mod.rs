@@ -3,6 +3,7 @@
 pub mod io;
 pub mod space;
 pub mod user;
+pub mod vma;
 
 pub use space::Mm;
 pub use user::UserMem;

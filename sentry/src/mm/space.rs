@@ -1,15 +1,189 @@
-//! The map of one guest address space: what is mapped where, decided here, carried out by the stub.
+//! The map of one guest address space: what is mapped where is decided here and carried out by the stub.
+//!
+//! # Order of operations
+//! A memory operation changes the tree first and reaches the host when its thread's reply is posted. With several threads
+//! in one address space, a second operation must not start before the first has been carried out by *its* stub thread, or
+//! the host could see them in the other order. [`Mm::begin`] waits for that; single-threaded processes never wait.
 
-use parking_lot::Mutex;
-use platform::AddressSpace;
+use super::vma::{page_up, Backing, Vma, VmaTree};
+use crate::error::{Errno, Result};
+use parking_lot::{Mutex, MutexGuard};
+use platform::{AddressSpace, GuestThread, OpsSettled, GUEST_MAX, PAGE_SIZE};
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::task::Poll;
+
+/// Room kept free between the mapping area and the stack.
+const STACK_GAP: u64 = 16 << 20;
+
+/// Everything under the lock.
+#[derive(Clone, Default)]
+pub struct Map {
+    pub vmas: VmaTree,
+    /// Start of the heap, and its current end (not page-aligned).
+    pub brk_start: u64,
+    pub brk: u64,
+    /// `mmap` looks for room below this.
+    pub mmap_base: u64,
+    pub stack: (u64, u64),
+    /// Where argv and envp strings lie, for /proc/pid/{cmdline,environ}.
+    pub args: (u64, u64),
+    pub env: (u64, u64),
+    pub auxv: Vec<u64>,
+    pub code: (u64, u64),
+    pub data: (u64, u64),
+    pub start_stack: u64,
+    pub exe: Option<crate::fs::vfs::Path>,
+    pub locked_future: bool,
+}
 
 pub struct Mm {
-    space: Mutex<Arc<dyn AddressSpace>>,
+    space: Arc<dyn AddressSpace>,
+    map: Mutex<Map>,
+    /// Tasks that use it.
+    users: AtomicUsize,
+    /// The last operation, if its stub may still be carrying it out: thread and handle.
+    inflight: Mutex<Option<(i32, OpsSettled)>>,
 }
 
 impl Mm {
+    pub fn new(space: Arc<dyn AddressSpace>, map: Map) -> Arc<Self> {
+        Arc::new(Mm { space, map: Mutex::new(map), users: AtomicUsize::new(1), inflight: Mutex::new(None) })
+    }
     pub fn space(&self) -> Arc<dyn AddressSpace> {
-        self.space.lock().clone()
+        self.space.clone()
+    }
+    pub fn map(&self) -> MutexGuard<'_, Map> {
+        self.map.lock()
+    }
+    pub fn user_count(&self) -> usize {
+        self.users.load(Ordering::SeqCst)
+    }
+    pub fn user_added(&self) {
+        self.users.fetch_add(1, Ordering::SeqCst);
+    }
+    pub fn user_gone(&self) {
+        self.users.fetch_sub(1, Ordering::SeqCst);
+    }
+    /// Waits until no other thread's memory operation is under way.
+    pub async fn begin(&self, tid: i32) {
+        if self.user_count() <= 1 {
+            return;
+        }
+        poll_fn(|cx| {
+            let mut f = self.inflight.lock();
+            match &*f {
+                Some((t, s)) if *t != tid && !s.settled() => {
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                _ => {
+                    *f = None;
+                    Poll::Ready(())
+                }
+            }
+        })
+        .await
+    }
+    /// Marks that `thread` is about to carry out operations.
+    pub fn started(&self, tid: i32, thread: &dyn GuestThread) {
+        if self.user_count() > 1 {
+            *self.inflight.lock() = Some((tid, thread.ops_settled()));
+        }
+    }
+    /// For futexes and the like: what object and offset an address stands for.
+    pub fn key(&self, addr: u64) -> Option<Key> {
+        let m = self.map.lock();
+        let v = m.vmas.find(addr)?;
+        Some(match &v.backing {
+            Backing::SharedAnon(id) => Key::Object(*id, v.offset + (addr - v.start)),
+            Backing::File { file, .. } if v.shared => {
+                let a = file.attr().ok()?;
+                Key::File(a.dev, a.ino, v.offset + (addr - v.start))
+            }
+            _ => Key::Private(Arc::as_ptr(&self.space) as *const () as usize, addr),
+        })
+    }
+}
+
+/// Identity of a word of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    Private(usize, u64),
+    Object(u64, u64),
+    File(u64, u64, u64),
+}
+
+impl Map {
+    /// A map with a stack area of `stack_len` bytes under a random top, and the mapping area below it.
+    pub fn with_stack(stack_len: u64, random: u64) -> Map {
+        let top = GUEST_MAX - PAGE_SIZE - ((random & 0x3ffff) << 12);
+        let bottom = top - stack_len;
+        Map {
+            stack: (bottom, top),
+            mmap_base: bottom - STACK_GAP - (((random >> 20) & 0xfffff) << 12),
+            start_stack: top,
+            ..Map::default()
+        }
+    }
+    /// Room for a mapping, from the top of the mapping area down.
+    pub fn find_room(&self, len: u64) -> Result<u64> {
+        self.vmas
+            .find_gap(len, self.mmap_base)
+            .filter(|&a| a >= self.brk.max(platform::GUEST_MIN))
+            .or_else(|| self.vmas.find_gap_up(len, self.mmap_base))
+            .ok_or(Errno::ENOMEM)
+    }
+    pub fn anon(start: u64, end: u64, prot: i32, label: &'static str) -> Vma {
+        Vma {
+            start,
+            end,
+            prot,
+            max_prot: 7,
+            shared: false,
+            backing: Backing::Anon,
+            offset: 0,
+            locked: false,
+            label,
+            grows_down: label == "[stack]",
+            dont_fork: false,
+        }
+    }
+    /// The page-aligned end of the heap.
+    pub fn brk_end(&self) -> u64 {
+        page_up(self.brk).unwrap_or(self.brk)
+    }
+}
+
+/// One line of /proc/pid/maps.
+#[derive(Clone)]
+pub struct VmaInfo {
+    pub start: u64,
+    pub end: u64,
+    pub prot: i32,
+    pub shared: bool,
+    pub offset: u64,
+    pub path: Option<crate::fs::vfs::Path>,
+    /// `[heap]`, `[stack]`, `[vdso]`, or empty.
+    pub label: &'static str,
+}
+
+impl Mm {
+    /// All mappings in order.
+    pub fn vma_infos(&self) -> Vec<VmaInfo> {
+        let m = self.map.lock();
+        m.vmas
+            .iter()
+            .map(|v| VmaInfo {
+                start: v.start,
+                end: v.end,
+                prot: v.prot,
+                shared: v.shared,
+                offset: if matches!(v.backing, Backing::Anon) { 0 } else { v.offset },
+                path: v.path().cloned(),
+                label: v.label,
+            })
+            .collect()
     }
 }

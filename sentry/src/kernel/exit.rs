@@ -1,0 +1,224 @@
+//! The end of tasks and processes: exit, zombies, reparenting, reaping.
+
+use super::process::ThreadGroup;
+use super::signal::{SigFields, SigInfo};
+use super::{Kernel, Task};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// `wait4` status of a normal exit.
+pub fn exited(code: i32) -> i32 {
+    (code & 0xff) << 8
+}
+
+/// `wait4` status of a death by signal.
+pub fn signaled(sig: i32, core: bool) -> i32 {
+    sig | if core { 0x80 } else { 0 }
+}
+
+/// Begins the end of a process by a signal.
+pub fn kill_group(group: &Arc<ThreadGroup>, sig: i32) {
+    start_group_exit(group, signaled(sig, false), None);
+}
+
+/// Begins the end of a whole process with a `wait4` status; the first to begin decides the status. Threads other than
+/// `except` are told; each ends when its future looks.
+pub fn start_group_exit(group: &Arc<ThreadGroup>, status: i32, except: Option<i32>) {
+    let threads = {
+        let mut r = group.rel.lock();
+        r.exiting.get_or_insert(status);
+        r.stopped = None;
+        r.threads.clone()
+    };
+    group.stop_wait.wake_all();
+    for t in threads {
+        t.killed.store(true, Ordering::SeqCst);
+        if Some(t.tid) != except {
+            t.notify();
+        }
+    }
+}
+
+/// Ends one task; called by its own future, once. `status` counts if it is the last thread and no group exit has begun.
+pub fn exit_task(task: &Arc<Task>, status: i32) {
+    let kernel = &task.kernel;
+    let mm = task.mm();
+    // Others in the same memory wait for this word to become 0 (set_tid_address(2)).
+    let ctid = task.clear_child_tid.swap(0, Ordering::SeqCst);
+    super::futex::exit_robust_list(task);
+    if ctid != 0 && mm.user_count() > 1 {
+        let mem = task.mem();
+        if mem.write(ctid, &0u32).is_ok() {
+            super::futex::wake_shared(task, ctid, 1);
+        }
+    }
+    if let Some(v) = task.vfork_done.lock().take() {
+        v.complete();
+    }
+    // Descriptors go when the last task of the table goes.
+    close_files(task);
+    let (utime, stime) = task.cpu_time();
+    let group = &task.group;
+    let last = {
+        let mut tree = kernel.tree.lock();
+        let mut r = group.rel.lock();
+        r.threads.retain(|t| t.tid != task.tid);
+        r.dead_utime += utime;
+        r.dead_stime += stime;
+        let last = r.threads.is_empty();
+        if last {
+            let st = r.exiting.unwrap_or(status);
+            r.exiting = Some(st);
+            r.exit_status = Some(st);
+        }
+        tree.tasks.remove(&task.tid);
+        last
+    };
+    mm.user_gone();
+    *task.waker.lock() = None;
+    *task.interrupter.write() = None;
+    if last {
+        exit_group(kernel, group, task);
+    } else {
+        // A thread that execs waits to be alone.
+        group.exit_wait.wake_all();
+    }
+}
+
+fn close_files(task: &Arc<Task>) {
+    let files = std::mem::replace(&mut *task.files.write(), super::FdTable::new());
+    if let Ok(table) = Arc::try_unwrap(files) {
+        for f in table.remove_where(|_, _| true) {
+            f.ops.on_close(&f, task);
+        }
+    }
+}
+
+/// The last thread has gone: a zombie for the parent, orphans for init.
+fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) {
+    if group.pid == 1 {
+        let status = group.rel.lock().exit_status.unwrap_or(0);
+        super::init::sandbox_exit(kernel, status);
+        return;
+    }
+    let (parent, orphans, heir) = {
+        let tree = kernel.tree.lock();
+        let heir = find_heir(&tree, group);
+        let orphans = std::mem::take(&mut group.rel.lock().children);
+        for o in &orphans {
+            if let Some(h) = &heir {
+                let mut r = o.rel.lock();
+                r.parent = Arc::downgrade(h);
+                r.parent_tid = h.pid;
+                // Whatever signal it was made with, a foster parent gets SIGCHLD.
+                r.exit_signal = libc::SIGCHLD;
+                drop(r);
+                h.rel.lock().children.push(o.clone());
+            }
+        }
+        (group.rel.lock().parent.upgrade(), orphans, heir)
+    };
+    for o in &orphans {
+        orphaned(kernel, o);
+    }
+    if let Some(h) = heir {
+        if !orphans.is_empty() {
+            // Zombies among them are reported to the new parent.
+            for o in orphans.iter().filter(|o| o.rel.lock().exit_status.is_some()) {
+                report_death(kernel, &h, o, 0);
+            }
+            h.child_wait.wake_all();
+        }
+    }
+    super::tty_hooks::leader_exit(kernel, group);
+    let uid = task.cred().uid;
+    if let Some(p) = parent {
+        report_death(kernel, &p, group, uid);
+    } else {
+        reap(kernel, group);
+    }
+    group.exit_wait.wake_all();
+    group.timers.clear();
+}
+
+/// The nearest living ancestor that adopts orphans, or init.
+fn find_heir(tree: &super::kernel::Tree, group: &Arc<ThreadGroup>) -> Option<Arc<ThreadGroup>> {
+    let mut at = group.rel.lock().parent.upgrade();
+    while let Some(g) = at {
+        let r = g.rel.lock();
+        if r.subreaper && !r.threads.is_empty() {
+            drop(r);
+            return Some(g);
+        }
+        at = r.parent.upgrade();
+    }
+    tree.groups.get(&1).cloned()
+}
+
+/// Signals that a child gets when its parent dies: PR_SET_PDEATHSIG.
+fn orphaned(_kernel: &Arc<Kernel>, child: &Arc<ThreadGroup>) {
+    let threads = child.rel.lock().threads.clone();
+    for t in threads {
+        let sig = t.pdeathsig.load(Ordering::SeqCst);
+        if sig != 0 {
+            let _ = super::send::to_task(&t, SigInfo::user(sig, 0, 0));
+        }
+    }
+}
+
+/// `si_code` and `si_status` for SIGCHLD and waitid(2).
+pub fn child_code(status: i32) -> (i32, i32) {
+    if status & 0x7f == 0 {
+        (libc::CLD_EXITED, (status >> 8) & 0xff)
+    } else if status & 0x80 != 0 {
+        (libc::CLD_DUMPED, status & 0x7f)
+    } else {
+        (libc::CLD_KILLED, status & 0x7f)
+    }
+}
+
+/// Tells the parent of a death; if it does not care (SIGCHLD ignored, SA_NOCLDWAIT) the zombie goes at once.
+fn report_death(kernel: &Arc<Kernel>, parent: &Arc<ThreadGroup>, child: &Arc<ThreadGroup>, uid: u32) {
+    let (status, signal, utime, stime) = {
+        let r = child.rel.lock();
+        (r.exit_status.unwrap_or(0), r.exit_signal, r.dead_utime, r.dead_stime)
+    };
+    let (code, st) = child_code(status);
+    let mut auto_reap = false;
+    if signal == libc::SIGCHLD {
+        let actions = parent.actions.read().clone();
+        let a = actions.lock().get(libc::SIGCHLD);
+        auto_reap = a.handler == super::signal::SIG_IGN || a.flags & libc::SA_NOCLDWAIT as u64 != 0;
+    }
+    if signal != 0 {
+        let tick = |ns: u64| (ns / 10_000_000) as i64;
+        let info = SigInfo {
+            signo: signal,
+            errno: 0,
+            code,
+            fields: SigFields::Child { pid: child.pid, uid, status: st, utime: tick(utime), stime: tick(stime) },
+        };
+        let _ = super::send::to_group(parent, info);
+    }
+    if auto_reap {
+        reap(kernel, child);
+    }
+    parent.child_wait.wake_all();
+}
+
+/// Removes a zombie for good.
+pub fn reap(kernel: &Kernel, child: &Arc<ThreadGroup>) {
+    let mut tree = kernel.tree.lock();
+    tree.groups.remove(&child.pid);
+    let parent = child.rel.lock().parent.upgrade();
+    if let Some(p) = parent {
+        let (u, s) = {
+            let r = child.rel.lock();
+            (r.dead_utime + r.child_utime, r.dead_stime + r.child_stime)
+        };
+        let mut r = p.rel.lock();
+        r.children.retain(|c| c.pid != child.pid);
+        r.child_utime += u;
+        r.child_stime += s;
+    }
+}

@@ -1,0 +1,268 @@
+//! futex(2): waiting on words of guest memory, and robust lists.
+//!
+//! A waiter is queued under its bucket's lock and tests the word afterwards; a waker changes the word before it calls, so
+//! no wake is lost. The word is read by the Sentry once per test.
+
+use super::wait::{WaitError, WaitQueue};
+use super::Task;
+use crate::error::{Errno, Restart, Result, SysError, SysResult};
+use crate::mm::space::Key;
+use parking_lot::Mutex;
+use std::collections::hash_map::RandomState;
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+struct FutexWaiter {
+    key: Mutex<Key>,
+    bitset: u32,
+    woken: AtomicBool,
+    queue: WaitQueue,
+}
+
+#[derive(Default)]
+struct Bucket {
+    waiters: Mutex<VecDeque<Arc<FutexWaiter>>>,
+}
+
+struct Table {
+    buckets: Vec<Bucket>,
+    hash: RandomState,
+}
+
+fn table() -> &'static Table {
+    static T: OnceLock<Table> = OnceLock::new();
+    T.get_or_init(|| Table { buckets: (0..256).map(|_| Bucket::default()).collect(), hash: RandomState::new() })
+}
+
+impl Table {
+    fn bucket(&self, k: &Key) -> &Bucket {
+        &self.buckets[self.hash.hash_one(k) as usize % self.buckets.len()]
+    }
+}
+
+fn key_of(task: &Task, addr: u64, private: bool) -> Result<Key> {
+    if addr % 4 != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mm = task.mm();
+    if private {
+        return Ok(Key::Private(Arc::as_ptr(&mm.space()) as *const () as usize, addr));
+    }
+    mm.key(addr).ok_or(Errno::EFAULT)
+}
+
+fn remove(w: &Arc<FutexWaiter>) {
+    loop {
+        let key = *w.key.lock();
+        let mut b = table().bucket(&key).waiters.lock();
+        // It may have been moved to another bucket by a requeue in between.
+        if *w.key.lock() != key {
+            continue;
+        }
+        b.retain(|x| !Arc::ptr_eq(x, w));
+        return;
+    }
+}
+
+/// `FUTEX_WAIT`/`FUTEX_WAIT_BITSET`: `deadline_ns` is host monotonic.
+pub async fn wait(
+    task: &Arc<Task>,
+    addr: u64,
+    private: bool,
+    expected: u32,
+    bitset: u32,
+    deadline_ns: Option<u64>,
+) -> SysResult {
+    if bitset == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let key = key_of(task, addr, private)?;
+    let w = Arc::new(FutexWaiter {
+        key: Mutex::new(key),
+        bitset,
+        woken: AtomicBool::new(false),
+        queue: WaitQueue::new(),
+    });
+    {
+        // Under the bucket's lock, as a waker of this word must see either the queue entry or the old value changed.
+        let mut b = table().bucket(&key).waiters.lock();
+        let now: u32 = task.mem().read(addr)?;
+        if now != expected {
+            return Err(Errno::EAGAIN.into());
+        }
+        b.push_back(w.clone());
+    }
+    let r = task
+        .wait(&[(&w.queue, u32::MAX)], deadline_ns, || w.woken.load(Ordering::SeqCst).then_some(()))
+        .await;
+    if r.is_err() {
+        remove(&w);
+        if w.woken.load(Ordering::SeqCst) {
+            return Ok(0);
+        }
+    }
+    match r {
+        Ok(()) => Ok(0),
+        Err(WaitError::TimedOut) => Err(Errno::ETIMEDOUT.into()),
+        Err(WaitError::Interrupted) if deadline_ns.is_some() => Err(SysError::Restart(Restart::NoHand)),
+        Err(WaitError::Interrupted) => Err(SysError::Restart(Restart::Sys)),
+    }
+}
+
+fn wake_key(key: Key, n: u32, bitset: u32) -> u32 {
+    let mut hit = Vec::new();
+    {
+        let mut b = table().bucket(&key).waiters.lock();
+        let mut i = 0;
+        while i < b.len() && (hit.len() as u32) < n {
+            if *b[i].key.lock() == key && b[i].bitset & bitset != 0 {
+                if let Some(w) = b.remove(i) {
+                    w.woken.store(true, Ordering::SeqCst);
+                    hit.push(w);
+                }
+            } else {
+                i += 1;
+            }
+        }
+    }
+    for w in &hit {
+        w.queue.wake_all();
+    }
+    hit.len() as u32
+}
+
+/// `FUTEX_WAKE`/`FUTEX_WAKE_BITSET`.
+pub fn wake(task: &Task, addr: u64, private: bool, n: u32, bitset: u32) -> SysResult {
+    if bitset == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    Ok(u64::from(wake_key(key_of(task, addr, private)?, n, bitset)))
+}
+
+/// As the kernel itself wakes at thread exit: like a non-private `FUTEX_WAKE`.
+pub fn wake_shared(task: &Task, addr: u64, n: u32) {
+    if let Ok(k) = key_of(task, addr, false) {
+        wake_key(k, n, u32::MAX);
+    }
+}
+
+/// `FUTEX_REQUEUE`/`FUTEX_CMP_REQUEUE`: returns woken (+ moved for CMP).
+pub fn requeue(
+    task: &Task,
+    from: u64,
+    to: u64,
+    private: bool,
+    wake_n: u32,
+    move_n: u32,
+    cmp: Option<u32>,
+) -> SysResult {
+    let (k1, k2) = (key_of(task, from, private)?, key_of(task, to, private)?);
+    if let Some(v) = cmp {
+        let now: u32 = task.mem().read(from)?;
+        if now != v {
+            return Err(Errno::EAGAIN.into());
+        }
+    }
+    let woken = wake_key(k1, wake_n, u32::MAX);
+    let mut moved = Vec::new();
+    {
+        let mut b = table().bucket(&k1).waiters.lock();
+        let mut i = 0;
+        while i < b.len() && (moved.len() as u32) < move_n {
+            if *b[i].key.lock() == k1 {
+                if let Some(w) = b.remove(i) {
+                    *w.key.lock() = k2;
+                    moved.push(w);
+                }
+            } else {
+                i += 1;
+            }
+        }
+    }
+    let n = moved.len() as u32;
+    table().bucket(&k2).waiters.lock().extend(moved);
+    Ok(u64::from(woken + if cmp.is_some() { n } else { 0 }))
+}
+
+/// `FUTEX_WAKE_OP`.
+pub fn wake_op(task: &Task, a1: u64, a2: u64, private: bool, n1: u32, n2: u32, op: u32) -> SysResult {
+    let (k1, k2) = (key_of(task, a1, private)?, key_of(task, a2, private)?);
+    let sext12 = |v: u32| ((v << 20) as i32 >> 20) as u32;
+    let mut arg = sext12((op >> 12) & 0xfff);
+    let cmparg = sext12(op & 0xfff);
+    if op & (8 << 28) != 0 {
+        arg = 1u32.checked_shl(arg & 31).unwrap_or(0);
+    }
+    let mem = task.mem();
+    let old: u32 = mem.read(a2)?;
+    let new = match (op >> 28) & 7 {
+        0 => arg,
+        1 => old.wrapping_add(arg),
+        2 => old | arg,
+        3 => old & !arg,
+        4 => old ^ arg,
+        _ => return Err(Errno::ENOSYS.into()),
+    };
+    mem.write(a2, &new)?;
+    let mut woken = wake_key(k1, n1, u32::MAX);
+    let (o, c) = (old as i32, cmparg as i32);
+    let yes = match (op >> 24) & 0xf {
+        0 => o == c,
+        1 => o != c,
+        2 => o < c,
+        3 => o <= c,
+        4 => o > c,
+        5 => o >= c,
+        _ => return Err(Errno::ENOSYS.into()),
+    };
+    if yes {
+        woken += wake_key(k2, n2, u32::MAX);
+    }
+    Ok(u64::from(woken))
+}
+
+/// Entries looked at in one robust list (`ROBUST_LIST_LIMIT`).
+const ROBUST_LIST_LIMIT: usize = 2048;
+const FUTEX_WAITERS: u32 = 0x8000_0000;
+const FUTEX_OWNER_DIED: u32 = 0x4000_0000;
+const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
+
+/// Marks the futexes that a dying thread still holds (get_robust_list(2)).
+pub fn exit_robust_list(task: &Task) {
+    let head = task.robust_list.swap(0, Ordering::SeqCst);
+    if head == 0 {
+        return;
+    }
+    let mem = task.mem();
+    let Ok([first, offset, pending]) = mem.read::<[u64; 3]>(head) else { return };
+    let release = |entry: u64| {
+        let addr = (entry & !1).wrapping_add(offset);
+        let Ok(v) = mem.read::<u32>(addr) else { return };
+        if addr % 4 != 0 || v & FUTEX_TID_MASK != task.tid as u32 {
+            return;
+        }
+        let _ = mem.write(addr, &((v & FUTEX_WAITERS) | FUTEX_OWNER_DIED));
+        if v & FUTEX_WAITERS != 0 {
+            wake_shared(task, addr, 1);
+            if let Ok(k) = key_of(task, addr, true) {
+                wake_key(k, 1, u32::MAX);
+            }
+        }
+    };
+    let mut at = first;
+    for _ in 0..ROBUST_LIST_LIMIT {
+        if at & !1 == head || at == 0 {
+            break;
+        }
+        let Ok(next) = mem.read::<u64>(at & !1) else { break };
+        if at != pending {
+            release(at);
+        }
+        at = next;
+    }
+    if pending != 0 {
+        release(pending);
+    }
+}

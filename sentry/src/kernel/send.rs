@@ -1,0 +1,214 @@
+//! Sending signals: to a thread, a process, a process group; the rules of kill(2) and signal(7).
+//!
+//! Nothing here waits. A signal is queued and the chosen thread is told to look ([`Task::notify`]); what the signal does
+//! is decided when that thread takes it (`deliver`).
+
+use super::signal::{SigFields, SigInfo, SigSet, NSIG};
+use super::{cred, Cred, Kernel, Task, ThreadGroup};
+use crate::error::{Errno, Result};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+const STOPS: SigSet = SigSet(
+    SigSet::of(libc::SIGSTOP).0 | SigSet::of(libc::SIGTSTP).0 | SigSet::of(libc::SIGTTIN).0 | SigSet::of(libc::SIGTTOU).0,
+);
+
+/// Signals that arise from the thread's own doing cannot be ignored or blocked away.
+pub fn force(task: &Task, info: SigInfo) {
+    {
+        let actions = task.group.actions.read().clone();
+        let mut a = actions.lock();
+        let mut s = task.signals.lock();
+        if s.mask.has(info.signo) || a.get(info.signo).handler == super::signal::SIG_IGN {
+            a.set(info.signo, Default::default());
+            s.mask.remove(info.signo);
+        }
+        s.pending.push(info, u64::MAX);
+    }
+    task.notify();
+}
+
+/// Effects that a signal has the moment it is sent: stop and continue signals cancel each other.
+fn prepare(group: &Arc<ThreadGroup>, sig: i32) {
+    if STOPS.has(sig) {
+        discard(group, SigSet::of(libc::SIGCONT));
+    } else if sig == libc::SIGCONT {
+        discard(group, STOPS);
+        resume(group);
+    }
+}
+
+fn discard(group: &ThreadGroup, doomed: SigSet) {
+    group.pending.lock().discard(doomed);
+    let threads = group.rel.lock().threads.clone();
+    for t in threads {
+        t.signals.lock().pending.discard(doomed);
+    }
+}
+
+/// Ends a job-control stop.
+fn resume(group: &Arc<ThreadGroup>) {
+    let was = {
+        let mut r = group.rel.lock();
+        let was = r.stopped.take();
+        if was.is_some() {
+            r.continued = true;
+            r.stop_reported = false;
+        }
+        was
+    };
+    if was.is_some() {
+        group.stop_wait.wake_all();
+        notify_parent_of_stop(group, libc::CLD_CONTINUED, libc::SIGCONT);
+    }
+}
+
+/// Tells the parent that a child stopped or went on (SIGCHLD unless SA_NOCLDSTOP).
+pub fn notify_parent_of_stop(group: &Arc<ThreadGroup>, code: i32, status: i32) {
+    let Some(parent) = group.rel.lock().parent.upgrade() else { return };
+    let uid = group.any_thread().map_or(0, |t| t.cred().uid);
+    let quiet = {
+        let actions = parent.actions.read().clone();
+        let a = actions.lock().get(libc::SIGCHLD);
+        a.flags & libc::SA_NOCLDSTOP as u64 != 0
+    };
+    if !quiet {
+        let info = SigInfo {
+            signo: libc::SIGCHLD,
+            errno: 0,
+            code,
+            fields: SigFields::Child { pid: group.pid, uid, status, utime: 0, stime: 0 },
+        };
+        let _ = to_group(&parent, info);
+    }
+    parent.child_wait.wake_all();
+}
+
+fn ignored(group: &ThreadGroup, sig: i32, blocked: bool) -> bool {
+    if blocked || sig == libc::SIGKILL || sig == libc::SIGSTOP {
+        return false;
+    }
+    let actions = group.actions.read().clone();
+    let r = actions.lock().ignored(sig);
+    r
+}
+
+/// True if the init process of the sandbox is safe from this signal: it takes only signals it has a handler for
+/// (pid_namespaces(7)).
+fn init_immune(group: &ThreadGroup, sig: i32, from_inside: bool) -> bool {
+    if group.pid != 1 || !from_inside {
+        return false;
+    }
+    if sig == libc::SIGKILL || sig == libc::SIGSTOP {
+        return true;
+    }
+    let actions = group.actions.read().clone();
+    let h = actions.lock().get(sig).handler;
+    h == super::signal::SIG_DFL
+}
+
+/// Queues a signal for one thread.
+pub fn to_task(task: &Task, info: SigInfo) -> Result<()> {
+    let sig = info.signo;
+    if !(1..=NSIG).contains(&sig) {
+        return Ok(());
+    }
+    if init_immune(&task.group, sig, true) {
+        return Ok(());
+    }
+    prepare(&task.group, sig);
+    if sig == libc::SIGKILL {
+        super::exit::kill_group(&task.group, sig);
+        return Ok(());
+    }
+    let limit = task.group.limit(libc::RLIMIT_SIGPENDING);
+    {
+        let mut s = task.signals.lock();
+        if ignored(&task.group, sig, s.mask.has(sig)) {
+            return Ok(());
+        }
+        if !s.pending.push(info, limit) && info.code < 0 {
+            return Err(Errno::EAGAIN);
+        }
+    }
+    task.notify();
+    task.group.signal_wait.wake_all();
+    Ok(())
+}
+
+/// Queues a signal for a process: any thread that does not block it may take it.
+pub fn to_group(group: &Arc<ThreadGroup>, info: SigInfo) -> Result<()> {
+    to_group_from(group, info, true)
+}
+
+/// As [`to_group`], for signals that come from outside the sandbox (the command forwards them): init takes them too.
+pub fn from_outside(group: &Arc<ThreadGroup>, info: SigInfo) -> Result<()> {
+    to_group_from(group, info, false)
+}
+
+fn to_group_from(group: &Arc<ThreadGroup>, info: SigInfo, inside: bool) -> Result<()> {
+    let sig = info.signo;
+    if !(1..=NSIG).contains(&sig) || init_immune(group, sig, inside) {
+        return Ok(());
+    }
+    prepare(group, sig);
+    if sig == libc::SIGKILL {
+        super::exit::kill_group(group, sig);
+        return Ok(());
+    }
+    let threads = group.rel.lock().threads.clone();
+    // Prefer the main thread, then any that does not block the signal.
+    let mut target = None;
+    for t in &threads {
+        if !t.signals.lock().mask.has(sig) && !t.killed.load(Ordering::SeqCst) {
+            if t.tid == group.pid {
+                target = Some(t.clone());
+                break;
+            }
+            target.get_or_insert_with(|| t.clone());
+        }
+    }
+    if ignored(group, sig, target.is_none()) {
+        return Ok(());
+    }
+    let limit = group.limit(libc::RLIMIT_SIGPENDING);
+    if !group.pending.lock().push(info, limit) && info.code < 0 {
+        return Err(Errno::EAGAIN);
+    }
+    match target {
+        Some(t) => t.notify(),
+        // All block it: whoever waits with sigwait or signalfd must still hear of it.
+        None => {
+            for t in &threads {
+                t.notify();
+            }
+        }
+    }
+    group.signal_wait.wake_all();
+    Ok(())
+}
+
+/// Queues a signal for every process of a group; `ESRCH` if there is none.
+pub fn to_pgrp(kernel: &Kernel, pgid: i32, info: SigInfo) -> Result<()> {
+    let members = pgrp_members(kernel, pgid);
+    if members.is_empty() {
+        return Err(Errno::ESRCH);
+    }
+    for g in members {
+        let _ = from_outside(&g, info);
+    }
+    Ok(())
+}
+
+pub fn pgrp_members(kernel: &Kernel, pgid: i32) -> Vec<Arc<ThreadGroup>> {
+    kernel.tree.lock().groups.values().filter(|g| g.rel.lock().pgid == pgid).cloned().collect()
+}
+
+/// May `from` signal `to` (kill(2))?
+pub fn permitted(from: &Cred, to: &Cred) -> bool {
+    from.has(cred::CAP_KILL)
+        || from.euid == to.suid
+        || from.euid == to.uid
+        || from.uid == to.suid
+        || from.uid == to.uid
+}

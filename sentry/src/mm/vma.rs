@@ -1,0 +1,255 @@
+//! The tree of mappings of one address space. Pure bookkeeping: no host call, no lock.
+
+use crate::fs::vfs::Path;
+use crate::fs::File;
+use platform::{GUEST_MAX, GUEST_MIN, PAGE_SIZE};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// What stands behind a mapping.
+#[derive(Clone)]
+pub enum Backing {
+    /// Private anonymous memory.
+    Anon,
+    /// Anonymous memory shared by `fork`; the number names the object, the offset is the VMA's `offset`.
+    SharedAnon(u64),
+    /// A file; `fd` is what the stub maps.
+    File { file: Arc<File>, fd: Arc<OwnedFd> },
+}
+
+/// One mapping.
+#[derive(Clone)]
+pub struct Vma {
+    pub start: u64,
+    pub end: u64,
+    /// `PROT_*`.
+    pub prot: i32,
+    /// Most that `mprotect` may allow.
+    pub max_prot: i32,
+    pub shared: bool,
+    pub backing: Backing,
+    /// Offset in the object at `start`.
+    pub offset: u64,
+    pub locked: bool,
+    /// `[heap]`, `[stack]`, `[vdso]`.
+    pub label: &'static str,
+    /// `MAP_GROWSDOWN`: kept for /proc only.
+    pub grows_down: bool,
+    /// `madvise(MADV_DONTFORK)`.
+    pub dont_fork: bool,
+}
+
+impl Vma {
+    pub fn len(&self) -> u64 {
+        self.end - self.start
+    }
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+    pub fn path(&self) -> Option<&Path> {
+        match &self.backing {
+            Backing::File { file, .. } => file.path.as_ref(),
+            _ => None,
+        }
+    }
+    fn advance(&mut self, start: u64) {
+        self.offset += start - self.start;
+        self.start = start;
+    }
+    fn joins(&self, next: &Vma) -> bool {
+        self.end == next.start
+            && self.prot == next.prot
+            && self.max_prot == next.max_prot
+            && self.shared == next.shared
+            && self.locked == next.locked
+            && self.label == next.label
+            && self.grows_down == next.grows_down
+            && self.dont_fork == next.dont_fork
+            && match (&self.backing, &next.backing) {
+                (Backing::Anon, Backing::Anon) => true,
+                (Backing::SharedAnon(a), Backing::SharedAnon(b)) => a == b && self.offset + self.len() == next.offset,
+                (Backing::File { file: a, .. }, Backing::File { file: b, .. }) => {
+                    Arc::ptr_eq(a, b) && self.offset + self.len() == next.offset
+                }
+                _ => false,
+            }
+    }
+}
+
+/// Mappings by start address, never overlapping.
+#[derive(Clone, Default)]
+pub struct VmaTree {
+    map: BTreeMap<u64, Vma>,
+    /// Sum of lengths.
+    pub total: u64,
+}
+
+impl VmaTree {
+    pub fn iter(&self) -> impl Iterator<Item = &Vma> {
+        self.map.values()
+    }
+    pub fn count(&self) -> usize {
+        self.map.len()
+    }
+    pub fn find(&self, addr: u64) -> Option<&Vma> {
+        self.map.range(..=addr).next_back().map(|(_, v)| v).filter(|v| addr < v.end)
+    }
+    /// Mappings that meet the range, in order.
+    pub fn range(&self, start: u64, end: u64) -> impl Iterator<Item = &Vma> {
+        let first = self.find(start).map_or(start, |v| v.start);
+        self.map.range(first..end).map(|(_, v)| v)
+    }
+    /// True if every page of the range is mapped.
+    pub fn covers(&self, start: u64, end: u64) -> bool {
+        let mut at = start;
+        for v in self.range(start, end) {
+            if v.start > at {
+                return false;
+            }
+            at = v.end;
+        }
+        at >= end
+    }
+    pub fn mapped_in(&self, start: u64, end: u64) -> u64 {
+        self.range(start, end).map(|v| v.end.min(end) - v.start.max(start)).sum()
+    }
+    fn split(&mut self, at: u64) {
+        let Some(v) = self.find(at) else { return };
+        if v.start == at {
+            return;
+        }
+        let mut hi = v.clone();
+        let start = v.start;
+        hi.advance(at);
+        if let Some(lo) = self.map.get_mut(&start) {
+            lo.end = at;
+        }
+        self.map.insert(at, hi);
+    }
+    /// Removes the range and returns what was there.
+    pub fn remove(&mut self, start: u64, end: u64) -> Vec<Vma> {
+        self.split(start);
+        self.split(end);
+        let keys: Vec<u64> = self.map.range(start..end).map(|(k, _)| *k).collect();
+        let mut out = Vec::with_capacity(keys.len());
+        for k in keys {
+            if let Some(v) = self.map.remove(&k) {
+                self.total -= v.len();
+                out.push(v);
+            }
+        }
+        out
+    }
+    /// Inserts a mapping (the range is free) and joins it with its neighbours.
+    pub fn insert(&mut self, mut v: Vma) {
+        self.total += v.len();
+        if let Some((&k, p)) = self.map.range(..v.start).next_back() {
+            if p.joins(&v) {
+                v.offset = p.offset;
+                v.start = k;
+                self.map.remove(&k);
+            }
+        }
+        if let Some(n) = self.map.get(&v.end) {
+            if v.joins(n) {
+                let end = n.end;
+                self.map.remove(&v.end);
+                v.end = end;
+            }
+        }
+        self.map.insert(v.start, v);
+    }
+    /// Changes every mapping in the range by `f`.
+    pub fn update(&mut self, start: u64, end: u64, mut f: impl FnMut(&mut Vma)) {
+        for mut v in self.remove(start, end) {
+            f(&mut v);
+            self.insert(v);
+        }
+    }
+    /// Highest free range of `len` bytes that ends at or below `top`.
+    pub fn find_gap(&self, len: u64, top: u64) -> Option<u64> {
+        let mut ceiling = top;
+        for (_, v) in self.map.range(..top).rev() {
+            if v.end <= ceiling && ceiling - v.end >= len {
+                return Some(ceiling - len);
+            }
+            ceiling = ceiling.min(v.start);
+        }
+        (ceiling >= GUEST_MIN + len).then(|| ceiling - len)
+    }
+    /// Lowest free range at or above `from` (when the range below the base is used up).
+    pub fn find_gap_up(&self, len: u64, from: u64) -> Option<u64> {
+        let mut at = from;
+        for (_, v) in self.map.range(from..) {
+            if v.start >= at && v.start - at >= len {
+                return Some(at);
+            }
+            at = at.max(v.end);
+        }
+        (GUEST_MAX - at >= len).then_some(at)
+    }
+}
+
+/// Rounds up to whole pages; `None` if that overflows.
+pub fn page_up(n: u64) -> Option<u64> {
+    n.checked_add(PAGE_SIZE - 1).map(|x| x & !(PAGE_SIZE - 1))
+}
+
+pub fn page_aligned(n: u64) -> bool {
+    n % PAGE_SIZE == 0
+}
+
+/// A page-aligned, non-empty range inside what a guest may use; `None` otherwise.
+pub fn valid_range(addr: u64, len: u64) -> Option<(u64, u64)> {
+    let len = page_up(len)?;
+    let end = addr.checked_add(len)?;
+    (page_aligned(addr) && len > 0 && addr >= GUEST_MIN && end <= GUEST_MAX).then_some((addr, end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn anon(start: u64, end: u64, prot: i32) -> Vma {
+        Vma {
+            start,
+            end,
+            prot,
+            max_prot: 7,
+            shared: false,
+            backing: Backing::Anon,
+            offset: 0,
+            locked: false,
+            label: "",
+            grows_down: false,
+            dont_fork: false,
+        }
+    }
+
+    #[test]
+    fn neighbours_join_and_split() {
+        let mut t = VmaTree::default();
+        t.insert(anon(0x10000, 0x12000, 3));
+        t.insert(anon(0x12000, 0x14000, 3));
+        assert_eq!(t.count(), 1);
+        t.update(0x11000, 0x12000, |v| v.prot = 1);
+        assert_eq!(t.count(), 3);
+        t.update(0x11000, 0x12000, |v| v.prot = 3);
+        assert_eq!(t.count(), 1);
+        assert_eq!(t.total, 0x4000);
+        t.remove(0x11000, 0x13000);
+        assert_eq!(t.total, 0x2000);
+        assert!(!t.covers(0x10000, 0x14000));
+        assert!(t.covers(0x13000, 0x14000));
+    }
+
+    #[test]
+    fn gaps_are_found_from_the_top() {
+        let mut t = VmaTree::default();
+        t.insert(anon(0x90000, 0xa0000, 3));
+        t.insert(anon(0x60000, 0x80000, 3));
+        assert_eq!(t.find_gap(0x10000, 0xa0000), Some(0x80000));
+        assert_eq!(t.find_gap(0x20000, 0xa0000), Some(0x40000));
+    }
+}
