@@ -15,6 +15,7 @@
 //! `queue`, `regs` and `enter` may only be used while it is stopped. A stub is hostile: everything it posts is read
 //! once, into Sentry memory, before anything is decided upon it.
 
+pub mod aux;
 pub mod executor;
 pub mod host;
 pub mod systrap;

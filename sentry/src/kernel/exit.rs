@@ -33,7 +33,7 @@ pub fn start_group_exit(group: &Arc<ThreadGroup>, status: i32, except: Option<i3
     group.stop_wait.wake_all();
     for t in threads {
         t.killed.store(true, Ordering::SeqCst);
-        if Some(t.tid) != except {
+        if Some(t.tid()) != except {
             t.notify();
         }
     }
@@ -62,7 +62,7 @@ pub fn exit_task(task: &Arc<Task>, status: i32) {
     let last = {
         let mut tree = kernel.tree.lock();
         let mut r = group.rel.lock();
-        r.threads.retain(|t| t.tid != task.tid);
+        r.threads.retain(|t| t.tid() != task.tid());
         r.dead_utime += utime;
         r.dead_stime += stime;
         let last = r.threads.is_empty();
@@ -71,7 +71,7 @@ pub fn exit_task(task: &Arc<Task>, status: i32) {
             r.exiting = Some(st);
             r.exit_status = Some(st);
         }
-        tree.tasks.remove(&task.tid);
+        tree.tasks.remove(&task.tid());
         last
     };
     mm.user_gone();

@@ -240,7 +240,7 @@ pub fn exit_robust_list(task: &Task) {
     let release = |entry: u64| {
         let addr = (entry & !1).wrapping_add(offset);
         let Ok(v) = mem.read::<u32>(addr) else { return };
-        if addr % 4 != 0 || v & FUTEX_TID_MASK != task.tid as u32 {
+        if addr % 4 != 0 || v & FUTEX_TID_MASK != task.tid() as u32 {
             return;
         }
         let _ = mem.write(addr, &((v & FUTEX_WAITERS) | FUTEX_OWNER_DIED));

@@ -28,6 +28,8 @@ pub struct Tree {
     /// Thread groups by process id; zombies stay until they are waited for.
     pub groups: BTreeMap<i32, Arc<ThreadGroup>>,
     pub last_pid: i32,
+    /// Ids of tasks that are being made.
+    pub reserved: std::collections::BTreeSet<i32>,
 }
 
 impl Tree {
@@ -38,6 +40,7 @@ impl Tree {
             let pid = self.last_pid;
             if !self.tasks.contains_key(&pid)
                 && !self.groups.contains_key(&pid)
+                && !self.reserved.contains(&pid)
                 && !self.groups.values().any(|g| {
                     // Only looked at after the numbers have wrapped around.
                     let r = g.rel.lock();

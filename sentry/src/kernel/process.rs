@@ -92,6 +92,6 @@ impl ThreadGroup {
     /// Any live thread (the leader if it lives).
     pub fn any_thread(&self) -> Option<Arc<Task>> {
         let r = self.rel.lock();
-        r.threads.iter().find(|t| t.tid == self.pid).or(r.threads.first()).cloned()
+        r.threads.iter().find(|t| t.tid() == self.pid).or(r.threads.first()).cloned()
     }
 }

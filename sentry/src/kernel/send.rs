@@ -161,7 +161,7 @@ fn to_group_from(group: &Arc<ThreadGroup>, info: SigInfo, inside: bool) -> Resul
     let mut target = None;
     for t in &threads {
         if !t.signals.lock().mask.has(sig) && !t.killed.load(Ordering::SeqCst) {
-            if t.tid == group.pid {
+            if t.tid() == group.pid {
                 target = Some(t.clone());
                 break;
             }

@@ -24,7 +24,8 @@ pub struct TaskSignals {
 
 pub struct Task {
     pub kernel: Arc<Kernel>,
-    pub tid: i32,
+    /// Thread id; see [`Task::tid`].
+    pub id: AtomicI32,
     pub group: Arc<ThreadGroup>,
     pub cred: RwLock<Arc<Cred>>,
     /// Shared by `CLONE_FILES`.
@@ -59,6 +60,8 @@ pub struct Task {
     pub attrs: super::attrs::TaskAttrs,
     /// vfork: told when the child has exec'd or gone.
     pub vfork_done: Mutex<Option<Arc<VforkDone>>>,
+    /// Set when another thread's execve ends this one: the status it ends with (nobody sees it).
+    pub exec_kill: Mutex<Option<i32>>,
     pub start_ns: u64,
 }
 
@@ -86,6 +89,13 @@ pub enum RestartBlock {
 }
 
 impl Task {
+    /// Thread id. It changes once at most: when a thread other than the leader execs, it becomes the leader.
+    pub fn tid(&self) -> i32 {
+        self.id.load(Ordering::Relaxed)
+    }
+    pub fn take_over_tid(&self, pid: i32) {
+        self.id.store(pid, Ordering::SeqCst);
+    }
     pub fn mem(&self) -> UserMem {
         UserMem { space: self.mm.read().space() }
     }

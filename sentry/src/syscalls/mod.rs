@@ -12,6 +12,11 @@ pub mod io;
 mod macros;
 pub mod pipe;
 pub mod poll;
+pub mod futex;
+pub mod memory;
+pub mod process;
+pub mod signal;
+pub mod strace;
 pub mod table;
 
 use crate::error::{Errno, Result, SysResult};
@@ -30,6 +35,12 @@ pub struct Ctx<'a> {
     pub args: [u64; 6],
     /// Results on their way to guest memory; the stub stores them when the call returns.
     pub staged: Staged,
+    /// Enter the guest with all registers (sigreturn).
+    pub full: bool,
+    /// The task ends with this `wait4` status.
+    pub exit: Option<i32>,
+    /// execve: the thread to go on with.
+    pub replace: Option<Box<dyn GuestThread>>,
 }
 
 impl<'a> Ctx<'a> {

@@ -1,0 +1,251 @@
+//! Taking signals: stops, default actions, entering handlers, and leaving them again.
+
+use super::exit::{self, signaled};
+use super::signal::{default_action, AltStack, Default_, SigAction, SigInfo, SigSet, SIG_DFL, SIG_IGN};
+use super::Task;
+use crate::arch::frame::{self, Delivery};
+use crate::error::{Errno, Restart, SysError, SysResult};
+use crate::syscalls::Ctx;
+use platform::{Fault, GuestThread, Op};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+const SS_ONSTACK: i32 = 1;
+const SS_DISABLE: i32 = 2;
+const SS_AUTODISARM: i32 = 1 << 31;
+
+/// What the run loop does after looking at the signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// No handler was set up. If the call asked for a restart, it is made again.
+    Resume,
+    /// A handler was set up: enter the guest with all registers.
+    Handler,
+    /// The task ends with this `wait4` status.
+    Exit(i32),
+}
+
+/// Looks at the signals of a stopped thread and acts until none is left. `restart` is how an interrupted call wants to go
+/// on; the fault, if any, is for the frame.
+pub async fn signals(task: &Arc<Task>, thread: &mut dyn GuestThread, restart: Option<Restart>, fault: Option<Fault>) -> Flow {
+    let mut flow = Flow::Resume;
+    let mut restart = restart;
+    loop {
+        if task.killed.load(Ordering::SeqCst) {
+            let st = task.group.rel.lock().exiting;
+            return Flow::Exit(st.or(*task.exec_kill.lock()).unwrap_or(0));
+        }
+        if task.group.rel.lock().stopped.is_some() {
+            let _ = task
+                .wait_killable(&task.group.stop_wait, || task.group.rel.lock().stopped.is_none().then_some(()))
+                .await;
+            continue;
+        }
+        // Cleared before looking, so that a signal sent meanwhile sets it again.
+        task.signal_flag.store(false, Ordering::SeqCst);
+        let Some((info, action)) = take(task) else { break };
+        if action.handler == SIG_IGN {
+            continue;
+        }
+        if action.handler == SIG_DFL {
+            match default_action(info.signo) {
+                Default_::Ignore | Default_::Continue => continue,
+                Default_::Stop => {
+                    if info.signo != libc::SIGSTOP && orphaned_pgrp(task) {
+                        continue;
+                    }
+                    stop(task, info.signo);
+                    continue;
+                }
+                Default_::Terminate | Default_::Core => {
+                    let status = signaled(info.signo, false);
+                    exit::start_group_exit(&task.group, status, Some(task.tid()));
+                    let st = task.group.rel.lock().exiting.unwrap_or(status);
+                    return Flow::Exit(st);
+                }
+            }
+        }
+        // A handler: settle how the interrupted call ends, once.
+        if let Some(kind) = restart.take() {
+            let again = match kind {
+                Restart::NoIntr => true,
+                Restart::Sys => action.flags & libc::SA_RESTART as u64 != 0,
+                Restart::NoHand | Restart::Block => false,
+            };
+            let r = thread.regs_mut();
+            if again {
+                r.rax = r.orig_rax;
+                r.rip = r.rip.wrapping_sub(2);
+            } else {
+                r.rax = (-(libc::EINTR as i64)) as u64;
+            }
+        }
+        if !enter_handler(task, thread, &info, &action, fault.filter(|f| f.signal == info.signo)) {
+            // No room for the frame: SIGSEGV, and with its handler unusable that kills.
+            let status = signaled(libc::SIGSEGV, false);
+            if info.signo == libc::SIGSEGV {
+                exit::start_group_exit(&task.group, status, Some(task.tid()));
+                return Flow::Exit(status);
+            }
+            super::send::force(task, SigInfo::kernel(libc::SIGSEGV));
+            continue;
+        }
+        flow = Flow::Handler;
+    }
+    if flow == Flow::Resume {
+        let mut s = task.signals.lock();
+        if let Some(m) = s.saved_mask.take() {
+            s.mask = m;
+            task.signal_flag.store(true, Ordering::SeqCst);
+        }
+    }
+    flow
+}
+
+/// Takes the next deliverable signal and its action (applying `SA_RESETHAND`).
+fn take(task: &Arc<Task>) -> Option<(SigInfo, SigAction)> {
+    let info = {
+        let mut s = task.signals.lock();
+        let allowed = SigSet(!s.mask.0);
+        match s.pending.take(allowed) {
+            Some(i) => i,
+            None => {
+                drop(s);
+                task.group.pending.lock().take(allowed)?
+            }
+        }
+    };
+    let actions = task.group.actions.read().clone();
+    let mut a = actions.lock();
+    let action = a.get(info.signo);
+    if action.flags & libc::SA_RESETHAND as u64 != 0 && action.handler > SIG_IGN {
+        a.set(info.signo, SigAction { handler: SIG_DFL, ..action });
+    }
+    Some((info, action))
+}
+
+/// True if no parent outside its process group, in the same session, could continue it (POSIX "orphaned process group").
+fn orphaned_pgrp(task: &Task) -> bool {
+    let (pgid, sid) = {
+        let r = task.group.rel.lock();
+        (r.pgid, r.sid)
+    };
+    let members = super::send::pgrp_members(&task.kernel, pgid);
+    !members.iter().any(|g| {
+        let parent = g.rel.lock().parent.upgrade();
+        parent.is_some_and(|p| {
+            let r = p.rel.lock();
+            r.pgid != pgid && r.sid == sid
+        })
+    })
+}
+
+/// Stops the whole process (job control).
+fn stop(task: &Arc<Task>, sig: i32) {
+    let threads = {
+        let mut r = task.group.rel.lock();
+        if r.exiting.is_some() {
+            return;
+        }
+        r.stopped = Some(sig);
+        r.stop_reported = false;
+        r.continued = false;
+        r.threads.clone()
+    };
+    for t in threads.iter().filter(|t| t.tid() != task.tid()) {
+        t.notify();
+    }
+    super::send::notify_parent_of_stop(&task.group, libc::CLD_STOPPED, sig);
+}
+
+fn on_altstack(alt: &AltStack, sp: u64) -> bool {
+    alt.flags & SS_DISABLE == 0 && alt.size > 0 && sp > alt.sp && sp - alt.sp <= alt.size
+}
+
+/// Queues the frame and points the registers at the handler.
+fn enter_handler(
+    task: &Arc<Task>,
+    thread: &mut dyn GuestThread,
+    info: &SigInfo,
+    action: &SigAction,
+    fault: Option<Fault>,
+) -> bool {
+    let regs = *thread.regs();
+    let mut s = task.signals.lock();
+    let mask = s.saved_mask.take().unwrap_or(s.mask);
+    let mut alt = s.alt;
+    let mut stack = regs.rsp.wrapping_sub(128);
+    let on_alt = on_altstack(&alt, regs.rsp) && alt.flags & SS_AUTODISARM == 0;
+    if action.flags & libc::SA_ONSTACK as u64 != 0 && alt.size > 0 && alt.flags & SS_DISABLE == 0 && !on_alt {
+        stack = alt.sp.wrapping_add(alt.size);
+    }
+    // The frame tells whether the interrupted code ran on the alternate stack.
+    alt.flags = if alt.size == 0 { SS_DISABLE } else { (alt.flags & SS_AUTODISARM) | if on_alt { SS_ONSTACK } else { 0 } };
+    let d = Delivery {
+        info,
+        handler: action.handler,
+        restorer: action.restorer,
+        mask,
+        alt,
+        stack,
+        fault,
+        fp_size: task.kernel.platform.fp_state_size(),
+    };
+    let Some(f) = frame::build(&regs, &d) else { return false };
+    if stack > platform::GUEST_MAX || f.addr < platform::GUEST_MIN {
+        return false;
+    }
+    // Running over the end of the alternate stack is fatal.
+    if on_alt && !on_altstack(&s.alt, f.addr) {
+        return false;
+    }
+    // A frame that does not fit into mapped, writable memory must be seen now, not by the stub.
+    let ok = {
+        let mm = task.mm();
+        let m = mm.map();
+        let end = f.fp_addr + d.fp_size as u64;
+        m.vmas.covers(f.addr & !(platform::PAGE_SIZE - 1), end)
+            && m.vmas.range(f.addr, end).all(|v| v.prot & libc::PROT_WRITE != 0)
+    };
+    if !ok {
+        return false;
+    }
+    s.mask = s.mask.union(action.mask).minus(SigSet::UNBLOCKABLE);
+    if action.flags & libc::SA_NODEFER as u64 == 0 {
+        s.mask.add(info.signo);
+    }
+    if s.alt.flags & SS_AUTODISARM != 0 && !on_alt {
+        s.alt = AltStack { sp: 0, size: 0, flags: SS_DISABLE };
+    }
+    drop(s);
+    thread.queue(Op::CopyOut { addr: f.addr, data: f.bytes });
+    thread.queue(Op::SaveFp { addr: f.fp_addr });
+    *thread.regs_mut() = f.regs;
+    true
+}
+
+/// rt_sigreturn(2): puts back what the frame at the stack pointer holds.
+pub fn sigreturn(cx: &mut Ctx<'_>) -> SysResult {
+    let sp = cx.thread.regs().rsp;
+    let mut b = [0u8; frame::RESTORE_SIZE];
+    if cx.mem().read_bytes(sp, &mut b).is_err() {
+        super::send::force(cx.task, SigInfo::kernel(libc::SIGSEGV));
+        return Err(SysError::Errno(Errno::EFAULT));
+    }
+    let r = frame::restore(&b, cx.thread.regs());
+    {
+        let mut s = cx.task.signals.lock();
+        s.mask = r.mask.minus(SigSet::UNBLOCKABLE);
+        let mut alt = r.alt;
+        alt.flags &= !SS_ONSTACK;
+        // As if by sigaltstack(2); what it refuses is left as it was.
+        if alt.flags & !(SS_DISABLE | SS_AUTODISARM) == 0 {
+            s.alt = alt;
+        }
+    }
+    cx.task.signal_flag.store(true, Ordering::SeqCst);
+    cx.thread.queue(Op::RestoreFp { addr: r.fp_addr });
+    *cx.thread.regs_mut() = r.regs;
+    cx.full = true;
+    Ok(r.regs.rax)
+}

@@ -1,0 +1,502 @@
+//! execve(2): finding the program, reading it, and moving the task into a fresh address space.
+//!
+//! Until the new image is complete in a *new* address space nothing of the caller changes, so an error is simply
+//! returned. (A file that turns out unreadable in the middle is an error too, where Linux would kill.)
+
+use super::task::VforkDone;
+use super::{cred, Cred, Task};
+use crate::arch::elf::{Elf, Phdr};
+use crate::error::{Errno, Result, SysError, SysResult};
+use crate::fs::vfs::{self, LookupFlags, Path};
+use crate::fs::{File, MapSource};
+use crate::mm::io::Dst;
+use crate::mm::space::Map;
+use crate::mm::vma::{page_up, Backing, Vma};
+use crate::mm::Mm;
+use crate::syscalls::Ctx;
+use platform::{Enter, GuestThread, Op, Regs, Trap, PAGE_SIZE};
+use std::future::poll_fn;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// Deepest chain of `#!` interpreters.
+const MAX_SCRIPTS: usize = 5;
+/// Longest first line of a script that counts (`BINPRM_BUF_SIZE`).
+const SCRIPT_LINE: usize = 256;
+/// Longest single argument (`MAX_ARG_STRLEN`).
+pub const MAX_ARG_STRLEN: usize = 32 * 4096;
+/// Most stack that is mapped when the limit says "unlimited".
+const STACK_MAX: u64 = 64 << 20;
+const STACK_MIN: u64 = 128 << 10;
+
+/// What to run.
+pub struct Program {
+    pub file: Arc<File>,
+    /// Name as given, for AT_EXECFN and scripts.
+    pub name: Vec<u8>,
+    pub argv: Vec<Vec<u8>>,
+    pub envp: Vec<Vec<u8>>,
+}
+
+/// A new image, in place in `thread`'s address space.
+pub struct Image {
+    pub mm: Arc<Mm>,
+    pub thread: Box<dyn GuestThread>,
+    pub cred: Cred,
+    pub comm: Vec<u8>,
+}
+
+/// Opens a file for execution: a regular file with execute permission.
+pub fn open_exec(task: &Task, dirfd: i32, path: &[u8], flags: LookupFlags) -> Result<Arc<File>> {
+    let p = vfs::resolve(task, dirfd, path, flags)?;
+    open_path(task, p)
+}
+
+fn open_path(task: &Task, p: Path) -> Result<Arc<File>> {
+    let attr = p.inode().attr()?;
+    if attr.is_symlink() {
+        return Err(Errno::ELOOP);
+    }
+    if !attr.is_file() {
+        return Err(Errno::EACCES);
+    }
+    vfs::permission(&p, &task.cred(), vfs::MAY_EXEC)?;
+    if p.mount().flags().contains(vfs::MountFlags::NOEXEC) {
+        return Err(Errno::EACCES);
+    }
+    let ops = p.inode().clone().open(libc::O_RDONLY)?;
+    Ok(File::new(ops, libc::O_RDONLY, Some(p)))
+}
+
+/// Reads `len` bytes at `offset`; fewer at the end of the file.
+fn read_at(file: &Arc<File>, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let mut buf = vec![0u8; len];
+    let mut done = 0;
+    while done < len {
+        let mut dst = Dst::kernel(&mut buf[done..]);
+        match file.ops.read(file, &mut dst, offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(SysError::Errno(e)) => return Err(e),
+            Err(SysError::Restart(_)) => return Err(Errno::EIO),
+        }
+    }
+    buf.truncate(done);
+    Ok(buf)
+}
+
+/// Follows `#!` lines until a binary is found; changes the arguments as Linux does.
+fn resolve_scripts(task: &Task, prog: &mut Program) -> Result<Vec<u8>> {
+    for _ in 0..=MAX_SCRIPTS {
+        let head = read_at(&prog.file, 0, 4096)?;
+        if !head.starts_with(b"#!") {
+            return Ok(head);
+        }
+        let line = &head[2..head.len().min(SCRIPT_LINE)];
+        let end = match line.iter().position(|&b| b == b'\n' || b == 0) {
+            Some(e) => e,
+            None if head.len() < SCRIPT_LINE => line.len(),
+            // A name that is cut off must not run something else; arguments may be cut.
+            None if line.iter().skip_while(|b| is_blank(b)).any(is_blank) => line.len(),
+            None => return Err(Errno::ENOEXEC),
+        };
+        let mut words = line[..end].splitn(2, |_| false);
+        let text = trim(words.next().unwrap_or_default());
+        let cut = text.iter().position(is_blank).unwrap_or(text.len());
+        let (interp, arg) = (text[..cut].to_vec(), trim(&text[cut..]).to_vec());
+        if interp.is_empty() {
+            return Err(Errno::ENOEXEC);
+        }
+        let file = open_exec(task, libc::AT_FDCWD, &interp, LookupFlags::FOLLOW)?;
+        let mut argv = vec![interp.clone()];
+        if !arg.is_empty() {
+            argv.push(arg);
+        }
+        argv.push(prog.name.clone());
+        argv.extend(prog.argv.drain(..).skip(1));
+        prog.argv = argv;
+        prog.file = file;
+        prog.name = interp;
+    }
+    Err(Errno::ELOOP)
+}
+
+fn is_blank(b: &u8) -> bool {
+    *b == b' ' || *b == b'\t'
+}
+
+fn trim(mut s: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = s {
+        s = rest;
+    }
+    while let [rest @ .., b' ' | b'\t' | b'\r'] = s {
+        s = rest;
+    }
+    s
+}
+
+fn host_fd(file: &Arc<File>) -> Result<Arc<OwnedFd>> {
+    match file.ops.map(file, false)? {
+        MapSource::Host(fd) => Ok(fd),
+        MapSource::Anon => Err(Errno::EACCES),
+    }
+}
+
+/// Maps the segments of one ELF file at `bias`.
+fn map_segments(elf: &Elf, file: &Arc<File>, bias: u64, map: &mut Map, ops: &mut Vec<Op>, zero: &mut Vec<(u64, usize)>) -> Result<()> {
+    let fd = host_fd(file)?;
+    for p in elf.loads() {
+        map_segment(p, file, &fd, bias, map, ops, zero)?;
+    }
+    Ok(())
+}
+
+fn map_segment(
+    p: &Phdr,
+    file: &Arc<File>,
+    fd: &Arc<OwnedFd>,
+    bias: u64,
+    map: &mut Map,
+    ops: &mut Vec<Op>,
+    zero: &mut Vec<(u64, usize)>,
+) -> Result<()> {
+    let at = bias.checked_add(p.vaddr).ok_or(Errno::ENOEXEC)?;
+    let start = at & !(PAGE_SIZE - 1);
+    let pad = at - start;
+    let mem_end = page_up(at + p.memsz).ok_or(Errno::ENOEXEC)?;
+    if start < platform::GUEST_MIN || mem_end > platform::GUEST_MAX {
+        return Err(Errno::ENOEXEC);
+    }
+    let prot = p.prot();
+    let mut anon_from = start;
+    map.vmas.remove(start, mem_end);
+    if p.filesz > 0 {
+        let file_end = page_up(at + p.filesz).ok_or(Errno::ENOEXEC)?;
+        let offset = p.offset - pad;
+        ops.push(Op::MapFile { addr: start, len: file_end - start, prot, shared: false, file: fd.clone(), offset });
+        map.vmas.insert(Vma {
+            backing: Backing::File { file: file.clone(), fd: fd.clone() },
+            offset,
+            ..Map::anon(start, file_end, prot, "")
+        });
+        anon_from = file_end;
+        let tail = (file_end - (at + p.filesz)) as usize;
+        if p.memsz > p.filesz && tail > 0 && prot & libc::PROT_WRITE != 0 {
+            zero.push((at + p.filesz, tail));
+        }
+    }
+    if mem_end > anon_from {
+        ops.push(Op::MapAnon { addr: anon_from, len: mem_end - anon_from, prot, shared: false, flags: 0 });
+        map.vmas.insert(Map::anon(anon_from, mem_end, prot, ""));
+    }
+    Ok(())
+}
+
+fn random_u64() -> u64 {
+    let mut b = [0u8; 8];
+    platform::aux::random(&mut b);
+    u64::from_le_bytes(b)
+}
+
+/// Loads a program into a fresh address space.
+pub async fn load(task: &Arc<Task>, mut prog: Program) -> Result<Image> {
+    if prog.argv.is_empty() {
+        // As Linux since 5.18: an empty argv gets one empty string.
+        prog.argv.push(Vec::new());
+    }
+    let head = resolve_scripts(task, &mut prog)?;
+    let file = prog.file.clone();
+    let elf = Elf::parse(&head, &mut |o, n| read_at(&file, o, n))?;
+    let interp = match elf.interp() {
+        None => None,
+        Some(p) => {
+            if p.filesz < 2 || p.filesz > 4096 {
+                return Err(Errno::ENOEXEC);
+            }
+            let mut name = read_at(&file, p.offset, p.filesz as usize)?;
+            if name.pop() != Some(0) || name.contains(&0) {
+                return Err(Errno::ENOEXEC);
+            }
+            let f = open_exec(task, libc::AT_FDCWD, &name, LookupFlags::FOLLOW)?;
+            let head = read_at(&f, 0, 4096)?;
+            let e = Elf::parse(&head, &mut |o, n| read_at(&f, o, n)).map_err(|e| if e == Errno::ENOEXEC { Errno::ELIBBAD } else { e })?;
+            Some((f, e))
+        }
+    };
+    let old = task.cred();
+    let new_cred = match file.path.as_ref() {
+        Some(p) => {
+            let nosuid = p.mount().flags().contains(vfs::MountFlags::NOSUID);
+            cred::exec_cred(&old, &p.inode().attr()?, nosuid)
+        }
+        None => (*old).clone(),
+    };
+    let secure = new_cred.euid != old.uid || new_cred.egid != old.gid;
+
+    let stack_limit = task.limit(libc::RLIMIT_STACK);
+    let stack_len = page_up(stack_limit.clamp(STACK_MIN, STACK_MAX)).unwrap_or(STACK_MAX);
+    let mut map = Map::with_stack(stack_len, random_u64());
+    let (mut ops, mut zero) = (Vec::new(), Vec::new());
+
+    let (lo, hi) = elf.extent();
+    let bias = if !elf.pie {
+        0
+    } else if interp.is_some() {
+        let align = elf.align();
+        ((0x5555_5555_4000 + ((random_u64() & 0xfff_ffff) << 12)) & !(align - 1)).wrapping_sub(lo & !(align - 1))
+    } else {
+        (map.find_room(hi - lo + elf.align())? & !(elf.align() - 1)).wrapping_sub(lo)
+    };
+    map_segments(&elf, &file, bias, &mut map, &mut ops, &mut zero)?;
+    let entry = bias.wrapping_add(elf.entry);
+    let (start, base) = match &interp {
+        None => (entry, 0),
+        Some((f, e)) => {
+            let (ilo, ihi) = e.extent();
+            let ibias = if e.pie { map.find_room(ihi - ilo)?.wrapping_sub(ilo) } else { 0 };
+            map_segments(e, f, ibias, &mut map, &mut ops, &mut zero)?;
+            (ibias.wrapping_add(e.entry), ibias)
+        }
+    };
+    for p in elf.loads() {
+        let (s, e) = (bias.wrapping_add(p.vaddr), bias.wrapping_add(p.vaddr + p.filesz));
+        if p.flags & 1 != 0 {
+            map.code = (if map.code.0 == 0 { s } else { map.code.0.min(s) }, map.code.1.max(e));
+        } else if p.flags & 2 != 0 {
+            map.data = (s, e);
+        }
+    }
+    map.brk_start = bias.wrapping_add(hi) + ((random_u64() & 0x1fff) << 12);
+    map.brk = map.brk_start;
+    map.exe = file.path.clone();
+
+    let (bottom, top) = map.stack;
+    let prot = libc::PROT_READ | libc::PROT_WRITE | if elf.exec_stack() { libc::PROT_EXEC } else { 0 };
+    ops.push(Op::MapAnon { addr: bottom, len: top - bottom, prot, shared: false, flags: libc::MAP_NORESERVE });
+    map.vmas.insert(Map::anon(bottom, top, prot, "[stack]"));
+
+    let mut thread = poll_fn(|cx| task.kernel.platform.poll_new(cx)).await?;
+    let space = thread.address_space();
+    let aux = Aux {
+        phdr: bias.wrapping_add(elf.phdr_addr()),
+        phnum: elf.phdrs.len() as u64,
+        base,
+        entry,
+        secure,
+        vdso: space.vdso().map(|v| v.0),
+        cred: &new_cred,
+    };
+    let (sp, bytes) = stack_content(&mut map, &prog, &aux)?;
+    for op in ops {
+        thread.queue(op);
+    }
+    thread.enter(Enter::Stay);
+    match poll_fn(|cx| thread.poll_trap(cx)).await {
+        Trap::OpsDone => {}
+        Trap::OpFailed { errno, .. } => return Err(errno),
+        t => {
+            log::debug!("loading a program: unexpected {t:?}");
+            return Err(Errno::ENOMEM);
+        }
+    }
+    for (addr, n) in zero {
+        space.write(addr, &vec![0u8; n])?;
+    }
+    if space.write(sp, &bytes)? != bytes.len() {
+        return Err(Errno::EFAULT);
+    }
+    thread.queue(Op::SetFs(0));
+    *thread.regs_mut() = Regs { rip: start, rsp: sp, eflags: 0x202, orig_rax: u64::MAX, ..Regs::default() };
+    let base_name = prog.name.rsplit(|&b| b == b'/').next().unwrap_or_default();
+    let comm = base_name[..base_name.len().min(15)].to_vec();
+    Ok(Image { mm: Mm::new(space, map), thread, cred: new_cred, comm })
+}
+
+struct Aux<'a> {
+    phdr: u64,
+    phnum: u64,
+    base: u64,
+    entry: u64,
+    secure: bool,
+    vdso: Option<u64>,
+    cred: &'a Cred,
+}
+
+/// The initial stack (System V ABI, "Initial Stack and Register State"): where it begins and its bytes.
+fn stack_content(map: &mut Map, prog: &Program, aux: &Aux<'_>) -> Result<(u64, Vec<u8>)> {
+    let (bottom, top) = map.stack;
+    let strings: usize = prog.argv.iter().chain(&prog.envp).map(|s| s.len() + 1).sum();
+    let pointers = (prog.argv.len() + prog.envp.len() + 2 + 1 + 2 * 24) * 8;
+    // A quarter of the stack at most (execve(2), "Limits").
+    if strings + pointers > ((top - bottom) / 4) as usize {
+        return Err(Errno::E2BIG);
+    }
+    // From the top down: 8 zero bytes, the file name, the environment, the arguments, the platform's name, random bytes.
+    let name_at = top - 8 - (prog.name.len() as u64 + 1);
+    let env_len: usize = prog.envp.iter().map(|s| s.len() + 1).sum();
+    let arg_len = strings - env_len;
+    let env_at = name_at - env_len as u64;
+    let arg_at = env_at - arg_len as u64;
+    let platform_at = (arg_at & !15) - 16;
+    let random_at = platform_at - 16;
+    let mut random = [0u8; 16];
+    platform::aux::random(&mut random);
+    let mut auxv: Vec<u64> = Vec::new();
+    let mut put = |k: u64, v: u64| auxv.extend([k, v]);
+    if let Some(v) = aux.vdso {
+        put(libc::AT_SYSINFO_EHDR, v);
+    }
+    put(51, platform::aux::auxval(51).max(2048));
+    put(libc::AT_HWCAP, platform::aux::auxval(libc::AT_HWCAP));
+    put(libc::AT_PAGESZ, PAGE_SIZE);
+    put(libc::AT_CLKTCK, 100);
+    put(libc::AT_PHDR, aux.phdr);
+    put(libc::AT_PHENT, 56);
+    put(libc::AT_PHNUM, aux.phnum);
+    put(libc::AT_BASE, aux.base);
+    put(libc::AT_FLAGS, 0);
+    put(libc::AT_ENTRY, aux.entry);
+    put(libc::AT_UID, u64::from(aux.cred.uid));
+    put(libc::AT_EUID, u64::from(aux.cred.euid));
+    put(libc::AT_GID, u64::from(aux.cred.gid));
+    put(libc::AT_EGID, u64::from(aux.cred.egid));
+    put(libc::AT_SECURE, u64::from(aux.secure));
+    put(libc::AT_RANDOM, random_at);
+    put(libc::AT_HWCAP2, platform::aux::auxval(libc::AT_HWCAP2));
+    put(libc::AT_EXECFN, name_at);
+    put(libc::AT_PLATFORM, platform_at);
+    put(libc::AT_NULL, 0);
+    let words = 1 + prog.argv.len() + 1 + prog.envp.len() + 1 + auxv.len();
+    let sp = (random_at - words as u64 * 8) & !15;
+    let mut b = vec![0u8; (top - sp) as usize];
+    let mut at = 0;
+    let mut word = |v: u64| {
+        b[at..at + 8].copy_from_slice(&v.to_le_bytes());
+        at += 8;
+    };
+    word(prog.argv.len() as u64);
+    let mut s = arg_at;
+    for a in &prog.argv {
+        word(s);
+        s += a.len() as u64 + 1;
+    }
+    word(0);
+    s = env_at;
+    for e in &prog.envp {
+        word(s);
+        s += e.len() as u64 + 1;
+    }
+    word(0);
+    for v in &auxv {
+        word(*v);
+    }
+    let mut text = |addr: u64, data: &[u8]| {
+        let o = (addr - sp) as usize;
+        b[o..o + data.len()].copy_from_slice(data);
+    };
+    text(random_at, &random);
+    text(platform_at, b"x86_64\0");
+    let mut s = arg_at;
+    for a in prog.argv.iter().chain(&prog.envp) {
+        text(s, a);
+        s += a.len() as u64 + 1;
+    }
+    text(name_at, &prog.name);
+    map.args = (arg_at, env_at);
+    map.env = (env_at, name_at);
+    map.auxv = auxv;
+    map.start_stack = sp;
+    Ok((sp, b))
+}
+
+/// execve(2)/execveat(2) of the calling task.
+pub async fn execve(cx: &mut Ctx<'_>, file: Arc<File>, name: Vec<u8>, argv: Vec<Vec<u8>>, envp: Vec<Vec<u8>>) -> SysResult {
+    let task = cx.task.clone();
+    let image = load(&task, Program { file, name, argv, envp }).await?;
+    // The point of no return: the other threads end.
+    alone(&task).await?;
+    let old_mm = std::mem::replace(&mut *task.mm.write(), image.mm);
+    old_mm.user_gone();
+    *task.comm.lock() = image.comm;
+    {
+        // Actions are not shared any more, and handlers are gone.
+        let mut own = task.group.actions.read().lock().clone();
+        own.reset_for_exec();
+        *task.group.actions.write() = Arc::new(parking_lot::Mutex::new(own));
+    }
+    {
+        let mut s = task.signals.lock();
+        s.alt = super::signal::AltStack { sp: 0, size: 0, flags: libc::SS_DISABLE };
+        if let Some(m) = s.saved_mask.take() {
+            s.mask = m;
+        }
+    }
+    // ctid belonged to the old memory, which others (vfork) may still use.
+    let ctid = task.clear_child_tid.swap(0, Ordering::SeqCst);
+    if ctid != 0 && old_mm.user_count() > 0 {
+        let mem = crate::mm::UserMem { space: old_mm.space() };
+        let _ = mem.write(ctid, &0u32);
+    }
+    task.robust_list.store(0, Ordering::SeqCst);
+    if image.cred.euid != task.cred().euid || image.cred.egid != task.cred().egid {
+        task.pdeathsig.store(0, Ordering::SeqCst);
+        task.group.dumpable.store(0, Ordering::SeqCst);
+    } else {
+        task.group.dumpable.store(1, Ordering::SeqCst);
+    }
+    *task.cred.write() = Arc::new(image.cred);
+    // A table shared with others (CLONE_FILES) is left to them.
+    let files = task.files();
+    let files = if Arc::strong_count(&files) > 2 {
+        let own = files.duplicate();
+        *task.files.write() = own.clone();
+        own
+    } else {
+        files
+    };
+    for f in files.remove_where(|_, e| e.cloexec) {
+        f.ops.on_close(&f, &task);
+    }
+    task.group.rel.lock().did_exec = true;
+    task.group.timers.clear();
+    let done: Option<Arc<VforkDone>> = task.vfork_done.lock().take();
+    if let Some(v) = done {
+        v.complete();
+    }
+    cx.replace = Some(image.thread);
+    Ok(0)
+}
+
+/// Ends the other threads of the process and takes over the process's id.
+async fn alone(task: &Arc<Task>) -> Result<()> {
+    let group = &task.group;
+    {
+        let r = group.rel.lock();
+        if r.exiting.is_some() {
+            return Err(Errno::EINTR);
+        }
+        if r.threads.len() == 1 && task.tid() == group.pid {
+            return Ok(());
+        }
+        for t in r.threads.iter().filter(|t| !Arc::ptr_eq(t, task)) {
+            *t.exec_kill.lock() = Some(0);
+            t.killed.store(true, Ordering::SeqCst);
+        }
+    }
+    let others: Vec<Arc<Task>> = group.rel.lock().threads.iter().filter(|t| !Arc::ptr_eq(t, task)).cloned().collect();
+    for t in &others {
+        t.notify();
+    }
+    let alone = || (group.rel.lock().threads.len() == 1).then_some(());
+    if task.wait_killable(&group.exit_wait, alone).await.is_err() {
+        return Err(Errno::EINTR);
+    }
+    if task.tid() != group.pid {
+        let mut tree = task.kernel.tree.lock();
+        tree.tasks.remove(&task.tid());
+        task.take_over_tid(group.pid);
+        tree.tasks.insert(group.pid, task.clone());
+    }
+    Ok(())
+}

@@ -1,0 +1,279 @@
+//! clone(2), fork(2), vfork(2): new tasks.
+
+use super::process::ThreadGroup;
+use super::task::{TaskSignals, VforkDone};
+use super::{run, Task};
+use crate::error::{Errno, Result, SysResult};
+use crate::mm::Mm;
+use crate::syscalls::Ctx;
+use parking_lot::{Mutex, RwLock};
+use platform::GuestThread;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// Most tasks in one sandbox, whatever the limits say: each is a host thread.
+const MAX_TASKS: usize = 16384;
+
+/// Arguments of clone(2)/clone3(2), checked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CloneArgs {
+    pub flags: u64,
+    pub exit_signal: i32,
+    /// Top of the child's stack; 0 keeps the parent's.
+    pub stack: u64,
+    pub parent_tid: u64,
+    pub child_tid: u64,
+    pub tls: u64,
+    pub pidfd: u64,
+}
+
+const CLONE_VM: u64 = libc::CLONE_VM as u64;
+const CLONE_FS: u64 = libc::CLONE_FS as u64;
+const CLONE_FILES: u64 = libc::CLONE_FILES as u64;
+const CLONE_SIGHAND: u64 = libc::CLONE_SIGHAND as u64;
+const CLONE_PIDFD: u64 = libc::CLONE_PIDFD as u64;
+const CLONE_VFORK: u64 = libc::CLONE_VFORK as u64;
+const CLONE_PARENT: u64 = libc::CLONE_PARENT as u64;
+const CLONE_THREAD: u64 = libc::CLONE_THREAD as u64;
+const CLONE_SETTLS: u64 = libc::CLONE_SETTLS as u64;
+const CLONE_PARENT_SETTID: u64 = libc::CLONE_PARENT_SETTID as u64;
+const CLONE_CHILD_CLEARTID: u64 = libc::CLONE_CHILD_CLEARTID as u64;
+const CLONE_CHILD_SETTID: u64 = libc::CLONE_CHILD_SETTID as u64;
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+/// Without effect here or by definition: PTRACE, UNTRACED, DETACHED, SYSVSEM, IO.
+const CLONE_NOOP: u64 = (libc::CLONE_PTRACE | libc::CLONE_UNTRACED | libc::CLONE_DETACHED | libc::CLONE_SYSVSEM) as u64
+    | libc::CLONE_IO as u32 as u64;
+const KNOWN: u64 = CLONE_VM
+    | CLONE_FS
+    | CLONE_FILES
+    | CLONE_SIGHAND
+    | CLONE_PIDFD
+    | CLONE_VFORK
+    | CLONE_PARENT
+    | CLONE_THREAD
+    | CLONE_SETTLS
+    | CLONE_PARENT_SETTID
+    | CLONE_CHILD_CLEARTID
+    | CLONE_CHILD_SETTID
+    | CLONE_CLEAR_SIGHAND
+    | CLONE_NOOP;
+
+fn check(a: &CloneArgs) -> Result<()> {
+    let f = a.flags;
+    let has = |b| f & b != 0;
+    if f & !KNOWN != 0 {
+        // Namespaces and the like: not in a sandbox.
+        return Err(if f & !KNOWN & libc::CLONE_NEWUSER as u64 != 0 { Errno::EPERM } else { Errno::EINVAL });
+    }
+    if (has(CLONE_SIGHAND) && !has(CLONE_VM))
+        || (has(CLONE_THREAD) && !has(CLONE_SIGHAND))
+        || (has(CLONE_CLEAR_SIGHAND) && has(CLONE_SIGHAND))
+        || (has(CLONE_PIDFD) && has(libc::CLONE_DETACHED as u64))
+        || (has(CLONE_SETTLS) && a.tls > platform::GUEST_MAX)
+        || !(0..=super::signal::NSIG).contains(&a.exit_signal)
+    {
+        return Err(if has(CLONE_SETTLS) && a.tls > platform::GUEST_MAX { Errno::EPERM } else { Errno::EINVAL });
+    }
+    Ok(())
+}
+
+/// Makes a task; returns its id to the caller. The child starts when its future is first run.
+pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
+    check(&a)?;
+    let parent = cx.task.clone();
+    let has = |b| a.flags & b != 0;
+    if parent.kernel.ending.load(Ordering::SeqCst) {
+        return Err(Errno::EAGAIN.into());
+    }
+    // init may not be cloned with CLONE_PARENT: nobody could wait for the child.
+    if has(CLONE_PARENT) && parent.group.pid == 1 {
+        return Err(Errno::EINVAL.into());
+    }
+    let pid = alloc(&parent)?;
+    let mm = parent.mm();
+    mm.begin(parent.tid()).await;
+    let thread = if has(CLONE_VM) {
+        cx.thread.start_thread(has(CLONE_SETTLS).then_some(a.tls));
+        let thread = &mut *cx.thread;
+        poll_fn(|c| thread.poll_thread(c)).await
+    } else {
+        cx.thread.start_fork();
+        let thread = &mut *cx.thread;
+        poll_fn(|c| thread.poll_fork(c)).await
+    };
+    let mut thread = match thread {
+        Ok(t) => t,
+        Err(e) => {
+            parent.kernel.tree.lock().reserved.remove(&pid);
+            return Err(e.into());
+        }
+    };
+    {
+        let r = thread.regs_mut();
+        r.rax = 0;
+        r.orig_rax = u64::MAX;
+        if a.stack != 0 {
+            r.rsp = a.stack;
+        }
+    }
+    if has(CLONE_SETTLS) && !has(CLONE_VM) {
+        thread.queue(platform::Op::SetFs(a.tls));
+    }
+    let child_mm = if has(CLONE_VM) {
+        mm.user_added();
+        mm.clone()
+    } else {
+        let mut map = mm.map().clone();
+        let gone: Vec<(u64, u64)> = map.vmas.iter().filter(|v| v.dont_fork).map(|v| (v.start, v.end)).collect();
+        for (s, e) in gone {
+            map.vmas.remove(s, e);
+        }
+        Mm::new(thread.address_space(), map)
+    };
+    let child = build(&parent, &a, pid, child_mm, &*thread);
+    let vfork = has(CLONE_VFORK).then(|| {
+        let v = Arc::new(VforkDone::default());
+        *child.vfork_done.lock() = Some(v.clone());
+        v
+    });
+    if has(CLONE_PARENT_SETTID) {
+        let _ = parent.mem().write(a.parent_tid, &pid);
+    }
+    if has(CLONE_CHILD_SETTID) {
+        let _ = child.mem().write(a.child_tid, &pid);
+    }
+    if has(CLONE_PIDFD) {
+        let file = crate::kernel::pidfd::open(child.group.clone(), 0);
+        let fd = parent.install_fd(file, true)?;
+        cx.write_now(a.pidfd, &fd)?;
+    }
+    link(&parent, &a, &child);
+    run::start(child, thread);
+    if let Some(v) = vfork {
+        let _ = parent.wait_killable(&v.queue, || v.done.load(Ordering::SeqCst).then_some(())).await;
+    }
+    Ok(pid as u64)
+}
+
+/// Takes a free process id, within the limits.
+fn alloc(parent: &Arc<Task>) -> Result<i32> {
+    let mut tree = parent.kernel.tree.lock();
+    if tree.tasks.len() >= MAX_TASKS {
+        return Err(Errno::EAGAIN);
+    }
+    let limit = parent.limit(libc::RLIMIT_NPROC);
+    if tree.tasks.len() as u64 >= limit {
+        let cred = parent.cred();
+        let mine = tree.tasks.values().filter(|t| t.cred.read().uid == cred.uid).count() as u64;
+        if mine >= limit && cred.uid != 0 && !cred.has(super::cred::CAP_SYS_RESOURCE | super::cred::CAP_SYS_ADMIN) {
+            return Err(Errno::EAGAIN);
+        }
+    }
+    let pid = tree.alloc_pid().ok_or(Errno::EAGAIN)?;
+    tree.reserved.insert(pid);
+    Ok(pid)
+}
+
+fn build(parent: &Arc<Task>, a: &CloneArgs, tid: i32, mm: Arc<Mm>, thread: &dyn GuestThread) -> Arc<Task> {
+    let has = |b| a.flags & b != 0;
+    let group = if has(CLONE_THREAD) {
+        parent.group.clone()
+    } else {
+        let actions = parent.group.actions.read().clone();
+        let actions = if has(CLONE_SIGHAND) {
+            actions
+        } else {
+            let mut copy = actions.lock().clone();
+            if has(CLONE_CLEAR_SIGHAND) {
+                copy.reset_for_exec();
+            }
+            Arc::new(Mutex::new(copy))
+        };
+        let g = ThreadGroup::new(tid, actions, parent.group.limits.read().clone());
+        g.oom_score_adj.store(parent.group.oom_score_adj.load(Ordering::Relaxed), Ordering::Relaxed);
+        g.dumpable.store(parent.group.dumpable.load(Ordering::Relaxed), Ordering::Relaxed);
+        Arc::new(g)
+    };
+    let (attrs, reset_nice) = parent.attrs.for_child();
+    let ps = parent.signals.lock();
+    let signals = TaskSignals {
+        mask: ps.saved_mask.unwrap_or(ps.mask),
+        // A thread in the same memory starts without an alternate stack, unless the parent waits (vfork).
+        alt: if has(CLONE_VM) && !has(CLONE_VFORK) {
+            super::signal::AltStack { sp: 0, size: 0, flags: libc::SS_DISABLE }
+        } else {
+            ps.alt
+        },
+        ..TaskSignals::default()
+    };
+    drop(ps);
+    let files = parent.files();
+    let fs = parent.fs();
+    Arc::new(Task {
+        kernel: parent.kernel.clone(),
+        id: AtomicI32::new(tid),
+        group,
+        cred: RwLock::new(parent.cred()),
+        files: RwLock::new(if has(CLONE_FILES) { files } else { files.duplicate() }),
+        fs: RwLock::new(if has(CLONE_FS) { fs } else { Arc::new(Mutex::new(fs.lock().clone())) }),
+        mm: RwLock::new(mm),
+        signals: Mutex::new(signals),
+        comm: Mutex::new(parent.comm.lock().clone()),
+        clear_child_tid: AtomicU64::new(if has(CLONE_CHILD_CLEARTID) { a.child_tid } else { 0 }),
+        robust_list: AtomicU64::new(0),
+        restart_block: Mutex::new(None),
+        pdeathsig: AtomicI32::new(0),
+        signal_flag: AtomicBool::new(false),
+        killed: AtomicBool::new(false),
+        waker: Mutex::new(None),
+        interrupter: RwLock::new(Some(thread.interrupter())),
+        in_call: AtomicI32::new(-1),
+        sleeping: AtomicBool::new(false),
+        affinity: Mutex::new(parent.affinity.lock().clone()),
+        nice: AtomicI32::new(if reset_nice { 0 } else { parent.nice.load(Ordering::Relaxed) }),
+        vfork_done: Mutex::new(None),
+        exec_kill: Mutex::new(None),
+        start_ns: platform::executor::now_ns(),
+        attrs,
+    })
+}
+
+/// Makes the new task visible.
+fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
+    let has = |b| a.flags & b != 0;
+    let mut tree = parent.kernel.tree.lock();
+    tree.reserved.remove(&child.tid());
+    tree.tasks.insert(child.tid(), child.clone());
+    if has(CLONE_THREAD) {
+        let mut r = child.group.rel.lock();
+        r.threads.push(child.clone());
+        if r.exiting.is_some() {
+            child.killed.store(true, Ordering::SeqCst);
+            child.signal_flag.store(true, Ordering::SeqCst);
+        }
+        return;
+    }
+    tree.groups.insert(child.tid(), child.group.clone());
+    let pr = parent.group.rel.lock();
+    let (pgid, sid, tty) = (pr.pgid, pr.sid, pr.tty);
+    let (real_parent, exit_signal) = if has(CLONE_PARENT) {
+        (pr.parent.clone(), pr.exit_signal)
+    } else {
+        (Arc::downgrade(&parent.group), a.exit_signal)
+    };
+    drop(pr);
+    {
+        let mut r = child.group.rel.lock();
+        r.parent = real_parent.clone();
+        r.parent_tid = parent.tid();
+        r.pgid = pgid;
+        r.sid = sid;
+        r.tty = tty;
+        r.exit_signal = exit_signal;
+        r.threads.push(child.clone());
+    }
+    if let Some(p) = real_parent.upgrade() {
+        p.rel.lock().children.push(child.group.clone());
+    }
+}

@@ -1,0 +1,159 @@
+//! The first process of a sandbox, and the end of the sandbox with it.
+
+use super::exec::{self, Program};
+use super::limits::Limits;
+use super::process::ThreadGroup;
+use super::signal::{SigActions, SigInfo};
+use super::task::TaskSignals;
+use super::{run, Cred, FdTable, Kernel, Task};
+use crate::error::{Errno, Result};
+use crate::fs::vfs::{FsContext, LookupFlags, Path};
+use crate::fs::File;
+use crate::mm::space::Map;
+use crate::mm::Mm;
+use parking_lot::{Mutex, RwLock};
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// The command to run.
+pub struct InitConfig {
+    /// `argv[0]` is looked up in `PATH` of `env` if it has no slash.
+    pub argv: Vec<Vec<u8>>,
+    pub env: Vec<Vec<u8>>,
+    pub cwd: Vec<u8>,
+    pub cred: Cred,
+    /// Descriptors 0, 1, 2, …
+    pub files: Vec<Option<Arc<File>>>,
+    pub root: Path,
+    pub umask: u32,
+    pub limits: Limits,
+}
+
+/// Status that a shell gives for a command that is not found, or cannot be executed.
+pub const NOT_FOUND: i32 = 127;
+pub const NOT_EXECUTABLE: i32 = 126;
+
+/// Starts the first process; `report` is told if it cannot be started (exit code and message), and the executor then ends
+/// with that code.
+pub fn spawn(kernel: &Arc<Kernel>, config: InitConfig, report: Box<dyn FnOnce(i32, String) + Send>) {
+    let k = kernel.clone();
+    kernel.executor.spawn(Box::pin(async move {
+        let shown = String::from_utf8_lossy(config.argv.first().map_or(b"".as_slice(), |a| a)).into_owned();
+        if let Err(e) = start(&k, config).await {
+            let (code, text) = match e {
+                Errno::ENOENT | Errno::ENOTDIR => (NOT_FOUND, format!("{shown}: command not found")),
+                e => (NOT_EXECUTABLE, format!("{shown}: {}", e.desc())),
+            };
+            report(code, text);
+            k.executor.shutdown(code);
+        }
+    }));
+}
+
+async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> Result<()> {
+    // A placeholder address space until the program is loaded into its own.
+    let first = poll_fn(|cx| kernel.platform.poll_new(cx)).await?;
+    let pid = 1;
+    let actions = Arc::new(Mutex::new(SigActions::default()));
+    let group = Arc::new(ThreadGroup::new(pid, actions, c.limits));
+    let files = FdTable::new();
+    for (i, f) in c.files.into_iter().enumerate() {
+        if let Some(f) = f {
+            files.replace(i as i32, f, false, super::fdtable::NR_OPEN as u64)?;
+        }
+    }
+    let mut fs = FsContext::new(c.root);
+    fs.umask = c.umask;
+    let task = Arc::new(Task {
+        kernel: kernel.clone(),
+        id: AtomicI32::new(pid),
+        group: group.clone(),
+        cred: RwLock::new(Arc::new(c.cred)),
+        files: RwLock::new(files),
+        fs: RwLock::new(Arc::new(Mutex::new(fs))),
+        mm: RwLock::new(Mm::new(first.address_space(), Map::default())),
+        signals: Mutex::new(TaskSignals::default()),
+        comm: Mutex::new(b"init".to_vec()),
+        clear_child_tid: AtomicU64::new(0),
+        robust_list: AtomicU64::new(0),
+        restart_block: Mutex::new(None),
+        pdeathsig: AtomicI32::new(0),
+        signal_flag: AtomicBool::new(false),
+        killed: AtomicBool::new(false),
+        waker: Mutex::new(None),
+        interrupter: RwLock::new(None),
+        in_call: AtomicI32::new(-1),
+        sleeping: AtomicBool::new(false),
+        affinity: Mutex::new(Vec::new()),
+        nice: AtomicI32::new(0),
+        vfork_done: Mutex::new(None),
+        exec_kill: Mutex::new(None),
+        start_ns: platform::executor::now_ns(),
+        attrs: Default::default(),
+    });
+    {
+        let mut r = group.rel.lock();
+        r.pgid = pid;
+        r.sid = pid;
+        r.exit_signal = libc::SIGCHLD;
+        r.threads.push(task.clone());
+    }
+    {
+        let mut tree = kernel.tree.lock();
+        tree.last_pid = pid;
+        tree.tasks.insert(pid, task.clone());
+        tree.groups.insert(pid, group);
+    }
+    let cwd = crate::fs::vfs::resolve(&task, libc::AT_FDCWD, &c.cwd, LookupFlags::FOLLOW | LookupFlags::DIRECTORY)?;
+    task.fs().lock().cwd = cwd;
+    let (file, name) = super::current::scope(task.clone(), async { find(&task, &c.argv, &c.env) }).await?;
+    let program = Program { file, name, argv: c.argv, envp: c.env };
+    let image = super::current::scope(task.clone(), exec::load(&task, program)).await?;
+    drop(first);
+    *task.mm.write() = image.mm;
+    *task.comm.lock() = image.comm;
+    *task.cred.write() = Arc::new(image.cred);
+    run::start(task, image.thread);
+    Ok(())
+}
+
+/// Looks the command up as execvp(3) does.
+fn find(task: &Arc<Task>, argv: &[Vec<u8>], env: &[Vec<u8>]) -> Result<(Arc<File>, Vec<u8>)> {
+    let name = argv.first().filter(|a| !a.is_empty()).ok_or(Errno::ENOENT)?;
+    if name.contains(&b'/') {
+        return Ok((exec::open_exec(task, libc::AT_FDCWD, name, LookupFlags::FOLLOW)?, name.clone()));
+    }
+    let default: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let path = env.iter().find_map(|e| e.strip_prefix(b"PATH=".as_slice())).unwrap_or(default);
+    let mut worst = Errno::ENOENT;
+    for dir in path.split(|&b| b == b':') {
+        let mut full = if dir.is_empty() { b".".to_vec() } else { dir.to_vec() };
+        full.push(b'/');
+        full.extend_from_slice(name);
+        match exec::open_exec(task, libc::AT_FDCWD, &full, LookupFlags::FOLLOW) {
+            Ok(f) => return Ok((f, full)),
+            Err(Errno::EACCES) => worst = Errno::EACCES,
+            Err(_) => {}
+        }
+    }
+    Err(worst)
+}
+
+/// The first process has ended with this `wait4` status: everything ends.
+pub fn sandbox_exit(kernel: &Arc<Kernel>, status: i32) {
+    kernel.ending.store(true, Ordering::SeqCst);
+    let groups: Vec<_> = kernel.tree.lock().groups.values().cloned().collect();
+    for g in groups.iter().filter(|g| g.pid != 1) {
+        super::exit::kill_group(g, libc::SIGKILL);
+    }
+    let code = if status & 0x7f == 0 { (status >> 8) & 0xff } else { 128 + (status & 0x7f) };
+    kernel.executor.shutdown(code);
+}
+
+/// A signal from outside the sandbox for the first process.
+pub fn signal(kernel: &Kernel, sig: i32) {
+    if let Some(g) = kernel.group(1) {
+        let _ = super::send::from_outside(&g, SigInfo::user(sig, 0, 0));
+    }
+}

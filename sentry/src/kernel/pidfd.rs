@@ -1,0 +1,45 @@
+//! Process file descriptors (pidfd_open(2)).
+
+use super::process::ThreadGroup;
+use super::wait::WaitQueue;
+use crate::error::Result;
+use crate::fs::{Attr, File, FileOps};
+use std::any::Any;
+use std::sync::Arc;
+
+/// A descriptor that stands for a process: readable once it has ended.
+pub struct PidFd {
+    group: Arc<ThreadGroup>,
+}
+
+impl FileOps for PidFd {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn poll(&self, _file: &File) -> u32 {
+        if self.group.rel.lock().exit_status.is_some() {
+            (libc::POLLIN | libc::POLLRDNORM) as u32
+        } else {
+            0
+        }
+    }
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        Some(&self.group.exit_wait)
+    }
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr { mode: 0o600, nlink: 1, blksize: 4096, ..Attr::default() })
+    }
+    fn anon_name(&self) -> String {
+        "anon_inode:[pidfd]".into()
+    }
+}
+
+/// A description for `group`; `flags` may hold `O_NONBLOCK`.
+pub fn open(group: Arc<ThreadGroup>, flags: i32) -> Arc<File> {
+    File::new(Box::new(PidFd { group }), libc::O_RDWR | flags, None)
+}
+
+/// The process behind a descriptor, if it is a pidfd.
+pub fn group(file: &File) -> Option<Arc<ThreadGroup>> {
+    file.ops.as_any().downcast_ref::<PidFd>().map(|p| p.group.clone())
+}

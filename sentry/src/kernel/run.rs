@@ -1,0 +1,156 @@
+//! The life of a guest thread: run it until it traps, answer, take signals, again.
+
+use super::deliver::{self, Flow};
+use super::signal::{SigFields, SigInfo};
+use super::task::RestartBlock;
+use super::{exit, Task};
+use crate::error::{Errno, Restart, SysError, SysResult};
+use crate::syscalls::{self, Ctx};
+use platform::{Enter, Fault, GuestThread, Trap};
+use std::future::poll_fn;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::task::Poll;
+
+/// Starts the future of a task whose thread is stopped with its first registers set.
+pub fn start(task: Arc<Task>, thread: Box<dyn GuestThread>) {
+    let executor = task.kernel.executor.clone();
+    executor.spawn(Box::pin(super::current::scope(task.clone(), run(task, thread))));
+}
+
+async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
+    poll_fn(|cx| {
+        *task.waker.lock() = Some(cx.waker().clone());
+        Poll::Ready(())
+    })
+    .await;
+    *task.interrupter.write() = Some(thread.interrupter());
+    let mut enter = Enter::Full;
+    let status = loop {
+        if task.signal_pending() {
+            match deliver::signals(&task, &mut *thread, None, None).await {
+                Flow::Resume => {}
+                Flow::Handler => enter = Enter::Full,
+                Flow::Exit(st) => break st,
+            }
+        }
+        thread.enter(enter);
+        let trap = poll_fn(|cx| thread.poll_trap(cx)).await;
+        enter = Enter::Full;
+        match trap {
+            Trap::Syscall => match syscall(&task, &mut thread).await {
+                Next::Enter(e) => enter = e,
+                Next::Exit(st) => break st,
+            },
+            Trap::Fault(f) => {
+                let flow = fault(&task, &mut *thread, f).await;
+                if let Flow::Exit(st) = flow {
+                    break st;
+                }
+            }
+            Trap::Interrupted | Trap::OpsDone => {}
+            Trap::OpFailed { index, errno } => {
+                log::debug!("[{}] memory operation {index} failed: {errno}", task.tid());
+                // The operations of a call are checked before they are queued, so what is left is a host short of memory.
+                let r = thread.regs_mut();
+                r.rax = (-(errno as i32 as i64)) as u64;
+            }
+            Trap::Dead { signal } => {
+                let st = task.group.rel.lock().exiting;
+                break st.unwrap_or(exit::signaled(if signal == 0 { libc::SIGKILL } else { signal }, false));
+            }
+        }
+    };
+    drop(thread);
+    exit::exit_task(&task, status);
+}
+
+/// What follows a call.
+enum Next {
+    Enter(Enter),
+    Exit(i32),
+}
+
+async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>) -> Next {
+    let mut nr = thread.regs().orig_rax;
+    task.kernel.calls.fetch_add(1, Ordering::Relaxed);
+    loop {
+        task.in_call.store(nr as i32, Ordering::Relaxed);
+        let r = *thread.regs();
+        let strace = task.kernel.options.strace.then(|| crate::syscalls::strace::enter(task, nr, &r));
+        let mut cx = Ctx {
+            task,
+            nr,
+            args: [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9],
+            staged: Vec::new(),
+            full: false,
+            exit: None,
+            replace: None,
+            thread: &mut **thread,
+        };
+        let result = syscalls::dispatch(&mut cx).await;
+        cx.flush();
+        let (full, leave, replace) = (cx.full, cx.exit, cx.replace.take());
+        if let Some(line) = strace {
+            crate::syscalls::strace::leave(task, line, &result);
+        }
+        if let Some(new) = replace {
+            *task.interrupter.write() = Some(new.interrupter());
+            *thread = new;
+            task.in_call.store(-1, Ordering::Relaxed);
+            return Next::Enter(Enter::Full);
+        }
+        task.in_call.store(-1, Ordering::Relaxed);
+        if let Some(st) = leave {
+            return Next::Exit(st);
+        }
+        if full {
+            return Next::Enter(Enter::Full);
+        }
+        let restart = match set_result(&mut **thread, result) {
+            None if !task.signal_pending() => return Next::Enter(Enter::Return),
+            r => r,
+        };
+        match deliver::signals(task, &mut **thread, restart, None).await {
+            Flow::Exit(st) => return Next::Exit(st),
+            Flow::Handler => return Next::Enter(Enter::Full),
+            Flow::Resume => match restart {
+                None => return Next::Enter(Enter::Return),
+                // Nothing ran in the guest: the call is simply made again.
+                Some(Restart::Block) => nr = libc::SYS_restart_syscall as u64,
+                Some(_) => {}
+            },
+        }
+    }
+}
+
+/// Stores a result in `rax`; an interrupted call gives how it restarts instead.
+fn set_result(thread: &mut dyn GuestThread, result: SysResult) -> Option<Restart> {
+    let (rax, restart) = match result {
+        Ok(v) => (v, None),
+        Err(SysError::Errno(e)) => ((-(e as i32 as i64)) as u64, None),
+        Err(SysError::Restart(r)) => ((-(Errno::EINTR as i32 as i64)) as u64, Some(r)),
+    };
+    thread.regs_mut().rax = rax;
+    restart
+}
+
+/// A processor exception becomes a signal.
+async fn fault(task: &Arc<Task>, thread: &mut dyn GuestThread, f: Fault) -> Flow {
+    // Code 128 (SI_KERNEL) carries no address.
+    let info = SigInfo { signo: f.signal, errno: 0, code: f.code, fields: SigFields::Fault { addr: f.addr } };
+    log::debug!("[{}] signal {} at {:#x}, address {:#x}", task.tid(), f.signal, thread.regs().rip, f.addr);
+    super::send::force(task, info);
+    thread.regs_mut().orig_rax = u64::MAX;
+    deliver::signals(task, thread, None, Some(f)).await
+}
+
+/// restart_syscall(2): goes on with what the task was waiting for.
+pub async fn restart_syscall(cx: &mut Ctx<'_>) -> SysResult {
+    let block = *cx.task.restart_block.lock();
+    match block {
+        Some(RestartBlock::Nanosleep { .. }) => crate::syscalls::time::restart_nanosleep(cx).await,
+        Some(RestartBlock::Poll { .. }) => crate::syscalls::poll::restart_poll(cx).await,
+        None => Err(Errno::EINTR.into()),
+    }
+}

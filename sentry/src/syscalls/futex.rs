@@ -1,0 +1,88 @@
+//! futex(2), get_robust_list(2), set_tid_address(2).
+
+use super::arg::*;
+use super::Ctx;
+use crate::error::{Errno, SysResult};
+use crate::kernel::futex as f;
+use std::sync::atomic::Ordering;
+
+const PRIVATE: i32 = 128;
+const CLOCK_REALTIME: i32 = 256;
+
+/// Reads a `timespec` argument: ns, or `EINVAL` for what is not a time.
+pub fn read_timespec(cx: &Ctx<'_>, addr: u64) -> crate::error::Result<u64> {
+    let [sec, nsec]: [i64; 2] = cx.read(addr)?;
+    if sec < 0 || !(0..1_000_000_000).contains(&nsec) {
+        return Err(Errno::EINVAL);
+    }
+    Ok((sec as u64).saturating_mul(1_000_000_000).saturating_add(nsec as u64))
+}
+
+/// Host `CLOCK_REALTIME` deadline as host monotonic time.
+pub fn realtime_to_monotonic(deadline: u64) -> u64 {
+    let now = crate::fs::Timespec::now();
+    let now_rt = (now.sec as u64).saturating_mul(1_000_000_000) + u64::from(now.nsec);
+    platform::executor::now_ns().saturating_add(deadline.saturating_sub(now_rt))
+}
+
+pub async fn futex(cx: &mut Ctx<'_>, addr: Addr, op: i32, val: u32, timeout: Addr, addr2: Addr, val3: u32) -> SysResult {
+    let private = op & PRIVATE != 0;
+    let cmd = op & !(PRIVATE | CLOCK_REALTIME);
+    let task = cx.task.clone();
+    let limit = val;
+    match cmd {
+        libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET => {
+            let deadline = if timeout.is_null() {
+                None
+            } else {
+                let t = read_timespec(cx, timeout.0)?;
+                Some(if cmd == libc::FUTEX_WAIT {
+                    platform::executor::now_ns().saturating_add(t)
+                } else if op & CLOCK_REALTIME != 0 {
+                    realtime_to_monotonic(t)
+                } else {
+                    t
+                })
+            };
+            let bits = if cmd == libc::FUTEX_WAIT { u32::MAX } else { val3 };
+            f::wait(&task, addr.0, private, val, bits, deadline).await
+        }
+        libc::FUTEX_WAKE => f::wake(&task, addr.0, private, limit, u32::MAX),
+        libc::FUTEX_WAKE_BITSET => f::wake(&task, addr.0, private, limit, val3),
+        libc::FUTEX_REQUEUE | libc::FUTEX_CMP_REQUEUE => {
+            let n2 = timeout.0 as u32;
+            if (val as i32) < 0 || (n2 as i32) < 0 {
+                return Err(Errno::EINVAL.into());
+            }
+            let cmp = (cmd == libc::FUTEX_CMP_REQUEUE).then_some(val3);
+            f::requeue(&task, addr.0, addr2.0, private, val, n2, cmp)
+        }
+        libc::FUTEX_WAKE_OP => f::wake_op(&task, addr.0, addr2.0, private, val, timeout.0 as u32, val3),
+        // Priority inheritance is not there: glibc then reports ENOTSUP for such mutexes.
+        _ => Err(Errno::ENOSYS.into()),
+    }
+}
+
+pub fn set_tid_address(cx: &mut Ctx<'_>, addr: Addr) -> SysResult {
+    cx.task.clear_child_tid.store(addr.0, Ordering::SeqCst);
+    Ok(cx.task.tid() as u64)
+}
+
+pub fn set_robust_list(cx: &mut Ctx<'_>, head: Addr, len: usize) -> SysResult {
+    if len != 24 {
+        return Err(Errno::EINVAL.into());
+    }
+    cx.task.robust_list.store(head.0, Ordering::SeqCst);
+    Ok(0)
+}
+
+pub fn get_robust_list(cx: &mut Ctx<'_>, pid: i32, head: Addr, len: Addr) -> SysResult {
+    let t = if pid == 0 { cx.task.clone() } else { cx.kernel().task(pid).ok_or(Errno::ESRCH)? };
+    if t.cred().uid != cx.task.cred().euid && !cx.task.cred().has(crate::kernel::cred::CAP_SYS_PTRACE) {
+        return Err(Errno::EPERM.into());
+    }
+    let v = t.robust_list.load(Ordering::SeqCst);
+    cx.write(len.0, &24u64)?;
+    cx.write(head.0, &v)?;
+    Ok(0)
+}

@@ -1,0 +1,557 @@
+//! mmap(2) and kin. Each handler changes the tree and queues the operation; the stub carries it out on the way back.
+
+use super::arg::*;
+use super::Ctx;
+use crate::error::{Errno, Result, SysResult};
+use crate::fs::MapSource;
+use crate::mm::space::Map;
+use crate::mm::vma::{page_aligned, page_up, valid_range, Backing, Vma};
+use platform::{Op, GUEST_MAX, GUEST_MIN, PAGE_SIZE};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Most mappings of one address space (`vm.max_map_count`).
+pub const MAX_MAP_COUNT: usize = 65530;
+const PROT_ALL: i32 = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+/// Bits that mprotect(2) knows but that change nothing here.
+const PROT_GROWS: i32 = 0x0300_0000;
+
+/// Names of shared anonymous objects.
+fn next_object() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Waits for its turn to change the address space.
+async fn begin(cx: &Ctx<'_>) {
+    let mm = cx.task.mm();
+    mm.begin(cx.task.tid()).await;
+}
+
+fn finish(cx: &mut Ctx<'_>) {
+    let mm = cx.task.mm();
+    mm.started(cx.task.tid(), &*cx.thread);
+}
+
+fn check_as(cx: &Ctx<'_>, map: &Map, more: u64) -> Result<()> {
+    if map.vmas.total.saturating_add(more) > cx.task.limit(libc::RLIMIT_AS) {
+        return Err(Errno::ENOMEM);
+    }
+    Ok(())
+}
+
+pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32, fd: Fd, offset: u64) -> SysResult {
+    let len = page_up(len).filter(|&l| l > 0 && l <= GUEST_MAX).ok_or(if len == 0 { Errno::EINVAL } else { Errno::ENOMEM })?;
+    if !page_aligned(offset) || offset.checked_add(len).is_none() {
+        return Err(Errno::EINVAL.into());
+    }
+    let kind = flags & libc::MAP_TYPE;
+    let shared = match kind {
+        libc::MAP_PRIVATE => false,
+        libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE => true,
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    let prot = prot & PROT_ALL;
+    let anonymous = flags & libc::MAP_ANONYMOUS != 0;
+    if flags & libc::MAP_HUGETLB != 0 {
+        // No huge page pool in the guest.
+        return Err(Errno::ENOMEM.into());
+    }
+    if kind == libc::MAP_SHARED_VALIDATE && flags & libc::MAP_SYNC != 0 {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    let (mut backing, mut max_prot) = (Backing::Anon, PROT_ALL);
+    if !anonymous {
+        let file = cx.io_file(fd.0)?;
+        if !file.readable() || (shared && prot & libc::PROT_WRITE != 0 && !file.writable()) {
+            return Err(Errno::EACCES.into());
+        }
+        if shared && !file.writable() {
+            max_prot &= !libc::PROT_WRITE;
+        }
+        if let Some(p) = &file.path {
+            if p.mount().flags().contains(crate::fs::vfs::MountFlags::NOEXEC) {
+                if prot & libc::PROT_EXEC != 0 {
+                    return Err(Errno::EPERM.into());
+                }
+                max_prot &= !libc::PROT_EXEC;
+            }
+        }
+        match file.ops.map(&file, shared && file.writable())? {
+            MapSource::Anon if shared => backing = Backing::SharedAnon(next_object()),
+            MapSource::Anon => {}
+            MapSource::Host(fd) => backing = Backing::File { file, fd },
+        }
+    } else if shared {
+        backing = Backing::SharedAnon(next_object());
+    }
+    begin(cx).await;
+    let mm = cx.task.mm();
+    let mut map = mm.map();
+    let fixed = flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) != 0;
+    let start = if fixed {
+        let (s, e) = valid_range(addr.0, len).ok_or(if page_aligned(addr.0) {
+            if addr.0 < GUEST_MIN { Errno::EPERM } else { Errno::ENOMEM }
+        } else {
+            Errno::EINVAL
+        })?;
+        if flags & libc::MAP_FIXED_NOREPLACE != 0 && map.vmas.range(s, e).next().is_some() {
+            return Err(Errno::EEXIST.into());
+        }
+        s
+    } else {
+        let hint = addr.0 & !(PAGE_SIZE - 1);
+        match valid_range(hint, len) {
+            Some((s, e)) if hint != 0 && map.vmas.range(s, e).next().is_none() => s,
+            _ => map.find_room(len)?,
+        }
+    };
+    let end = start + len;
+    check_as(cx, &map, len.saturating_sub(map.vmas.mapped_in(start, end)))?;
+    if map.vmas.count() >= MAX_MAP_COUNT {
+        return Err(Errno::ENOMEM.into());
+    }
+    let op = match &backing {
+        Backing::Anon | Backing::SharedAnon(_) => Op::MapAnon {
+            addr: start,
+            len,
+            prot,
+            shared,
+            flags: flags & (libc::MAP_NORESERVE | libc::MAP_POPULATE),
+        },
+        Backing::File { fd, .. } => Op::MapFile { addr: start, len, prot, shared, file: fd.clone(), offset },
+    };
+    let file_offset = if matches!(backing, Backing::File { .. }) { offset } else { 0 };
+    map.vmas.remove(start, end);
+    let locked = map.locked_future || flags & libc::MAP_LOCKED != 0;
+    map.vmas.insert(Vma {
+        max_prot,
+        shared,
+        backing,
+        offset: file_offset,
+        locked,
+        grows_down: flags & libc::MAP_GROWSDOWN != 0,
+        ..Map::anon(start, end, prot, "")
+    });
+    drop(map);
+    cx.thread.queue(op);
+    finish(cx);
+    Ok(start)
+}
+
+pub async fn munmap(cx: &mut Ctx<'_>, addr: Addr, len: u64) -> SysResult {
+    let (start, end) = range_arg(addr.0, len, Errno::EINVAL)?;
+    begin(cx).await;
+    {
+        let mm = cx.task.mm();
+        let mut map = mm.map();
+        if map.vmas.range(start, end).next().is_none() {
+            return Ok(0);
+        }
+        map.vmas.remove(start, end);
+    }
+    cx.thread.queue(Op::Unmap { addr: start, len: end - start });
+    finish(cx);
+    Ok(0)
+}
+
+/// A range argument: page-aligned start; `EINVAL` for zero length and what lies outside.
+fn range_arg(addr: u64, len: u64, outside: Errno) -> Result<(u64, u64)> {
+    if !page_aligned(addr) || len == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let len = page_up(len).ok_or(outside)?;
+    let end = addr.checked_add(len).ok_or(outside)?;
+    if end > GUEST_MAX {
+        return Err(outside);
+    }
+    Ok((addr.max(GUEST_MIN).min(end), end))
+}
+
+pub async fn mprotect(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32) -> SysResult {
+    if prot & !(PROT_ALL | PROT_GROWS | 0x8) != 0 || !page_aligned(addr.0) {
+        return Err(Errno::EINVAL.into());
+    }
+    if len == 0 {
+        return Ok(0);
+    }
+    let (start, end) = range_arg(addr.0, len, Errno::ENOMEM)?;
+    let prot = prot & PROT_ALL;
+    begin(cx).await;
+    {
+        let mm = cx.task.mm();
+        let mut map = mm.map();
+        if !map.vmas.covers(start, end) || addr.0 < GUEST_MIN {
+            return Err(Errno::ENOMEM.into());
+        }
+        if map.vmas.range(start, end).any(|v| prot & !v.max_prot != 0) {
+            return Err(Errno::EACCES.into());
+        }
+        if map.vmas.count() + 2 > MAX_MAP_COUNT {
+            return Err(Errno::ENOMEM.into());
+        }
+        map.vmas.update(start, end, |v| v.prot = prot);
+    }
+    cx.thread.queue(Op::Protect { addr: start, len: end - start, prot });
+    finish(cx);
+    Ok(0)
+}
+
+pub async fn brk(cx: &mut Ctx<'_>, want: Addr) -> SysResult {
+    begin(cx).await;
+    let mm = cx.task.mm();
+    let mut map = mm.map();
+    let now = map.brk;
+    let Some(new_end) = page_up(want.0) else { return Ok(now) };
+    if want.0 < map.brk_start || new_end > GUEST_MAX {
+        return Ok(now);
+    }
+    let data = map.data.1 - map.data.0;
+    if (want.0 - map.brk_start).saturating_add(data) > cx.task.limit(libc::RLIMIT_DATA) {
+        return Ok(now);
+    }
+    let old_end = map.brk_end();
+    let op = if new_end > old_end {
+        // A page of distance to the next mapping, as Linux keeps.
+        if map.vmas.range(old_end, new_end + PAGE_SIZE).next().is_some()
+            || check_as(cx, &map, new_end - old_end).is_err()
+        {
+            return Ok(now);
+        }
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        map.vmas.insert(Map::anon(old_end, new_end, prot, "[heap]"));
+        Some(Op::MapAnon { addr: old_end, len: new_end - old_end, prot, shared: false, flags: 0 })
+    } else if new_end < old_end {
+        map.vmas.remove(new_end, old_end);
+        Some(Op::Unmap { addr: new_end, len: old_end - new_end })
+    } else {
+        None
+    };
+    map.brk = want.0;
+    drop(map);
+    if let Some(op) = op {
+        cx.thread.queue(op);
+        finish(cx);
+    }
+    Ok(want.0)
+}
+
+pub async fn mremap(cx: &mut Ctx<'_>, addr: Addr, old_len: u64, new_len: u64, flags: i32, new_addr: Addr) -> SysResult {
+    const MAYMOVE: i32 = libc::MREMAP_MAYMOVE;
+    const FIXED: i32 = libc::MREMAP_FIXED;
+    const DONTUNMAP: i32 = libc::MREMAP_DONTUNMAP;
+    if flags & !(MAYMOVE | FIXED | DONTUNMAP) != 0
+        || (flags & (FIXED | DONTUNMAP) != 0 && flags & MAYMOVE == 0)
+        || !page_aligned(addr.0)
+    {
+        return Err(Errno::EINVAL.into());
+    }
+    let old_len = page_up(old_len).ok_or(Errno::EINVAL)?;
+    let new_len = page_up(new_len).filter(|&l| l > 0 && l <= GUEST_MAX).ok_or(Errno::EINVAL)?;
+    if flags & DONTUNMAP != 0 && old_len != new_len {
+        return Err(Errno::EINVAL.into());
+    }
+    begin(cx).await;
+    let mm = cx.task.mm();
+    let mut map = mm.map();
+    let first = map.vmas.find(addr.0).cloned().ok_or(Errno::EFAULT)?;
+    if old_len == 0 {
+        // Duplicating a shared mapping: not there.
+        return Err(Errno::EINVAL.into());
+    }
+    let old_end = addr.0.checked_add(old_len).filter(|&e| e <= GUEST_MAX).ok_or(Errno::EINVAL)?;
+    if old_end > first.end {
+        return Err(Errno::EFAULT.into());
+    }
+    if flags & FIXED != 0 {
+        let (s, e) = valid_range(new_addr.0, new_len).ok_or(Errno::EINVAL)?;
+        if s < old_end && addr.0 < e {
+            return Err(Errno::EINVAL.into());
+        }
+    }
+    // Shrinking (and equal) in place.
+    if flags & (FIXED | DONTUNMAP) == 0 && new_len <= old_len {
+        if new_len < old_len {
+            map.vmas.remove(addr.0 + new_len, old_end);
+            drop(map);
+            cx.thread.queue(Op::Unmap { addr: addr.0 + new_len, len: old_len - new_len });
+            finish(cx);
+        }
+        return Ok(addr.0);
+    }
+    let grow = new_len.saturating_sub(old_len);
+    check_as(cx, &map, grow)?;
+    let new_end = addr.0.checked_add(new_len);
+    // Growing in place where the room behind is free.
+    if flags & (FIXED | DONTUNMAP) == 0
+        && old_end == first.end
+        && new_end.is_some_and(|e| e <= GUEST_MAX && map.vmas.range(old_end, e).next().is_none())
+    {
+        let end = addr.0 + new_len;
+        let mut v = first.clone();
+        v.offset += old_end - v.start;
+        v.start = old_end;
+        v.end = end;
+        map.vmas.insert(v);
+        drop(map);
+        cx.thread.queue(Op::Remap { addr: addr.0, len: old_len, new_addr: addr.0, new_len, flags: 0 });
+        finish(cx);
+        return Ok(addr.0);
+    }
+    if flags & MAYMOVE == 0 {
+        return Err(Errno::ENOMEM.into());
+    }
+    let to = if flags & FIXED != 0 { new_addr.0 } else { map.find_room(new_len)? };
+    let mut v = first.clone();
+    v.offset += addr.0 - v.start;
+    v.start = to;
+    v.end = to + new_len;
+    // The host moves at most the old length when the new one is shorter: the rest goes first.
+    let mut ops = Vec::new();
+    if new_len < old_len {
+        ops.push(Op::Unmap { addr: addr.0 + new_len, len: old_len - new_len });
+    }
+    ops.push(Op::Remap {
+        addr: addr.0,
+        len: old_len.min(new_len),
+        new_addr: to,
+        new_len,
+        flags: flags & DONTUNMAP,
+    });
+    map.vmas.remove(to, to + new_len);
+    if flags & DONTUNMAP == 0 {
+        map.vmas.remove(addr.0, old_end);
+    }
+    map.vmas.insert(v);
+    drop(map);
+    for op in ops {
+        cx.thread.queue(op);
+    }
+    finish(cx);
+    Ok(to)
+}
+
+pub async fn madvise(cx: &mut Ctx<'_>, addr: Addr, len: u64, advice: i32) -> SysResult {
+    if !page_aligned(addr.0) {
+        return Err(Errno::EINVAL.into());
+    }
+    let known = matches!(
+        advice,
+        libc::MADV_NORMAL
+            | libc::MADV_RANDOM
+            | libc::MADV_SEQUENTIAL
+            | libc::MADV_WILLNEED
+            | libc::MADV_DONTNEED
+            | libc::MADV_FREE
+            | libc::MADV_REMOVE
+            | libc::MADV_DONTFORK
+            | libc::MADV_DOFORK
+            | libc::MADV_MERGEABLE
+            | libc::MADV_UNMERGEABLE
+            | libc::MADV_HUGEPAGE
+            | libc::MADV_NOHUGEPAGE
+            | libc::MADV_DONTDUMP
+            | libc::MADV_DODUMP
+            | 18 // MADV_WIPEONFORK
+            | 19 // MADV_KEEPONFORK
+            | 20 // MADV_COLD
+            | 21 // MADV_PAGEOUT
+            | 22 // MADV_POPULATE_READ
+            | 23 // MADV_POPULATE_WRITE
+    );
+    if !known {
+        return Err(Errno::EINVAL.into());
+    }
+    if len == 0 {
+        return Ok(0);
+    }
+    let (start, end) = range_arg(addr.0, len, Errno::EINVAL)?;
+    begin(cx).await;
+    let (holes, ranges) = {
+        let mm = cx.task.mm();
+        let mut map = mm.map();
+        if advice == libc::MADV_DONTFORK || advice == libc::MADV_DOFORK {
+            map.vmas.update(start, end, |v| v.dont_fork = advice == libc::MADV_DONTFORK);
+        }
+        let mut ranges = Vec::new();
+        for v in map.vmas.range(start, end) {
+            // What the file's owner must do (punching holes) and what only private memory can take.
+            let private_anon = matches!(v.backing, Backing::Anon) && !v.shared;
+            match advice {
+                libc::MADV_REMOVE if !matches!(v.backing, Backing::SharedAnon(_)) => return Err(Errno::EINVAL.into()),
+                libc::MADV_FREE | 18 if !private_anon => return Err(Errno::EINVAL.into()),
+                _ => {}
+            }
+            ranges.push((v.start.max(start), v.end.min(end)));
+        }
+        (!map.vmas.covers(start, end), ranges)
+    };
+    // Advice about paging that the host may give or not is the host's matter; merging is a side channel and stays off.
+    if !matches!(advice, libc::MADV_MERGEABLE | libc::MADV_UNMERGEABLE | libc::MADV_DONTDUMP | libc::MADV_DODUMP) {
+        for (s, e) in ranges {
+            cx.thread.queue(Op::Advise { addr: s, len: e - s, advice });
+        }
+        finish(cx);
+    }
+    if holes {
+        return Err(Errno::ENOMEM.into());
+    }
+    Ok(0)
+}
+
+pub async fn msync(cx: &mut Ctx<'_>, addr: Addr, len: u64, flags: i32) -> SysResult {
+    let known = libc::MS_ASYNC | libc::MS_INVALIDATE | libc::MS_SYNC;
+    if flags & !known != 0 || !page_aligned(addr.0) || flags & (libc::MS_ASYNC | libc::MS_SYNC) == libc::MS_ASYNC | libc::MS_SYNC {
+        return Err(Errno::EINVAL.into());
+    }
+    if len == 0 {
+        return Ok(0);
+    }
+    let (start, end) = range_arg(addr.0, len, Errno::ENOMEM)?;
+    begin(cx).await;
+    let (holes, busy, ranges) = {
+        let mm = cx.task.mm();
+        let map = mm.map();
+        let list: Vec<(u64, u64)> = map
+            .vmas
+            .range(start, end)
+            .filter(|v| v.shared && matches!(v.backing, Backing::File { .. }))
+            .map(|v| (v.start.max(start), v.end.min(end)))
+            .collect();
+        let busy = flags & libc::MS_INVALIDATE != 0 && map.vmas.range(start, end).any(|v| v.locked);
+        (!map.vmas.covers(start, end), busy, list)
+    };
+    if busy {
+        return Err(Errno::EBUSY.into());
+    }
+    for (s, e) in ranges {
+        cx.thread.queue(Op::Sync { addr: s, len: e - s, flags });
+    }
+    finish(cx);
+    if holes {
+        return Err(Errno::ENOMEM.into());
+    }
+    Ok(0)
+}
+
+/// mincore(2): guest memory is the host's to page; mapped pages count as resident.
+pub fn mincore(cx: &mut Ctx<'_>, addr: Addr, len: u64, vec: Addr) -> SysResult {
+    if !page_aligned(addr.0) {
+        return Err(Errno::EINVAL.into());
+    }
+    if len == 0 {
+        return Ok(0);
+    }
+    let (start, end) = range_arg(addr.0, len, Errno::ENOMEM)?;
+    if !cx.task.mm().map().vmas.covers(start, end) {
+        return Err(Errno::ENOMEM.into());
+    }
+    let mem = cx.mem();
+    let mut left = (end - start) / PAGE_SIZE;
+    let mut at = vec.0;
+    let ones = [1u8; 4096];
+    while left > 0 {
+        let n = left.min(4096) as usize;
+        mem.write_bytes(at, &ones[..n])?;
+        at += n as u64;
+        left -= n as u64;
+    }
+    Ok(0)
+}
+
+fn lock_range(cx: &mut Ctx<'_>, addr: u64, len: u64, on: bool) -> SysResult {
+    let start = addr & !(PAGE_SIZE - 1);
+    let len = len.checked_add(addr - start).and_then(page_up).ok_or(Errno::EINVAL)?;
+    if len == 0 {
+        return Ok(0);
+    }
+    let end = start.checked_add(len).filter(|&e| e <= GUEST_MAX).ok_or(Errno::ENOMEM)?;
+    let mm = cx.task.mm();
+    let mut map = mm.map();
+    if on {
+        let held: u64 = map.vmas.iter().filter(|v| v.locked).map(|v| v.len()).sum();
+        check_memlock(cx, held.saturating_add(len))?;
+    }
+    if !map.vmas.covers(start, end) {
+        return Err(Errno::ENOMEM.into());
+    }
+    map.vmas.update(start, end, |v| v.locked = on);
+    Ok(0)
+}
+
+fn check_memlock(cx: &Ctx<'_>, bytes: u64) -> Result<()> {
+    if cx.task.cred().has(crate::kernel::cred::CAP_IPC_LOCK) {
+        return Ok(());
+    }
+    let limit = cx.task.limit(libc::RLIMIT_MEMLOCK);
+    if limit == 0 {
+        return Err(Errno::EPERM);
+    }
+    if bytes > limit {
+        return Err(Errno::ENOMEM);
+    }
+    Ok(())
+}
+
+pub fn mlock(cx: &mut Ctx<'_>, addr: Addr, len: u64) -> SysResult {
+    lock_range(cx, addr.0, len, true)
+}
+
+pub fn mlock2(cx: &mut Ctx<'_>, addr: Addr, len: u64, flags: u32) -> SysResult {
+    if flags & !1 != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    lock_range(cx, addr.0, len, true)
+}
+
+pub fn munlock(cx: &mut Ctx<'_>, addr: Addr, len: u64) -> SysResult {
+    lock_range(cx, addr.0, len, false)
+}
+
+pub fn mlockall(cx: &mut Ctx<'_>, flags: i32) -> SysResult {
+    let (current, future, onfault) = (1, 2, 4);
+    if flags == 0 || flags & !(current | future | onfault) != 0 || flags == onfault {
+        return Err(Errno::EINVAL.into());
+    }
+    let mm = cx.task.mm();
+    let mut map = mm.map();
+    check_memlock(cx, if flags & current != 0 { map.vmas.total } else { 0 })?;
+    if flags & current != 0 {
+        map.vmas.update(GUEST_MIN, GUEST_MAX, |v| v.locked = true);
+    }
+    map.locked_future = flags & future != 0;
+    Ok(0)
+}
+
+pub fn munlockall(cx: &mut Ctx<'_>) -> SysResult {
+    let mm = cx.task.mm();
+    let mut map = mm.map();
+    map.vmas.update(GUEST_MIN, GUEST_MAX, |v| v.locked = false);
+    map.locked_future = false;
+    Ok(0)
+}
+
+/// arch_prctl(2).
+pub fn arch_prctl(cx: &mut Ctx<'_>, code: i32, addr: Addr) -> SysResult {
+    const SET_GS: i32 = 0x1001;
+    const SET_FS: i32 = 0x1002;
+    const GET_FS: i32 = 0x1003;
+    const GET_GS: i32 = 0x1004;
+    match code {
+        SET_FS | SET_GS if addr.0 >= GUEST_MAX => Err(Errno::EPERM.into()),
+        SET_FS => {
+            cx.thread.queue(Op::SetFs(addr.0));
+            Ok(0)
+        }
+        SET_GS => {
+            cx.thread.queue(Op::SetGs(addr.0));
+            Ok(0)
+        }
+        GET_FS => {
+            let v = cx.thread.fs_base();
+            cx.write(addr.0, &v)?;
+            Ok(0)
+        }
+        GET_GS => Err(Errno::EINVAL.into()),
+        _ => Err(Errno::EINVAL.into()),
+    }
+}

@@ -1,0 +1,431 @@
+//! clone(2), execve(2), exit(2), wait(2), process groups and sessions.
+
+use super::arg::*;
+use super::Ctx;
+use crate::error::{Errno, Result, SysError, SysResult};
+use crate::fs::vfs::LookupFlags;
+use crate::kernel::exit::{self, child_code, exited};
+use crate::kernel::fork::{self, CloneArgs};
+use crate::kernel::{exec, ThreadGroup, Task};
+use crate::kernel::signal::{SigFields, SigInfo};
+use crate::kernel::wait::WaitError;
+use std::sync::Arc;
+
+pub async fn clone(cx: &mut Ctx<'_>, flags: u64, stack: Addr, parent_tid: Addr, child_tid: Addr, tls: Addr) -> SysResult {
+    let f = flags & 0xffff_ff00;
+    // With clone(2) the pidfd comes back through parent_tid.
+    if f & libc::CLONE_PIDFD as u64 != 0 && f & libc::CLONE_PARENT_SETTID as u64 != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let a = CloneArgs {
+        flags: f,
+        exit_signal: (flags & 0xff) as i32,
+        stack: stack.0,
+        parent_tid: parent_tid.0,
+        child_tid: child_tid.0,
+        tls: tls.0,
+        pidfd: parent_tid.0,
+    };
+    fork::clone(cx, a).await
+}
+
+pub async fn clone3(cx: &mut Ctx<'_>, args: Addr, size: usize) -> SysResult {
+    if size < 64 {
+        return Err(Errno::EINVAL.into());
+    }
+    if size > 4096 {
+        return Err(Errno::E2BIG.into());
+    }
+    let mut raw = vec![0u8; size];
+    cx.read_bytes(args.0, &mut raw)?;
+    let word = |i: usize| {
+        raw.get(i * 8..i * 8 + 8).map_or(0, |b| b.iter().rev().fold(0u64, |v, &x| v << 8 | u64::from(x)))
+    };
+    if raw.get(88..).is_some_and(|rest| rest.iter().any(|&b| b != 0)) {
+        return Err(Errno::E2BIG.into());
+    }
+    let (flags, stack, stack_size) = (word(0), word(5), word(6));
+    if word(8) != 0 || word(9) != 0 {
+        // set_tid needs capabilities in the pid namespace.
+        return Err(Errno::EPERM.into());
+    }
+    if flags & 0xff != 0
+        || (stack == 0) != (stack_size == 0)
+        || word(4) > 64
+        || (flags & libc::CLONE_INTO_CGROUP as u64 != 0)
+        || (flags & libc::CLONE_THREAD as u64 != 0 && word(4) != 0)
+        || flags & libc::CLONE_DETACHED as u64 != 0
+    {
+        return Err(Errno::EINVAL.into());
+    }
+    let a = CloneArgs {
+        flags,
+        pidfd: word(1),
+        child_tid: word(2),
+        parent_tid: word(3),
+        exit_signal: word(4) as i32,
+        stack: if stack == 0 { 0 } else { stack.checked_add(stack_size).ok_or(Errno::EINVAL)? },
+        tls: word(7),
+    };
+    fork::clone(cx, a).await
+}
+
+pub async fn fork(cx: &mut Ctx<'_>) -> SysResult {
+    fork::clone(cx, CloneArgs { exit_signal: libc::SIGCHLD, ..Default::default() }).await
+}
+
+pub async fn vfork(cx: &mut Ctx<'_>) -> SysResult {
+    let flags = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
+    fork::clone(cx, CloneArgs { flags, exit_signal: libc::SIGCHLD, ..Default::default() }).await
+}
+
+/// Reads a NULL-terminated array of strings; `total` counts the bytes of all so far.
+fn read_strings(cx: &Ctx<'_>, addr: u64, total: &mut usize) -> Result<Vec<Vec<u8>>> {
+    const MAX: usize = 6 << 20;
+    let mut out = Vec::new();
+    if addr == 0 {
+        return Ok(out);
+    }
+    let mem = cx.mem();
+    let mut at = addr;
+    'chunks: loop {
+        // Pointers are read in bulk, up to the end of the page.
+        let n = (((4096 - at % 4096) / 8) as usize).clamp(1, 64);
+        let mut raw = vec![0u8; n * 8];
+        let got = mem.read_some(at, &mut raw)? / 8;
+        if got == 0 {
+            return Err(Errno::EFAULT);
+        }
+        for p in raw.chunks_exact(8).take(got) {
+            let p = p.iter().rev().fold(0u64, |v, &x| v << 8 | u64::from(x));
+            if p == 0 {
+                break 'chunks;
+            }
+            let s = mem.read_cstr(p, exec::MAX_ARG_STRLEN, Errno::E2BIG)?;
+            *total += s.len() + 9;
+            if *total > MAX {
+                return Err(Errno::E2BIG);
+            }
+            out.push(s);
+        }
+        at += got as u64 * 8;
+    }
+    Ok(out)
+}
+
+pub async fn execve(cx: &mut Ctx<'_>, path: PathPtr, argv: Addr, envp: Addr) -> SysResult {
+    do_exec(cx, libc::AT_FDCWD, path.0, argv.0, envp.0, 0).await
+}
+
+pub async fn execveat(cx: &mut Ctx<'_>, dirfd: Fd, path: PathPtr, argv: Addr, envp: Addr, flags: i32) -> SysResult {
+    do_exec(cx, dirfd.0, path.0, argv.0, envp.0, flags).await
+}
+
+async fn do_exec(cx: &mut Ctx<'_>, dirfd: i32, path: u64, argv: u64, envp: u64, flags: i32) -> SysResult {
+    if flags & !(libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let name = cx.read_path(path)?;
+    let mut look = LookupFlags::empty();
+    if flags & libc::AT_SYMLINK_NOFOLLOW == 0 {
+        look |= LookupFlags::FOLLOW;
+    }
+    if flags & libc::AT_EMPTY_PATH != 0 {
+        look |= LookupFlags::EMPTY_PATH;
+    }
+    let file = exec::open_exec(cx.task, dirfd, &name, look)?;
+    let mut total = name.len();
+    let args = read_strings(cx, argv, &mut total)?;
+    let env = read_strings(cx, envp, &mut total)?;
+    // A name that only a descriptor gives shows as /dev/fd/N (execveat(2)).
+    let shown = if dirfd != libc::AT_FDCWD && !name.starts_with(b"/") {
+        let mut s = format!("/dev/fd/{dirfd}").into_bytes();
+        if !name.is_empty() {
+            s.push(b'/');
+            s.extend_from_slice(&name);
+        }
+        s
+    } else {
+        name
+    };
+    exec::execve(cx, file, shown, args, env).await
+}
+
+pub fn exit(cx: &mut Ctx<'_>, code: i32) -> SysResult {
+    cx.exit = Some(exited(code));
+    Ok(0)
+}
+
+pub fn exit_group(cx: &mut Ctx<'_>, code: i32) -> SysResult {
+    let status = exited(code);
+    exit::start_group_exit(&cx.task.group, status, Some(cx.task.tid()));
+    cx.exit = Some(status);
+    Ok(0)
+}
+
+/// Which children a wait means.
+#[derive(Clone, Copy)]
+enum Which {
+    Any,
+    Pid(i32),
+    Group(i32),
+}
+
+impl Which {
+    fn matches(self, g: &ThreadGroup) -> bool {
+        match self {
+            Which::Any => true,
+            Which::Pid(p) => g.pid == p,
+            Which::Group(p) => g.rel.lock().pgid == p,
+        }
+    }
+}
+
+/// What a wait found.
+struct Found {
+    group: Arc<ThreadGroup>,
+    /// `wait4` status.
+    status: i32,
+    uid: u32,
+    utime: u64,
+    stime: u64,
+}
+
+const WNOWAIT: i32 = libc::WNOWAIT;
+
+/// Looks once. `Err(ECHILD)`: there is nothing to wait for.
+fn look(task: &Arc<Task>, which: Which, options: i32) -> Result<Option<Found>> {
+    let me = &task.group;
+    let kernel = &task.kernel;
+    let children = me.rel.lock().children.clone();
+    let mut any = false;
+    for c in children.iter().filter(|c| which.matches(c)) {
+        let mut r = c.rel.lock();
+        // __WCLONE: children that signal something else than SIGCHLD; without it (and __WALL) only the others.
+        let clone_child = r.exit_signal != libc::SIGCHLD;
+        if options & libc::__WALL == 0 && clone_child != (options & libc::__WCLONE != 0) {
+            continue;
+        }
+        if options & libc::__WNOTHREAD != 0 && r.parent_tid != task.tid() {
+            continue;
+        }
+        any = true;
+        let found = |status: i32, r: &crate::kernel::process::Relations| Found {
+            group: c.clone(),
+            status,
+            uid: r.threads.first().map_or(0, |t| t.cred.read().uid),
+            utime: r.dead_utime + r.child_utime,
+            stime: r.dead_stime + r.child_stime,
+        };
+        if let Some(st) = r.exit_status {
+            if options & libc::WEXITED == 0 {
+                continue;
+            }
+            let f = found(st, &r);
+            drop(r);
+            if options & WNOWAIT == 0 {
+                // Two threads may look at the same time: the one that takes it from the table has it.
+                if kernel.tree.lock().groups.get(&c.pid).is_none_or(|g| !Arc::ptr_eq(g, c)) {
+                    continue;
+                }
+                exit::reap(kernel, c);
+            }
+            return Ok(Some(f));
+        }
+        if let Some(sig) = r.stopped {
+            if options & libc::WUNTRACED != 0 && !r.stop_reported {
+                if options & WNOWAIT == 0 {
+                    r.stop_reported = true;
+                }
+                return Ok(Some(found(sig << 8 | 0x7f, &r)));
+            }
+        } else if r.continued && options & libc::WCONTINUED != 0 {
+            if options & WNOWAIT == 0 {
+                r.continued = false;
+            }
+            return Ok(Some(found(0xffff, &r)));
+        }
+    }
+    if any {
+        Ok(None)
+    } else {
+        Err(Errno::ECHILD)
+    }
+}
+
+async fn wait_for(cx: &mut Ctx<'_>, which: Which, options: i32) -> SysResult<Option<Found>> {
+    let task = cx.task.clone();
+    let first = look(&task, which, options)?;
+    if first.is_some() || options & libc::WNOHANG != 0 {
+        return Ok(first);
+    }
+    let r = task
+        .wait(&[(&task.group.child_wait, u32::MAX)], None, || match look(&task, which, options) {
+            Ok(None) => None,
+            Ok(Some(f)) => Some(Ok(f)),
+            Err(e) => Some(Err(e)),
+        })
+        .await;
+    match r {
+        Ok(f) => Ok(Some(f?)),
+        Err(WaitError::Interrupted | WaitError::TimedOut) => Err(SysError::INTR),
+    }
+}
+
+/// `struct rusage` of what a child used.
+fn rusage(f: &Found) -> [u64; 18] {
+    let mut r = [0u64; 18];
+    r[0] = f.utime / 1_000_000_000;
+    r[1] = f.utime / 1000 % 1_000_000;
+    r[2] = f.stime / 1_000_000_000;
+    r[3] = f.stime / 1000 % 1_000_000;
+    r
+}
+
+pub async fn wait4(cx: &mut Ctx<'_>, pid: i32, status: Addr, options: i32, usage: Addr) -> SysResult {
+    let known = libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED | libc::__WNOTHREAD | libc::__WCLONE | libc::__WALL;
+    if options & !known != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let which = match pid {
+        i32::MIN => return Err(Errno::ESRCH.into()),
+        -1 => Which::Any,
+        0 => Which::Group(cx.task.group.rel.lock().pgid),
+        p if p < 0 => Which::Group(-p),
+        p => Which::Pid(p),
+    };
+    let Some(f) = wait_for(cx, which, options | libc::WEXITED).await? else { return Ok(0) };
+    if !status.is_null() {
+        cx.write(status.0, &f.status)?;
+    }
+    if !usage.is_null() {
+        cx.write(usage.0, &rusage(&f))?;
+    }
+    Ok(f.group.pid as u64)
+}
+
+pub async fn waitid(cx: &mut Ctx<'_>, kind: i32, id: i32, info: Addr, options: i32, usage: Addr) -> SysResult {
+    let states = libc::WEXITED | libc::WSTOPPED | libc::WCONTINUED;
+    let known = states | libc::WNOHANG | libc::WNOWAIT | libc::__WNOTHREAD | libc::__WCLONE | libc::__WALL;
+    if options & !known != 0 || options & states == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let mut options = options;
+    let which = match kind {
+        0 => Which::Any,
+        1 if id > 0 => Which::Pid(id),
+        2 if id > 0 => Which::Group(id),
+        2 if id == 0 => Which::Group(cx.task.group.rel.lock().pgid),
+        3 => {
+            let file = cx.file(id)?;
+            let group = crate::kernel::pidfd::group(&file).ok_or(Errno::EBADF)?;
+            if file.nonblocking() {
+                options |= libc::WNOHANG;
+            }
+            Which::Pid(group.pid)
+        }
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    let found = wait_for(cx, which, options).await?;
+    let mut b = [0u8; 128];
+    if let Some(f) = &found {
+        let (code, st) = match f.status {
+            0xffff => (libc::CLD_CONTINUED, libc::SIGCONT),
+            s if s & 0xff == 0x7f => (libc::CLD_STOPPED, s >> 8),
+            s => child_code(s),
+        };
+        let i = SigInfo {
+            signo: libc::SIGCHLD,
+            errno: 0,
+            code,
+            fields: SigFields::Child { pid: f.group.pid, uid: f.uid, status: st, utime: 0, stime: 0 },
+        };
+        b = i.to_bytes();
+        if !usage.is_null() {
+            cx.write(usage.0, &rusage(f))?;
+        }
+    } else if options & libc::WNOHANG != 0 && kind == 3 && cx.file(id)?.nonblocking() {
+        return Err(Errno::EAGAIN.into());
+    }
+    if !info.is_null() {
+        // Only the fields that waitid fills (up to si_status).
+        cx.write_bytes(info.0, &b[..28])?;
+    }
+    Ok(0)
+}
+
+/// The process that a `pid` argument names; 0 is the caller.
+fn target(cx: &Ctx<'_>, pid: i32) -> Result<Arc<ThreadGroup>> {
+    if pid == 0 {
+        return Ok(cx.task.group.clone());
+    }
+    cx.kernel().group(pid).ok_or(Errno::ESRCH)
+}
+
+pub fn getpgid(cx: &mut Ctx<'_>, pid: i32) -> SysResult {
+    let g = target(cx, pid)?;
+    let r = g.rel.lock().pgid;
+    Ok(r as u64)
+}
+
+pub fn getpgrp(cx: &mut Ctx<'_>) -> SysResult {
+    getpgid(cx, 0)
+}
+
+pub fn getsid(cx: &mut Ctx<'_>, pid: i32) -> SysResult {
+    let g = target(cx, pid)?;
+    let r = g.rel.lock().sid;
+    Ok(r as u64)
+}
+
+pub fn setpgid(cx: &mut Ctx<'_>, pid: i32, pgid: i32) -> SysResult {
+    if pgid < 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let me = cx.task.group.clone();
+    let pid = if pid == 0 { me.pid } else { pid };
+    let pgid = if pgid == 0 { pid } else { pgid };
+    let tree = cx.kernel().tree.lock();
+    let g = tree.groups.get(&pid).cloned().ok_or(Errno::ESRCH)?;
+    let my_sid = me.rel.lock().sid;
+    if !Arc::ptr_eq(&g, &me) {
+        let r = g.rel.lock();
+        if !r.parent.upgrade().is_some_and(|p| Arc::ptr_eq(&p, &me)) {
+            return Err(Errno::ESRCH.into());
+        }
+        if r.sid != my_sid {
+            return Err(Errno::EPERM.into());
+        }
+        if r.did_exec {
+            return Err(Errno::EACCES.into());
+        }
+    }
+    if g.rel.lock().sid == pid {
+        // A session leader.
+        return Err(Errno::EPERM.into());
+    }
+    if pgid != pid {
+        let found = tree.groups.values().any(|x| {
+            let r = x.rel.lock();
+            r.pgid == pgid && r.sid == my_sid
+        });
+        if !found {
+            return Err(Errno::EPERM.into());
+        }
+    }
+    g.rel.lock().pgid = pgid;
+    Ok(0)
+}
+
+pub fn setsid(cx: &mut Ctx<'_>) -> SysResult {
+    let me = &cx.task.group;
+    let tree = cx.kernel().tree.lock();
+    if tree.groups.values().any(|g| g.rel.lock().pgid == me.pid) {
+        return Err(Errno::EPERM.into());
+    }
+    let mut r = me.rel.lock();
+    r.sid = me.pid;
+    r.pgid = me.pid;
+    r.tty = 0;
+    Ok(me.pid as u64)
+}
