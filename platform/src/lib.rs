@@ -195,7 +195,7 @@ pub trait AddressSpace: Send + Sync {
 }
 
 /// One guest thread. See the crate's contract. Dropping it while its address space lives ends the host thread.
-pub trait GuestThread: Send {
+pub trait GuestThread: Send + Sync {
     fn regs(&self) -> &Regs;
     fn regs_mut(&mut self) -> &mut Regs;
     /// Queues an operation for the next `enter`.

@@ -61,7 +61,7 @@ fn open_path(task: &Task, p: Path) -> Result<Arc<File>> {
     if !attr.is_file() {
         return Err(Errno::EACCES);
     }
-    vfs::permission(&p, &task.cred(), vfs::MAY_EXEC)?;
+    vfs::perm::permission(&p, &task.cred(), vfs::perm::MAY_EXEC)?;
     if p.mount().flags().contains(vfs::MountFlags::NOEXEC) {
         return Err(Errno::EACCES);
     }
@@ -225,14 +225,16 @@ pub async fn load(task: &Arc<Task>, mut prog: Program) -> Result<Image> {
         }
     };
     let old = task.cred();
-    let new_cred = match file.path.as_ref() {
+    let cred::ExecCred { cred: new_cred, secure } = match file.path.as_ref() {
         Some(p) => {
             let nosuid = p.mount().flags().contains(vfs::MountFlags::NOSUID);
-            cred::exec_cred(&old, &p.inode().attr()?, nosuid)
+            let a = p.inode().attr()?;
+            let caps = p.inode().get_xattr(b"security.capability").ok();
+            let caps = caps.and_then(|raw| cred::FileCaps::parse(&raw));
+            cred::exec_cred(&old, &cred::ExecFile { uid: a.uid, gid: a.gid, mode: a.mode, caps, nosuid })?
         }
-        None => (*old).clone(),
+        None => cred::ExecCred { cred: (*old).clone(), secure: false },
     };
-    let secure = new_cred.euid != old.uid || new_cred.egid != old.gid;
 
     let stack_limit = task.limit(libc::RLIMIT_STACK);
     let stack_len = page_up(stack_limit.clamp(STACK_MIN, STACK_MAX)).unwrap_or(STACK_MAX);

@@ -14,7 +14,7 @@ pub fn getpid(cx: &mut Ctx<'_>) -> SysResult {
 }
 
 pub fn gettid(cx: &mut Ctx<'_>) -> SysResult {
-    Ok(cx.task.tid as u64)
+    Ok(cx.task.tid() as u64)
 }
 
 pub fn getppid(cx: &mut Ctx<'_>) -> SysResult {

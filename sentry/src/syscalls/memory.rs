@@ -22,9 +22,10 @@ fn next_object() -> u64 {
 }
 
 /// Waits for its turn to change the address space.
-async fn begin(cx: &Ctx<'_>) {
+async fn begin(cx: &mut Ctx<'_>) {
     let mm = cx.task.mm();
-    mm.begin(cx.task.tid()).await;
+    let tid = cx.task.tid();
+    mm.begin(tid).await;
 }
 
 fn finish(cx: &mut Ctx<'_>) {

@@ -52,7 +52,7 @@ pub async fn clone3(cx: &mut Ctx<'_>, args: Addr, size: usize) -> SysResult {
     if flags & 0xff != 0
         || (stack == 0) != (stack_size == 0)
         || word(4) > 64
-        || (flags & libc::CLONE_INTO_CGROUP as u64 != 0)
+        || (flags & 0x2_0000_0000 != 0)
         || (flags & libc::CLONE_THREAD as u64 != 0 && word(4) != 0)
         || flags & libc::CLONE_DETACHED as u64 != 0
     {
