@@ -133,7 +133,12 @@ impl Elf {
     }
     /// Largest alignment that a segment asks for.
     pub fn align(&self) -> u64 {
-        self.loads().map(|p| p.align).filter(|a| a.is_power_of_two()).max().unwrap_or(PAGE_SIZE).clamp(PAGE_SIZE, 1 << 30)
+        self.loads()
+            .map(|p| p.align)
+            .filter(|a| a.is_power_of_two())
+            .max()
+            .unwrap_or(PAGE_SIZE)
+            .clamp(PAGE_SIZE, 1 << 30)
     }
     pub fn interp(&self) -> Option<&Phdr> {
         self.phdrs.iter().find(|p| p.kind == PT_INTERP)

@@ -27,7 +27,12 @@ pub enum Flow {
 
 /// Looks at the signals of a stopped thread and acts until none is left. `restart` is how an interrupted call wants to go
 /// on; the fault, if any, is for the frame.
-pub async fn signals(task: &Arc<Task>, thread: &mut dyn GuestThread, restart: Option<Restart>, fault: Option<Fault>) -> Flow {
+pub async fn signals(
+    task: &Arc<Task>,
+    thread: &mut dyn GuestThread,
+    restart: Option<Restart>,
+    fault: Option<Fault>,
+) -> Flow {
     let mut flow = Flow::Resume;
     let mut restart = restart;
     loop {
@@ -180,7 +185,8 @@ fn enter_handler(
         stack = alt.sp.wrapping_add(alt.size);
     }
     // The frame tells whether the interrupted code ran on the alternate stack.
-    alt.flags = if alt.size == 0 { SS_DISABLE } else { (alt.flags & SS_AUTODISARM) | if on_alt { SS_ONSTACK } else { 0 } };
+    alt.flags =
+        if alt.size == 0 { SS_DISABLE } else { (alt.flags & SS_AUTODISARM) | if on_alt { SS_ONSTACK } else { 0 } };
     let d = Delivery {
         info,
         handler: action.handler,

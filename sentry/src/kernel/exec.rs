@@ -144,7 +144,14 @@ fn host_fd(file: &Arc<File>) -> Result<Arc<OwnedFd>> {
 }
 
 /// Maps the segments of one ELF file at `bias`.
-fn map_segments(elf: &Elf, file: &Arc<File>, bias: u64, map: &mut Map, ops: &mut Vec<Op>, zero: &mut Vec<(u64, usize)>) -> Result<()> {
+fn map_segments(
+    elf: &Elf,
+    file: &Arc<File>,
+    bias: u64,
+    map: &mut Map,
+    ops: &mut Vec<Op>,
+    zero: &mut Vec<(u64, usize)>,
+) -> Result<()> {
     let fd = host_fd(file)?;
     for p in elf.loads() {
         map_segment(p, file, &fd, bias, map, ops, zero)?;
@@ -220,7 +227,13 @@ pub async fn load(task: &Arc<Task>, mut prog: Program) -> Result<Image> {
             }
             let f = open_exec(task, libc::AT_FDCWD, &name, LookupFlags::FOLLOW)?;
             let head = read_at(&f, 0, 4096)?;
-            let e = Elf::parse(&head, &mut |o, n| read_at(&f, o, n)).map_err(|e| if e == Errno::ENOEXEC { Errno::ELIBBAD } else { e })?;
+            let e = Elf::parse(&head, &mut |o, n| read_at(&f, o, n)).map_err(|e| {
+                if e == Errno::ENOEXEC {
+                    Errno::ELIBBAD
+                } else {
+                    e
+                }
+            })?;
             Some((f, e))
         }
     };
@@ -413,7 +426,13 @@ fn stack_content(map: &mut Map, prog: &Program, aux: &Aux<'_>) -> Result<(u64, V
 }
 
 /// execve(2)/execveat(2) of the calling task.
-pub async fn execve(cx: &mut Ctx<'_>, file: Arc<File>, name: Vec<u8>, argv: Vec<Vec<u8>>, envp: Vec<Vec<u8>>) -> SysResult {
+pub async fn execve(
+    cx: &mut Ctx<'_>,
+    file: Arc<File>,
+    name: Vec<u8>,
+    argv: Vec<Vec<u8>>,
+    envp: Vec<Vec<u8>>,
+) -> SysResult {
     let task = cx.task.clone();
     let image = load(&task, Program { file, name, argv, envp }).await?;
     // The point of no return: the other threads end.

@@ -79,12 +79,8 @@ pub async fn wait(
         return Err(Errno::EINVAL.into());
     }
     let key = key_of(task, addr, private)?;
-    let w = Arc::new(FutexWaiter {
-        key: Mutex::new(key),
-        bitset,
-        woken: AtomicBool::new(false),
-        queue: WaitQueue::new(),
-    });
+    let w =
+        Arc::new(FutexWaiter { key: Mutex::new(key), bitset, woken: AtomicBool::new(false), queue: WaitQueue::new() });
     {
         // Under the bucket's lock, as a waker of this word must see either the queue entry or the old value changed.
         let mut b = table().bucket(&key).waiters.lock();
@@ -94,9 +90,7 @@ pub async fn wait(
         }
         b.push_back(w.clone());
     }
-    let r = task
-        .wait(&[(&w.queue, u32::MAX)], deadline_ns, || w.woken.load(Ordering::SeqCst).then_some(()))
-        .await;
+    let r = task.wait(&[(&w.queue, u32::MAX)], deadline_ns, || w.woken.load(Ordering::SeqCst).then_some(())).await;
     if r.is_err() {
         remove(&w);
         if w.woken.load(Ordering::SeqCst) {

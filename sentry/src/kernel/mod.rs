@@ -3,24 +3,24 @@
 pub mod attrs;
 pub mod cred;
 pub mod current;
-pub mod fdtable;
-pub mod tty_hooks;
-pub mod send;
-pub mod run;
-pub mod init;
-pub mod futex;
-pub mod fork;
-pub mod exit;
-pub mod exec;
 pub mod deliver;
+pub mod exec;
+pub mod exit;
+pub mod fdtable;
+pub mod fork;
+pub mod futex;
+pub mod init;
 #[allow(clippy::module_inception)]
 pub mod kernel;
 pub mod limits;
 pub mod pidfd;
 pub mod process;
+pub mod run;
 pub mod seccomp;
+pub mod send;
 pub mod signal;
 pub mod task;
+pub mod tty_hooks;
 pub mod wait;
 
 pub use cred::Cred;

@@ -10,7 +10,10 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 const STOPS: SigSet = SigSet(
-    SigSet::of(libc::SIGSTOP).0 | SigSet::of(libc::SIGTSTP).0 | SigSet::of(libc::SIGTTIN).0 | SigSet::of(libc::SIGTTOU).0,
+    SigSet::of(libc::SIGSTOP).0
+        | SigSet::of(libc::SIGTSTP).0
+        | SigSet::of(libc::SIGTTIN).0
+        | SigSet::of(libc::SIGTTOU).0,
 );
 
 /// Signals that arise from the thread's own doing cannot be ignored or blocked away.
@@ -206,9 +209,5 @@ pub fn pgrp_members(kernel: &Kernel, pgid: i32) -> Vec<Arc<ThreadGroup>> {
 
 /// May `from` signal `to` (kill(2))?
 pub fn permitted(from: &Cred, to: &Cred) -> bool {
-    from.has(cred::CAP_KILL)
-        || from.euid == to.suid
-        || from.euid == to.uid
-        || from.uid == to.suid
-        || from.uid == to.uid
+    from.has(cred::CAP_KILL) || from.euid == to.suid || from.euid == to.uid || from.uid == to.suid || from.uid == to.uid
 }

@@ -33,8 +33,11 @@ pub fn capget(cx: &mut Ctx<'_>, hdr: Addr, data: Addr) -> SysResult {
     if pid < 0 {
         return Err(Errno::EINVAL.into());
     }
-    let c =
-        if pid == 0 || pid == cx.task.tid() { cx.task.cred() } else { cx.kernel().task(pid).ok_or(Errno::ESRCH)?.cred() };
+    let c = if pid == 0 || pid == cx.task.tid() {
+        cx.task.cred()
+    } else {
+        cx.kernel().task(pid).ok_or(Errno::ESRCH)?.cred()
+    };
     let mut raw = Vec::with_capacity(24);
     for part in 0..parts {
         for set in [c.effective, c.permitted, c.inheritable] {

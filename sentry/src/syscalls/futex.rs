@@ -25,7 +25,15 @@ pub fn realtime_to_monotonic(deadline: u64) -> u64 {
     platform::executor::now_ns().saturating_add(deadline.saturating_sub(now_rt))
 }
 
-pub async fn futex(cx: &mut Ctx<'_>, addr: Addr, op: i32, val: u32, timeout: Addr, addr2: Addr, val3: u32) -> SysResult {
+pub async fn futex(
+    cx: &mut Ctx<'_>,
+    addr: Addr,
+    op: i32,
+    val: u32,
+    timeout: Addr,
+    addr2: Addr,
+    val3: u32,
+) -> SysResult {
     let private = op & PRIVATE != 0;
     let cmd = op & !(PRIVATE | CLOCK_REALTIME);
     let task = cx.task.clone();

@@ -41,7 +41,11 @@ fn check_as(cx: &Ctx<'_>, map: &Map, more: u64) -> Result<()> {
 }
 
 pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32, fd: Fd, offset: u64) -> SysResult {
-    let len = page_up(len).filter(|&l| l > 0 && l <= GUEST_MAX).ok_or(if len == 0 { Errno::EINVAL } else { Errno::ENOMEM })?;
+    let len = page_up(len).filter(|&l| l > 0 && l <= GUEST_MAX).ok_or(if len == 0 {
+        Errno::EINVAL
+    } else {
+        Errno::ENOMEM
+    })?;
     if !page_aligned(offset) || offset.checked_add(len).is_none() {
         return Err(Errno::EINVAL.into());
     }
@@ -91,7 +95,11 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
     let fixed = flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) != 0;
     let start = if fixed {
         let (s, e) = valid_range(addr.0, len).ok_or(if page_aligned(addr.0) {
-            if addr.0 < GUEST_MIN { Errno::EPERM } else { Errno::ENOMEM }
+            if addr.0 < GUEST_MIN {
+                Errno::EPERM
+            } else {
+                Errno::ENOMEM
+            }
         } else {
             Errno::EINVAL
         })?;
@@ -112,13 +120,9 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
         return Err(Errno::ENOMEM.into());
     }
     let op = match &backing {
-        Backing::Anon | Backing::SharedAnon(_) => Op::MapAnon {
-            addr: start,
-            len,
-            prot,
-            shared,
-            flags: flags & (libc::MAP_NORESERVE | libc::MAP_POPULATE),
-        },
+        Backing::Anon | Backing::SharedAnon(_) => {
+            Op::MapAnon { addr: start, len, prot, shared, flags: flags & (libc::MAP_NORESERVE | libc::MAP_POPULATE) }
+        }
         Backing::File { fd, .. } => Op::MapFile { addr: start, len, prot, shared, file: fd.clone(), offset },
     };
     let file_offset = if matches!(backing, Backing::File { .. }) { offset } else { 0 };
@@ -311,13 +315,7 @@ pub async fn mremap(cx: &mut Ctx<'_>, addr: Addr, old_len: u64, new_len: u64, fl
     if new_len < old_len {
         ops.push(Op::Unmap { addr: addr.0 + new_len, len: old_len - new_len });
     }
-    ops.push(Op::Remap {
-        addr: addr.0,
-        len: old_len.min(new_len),
-        new_addr: to,
-        new_len,
-        flags: flags & DONTUNMAP,
-    });
+    ops.push(Op::Remap { addr: addr.0, len: old_len.min(new_len), new_addr: to, new_len, flags: flags & DONTUNMAP });
     map.vmas.remove(to, to + new_len);
     if flags & DONTUNMAP == 0 {
         map.vmas.remove(addr.0, old_end);
@@ -401,7 +399,10 @@ pub async fn madvise(cx: &mut Ctx<'_>, addr: Addr, len: u64, advice: i32) -> Sys
 
 pub async fn msync(cx: &mut Ctx<'_>, addr: Addr, len: u64, flags: i32) -> SysResult {
     let known = libc::MS_ASYNC | libc::MS_INVALIDATE | libc::MS_SYNC;
-    if flags & !known != 0 || !page_aligned(addr.0) || flags & (libc::MS_ASYNC | libc::MS_SYNC) == libc::MS_ASYNC | libc::MS_SYNC {
+    if flags & !known != 0
+        || !page_aligned(addr.0)
+        || flags & (libc::MS_ASYNC | libc::MS_SYNC) == libc::MS_ASYNC | libc::MS_SYNC
+    {
         return Err(Errno::EINVAL.into());
     }
     if len == 0 {

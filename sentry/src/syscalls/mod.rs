@@ -10,10 +10,10 @@ pub mod ids;
 pub mod io;
 #[macro_use]
 mod macros;
-pub mod pipe;
-pub mod poll;
 pub mod futex;
 pub mod memory;
+pub mod pipe;
+pub mod poll;
 pub mod process;
 pub mod signal;
 pub mod strace;

@@ -6,12 +6,19 @@ use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::vfs::LookupFlags;
 use crate::kernel::exit::{self, child_code, exited};
 use crate::kernel::fork::{self, CloneArgs};
-use crate::kernel::{exec, ThreadGroup, Task};
 use crate::kernel::signal::{SigFields, SigInfo};
 use crate::kernel::wait::WaitError;
+use crate::kernel::{exec, Task, ThreadGroup};
 use std::sync::Arc;
 
-pub async fn clone(cx: &mut Ctx<'_>, flags: u64, stack: Addr, parent_tid: Addr, child_tid: Addr, tls: Addr) -> SysResult {
+pub async fn clone(
+    cx: &mut Ctx<'_>,
+    flags: u64,
+    stack: Addr,
+    parent_tid: Addr,
+    child_tid: Addr,
+    tls: Addr,
+) -> SysResult {
     let f = flags & 0xffff_ff00;
     // With clone(2) the pidfd comes back through parent_tid.
     if f & libc::CLONE_PIDFD as u64 != 0 && f & libc::CLONE_PARENT_SETTID as u64 != 0 {
@@ -38,9 +45,8 @@ pub async fn clone3(cx: &mut Ctx<'_>, args: Addr, size: usize) -> SysResult {
     }
     let mut raw = vec![0u8; size];
     cx.read_bytes(args.0, &mut raw)?;
-    let word = |i: usize| {
-        raw.get(i * 8..i * 8 + 8).map_or(0, |b| b.iter().rev().fold(0u64, |v, &x| v << 8 | u64::from(x)))
-    };
+    let word =
+        |i: usize| raw.get(i * 8..i * 8 + 8).map_or(0, |b| b.iter().rev().fold(0u64, |v, &x| v << 8 | u64::from(x)));
     if raw.get(88..).is_some_and(|rest| rest.iter().any(|&b| b != 0)) {
         return Err(Errno::E2BIG.into());
     }

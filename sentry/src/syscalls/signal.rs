@@ -308,7 +308,8 @@ pub fn sigaltstack(cx: &mut Ctx<'_>, new: Addr, old: Addr) -> SysResult {
         cx.task.signals.lock().alt = alt;
     }
     if !old.is_null() {
-        let flags = if now.size == 0 { SS_DISABLE } else { (now.flags & SS_AUTODISARM) | if on { SS_ONSTACK } else { 0 } };
+        let flags =
+            if now.size == 0 { SS_DISABLE } else { (now.flags & SS_AUTODISARM) | if on { SS_ONSTACK } else { 0 } };
         cx.write(old.0, &[now.sp, flags as u32 as u64, now.size])?;
     }
     Ok(0)
