@@ -15,8 +15,10 @@ pub mod file;
 pub mod pipe;
 pub mod ring;
 pub mod timerfd;
+pub mod overlay;
+pub mod tmpfs;
 pub mod types;
 pub mod vfs;
 
-pub use file::{File, FileOps, MapSource, Noop};
+pub use file::{File, FileOps, InodeExtra, MapSource, Noop};
 pub use types::*;
