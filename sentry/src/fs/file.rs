@@ -197,7 +197,10 @@ impl File {
     pub fn updates_atime(&self) -> bool {
         use super::vfs::MountFlags;
         self.flags() & libc::O_NOATIME == 0
-            && self.path.as_ref().is_none_or(|p| !p.mount().flags().intersects(MountFlags::NOATIME | MountFlags::RDONLY))
+            && self
+                .path
+                .as_ref()
+                .is_none_or(|p| !p.mount().flags().intersects(MountFlags::NOATIME | MountFlags::RDONLY))
     }
     /// lseek(2) over a file of `attr().size` bytes.
     pub fn default_seek(&self, offset: i64, whence: i32, current: u64) -> Result<u64> {

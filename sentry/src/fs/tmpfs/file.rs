@@ -116,9 +116,7 @@ impl TmpInode {
 /// `lseek` for a file with content in `inode`.
 pub fn seek(inode: &TmpInode, file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
     match whence {
-        libc::SEEK_DATA | libc::SEEK_HOLE => {
-            inode.seek_data(u64::try_from(offset).map_err(|_| Errno::ENXIO)?, whence)
-        }
+        libc::SEEK_DATA | libc::SEEK_HOLE => inode.seek_data(u64::try_from(offset).map_err(|_| Errno::ENXIO)?, whence),
         _ => file.default_seek(offset, whence, current),
     }
 }

@@ -410,11 +410,7 @@ impl Inode for TmpInode {
         self
     }
     fn perm(&self) -> Result<Perm> {
-        Ok(Perm {
-            mode: self.mode(),
-            uid: self.uid.load(Ordering::Relaxed),
-            gid: self.gid.load(Ordering::Relaxed),
-        })
+        Ok(Perm { mode: self.mode(), uid: self.uid.load(Ordering::Relaxed), gid: self.gid.load(Ordering::Relaxed) })
     }
     fn attr(&self) -> Result<Attr> {
         let (size, blocks) = match &self.body {
