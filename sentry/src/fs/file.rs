@@ -114,6 +114,8 @@ pub trait FileOps: Send + Sync {
     fn anon_name(&self) -> String {
         String::from("anon_inode:[unknown]")
     }
+    /// Appends the lines that `/proc/pid/fdinfo/N` shows for this kind of object.
+    fn fdinfo(&self, _out: &mut Vec<u8>) {}
     /// Called when a descriptor of it is closed in one table (`flush`), before the last reference goes.
     fn on_close(&self, _file: &File, _task: &Task) {}
     /// The status flags were changed by `fcntl(F_SETFL)`.
@@ -192,15 +194,6 @@ impl File {
             Some(p) => p.inode().attr(),
             None => self.ops.attr(),
         }
-    }
-    /// Whether reading it is an access that `atime` tells of: not with `O_NOATIME` or on such a mount.
-    pub fn updates_atime(&self) -> bool {
-        use super::vfs::MountFlags;
-        self.flags() & libc::O_NOATIME == 0
-            && self
-                .path
-                .as_ref()
-                .is_none_or(|p| !p.mount().flags().intersects(MountFlags::NOATIME | MountFlags::RDONLY))
     }
     /// lseek(2) over a file of `attr().size` bytes.
     pub fn default_seek(&self, offset: i64, whence: i32, current: u64) -> Result<u64> {

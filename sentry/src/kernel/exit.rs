@@ -70,6 +70,8 @@ pub fn exit_task(task: &Arc<Task>, status: i32) {
             let st = r.exiting.unwrap_or(status);
             r.exiting = Some(st);
             r.exit_status = Some(st);
+            let (comm, cred) = (task.comm.lock().clone(), task.cred());
+            *group.remains.lock() = Some(super::process::Remains { comm, cred });
         }
         tree.tasks.remove(&task.tid());
         last

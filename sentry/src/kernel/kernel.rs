@@ -72,7 +72,10 @@ pub struct Kernel {
     pub boot_monotonic_ns: u64,
     pub boot_realtime_ns: u64,
     next_ino: AtomicU64,
-    next_dev: AtomicU64,
+    /// Terminals.
+    pub ttys: crate::fs::tty::Table,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: [u8; 16],
     /// Set once the sandbox is ending.
     pub ending: AtomicBool,
     /// System calls made, for `--stats`.
@@ -88,6 +91,8 @@ pub struct Kernel {
 impl Kernel {
     pub fn new(platform: Arc<dyn Platform>, executor: Arc<Executor>, options: Options, hostname: String) -> Arc<Self> {
         let now = crate::fs::Timespec::now();
+        let mut boot_id = [0; 16];
+        platform::host::getrandom(&mut boot_id);
         Arc::new(Kernel {
             platform,
             executor,
@@ -97,7 +102,8 @@ impl Kernel {
             boot_monotonic_ns: platform::executor::now_ns(),
             boot_realtime_ns: (now.sec as u64) * 1_000_000_000 + u64::from(now.nsec),
             next_ino: AtomicU64::new(1),
-            next_dev: AtomicU64::new(1),
+            ttys: Default::default(),
+            boot_id,
             ending: AtomicBool::new(false),
             calls: AtomicU64::new(0),
             strace_out: Mutex::new(Box::new(std::io::stderr())),
@@ -108,10 +114,6 @@ impl Kernel {
     /// Inode number for objects without a file system (pipes, sockets, anon inodes).
     pub fn next_ino(&self) -> u64 {
         self.next_ino.fetch_add(1, Ordering::Relaxed)
-    }
-    /// Device number (`st_dev`) for a file system without a device: major 0, as Linux's `get_anon_bdev`.
-    pub fn next_dev(&self) -> u64 {
-        libc::makedev(0, self.next_dev.fetch_add(1, Ordering::Relaxed) as u32)
     }
     pub fn task(&self, tid: i32) -> Option<Arc<Task>> {
         self.tree.lock().tasks.get(&tid).cloned()

@@ -20,6 +20,7 @@ pub mod seccomp;
 pub mod send;
 pub mod signal;
 pub mod task;
+pub mod tty;
 pub mod tty_hooks;
 pub mod wait;
 

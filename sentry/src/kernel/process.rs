@@ -63,6 +63,14 @@ pub struct ThreadGroup {
     pub timers: crate::fs::file::InodeExtra,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: AtomicI32,
+    /// What a zombie still shows in /proc.
+    pub remains: Mutex<Option<Remains>>,
+}
+
+/// Of the last thread that has gone.
+pub struct Remains {
+    pub comm: Vec<u8>,
+    pub cred: Arc<super::Cred>,
 }
 
 impl ThreadGroup {
@@ -81,6 +89,7 @@ impl ThreadGroup {
             start_ns: AtomicU64::new(platform::executor::now_ns()),
             timers: Default::default(),
             dumpable: AtomicI32::new(1),
+            remains: Mutex::new(None),
         }
     }
     pub fn limit(&self, which: u32) -> u64 {

@@ -173,14 +173,10 @@ pub fn entry(nr: u64) -> Option<&'static Entry> {
 
 /// Answers a system call.
 pub async fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
-    let task = cx.task.clone();
-    {
-        let _current = crate::kernel::current::enter(&task);
-        if let Some(r) = table::call_now(cx) {
-            return r;
-        }
+    if let Some(r) = table::call_now(cx) {
+        return r;
     }
-    crate::kernel::current::scope(task, table::call_wait(cx)).await
+    table::call_wait(cx).await
 }
 
 /// A call that is not in the table: `ENOSYS`, logged once per number.

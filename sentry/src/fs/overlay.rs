@@ -1,2 +1,0 @@
-//! Overlay (stub).
-pub struct OvlInode;

@@ -1,0 +1,273 @@
+//! `/proc/[pid]/{fd,fdinfo,ns}` and the links that are places: cwd, root, exe.
+
+use super::pid::{ino, Target, Who};
+use crate::error::{Errno, Result};
+use crate::fs::file::FileOps;
+use crate::fs::pseudo::{Content, List, OpenDir, OpenText, Put, Symlink, FIRST};
+use crate::fs::types::*;
+use crate::fs::vfs::{anon_path, Path};
+use crate::kernel::fdtable::FdEntry;
+use crate::kernel::{current, Cred};
+use std::any::Any;
+use std::sync::Arc;
+
+/// The name of a place as the caller would write it, ` (deleted)` when it has none any more.
+pub(super) fn place_name(path: &Path) -> Result<Vec<u8>> {
+    let root = match current::get() {
+        Some(t) => t.fs().lock().root.clone(),
+        None => path.mount().root(),
+    };
+    Ok(path.display(&root))
+}
+
+pub(super) fn cwd(who: &Who) -> Result<Path> {
+    Ok(who.live()?.fs().lock().cwd.clone())
+}
+
+pub(super) fn root(who: &Who) -> Result<Path> {
+    Ok(who.live()?.fs().lock().root.clone())
+}
+
+pub(super) fn exe(who: &Who) -> Result<Path> {
+    who.live()?.mm().map().exe.clone().ok_or(Errno::ENOENT)
+}
+
+/// Inode number of a descriptor's entry.
+fn fd_ino(id: i32, fd: i32, info: bool) -> u64 {
+    1 << 62 | u64::from(info) << 61 | (id as u64) << 32 | fd as u64
+}
+
+/// `fd` and `fdinfo`.
+struct FdDir {
+    target: Target,
+    index: usize,
+    info: bool,
+}
+
+pub(super) fn fd_dir(target: Target, index: usize) -> Arc<dyn Inode> {
+    Arc::new(FdDir { target, index, info: false })
+}
+
+pub(super) fn fdinfo_dir(target: Target, index: usize) -> Arc<dyn Inode> {
+    Arc::new(FdDir { target, index, info: true })
+}
+
+impl Inode for FdDir {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn attr(&self) -> Result<Attr> {
+        let mode = if self.info { 0o555 } else { 0o500 };
+        let mut a = self.target.attr(self.index, libc::S_IFDIR | mode, 2)?;
+        if !self.info {
+            // Since Linux 6.2 the size is the number of descriptors.
+            let who = self.target.exists()?;
+            a.size = who.task.map_or(0, |t| t.files().numbers().len() as u64);
+        }
+        Ok(a)
+    }
+    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        let fd = match name {
+            b"0" => 0,
+            _ => super::parse_pid(name).ok_or(Errno::ENOENT)?,
+        };
+        let who = self.target.exists()?;
+        if !who.may_access() {
+            return Err(Errno::EACCES);
+        }
+        who.live()?.files().entry(fd).map_err(|_| Errno::ENOENT)?;
+        let target = self.target.clone();
+        Ok(if self.info { Arc::new(FdInfo { target, fd }) } else { Arc::new(FdLink { target, fd }) })
+    }
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+        if !self.target.exists()?.may_access() {
+            return Err(Errno::EACCES);
+        }
+        Ok(Box::new(OpenDir(self)))
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        Ok(self.target.sup.statfs())
+    }
+    fn volatile(&self) -> bool {
+        true
+    }
+}
+
+impl List for FdDir {
+    fn list(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        let who = self.target.exists()?;
+        let Some(task) = &who.task else { return Ok(()) };
+        let from = (pos - FIRST) as i64;
+        let kind = if self.info { libc::DT_REG } else { libc::DT_LNK };
+        for fd in task.files().numbers().into_iter().filter(|&n| i64::from(n) >= from) {
+            let next = fd as u64 + FIRST + 1;
+            let ino = fd_ino(who.id, fd, self.info);
+            if !sink(DirEntry { name: fd.to_string().as_bytes(), ino, kind, next }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn entry(target: &Target, fd: i32) -> Result<FdEntry> {
+    target.exists()?.live()?.files().entry(fd).map_err(|_| Errno::ENOENT)
+}
+
+/// `fd/N`.
+struct FdLink {
+    target: Target,
+    fd: i32,
+}
+
+impl Inode for FdLink {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn attr(&self) -> Result<Attr> {
+        let f = entry(&self.target, self.fd)?.file;
+        // The permissions tell how the file is open.
+        let mode = 0o100 | if f.readable() { 0o400 } else { 0 } | if f.writable() { 0o200 } else { 0 };
+        let a = self.target.attr(0, libc::S_IFLNK | mode, 1)?;
+        Ok(Attr { ino: fd_ino(self.target.id, self.fd, false), size: 64, ..a })
+    }
+    fn readlink(&self) -> Result<Vec<u8>> {
+        if !self.target.exists()?.may_access() {
+            return Err(Errno::EACCES);
+        }
+        let file = entry(&self.target, self.fd)?.file;
+        match &file.path {
+            Some(p) => place_name(p),
+            None => Ok(file.ops.anon_name().into_bytes()),
+        }
+    }
+    fn follow_magic(&self, _cred: &Cred) -> Option<Result<Path>> {
+        let place = || {
+            if !self.target.exists()?.may_access() {
+                return Err(Errno::EACCES);
+            }
+            let file = entry(&self.target, self.fd)?.file;
+            anon_path(&file)
+        };
+        Some(place())
+    }
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+        Err(Errno::ELOOP)
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        Ok(self.target.sup.statfs())
+    }
+    fn volatile(&self) -> bool {
+        true
+    }
+}
+
+/// `fdinfo/N`.
+struct FdInfo {
+    target: Target,
+    fd: i32,
+}
+
+impl Content for FdInfo {
+    fn generate(&self, out: &mut Vec<u8>) -> Result<()> {
+        let e = entry(&self.target, self.fd)?;
+        // A reader of its own fdinfo may hold that very offset.
+        let pos = e.file.offset.try_lock().map_or(0, |o| *o);
+        let cloexec = if e.cloexec { libc::O_CLOEXEC } else { 0 };
+        // The kernel's own O_LARGEFILE is set on every file of a 64-bit process.
+        let flags = (e.file.flags() | cloexec | 0o100000) as u32;
+        out.s("pos:\t").d(pos).s("\nflags:\t0").s(&format!("{flags:o}"));
+        let (mnt, ino) = match &e.file.path {
+            Some(p) => (p.mount().id, p.inode().attr().map_or(0, |a| a.ino)),
+            None => (0, e.file.ops.attr().map_or(0, |a| a.ino)),
+        };
+        out.s("\nmnt_id:\t").d(mnt).s("\nino:\t").d(ino).s("\n");
+        e.file.ops.fdinfo(out);
+        Ok(())
+    }
+}
+
+impl Inode for FdInfo {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn attr(&self) -> Result<Attr> {
+        let a = self.target.attr(0, libc::S_IFREG | 0o444, 1)?;
+        Ok(Attr { ino: fd_ino(self.target.id, self.fd, true), ..a })
+    }
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+        Ok(OpenText::new(self))
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        Ok(self.target.sup.statfs())
+    }
+    fn volatile(&self) -> bool {
+        true
+    }
+}
+
+/// Namespaces: the sandbox has one of each, with the numbers that Linux gives the first ones.
+const NAMESPACES: [(&str, &str, u64); 10] = [
+    ("net", "net", 4_026_531_840),
+    ("uts", "uts", 4_026_531_838),
+    ("ipc", "ipc", 4_026_531_839),
+    ("pid", "pid", 4_026_531_836),
+    ("pid_for_children", "pid", 4_026_531_836),
+    ("user", "user", 4_026_531_837),
+    ("mnt", "mnt", 4_026_531_841),
+    ("cgroup", "cgroup", 4_026_531_835),
+    ("time", "time", 4_026_531_834),
+    ("time_for_children", "time", 4_026_531_834),
+];
+
+struct NsDir {
+    target: Target,
+    index: usize,
+}
+
+pub(super) fn ns_dir(target: Target, index: usize) -> Arc<dyn Inode> {
+    Arc::new(NsDir { target, index })
+}
+
+impl Inode for NsDir {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn attr(&self) -> Result<Attr> {
+        self.target.attr(self.index, libc::S_IFDIR | 0o511, 2)
+    }
+    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        let who = self.target.exists()?;
+        let (_, kind, id) = NAMESPACES.iter().find(|(n, _, _)| n.as_bytes() == name).ok_or(Errno::ENOENT)?;
+        if !who.may_access() {
+            return Err(Errno::EACCES);
+        }
+        Ok(Symlink::new(&self.target.sup, format!("{kind}:[{id}]")))
+    }
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+        Ok(Box::new(OpenDir(self)))
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        Ok(self.target.sup.statfs())
+    }
+    fn volatile(&self) -> bool {
+        true
+    }
+}
+
+impl List for NsDir {
+    fn list(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        for (i, (name, _, _)) in NAMESPACES.iter().enumerate().skip((pos - FIRST) as usize) {
+            let e = DirEntry {
+                name: name.as_bytes(),
+                ino: ino(self.target.id, true, 64 + i),
+                kind: libc::DT_LNK,
+                next: i as u64 + FIRST + 1,
+            };
+            if !sink(e) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! procfs (proc(5)): what the guest kernel tells about itself and its tasks.
+//!
+//! * this file: the root directory, `self`, `thread-self`;
+//! * [`pid`]: the directory of a process or thread, its table of entries, who may look;
+//! * [`status`], [`memory`], [`fd`], [`misc`]: what is behind these entries;
+//! * [`system`], [`cpu`], [`sysctl`], [`net`], [`mounts`]: the rest of the tree.
+//!
+//! Nothing is cached: names and texts are made from the kernel's own state when they are asked for. A process that has
+//! gone meanwhile answers `ENOENT` for names and `ESRCH` for what was opened before.
+
+pub mod cpu;
+mod fd;
+mod memory;
+mod misc;
+mod mounts;
+mod net;
+mod pid;
+mod status;
+mod sysctl;
+mod system;
+
+use super::file::FileOps;
+use super::pseudo::{dir_kind, List, OpenDir, Super, FIRST, PROC_SUPER_MAGIC};
+use super::types::*;
+use crate::error::{Errno, Result};
+use crate::kernel::{current, Kernel};
+use pid::PidDir;
+use std::any::Any;
+use std::sync::Arc;
+
+/// Inode numbers of entries that live as long as the tree start here, as on Linux.
+const STATIC_INO: u64 = 0xf000_0000;
+const ROOT_INO: u64 = 1;
+const SELF_INO: u64 = STATIC_INO - 2;
+const THREAD_SELF_INO: u64 = STATIC_INO - 1;
+
+/// Directory positions of processes: number plus this.
+const PID_POS: u64 = 256;
+
+/// The procfs of a sandbox.
+pub fn new(kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
+    let sup = Super::new(kernel, PROC_SUPER_MAGIC, 1024, STATIC_INO);
+    let mut entries: Vec<(Vec<u8>, Arc<dyn Inode>)> = vec![
+        (b"self".to_vec(), Arc::new(SelfLink { sup: sup.clone(), thread: false })),
+        (b"thread-self".to_vec(), Arc::new(SelfLink { sup: sup.clone(), thread: true })),
+    ];
+    entries.extend(system::entries(&sup));
+    entries.push((b"sys".to_vec(), sysctl::tree(&sup)));
+    Arc::new(Root { sup, entries })
+}
+
+struct Root {
+    sup: Arc<Super>,
+    entries: Vec<(Vec<u8>, Arc<dyn Inode>)>,
+}
+
+/// A process or thread number as it stands in a name: decimal without leading zeros.
+fn parse_pid(name: &[u8]) -> Option<i32> {
+    if name.is_empty() || name.len() > 9 || name[0] == b'0' {
+        return None;
+    }
+    name.iter().try_fold(0i32, |n, c| c.is_ascii_digit().then(|| n * 10 + i32::from(c - b'0')))
+}
+
+impl Inode for Root {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn attr(&self) -> Result<Attr> {
+        let groups = self.sup.kernel.tree.lock().groups.len() as u32;
+        Ok(self.sup.attr(ROOT_INO, libc::S_IFDIR | 0o555, groups.saturating_add(4)))
+    }
+    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        if let Some(pid) = parse_pid(name) {
+            let tree = self.sup.kernel.tree.lock();
+            // The number of a thread that is not a leader works too, though it is not listed.
+            let group = match tree.groups.get(&pid) {
+                Some(g) => g.clone(),
+                None => tree.tasks.get(&pid).ok_or(Errno::ENOENT)?.group.clone(),
+            };
+            return Ok(PidDir::of_group(&self.sup, &group));
+        }
+        self.entries.iter().find(|(n, _)| n == name).map(|(_, e)| e.clone()).ok_or(Errno::ENOENT)
+    }
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+        Ok(Box::new(OpenDir(self)))
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        Ok(self.sup.statfs())
+    }
+    fn volatile(&self) -> bool {
+        true
+    }
+}
+
+impl List for Root {
+    fn list(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        for (i, (name, e)) in self.entries.iter().enumerate().skip((pos - FIRST) as usize) {
+            let a = e.attr()?;
+            if !sink(DirEntry { name, ino: a.ino, kind: dir_kind(a.mode), next: i as u64 + FIRST + 1 }) {
+                return Ok(());
+            }
+        }
+        let from = i32::try_from(pos.saturating_sub(PID_POS)).unwrap_or(i32::MAX);
+        let pids: Vec<i32> = self.sup.kernel.tree.lock().groups.range(from..).map(|(p, _)| *p).collect();
+        for pid in pids {
+            let next = pid as u64 + PID_POS + 1;
+            let ino = pid::ino(pid, false, 0);
+            if !sink(DirEntry { name: pid.to_string().as_bytes(), ino, kind: libc::DT_DIR, next }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `/proc/self` and `/proc/thread-self`.
+struct SelfLink {
+    sup: Arc<Super>,
+    thread: bool,
+}
+
+impl Inode for SelfLink {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn attr(&self) -> Result<Attr> {
+        let ino = if self.thread { THREAD_SELF_INO } else { SELF_INO };
+        Ok(self.sup.attr(ino, libc::S_IFLNK | 0o777, 1))
+    }
+    fn readlink(&self) -> Result<Vec<u8>> {
+        let task = current::get().ok_or(Errno::ENOENT)?;
+        let pid = task.group.pid;
+        Ok(if self.thread { format!("{pid}/task/{}", task.tid()) } else { pid.to_string() }.into_bytes())
+    }
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+        Err(Errno::ELOOP)
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        Ok(self.sup.statfs())
+    }
+    fn volatile(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,199 @@
+//! `/proc/[pid]/net`: the network as it is seen from the sandbox.
+//!
+//! There is one network for all processes, with the loopback device only.
+
+use super::pid::Target;
+use crate::error::{Errno, Result};
+use crate::fs::file::FileOps;
+use crate::fs::pseudo::{Content, List, OpenDir, OpenText, Put, Super, FIRST};
+use crate::fs::types::*;
+use crate::kernel::Kernel;
+use std::any::Any;
+use std::sync::Arc;
+
+type Generate = fn(&Kernel, &mut Vec<u8>);
+
+const TCP: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode";
+const TCP6: &str = "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+const UDP: &str = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops";
+const UDP6: &str = "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n";
+
+const FILES: &[(&str, Generate)] = &[
+    ("arp", |_, o| {
+        o.s("IP address       HW type     Flags       HW address            Mask     Device\n");
+    }),
+    ("dev", dev),
+    ("dev_mcast", |_, _| {}),
+    ("if_inet6", |_, o| {
+        o.s("00000000000000000000000000000001 01 80 10 80       lo\n");
+    }),
+    ("igmp", |_, o| {
+        o.s("Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n");
+        o.s("1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n");
+    }),
+    ("ipv6_route", ipv6_route),
+    ("netlink", |_, o| {
+        o.s("sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n");
+    }),
+    ("netstat", |_, o| {
+        o.s("TcpExt: SyncookiesSent SyncookiesRecv SyncookiesFailed\nTcpExt: 0 0 0\n");
+        o.s("IpExt: InNoRoutes InTruncatedPkts InMcastPkts\nIpExt: 0 0 0\n");
+    }),
+    ("packet", |_, o| {
+        o.s("sk       RefCnt Type Proto  Iface R Rmem   User   Inode\n");
+    }),
+    ("protocols", |_, o| {
+        o.s("protocol  size sockets  memory press maxhdr  slab module     cl co di ac io in de sh ss gs se re sp bi br ha uh gp em\n");
+    }),
+    ("psched", |_, o| {
+        o.s("000003e8 00000040 000f4240 3b9aca00\n");
+    }),
+    ("ptype", |_, o| {
+        o.s("Type Device      Function\n");
+    }),
+    ("raw", |_, o| padded(o, UDP, 127)),
+    ("raw6", |_, o| {
+        o.s(UDP6);
+    }),
+    ("route", |_, o| {
+        padded(o, "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT", 127)
+    }),
+    ("rt_cache", |_, o| {
+        o.s("Iface\tDestination\tGateway \tFlags\t\tRefCnt\tUse\tMetric\tSource\t\tMTU\tWindow\tIRTT\tTOS\tHHRef\tHHUptod\tSpecDst\n");
+    }),
+    ("snmp", snmp),
+    ("snmp6", |_, _| {}),
+    ("sockstat", |_, o| {
+        o.s("sockets: used 0\nTCP: inuse 0 orphan 0 tw 0 alloc 0 mem 0\nUDP: inuse 0 mem 0\nUDPLITE: inuse 0\n");
+        o.s("RAW: inuse 0\nFRAG: inuse 0 memory 0\n");
+    }),
+    ("sockstat6", |_, o| {
+        o.s("TCP6: inuse 0\nUDP6: inuse 0\nUDPLITE6: inuse 0\nRAW6: inuse 0\nFRAG6: inuse 0 memory 0\n");
+    }),
+    ("softnet_stat", softnet),
+    ("tcp", |_, o| padded(o, TCP, 149)),
+    ("tcp6", |_, o| {
+        o.s(TCP6);
+    }),
+    ("udp", |_, o| padded(o, UDP, 127)),
+    ("udp6", |_, o| {
+        o.s(UDP6);
+    }),
+    ("unix", unix),
+];
+
+/// A line as `seq_setwidth` fills it.
+fn padded(out: &mut Vec<u8>, line: &str, width: usize) {
+    out.s(line).sp(width.saturating_sub(line.len())).s("\n");
+}
+
+fn dev(_: &Kernel, out: &mut Vec<u8>) {
+    out.s("Inter-|   Receive                                                |  Transmit\n");
+    out.s(" face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n");
+    out.s("    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n");
+}
+
+fn ipv6_route(_: &Kernel, out: &mut Vec<u8>) {
+    const ZERO: &str = "00000000000000000000000000000000";
+    out.s("00000000000000000000000000000001 80 ")
+        .s(ZERO)
+        .s(" 00 ")
+        .s(ZERO)
+        .s(" 00000000 00000002 00000000 80200001       lo\n");
+    out.s(ZERO).s(" 00 ").s(ZERO).s(" 00 ").s(ZERO).s(" ffffffff 00000001 00000000 00200200       lo\n");
+}
+
+fn snmp(_: &Kernel, out: &mut Vec<u8>) {
+    out.s("Ip: Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ForwDatagrams InUnknownProtos InDiscards InDelivers OutRequests OutDiscards OutNoRoutes ReasmTimeout ReasmReqds ReasmOKs ReasmFails FragOKs FragFails FragCreates\n");
+    out.s("Ip: 2 64 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n");
+    out.s("Tcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs OutSegs RetransSegs InErrs OutRsts InCsumErrors\n");
+    out.s("Tcp: 1 200 120000 -1 0 0 0 0 0 0 0 0 0 0 0\n");
+    out.s("Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors\n");
+    out.s("Udp: 0 0 0 0 0 0 0 0 0\n");
+}
+
+fn softnet(kernel: &Kernel, out: &mut Vec<u8>) {
+    for n in 0..super::cpu::count(kernel) as u64 {
+        for i in 0..15 {
+            out.x(if i == 12 { n } else { 0 }, 8).s(if i == 14 { "\n" } else { " " });
+        }
+    }
+}
+
+fn unix(_: &Kernel, out: &mut Vec<u8>) {
+    out.s("Num       RefCount Protocol Flags    Type St Inode Path\n");
+}
+
+/// Inode numbers of this directory and its files.
+const INO: u64 = 0xe000_0000;
+
+struct NetDir {
+    target: Target,
+}
+
+pub(super) fn dir(target: Target, _index: usize) -> Arc<dyn Inode> {
+    Arc::new(NetDir { target })
+}
+
+impl Inode for NetDir {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn attr(&self) -> Result<Attr> {
+        self.target.exists()?;
+        Ok(self.target.sup.attr(INO, libc::S_IFDIR | 0o555, 2))
+    }
+    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        let index = FILES.iter().position(|(n, _)| n.as_bytes() == name).ok_or(Errno::ENOENT)?;
+        Ok(Arc::new(NetFile { sup: self.target.sup.clone(), index }))
+    }
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+        Ok(Box::new(OpenDir(self)))
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        Ok(self.target.sup.statfs())
+    }
+    fn volatile(&self) -> bool {
+        true
+    }
+}
+
+impl List for NetDir {
+    fn list(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        for (i, (name, _)) in FILES.iter().enumerate().skip((pos - FIRST) as usize) {
+            let (ino, next) = (INO + 1 + i as u64, i as u64 + FIRST + 1);
+            if !sink(DirEntry { name: name.as_bytes(), ino, kind: libc::DT_REG, next }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct NetFile {
+    sup: Arc<Super>,
+    index: usize,
+}
+
+impl Content for NetFile {
+    fn generate(&self, out: &mut Vec<u8>) -> Result<()> {
+        let (_, generate) = FILES.get(self.index).ok_or(Errno::ENOENT)?;
+        generate(&self.sup.kernel, out);
+        Ok(())
+    }
+}
+
+impl Inode for NetFile {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn attr(&self) -> Result<Attr> {
+        Ok(self.sup.attr(INO + 1 + self.index as u64, libc::S_IFREG | 0o444, 1))
+    }
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+        Ok(OpenText::new(self))
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        Ok(self.sup.statfs())
+    }
+}

@@ -1,0 +1,375 @@
+//! `/proc/[pid]` and `/proc/[pid]/task/[tid]`: the directory, its entries, and who may look at them.
+
+use super::{fd, memory, misc, mounts, net, status};
+use crate::error::{Errno, Result};
+use crate::fs::file::FileOps;
+use crate::fs::pseudo::{ignore_set_attr, Content, List, OpenDir, OpenText, Super, FIRST};
+use crate::fs::types::*;
+use crate::fs::vfs::Path;
+use crate::kernel::cred::CAP_SYS_PTRACE;
+use crate::kernel::{current, Cred, Task, ThreadGroup};
+use std::any::Any;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+/// Inode number of entry `index` (0: the directory) of a process or thread.
+pub(super) fn ino(id: i32, thread: bool, index: usize) -> u64 {
+    1 << 40 | (id as u64) << 16 | u64::from(thread) << 15 | index as u64
+}
+
+/// A process or thread that an inode stands for; it may have gone.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub sup: Arc<Super>,
+    pub id: i32,
+    group: Weak<ThreadGroup>,
+    /// The thread, for `task/[tid]`.
+    task: Option<Weak<Task>>,
+}
+
+/// A [`Target`] that exists now.
+pub(super) struct Who {
+    pub group: Arc<ThreadGroup>,
+    /// The thread, or one that stands for the process; none: a zombie.
+    pub task: Option<Arc<Task>>,
+    /// A single thread is meant.
+    pub thread: bool,
+    pub id: i32,
+}
+
+impl Who {
+    /// The thread; `ENOENT` for a zombie, as links of a task without files or memory answer.
+    pub fn live(&self) -> Result<&Arc<Task>> {
+        self.task.as_ref().ok_or(Errno::ENOENT)
+    }
+    /// May the caller look into this task as a debugger could (`ptrace_may_access`)?
+    pub fn may_access(&self) -> bool {
+        let Some(me) = current::get() else { return true };
+        if Arc::ptr_eq(&me.group, &self.group) {
+            return true;
+        }
+        let mine = me.cred();
+        if mine.has(CAP_SYS_PTRACE) {
+            return true;
+        }
+        let Some(task) = &self.task else { return false };
+        let its = task.cred();
+        let same = [its.uid, its.euid, its.suid].iter().all(|&u| u == mine.fsuid)
+            && [its.gid, its.egid, its.sgid].iter().all(|&g| g == mine.fsgid);
+        same && self.group.dumpable.load(Ordering::Relaxed) == 1 && its.permitted & !mine.permitted == 0
+    }
+}
+
+impl Target {
+    pub fn get(&self) -> Result<Who> {
+        let group = self.group.upgrade().ok_or(Errno::ESRCH)?;
+        let Some(task) = &self.task else {
+            let task = group.any_thread();
+            return Ok(Who { group, task, thread: false, id: self.id });
+        };
+        let task = task.upgrade().ok_or(Errno::ESRCH)?;
+        if !group.rel.lock().threads.iter().any(|t| Arc::ptr_eq(t, &task)) {
+            return Err(Errno::ESRCH);
+        }
+        Ok(Who { group, task: Some(task), thread: true, id: self.id })
+    }
+    /// As [`Target::get`], for looking up names.
+    pub fn exists(&self) -> Result<Who> {
+        self.get().map_err(|_| Errno::ENOENT)
+    }
+    pub fn attr(&self, index: usize, mode: u32, nlink: u32) -> Result<Attr> {
+        let mut a = self.sup.attr(ino(self.id, self.task.is_some(), index), mode, nlink);
+        let who = self.exists()?;
+        let owned = mode == libc::S_IFDIR | 0o555 || who.group.dumpable.load(Ordering::Relaxed) == 1;
+        if let (true, Some(t)) = (owned, &who.task) {
+            let c = t.cred.read();
+            (a.uid, a.gid) = (c.euid, c.egid);
+        }
+        let k = &self.sup.kernel;
+        let age = who.group.start_ns.load(Ordering::Relaxed).saturating_sub(k.boot_monotonic_ns);
+        let ns = k.boot_realtime_ns.saturating_add(age);
+        let t = Timespec { sec: (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 };
+        (a.atime, a.mtime, a.ctime, a.btime) = (t, t, t, t);
+        Ok(a)
+    }
+}
+
+pub(super) type Generate = fn(&Who, &Super, &mut Vec<u8>) -> Result<()>;
+type Store = fn(&Who, &Super, &[u8]) -> Result<()>;
+
+pub(super) enum Kind {
+    Text(Generate),
+    /// A text that only those may open who may look into the task.
+    Guarded(Generate),
+    Writable(Generate, Store),
+    /// A link with a text that is also a place.
+    Link(fn(&Who) -> Result<Path>),
+    Dir(fn(Target, usize) -> Arc<dyn Inode>),
+    Mem,
+}
+
+pub(super) struct Entry {
+    pub name: &'static str,
+    pub mode: u32,
+    pub kind: Kind,
+}
+
+const fn e(name: &'static str, mode: u32, kind: Kind) -> Entry {
+    Entry { name, mode, kind }
+}
+
+use Kind::*;
+
+/// Entries of a process and of a thread.
+const COMMON: &[Entry] = &[
+    e("fd", 0o500, Dir(fd::fd_dir)),
+    e("fdinfo", 0o555, Dir(fd::fdinfo_dir)),
+    e("ns", 0o511, Dir(fd::ns_dir)),
+    e("net", 0o555, Dir(net::dir)),
+    e("environ", 0o400, Guarded(memory::environ)),
+    e("auxv", 0o400, Guarded(memory::auxv)),
+    e("status", 0o444, Text(status::status)),
+    e("personality", 0o400, Guarded(misc::personality)),
+    e("limits", 0o444, Text(misc::limits)),
+    e("sched", 0o644, Writable(misc::sched, misc::ignore)),
+    e("comm", 0o644, Writable(misc::comm, misc::set_comm)),
+    e("syscall", 0o400, Guarded(misc::syscall)),
+    e("cmdline", 0o444, Text(memory::cmdline)),
+    e("stat", 0o444, Text(status::stat)),
+    e("statm", 0o444, Text(status::statm)),
+    e("maps", 0o444, Guarded(memory::maps)),
+    e("mem", 0o600, Mem),
+    e("cwd", 0o777, Link(fd::cwd)),
+    e("root", 0o777, Link(fd::root)),
+    e("exe", 0o777, Link(fd::exe)),
+    e("mounts", 0o444, Text(mounts::mounts)),
+    e("mountinfo", 0o444, Text(mounts::mountinfo)),
+    e("smaps", 0o444, Guarded(memory::smaps)),
+    e("smaps_rollup", 0o444, Guarded(memory::smaps_rollup)),
+    e("pagemap", 0o400, Guarded(misc::nothing)),
+    e("wchan", 0o444, Text(misc::wchan)),
+    e("stack", 0o400, Guarded(misc::stack)),
+    e("schedstat", 0o444, Text(misc::schedstat)),
+    e("cgroup", 0o444, Text(misc::cgroup)),
+    e("cpuset", 0o444, Text(misc::cpuset)),
+    e("oom_score", 0o444, Text(misc::oom_score)),
+    e("oom_adj", 0o644, Writable(misc::oom_adj, misc::set_oom_adj)),
+    e("oom_score_adj", 0o644, Writable(misc::oom_score_adj, misc::set_oom_score_adj)),
+    e("loginuid", 0o644, Writable(misc::loginuid, misc::refuse)),
+    e("sessionid", 0o444, Text(misc::sessionid)),
+    e("io", 0o400, Text(misc::io)),
+    e("uid_map", 0o644, Writable(misc::id_map, misc::refuse)),
+    e("gid_map", 0o644, Writable(misc::id_map, misc::refuse)),
+    e("projid_map", 0o644, Writable(misc::id_map, misc::refuse)),
+    e("setgroups", 0o644, Writable(misc::setgroups, misc::refuse)),
+];
+
+/// Entries of a process only.
+const PROCESS: &[Entry] = &[
+    e("task", 0o555, Dir(task_dir)),
+    e("autogroup", 0o644, Writable(misc::autogroup, misc::ignore)),
+    e("mountstats", 0o400, Text(mounts::mountstats)),
+    e("coredump_filter", 0o644, Writable(misc::coredump_filter, misc::ignore)),
+    e("timers", 0o444, Text(misc::nothing)),
+    e("timerslack_ns", 0o666, Writable(misc::timerslack, misc::set_timerslack)),
+    e("clear_refs", 0o200, Writable(misc::nothing, misc::ignore)),
+];
+
+const THREAD: &[Entry] = &[e("children", 0o444, Text(misc::children))];
+
+fn entries(thread: bool) -> impl Iterator<Item = &'static Entry> {
+    COMMON.iter().chain(if thread { THREAD } else { PROCESS })
+}
+
+/// The directory of a process or thread.
+pub(super) struct PidDir {
+    target: Target,
+}
+
+impl PidDir {
+    pub fn of_group(sup: &Arc<Super>, group: &Arc<ThreadGroup>) -> Arc<dyn Inode> {
+        let target = Target { sup: sup.clone(), id: group.pid, group: Arc::downgrade(group), task: None };
+        Arc::new(PidDir { target })
+    }
+    fn of_task(sup: &Arc<Super>, task: &Arc<Task>) -> Arc<dyn Inode> {
+        let group = Arc::downgrade(&task.group);
+        let target = Target { sup: sup.clone(), id: task.tid(), group, task: Some(Arc::downgrade(task)) };
+        Arc::new(PidDir { target })
+    }
+    fn node(&self, index: usize, entry: &'static Entry) -> Arc<dyn Inode> {
+        let target = self.target.clone();
+        match &entry.kind {
+            Dir(make) => make(target, index),
+            _ => Arc::new(Node { target, index, entry }),
+        }
+    }
+}
+
+impl Inode for PidDir {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn attr(&self) -> Result<Attr> {
+        self.target.attr(0, libc::S_IFDIR | 0o555, if self.target.task.is_some() { 7 } else { 9 })
+    }
+    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        let thread = self.target.task.is_some();
+        let (i, entry) = entries(thread).enumerate().find(|(_, e)| e.name.as_bytes() == name).ok_or(Errno::ENOENT)?;
+        if self.target.group.strong_count() == 0 {
+            return Err(Errno::ENOENT);
+        }
+        Ok(self.node(i + 1, entry))
+    }
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+        Ok(Box::new(OpenDir(self)))
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        Ok(self.target.sup.statfs())
+    }
+    fn volatile(&self) -> bool {
+        true
+    }
+}
+
+impl List for PidDir {
+    fn list(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        let who = self.target.exists()?;
+        for (i, entry) in entries(who.thread).enumerate().skip((pos - FIRST) as usize) {
+            let kind = match entry.kind {
+                Dir(_) => libc::DT_DIR,
+                Link(_) => libc::DT_LNK,
+                _ => libc::DT_REG,
+            };
+            let ino = ino(who.id, who.thread, i + 1);
+            if !sink(DirEntry { name: entry.name.as_bytes(), ino, kind, next: i as u64 + FIRST + 1 }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An entry that is not a directory.
+struct Node {
+    target: Target,
+    index: usize,
+    entry: &'static Entry,
+}
+
+impl Content for Node {
+    fn generate(&self, out: &mut Vec<u8>) -> Result<()> {
+        let who = self.target.get()?;
+        match self.entry.kind {
+            Text(f) | Guarded(f) | Writable(f, _) => f(&who, &self.target.sup, out),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+    fn store(&self, text: &[u8]) -> Result<()> {
+        let who = self.target.get()?;
+        match self.entry.kind {
+            Writable(_, f) => f(&who, &self.target.sup, text),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+    fn size_hint(&self) -> usize {
+        match self.entry.name {
+            "status" | "limits" | "mountinfo" => 2048,
+            "maps" | "smaps" => 8192,
+            _ => 512,
+        }
+    }
+}
+
+impl Inode for Node {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn attr(&self) -> Result<Attr> {
+        let kind = if matches!(self.entry.kind, Link(_)) { libc::S_IFLNK } else { libc::S_IFREG };
+        self.target.attr(self.index, kind | self.entry.mode, 1)
+    }
+    fn set_attr(&self, set: &SetAttr) -> Result<()> {
+        ignore_set_attr(set)
+    }
+    fn readlink(&self) -> Result<Vec<u8>> {
+        let Link(place) = self.entry.kind else { return Err(Errno::EINVAL) };
+        let who = self.target.exists()?;
+        if !who.may_access() {
+            return Err(Errno::EACCES);
+        }
+        fd::place_name(&place(&who)?)
+    }
+    fn follow_magic(&self, _cred: &Cred) -> Option<Result<Path>> {
+        let Link(place) = self.entry.kind else { return None };
+        Some(self.target.exists().and_then(|who| if who.may_access() { place(&who) } else { Err(Errno::EACCES) }))
+    }
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+        let who = self.target.get()?;
+        match self.entry.kind {
+            Guarded(_) if !who.may_access() => Err(Errno::EACCES),
+            Mem if !who.may_access() => Err(Errno::EACCES),
+            Mem => memory::open_mem(&who),
+            Link(_) => Err(Errno::ELOOP),
+            _ => Ok(OpenText::new(self)),
+        }
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        Ok(self.target.sup.statfs())
+    }
+    fn volatile(&self) -> bool {
+        true
+    }
+}
+
+/// `/proc/[pid]/task`.
+struct TaskDir {
+    target: Target,
+    index: usize,
+}
+
+fn task_dir(target: Target, index: usize) -> Arc<dyn Inode> {
+    Arc::new(TaskDir { target, index })
+}
+
+impl Inode for TaskDir {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn attr(&self) -> Result<Attr> {
+        let threads = self.target.exists()?.group.rel.lock().threads.len() as u32;
+        self.target.attr(self.index, libc::S_IFDIR | 0o555, 2 + threads)
+    }
+    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        let tid = super::parse_pid(name).ok_or(Errno::ENOENT)?;
+        let who = self.target.exists()?;
+        let r = who.group.rel.lock();
+        let task = r.threads.iter().find(|t| t.tid() == tid).ok_or(Errno::ENOENT)?;
+        Ok(PidDir::of_task(&self.target.sup, task))
+    }
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+        Ok(Box::new(OpenDir(self)))
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        Ok(self.target.sup.statfs())
+    }
+    fn volatile(&self) -> bool {
+        true
+    }
+}
+
+impl List for TaskDir {
+    fn list(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        let who = self.target.exists()?;
+        let mut tids: Vec<i32> = who.group.rel.lock().threads.iter().map(|t| t.tid()).collect();
+        tids.sort_unstable();
+        let from = (pos - FIRST) as i64;
+        for tid in tids.into_iter().filter(|&t| i64::from(t) >= from) {
+            let next = tid as u64 + FIRST + 1;
+            let ino = ino(tid, true, 0);
+            if !sink(DirEntry { name: tid.to_string().as_bytes(), ino, kind: libc::DT_DIR, next }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

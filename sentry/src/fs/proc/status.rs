@@ -1,0 +1,415 @@
+//! `/proc/[pid]/{stat,status,statm}`.
+
+use super::pid::Who;
+use crate::error::Result;
+use crate::fs::pseudo::{Put, Super};
+use crate::kernel::signal::{SigSet, NSIG, SIG_DFL, SIG_IGN};
+use crate::kernel::{Cred, Task};
+use crate::mm::vma::Vma;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// Clock ticks of user space (`USER_HZ`), in ns.
+pub(super) const TICK: u64 = 10_000_000;
+
+/// Letter and word of a task's state.
+fn state(who: &Who) -> (u8, &'static str) {
+    let Some(task) = &who.task else { return (b'Z', "zombie") };
+    if who.group.rel.lock().stopped.is_some() {
+        (b'T', "stopped")
+    } else if task.sleeping.load(Ordering::Relaxed) {
+        (b'S', "sleeping")
+    } else {
+        (b'R', "running")
+    }
+}
+
+/// The name; a zombie keeps the one that it had.
+pub(super) fn comm(who: &Who) -> Vec<u8> {
+    match &who.task {
+        Some(t) => t.comm.lock().clone(),
+        None => who.group.remains.lock().as_ref().map_or_else(Vec::new, |r| r.comm.clone()),
+    }
+}
+
+fn cred(who: &Who) -> Option<Arc<Cred>> {
+    match &who.task {
+        Some(t) => Some(t.cred()),
+        None => who.group.remains.lock().as_ref().map(|r| r.cred.clone()),
+    }
+}
+
+/// Sizes of an address space, in bytes.
+#[derive(Default)]
+pub(super) struct Sizes {
+    pub total: u64,
+    pub rss_anon: u64,
+    pub rss_file: u64,
+    pub rss_shmem: u64,
+    pub data: u64,
+    pub stack: u64,
+    pub exec: u64,
+    pub text: u64,
+    pub locked: u64,
+    pub count: u64,
+}
+
+impl Sizes {
+    pub fn rss(&self) -> u64 {
+        self.rss_anon + self.rss_file + self.rss_shmem
+    }
+}
+
+/// Bytes of a mapping that count as resident. Only the host knows which pages are; what can be written to is taken to be
+/// touched up to a bound, so that a large reservation does not look like use.
+pub(super) fn resident(v: &Vma) -> u64 {
+    const RESERVATION: u64 = 64 << 20;
+    let len = v.end - v.start;
+    if v.prot == 0 {
+        0
+    } else if v.path().is_some() {
+        len.min(RESERVATION)
+    } else if v.label == "[stack]" {
+        len.min(132 << 10)
+    } else if len > RESERVATION {
+        len / 16
+    } else {
+        len
+    }
+}
+
+pub(super) fn sizes(task: &Task) -> Sizes {
+    let mm = task.mm();
+    let mut z = Sizes::default();
+    let m = mm.map();
+    z.text = m.code.1.saturating_sub(m.code.0);
+    for v in m.vmas.iter() {
+        let len = v.len();
+        let rss = resident(v);
+        z.count += 1;
+        z.total += len;
+        if v.locked {
+            z.locked += len;
+        }
+        match (v.path().is_some(), v.shared) {
+            (true, _) => z.rss_file += rss,
+            (false, true) => z.rss_shmem += rss,
+            (false, false) => z.rss_anon += rss,
+        }
+        if v.label == "[stack]" {
+            z.stack += len.min(132 << 10);
+        } else if v.prot & libc::PROT_WRITE != 0 && !v.shared {
+            z.data += len;
+        } else if v.prot & libc::PROT_EXEC != 0 && v.prot & libc::PROT_WRITE == 0 {
+            z.exec += len;
+        }
+    }
+    z
+}
+
+/// Times of the process (user, system; ns), then those of the children it has waited for.
+pub(super) fn times(who: &Who) -> [u64; 4] {
+    let r = who.group.rel.lock();
+    let (mut u, mut s) = (0, 0);
+    if who.thread {
+        if let Some(t) = &who.task {
+            (u, s) = t.cpu_time();
+        }
+    } else {
+        (u, s) = (r.dead_utime, r.dead_stime);
+        for t in &r.threads {
+            let (tu, ts) = t.cpu_time();
+            u += tu;
+            s += ts;
+        }
+    }
+    [u, s, r.child_utime, r.child_stime]
+}
+
+/// Pending, blocked, ignored and caught signals: of the thread, of the process, mask, ignored, caught.
+fn signals(who: &Who) -> [SigSet; 5] {
+    let mut out = [SigSet::default(); 5];
+    if let Some(t) = &who.task {
+        let s = t.signals.lock();
+        out[0] = s.pending.set;
+        out[2] = s.mask;
+    }
+    out[1] = who.group.pending.lock().set;
+    if who.task.is_some() {
+        let actions = who.group.actions.read().clone();
+        let actions = actions.lock();
+        for sig in 1..=NSIG {
+            match actions.get(sig).handler {
+                SIG_DFL => {}
+                SIG_IGN => out[3].add(sig),
+                _ => out[4].add(sig),
+            }
+        }
+    }
+    out
+}
+
+pub(super) fn status(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let (letter, word) = state(who);
+    let (pgid, sid, ppid, threads) = {
+        let r = who.group.rel.lock();
+        (r.pgid, r.sid, r.parent.upgrade().map_or(0, |p| p.pid), r.threads.len())
+    };
+    let pid = who.group.pid as u64;
+    out.s("Name:\t").esc(&comm(who), b"\n");
+    if let Some(t) = &who.task {
+        let umask = t.fs().lock().umask;
+        out.s("\nUmask:\t0");
+        for shift in [6, 3, 0] {
+            out.push(b'0' + (umask >> shift & 7) as u8);
+        }
+    }
+    out.s("\nState:\t").b(&[letter]).s(" (").s(word).s(")\nTgid:\t").d(pid).s("\nNgid:\t0\nPid:\t").d(who.id as u64);
+    out.s("\nPPid:\t").d(ppid as u64).s("\nTracerPid:\t0\nUid:");
+    let cred = cred(who);
+    if let Some(c) = &cred {
+        for id in [c.uid, c.euid, c.suid, c.fsuid] {
+            out.s("\t").d(u64::from(id));
+        }
+        out.s("\nGid:");
+        for id in [c.gid, c.egid, c.sgid, c.fsgid] {
+            out.s("\t").d(u64::from(id));
+        }
+    }
+    out.s("\nFDSize:\t").d(who.task.as_ref().map_or(0, |t| fd_size(t))).s("\nGroups:\t");
+    if let Some(c) = &cred {
+        for g in &c.groups {
+            out.d(u64::from(*g)).s(" ");
+        }
+        if c.groups.is_empty() {
+            out.s(" ");
+        }
+    }
+    for (name, id) in [("NStgid", pid), ("NSpid", who.id as u64), ("NSpgid", pgid as u64), ("NSsid", sid as u64)] {
+        out.s("\n").s(name).s(":\t").d(id);
+    }
+    out.s("\n");
+    if let Some(t) = &who.task {
+        let z = sizes(t);
+        let kb = |out: &mut Vec<u8>, name: &str, bytes: u64| {
+            out.s(name).s(":\t").dw(bytes >> 10, 8).s(" kB\n");
+        };
+        kb(out, "VmPeak", z.total);
+        kb(out, "VmSize", z.total);
+        kb(out, "VmLck", z.locked);
+        kb(out, "VmPin", 0);
+        kb(out, "VmHWM", z.rss());
+        kb(out, "VmRSS", z.rss());
+        kb(out, "RssAnon", z.rss_anon);
+        kb(out, "RssFile", z.rss_file);
+        kb(out, "RssShmem", z.rss_shmem);
+        kb(out, "VmData", z.data);
+        kb(out, "VmStk", z.stack);
+        kb(out, "VmExe", z.text);
+        kb(out, "VmLib", z.exec.saturating_sub(z.text));
+        kb(out, "VmPTE", (z.count * 4 + 28) << 10);
+        kb(out, "VmSwap", 0);
+        kb(out, "HugetlbPages", 0);
+        out.s("CoreDumping:\t0\nTHP_enabled:\t1\nuntag_mask:\t0xffffffffffffffff\n");
+    }
+    out.s("Threads:\t").d(threads.max(1) as u64).s("\nSigQ:\t0/").d(who.group.limit(libc::RLIMIT_SIGPENDING));
+    for (name, set) in ["SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt"].iter().zip(signals(who)) {
+        out.s("\n").s(name).s(":\t").x(set.0, 16);
+    }
+    if let Some(c) = &cred {
+        let caps = [
+            ("CapInh", c.inheritable),
+            ("CapPrm", c.permitted),
+            ("CapEff", c.effective),
+            ("CapBnd", c.bounding),
+            ("CapAmb", c.ambient),
+        ];
+        for (name, set) in caps {
+            out.s("\n").s(name).s(":\t").x(set, 16);
+        }
+        out.s("\nNoNewPrivs:\t").d(u64::from(c.no_new_privs));
+    }
+    out.s("\nSeccomp:\t0\nSeccomp_filters:\t0\nSpeculation_Store_Bypass:\tvulnerable\n");
+    out.s("SpeculationIndirectBranch:\talways enabled\nCpus_allowed:\t");
+    let cpus = super::cpu::count(&sup.kernel);
+    let mask = match &who.task {
+        Some(t) => affinity(t, cpus),
+        None => all_cpus(cpus),
+    };
+    cpu_mask(out, &mask, cpus);
+    out.s("\nCpus_allowed_list:\t");
+    cpu_list(out, &mask);
+    out.s("\nMems_allowed:\t00000000,00000001\nMems_allowed_list:\t0\n");
+    out.s("voluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n");
+    Ok(())
+}
+
+fn fd_size(task: &Task) -> u64 {
+    let top = task.files().numbers().last().map_or(0, |&n| n as u64 + 1);
+    top.max(64).next_power_of_two()
+}
+
+fn all_cpus(n: usize) -> Vec<u64> {
+    (0..n.div_ceil(64)).map(|w| if n >= (w + 1) * 64 { u64::MAX } else { (1 << (n % 64)) - 1 }).collect()
+}
+
+fn affinity(task: &Task, cpus: usize) -> Vec<u64> {
+    let set = task.affinity.lock();
+    let all = all_cpus(cpus);
+    if set.iter().all(|w| *w == 0) {
+        return all;
+    }
+    all.iter().enumerate().map(|(i, w)| w & set.get(i).copied().unwrap_or(0)).collect()
+}
+
+/// A bit mask as `%*pb` prints it: 32-bit words in hexadecimal, the highest first.
+fn cpu_mask(out: &mut Vec<u8>, mask: &[u64], cpus: usize) {
+    let words = cpus.div_ceil(32).max(1);
+    for i in (0..words).rev() {
+        let w = mask.get(i / 2).copied().unwrap_or(0) >> (32 * (i % 2)) & 0xffff_ffff;
+        // The top word has as many digits as it has processors' bits.
+        let digits = if i == words - 1 { (cpus - i * 32).div_ceil(4).max(1) } else { 8 };
+        out.x(w, digits);
+        if i > 0 {
+            out.s(",");
+        }
+    }
+}
+
+/// A bit mask as `%*pbl` prints it: `0-3,5`.
+pub(super) fn cpu_list(out: &mut Vec<u8>, mask: &[u64]) {
+    let has = |n: usize| mask.get(n / 64).is_some_and(|w| w >> (n % 64) & 1 != 0);
+    let end = mask.len() * 64;
+    let mut at = 0;
+    let mut first = true;
+    while at < end {
+        if !has(at) {
+            at += 1;
+            continue;
+        }
+        let from = at;
+        while at < end && has(at) {
+            at += 1;
+        }
+        if !std::mem::take(&mut first) {
+            out.s(",");
+        }
+        out.d(from as u64);
+        if at - from > 1 {
+            out.s("-").d(at as u64 - 1);
+        }
+    }
+}
+
+pub(super) fn stat(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let kernel = &sup.kernel;
+    let (letter, _) = state(who);
+    let (pgid, sid, ppid, threads, exit_status, exit_signal) = {
+        let r = who.group.rel.lock();
+        let status = r.exit_status.unwrap_or(0);
+        (r.pgid, r.sid, r.parent.upgrade().map_or(0, |p| p.pid), r.threads.len(), status, r.exit_signal)
+    };
+    let (tty, tpgid) = crate::kernel::tty::stat_of(kernel, &who.group);
+    let [ut, st, cut, cst] = times(who);
+    let nice = who.task.as_ref().map_or(0, |t| i64::from(t.nice.load(Ordering::Relaxed)));
+    let start_ns = match (&who.task, who.thread) {
+        (Some(t), true) => t.start_ns,
+        _ => who.group.start_ns.load(Ordering::Relaxed),
+    };
+    let start = start_ns.saturating_sub(kernel.boot_monotonic_ns) / TICK;
+    out.d(who.id as u64).s(" (").esc(&comm(who), b"\n").s(") ").b(&[letter, b' ']);
+    out.d(ppid as u64).s(" ").d(pgid as u64).s(" ").d(sid as u64).s(" ").d(tty).s(" ").i(i64::from(tpgid));
+    // Flags, minor and major faults (own, children's).
+    out.s(" 4194304 0 0 0 0 ");
+    for t in [ut, st, cut, cst] {
+        out.d(t / TICK).s(" ");
+    }
+    let (policy, rt) = who.task.as_ref().map_or((0, 0), |t| {
+        (t.attrs.policy.load(Ordering::Relaxed) as u64, u64::from(t.attrs.rt_priority.load(Ordering::Relaxed)))
+    });
+    let real_time = matches!(policy as i32, libc::SCHED_FIFO | libc::SCHED_RR);
+    out.i(if real_time { -1 - rt as i64 } else { 20 + nice })
+        .s(" ")
+        .i(nice)
+        .s(" ")
+        .d(threads.max(1) as u64)
+        .s(" 0 ")
+        .d(start)
+        .s(" ");
+    // Addresses are for those who may look.
+    let shown = who.may_access();
+    let mut places = [0u64; 11];
+    let (mut vsize, mut rss) = (0, 0);
+    if let Some(t) = &who.task {
+        let z = sizes(t);
+        (vsize, rss) = (z.total, z.rss() >> 12);
+        if shown {
+            let mm = t.mm();
+            let m = mm.map();
+            places = [
+                m.code.0,
+                m.code.1,
+                m.start_stack,
+                m.data.0,
+                m.data.1,
+                m.brk_start,
+                m.args.0,
+                m.args.1,
+                m.env.0,
+                m.env.1,
+                0,
+            ];
+        } else {
+            (places[0], places[1]) = (1, 1);
+        }
+    }
+    let rss_limit = who.group.limit(libc::RLIMIT_RSS);
+    out.d(vsize).s(" ").d(rss).s(" ").d(rss_limit).s(" ");
+    out.d(places[0]).s(" ").d(places[1]).s(" ").d(places[2]).s(" 0 0 ");
+    for set in signals(who).iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, s)| s) {
+        // Only the low 31 signals fit into this old format.
+        out.d(set.0 & 0x7fff_ffff).s(" ");
+    }
+    let wchan = u64::from(letter == b'S');
+    let exit_signal = if who.thread && who.id != who.group.pid { -1 } else { i64::from(exit_signal) };
+    out.d(wchan).s(" 0 0 ").i(exit_signal).s(" 0 ").d(rt).s(" ").d(policy).s(" 0 0 0 ");
+    for p in &places[3..10] {
+        out.d(*p).s(" ");
+    }
+    out.i(i64::from(if shown { exit_status } else { 0 })).s("\n");
+    Ok(())
+}
+
+pub(super) fn statm(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let z = who.task.as_ref().map(|t| sizes(t)).unwrap_or_default();
+    let file = z.rss_file + z.rss_shmem;
+    for n in [z.total, z.rss(), file, z.text, 0, z.data + z.stack] {
+        out.d(n.div_ceil(4096)).s(" ");
+    }
+    out.pop();
+    // Sixth is data and stack, the seventh is always 0.
+    out.s(" 0\n");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_sets_look_as_linux_prints_them() {
+        let text = |n: usize| {
+            let (mut m, mut l) = (Vec::new(), Vec::new());
+            cpu_mask(&mut m, &all_cpus(n), n);
+            cpu_list(&mut l, &all_cpus(n));
+            (String::from_utf8(m).unwrap(), String::from_utf8(l).unwrap())
+        };
+        assert_eq!(text(2), ("3".into(), "0-1".into()));
+        assert_eq!(text(1), ("1".into(), "0".into()));
+        assert_eq!(text(64), ("ffffffff,ffffffff".into(), "0-63".into()));
+        assert_eq!(text(36), ("f,ffffffff".into(), "0-35".into()));
+        let mut l = Vec::new();
+        cpu_list(&mut l, &[0b101101]);
+        assert_eq!(l, b"0,2-3,5");
+    }
+}

@@ -1,0 +1,470 @@
+//! A kit for trees that exist only in the kernel (procfs, sysfs, devpts).
+//!
+//! * [`Super`]: what the nodes of one tree share (device number, magic, time).
+//! * [`StaticDir`]: a directory whose entries are made once. A directory that changes implements [`Inode`] and [`List`] itself
+//!   and opens as [`OpenDir`].
+//! * [`Content`]: a text that is generated when it is read at offset 0 (and kept for the reads that follow, so that one
+//!   reader sees one state); opens as [`OpenText`]. [`TextFile`] is one made of closures.
+//! * [`Symlink`]: a fixed target.
+//! * [`Put`]: appends numbers and padding to a byte buffer without going through `fmt`.
+
+use super::file::{File, FileOps};
+use super::types::*;
+use crate::error::{Errno, Result, SysResult};
+use crate::kernel::Kernel;
+use crate::mm::io::{Dst, Src};
+use parking_lot::Mutex;
+use std::any::Any;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+pub const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+pub const SYSFS_MAGIC: u64 = 0x6265_6572;
+pub const DEVPTS_SUPER_MAGIC: u64 = 0x1cd1;
+
+/// Longest text that one write to a generated file may carry (Linux takes less than a page).
+pub const MAX_STORE: usize = 4096;
+
+/// Position of the first entry after `.` and `..`.
+pub const FIRST: u64 = 2;
+
+/// What the nodes of one tree share.
+pub struct Super {
+    pub kernel: Arc<Kernel>,
+    pub dev: u64,
+    pub magic: u64,
+    pub made: Timespec,
+    pub blksize: u32,
+    next_ino: AtomicU64,
+}
+
+impl Super {
+    /// `first_ino`: the numbers below it are the tree's to give out by itself.
+    pub fn new(kernel: &Arc<Kernel>, magic: u64, blksize: u32, first_ino: u64) -> Arc<Self> {
+        Arc::new(Super {
+            dev: super::vfs::anonymous_dev(),
+            kernel: kernel.clone(),
+            magic,
+            made: Timespec::now(),
+            blksize,
+            next_ino: AtomicU64::new(first_ino),
+        })
+    }
+    pub fn ino(&self) -> u64 {
+        self.next_ino.fetch_add(1, Ordering::Relaxed)
+    }
+    /// Attributes of a node of root's, empty as such nodes are.
+    pub fn attr(&self, ino: u64, mode: u32, nlink: u32) -> Attr {
+        Attr {
+            dev: self.dev,
+            ino,
+            mode,
+            nlink,
+            blksize: self.blksize,
+            atime: self.made,
+            mtime: self.made,
+            ctime: self.made,
+            btime: self.made,
+            ..Attr::default()
+        }
+    }
+    pub fn statfs(&self) -> StatFs {
+        StatFs { magic: self.magic, bsize: 4096, namelen: 255, ..StatFs::default() }
+    }
+}
+
+/// A generated file takes times, ownership and `O_TRUNC` without keeping them; its mode stays.
+pub fn ignore_set_attr(set: &SetAttr) -> Result<()> {
+    if set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
+        return Err(Errno::EPERM);
+    }
+    Ok(())
+}
+
+/// A directory's entries, for [`OpenDir`].
+pub trait List: Inode {
+    /// Gives the entries from position `pos` (at least [`FIRST`]) to `sink`, until it is full.
+    fn list(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<()>;
+}
+
+/// An open directory.
+pub struct OpenDir(pub Arc<dyn List>);
+
+impl FileOps for OpenDir {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, _: &File, _: &mut Dst<'_>, _: u64) -> SysResult<usize> {
+        Err(Errno::EISDIR.into())
+    }
+    fn seekable(&self) -> bool {
+        true
+    }
+    fn seek(&self, _: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
+        let base = match whence {
+            libc::SEEK_SET => 0,
+            libc::SEEK_CUR => current as i64,
+            _ => return Err(Errno::EINVAL),
+        };
+        u64::try_from(base.checked_add(offset).ok_or(Errno::EOVERFLOW)?).map_err(|_| Errno::EINVAL)
+    }
+    fn fsync(&self, _: bool) -> Result<()> {
+        Err(Errno::EINVAL)
+    }
+    fn readdir(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        let own = self.0.attr()?.ino;
+        if pos == 0 && !sink(DirEntry { name: b".", ino: own, kind: libc::DT_DIR, next: 1 }) {
+            return Ok(());
+        }
+        if pos <= 1 {
+            let up = parent_ino(file).unwrap_or(own);
+            if !sink(DirEntry { name: b"..", ino: up, kind: libc::DT_DIR, next: FIRST }) {
+                return Ok(());
+            }
+        }
+        self.0.list(pos.max(FIRST), sink)
+    }
+}
+
+/// Inode number of the directory above an open one.
+fn parent_ino(file: &File) -> Option<u64> {
+    let p = file.path.as_ref()?;
+    let up = match p.dentry().parent() {
+        Some(up) if !Arc::ptr_eq(p.dentry(), p.mount().root_dentry()) => up.inode().clone(),
+        _ => p.mount().mountpoint()?.dentry().parent()?.inode().clone(),
+    };
+    up.attr().ok().map(|a| a.ino)
+}
+
+/// `DT_*` of a mode.
+pub fn dir_kind(mode: u32) -> u8 {
+    ((mode & libc::S_IFMT) >> 12) as u8
+}
+
+/// A directory with entries that never change.
+pub struct StaticDir {
+    sup: Arc<Super>,
+    ino: u64,
+    mode: u32,
+    entries: Vec<(Vec<u8>, Arc<dyn Inode>)>,
+}
+
+impl StaticDir {
+    pub fn new(sup: &Arc<Super>, entries: Vec<(Vec<u8>, Arc<dyn Inode>)>) -> Arc<dyn Inode> {
+        Arc::new(StaticDir { sup: sup.clone(), ino: sup.ino(), mode: 0o555, entries })
+    }
+    pub fn with_mode(sup: &Arc<Super>, mode: u32, entries: Vec<(Vec<u8>, Arc<dyn Inode>)>) -> Arc<dyn Inode> {
+        Arc::new(StaticDir { sup: sup.clone(), ino: sup.ino(), mode, entries })
+    }
+}
+
+impl Inode for StaticDir {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn attr(&self) -> Result<Attr> {
+        let dirs = self.entries.iter().filter(|(_, e)| e.as_any().is::<StaticDir>()).count() as u32;
+        Ok(self.sup.attr(self.ino, libc::S_IFDIR | self.mode, 2 + dirs))
+    }
+    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        self.entries.iter().find(|(n, _)| n == name).map(|(_, e)| e.clone()).ok_or(Errno::ENOENT)
+    }
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+        Ok(Box::new(OpenDir(self)))
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        Ok(self.sup.statfs())
+    }
+}
+
+impl List for StaticDir {
+    fn list(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        for (i, (name, e)) in self.entries.iter().enumerate().skip((pos - FIRST) as usize) {
+            let a = e.attr()?;
+            if !sink(DirEntry { name, ino: a.ino, kind: dir_kind(a.mode), next: i as u64 + FIRST + 1 }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A text that the kernel generates, and perhaps takes.
+pub trait Content: Send + Sync {
+    fn generate(&self, out: &mut Vec<u8>) -> Result<()>;
+    /// One `write` of at most [`MAX_STORE`] bytes.
+    fn store(&self, _text: &[u8]) -> Result<()> {
+        Err(Errno::EINVAL)
+    }
+    /// Bytes to set aside for the text.
+    fn size_hint(&self) -> usize {
+        512
+    }
+}
+
+/// An open text. `seq_file` semantics: a read at offset 0 shows the state of that moment, the reads after it go on in the same text.
+pub struct OpenText {
+    content: Arc<dyn Content>,
+    text: Mutex<Option<Vec<u8>>>,
+}
+
+impl OpenText {
+    pub fn new(content: Arc<dyn Content>) -> Box<dyn FileOps> {
+        Box::new(OpenText { content, text: Mutex::new(None) })
+    }
+}
+
+impl FileOps for OpenText {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, _: &File, dst: &mut Dst<'_>, offset: u64) -> SysResult<usize> {
+        let mut held = self.text.lock();
+        if offset == 0 || held.is_none() {
+            let mut text = held.take().unwrap_or_else(|| Vec::with_capacity(self.content.size_hint()));
+            text.clear();
+            self.content.generate(&mut text)?;
+            *held = Some(text);
+        }
+        let text = held.as_deref().unwrap_or_default();
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
+        Ok(dst.put(&text[from..])?)
+    }
+    fn write(&self, _: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
+        let n = src.remaining();
+        if n > MAX_STORE {
+            return Err(Errno::EINVAL.into());
+        }
+        let text = src.take_vec(MAX_STORE)?;
+        if text.len() < n {
+            return Err(Errno::EFAULT.into());
+        }
+        self.content.store(&text)?;
+        Ok((n, offset.saturating_add(n as u64)))
+    }
+    fn seekable(&self) -> bool {
+        true
+    }
+    fn seek(&self, _: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
+        // seq_lseek knows no end.
+        let base = match whence {
+            libc::SEEK_SET => 0,
+            libc::SEEK_CUR => current as i64,
+            _ => return Err(Errno::EINVAL),
+        };
+        u64::try_from(base.checked_add(offset).ok_or(Errno::EOVERFLOW)?).map_err(|_| Errno::EINVAL)
+    }
+}
+
+type Generate = Box<dyn Fn(&mut Vec<u8>) -> Result<()> + Send + Sync>;
+type Store = Box<dyn Fn(&[u8]) -> Result<()> + Send + Sync>;
+
+/// A regular file made of closures.
+pub struct TextFile {
+    sup: Arc<Super>,
+    ino: u64,
+    mode: u32,
+    size: u64,
+    generate: Generate,
+    store: Option<Store>,
+}
+
+impl TextFile {
+    pub fn new(
+        sup: &Arc<Super>,
+        mode: u32,
+        generate: impl Fn(&mut Vec<u8>) -> Result<()> + Send + Sync + 'static,
+    ) -> Arc<dyn Inode> {
+        Self::make(sup, mode, Box::new(generate), None)
+    }
+    pub fn writable(
+        sup: &Arc<Super>,
+        mode: u32,
+        generate: impl Fn(&mut Vec<u8>) -> Result<()> + Send + Sync + 'static,
+        store: impl Fn(&[u8]) -> Result<()> + Send + Sync + 'static,
+    ) -> Arc<dyn Inode> {
+        Self::make(sup, mode, Box::new(generate), Some(Box::new(store)))
+    }
+    /// A text that never changes.
+    pub fn fixed(sup: &Arc<Super>, mode: u32, text: impl Into<Vec<u8>>) -> Arc<dyn Inode> {
+        let text = text.into();
+        Self::new(sup, mode, move |out| {
+            out.extend_from_slice(&text);
+            Ok(())
+        })
+    }
+    fn make(sup: &Arc<Super>, mode: u32, generate: Generate, store: Option<Store>) -> Arc<dyn Inode> {
+        // A sysfs attribute claims a page.
+        let size = if sup.magic == SYSFS_MAGIC { 4096 } else { 0 };
+        Arc::new(TextFile { sup: sup.clone(), ino: sup.ino(), mode, size, generate, store })
+    }
+}
+
+impl Content for TextFile {
+    fn generate(&self, out: &mut Vec<u8>) -> Result<()> {
+        (self.generate)(out)
+    }
+    fn store(&self, text: &[u8]) -> Result<()> {
+        match &self.store {
+            Some(s) => s(text),
+            None => Err(Errno::EIO),
+        }
+    }
+}
+
+impl Inode for TextFile {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr { size: self.size, ..self.sup.attr(self.ino, libc::S_IFREG | self.mode, 1) })
+    }
+    fn set_attr(&self, set: &SetAttr) -> Result<()> {
+        ignore_set_attr(set)
+    }
+    fn open(self: Arc<Self>, flags: i32) -> Result<Box<dyn FileOps>> {
+        // No capability writes what nothing takes (a sysctl without a handler answers EACCES even to root).
+        if flags & libc::O_ACCMODE != libc::O_RDONLY && self.store.is_none() {
+            return Err(Errno::EACCES);
+        }
+        Ok(OpenText::new(self))
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        Ok(self.sup.statfs())
+    }
+}
+
+/// A symbolic link with a fixed target.
+pub struct Symlink {
+    sup: Arc<Super>,
+    ino: u64,
+    target: Vec<u8>,
+}
+
+impl Symlink {
+    pub fn new(sup: &Arc<Super>, target: impl Into<Vec<u8>>) -> Arc<dyn Inode> {
+        Arc::new(Symlink { sup: sup.clone(), ino: sup.ino(), target: target.into() })
+    }
+}
+
+impl Inode for Symlink {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn attr(&self) -> Result<Attr> {
+        let size = self.target.len() as u64;
+        Ok(Attr { size, ..self.sup.attr(self.ino, libc::S_IFLNK | 0o777, 1) })
+    }
+    fn readlink(&self) -> Result<Vec<u8>> {
+        Ok(self.target.clone())
+    }
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+        Err(Errno::ELOOP)
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        Ok(self.sup.statfs())
+    }
+}
+
+/// Appends to a text.
+pub trait Put {
+    fn s(&mut self, text: &str) -> &mut Self;
+    fn b(&mut self, bytes: &[u8]) -> &mut Self;
+    /// Decimal.
+    fn d(&mut self, n: u64) -> &mut Self;
+    /// Decimal with a sign.
+    fn i(&mut self, n: i64) -> &mut Self;
+    /// Decimal, right-aligned in `width`.
+    fn dw(&mut self, n: u64, width: usize) -> &mut Self;
+    /// Lower-case hexadecimal with at least `digits` digits.
+    fn x(&mut self, n: u64, digits: usize) -> &mut Self;
+    /// `n` spaces.
+    fn sp(&mut self, n: usize) -> &mut Self;
+    /// Bytes with those of `bad`, control characters of that set and `\` as octal escapes (`seq_escape`).
+    fn esc(&mut self, bytes: &[u8], bad: &[u8]) -> &mut Self;
+}
+
+impl Put for Vec<u8> {
+    fn s(&mut self, text: &str) -> &mut Self {
+        self.extend_from_slice(text.as_bytes());
+        self
+    }
+    fn b(&mut self, bytes: &[u8]) -> &mut Self {
+        self.extend_from_slice(bytes);
+        self
+    }
+    fn d(&mut self, n: u64) -> &mut Self {
+        self.dw(n, 0)
+    }
+    fn i(&mut self, n: i64) -> &mut Self {
+        if n < 0 {
+            self.push(b'-');
+        }
+        self.d(n.unsigned_abs())
+    }
+    fn dw(&mut self, mut n: u64, width: usize) -> &mut Self {
+        let mut buf = [0u8; 20];
+        let mut at = buf.len();
+        loop {
+            at -= 1;
+            buf[at] = b'0' + (n % 10) as u8;
+            n /= 10;
+            if n == 0 {
+                break;
+            }
+        }
+        self.sp(width.saturating_sub(buf.len() - at));
+        self.extend_from_slice(&buf[at..]);
+        self
+    }
+    fn x(&mut self, n: u64, digits: usize) -> &mut Self {
+        let need = (16 - n.leading_zeros() as usize / 4).max(digits).clamp(1, 16);
+        for k in (0..need).rev() {
+            self.push(b"0123456789abcdef"[(n >> (4 * k)) as usize & 15]);
+        }
+        self
+    }
+    fn sp(&mut self, n: usize) -> &mut Self {
+        self.resize(self.len() + n, b' ');
+        self
+    }
+    fn esc(&mut self, bytes: &[u8], bad: &[u8]) -> &mut Self {
+        for &c in bytes {
+            if c == b'\\' || bad.contains(&c) {
+                self.extend_from_slice(&[b'\\', b'0' + (c >> 6), b'0' + (c >> 3 & 7), b'0' + (c & 7)]);
+            } else {
+                self.push(c);
+            }
+        }
+        self
+    }
+}
+
+/// The number that a write to a numeric file gives: blanks around it are fine, anything else is `EINVAL`.
+pub fn parse_int(text: &[u8]) -> Result<i64> {
+    let text = text.strip_suffix(b"\0").unwrap_or(text);
+    std::str::from_utf8(text).ok().and_then(|s| s.trim().parse().ok()).ok_or(Errno::EINVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_printf_does() {
+        let mut v = Vec::new();
+        v.d(0).s(" ").d(u64::MAX).s(" ").i(-5).s(" ").dw(42, 8).s(" ").x(0, 8).s(" ").x(0xdead_beef, 2);
+        assert_eq!(v, b"0 18446744073709551615 -5       42 00000000 deadbeef");
+        let mut v = Vec::new();
+        v.x(0, 1).s(" ").x(u64::MAX, 1).s(" ").esc(b"a b\\", b" ");
+        assert_eq!(v, b"0 ffffffffffffffff a\\040b\\134");
+    }
+
+    #[test]
+    fn numbers_are_parsed_with_blanks_only() {
+        assert_eq!(parse_int(b" 12\n"), Ok(12));
+        assert_eq!(parse_int(b"-1000"), Ok(-1000));
+        assert_eq!(parse_int(b"1x"), Err(Errno::EINVAL));
+        assert_eq!(parse_int(b""), Err(Errno::EINVAL));
+    }
+}
