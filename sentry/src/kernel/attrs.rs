@@ -20,6 +20,8 @@ pub struct TaskAttrs {
     /// `IOPRIO_PRIO_VALUE`; 0 for none.
     pub ioprio: AtomicU32,
     pub thp_disable: AtomicBool,
+    /// `personality(2)`; `execve` looks at `ADDR_NO_RANDOMIZE` (0x40000).
+    pub personality: AtomicU32,
     /// Set when `filters` is not empty, so that dispatch reads one flag.
     pub filtered: AtomicBool,
     /// Newest first.
@@ -36,6 +38,7 @@ impl Default for TaskAttrs {
             default_timer_slack_ns: AtomicU64::new(TIMER_SLACK_NS),
             ioprio: AtomicU32::new(0),
             thp_disable: AtomicBool::new(false),
+            personality: AtomicU32::new(0),
             filtered: AtomicBool::new(false),
             filters: RwLock::new(None),
         }
@@ -57,6 +60,7 @@ impl TaskAttrs {
             default_timer_slack_ns: AtomicU64::new(slack),
             ioprio: AtomicU32::new(self.ioprio.load(Ordering::Relaxed)),
             thp_disable: AtomicBool::new(self.thp_disable.load(Ordering::Relaxed)),
+            personality: AtomicU32::new(self.personality.load(Ordering::Relaxed)),
             filtered: AtomicBool::new(self.filtered.load(Ordering::SeqCst)),
             filters: RwLock::new(self.filters.read().clone()),
         };

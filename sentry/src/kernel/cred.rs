@@ -34,6 +34,8 @@ pub const CAP_SYS_TTY_CONFIG: u64 = 1 << 26;
 pub const CAP_MKNOD: u64 = 1 << 27;
 pub const CAP_SETFCAP: u64 = 1 << 31;
 pub const CAP_MAC_OVERRIDE: u64 = 1 << 32;
+pub const CAP_SYSLOG: u64 = 1 << 34;
+pub const CAP_WAKE_ALARM: u64 = 1 << 35;
 /// All capabilities that Linux 6.x defines (0..=CAP_CHECKPOINT_RESTORE).
 pub const CAP_ALL: u64 = (1 << 41) - 1;
 

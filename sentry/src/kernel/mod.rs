@@ -16,6 +16,7 @@ pub mod limits;
 pub mod pidfd;
 pub mod process;
 pub mod run;
+pub mod sched;
 pub mod seccomp;
 pub mod send;
 pub mod signal;

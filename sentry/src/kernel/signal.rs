@@ -236,11 +236,13 @@ impl Pending {
     /// Adds a signal; a standard signal that is pending already is dropped, a real-time signal is queued, up to `limit` entries.
     /// Returns false if the queue is full.
     pub fn push(&mut self, info: SigInfo, limit: u64) -> bool {
-        if info.signo < SIGRTMIN && self.set.has(info.signo) {
+        // A POSIX timer has one entry of its own, which nothing else takes the place of.
+        let timer = matches!(info.fields, SigFields::Timer { .. });
+        if info.signo < SIGRTMIN && self.set.has(info.signo) && !timer {
             return true;
         }
         self.set.add(info.signo);
-        if info.signo >= SIGRTMIN && self.queue.len() as u64 >= limit {
+        if info.signo >= SIGRTMIN && !timer && self.queue.len() as u64 >= limit {
             return false;
         }
         self.queue.push_back(info);

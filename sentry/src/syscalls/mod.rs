@@ -8,6 +8,12 @@ pub mod cred;
 pub mod epoll;
 pub mod ids;
 pub mod io;
+pub mod limits;
+pub mod prctl;
+pub mod sched;
+pub mod system;
+pub mod time;
+pub mod timers;
 #[macro_use]
 mod macros;
 pub mod futex;

@@ -1,0 +1,352 @@
+//! Scheduling: sched_setscheduler(2), sched_setaffinity(2), setpriority(2), ioprio_set(2) and kin.
+//!
+//! The host schedules. Hints (nice, batch, idle, I/O priority, affinity) are remembered and told; the real-time and
+//! deadline policies, which promise something, are refused with `EPERM` as to a process without privilege.
+
+use super::arg::*;
+use super::Ctx;
+use crate::error::{Errno, Result, SysResult};
+use crate::kernel::cred::{CAP_SYS_ADMIN, CAP_SYS_NICE};
+use crate::kernel::sched::{cpus, select, Who};
+use crate::kernel::Task;
+use crate::time::clock::UserTimespec;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+use std::task::Poll;
+
+const RESET_ON_FORK: i32 = 0x4000_0000;
+const SCHED_ATTR_V0: usize = 48;
+const SCHED_ATTR_V1: usize = 56;
+const FLAG_RESET_ON_FORK: u64 = 1;
+const FLAG_KEEP_POLICY: u64 = 8;
+const FLAG_KEEP_PARAMS: u64 = 16;
+
+/// The task that a pid argument means; 0 is the caller.
+pub fn target(cx: &Ctx<'_>, pid: i32) -> Result<Arc<Task>> {
+    if pid == 0 || pid == cx.task.tid {
+        Ok(cx.task.clone())
+    } else {
+        cx.kernel().task(pid).ok_or(Errno::ESRCH)
+    }
+}
+
+/// As [`target`] for the calls that refuse negative numbers with `EINVAL`.
+fn checked_target(cx: &Ctx<'_>, pid: i32) -> Result<Arc<Task>> {
+    if pid < 0 {
+        return Err(Errno::EINVAL);
+    }
+    target(cx, pid)
+}
+
+pub async fn sched_yield(_cx: &mut Ctx<'_>) -> SysResult {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+    Ok(0)
+}
+
+pub fn sched_getscheduler(cx: &mut Ctx<'_>, pid: i32) -> SysResult {
+    let t = checked_target(cx, pid)?;
+    let reset = if t.attrs.reset_on_fork.load(Relaxed) { RESET_ON_FORK } else { 0 };
+    Ok((t.attrs.policy.load(Relaxed) | reset) as u64)
+}
+
+pub fn sched_getparam(cx: &mut Ctx<'_>, pid: i32, param: Addr) -> SysResult {
+    if param.is_null() {
+        return Err(Errno::EINVAL.into());
+    }
+    let t = checked_target(cx, pid)?;
+    cx.write(param.0, &t.attrs.rt_priority.load(Relaxed))?;
+    Ok(0)
+}
+
+/// What a caller asks for.
+struct Want {
+    policy: i32,
+    priority: i32,
+    nice: i32,
+    reset_on_fork: bool,
+}
+
+fn set_scheduler(cx: &Ctx<'_>, t: &Task, want: &Want) -> Result<()> {
+    let real_time = matches!(want.policy, libc::SCHED_FIFO | libc::SCHED_RR);
+    if !real_time && !matches!(want.policy, libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE) {
+        // Linux looks at the parameters of SCHED_DEADLINE before it looks at the privilege.
+        return Err(if want.policy == libc::SCHED_DEADLINE { Errno::EPERM } else { Errno::EINVAL });
+    }
+    if !(0..=99).contains(&want.priority) || real_time != (want.priority != 0) {
+        return Err(Errno::EINVAL);
+    }
+    if real_time {
+        return Err(Errno::EPERM);
+    }
+    let caller = cx.task.cred();
+    let a = &t.attrs;
+    if !caller.has(CAP_SYS_NICE) {
+        let leaves_idle = a.policy.load(Relaxed) == libc::SCHED_IDLE && want.policy != libc::SCHED_IDLE;
+        if (want.nice < t.nice() && !t.can_nice(cx.task, want.nice))
+            || (leaves_idle && !t.can_nice(cx.task, t.nice()))
+            || !caller.may_set_scheduling(&t.cred())
+            || (a.reset_on_fork.load(Relaxed) && !want.reset_on_fork)
+        {
+            return Err(Errno::EPERM);
+        }
+    }
+    a.policy.store(want.policy, Relaxed);
+    a.reset_on_fork.store(want.reset_on_fork, Relaxed);
+    a.rt_priority.store(0, Relaxed);
+    t.nice.store(want.nice, Relaxed);
+    Ok(())
+}
+
+pub fn sched_setscheduler(cx: &mut Ctx<'_>, pid: i32, policy: i32, param: Addr) -> SysResult {
+    if policy < 0 || param.is_null() || pid < 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let priority: i32 = cx.read(param.0)?;
+    let t = target(cx, pid)?;
+    let want =
+        Want { policy: policy & !RESET_ON_FORK, priority, nice: t.nice(), reset_on_fork: policy & RESET_ON_FORK != 0 };
+    if want.policy == libc::SCHED_DEADLINE {
+        return Err(Errno::EINVAL.into());
+    }
+    set_scheduler(cx, &t, &want)?;
+    Ok(0)
+}
+
+pub fn sched_setparam(cx: &mut Ctx<'_>, pid: i32, param: Addr) -> SysResult {
+    if param.is_null() || pid < 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let priority: i32 = cx.read(param.0)?;
+    let t = target(cx, pid)?;
+    let want = Want {
+        policy: t.attrs.policy.load(Relaxed),
+        priority,
+        nice: t.nice(),
+        reset_on_fork: t.attrs.reset_on_fork.load(Relaxed),
+    };
+    set_scheduler(cx, &t, &want)?;
+    Ok(0)
+}
+
+/// Copies a structure whose size the caller gives: what is beyond the known part must be zero, or `E2BIG`
+/// (`copy_struct_from_user`).
+pub fn read_sized(cx: &Ctx<'_>, addr: u64, size: usize, known: &mut [u8]) -> Result<()> {
+    let n = size.min(known.len());
+    cx.read_bytes(addr, &mut known[..n])?;
+    if size > n {
+        let mut rest = vec![0u8; size - n];
+        cx.read_bytes(addr.checked_add(n as u64).ok_or(Errno::EFAULT)?, &mut rest)?;
+        if rest.iter().any(|b| *b != 0) {
+            return Err(Errno::E2BIG);
+        }
+    }
+    Ok(())
+}
+
+fn word<const N: usize>(raw: &[u8], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&raw[at..at + N]);
+    out
+}
+
+pub fn sched_setattr(cx: &mut Ctx<'_>, pid: i32, attr: Addr, flags: Flags) -> SysResult {
+    if attr.is_null() || pid < 0 || flags.0 != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let size: u32 = cx.read(attr.0)?;
+    let size = if size == 0 { SCHED_ATTR_V0 } else { size as usize };
+    let mut raw = [0u8; SCHED_ATTR_V1];
+    let bad_size = !(SCHED_ATTR_V0..=4096).contains(&size);
+    match if bad_size { Err(Errno::E2BIG) } else { read_sized(cx, attr.0, size, &mut raw) } {
+        Err(Errno::E2BIG) => {
+            // The caller learns the size that is known.
+            cx.write_now(attr.0, &(SCHED_ATTR_V1 as u32))?;
+            return Err(Errno::E2BIG.into());
+        }
+        r => r?,
+    }
+    let mut policy = u32::from_le_bytes(word(&raw, 4)) as i32;
+    let attr_flags = u64::from_le_bytes(word(&raw, 8));
+    let nice = i32::from_le_bytes(word(&raw, 16)).clamp(-20, 19);
+    let priority = u32::from_le_bytes(word(&raw, 20));
+    if policy < 0 || attr_flags & !(FLAG_RESET_ON_FORK | FLAG_KEEP_POLICY | FLAG_KEEP_PARAMS) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let t = target(cx, pid)?;
+    if attr_flags & FLAG_KEEP_POLICY != 0 {
+        policy = t.attrs.policy.load(Relaxed);
+    }
+    let keep = attr_flags & FLAG_KEEP_PARAMS != 0;
+    let want = Want {
+        policy,
+        priority: if keep { 0 } else { i32::try_from(priority).map_err(|_| Errno::EINVAL)? },
+        nice: if keep || policy == libc::SCHED_IDLE { t.nice() } else { nice },
+        reset_on_fork: attr_flags & FLAG_RESET_ON_FORK != 0,
+    };
+    set_scheduler(cx, &t, &want)?;
+    Ok(0)
+}
+
+pub fn sched_getattr(cx: &mut Ctx<'_>, pid: i32, attr: Addr, size: u32, flags: Flags) -> SysResult {
+    if attr.is_null() || pid < 0 || !(SCHED_ATTR_V0..=4096).contains(&(size as usize)) || flags.0 != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let t = target(cx, pid)?;
+    let n = (size as usize).min(SCHED_ATTR_V1);
+    let mut raw = [0u8; SCHED_ATTR_V1];
+    raw[0..4].copy_from_slice(&(n as u32).to_le_bytes());
+    raw[4..8].copy_from_slice(&t.attrs.policy.load(Relaxed).to_le_bytes());
+    raw[8..16].copy_from_slice(&u64::from(t.attrs.reset_on_fork.load(Relaxed)).to_le_bytes());
+    raw[16..20].copy_from_slice(&t.nice().to_le_bytes());
+    raw[20..24].copy_from_slice(&t.attrs.rt_priority.load(Relaxed).to_le_bytes());
+    if n == SCHED_ATTR_V1 {
+        // sched_util_max: no clamp.
+        raw[52..56].copy_from_slice(&1024u32.to_le_bytes());
+    }
+    cx.write_bytes(attr.0, &raw[..n])?;
+    Ok(0)
+}
+
+pub fn sched_get_priority_max(_cx: &mut Ctx<'_>, policy: i32) -> SysResult {
+    match policy {
+        libc::SCHED_FIFO | libc::SCHED_RR => Ok(99),
+        libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE | libc::SCHED_DEADLINE => Ok(0),
+        _ => Err(Errno::EINVAL.into()),
+    }
+}
+
+pub fn sched_get_priority_min(_cx: &mut Ctx<'_>, policy: i32) -> SysResult {
+    match policy {
+        libc::SCHED_FIFO | libc::SCHED_RR => Ok(1),
+        libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE | libc::SCHED_DEADLINE => Ok(0),
+        _ => Err(Errno::EINVAL.into()),
+    }
+}
+
+pub fn sched_rr_get_interval(cx: &mut Ctx<'_>, pid: i32, interval: Addr) -> SysResult {
+    checked_target(cx, pid)?;
+    // The slice of a fair task on a small machine.
+    cx.write(interval.0, &UserTimespec { sec: 0, nsec: 4_000_000 })?;
+    Ok(0)
+}
+
+pub fn sched_setaffinity(cx: &mut Ctx<'_>, pid: i32, len: u32, mask: Addr) -> SysResult {
+    let online = cpus();
+    let mut raw = vec![0u8; (len as usize).min(online.len() * 8)];
+    cx.read_bytes(mask.0, &mut raw)?;
+    let t = target(cx, pid)?;
+    if t.tid != cx.task.tid && !cx.task.cred().may_set_scheduling(&t.cred()) {
+        return Err(Errno::EPERM.into());
+    }
+    raw.resize(online.len() * 8, 0);
+    let set: Vec<u64> = raw.chunks_exact(8).zip(online).map(|(b, on)| u64::from_le_bytes(word(b, 0)) & on).collect();
+    if set.iter().all(|w| *w == 0) {
+        return Err(Errno::EINVAL.into());
+    }
+    *t.affinity.lock() = set;
+    Ok(0)
+}
+
+pub fn sched_getaffinity(cx: &mut Ctx<'_>, pid: i32, len: u32, mask: Addr) -> SysResult {
+    let size = cpus().len() * 8;
+    if len % 8 != 0 || (len as usize) < size {
+        return Err(Errno::EINVAL.into());
+    }
+    let t = target(cx, pid)?;
+    let raw: Vec<u8> = t.affinity().iter().flat_map(|w| w.to_le_bytes()).collect();
+    cx.write_bytes(mask.0, &raw)?;
+    Ok(raw.len() as u64)
+}
+
+fn who(which: i32, who: i32, first: i32) -> Result<Who> {
+    match which - first {
+        0 => Ok(Who::Thread(who)),
+        1 => Ok(Who::Group(who)),
+        2 => Ok(Who::User(who as u32)),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn small(which: i32) -> Result<()> {
+    if (0..=3).contains(&which) {
+        Ok(())
+    } else {
+        Err(Errno::EINVAL)
+    }
+}
+
+pub fn getpriority(cx: &mut Ctx<'_>, which: i32, id: i32) -> SysResult {
+    small(which)?;
+    let tasks = select(cx.task, who(which, id, 0)?);
+    // The raw call answers 1..=40 so that no value looks like an error.
+    let best = tasks.iter().map(|t| 20 - t.nice()).max().ok_or(Errno::ESRCH)?;
+    Ok(best as u64)
+}
+
+pub fn setpriority(cx: &mut Ctx<'_>, which: i32, id: i32, nice: i32) -> SysResult {
+    small(which)?;
+    let tasks = select(cx.task, who(which, id, 0)?);
+    let nice = nice.clamp(-20, 19);
+    let caller = cx.task.cred();
+    let mut r = Err(Errno::ESRCH);
+    for t in tasks {
+        let one = if !caller.may_set_scheduling(&t.cred()) {
+            Err(Errno::EPERM)
+        } else if nice < t.nice() && !t.can_nice(cx.task, nice) {
+            Err(Errno::EACCES)
+        } else {
+            t.nice.store(nice, Relaxed);
+            Ok(())
+        };
+        // An error sticks; success only replaces "none found".
+        if one.is_err() || r == Err(Errno::ESRCH) {
+            r = one;
+        }
+    }
+    r?;
+    Ok(0)
+}
+
+const IOPRIO_CLASS_SHIFT: u32 = 13;
+
+pub fn ioprio_get(cx: &mut Ctx<'_>, which: i32, id: i32) -> SysResult {
+    small(which)?;
+    let tasks = select(cx.task, who(which, id, 1)?);
+    // Lower numbers are better, but 0 (none) counts as best effort, level 4.
+    let rank = |v: u32| if v == 0 { (2 << IOPRIO_CLASS_SHIFT) | 4 } else { v };
+    let best = tasks.iter().map(|t| t.attrs.ioprio.load(Relaxed)).min_by_key(|v| rank(*v)).ok_or(Errno::ESRCH)?;
+    Ok(u64::from(best))
+}
+
+pub fn ioprio_set(cx: &mut Ctx<'_>, which: i32, id: i32, ioprio: u32) -> SysResult {
+    let caller = cx.task.cred();
+    let level = ioprio & 7;
+    match (ioprio & 0xffff) >> IOPRIO_CLASS_SHIFT {
+        0 if level != 0 => return Err(Errno::EINVAL.into()),
+        1 if !caller.has(CAP_SYS_ADMIN) && !caller.has(CAP_SYS_NICE) => return Err(Errno::EPERM.into()),
+        0..=3 => {}
+        _ => return Err(Errno::EINVAL.into()),
+    }
+    small(which)?;
+    let tasks = select(cx.task, who(which, id, 1)?);
+    if tasks.is_empty() {
+        return Err(Errno::ESRCH.into());
+    }
+    for t in tasks {
+        let owner = t.cred();
+        if owner.uid != caller.euid && owner.uid != caller.uid && !caller.has(CAP_SYS_NICE) {
+            return Err(Errno::EPERM.into());
+        }
+        t.attrs.ioprio.store(ioprio & 0xffff, Relaxed);
+    }
+    Ok(0)
+}

@@ -1,0 +1,221 @@
+//! The system as a whole: uname(2), sysinfo(2), getrandom(2), and what only a machine's administrator may do.
+
+use super::arg::*;
+use super::Ctx;
+use crate::error::{Errno, Result, SysResult};
+use crate::kernel::cred::{CAP_SYSLOG, CAP_SYS_ADMIN};
+use crate::kernel::kernel::{RELEASE, VERSION};
+use crate::kernel::Task;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// `__NEW_UTS_LEN`.
+const UTS_LEN: usize = 64;
+const PER_LINUX32: u32 = 8;
+const ADDR_NO_RANDOMIZE: u32 = 0x004_0000;
+
+pub fn uname(cx: &mut Ctx<'_>, buf: Addr) -> SysResult {
+    let uts = cx.kernel().uts.read().clone();
+    let machine =
+        if cx.task.attrs.personality.load(Ordering::Relaxed) & 0xff == PER_LINUX32 { "i686" } else { "x86_64" };
+    let mut raw = [0u8; 6 * (UTS_LEN + 1)];
+    let fields = ["Linux", uts.hostname.as_str(), RELEASE, VERSION, machine, uts.domainname.as_str()];
+    for (slot, text) in raw.chunks_exact_mut(UTS_LEN + 1).zip(fields) {
+        let n = text.len().min(UTS_LEN);
+        slot[..n].copy_from_slice(&text.as_bytes()[..n]);
+    }
+    cx.write_bytes(buf.0, &raw)?;
+    Ok(0)
+}
+
+fn uts_name(cx: &Ctx<'_>, name: Addr, len: i32) -> Result<String> {
+    if !cx.task.cred.read().has(CAP_SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    let len = usize::try_from(len).ok().filter(|n| *n <= UTS_LEN).ok_or(Errno::EINVAL)?;
+    let mut raw = vec![0u8; len];
+    cx.read_bytes(name.0, &mut raw)?;
+    if let Some(end) = raw.iter().position(|b| *b == 0) {
+        raw.truncate(end);
+    }
+    Ok(String::from_utf8_lossy(&raw).into_owned())
+}
+
+pub fn sethostname(cx: &mut Ctx<'_>, name: Addr, len: i32) -> SysResult {
+    let name = uts_name(cx, name, len)?;
+    cx.kernel().uts.write().hostname = name;
+    Ok(0)
+}
+
+pub fn setdomainname(cx: &mut Ctx<'_>, name: Addr, len: i32) -> SysResult {
+    let name = uts_name(cx, name, len)?;
+    cx.kernel().uts.write().domainname = name;
+    Ok(0)
+}
+
+/// Only what is carried out can be asked for: 32-bit `uname`, and no randomization, which `execve` looks at.
+pub fn personality(cx: &mut Ctx<'_>, persona: u32) -> SysResult {
+    let slot = &cx.task.attrs.personality;
+    if persona == u32::MAX {
+        return Ok(u64::from(slot.load(Ordering::Relaxed)));
+    }
+    if persona & !(PER_LINUX32 | ADDR_NO_RANDOMIZE) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    Ok(u64::from(slot.swap(persona, Ordering::Relaxed)))
+}
+
+pub fn sysinfo(cx: &mut Ctx<'_>, info: Addr) -> SysResult {
+    let host = rustix::system::sysinfo();
+    let k = cx.kernel();
+    let uptime = platform::executor::now_ns().saturating_sub(k.boot_monotonic_ns) / 1_000_000_000;
+    let procs = k.tree.lock().tasks.len().min(usize::from(u16::MAX)) as u64;
+    let words: [u64; 14] = [
+        uptime,
+        host.loads[0],
+        host.loads[1],
+        host.loads[2],
+        host.totalram,
+        host.freeram,
+        host.sharedram,
+        host.bufferram,
+        // Guests have no swap of their own.
+        0,
+        0,
+        procs,
+        0,
+        0,
+        u64::from(host.mem_unit),
+    ];
+    let raw: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+    cx.write_bytes(info.0, &raw)?;
+    Ok(0)
+}
+
+pub fn getcpu(cx: &mut Ctx<'_>, cpu: Addr, node: Addr) -> SysResult {
+    if !cpu.is_null() {
+        cx.write(cpu.0, &(rustix::thread::sched_getcpu() as u32))?;
+    }
+    if !node.is_null() {
+        cx.write(node.0, &0u32)?;
+    }
+    Ok(0)
+}
+
+/// Fills with the host's random bytes; no request of up to 256 bytes is ever short.
+pub fn random_bytes(mut buf: &mut [u8]) -> Result<()> {
+    while !buf.is_empty() {
+        let n = match rustix::rand::getrandom(&mut *buf, rustix::rand::GetRandomFlags::empty()) {
+            Ok(n) => n,
+            Err(rustix::io::Errno::INTR) => 0,
+            Err(e) => return Err(Errno::from_raw(e.raw_os_error())),
+        };
+        buf = &mut buf[n..];
+    }
+    Ok(())
+}
+
+pub fn getrandom(cx: &mut Ctx<'_>, buf: Addr, len: usize, flags: Flags) -> SysResult {
+    const RANDOM: u32 = libc::GRND_RANDOM;
+    const INSECURE: u32 = libc::GRND_INSECURE;
+    if flags.0 & !(libc::GRND_NONBLOCK | RANDOM | INSECURE) != 0 || flags.0 & (RANDOM | INSECURE) == RANDOM | INSECURE {
+        return Err(Errno::EINVAL.into());
+    }
+    let len = len.min(i32::MAX as usize);
+    if len <= 4096 {
+        let mut bytes = [0u8; 4096];
+        random_bytes(&mut bytes[..len])?;
+        cx.write_bytes(buf.0, &bytes[..len])?;
+        return Ok(len as u64);
+    }
+    let mem = cx.mem();
+    let task = cx.task;
+    // Large requests leave the executor's other work alone, and end at a signal as Linux's do.
+    let done = cx.kernel().executor.block_in_place(|| -> Result<usize> {
+        let mut bytes = vec![0u8; len.min(64 * 1024)];
+        let mut done = 0;
+        while done < len && (done == 0 || !task.signal_pending()) {
+            let n = (len - done).min(bytes.len());
+            random_bytes(&mut bytes[..n])?;
+            match mem.write_some(buf.0.checked_add(done as u64).ok_or(Errno::EFAULT)?, &bytes[..n]) {
+                Ok(k) => {
+                    done += k;
+                    if k < n {
+                        break;
+                    }
+                }
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    })?;
+    Ok(done as u64)
+}
+
+/// The kernel log of a sandbox is empty, and only for the privileged, as with `dmesg_restrict`.
+pub fn syslog(cx: &mut Ctx<'_>, kind: i32, buf: Addr, len: i32) -> SysResult {
+    let c = cx.task.cred();
+    if !c.has(CAP_SYSLOG) && !c.has(CAP_SYS_ADMIN) {
+        return Err(Errno::EPERM.into());
+    }
+    match kind {
+        // CLOSE, OPEN, CLEAR, CONSOLE_OFF, CONSOLE_ON, SIZE_UNREAD.
+        0 | 1 | 5 | 6 | 7 | 9 => Ok(0),
+        // READ_ALL, READ_CLEAR: nothing there.
+        3 | 4 if buf.is_null() || len < 0 => Err(Errno::EINVAL.into()),
+        3 | 4 => Ok(0),
+        8 if (1..=8).contains(&len) => Ok(0),
+        // SIZE_BUFFER.
+        10 => Ok(1 << 17),
+        // READ would wait for ever for a line.
+        _ => Err(Errno::EINVAL.into()),
+    }
+}
+
+/// What only the administrator of the machine may do: refused to everyone inside.
+pub fn not_permitted(_cx: &mut Ctx<'_>) -> SysResult {
+    Err(Errno::EPERM.into())
+}
+
+pub fn iopl(_cx: &mut Ctx<'_>, level: u32) -> SysResult {
+    Err(if level > 3 { Errno::EINVAL } else { Errno::EPERM }.into())
+}
+
+pub fn ioperm(_cx: &mut Ctx<'_>, from: u64, num: u64, on: i32) -> SysResult {
+    let bad = from.checked_add(num).is_none_or(|e| e <= from || e > 65536);
+    if bad {
+        return Err(Errno::EINVAL.into());
+    }
+    if on == 0 {
+        return Ok(0);
+    }
+    Err(Errno::EPERM.into())
+}
+
+/// Two kernel objects are the same, or are not; their order stays a secret.
+pub fn kcmp(cx: &mut Ctx<'_>, pid1: i32, pid2: i32, kind: i32, idx1: u64, idx2: u64) -> SysResult {
+    const DIFFERENT: u64 = 3;
+    let find = |pid: i32| cx.kernel().task(pid).ok_or(Errno::ESRCH);
+    let (a, b) = (find(pid1)?, find(pid2)?);
+    let me = cx.task.cred();
+    let may = |t: &Arc<Task>| Arc::ptr_eq(&t.group, &cx.task.group) || me.may_inspect(&t.cred());
+    if !may(&a) || !may(&b) {
+        return Err(Errno::EPERM.into());
+    }
+    let same = match kind {
+        0 => {
+            let file = |t: &Task, i: u64| i32::try_from(i).map_err(|_| Errno::EBADF).and_then(|fd| t.files().get(fd));
+            Arc::ptr_eq(&file(&a, idx1)?, &file(&b, idx2)?)
+        }
+        1 => Arc::ptr_eq(&a.mm(), &b.mm()),
+        2 => Arc::ptr_eq(&a.files(), &b.files()),
+        3 => Arc::ptr_eq(&a.fs(), &b.fs()),
+        4 => {
+            let of = |t: &Task| t.group.actions.read().clone();
+            Arc::ptr_eq(&of(&a), &of(&b))
+        }
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    Ok(if same { 0 } else { DIFFERENT })
+}

@@ -1,0 +1,78 @@
+//! Interval timers of a process (setitimer(2)): real, virtual and profiling time.
+
+use super::cpu::{group_clock, CpuTimer, Part};
+use super::timer::{Left, Next, Setting, Timer};
+use crate::kernel::signal::SigInfo;
+use crate::kernel::{Kernel, ThreadGroup};
+use platform::executor::now_ns;
+use std::sync::Arc;
+
+/// Which of the three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    Real,
+    Virtual,
+    Prof,
+}
+
+/// In `ThreadGroup::timers`.
+struct Real(Timer);
+struct Virtual(CpuTimer);
+struct Prof(CpuTimer);
+
+fn cpu_timer(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, part: Part, sig: i32) -> CpuTimer {
+    let weak = Arc::downgrade(group);
+    CpuTimer::new(&kernel.executor, group_clock(group, part), move |_| {
+        let Some(group) = weak.upgrade() else { return Next::Hold };
+        super::signal_group(&group, SigInfo::kernel(sig));
+        Next::Rearm
+    })
+}
+
+fn virt(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>) -> Arc<Virtual> {
+    group.timers.get_or_insert(|| Virtual(cpu_timer(kernel, group, Part::User, libc::SIGVTALRM)))
+}
+
+fn prof(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>) -> Arc<Prof> {
+    group.timers.get_or_insert(|| Prof(cpu_timer(kernel, group, Part::All, libc::SIGPROF)))
+}
+
+/// Sets a timer to `value` ns from now (0 disarms) and then each `interval` ns; returns what was left before.
+pub fn set(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, which: Which, value: u64, interval: u64) -> Left {
+    let setting = |now: u64| Setting {
+        deadline_ns: (value != 0).then(|| now.saturating_add(value)),
+        // A disarmed timer has no period either.
+        interval_ns: if value == 0 { 0 } else { interval },
+    };
+    match which {
+        Which::Real => {
+            let timer = group.timers.get_or_insert(|| {
+                let weak = Arc::downgrade(group);
+                Real(Timer::new(&kernel.executor, move |_| {
+                    let Some(group) = weak.upgrade() else { return Next::Hold };
+                    super::signal_group(&group, SigInfo::kernel(libc::SIGALRM));
+                    Next::Rearm
+                }))
+            });
+            timer.0.set(setting(now_ns()))
+        }
+        Which::Virtual => {
+            let t = virt(kernel, group);
+            t.0.set(setting(t.0.now()))
+        }
+        Which::Prof => {
+            let t = prof(kernel, group);
+            t.0.set(setting(t.0.now()))
+        }
+    }
+}
+
+/// What is left of a timer.
+pub fn get(group: &ThreadGroup, which: Which) -> Left {
+    match which {
+        Which::Real => group.timers.get::<Real>().map(|t| t.0.get()),
+        Which::Virtual => group.timers.get::<Virtual>().map(|t| t.0.get()),
+        Which::Prof => group.timers.get::<Prof>().map(|t| t.0.get()),
+    }
+    .unwrap_or_default()
+}

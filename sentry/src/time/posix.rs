@@ -1,0 +1,195 @@
+//! POSIX timers of a process (timer_create(2)).
+//!
+//! At most one signal of a timer is queued at any time. When it is taken ([`signal_taken`]), the expirations that happened since
+//! it was queued become its overrun count and a periodic timer goes on.
+
+use super::clock::Clock;
+use super::cpu::{group_clock, CpuTimer, Part};
+use super::timer::{Left, Next, Setting, Timer};
+use crate::error::{Errno, Result};
+use crate::kernel::signal::{SigFields, SigInfo};
+use crate::kernel::{Kernel, Task, ThreadGroup};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Weak};
+
+/// `si_code` of timers.
+pub const SI_TIMER: i32 = -2;
+/// `DELAYTIMER_MAX`.
+const OVERRUN_MAX: u64 = i32::MAX as u64;
+
+/// What a timer counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    Clock(Clock),
+    /// The processor time of the process that makes the timer.
+    Cpu(Part),
+}
+
+/// How it tells.
+#[derive(Clone)]
+pub enum Notify {
+    None,
+    Group { sig: i32, value: u64 },
+    Thread { sig: i32, value: u64, task: Weak<Task> },
+}
+
+enum Kind {
+    Wall(Clock, Timer),
+    Cpu(CpuTimer),
+}
+
+/// State that the expiry shares with the timer.
+struct Shared {
+    id: i32,
+    notify: Notify,
+    group: Weak<ThreadGroup>,
+    /// A signal of this timer is queued.
+    queued: AtomicBool,
+}
+
+pub struct PosixTimer {
+    shared: Arc<Shared>,
+    kind: Kind,
+    overrun: AtomicI32,
+}
+
+/// In `ThreadGroup::timers`.
+#[derive(Default)]
+pub struct PosixTimers {
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    next: i32,
+    timers: BTreeMap<i32, Arc<PosixTimer>>,
+}
+
+impl Shared {
+    fn expired(&self) -> Next {
+        let Some(group) = self.group.upgrade() else { return Next::Hold };
+        let (sig, value) = match self.notify {
+            Notify::None => return Next::Hold,
+            Notify::Group { sig, value } | Notify::Thread { sig, value, .. } => (sig, value),
+        };
+        if self.queued.swap(true, Ordering::SeqCst) {
+            return Next::Hold;
+        }
+        let fields = SigFields::Timer { id: self.id, overrun: 0, value };
+        let info = SigInfo { signo: sig, errno: 0, code: SI_TIMER, fields };
+        let waits = match &self.notify {
+            Notify::Thread { task, .. } => {
+                let Some(task) = task.upgrade() else { return Next::Hold };
+                super::signal_task(&task, info);
+                let waits = task.signals.lock().pending.set.has(sig);
+                waits
+            }
+            _ => {
+                super::signal_group(&group, info);
+                let waits = group.pending.lock().set.has(sig);
+                waits
+            }
+        };
+        if waits {
+            Next::Hold
+        } else {
+            // Ignored, or taken already.
+            self.queued.store(false, Ordering::SeqCst);
+            Next::Rearm
+        }
+    }
+}
+
+impl PosixTimers {
+    /// Makes a disarmed timer; `limit` is how many there may be. `notify` learns the id.
+    pub fn create(
+        &self,
+        kernel: &Arc<Kernel>,
+        group: &Arc<ThreadGroup>,
+        source: Source,
+        limit: u64,
+        notify: impl FnOnce(i32) -> Notify,
+    ) -> Result<i32> {
+        let mut t = self.table.lock();
+        if t.timers.len() as u64 >= limit {
+            return Err(Errno::EAGAIN);
+        }
+        let mut id = t.next;
+        while t.timers.contains_key(&id) {
+            id = id.checked_add(1).unwrap_or(0);
+        }
+        t.next = id.checked_add(1).unwrap_or(0);
+        let shared =
+            Arc::new(Shared { id, notify: notify(id), group: Arc::downgrade(group), queued: AtomicBool::new(false) });
+        let s = shared.clone();
+        let expire = move |_| s.expired();
+        let kind = match source {
+            Source::Clock(c) => Kind::Wall(c, Timer::new(&kernel.executor, expire)),
+            Source::Cpu(part) => Kind::Cpu(CpuTimer::new(&kernel.executor, group_clock(group, part), expire)),
+        };
+        t.timers.insert(id, Arc::new(PosixTimer { shared, kind, overrun: AtomicI32::new(0) }));
+        Ok(id)
+    }
+
+    pub fn get(&self, id: i32) -> Result<Arc<PosixTimer>> {
+        self.table.lock().timers.get(&id).cloned().ok_or(Errno::EINVAL)
+    }
+
+    pub fn delete(&self, id: i32) -> Result<()> {
+        // Dropped outside of the lock.
+        let gone = self.table.lock().timers.remove(&id);
+        gone.map(drop).ok_or(Errno::EINVAL)
+    }
+}
+
+impl PosixTimer {
+    /// `value` ns from now, or at that time of its clock; 0 disarms. Returns what was left before.
+    pub fn set(&self, value: u64, interval: u64, absolute: bool) -> Left {
+        let setting = |deadline: u64| Setting {
+            deadline_ns: (value != 0).then_some(deadline),
+            interval_ns: if value == 0 { 0 } else { interval },
+        };
+        self.overrun.store(0, Ordering::SeqCst);
+        match &self.kind {
+            Kind::Wall(clock, t) => {
+                let at = if absolute { clock.deadline(value) } else { Clock::Monotonic.now().saturating_add(value) };
+                t.set(setting(at))
+            }
+            Kind::Cpu(t) => t.set(setting(if absolute { value } else { t.now().saturating_add(value) })),
+        }
+    }
+
+    pub fn left(&self) -> Left {
+        match &self.kind {
+            Kind::Wall(_, t) => t.get(),
+            Kind::Cpu(t) => t.get(),
+        }
+    }
+
+    /// `timer_getoverrun`: of the last signal taken.
+    pub fn overrun(&self) -> i32 {
+        self.overrun.load(Ordering::SeqCst)
+    }
+
+    fn take(&self) -> u64 {
+        match &self.kind {
+            Kind::Wall(_, t) => t.take(),
+            Kind::Cpu(t) => t.take(),
+        }
+    }
+}
+
+/// To be called with every signal that is taken from a queue, whoever takes it: fills in a timer's overrun count and lets the timer go on.
+pub fn signal_taken(group: &ThreadGroup, info: &mut SigInfo) {
+    if info.code != SI_TIMER {
+        return;
+    }
+    let SigFields::Timer { id, overrun, .. } = &mut info.fields else { return };
+    let Some(timer) = group.timers.get::<PosixTimers>().and_then(|t| t.get(*id).ok()) else { return };
+    timer.shared.queued.store(false, Ordering::SeqCst);
+    let n = timer.take().saturating_sub(1).min(OVERRUN_MAX) as i32;
+    timer.overrun.store(n, Ordering::SeqCst);
+    *overrun = n;
+}
