@@ -107,19 +107,22 @@ pub async fn signals(
     flow
 }
 
+/// Takes the next pending signal of `allowed`, the thread's own before the process's. Everyone who takes signals (delivery,
+/// `sigwait`, signalfd) does it here, since a timer goes on when its signal is taken.
+pub fn dequeue(task: &Task, allowed: SigSet) -> Option<SigInfo> {
+    let own = task.signals.lock().pending.take(allowed);
+    let mut info = match own {
+        Some(i) => i,
+        None => task.group.pending.lock().take(allowed)?,
+    };
+    crate::time::posix::signal_taken(&task.group, &mut info);
+    Some(info)
+}
+
 /// Takes the next deliverable signal and its action (applying `SA_RESETHAND`).
 fn take(task: &Arc<Task>) -> Option<(SigInfo, SigAction)> {
-    let info = {
-        let mut s = task.signals.lock();
-        let allowed = SigSet(!s.mask.0);
-        match s.pending.take(allowed) {
-            Some(i) => i,
-            None => {
-                drop(s);
-                task.group.pending.lock().take(allowed)?
-            }
-        }
-    };
+    let allowed = SigSet(!task.signals.lock().mask.0);
+    let info = dequeue(task, allowed)?;
     let actions = task.group.actions.read().clone();
     let mut a = actions.lock();
     let action = a.get(info.signo);

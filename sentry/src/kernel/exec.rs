@@ -437,6 +437,9 @@ pub async fn execve(
     let image = load(&task, Program { file, name, argv, envp }).await?;
     // The point of no return: the other threads end.
     alone(&task).await?;
+    if task.mm.read().user_count() == 1 {
+        crate::time::cpu::settle(&task);
+    }
     let old_mm = std::mem::replace(&mut *task.mm.write(), image.mm);
     old_mm.user_gone();
     *task.comm.lock() = image.comm;
@@ -480,7 +483,7 @@ pub async fn execve(
         f.ops.on_close(&f, &task);
     }
     task.group.rel.lock().did_exec = true;
-    task.group.timers.clear();
+    crate::time::on_exec(&task.group);
     let done: Option<Arc<VforkDone>> = task.vfork_done.lock().take();
     if let Some(v) = done {
         v.complete();

@@ -57,14 +57,14 @@ pub fn exit_task(task: &Arc<Task>, status: i32) {
     }
     // Descriptors go when the last task of the table goes.
     close_files(task);
-    let (utime, stime) = task.cpu_time();
+    if mm.user_count() == 1 {
+        crate::time::cpu::settle(task);
+    }
     let group = &task.group;
     let last = {
         let mut tree = kernel.tree.lock();
         let mut r = group.rel.lock();
         r.threads.retain(|t| t.tid() != task.tid());
-        r.dead_utime += utime;
-        r.dead_stime += stime;
         let last = r.threads.is_empty();
         if last {
             let st = r.exiting.unwrap_or(status);

@@ -149,6 +149,9 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
         cx.write_now(a.pidfd, &fd)?;
     }
     link(&parent, &a, &child);
+    if !has(CLONE_THREAD) {
+        crate::time::cpu::limit_changed(&child.kernel, &child.group);
+    }
     run::start(child, thread);
     if let Some(v) = vfork {
         let _ = parent.wait_killable(&v.queue, || v.done.load(Ordering::SeqCst).then_some(())).await;

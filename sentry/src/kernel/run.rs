@@ -149,25 +149,12 @@ async fn fault(task: &Arc<Task>, thread: &mut dyn GuestThread, f: Fault) -> Flow
 pub async fn restart_syscall(cx: &mut Ctx<'_>) -> SysResult {
     let block = *cx.task.restart_block.lock();
     match block {
-        Some(RestartBlock::Nanosleep { deadline_ns, clock: _, remain }) => sleep_until(cx, deadline_ns, remain).await,
+        Some(RestartBlock::Nanosleep { deadline_ns, clock, remain }) => {
+            crate::syscalls::time::nanosleep_restart(cx, deadline_ns, clock, remain).await
+        }
         Some(RestartBlock::Poll { fds, nfds, deadline_ns }) => {
             crate::syscalls::poll::do_poll(cx, fds, nfds, deadline_ns).await
         }
         None => Err(Errno::EINTR.into()),
-    }
-}
-
-/// Sleeps to a deadline (host monotonic ns); when cut short, stores what is left at `remain` and asks to go on.
-async fn sleep_until(cx: &mut Ctx<'_>, deadline_ns: u64, remain: u64) -> SysResult {
-    let task = cx.task.clone();
-    match task.wait::<()>(&[], Some(deadline_ns), || None).await {
-        Err(super::wait::WaitError::Interrupted) => {
-            let left = deadline_ns.saturating_sub(platform::executor::now_ns());
-            if remain != 0 {
-                cx.write(remain, &[left / 1_000_000_000, left % 1_000_000_000])?;
-            }
-            Err(SysError::Restart(Restart::Block))
-        }
-        _ => Ok(0),
     }
 }

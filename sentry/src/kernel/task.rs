@@ -256,7 +256,7 @@ impl Task {
 
     /// Processor time of this thread (user, system; ns).
     pub fn cpu_time(&self) -> (u64, u64) {
-        (0, 0)
+        crate::time::cpu::task_time(self)
     }
 }
 

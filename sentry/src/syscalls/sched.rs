@@ -23,7 +23,7 @@ const FLAG_KEEP_PARAMS: u64 = 16;
 
 /// The task that a pid argument means; 0 is the caller.
 pub fn target(cx: &Ctx<'_>, pid: i32) -> Result<Arc<Task>> {
-    if pid == 0 || pid == cx.task.tid {
+    if pid == 0 || pid == cx.task.tid() {
         Ok(cx.task.clone())
     } else {
         cx.kernel().task(pid).ok_or(Errno::ESRCH)
@@ -244,7 +244,7 @@ pub fn sched_setaffinity(cx: &mut Ctx<'_>, pid: i32, len: u32, mask: Addr) -> Sy
     let mut raw = vec![0u8; (len as usize).min(online.len() * 8)];
     cx.read_bytes(mask.0, &mut raw)?;
     let t = target(cx, pid)?;
-    if t.tid != cx.task.tid && !cx.task.cred().may_set_scheduling(&t.cred()) {
+    if t.tid() != cx.task.tid() && !cx.task.cred().may_set_scheduling(&t.cred()) {
         return Err(Errno::EPERM.into());
     }
     raw.resize(online.len() * 8, 0);

@@ -122,13 +122,7 @@ pub async fn rt_sigtimedwait(cx: &mut Ctx<'_>, set: Addr, info: Addr, timeout: A
         Some(platform::executor::now_ns().saturating_add(read_timespec(cx, timeout.0)?))
     };
     let task = cx.task.clone();
-    let take = || {
-        let mut s = task.signals.lock();
-        s.pending.take(want).or_else(|| {
-            drop(s);
-            task.group.pending.lock().take(want)
-        })
-    };
+    let take = || crate::kernel::deliver::dequeue(&task, want);
     let got = task.wait(&[(&task.group.signal_wait, u32::MAX)], deadline, take).await;
     match got {
         Ok(i) => {

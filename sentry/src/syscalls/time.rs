@@ -198,7 +198,7 @@ pub async fn nanosleep(cx: &mut Ctx<'_>, req: Addr, rem: Addr) -> SysResult {
 pub async fn clock_nanosleep(cx: &mut Ctx<'_>, clock: i32, flags: i32, req: Addr, rem: Addr) -> SysResult {
     let c = match which(cx, clock)? {
         Which::Clock(c) if c.has_timers() => c,
-        Which::Thread(t, _) if t.tid == cx.task.tid => return Err(Errno::EINVAL.into()),
+        Which::Thread(t, _) if t.tid() == cx.task.tid() => return Err(Errno::EINVAL.into()),
         _ => return Err(Errno::EOPNOTSUPP.into()),
     };
     let t: UserTimespec = cx.read(req.0)?;
