@@ -1,5 +1,6 @@
 //! Host calls of the Sentry, each with its reason and the arguments it may have. Together with the platform's own list
-//! (`platform::systrap::HOST_CALLS`) this is all that the Sentry can ask of the host; [`super::seccomp`] makes the filter of it.
+//! (`platform::systrap::HOST_CALLS`, narrowed by [`PLATFORM`]) this is all that the Sentry can ask of the host;
+//! [`super::seccomp`] makes the filter of it. A call may be in several lists: what one of them allows is allowed.
 //!
 //! What is missing matters as much: no `open*`, `socket`, `connect`, `exec*`, `ptrace`, `mount`, `set*id`, `bpf`, `io_uring_*`, `keyctl`,
 //! `rt_sigaction` (the handlers are set before the filter), and no executable memory.
@@ -150,6 +151,8 @@ pub const SENTRY: &[Call] = &[
             &[Is(1, libc::TCFLSH as u32)],
             &[Is(1, libc::TCSBRK as u32)],
             &[Is(1, libc::TCXONC as u32)],
+            &[Is(1, libc::TIOCGPGRP as u32)],
+            &[Is(1, libc::TIOCGSID as u32)],
         ],
         "settings of a terminal among the standard streams; never TIOCSTI or TIOCLINUX",
     ),
@@ -160,4 +163,22 @@ pub const SENTRY: &[Call] = &[
     any(libc::SYS_getsockopt, "type of an inherited socket"),
     any(libc::SYS_sysinfo, "memory of the host, for the guest's sysinfo and /proc/meminfo"),
     any(libc::SYS_getrusage, "processor time of the sandbox"),
+];
+
+/// Requests to the seccomp listener, through which stubs are born: `SECCOMP_IOCTL_NOTIF_*` of linux/seccomp.h.
+const NOTIF_RECV: u32 = 0xc050_2100;
+const NOTIF_SEND: u32 = 0xc018_2101;
+const NOTIF_ID_VALID: u32 = 0x4008_2102;
+const NOTIF_ADDFD: u32 = 0x4018_2103;
+
+/// What the platform's calls may have as arguments; those of its list that are missing here may have any.
+pub const PLATFORM: &[(c_long, &[&[When]])] = &[
+    (libc::SYS_mmap, &[&[Without(2, EXEC)]]),
+    (libc::SYS_fcntl, &[&[Is(1, libc::F_ADD_SEALS as u32)], &[Is(1, libc::F_DUPFD_CLOEXEC as u32)]]),
+    (libc::SYS_ioctl, &[&[Is(1, NOTIF_RECV)], &[Is(1, NOTIF_SEND)], &[Is(1, NOTIF_ID_VALID)], &[Is(1, NOTIF_ADDFD)]]),
+    (libc::SYS_socketpair, &[&[Is(0, libc::AF_UNIX as u32)]]),
+    (libc::SYS_pidfd_open, &[&[Is(1, 0)]]),
+    (libc::SYS_pidfd_send_signal, &[&[Is(1, libc::SIGKILL as u32)]]),
+    // Only stubs are to be reached, all of them children; the Sentry itself is process 1, and there is nobody else.
+    (libc::SYS_tgkill, &[&[Is(2, libc::SIGUSR1 as u32)]]),
 ];

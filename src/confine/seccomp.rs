@@ -3,18 +3,27 @@
 //! A call that is not listed raises SIGSYS; the handler ([`crate::sys::report_sigsys`]) names the call and ends the process. Since
 //! `rt_sigaction` is not on the list the handler stays, and SIGSYS cannot be blocked: the kernel would then kill at once.
 
-use super::calls::{Call, When, RUNTIME, SENTRY};
+use super::calls::{When, PLATFORM, RUNTIME, SENTRY};
 use crate::sys;
 use anyhow::{Context, Result};
+use libc::c_long;
+use platform::systrap::HOST_CALLS;
 use seccompiler::{
     apply_filter_all_threads, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Everything the Sentry may ask of the host.
-pub fn all_calls() -> impl Iterator<Item = &'static Call> {
-    RUNTIME.iter().chain(SENTRY)
+type Rules = &'static [&'static [When]];
+
+/// Everything the Sentry may ask of the host: number, reason, arguments.
+pub fn all_calls() -> impl Iterator<Item = (c_long, &'static str, Rules)> {
+    let ours = RUNTIME.iter().chain(SENTRY).map(|c| (c.nr, c.why, c.rules));
+    let platforms = HOST_CALLS.iter().map(|&(nr, why)| {
+        let rules = PLATFORM.iter().find(|p| p.0 == nr).map_or(&[][..], |p| p.1);
+        (nr, why, rules)
+    });
+    ours.chain(platforms)
 }
 
 /// From here on, no thread of this process can make any other call.
@@ -31,11 +40,18 @@ pub fn lock() -> Result<()> {
 /// The list itself, and the filter that answers `clone3` with ENOSYS (the stricter of two verdicts counts).
 fn programs() -> Result<(BpfProgram, BpfProgram)> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for call in all_calls() {
-        let of_call = rules.entry(call.nr).or_default();
-        for rule in call.rules {
-            of_call.push(SeccompRule::new(rule.iter().map(condition).collect::<Result<_, _>>()?)?);
+    let mut unconditional = BTreeSet::new();
+    for (nr, _, of_call) in all_calls() {
+        let all = rules.entry(nr).or_default();
+        if of_call.is_empty() {
+            unconditional.insert(nr);
         }
+        for rule in of_call {
+            all.push(SeccompRule::new(rule.iter().map(condition).collect::<Result<_, _>>()?)?);
+        }
+    }
+    for nr in unconditional {
+        rules.insert(nr, Vec::new());
     }
     let list = SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, TargetArch::x86_64)?.try_into()?;
     let clone3 = SeccompFilter::new(
@@ -60,14 +76,38 @@ fn condition(when: &When) -> Result<SeccompCondition, seccompiler::BackendError>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
 
     #[test]
-    fn each_call_is_listed_once_and_has_a_reason() {
-        let mut seen = BTreeSet::new();
-        for call in all_calls() {
-            assert!(seen.insert(call.nr), "call {} is listed twice", call.nr);
-            assert!(call.why.len() > 4, "call {} needs a reason", call.nr);
+    fn each_list_names_a_call_once_with_a_reason() {
+        let lists: [Vec<(c_long, &str)>; 3] = [
+            RUNTIME.iter().map(|c| (c.nr, c.why)).collect(),
+            SENTRY.iter().map(|c| (c.nr, c.why)).collect(),
+            HOST_CALLS.to_vec(),
+        ];
+        for list in lists {
+            let mut seen = BTreeSet::new();
+            for (nr, why) in list {
+                assert!(seen.insert(nr), "call {nr} is listed twice");
+                assert!(why.len() > 4, "call {nr} needs a reason");
+            }
+        }
+        let ours: BTreeSet<_> = RUNTIME.iter().map(|c| c.nr).collect();
+        assert!(SENTRY.iter().all(|c| !ours.contains(&c.nr)), "a call is in both of our lists");
+    }
+
+    #[test]
+    fn only_the_platforms_own_calls_are_narrowed() {
+        for (nr, _) in PLATFORM {
+            assert!(HOST_CALLS.iter().any(|c| c.0 == *nr), "call {nr} is not the platform's");
+        }
+    }
+
+    /// A call that one list leaves open cannot be narrowed by another: then the other's conditions would mislead.
+    #[test]
+    fn conditions_take_effect() {
+        for (nr, why, rules) in all_calls() {
+            let open = all_calls().any(|c| c.0 == nr && c.2.is_empty());
+            assert!(rules.is_empty() || !open, "call {nr} ({why}) is narrowed here but open elsewhere");
         }
     }
 
@@ -98,7 +138,7 @@ mod tests {
             libc::SYS_pivot_root,
             libc::SYS_open_by_handle_at,
         ] {
-            assert!(all_calls().all(|c| c.nr != nr), "call {nr} must not be listed");
+            assert!(all_calls().all(|c| c.0 != nr), "call {nr} must not be listed");
         }
     }
 

@@ -195,6 +195,15 @@ impl File {
             None => self.ops.attr(),
         }
     }
+    /// Whether reading it is an access that `atime` tells of: not with `O_NOATIME` or on such a mount.
+    pub fn updates_atime(&self) -> bool {
+        use super::vfs::MountFlags;
+        self.flags() & libc::O_NOATIME == 0
+            && self
+                .path
+                .as_ref()
+                .is_none_or(|p| !p.mount().flags().intersects(MountFlags::NOATIME | MountFlags::RDONLY))
+    }
     /// lseek(2) over a file of `attr().size` bytes.
     pub fn default_seek(&self, offset: i64, whence: i32, current: u64) -> Result<u64> {
         let size = || -> Result<i64> { i64::try_from(self.attr()?.size).map_err(|_| Errno::EOVERFLOW) };

@@ -13,15 +13,17 @@ pub mod dev;
 pub mod epoll;
 pub mod eventfd;
 pub mod file;
+pub mod overlay;
 pub mod pipe;
 pub mod proc;
 pub mod pseudo;
 pub mod ring;
 pub mod sys;
 pub mod timerfd;
+pub mod tmpfs;
 pub mod tty;
 pub mod types;
 pub mod vfs;
 
-pub use file::{File, FileOps, MapSource, Noop};
+pub use file::{File, FileOps, InodeExtra, MapSource, Noop};
 pub use types::*;

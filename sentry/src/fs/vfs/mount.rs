@@ -26,7 +26,8 @@ bitflags::bitflags! {
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(20);
-static NEXT_DEV: AtomicU64 = AtomicU64::new(20);
+// `Kernel::next_dev` counts from 1; these stay clear of it.
+static NEXT_DEV: AtomicU64 = AtomicU64::new(0x1000);
 
 /// A device number for a file system that is on no device.
 pub fn anonymous_dev() -> u64 {

@@ -1,0 +1,126 @@
+//! Compares programs run natively, in runsc-rs and in whatever other sandboxes are installed.
+//!
+//! `cargo run --release -p compare` builds runsc-rs first, makes its input under a scratch directory, and then, in several rounds, runs each
+//! workload once in each sandbox, one after the other, so that a change of the machine's speed meets all of them. It prints medians,
+//! spreads and ratios to native; `--json FILE` writes every single measurement too. `docs/performance.md` explains how to read them.
+//!
+//! [`sandboxes`] knows how to run a command in each sandbox, [`workloads`] what is run, [`inputs`] makes the files for it, [`report`] prints.
+
+mod inputs;
+mod measure;
+mod report;
+mod sandboxes;
+mod workloads;
+
+use anyhow::{bail, Context, Result};
+use clap::Parser;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+#[derive(Debug, Parser)]
+#[command(about = "Compares programs run natively, in runsc-rs and in other sandboxes")]
+struct Options {
+    /// Source of the micro-benchmark; without it that part is left out
+    #[arg(long, default_value = "../shared/bench/micro.c")]
+    micro: PathBuf,
+    /// How often each workload is run in each sandbox
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Only workloads whose names contain one of these (comma-separated); `micro` is one, `micro:NAME` a part of it
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only these sandboxes (comma-separated): native, runsc-rs, runsc, bwrap, crun
+    #[arg(long, value_delimiter = ',')]
+    sandbox: Vec<String>,
+    /// A runsc-rs to use instead of building one
+    #[arg(long)]
+    runsc_rs: Option<PathBuf>,
+    /// A runsc (gVisor) to use instead of the one in PATH; its platform is systrap then
+    #[arg(long)]
+    runsc: Option<PathBuf>,
+    /// Give up on a single run after this many seconds
+    #[arg(long, default_value_t = 300)]
+    timeout: u64,
+    /// Write every measurement to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Scratch directory; it is made anew
+    #[arg(long, default_value = "/tmp/runsc-rs-compare")]
+    dir: PathBuf,
+    /// List workloads and sandboxes, and stop
+    #[arg(long)]
+    list: bool,
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let runsc_rs = match (&options.runsc_rs, options.list) {
+        (Some(path), _) => path.canonicalize().with_context(|| path.display().to_string())?,
+        (None, true) => "runsc-rs".into(),
+        (None, false) => build()?,
+    };
+    let mut sandboxes = sandboxes::find(&runsc_rs, options.runsc.as_deref(), &options.dir);
+    sandboxes.retain(|s| options.sandbox.is_empty() || options.sandbox.contains(&s.name));
+    let mut workloads = workloads::all();
+    let micro_filters: Vec<&str> = options.only.iter().filter_map(|o| o.strip_prefix("micro:")).collect();
+    workloads.retain(|w| options.only.is_empty() || options.only.iter().any(|o| w.name.contains(o.as_str())));
+    let micro = options.only.is_empty() || !micro_filters.is_empty() || options.only.iter().any(|o| o == "micro");
+    if options.list {
+        for s in &sandboxes {
+            println!("sandbox   {}", s.name);
+        }
+        for w in &workloads {
+            println!("workload  {:<14} {}", w.name, w.about);
+        }
+        return Ok(());
+    }
+    if sandboxes.is_empty() || options.rounds == 0 {
+        bail!("nothing to run: no sandbox left, or --rounds 0");
+    }
+    let inputs = inputs::make(&options.dir, micro.then_some(options.micro.as_path()), &workloads)?;
+    workloads.retain(|w| match &w.needs.iter().find(|tool| !inputs::installed(tool)) {
+        Some(tool) => {
+            eprintln!("{}: left out, {tool} is not installed", w.name);
+            false
+        }
+        None => true,
+    });
+    let timeout = Duration::from_secs(options.timeout);
+    let mut results = measure::Results::default();
+    for round in 1..=options.rounds {
+        for workload in &workloads {
+            for sandbox in &sandboxes {
+                eprint!("\rround {round}/{}: {} in {}\x1b[K", options.rounds, workload.name, sandbox.name);
+                measure::whole(&mut results, workload, sandbox, &inputs, timeout);
+            }
+        }
+        if let Some(micro) = &inputs.micro {
+            let filters: Vec<Option<&str>> =
+                if micro_filters.is_empty() { vec![None] } else { micro_filters.iter().map(|f| Some(*f)).collect() };
+            for sandbox in &sandboxes {
+                eprint!("\rround {round}/{}: micro in {}\x1b[K", options.rounds, sandbox.name);
+                for filter in &filters {
+                    measure::micro(&mut results, micro, *filter, sandbox, timeout);
+                }
+            }
+        }
+    }
+    eprintln!("\r\x1b[K");
+    report::print(&results, &sandboxes);
+    if let Some(path) = &options.json {
+        std::fs::write(path, report::json(&results)?).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// Builds runsc-rs in release mode; returns the program.
+fn build() -> Result<PathBuf> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let status = Command::new("cargo").args(["build", "--release", "-p", "runsc-rs"]).current_dir(&root).status()?;
+    if !status.success() {
+        bail!("runsc-rs could not be built");
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    Ok(target.join("release/runsc-rs").canonicalize()?)
+}

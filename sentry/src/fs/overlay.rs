@@ -1,0 +1,2 @@
+//! Overlay (stub).
+pub struct OvlInode;

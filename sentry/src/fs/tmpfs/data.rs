@@ -1,0 +1,281 @@
+//! Content of a regular file of a tmpfs: small ones in the heap, grown or mapped ones in a memfd, which guests can map and which may be sparse.
+
+use super::{TmpFs, PAGE};
+use crate::error::{Errno, Result};
+use crate::mm::io::{Dst, Src};
+use platform::host::SharedFile;
+
+/// Largest content kept in the heap.
+const HEAP_MAX: u64 = 128 * 1024;
+/// Bytes moved at a time between a memfd and a guest.
+const CHUNK: usize = 64 * 1024;
+/// Bytes written to a memfd between two looks at how much memory it has.
+const RECOUNT: u64 = 256 * 1024;
+
+#[derive(Default)]
+pub struct Data {
+    store: Store,
+    /// Bytes counted against the file system's limit.
+    charged: u64,
+    /// Bytes written since the last count.
+    uncounted: u64,
+}
+
+enum Store {
+    Heap(Vec<u8>),
+    Shared(SharedFile),
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store::Heap(Vec::new())
+    }
+}
+
+fn pages(n: u64) -> u64 {
+    n.div_ceil(PAGE) * PAGE
+}
+
+impl Data {
+    pub fn len(&self) -> u64 {
+        match &self.store {
+            Store::Heap(v) => v.len() as u64,
+            Store::Shared(f) => f.len(),
+        }
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// 512-byte blocks in use.
+    pub fn blocks(&self) -> u64 {
+        match &self.store {
+            Store::Heap(v) => pages(v.len() as u64) / 512,
+            Store::Shared(f) => f.blocks(),
+        }
+    }
+
+    pub fn read(&self, dst: &mut Dst<'_>, offset: u64) -> Result<usize> {
+        let Some(left) = self.len().checked_sub(offset) else { return Ok(0) };
+        match &self.store {
+            Store::Heap(v) => {
+                let from = usize::try_from(offset).map_err(|_| Errno::EINVAL)?;
+                dst.put(v.get(from..).unwrap_or(&[]))
+            }
+            Store::Shared(f) => {
+                let mut done = 0u64;
+                while done < left && dst.remaining() > 0 {
+                    let max = usize::try_from(left - done).unwrap_or(CHUNK).min(CHUNK);
+                    let n = match dst.fill(max, &mut |buf| Ok(f.copy_out(offset + done, buf))) {
+                        Ok(0) => break,
+                        Ok(n) => n as u64,
+                        Err(_) if done > 0 => break,
+                        Err(e) => return Err(e),
+                    };
+                    done += n;
+                }
+                Ok(done as usize)
+            }
+        }
+    }
+
+    /// Writes at `offset` and grows as needed.
+    pub fn write(&mut self, fs: &TmpFs, src: &mut Src<'_>, offset: u64) -> Result<usize> {
+        let want = src.remaining();
+        if want == 0 {
+            return Ok(0);
+        }
+        let end = offset.checked_add(want as u64).filter(|e| *e <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
+        if end > HEAP_MAX {
+            self.share(fs)?;
+        }
+        match &mut self.store {
+            Store::Heap(v) => {
+                let (from, end) = (offset as usize, end as usize);
+                let len = v.len();
+                let before = pages(len as u64);
+                let after = pages((end as u64).max(len as u64));
+                fs.charge(before, after)?;
+                self.charged = after;
+                if v.len() < end {
+                    v.resize(end, 0);
+                }
+                let r = src.take(&mut v[from..end]);
+                let n = *r.as_ref().unwrap_or(&0);
+                if n < want {
+                    // What was not written does not make the file longer.
+                    let keep = if n == 0 { len } else { (from + n).max(len) };
+                    v.truncate(keep);
+                    self.charged = pages(keep as u64);
+                    fs.recharge(after, self.charged);
+                }
+                r
+            }
+            Store::Shared(f) => {
+                let mut buf = vec![0u8; want.min(CHUNK)];
+                let mut done = 0usize;
+                while done < want {
+                    let part = buf.len().min(want - done) as u64;
+                    if self.uncounted + part > fs.room() || self.uncounted >= RECOUNT {
+                        let now = f.blocks() * 512;
+                        fs.recharge(self.charged, now);
+                        (self.charged, self.uncounted) = (now, 0);
+                        if part > fs.room() {
+                            // Only overwriting what is there already is possible; the host tells holes apart, we do not.
+                            return if done > 0 { Ok(done) } else { Err(Errno::ENOSPC) };
+                        }
+                    }
+                    let n = match src.take(&mut buf[..part as usize]) {
+                        Ok(0) => break,
+                        Ok(n) => n,
+                        Err(_) if done > 0 => break,
+                        Err(e) => return Err(e),
+                    };
+                    match f.copy_in(offset + done as u64, &buf[..n]) {
+                        Ok(k) => {
+                            done += k;
+                            self.uncounted += k as u64;
+                            if k < n {
+                                src.give_back(n - k);
+                                break;
+                            }
+                        }
+                        Err(e) => {
+                            src.give_back(n);
+                            return if done > 0 { Ok(done) } else { Err(e) };
+                        }
+                    }
+                }
+                Ok(done)
+            }
+        }
+    }
+
+    pub fn set_len(&mut self, fs: &TmpFs, len: u64) -> Result<()> {
+        if len > i64::MAX as u64 {
+            return Err(Errno::EFBIG);
+        }
+        if len > HEAP_MAX && len > self.len() {
+            self.share(fs)?;
+        }
+        match &mut self.store {
+            Store::Heap(v) => {
+                let after = pages(len);
+                fs.charge(self.charged, after)?;
+                self.charged = after;
+                v.resize(len as usize, 0);
+                if len == 0 {
+                    v.shrink_to_fit();
+                }
+                Ok(())
+            }
+            Store::Shared(f) => {
+                f.set_len(len)?;
+                self.recount(fs);
+                Ok(())
+            }
+        }
+    }
+
+    fn recount(&mut self, fs: &TmpFs) {
+        if let Store::Shared(f) = &self.store {
+            let now = f.blocks() * 512;
+            fs.recharge(self.charged, now);
+            (self.charged, self.uncounted) = (now, 0);
+        }
+    }
+
+    /// Moves the content to a memfd, if it is not there.
+    pub fn share(&mut self, fs: &TmpFs) -> Result<&SharedFile> {
+        if let Store::Heap(v) = &mut self.store {
+            let f = SharedFile::new()?;
+            f.copy_in(0, v)?;
+            f.set_len(v.len() as u64)?;
+            self.store = Store::Shared(f);
+            self.recount(fs);
+        }
+        match &self.store {
+            Store::Shared(f) => Ok(f),
+            Store::Heap(_) => Err(Errno::EIO),
+        }
+    }
+    pub fn shared(&self) -> Option<&SharedFile> {
+        match &self.store {
+            Store::Shared(f) => Some(f),
+            Store::Heap(_) => None,
+        }
+    }
+
+    /// fallocate(2): `offset + len` has been checked.
+    pub fn fallocate(&mut self, fs: &TmpFs, mode: i32, offset: u64, len: u64) -> Result<()> {
+        let end = offset.checked_add(len).filter(|e| *e <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
+        let keep = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 => {
+                if len > fs.room() {
+                    return Err(Errno::ENOSPC);
+                }
+                if !keep && end > self.len() {
+                    self.set_len(fs, end)?;
+                }
+                if let Store::Shared(f) = &self.store {
+                    platform::host::fallocate(std::os::fd::AsFd::as_fd(&*f.fd()), mode, offset as i64, len as i64)?;
+                    self.recount(fs);
+                }
+                Ok(())
+            }
+            libc::FALLOC_FL_PUNCH_HOLE if keep => self.punch(fs, offset, end),
+            libc::FALLOC_FL_ZERO_RANGE => {
+                if !keep && end > self.len() {
+                    self.set_len(fs, end)?;
+                }
+                self.punch(fs, offset, end)
+            }
+            _ => Err(Errno::EOPNOTSUPP),
+        }
+    }
+
+    fn punch(&mut self, fs: &TmpFs, offset: u64, end: u64) -> Result<()> {
+        let end = end.min(self.len());
+        if offset >= end {
+            return Ok(());
+        }
+        match &mut self.store {
+            Store::Heap(v) => {
+                if let Some(part) = v.get_mut(offset as usize..end as usize) {
+                    part.fill(0);
+                }
+            }
+            Store::Shared(f) => {
+                f.punch_hole(offset, end - offset)?;
+                self.recount(fs);
+            }
+        }
+        Ok(())
+    }
+
+    /// `SEEK_DATA` and `SEEK_HOLE`.
+    pub fn seek(&self, offset: u64, whence: i32) -> Result<u64> {
+        if offset >= self.len() {
+            return Err(Errno::ENXIO);
+        }
+        match &self.store {
+            Store::Heap(_) if whence == libc::SEEK_DATA => Ok(offset),
+            Store::Heap(v) => Ok(v.len() as u64),
+            Store::Shared(f) => {
+                let how = if whence == libc::SEEK_DATA {
+                    nix::unistd::Whence::SeekData
+                } else {
+                    nix::unistd::Whence::SeekHole
+                };
+                let at = nix::unistd::lseek(&*f.fd(), offset as i64, how)?;
+                Ok(at as u64)
+            }
+        }
+    }
+
+    /// Gives the memory back to the limit.
+    pub fn release(&mut self, fs: &TmpFs) {
+        fs.recharge(self.charged, 0);
+        self.charged = 0;
+    }
+}

@@ -1,0 +1,232 @@
+//! Open files and directories of a tmpfs.
+
+use super::{TmpInode, PAGE};
+use crate::error::{Errno, Result, SysResult};
+use crate::fs::*;
+use crate::mm::io::{Dst, Src};
+use std::any::Any;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// Marks a nameless file that linkat(2) must not name (`O_TMPFILE | O_EXCL`).
+pub struct Unlinkable;
+
+/// Content of a regular file, for tmpfs and overlay alike.
+impl TmpInode {
+    pub fn read_at(&self, dst: &mut Dst<'_>, offset: u64) -> Result<usize> {
+        self.data()?.read().read(dst, offset)
+    }
+
+    /// Writes at `offset`, or at the end. Returns the count and the position after it.
+    pub fn write_at(&self, src: &mut Src<'_>, offset: u64, append: bool) -> Result<(usize, u64)> {
+        let mut d = self.data()?.write();
+        let at = if append { d.len() } else { offset };
+        let seals = self.seals.load(Ordering::Relaxed) as i32;
+        if seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 {
+            return Err(Errno::EPERM);
+        }
+        if seals & libc::F_SEAL_GROW != 0 && at.saturating_add(src.remaining() as u64) > d.len() {
+            return Err(Errno::EPERM);
+        }
+        let n = d.write(self.fs(), src, at)?;
+        drop(d);
+        if n > 0 {
+            self.modified();
+        }
+        Ok((n, at + n as u64))
+    }
+
+    pub fn size(&self) -> u64 {
+        self.data().map_or(0, |d| d.read().len())
+    }
+
+    pub fn seek_data(&self, offset: u64, whence: i32) -> Result<u64> {
+        self.data()?.read().seek(offset, whence)
+    }
+
+    pub fn fallocate(&self, mode: i32, offset: u64, len: u64) -> Result<()> {
+        let seals = self.seals.load(Ordering::Relaxed) as i32;
+        let mut d = self.data()?.write();
+        if (mode & libc::FALLOC_FL_PUNCH_HOLE != 0 && seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0)
+            || (seals & libc::F_SEAL_GROW != 0 && offset.saturating_add(len) > d.len())
+        {
+            return Err(Errno::EPERM);
+        }
+        d.fallocate(self.fs(), mode, offset, len)?;
+        drop(d);
+        self.modified();
+        Ok(())
+    }
+
+    /// A descriptor to map: writable only for a file open for writing.
+    pub fn map_source(&self, writable: bool, write_shared: bool) -> Result<MapSource> {
+        let seals = self.seals.load(Ordering::Relaxed) as i32;
+        if write_shared {
+            if seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 {
+                return Err(Errno::EPERM);
+            }
+            self.mapped_writable.store(true, Ordering::Relaxed);
+        }
+        let fd = {
+            let mut d = self.data()?.write();
+            d.share(self.fs())?.fd()
+        };
+        if writable && seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) == 0 {
+            return Ok(MapSource::Host(fd));
+        }
+        if let Some(ro) = self.read_only.get() {
+            return Ok(MapSource::Host(ro.clone()));
+        }
+        let reopen = self.fs().reopen.as_ref().ok_or(Errno::ENODEV)?;
+        let ro = Arc::new(reopen(fd.as_fd())?);
+        Ok(MapSource::Host(self.read_only.get_or_init(|| ro).clone()))
+    }
+
+    pub fn seals(&self) -> i32 {
+        self.seals.load(Ordering::Relaxed) as i32
+    }
+    /// memfd_create(2): whether seals can be added.
+    pub fn allow_sealing(&self, allow: bool) {
+        self.seals.store(if allow { 0 } else { libc::F_SEAL_SEAL as u32 }, Ordering::Relaxed);
+    }
+    /// `F_ADD_SEALS`.
+    pub fn add_seals(&self, add: i32) -> Result<()> {
+        let all = libc::F_SEAL_SEAL
+            | libc::F_SEAL_SHRINK
+            | libc::F_SEAL_GROW
+            | libc::F_SEAL_WRITE
+            | libc::F_SEAL_FUTURE_WRITE;
+        if add & !all != 0 {
+            return Err(Errno::EINVAL);
+        }
+        // The lock keeps a write from being in progress.
+        let _d = self.data()?.write();
+        if self.seals() & libc::F_SEAL_SEAL != 0 {
+            return Err(Errno::EPERM);
+        }
+        if add & libc::F_SEAL_WRITE != 0 && self.mapped_writable.load(Ordering::Relaxed) {
+            return Err(Errno::EBUSY);
+        }
+        self.seals.fetch_or(add as u32, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// `lseek` for a file with content in `inode`.
+pub fn seek(inode: &TmpInode, file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
+    match whence {
+        libc::SEEK_DATA | libc::SEEK_HOLE => inode.seek_data(u64::try_from(offset).map_err(|_| Errno::ENXIO)?, whence),
+        _ => file.default_seek(offset, whence, current),
+    }
+}
+
+pub struct TmpFile(pub Arc<TmpInode>);
+
+impl FileOps for TmpFile {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, file: &File, dst: &mut Dst<'_>, offset: u64) -> SysResult<usize> {
+        let n = self.0.read_at(dst, offset)?;
+        if n > 0 && file.updates_atime() {
+            self.0.accessed();
+        }
+        Ok(n)
+    }
+    fn write(&self, file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
+        Ok(self.0.write_at(src, offset, file.flags() & libc::O_APPEND != 0)?)
+    }
+    fn seekable(&self) -> bool {
+        true
+    }
+    fn seek(&self, file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
+        seek(&self.0, file, offset, whence, current)
+    }
+    fn map(&self, file: &File, write_shared: bool) -> Result<MapSource> {
+        self.0.map_source(file.writable(), write_shared)
+    }
+    fn fsync(&self, _data_only: bool) -> Result<()> {
+        Ok(())
+    }
+    fn fallocate(&self, _file: &File, mode: i32, offset: u64, len: u64) -> Result<()> {
+        self.0.fallocate(mode, offset, len)
+    }
+    fn attr(&self) -> Result<Attr> {
+        self.0.attr()
+    }
+    fn set_attr(&self, set: &SetAttr) -> Result<()> {
+        self.0.set_attr(set)
+    }
+}
+
+pub struct TmpDir(pub Arc<TmpInode>);
+
+impl FileOps for TmpDir {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, _file: &File, _dst: &mut Dst<'_>, _offset: u64) -> SysResult<usize> {
+        Err(Errno::EISDIR.into())
+    }
+    fn seekable(&self) -> bool {
+        true
+    }
+    fn seek(&self, file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
+        dir_seek(file, offset, whence, current)
+    }
+    fn readdir(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        if !emit_dots(file, pos, self.0.ino(), sink) {
+            return Ok(());
+        }
+        let mut pos = pos;
+        loop {
+            let batch = self.0.entries(pos, 64);
+            let Some(last) = batch.last() else { break };
+            pos = last.0;
+            for (next, name, inode) in &batch {
+                let kind = (inode.kind() >> 12) as u8;
+                if !sink(DirEntry { name, ino: inode.ino(), kind, next: *next }) {
+                    return Ok(());
+                }
+            }
+        }
+        self.0.accessed();
+        Ok(())
+    }
+    fn fsync(&self, _data_only: bool) -> Result<()> {
+        Ok(())
+    }
+    fn attr(&self) -> Result<Attr> {
+        self.0.attr()
+    }
+}
+
+/// Entries `.` (at offset 0) and `..` (at 1) of an open directory; false when the sink is full. Others begin at offset 2.
+pub fn emit_dots(file: &File, pos: u64, ino: u64, sink: &mut DirSink<'_>) -> bool {
+    if pos == 0 && !sink(DirEntry { name: b".", ino, kind: libc::DT_DIR, next: 1 }) {
+        return false;
+    }
+    if pos <= 1 {
+        let up = file.path.as_ref().and_then(|p| {
+            let root = Arc::ptr_eq(p.dentry(), p.mount().root_dentry());
+            let at = if root { p.mount().mountpoint()? } else { p.clone() };
+            at.dentry().parent()?.inode().attr().ok()
+        });
+        let ino = up.map_or(ino, |a| a.ino);
+        return sink(DirEntry { name: b"..", ino, kind: libc::DT_DIR, next: 2 });
+    }
+    true
+}
+
+/// `lseek` of a directory whose offsets are cookies: no `SEEK_END`.
+pub fn dir_seek(_file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
+    let base = match whence {
+        libc::SEEK_SET => 0,
+        libc::SEEK_CUR => current as i64,
+        _ => return Err(Errno::EINVAL),
+    };
+    base.checked_add(offset).and_then(|v| u64::try_from(v).ok()).ok_or(Errno::EINVAL)
+}
+
+const _: () = assert!(PAGE == platform::PAGE_SIZE);

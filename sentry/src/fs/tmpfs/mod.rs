@@ -1,0 +1,589 @@
+//! tmpfs: files in memory (tmpfs(5)). Also the upper layer of the overlay, and what `memfd_create` makes.
+//!
+//! An inode's mode, owner and link count are atomics, so that the checks of a path walk take no lock; its content is in [`data`]. Entries of
+//! a directory are kept in the order they were made, each under a number that never changes: that number is the directory offset.
+//! All memory counts against the limit of the file system (`ENOSPC`).
+
+pub mod data;
+pub mod file;
+
+use super::vfs::dentry::NameMap;
+use super::vfs::{anonymous_dev, Mount, MountFlags, SuperBlock};
+use super::*;
+use crate::error::{Errno, Result};
+use data::Data;
+use parking_lot::{Mutex, RwLock};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+pub const TMPFS_MAGIC: u64 = 0x0102_1994;
+pub const PAGE: u64 = 4096;
+/// Most bytes of extended attributes on one inode.
+const XATTR_TOTAL: usize = 128 * 1024;
+
+/// Gives a read-only descriptor of a memfd.
+pub type Reopen = dyn Fn(BorrowedFd<'_>) -> Result<OwnedFd> + Send + Sync;
+
+/// What one tmpfs may take, and how its root looks.
+#[derive(Clone, Debug)]
+pub struct TmpOptions {
+    /// Most bytes of content.
+    pub size: u64,
+    pub inodes: u64,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// First inode number.
+    pub first_ino: u64,
+}
+
+impl Default for TmpOptions {
+    /// Half of the host's memory, as Linux.
+    fn default() -> Self {
+        let pages = nix::unistd::sysconf(nix::unistd::SysconfVar::_PHYS_PAGES).ok().flatten().unwrap_or(1 << 18);
+        let pages = u64::try_from(pages).unwrap_or(1 << 18) / 2;
+        TmpOptions { size: pages * PAGE, inodes: pages.min(4 << 20), mode: 0o1777, uid: 0, gid: 0, first_ino: 1 }
+    }
+}
+
+/// What all inodes of one tmpfs share.
+pub struct TmpFs {
+    pub dev: u64,
+    limit: u64,
+    used: AtomicU64,
+    inode_limit: u64,
+    inodes: AtomicU64,
+    next_ino: AtomicU64,
+    reopen: Option<Arc<Reopen>>,
+}
+
+impl TmpFs {
+    /// A new file system's root directory.
+    pub fn root(options: &TmpOptions, reopen: Option<Arc<Reopen>>) -> Arc<TmpInode> {
+        let fs = Arc::new(TmpFs {
+            dev: anonymous_dev(),
+            limit: options.size,
+            used: AtomicU64::new(0),
+            inode_limit: options.inodes,
+            inodes: AtomicU64::new(0),
+            next_ino: AtomicU64::new(options.first_ino),
+            reopen,
+        });
+        let ino = fs.next_ino.fetch_add(1, Ordering::Relaxed);
+        let mode = libc::S_IFDIR | (options.mode & 0o7777);
+        TmpInode::make(&fs, ino, mode, options.uid, options.gid, 0, Body::Dir(RwLock::default()))
+    }
+
+    /// A mount of a new tmpfs.
+    pub fn mount(options: &TmpOptions, flags: MountFlags, reopen: Option<Arc<Reopen>>) -> Result<Arc<Mount>> {
+        let shown = format!("size={}k,mode={:o}", options.size / 1024, options.mode);
+        Mount::of(TmpFs::root(options, reopen), SuperBlock::new("tmpfs", b"tmpfs", shown), flags)
+    }
+
+    /// Counts `new` bytes instead of `old`.
+    fn charge(&self, old: u64, new: u64) -> Result<()> {
+        if new <= old {
+            self.used.fetch_sub(old - new, Ordering::Relaxed);
+            return Ok(());
+        }
+        let more = new - old;
+        if self.used.fetch_add(more, Ordering::Relaxed).saturating_add(more) > self.limit {
+            self.used.fetch_sub(more, Ordering::Relaxed);
+            return Err(Errno::ENOSPC);
+        }
+        Ok(())
+    }
+    /// As `charge`, for what has happened already.
+    fn recharge(&self, old: u64, new: u64) {
+        self.used.fetch_add(new.wrapping_sub(old), Ordering::Relaxed);
+    }
+    fn room(&self) -> u64 {
+        self.limit.saturating_sub(self.used.load(Ordering::Relaxed))
+    }
+
+    fn statfs(&self) -> StatFs {
+        let free = self.room() / PAGE;
+        StatFs {
+            magic: TMPFS_MAGIC,
+            bsize: PAGE,
+            blocks: self.limit / PAGE,
+            bfree: free,
+            bavail: free,
+            files: self.inode_limit,
+            ffree: self.inode_limit.saturating_sub(self.inodes.load(Ordering::Relaxed)),
+            namelen: 255,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Times {
+    atime: Timespec,
+    mtime: Timespec,
+    ctime: Timespec,
+    btime: Timespec,
+}
+
+/// Offset of the first entry after `.` and `..`.
+const FIRST: u64 = 2;
+
+struct Dir {
+    entries: BTreeMap<u64, (Arc<[u8]>, Arc<TmpInode>)>,
+    names: NameMap<u64>,
+    next: u64,
+}
+
+impl Default for Dir {
+    fn default() -> Self {
+        Dir { entries: BTreeMap::new(), names: NameMap::default(), next: FIRST }
+    }
+}
+
+impl Dir {
+    fn get(&self, name: &[u8]) -> Option<&Arc<TmpInode>> {
+        self.names.get(name).and_then(|c| self.entries.get(c)).map(|(_, i)| i)
+    }
+    fn put(&mut self, name: &[u8], inode: Arc<TmpInode>) -> Option<Arc<TmpInode>> {
+        if let Some(c) = self.names.get(name) {
+            if let Some(e) = self.entries.get_mut(c) {
+                return Some(std::mem::replace(&mut e.1, inode));
+            }
+        }
+        let name: Arc<[u8]> = name.into();
+        self.names.insert(name.clone(), self.next);
+        self.entries.insert(self.next, (name, inode));
+        self.next += 1;
+        None
+    }
+    fn take(&mut self, name: &[u8]) -> Option<Arc<TmpInode>> {
+        let c = self.names.remove(name)?;
+        self.entries.remove(&c).map(|(_, i)| i)
+    }
+}
+
+enum Body {
+    File(RwLock<Data>),
+    Dir(RwLock<Dir>),
+    Symlink(Box<[u8]>),
+    /// Device, FIFO, socket.
+    Other,
+}
+
+pub struct TmpInode {
+    me: Weak<TmpInode>,
+    fs: Arc<TmpFs>,
+    ino: u64,
+    mode: AtomicU32,
+    uid: AtomicU32,
+    gid: AtomicU32,
+    nlink: AtomicU32,
+    rdev: u64,
+    times: Mutex<Times>,
+    body: Body,
+    xattrs: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
+    extra: InodeExtra,
+    /// `F_SEAL_*` of a memfd; files in a tree have `F_SEAL_SEAL`.
+    seals: AtomicU32,
+    /// It has (had) a writable shared mapping.
+    mapped_writable: AtomicBool,
+    read_only: OnceLock<Arc<OwnedFd>>,
+    /// Overlay: the directory hides the lower one of that name; and the overlay's inode over this one.
+    pub opaque: AtomicBool,
+    pub owner: Mutex<Option<Weak<super::overlay::OvlInode>>>,
+}
+
+impl TmpInode {
+    fn make(fs: &Arc<TmpFs>, ino: u64, mode: u32, uid: u32, gid: u32, rdev: u64, body: Body) -> Arc<TmpInode> {
+        let now = Timespec::now();
+        let nlink = if matches!(body, Body::Dir(_)) { 2 } else { 1 };
+        fs.inodes.fetch_add(1, Ordering::Relaxed);
+        Arc::new_cyclic(|me| TmpInode {
+            me: me.clone(),
+            fs: fs.clone(),
+            ino,
+            mode: AtomicU32::new(mode),
+            uid: AtomicU32::new(uid),
+            gid: AtomicU32::new(gid),
+            nlink: AtomicU32::new(nlink),
+            rdev,
+            times: Mutex::new(Times { atime: now, mtime: now, ctime: now, btime: now }),
+            body,
+            xattrs: Mutex::default(),
+            extra: InodeExtra::default(),
+            seals: AtomicU32::new(libc::F_SEAL_SEAL as u32),
+            mapped_writable: AtomicBool::new(false),
+            read_only: OnceLock::new(),
+            opaque: AtomicBool::new(false),
+            owner: Mutex::new(None),
+        })
+    }
+
+    /// A node in no directory yet. `ino`: a number to have instead of the next free one.
+    pub fn node(&self, node: &NewNode<'_>, mode: u32, uid: u32, gid: u32, ino: Option<u64>) -> Result<Arc<TmpInode>> {
+        let fs = &self.fs;
+        if fs.inodes.load(Ordering::Relaxed) >= fs.inode_limit {
+            return Err(Errno::ENOSPC);
+        }
+        let (kind, rdev, body) = match node {
+            NewNode::File => (libc::S_IFREG, 0, Body::File(RwLock::default())),
+            NewNode::Dir => (libc::S_IFDIR, 0, Body::Dir(RwLock::default())),
+            NewNode::Symlink(t) => (libc::S_IFLNK, 0, Body::Symlink((*t).into())),
+            NewNode::Fifo => (libc::S_IFIFO, 0, Body::Other),
+            NewNode::Socket => (libc::S_IFSOCK, 0, Body::Other),
+            NewNode::Char(d) => (libc::S_IFCHR, *d, Body::Other),
+            NewNode::Block(d) => (libc::S_IFBLK, *d, Body::Other),
+        };
+        let mode = if kind == libc::S_IFLNK { 0o777 } else { mode & 0o7777 };
+        let ino = ino.unwrap_or_else(|| fs.next_ino.fetch_add(1, Ordering::Relaxed));
+        Ok(TmpInode::make(fs, ino, kind | mode, uid, gid, rdev, body))
+    }
+
+    pub fn fs(&self) -> &Arc<TmpFs> {
+        &self.fs
+    }
+    fn arc(&self) -> Result<Arc<TmpInode>> {
+        self.me.upgrade().ok_or(Errno::ESTALE)
+    }
+    pub fn ino(&self) -> u64 {
+        self.ino
+    }
+    pub fn mode(&self) -> u32 {
+        self.mode.load(Ordering::Relaxed)
+    }
+    pub fn kind(&self) -> u32 {
+        self.mode() & libc::S_IFMT
+    }
+    pub fn is_dir(&self) -> bool {
+        matches!(self.body, Body::Dir(_))
+    }
+    /// Overlay: the mark of a name that the lower layer has and that is gone.
+    pub fn is_whiteout(&self) -> bool {
+        self.rdev == 0 && self.kind() == libc::S_IFCHR
+    }
+
+    fn dir(&self) -> Result<&RwLock<Dir>> {
+        match &self.body {
+            Body::Dir(d) => Ok(d),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+    pub(super) fn data(&self) -> Result<&RwLock<Data>> {
+        match &self.body {
+            Body::File(d) => Ok(d),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    fn touch(&self, f: impl FnOnce(&mut Times, Timespec)) {
+        let now = Timespec::now();
+        f(&mut self.times.lock(), now);
+    }
+    /// The content or the entries changed.
+    pub(super) fn modified(&self) {
+        self.touch(|t, now| (t.mtime, t.ctime) = (now, now));
+    }
+    fn changed(&self) {
+        self.touch(|t, now| t.ctime = now);
+    }
+    /// It was read: atime as `relatime` has it.
+    pub fn accessed(&self) {
+        let mut t = self.times.lock();
+        if t.atime <= t.mtime || t.atime <= t.ctime {
+            t.atime = Timespec::now();
+        }
+    }
+
+    pub fn get(&self, name: &[u8]) -> Option<Arc<TmpInode>> {
+        self.dir().ok()?.read().get(name).cloned()
+    }
+    /// Puts a node under a name, instead of what has the name now.
+    pub fn put(&self, name: &[u8], inode: Arc<TmpInode>) -> Result<()> {
+        let is_dir = inode.is_dir();
+        let old = self.dir()?.write().put(name, inode);
+        if let Some(old) = old {
+            self.dropped(&old);
+        }
+        if is_dir {
+            self.nlink.fetch_add(1, Ordering::Relaxed);
+        }
+        self.modified();
+        Ok(())
+    }
+    /// Takes a name away.
+    pub fn take(&self, name: &[u8]) -> Result<Arc<TmpInode>> {
+        let old = self.dir()?.write().take(name).ok_or(Errno::ENOENT)?;
+        self.dropped(&old);
+        self.modified();
+        Ok(old)
+    }
+    /// Book-keeping for an entry that has left this directory for good.
+    fn dropped(&self, old: &TmpInode) {
+        if old.is_dir() {
+            self.nlink.fetch_sub(1, Ordering::Relaxed);
+            old.nlink.store(0, Ordering::Relaxed);
+        } else {
+            old.nlink.fetch_sub(1, Ordering::Relaxed);
+        }
+        old.changed();
+    }
+    /// Adds a link count for a name that was [`put`](Self::put) for an inode with names already.
+    pub fn linked(&self) {
+        self.nlink.fetch_add(1, Ordering::Relaxed);
+        self.changed();
+    }
+    pub fn nlink(&self) -> u32 {
+        self.nlink.load(Ordering::Relaxed)
+    }
+    pub fn is_empty_dir(&self) -> bool {
+        self.dir().is_ok_and(|d| d.read().entries.is_empty())
+    }
+    /// Up to `max` entries at offsets from `pos` on: offset of the next one, name, inode.
+    pub fn entries(&self, pos: u64, max: usize) -> Vec<(u64, Arc<[u8]>, Arc<TmpInode>)> {
+        let Ok(d) = self.dir() else { return Vec::new() };
+        d.read().entries.range(pos.max(FIRST)..).take(max).map(|(c, (n, i))| (c + 1, n.clone(), i.clone())).collect()
+    }
+    /// Takes over times, for a copy of another file.
+    pub fn copy_times(&self, a: &Attr) {
+        let mut t = self.times.lock();
+        (t.atime, t.mtime, t.ctime) = (a.atime, a.mtime, a.ctime);
+        if a.btime != Timespec::default() {
+            t.btime = a.btime;
+        }
+    }
+    pub fn rename_between(&self, name: &[u8], new_dir: &TmpInode, new_name: &[u8], flags: RenameFlags) -> Result<()> {
+        let old = self.get(name).ok_or(Errno::ENOENT)?;
+        let new = new_dir.get(new_name);
+        if flags.contains(RenameFlags::EXCHANGE) {
+            let new = new.ok_or(Errno::ENOENT)?;
+            self.dir()?.write().put(name, new.clone());
+            new_dir.dir()?.write().put(new_name, old.clone());
+            if !std::ptr::eq(self, new_dir) && old.is_dir() != new.is_dir() {
+                let (gain, lose) = if old.is_dir() { (new_dir, self) } else { (self, new_dir) };
+                gain.nlink.fetch_add(1, Ordering::Relaxed);
+                lose.nlink.fetch_sub(1, Ordering::Relaxed);
+            }
+            new.changed();
+        } else {
+            if let Some(n) = &new {
+                if n.is_dir() && !n.is_empty_dir() {
+                    return Err(Errno::ENOTEMPTY);
+                }
+            }
+            let whiteout = if flags.contains(RenameFlags::WHITEOUT) {
+                Some(self.node(&NewNode::Char(0), 0, 0, 0, None)?)
+            } else {
+                None
+            };
+            self.dir()?.write().take(name);
+            if let Some(w) = whiteout {
+                self.dir()?.write().put(name, w);
+            }
+            if let Some(n) = new_dir.dir()?.write().put(new_name, old.clone()) {
+                new_dir.dropped(&n);
+            }
+            if old.is_dir() {
+                self.nlink.fetch_sub(1, Ordering::Relaxed);
+                new_dir.nlink.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        old.changed();
+        self.modified();
+        if !std::ptr::eq(self, new_dir) {
+            new_dir.modified();
+        }
+        Ok(())
+    }
+    pub fn xattrs(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.xattrs.lock().iter().map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+}
+
+fn tmp(inode: &Arc<dyn Inode>) -> Result<&TmpInode> {
+    inode.as_any().downcast_ref().ok_or(Errno::EXDEV)
+}
+
+impl Inode for TmpInode {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn perm(&self) -> Result<Perm> {
+        Ok(Perm { mode: self.mode(), uid: self.uid.load(Ordering::Relaxed), gid: self.gid.load(Ordering::Relaxed) })
+    }
+    fn attr(&self) -> Result<Attr> {
+        let (size, blocks) = match &self.body {
+            Body::File(d) => {
+                let d = d.read();
+                (d.len(), d.blocks())
+            }
+            Body::Dir(d) => ((d.read().entries.len() as u64 + 2) * 20, 0),
+            Body::Symlink(t) => (t.len() as u64, 0),
+            Body::Other => (0, 0),
+        };
+        let t = *self.times.lock();
+        Ok(Attr {
+            dev: self.fs.dev,
+            ino: self.ino,
+            mode: self.mode(),
+            nlink: self.nlink(),
+            uid: self.uid.load(Ordering::Relaxed),
+            gid: self.gid.load(Ordering::Relaxed),
+            rdev: self.rdev,
+            size,
+            blksize: PAGE as u32,
+            blocks,
+            atime: t.atime,
+            mtime: t.mtime,
+            ctime: t.ctime,
+            btime: t.btime,
+        })
+    }
+    fn set_attr(&self, set: &SetAttr) -> Result<()> {
+        if let Some(size) = set.size {
+            let seals = self.seals.load(Ordering::Relaxed) as i32;
+            let mut d = self.data()?.write();
+            let len = d.len();
+            if (size < len && seals & libc::F_SEAL_SHRINK != 0) || (size > len && seals & libc::F_SEAL_GROW != 0) {
+                return Err(Errno::EPERM);
+            }
+            d.set_len(&self.fs, size)?;
+        }
+        if let Some(m) = set.mode {
+            self.mode.store(self.kind() | (m & 0o7777), Ordering::Relaxed);
+        }
+        if let Some(u) = set.uid {
+            self.uid.store(u, Ordering::Relaxed);
+        }
+        if let Some(g) = set.gid {
+            self.gid.store(g, Ordering::Relaxed);
+        }
+        self.touch(|t, now| {
+            t.ctime = now;
+            if set.size.is_some() {
+                t.mtime = now;
+            }
+            if let Some(a) = set.atime {
+                t.atime = a;
+            }
+            if let Some(m) = set.mtime {
+                t.mtime = m;
+            }
+        });
+        Ok(())
+    }
+    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        match self.dir()?.read().get(name) {
+            Some(i) => Ok(i.clone()),
+            None => Err(Errno::ENOENT),
+        }
+    }
+    fn create(&self, name: &[u8], node: NewNode<'_>, mode: u32, uid: u32, gid: u32) -> Result<Arc<dyn Inode>> {
+        if self.dir()?.read().get(name).is_some() {
+            return Err(Errno::EEXIST);
+        }
+        let i = self.node(&node, mode, uid, gid, None)?;
+        self.put(name, i.clone())?;
+        Ok(i)
+    }
+    fn tmpfile(&self, mode: u32, uid: u32, gid: u32, linkable: bool) -> Result<Arc<dyn Inode>> {
+        self.dir()?;
+        let i = self.node(&NewNode::File, mode, uid, gid, None)?;
+        i.nlink.store(0, Ordering::Relaxed);
+        if !linkable {
+            i.extra.get_or_insert(|| file::Unlinkable);
+        }
+        Ok(i)
+    }
+    fn link(&self, name: &[u8], target: &Arc<dyn Inode>) -> Result<()> {
+        let t = tmp(target)?;
+        if (t.nlink() == 0 && t.extra.get::<file::Unlinkable>().is_some()) || !Arc::ptr_eq(&t.fs, &self.fs) {
+            return Err(Errno::ENOENT);
+        }
+        let me = t.arc()?;
+        me.linked();
+        self.put(name, me)
+    }
+    fn unlink(&self, name: &[u8], _child: &Arc<dyn Inode>) -> Result<()> {
+        self.take(name).map(drop)
+    }
+    fn rmdir(&self, name: &[u8], child: &Arc<dyn Inode>) -> Result<()> {
+        if !tmp(child)?.is_empty_dir() {
+            return Err(Errno::ENOTEMPTY);
+        }
+        self.take(name).map(drop)
+    }
+    fn rename(&self, name: &[u8], new_dir: &Arc<dyn Inode>, new_name: &[u8], flags: RenameFlags) -> Result<()> {
+        self.rename_between(name, tmp(new_dir)?, new_name, flags)
+    }
+    fn readlink(&self) -> Result<Vec<u8>> {
+        match &self.body {
+            Body::Symlink(t) => Ok(t.to_vec()),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+        match &self.body {
+            Body::File(_) => Ok(Box::new(file::TmpFile(self))),
+            Body::Dir(_) => Ok(Box::new(file::TmpDir(self))),
+            Body::Symlink(_) => Err(Errno::ELOOP),
+            Body::Other => Err(Errno::ENXIO),
+        }
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        Ok(self.fs.statfs())
+    }
+    fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
+        self.xattrs.lock().get(name).cloned().ok_or(Errno::ENODATA)
+    }
+    fn set_xattr(&self, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+        let mut x = self.xattrs.lock();
+        let old = x.get(name);
+        if old.is_some() && flags & libc::XATTR_CREATE != 0 {
+            return Err(Errno::EEXIST);
+        }
+        if old.is_none() && flags & libc::XATTR_REPLACE != 0 {
+            return Err(Errno::ENODATA);
+        }
+        let total: usize = x.iter().map(|(k, v)| k.len() + v.len() + 64).sum();
+        if total + name.len() + value.len() > XATTR_TOTAL {
+            return Err(Errno::ENOSPC);
+        }
+        x.insert(name.to_vec(), value.to_vec());
+        drop(x);
+        self.changed();
+        Ok(())
+    }
+    fn list_xattr(&self) -> Result<Vec<Vec<u8>>> {
+        Ok(self.xattrs.lock().keys().cloned().collect())
+    }
+    fn remove_xattr(&self, name: &[u8]) -> Result<()> {
+        self.xattrs.lock().remove(name).ok_or(Errno::ENODATA)?;
+        self.changed();
+        Ok(())
+    }
+    fn extra(&self) -> Option<&InodeExtra> {
+        Some(&self.extra)
+    }
+}
+
+impl Drop for TmpInode {
+    /// Frees the tree below without recursion: a guest can nest directories deeper than our stack is.
+    fn drop(&mut self) {
+        self.fs.inodes.fetch_sub(1, Ordering::Relaxed);
+        let mut todo: Vec<Arc<TmpInode>> = Vec::new();
+        match &mut self.body {
+            Body::File(d) => d.get_mut().release(&self.fs),
+            Body::Dir(d) => todo.extend(std::mem::take(&mut d.get_mut().entries).into_values().map(|(_, i)| i)),
+            _ => {}
+        }
+        while let Some(i) = todo.pop() {
+            if let Some(mut i) = Arc::into_inner(i) {
+                if let Body::Dir(d) = &mut i.body {
+                    todo.extend(std::mem::take(&mut d.get_mut().entries).into_values().map(|(_, i)| i));
+                }
+            }
+        }
+    }
+}
