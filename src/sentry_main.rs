@@ -1,25 +1,82 @@
 //! The Sentry's process: takes up its configuration, locks itself in, boots the guest kernel and runs it to its end.
+//!
+//! The order matters: everything up to [`confine::seccomp::lock`] is set-up from trusted input; what a guest or the Gofer says is first
+//! looked at after it.
 
 use crate::config::{fd, from_memfd, SentryConfig};
-use crate::control::FromSentry;
+use crate::control::{FromSentry, ToSentry};
 use crate::{confine, logging, sys};
-use anyhow::{Context, Result};
+use anyhow::{anyhow, Context, Result};
+use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use platform::executor::WatchHandle;
+use platform::systrap::{self, Systrap};
+use platform::{Executor, Platform};
+use protocol::Client;
+use sentry::kernel::init::{self, InitConfig};
+use sentry::kernel::kernel::Options;
+use sentry::kernel::limits::Limits;
+use sentry::kernel::{cred, Cred, Kernel};
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+
+/// Address spaces that the platform keeps ready.
+const POOL: usize = 2;
+
+/// How the sandbox ended, if not by the end of its first process: said once, by whoever notices first.
+static TROUBLE: OnceLock<(u8, String)> = OnceLock::new();
 
 pub fn main() -> Result<u8> {
     let config = sys::inherited_fd(fd::CONFIG).context("this is an internal subcommand: `runsc-rs run` starts it")?;
     let config: SentryConfig = from_memfd(config)?;
     logging::init("sentry", config.debug);
-    let control = sys::inherited_fd(fd::CONTROL)?;
-    let result = boot(config, &control);
-    let message = match &result {
-        Ok(status) => FromSentry::Exited(*status),
+    let control = Arc::new(sys::inherited_fd(fd::CONTROL)?);
+    let message = match run(config, &control) {
+        Ok(message) => message,
         Err(e) => FromSentry::Failed { status: crate::OWN_FAILURE, text: format!("{e:#}") },
     };
     message.send(&control).context("telling the command")?;
     // Nothing is worth running destructors for: the host takes back everything at once.
     sys::exit_now(0)
+}
+
+fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<FromSentry> {
+    lock_in(&config, control)?;
+    let gofer = Arc::new(sys::inherited_fd(fd::GOFER)?);
+    let stdio = fd::STDIO.map(sys::inherited_fd);
+    let strace = if config.strace { Some(File::from(sys::inherited_fd(fd::STRACE)?)) } else { None };
+    let executor = Executor::new().context("starting the executor")?;
+    let platform = start_platform(&executor)?;
+    // glibc sets its signal handlers up with the first thread; afterwards `rt_sigaction` is not needed any more.
+    std::thread::spawn(|| ()).join().map_err(|_| anyhow!("starting a thread"))?;
+    confine::seccomp::lock()?;
+    log::debug!("the Sentry is locked in");
+
+    let options = Options { strace: config.strace, debug: config.debug };
+    let kernel = Kernel::new(platform, executor.clone(), options, config.hostname.clone());
+    if let Some(strace) = strace {
+        *kernel.strace_out.lock() = Box::new(strace);
+    }
+    let _watches = (watch_control(&kernel, control), watch_gofer(&executor, &gofer));
+    let client = Client::connect(gofer.try_clone()?).map_err(|e| anyhow!("the Gofer does not answer: {e}"))?;
+    let stats = config.stats;
+    boot(&kernel, client, config, stdio)?;
+    FromSentry::Started.send(control).context("telling the command")?;
+    let follower = executor.clone();
+    std::thread::Builder::new()
+        .name("executor".into())
+        .spawn(move || follower.run())
+        .context("starting a thread of the executor")?;
+    let status = executor.run();
+    if stats {
+        print_stats(&kernel);
+    }
+    Ok(match TROUBLE.get() {
+        Some((status, text)) => FromSentry::Failed { status: *status, text: text.clone() },
+        None => FromSentry::Exited(u8::try_from(status).unwrap_or(crate::OWN_FAILURE)),
+    })
 }
 
 /// Sets the process up, from the outermost confinement inwards.
@@ -33,8 +90,7 @@ fn lock_in(config: &SentryConfig, control: &OwnedFd) -> Result<()> {
     }
     confine::empty_root()?;
     confine::limits()?;
-    confine::drop_privileges()?;
-    Ok(())
+    confine::drop_privileges()
 }
 
 /// The command may have died before it was asked to take us along.
@@ -43,9 +99,81 @@ fn parent_is_gone(control: &OwnedFd) -> bool {
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(n) if n > 0)
 }
 
-fn boot(config: SentryConfig, control: &OwnedFd) -> Result<u8> {
-    lock_in(&config, control)?;
-    confine::seccomp::lock()?;
-    log::info!("the Sentry is locked in");
-    Ok(0)
+/// Ends the sandbox because of something other than its first process's end.
+fn give_up(executor: &Executor, status: u8, text: String) {
+    let _ = TROUBLE.set((status, text));
+    executor.shutdown(i32::from(status));
+}
+
+fn start_platform(executor: &Arc<Executor>) -> Result<Arc<dyn Platform>> {
+    let weak = Arc::downgrade(executor);
+    let on_fatal = Arc::new(move |text: &str| {
+        if let Some(executor) = weak.upgrade() {
+            give_up(&executor, crate::OWN_FAILURE, text.to_owned());
+        }
+    });
+    let config = systrap::Config { executor: executor.clone(), pool: POOL, on_fatal };
+    Ok(Systrap::new(config).context("the systrap platform cannot start")?)
+}
+
+/// Takes the command's messages; without a command there is no sandbox.
+fn watch_control(kernel: &Arc<Kernel>, control: &Arc<OwnedFd>) -> WatchHandle {
+    let (kernel, socket) = (Arc::downgrade(kernel), control.clone());
+    let executor = match kernel.upgrade() {
+        Some(k) => k.executor.clone(),
+        None => unreachable!("the caller holds it"),
+    };
+    executor.watch(
+        control.clone(),
+        libc::EPOLLIN as u32,
+        Arc::new(move |_| {
+            let Some(kernel) = kernel.upgrade() else { return };
+            loop {
+                match ToSentry::receive(&socket) {
+                    Ok(Some(ToSentry::Signal { signal, terminal })) => from_command(&kernel, signal, terminal),
+                    Err(Errno::EAGAIN) => return,
+                    Ok(None) | Err(_) => {
+                        return give_up(&kernel.executor, crate::OWN_FAILURE, "the command is gone".into())
+                    }
+                }
+            }
+        }),
+    )
+}
+
+/// A signal that the command was sent.
+fn from_command(kernel: &Kernel, signal: i32, _terminal: bool) {
+    init::signal(kernel, signal);
+}
+
+/// The connection is only looked at for its end: what comes in is the client's.
+fn watch_gofer(executor: &Arc<Executor>, connection: &Arc<OwnedFd>) -> WatchHandle {
+    let weak = Arc::downgrade(executor);
+    executor.watch(
+        connection.clone(),
+        libc::EPOLLRDHUP as u32,
+        Arc::new(move |ready| {
+            if ready & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32 != 0 {
+                if let Some(executor) = weak.upgrade() {
+                    give_up(&executor, crate::OWN_FAILURE, "the Gofer is gone; the sandbox has been ended".into());
+                }
+            }
+        }),
+    )
+}
+
+fn boot(kernel: &Arc<Kernel>, client: Client, config: SentryConfig, stdio: [nix::Result<OwnedFd>; 3]) -> Result<()> {
+    let user = &config.user;
+    let cred = Cred::user(user.uid, user.gid, user.groups.clone(), cred::CAP_ALL);
+    let _ = (kernel, client, cred, stdio, init::spawn as usize);
+    Err(anyhow!("no file system yet"))
+}
+
+/// For `--stats`.
+fn print_stats(kernel: &Kernel) {
+    let mut text = format!("runsc-rs: {:>12} system calls\n", kernel.calls.load(Ordering::Relaxed));
+    for (name, value) in kernel.platform.stats() {
+        text.push_str(&format!("runsc-rs: {value:>12} {name}\n"));
+    }
+    eprint!("{text}");
 }
