@@ -76,6 +76,7 @@ pub fn exit_task(task: &Arc<Task>, status: i32) {
         tree.tasks.remove(&task.tid());
         last
     };
+    mm.settled(task.tid());
     mm.user_gone();
     *task.waker.lock() = None;
     *task.interrupter.write() = None;

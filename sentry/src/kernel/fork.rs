@@ -92,7 +92,7 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
     }
     let pid = alloc(&parent)?;
     let mm = parent.mm();
-    mm.begin(parent.tid()).await;
+    mm.begin(&parent).await;
     let thread = if has(CLONE_VM) {
         cx.thread.start_thread(has(CLONE_SETTLS).then_some(a.tls));
         let thread = &mut *cx.thread;

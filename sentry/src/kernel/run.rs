@@ -26,6 +26,8 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
     .await;
     *task.interrupter.write() = Some(thread.interrupter());
     let mut enter = Enter::Full;
+    // What the last call mapped, while the host may still refuse it.
+    let mut undo = None;
     let status = loop {
         if task.signal_pending() {
             match deliver::signals(&task, &mut *thread, None, None).await {
@@ -38,7 +40,7 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
         let trap = poll_fn(|cx| thread.poll_trap(cx)).await;
         enter = Enter::Full;
         match trap {
-            Trap::Syscall => match syscall(&task, &mut thread).await {
+            Trap::Syscall => match syscall(&task, &mut thread, &mut undo).await {
                 Next::Enter(e) => enter = e,
                 Next::Exit(st) => break st,
             },
@@ -52,6 +54,9 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
             Trap::OpFailed { index, errno } => {
                 log::debug!("[{}] memory operation {index} failed: {errno}", task.tid());
                 // The operations of a call are checked before they are queued, so what is left is a host short of memory.
+                if let Some((start, end)) = undo.take() {
+                    task.mm().map().vmas.remove(start, end);
+                }
                 let r = thread.regs_mut();
                 r.rax = (-(errno as i32 as i64)) as u64;
             }
@@ -71,7 +76,7 @@ enum Next {
     Exit(i32),
 }
 
-async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>) -> Next {
+async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut Option<(u64, u64)>) -> Next {
     let mut nr = thread.regs().orig_rax;
     task.kernel.calls.fetch_add(1, Ordering::Relaxed);
     loop {
@@ -85,12 +90,14 @@ async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>) -> Next {
             staged: Vec::new(),
             full: false,
             exit: None,
+            undo: None,
             replace: None,
             thread: &mut **thread,
         };
         let result = syscalls::dispatch(&mut cx).await;
         cx.flush();
         let (full, leave, replace) = (cx.full, cx.exit, cx.replace.take());
+        *undo = cx.undo;
         if let Some(line) = strace {
             crate::syscalls::strace::leave(task, line, &result);
         }

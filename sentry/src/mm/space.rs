@@ -7,6 +7,7 @@
 
 use super::vma::{page_up, Backing, Vma, VmaTree};
 use crate::error::{Errno, Result};
+use crate::kernel::Task;
 use parking_lot::{Mutex, MutexGuard};
 use platform::{AddressSpace, GuestThread, OpsSettled, GUEST_MAX, PAGE_SIZE};
 use std::future::poll_fn;
@@ -66,16 +67,25 @@ impl Mm {
     pub fn user_gone(&self) {
         self.users.fetch_sub(1, Ordering::SeqCst);
     }
-    /// Waits until no other thread's memory operation is under way.
-    pub async fn begin(&self, tid: i32) {
+    /// Waits until no other thread's memory operation is under way. The stub that carries it out cannot tell when it is
+    /// done, so this looks again: at once a few times, then after a short sleep, which leaves the core to the stub.
+    pub async fn begin(&self, task: &Task) {
         if self.user_count() <= 1 {
             return;
         }
+        let mut looks = 0u32;
+        let mut timer = None;
         poll_fn(|cx| {
             let mut f = self.inflight.lock();
             match &*f {
-                Some((t, s)) if *t != tid && !s.settled() => {
-                    cx.waker().wake_by_ref();
+                Some((t, s)) if *t != task.tid() && !s.settled() => {
+                    looks += 1;
+                    if looks < 50 {
+                        cx.waker().wake_by_ref();
+                    } else {
+                        let at = platform::executor::now_ns() + 20_000;
+                        timer = Some(task.kernel.executor.timer(at, cx.waker().clone()));
+                    }
                     Poll::Pending
                 }
                 _ => {
@@ -90,6 +100,13 @@ impl Mm {
     pub fn started(&self, tid: i32, thread: &dyn GuestThread) {
         if self.user_count() > 1 {
             *self.inflight.lock() = Some((tid, thread.ops_settled()));
+        }
+    }
+    /// The thread is stopped or gone: whatever it was carrying out is done.
+    pub fn settled(&self, tid: i32) {
+        let mut f = self.inflight.lock();
+        if f.as_ref().is_some_and(|(t, _)| *t == tid) {
+            *f = None;
         }
     }
     /// For futexes and the like: what object and offset an address stands for.

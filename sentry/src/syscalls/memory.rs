@@ -23,9 +23,8 @@ fn next_object() -> u64 {
 
 /// Waits for its turn to change the address space.
 async fn begin(cx: &mut Ctx<'_>) {
-    let mm = cx.task.mm();
-    let tid = cx.task.tid();
-    mm.begin(tid).await;
+    let task = cx.task.clone();
+    task.mm().begin(&task).await;
 }
 
 fn finish(cx: &mut Ctx<'_>) {
@@ -139,6 +138,7 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
     });
     drop(map);
     cx.thread.queue(op);
+    cx.undo = Some((start, end));
     finish(cx);
     Ok(start)
 }

@@ -45,6 +45,8 @@ pub struct Ctx<'a> {
     pub full: bool,
     /// The task ends with this `wait4` status.
     pub exit: Option<i32>,
+    /// A range that was entered in the map with this call, to be taken out should the host refuse it.
+    pub undo: Option<(u64, u64)>,
     /// execve: the thread to go on with.
     pub replace: Option<Box<dyn GuestThread>>,
 }
