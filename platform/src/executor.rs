@@ -119,8 +119,10 @@ thread_local! {
 
 /// `data` of the doorbell in the epoll set; ids of watches start above.
 const BELL: u64 = 0;
-/// How long a leader looks at the cells of running guests before it sleeps.
-const SPIN_NS: u64 = 50_000;
+/// How long a leader looks at the cells of running guests before it sleeps, while there is a core to spare.
+const SPIN_NS: u64 = 100_000;
+/// The same when the guests could use all cores: about what a sleep and a wake-up cost, so that at worst both are paid.
+const SHORT_SPIN_NS: u64 = 15_000;
 /// How often a spinning leader asks epoll.
 const GLANCE_NS: u64 = 25_000;
 
@@ -312,9 +314,8 @@ impl Executor {
     /// Leads until shutdown, or until a task handed the leadership over.
     fn lead(&self) {
         self.global.set_polling(true);
-        let mut idle_since = 0;
         let mut glance_at = now_ns() + GLANCE_NS;
-        let mut busy_rounds = 0u32;
+        let mut last_found = now_ns();
         loop {
             if self.exit.load(Relaxed) {
                 return;
@@ -324,39 +325,34 @@ impl Executor {
                 return;
             }
             let (found, running) = self.scan();
+            let now = now_ns();
+            if found {
+                last_found = now;
+            }
+            if now >= glance_at {
+                self.events(0);
+                self.fire_timers();
+                glance_at = now_ns() + GLANCE_NS;
+            }
             if ran || found {
-                idle_since = 0;
-                busy_rounds += 1;
-                if busy_rounds % 64 == 0 {
-                    let now = now_ns();
-                    if now >= glance_at {
-                        self.events(0);
-                        self.fire_timers();
-                        glance_at = now_ns() + GLANCE_NS;
-                    }
-                }
                 continue;
             }
-            let now = now_ns();
             if now >= self.next_deadline.load(Relaxed) {
                 self.fire_timers();
                 continue;
             }
-            if idle_since == 0 {
-                idle_since = now;
-            }
-            if running > 0 && running < self.cores && now - idle_since < SPIN_NS {
-                if now >= glance_at {
-                    self.events(0);
-                    glance_at = now_ns() + GLANCE_NS;
-                }
+            let patience = match running {
+                0 => 0,
+                n if n < self.cores => SPIN_NS,
+                _ => SHORT_SPIN_NS,
+            };
+            if now - last_found < patience {
                 for _ in 0..8 {
                     std::hint::spin_loop();
                 }
                 continue;
             }
             self.sleep();
-            idle_since = 0;
             glance_at = now_ns() + GLANCE_NS;
         }
     }

@@ -299,7 +299,8 @@ unsafe fn post_kind(cell: *mut Cell, kind: u32) {
 unsafe fn wait_answer(cell: *mut Cell) {
     // SAFETY: `cell` is this thread's own.
     let word = unsafe { &(*cell).state };
-    let mut spins = global().spin.load(Relaxed);
+    // Somebody who has just been woken takes too long to be waited for.
+    let mut spins = if global().polling.load(Relaxed) != 0 { global().spin.load(Relaxed) } else { 0 };
     loop {
         let s = word.load(Acquire);
         if s == state::REPLY {
