@@ -150,7 +150,7 @@ pub struct StaticDir {
 }
 
 impl StaticDir {
-    pub fn new(sup: &Arc<Super>, entries: Vec<(Vec<u8>, Arc<dyn Inode>)>) -> Arc<dyn Inode> {
+    pub fn make(sup: &Arc<Super>, entries: Vec<(Vec<u8>, Arc<dyn Inode>)>) -> Arc<dyn Inode> {
         Arc::new(StaticDir { sup: sup.clone(), ino: sup.ino(), mode: 0o555, entries })
     }
     pub fn with_mode(sup: &Arc<Super>, mode: u32, entries: Vec<(Vec<u8>, Arc<dyn Inode>)>) -> Arc<dyn Inode> {
@@ -209,7 +209,7 @@ pub struct OpenText {
 }
 
 impl OpenText {
-    pub fn new(content: Arc<dyn Content>) -> Box<dyn FileOps> {
+    pub fn open(content: Arc<dyn Content>) -> Box<dyn FileOps> {
         Box::new(OpenText { content, text: Mutex::new(None) })
     }
 }
@@ -270,12 +270,12 @@ pub struct TextFile {
 }
 
 impl TextFile {
-    pub fn new(
+    pub fn make(
         sup: &Arc<Super>,
         mode: u32,
         generate: impl Fn(&mut Vec<u8>) -> Result<()> + Send + Sync + 'static,
     ) -> Arc<dyn Inode> {
-        Self::make(sup, mode, Box::new(generate), None)
+        Self::build(sup, mode, Box::new(generate), None)
     }
     pub fn writable(
         sup: &Arc<Super>,
@@ -283,17 +283,17 @@ impl TextFile {
         generate: impl Fn(&mut Vec<u8>) -> Result<()> + Send + Sync + 'static,
         store: impl Fn(&[u8]) -> Result<()> + Send + Sync + 'static,
     ) -> Arc<dyn Inode> {
-        Self::make(sup, mode, Box::new(generate), Some(Box::new(store)))
+        Self::build(sup, mode, Box::new(generate), Some(Box::new(store)))
     }
     /// A text that never changes.
     pub fn fixed(sup: &Arc<Super>, mode: u32, text: impl Into<Vec<u8>>) -> Arc<dyn Inode> {
         let text = text.into();
-        Self::new(sup, mode, move |out| {
+        Self::make(sup, mode, move |out| {
             out.extend_from_slice(&text);
             Ok(())
         })
     }
-    fn make(sup: &Arc<Super>, mode: u32, generate: Generate, store: Option<Store>) -> Arc<dyn Inode> {
+    fn build(sup: &Arc<Super>, mode: u32, generate: Generate, store: Option<Store>) -> Arc<dyn Inode> {
         // A sysfs attribute claims a page.
         let size = if sup.magic == SYSFS_MAGIC { 4096 } else { 0 };
         Arc::new(TextFile { sup: sup.clone(), ino: sup.ino(), mode, size, generate, store })
@@ -327,7 +327,7 @@ impl Inode for TextFile {
         if flags & libc::O_ACCMODE != libc::O_RDONLY && self.store.is_none() {
             return Err(Errno::EACCES);
         }
-        Ok(OpenText::new(self))
+        Ok(OpenText::open(self))
     }
     fn statfs(&self) -> Result<StatFs> {
         Ok(self.sup.statfs())
@@ -342,7 +342,7 @@ pub struct Symlink {
 }
 
 impl Symlink {
-    pub fn new(sup: &Arc<Super>, target: impl Into<Vec<u8>>) -> Arc<dyn Inode> {
+    pub fn make(sup: &Arc<Super>, target: impl Into<Vec<u8>>) -> Arc<dyn Inode> {
         Arc::new(Symlink { sup: sup.clone(), ino: sup.ino(), target: target.into() })
     }
 }

@@ -82,7 +82,7 @@ pub fn new(kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
         entries.push((name.into(), Arc::new(CharDev { sup: sup.clone(), ino: sup.ino(), mode, gid, rdev })));
     }
     for &(name, target) in LINKS {
-        entries.push((name.into(), Symlink::new(&sup, target)));
+        entries.push((name.into(), Symlink::make(&sup, target)));
     }
     for name in ["pts", "shm", "mqueue"] {
         entries.push((name.into(), StaticDir::with_mode(&sup, 0o755, Vec::new())));

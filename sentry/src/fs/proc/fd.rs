@@ -196,7 +196,7 @@ impl Inode for FdInfo {
         Ok(Attr { ino: fd_ino(self.target.id, self.fd, true), ..a })
     }
     fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
-        Ok(OpenText::new(self))
+        Ok(OpenText::open(self))
     }
     fn statfs(&self) -> Result<StatFs> {
         Ok(self.target.sup.statfs())
@@ -242,7 +242,7 @@ impl Inode for NsDir {
         if !who.may_access() {
             return Err(Errno::EACCES);
         }
-        Ok(Symlink::new(&self.target.sup, format!("{kind}:[{id}]")))
+        Ok(Symlink::make(&self.target.sup, format!("{kind}:[{id}]")))
     }
     fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
         Ok(Box::new(OpenDir(self)))

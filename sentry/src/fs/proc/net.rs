@@ -191,7 +191,7 @@ impl Inode for NetFile {
         Ok(self.sup.attr(INO + 1 + self.index as u64, libc::S_IFREG | 0o444, 1))
     }
     fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
-        Ok(OpenText::new(self))
+        Ok(OpenText::open(self))
     }
     fn statfs(&self) -> Result<StatFs> {
         Ok(self.sup.statfs())

@@ -310,7 +310,7 @@ impl Inode for Node {
             Mem if !who.may_access() => Err(Errno::EACCES),
             Mem => memory::open_mem(&who),
             Link(_) => Err(Errno::ELOOP),
-            _ => Ok(OpenText::new(self)),
+            _ => Ok(OpenText::open(self)),
         }
     }
     fn statfs(&self) -> Result<StatFs> {

@@ -260,11 +260,11 @@ fn set_domainname(k: &Kernel, text: &[u8]) -> Result<()> {
 fn file(sup: &Arc<Super>, node: &'static Node) -> Arc<dyn Inode> {
     let kernel = sup.kernel.clone();
     match node {
-        Text(t) => TextFile::new(sup, 0o444, move |out| {
+        Text(t) => TextFile::make(sup, 0o444, move |out| {
             out.s(t).s("\n");
             Ok(())
         }),
-        Gen(f) => TextFile::new(sup, 0o444, move |out| {
+        Gen(f) => TextFile::make(sup, 0o444, move |out| {
             f(&kernel, out);
             out.s("\n");
             Ok(())
@@ -337,7 +337,7 @@ fn dir(sup: &Arc<Super>, rows: &[(&'static str, &'static Node)]) -> Arc<dyn Inod
     for (name, rows) in below {
         entries.insert(name.into(), dir(sup, &rows));
     }
-    StaticDir::new(sup, entries.into_iter().collect())
+    StaticDir::make(sup, entries.into_iter().collect())
 }
 
 pub(super) fn tree(sup: &Arc<Super>) -> Arc<dyn Inode> {

@@ -42,22 +42,22 @@ pub(super) fn entries(sup: &Arc<Super>) -> Vec<(Vec<u8>, Arc<dyn Inode>)> {
     let mut out: Vec<(Vec<u8>, Arc<dyn Inode>)> = Vec::new();
     let node = |generate: Generate| {
         let kernel = sup.kernel.clone();
-        TextFile::new(sup, 0o444, move |out| generate(&kernel, out))
+        TextFile::make(sup, 0o444, move |out| generate(&kernel, out))
     };
     for &(name, generate) in files {
         out.push((name.into(), node(generate)));
     }
     out.push((b"cmdline".to_vec(), TextFile::fixed(sup, 0o444, "BOOT_IMAGE=/vmlinuz-runsc-rs quiet\n")));
-    out.push((b"mounts".to_vec(), Symlink::new(sup, "self/mounts")));
-    out.push((b"net".to_vec(), Symlink::new(sup, "self/net")));
+    out.push((b"mounts".to_vec(), Symlink::make(sup, "self/mounts")));
+    out.push((b"net".to_vec(), Symlink::make(sup, "self/net")));
     let pressure =
         ["cpu", "io", "memory"].map(|n| (n.as_bytes().to_vec(), TextFile::fixed(sup, 0o444, PRESSURE))).to_vec();
-    out.push((b"pressure".to_vec(), StaticDir::new(sup, pressure)));
+    out.push((b"pressure".to_vec(), StaticDir::make(sup, pressure)));
     out.push((b"sysvipc".to_vec(), sysvipc(sup)));
     let tty = vec![(b"drivers".to_vec(), TextFile::fixed(sup, 0o444, TTY_DRIVERS))];
-    out.push((b"tty".to_vec(), StaticDir::new(sup, tty)));
+    out.push((b"tty".to_vec(), StaticDir::make(sup, tty)));
     for name in ["bus", "driver", "fs", "irq"] {
-        out.push((name.into(), StaticDir::new(sup, Vec::new())));
+        out.push((name.into(), StaticDir::make(sup, Vec::new())));
     }
     out
 }
@@ -79,7 +79,7 @@ fn sysvipc(sup: &Arc<Super>) -> Arc<dyn Inode> {
         ("shm", "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime      ctime                   rss                  swap\n"),
     ];
     let files = heads.map(|(n, head)| (n.as_bytes().to_vec(), TextFile::fixed(sup, 0o444, head))).to_vec();
-    StaticDir::new(sup, files)
+    StaticDir::make(sup, files)
 }
 
 fn empty(_: &Kernel, _: &mut Vec<u8>) -> Result<()> {
