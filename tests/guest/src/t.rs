@@ -13,9 +13,7 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 pub fn prepare() {
     // A failure says where and what on one line, and ends the whole process whatever thread or child it is in.
     std::panic::set_hook(Box::new(|p| {
-        let what = p.payload_as_str().unwrap_or("panic");
-        let at = p.location().map_or(String::new(), |l| format!("{}:{}: ", l.file(), l.line()));
-        let line = format!("{at}{what}\n");
+        let line = format!("{}\n", p.to_string().replace('\n', " "));
         // SAFETY: a plain buffer; `_exit` runs no destructors.
         unsafe {
             write(2, line.as_ptr().cast(), line.len());
@@ -27,7 +25,7 @@ pub fn prepare() {
         let mut none: sigset_t = std::mem::zeroed();
         sigemptyset(&mut none);
         sigprocmask(SIG_SETMASK, &none, std::ptr::null_mut());
-        for s in [SIGPIPE, SIGINT, SIGQUIT, SIGHUP, SIGTERM, SIGCHLD, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2] {
+        for s in [SIGSEGV, SIGBUS, SIGPIPE, SIGINT, SIGQUIT, SIGHUP, SIGTERM, SIGCHLD, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2] {
             signal(s, SIG_DFL);
         }
         umask(0o022);
