@@ -13,6 +13,7 @@ pub mod dev;
 pub mod epoll;
 pub mod eventfd;
 pub mod file;
+pub mod gofer;
 pub mod overlay;
 pub mod pipe;
 pub mod proc;

@@ -1,0 +1,276 @@
+//! File locks: POSIX record locks and open-file-description locks (fcntl(2)), and flock(2).
+//!
+//! They hang on the inode ([`InodeExtra`](super::InodeExtra)). A record lock belongs to a descriptor table (that is how Linux defines "process"
+//! here) or to an open file description. The owner's end releases them: [`release_posix`] when a descriptor is closed,
+//! [`release_table`] when a table goes, [`release_file`] when a description goes.
+
+use super::File;
+use crate::error::{Errno, Result, SysError, SysResult};
+use crate::kernel::wait::{WaitError, WaitQueue};
+use crate::kernel::{FdTable, Task};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// Locks that one inode can have; more is `ENOLCK`.
+const MAX_LOCKS: usize = 64 * 1024;
+
+/// Bytes, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    pub start: u64,
+    pub end: u64,
+}
+
+impl Range {
+    fn meets(self, o: Range) -> bool {
+        self.start <= o.end && o.start <= self.end
+    }
+}
+
+/// Who holds a record lock: the address of a descriptor table (with the process id for `F_GETLK`) or of a description.
+#[derive(Clone, Copy, Debug)]
+pub enum Owner {
+    Posix { table: usize, pid: i32 },
+    Ofd(usize),
+}
+
+impl PartialEq for Owner {
+    fn eq(&self, o: &Owner) -> bool {
+        match (self, o) {
+            (Owner::Posix { table: a, .. }, Owner::Posix { table: b, .. }) => a == b,
+            (Owner::Ofd(a), Owner::Ofd(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl Owner {
+    pub fn posix(files: &Arc<FdTable>, pid: i32) -> Owner {
+        Owner::Posix { table: Arc::as_ptr(files) as usize, pid }
+    }
+    pub fn ofd(file: &Arc<File>) -> Owner {
+        Owner::Ofd(Arc::as_ptr(file) as usize)
+    }
+    pub fn pid(&self) -> i32 {
+        match self {
+            Owner::Posix { pid, .. } => *pid,
+            Owner::Ofd(_) => -1,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct RecordLock {
+    pub owner: Owner,
+    pub range: Range,
+    pub write: bool,
+}
+
+#[derive(Default)]
+struct Lists {
+    records: Vec<RecordLock>,
+    /// Address of the description, and whether exclusive.
+    flocks: Vec<(usize, bool)>,
+}
+
+/// All locks of one inode.
+#[derive(Default)]
+pub struct FileLocks {
+    lists: Mutex<Lists>,
+    queue: WaitQueue,
+}
+
+/// The locks of the object that `file` has open.
+pub fn of(file: &File) -> Result<Arc<FileLocks>> {
+    let extra = file.path.as_ref().and_then(|p| p.inode().extra());
+    match extra {
+        Some(e) => Ok(e.get_or_insert(FileLocks::default)),
+        None => Err(Errno::EINVAL),
+    }
+}
+
+fn existing(file: &File) -> Option<Arc<FileLocks>> {
+    file.path.as_ref()?.inode().extra()?.get::<FileLocks>()
+}
+
+/// close(2): all POSIX locks of the table on that file go, whichever descriptor they were made through.
+pub fn release_posix(files: &Arc<FdTable>, file: &File) {
+    release_table(Arc::as_ptr(files) as usize, file);
+}
+
+/// The table at this address goes.
+pub fn release_table(table: usize, file: &File) {
+    if let Some(l) = existing(file) {
+        l.unlock(&Owner::Posix { table, pid: 0 }, Range { start: 0, end: u64::MAX });
+    }
+}
+
+/// The description goes.
+pub fn release_file(file: &File) {
+    if let Some(l) = existing(file) {
+        let id = file as *const File as usize;
+        l.unlock(&Owner::Ofd(id), Range { start: 0, end: u64::MAX });
+        l.flock_drop(id);
+    }
+}
+
+impl FileLocks {
+    /// The first lock of someone else that stands in the way.
+    pub fn conflict(&self, owner: &Owner, range: Range, write: bool) -> Option<RecordLock> {
+        Self::find(&self.lists.lock(), owner, range, write)
+    }
+    fn find(l: &Lists, owner: &Owner, range: Range, write: bool) -> Option<RecordLock> {
+        l.records.iter().find(|r| r.owner != *owner && r.range.meets(range) && (write || r.write)).copied()
+    }
+
+    /// Takes `range` out of what `owner` holds.
+    fn cut(l: &mut Lists, owner: &Owner, range: Range) {
+        let mut rest = Vec::new();
+        l.records.retain(|r| {
+            if r.owner != *owner || !r.range.meets(range) {
+                return true;
+            }
+            if r.range.start < range.start {
+                rest.push(RecordLock { range: Range { start: r.range.start, end: range.start - 1 }, ..*r });
+            }
+            if r.range.end > range.end {
+                rest.push(RecordLock { range: Range { start: range.end + 1, end: r.range.end }, ..*r });
+            }
+            false
+        });
+        l.records.append(&mut rest);
+    }
+
+    fn try_lock(&self, owner: Owner, range: Range, write: bool) -> Result<()> {
+        let mut l = self.lists.lock();
+        if Self::find(&l, &owner, range, write).is_some() {
+            return Err(Errno::EAGAIN);
+        }
+        if l.records.len() >= MAX_LOCKS {
+            return Err(Errno::ENOLCK);
+        }
+        let downgrades = l.records.iter().any(|r| r.owner == owner && r.write && !write && r.range.meets(range));
+        Self::cut(&mut l, &owner, range);
+        // Neighbours of the same kind become one.
+        let mut whole = range;
+        l.records.retain(|r| {
+            let touches = r.range.start <= whole.end.saturating_add(1) && whole.start <= r.range.end.saturating_add(1);
+            if r.owner == owner && r.write == write && touches {
+                whole = Range { start: whole.start.min(r.range.start), end: whole.end.max(r.range.end) };
+                return false;
+            }
+            true
+        });
+        l.records.push(RecordLock { owner, range: whole, write });
+        drop(l);
+        if downgrades {
+            self.queue.wake_all();
+        }
+        Ok(())
+    }
+
+    pub fn unlock(&self, owner: &Owner, range: Range) {
+        Self::cut(&mut self.lists.lock(), owner, range);
+        self.queue.wake_all();
+    }
+
+    /// `F_SETLK` and, with `wait`, `F_SETLKW`.
+    pub async fn lock(&self, task: &Task, owner: Owner, range: Range, write: bool, wait: bool) -> SysResult<()> {
+        let r = self.try_lock(owner, range, write);
+        if !wait || r != Err(Errno::EAGAIN) {
+            return Ok(r?);
+        }
+        self.waiting(task, || match self.try_lock(owner, range, write) {
+            Err(Errno::EAGAIN) => None,
+            r => Some(r),
+        })
+        .await
+    }
+
+    async fn waiting(&self, task: &Task, attempt: impl FnMut() -> Option<Result<()>> + Send) -> SysResult<()> {
+        match task.wait(&[(&self.queue, u32::MAX)], None, attempt).await {
+            Ok(r) => Ok(r?),
+            Err(WaitError::Interrupted | WaitError::TimedOut) => Err(SysError::INTR),
+        }
+    }
+
+    fn try_flock(&self, id: usize, exclusive: bool) -> Result<()> {
+        let mut l = self.lists.lock();
+        let had = l.flocks.iter().position(|f| f.0 == id).map(|i| l.flocks.remove(i));
+        if l.flocks.iter().any(|f| f.1 || exclusive) {
+            // As Linux, a conversion that cannot be made at once loses the old lock.
+            drop(l);
+            if had.is_some() {
+                self.queue.wake_all();
+            }
+            return Err(Errno::EAGAIN);
+        }
+        l.flocks.push((id, exclusive));
+        drop(l);
+        if had.is_some() {
+            self.queue.wake_all();
+        }
+        Ok(())
+    }
+
+    pub async fn flock(&self, task: &Task, file: &Arc<File>, exclusive: bool, wait: bool) -> SysResult<()> {
+        let id = Arc::as_ptr(file) as usize;
+        let r = self.try_flock(id, exclusive);
+        if !wait || r != Err(Errno::EAGAIN) {
+            return Ok(r?);
+        }
+        self.waiting(task, || match self.try_flock(id, exclusive) {
+            Err(Errno::EAGAIN) => None,
+            r => Some(r),
+        })
+        .await
+    }
+
+    pub fn flock_release(&self, file: &Arc<File>) {
+        self.flock_drop(Arc::as_ptr(file) as usize);
+    }
+    fn flock_drop(&self, id: usize) {
+        self.lists.lock().flocks.retain(|f| f.0 != id);
+        self.queue.wake_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn r(start: u64, end: u64) -> Range {
+        Range { start, end }
+    }
+
+    #[test]
+    fn record_locks_split_and_join() {
+        let l = FileLocks::default();
+        let (a, b) = (Owner::Posix { table: 1, pid: 1 }, Owner::Ofd(2));
+        l.try_lock(a, r(0, 99), true).unwrap();
+        assert_eq!(l.try_lock(b, r(50, 50), false), Err(Errno::EAGAIN));
+        l.unlock(&a, r(40, 59));
+        l.try_lock(b, r(40, 59), true).unwrap();
+        assert_eq!(l.conflict(&a, r(0, 200), false).unwrap().range, r(40, 59));
+        assert!(l.conflict(&b, r(0, 39), false).is_some());
+        l.unlock(&b, r(0, u64::MAX));
+        l.try_lock(a, r(40, 59), true).unwrap();
+        assert_eq!(l.lists.lock().records.len(), 1);
+        assert_eq!(l.lists.lock().records[0].range, r(0, 99));
+        // Reading locks of two owners live together.
+        l.try_lock(a, r(0, 99), false).unwrap();
+        l.try_lock(b, r(0, 99), false).unwrap();
+        assert_eq!(l.try_lock(a, r(0, 0), true), Err(Errno::EAGAIN));
+    }
+
+    #[test]
+    fn flock_excludes() {
+        let l = FileLocks::default();
+        l.try_flock(1, false).unwrap();
+        l.try_flock(2, false).unwrap();
+        assert_eq!(l.try_flock(1, true), Err(Errno::EAGAIN));
+        l.flock_drop(2);
+        l.try_flock(1, true).unwrap();
+        assert_eq!(l.try_flock(2, false), Err(Errno::EAGAIN));
+    }
+}
