@@ -71,6 +71,10 @@ pub trait FileOps: Send + Sync {
     fn seekable(&self) -> bool {
         false
     }
+    /// True if `read` and `write` go by an offset of the object's own: they get [`NO_OFFSET`].
+    fn own_offset(&self) -> bool {
+        false
+    }
     /// `lseek`: the new offset. Default: a file of `attr().size` bytes without holes.
     fn seek(&self, file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
         file.default_seek(offset, whence, current)
@@ -145,12 +149,17 @@ pub struct File {
     pub path: Option<super::vfs::Path>,
     /// `fcntl(F_SETOWN)`: >0 process, <0 process group.
     pub owner: AtomicI32,
+    /// It may hold file locks, which end with it.
+    pub has_locks: std::sync::atomic::AtomicBool,
     /// `epoll` items that watch it; they end with it.
     pub watchers: Mutex<Vec<Arc<super::epoll::Item>>>,
 }
 
 impl Drop for File {
     fn drop(&mut self) {
+        if *self.has_locks.get_mut() {
+            super::lock::release_file(self);
+        }
         for item in std::mem::take(self.watchers.get_mut()) {
             item.file_gone(&*self.ops);
         }
@@ -165,6 +174,7 @@ impl File {
             offset: Mutex::new(0),
             path,
             owner: AtomicI32::new(0),
+            has_locks: Default::default(),
             watchers: Mutex::default(),
         })
     }
@@ -194,6 +204,10 @@ impl File {
             Some(p) => p.inode().attr(),
             None => self.ops.attr(),
         }
+    }
+    /// The inode, if it is a file in memory.
+    pub fn tmp(&self) -> Option<&super::tmpfs::TmpInode> {
+        self.path.as_ref()?.inode().as_any().downcast_ref()
     }
     /// Whether reading it is an access that `atime` tells of: not with `O_NOATIME` or on such a mount.
     pub fn updates_atime(&self) -> bool {

@@ -79,6 +79,9 @@ pub struct SetAttr {
     pub mtime: Option<Timespec>,
 }
 
+/// Offset given to `read` and `write` of files that have none, or keep their own ([`FileOps::own_offset`]).
+pub const NO_OFFSET: u64 = u64::MAX;
+
 /// What `create` makes in a directory. `mode` has the umask applied already.
 #[derive(Clone, Debug)]
 pub enum NewNode<'a> {

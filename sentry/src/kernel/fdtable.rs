@@ -24,6 +24,8 @@ struct Slots {
 /// A table of descriptors; shared between tasks by `CLONE_FILES`.
 #[derive(Default)]
 pub struct FdTable {
+    /// POSIX locks have been made through it; they end with the table.
+    pub has_locks: std::sync::atomic::AtomicBool,
     slots: RwLock<Slots>,
 }
 
@@ -33,7 +35,11 @@ impl FdTable {
     }
     /// A copy for `fork`.
     pub fn duplicate(&self) -> Arc<Self> {
-        Arc::new(FdTable { slots: RwLock::new(self.slots.read().clone()) })
+        Arc::new(FdTable { slots: RwLock::new(self.slots.read().clone()), has_locks: Default::default() })
+    }
+    /// Whether some descriptor leads to `file`.
+    pub fn holds(&self, file: &Arc<File>) -> bool {
+        self.slots.read().entries.iter().flatten().any(|e| Arc::ptr_eq(&e.file, file))
     }
     pub fn get(&self, fd: i32) -> Result<Arc<File>> {
         self.entry(fd).map(|e| e.file)
@@ -114,5 +120,16 @@ impl FdTable {
     /// Numbers in use, ascending.
     pub fn numbers(&self) -> Vec<i32> {
         self.slots.read().entries.iter().enumerate().filter(|(_, e)| e.is_some()).map(|(i, _)| i as i32).collect()
+    }
+}
+
+impl Drop for FdTable {
+    fn drop(&mut self) {
+        if *self.has_locks.get_mut() {
+            let id = std::ptr::from_ref(self) as usize;
+            for e in self.slots.get_mut().entries.iter().flatten() {
+                crate::fs::lock::release_table(id, &e.file);
+            }
+        }
     }
 }

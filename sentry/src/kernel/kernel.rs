@@ -84,6 +84,10 @@ pub struct Kernel {
     pub strace_out: Mutex<Box<dyn std::io::Write + Send>>,
     /// The root mount namespace of the container.
     pub mounts: RwLock<Option<Arc<crate::fs::vfs::MountNamespace>>>,
+    /// Root of the tmpfs that memfds live in.
+    pub shm: std::sync::OnceLock<crate::fs::vfs::Path>,
+    /// How tmpfs gets read-only descriptors of its memory.
+    pub reopen: std::sync::OnceLock<Arc<crate::fs::tmpfs::Reopen>>,
     /// Unknown calls that have been logged already, by number.
     pub logged_unknown: Mutex<std::collections::BTreeSet<u64>>,
 }
@@ -108,6 +112,8 @@ impl Kernel {
             calls: AtomicU64::new(0),
             strace_out: Mutex::new(Box::new(std::io::stderr())),
             mounts: RwLock::new(None),
+            shm: Default::default(),
+            reopen: Default::default(),
             logged_unknown: Mutex::default(),
         })
     }

@@ -186,12 +186,9 @@ pub async fn fcntl(cx: &mut Ctx<'_>, fd: Fd, cmd: i32, arg: u64) -> SysResult {
             file.set_flags(new);
             Ok(0)
         }
-        libc::F_GETLK
-        | libc::F_SETLK
-        | libc::F_SETLKW
-        | libc::F_OFD_GETLK
-        | libc::F_OFD_SETLK
-        | libc::F_OFD_SETLKW => record_lock(cx, file, cmd, arg).await,
+        libc::F_GETLK | libc::F_SETLK | libc::F_SETLKW | libc::F_OFD_GETLK | libc::F_OFD_SETLK | libc::F_OFD_SETLKW => {
+            record_lock(cx, file, cmd, arg).await
+        }
         libc::F_SETOWN => {
             let who = arg as i32;
             if who == i32::MIN {

@@ -35,14 +35,7 @@ async fn fifo(cx: &mut Ctx<'_>, place: Path, flags: i32) -> SysResult<Arc<File>>
     Ok(File::new(ops, flags, Some(place)))
 }
 
-async fn do_open(
-    cx: &mut Ctx<'_>,
-    dirfd: i32,
-    path: u64,
-    flags: i32,
-    mode: u32,
-    resolve: LookupFlags,
-) -> SysResult {
+async fn do_open(cx: &mut Ctx<'_>, dirfd: i32, path: u64, flags: i32, mode: u32, resolve: LookupFlags) -> SysResult {
     let path = cx.read_path(path)?;
     let file = match open_how(cx.task, dirfd, &path, flags & !O_LARGEFILE, mode, resolve)? {
         Opened::File(f) => f,

@@ -3,7 +3,7 @@
 use super::arg::*;
 use super::{Ctx, MAX_RW_COUNT};
 use crate::error::{Errno, SysError, SysResult};
-use crate::fs::File;
+use crate::fs::{File, NO_OFFSET};
 use crate::kernel::signal::SigInfo;
 use crate::kernel::wait::WaitError;
 use crate::kernel::Task;
@@ -49,8 +49,8 @@ pub fn sigpipe(task: &Task) {
 
 /// One read at the file's own offset.
 fn read_once(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec]) -> SysResult<usize> {
-    if !file.ops.seekable() {
-        return cx.with_dst(iov, |dst| file.ops.read(file, dst, 0));
+    if !file.ops.seekable() || file.ops.own_offset() {
+        return cx.with_dst(iov, |dst| file.ops.read(file, dst, NO_OFFSET));
     }
     let mut off = file.offset.lock();
     let n = cx.with_dst(iov, |dst| file.ops.read(file, dst, *off))?;
@@ -59,8 +59,8 @@ fn read_once(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec]) -> SysResult<usi
 }
 
 fn write_once(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec]) -> SysResult<usize> {
-    if !file.ops.seekable() {
-        return Ok(cx.with_src(iov, |src| file.ops.write(file, src, 0))?.0);
+    if !file.ops.seekable() || file.ops.own_offset() {
+        return Ok(cx.with_src(iov, |src| file.ops.write(file, src, NO_OFFSET))?.0);
     }
     let mut off = file.offset.lock();
     let (n, end) = cx.with_src(iov, |src| file.ops.write(file, src, *off))?;
@@ -120,6 +120,6 @@ pub async fn write(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: usize) -> SysResu
 
 pub fn close(cx: &mut Ctx<'_>, fd: Fd) -> SysResult {
     let file = cx.task.files.read().remove(fd.0)?;
-    file.ops.on_close(&file, cx.task);
+    super::fs_fd::closed(cx.task, &file);
     Ok(0)
 }

@@ -6,6 +6,9 @@
 pub mod arg;
 pub mod cred;
 pub mod epoll;
+pub mod fs_fd;
+pub mod fs_open;
+pub mod fs_stat;
 pub mod ids;
 pub mod io;
 pub mod limits;

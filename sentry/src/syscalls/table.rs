@@ -6,6 +6,25 @@ use super::*;
 syscall_table! {
     now {
         3 close(fd: Fd) => io::close, Full, "";
+        4 stat(path: PathPtr, buf: Addr) => fs_stat::stat, Full, "";
+        5 fstat(fd: Fd, buf: Addr) => fs_stat::fstat, Full, "";
+        6 lstat(path: PathPtr, buf: Addr) => fs_stat::lstat, Full, "";
+        262 newfstatat(dirfd: Fd, path: PathPtr, buf: Addr, flags: i32) => fs_stat::newfstatat, Full, "";
+        332 statx(dirfd: Fd, path: PathPtr, flags: i32, mask: u32, buf: Addr) => fs_stat::statx, Full, "";
+        21 access(path: PathPtr, mode: i32) => fs_stat::access, Full, "";
+        269 faccessat(dirfd: Fd, path: PathPtr, mode: i32) => fs_stat::faccessat, Full, "";
+        439 faccessat2(dirfd: Fd, path: PathPtr, mode: i32, flags: i32) => fs_stat::faccessat2, Full, "";
+        89 readlink(path: PathPtr, buf: Addr, size: i32) => fs_stat::readlink, Full, "";
+        267 readlinkat(dirfd: Fd, path: PathPtr, buf: Addr, size: i32) => fs_stat::readlinkat, Full, "";
+        137 statfs(path: PathPtr, buf: Addr) => fs_stat::statfs, Full, "";
+        138 fstatfs(fd: Fd, buf: Addr) => fs_stat::fstatfs, Full, "";
+        32 dup(fd: Fd) => fs_fd::dup, Full, "";
+        33 dup2(old: Fd, new: Fd) => fs_fd::dup2, Full, "";
+        292 dup3(old: Fd, new: Fd, flags: i32) => fs_fd::dup3, Full, "";
+        16 ioctl(fd: Fd, cmd: u32, arg: u64) => fs_fd::ioctl, Partial, "the requests of files, pipes, sockets and terminals that programs use";
+        95 umask(mask: Mode) => fs_open::umask, Full, "";
+        436 close_range(first: u32, last: u32, flags: u32) => fs_open::close_range, Full, "";
+        319 memfd_create(name: Addr, flags: u32) => fs_open::memfd_create, Partial, "no huge pages";
         39 getpid() => ids::getpid, Full, "";
         110 getppid() => ids::getppid, Full, "";
         186 gettid() => ids::gettid, Full, "";
@@ -129,6 +148,12 @@ syscall_table! {
     wait {
         0 read(fd: Fd, buf: Addr, count: usize) => io::read, Full, "";
         1 write(fd: Fd, buf: Addr, count: usize) => io::write, Full, "";
+        2 open(path: PathPtr, flags: i32, mode: Mode) => fs_open::open, Full, "";
+        257 openat(dirfd: Fd, path: PathPtr, flags: i32, mode: Mode) => fs_open::openat, Full, "";
+        437 openat2(dirfd: Fd, path: PathPtr, how: Addr, size: usize) => fs_open::openat2, Partial, "RESOLVE_CACHED always answers EAGAIN";
+        85 creat(path: PathPtr, mode: Mode) => fs_open::creat, Full, "";
+        72 fcntl(fd: Fd, cmd: i32, arg: u64) => fs_fd::fcntl, Partial, "no leases, no directory notification, no O_ASYNC signals; lock cycles are not detected";
+        73 flock(fd: Fd, op: i32) => fs_fd::flock, Full, "";
         7 poll(fds: Addr, nfds: u32, timeout: i32) => poll::poll, Full, "";
         23 select(n: i32, readfds: Addr, writefds: Addr, exceptfds: Addr, timeout: Addr) => poll::select, Full, "";
         232 epoll_wait(epfd: Fd, events: Addr, maxevents: i32, timeout: i32) => epoll::epoll_wait, Full, "";

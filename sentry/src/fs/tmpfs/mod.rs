@@ -334,6 +334,10 @@ impl TmpInode {
         self.nlink.fetch_add(1, Ordering::Relaxed);
         self.changed();
     }
+    /// A node that no directory has.
+    pub fn forget_name(&self) {
+        self.nlink.store(0, Ordering::Relaxed);
+    }
     pub fn nlink(&self) -> u32 {
         self.nlink.load(Ordering::Relaxed)
     }
@@ -490,7 +494,7 @@ impl Inode for TmpInode {
     fn tmpfile(&self, mode: u32, uid: u32, gid: u32, linkable: bool) -> Result<Arc<dyn Inode>> {
         self.dir()?;
         let i = self.node(&NewNode::File, mode, uid, gid, None)?;
-        i.nlink.store(0, Ordering::Relaxed);
+        i.forget_name();
         if !linkable {
             i.extra.get_or_insert(|| file::Unlinkable);
         }
@@ -523,11 +527,15 @@ impl Inode for TmpInode {
             _ => Err(Errno::EINVAL),
         }
     }
-    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+    fn open(self: Arc<Self>, flags: i32) -> Result<Box<dyn FileOps>> {
         match &self.body {
             Body::File(_) => Ok(Box::new(file::TmpFile(self))),
             Body::Dir(_) => Ok(Box::new(file::TmpDir(self))),
             Body::Symlink(_) => Err(Errno::ELOOP),
+            Body::Other if self.kind() == libc::S_IFCHR => {
+                let task = crate::kernel::current::get().ok_or(Errno::ENXIO)?;
+                super::dev::open_char(&task.kernel, self.rdev, flags)
+            }
             Body::Other => Err(Errno::ENXIO),
         }
     }

@@ -302,9 +302,8 @@ impl Dentry {
     }
 
     /// A dentry in no directory (`O_TMPFILE`), which shows as deleted.
-    pub(super) fn nameless(self: &Arc<Self>, inode: Arc<dyn Inode>) -> Result<Arc<Dentry>> {
-        let name = format!("#{}", inode.attr()?.ino);
-        let d = Dentry::make(inode, &self.sb, Some(self.clone()), name.as_bytes().into())?;
+    pub fn nameless(self: &Arc<Self>, inode: Arc<dyn Inode>, name: &[u8]) -> Result<Arc<Dentry>> {
+        let d = Dentry::make(inode, &self.sb, Some(self.clone()), name.into())?;
         d.deleted.store(true, Ordering::Release);
         Ok(d)
     }

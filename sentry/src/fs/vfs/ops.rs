@@ -85,7 +85,8 @@ pub(super) fn tmpfile(dir: &Path, mode: u32, cred: &Cred, linkable: bool) -> Res
     want_write(dir)?;
     let (mode, gid) = inherit(dir.inode(), false, mode, cred)?;
     let inode = dir.inode().tmpfile(mode, cred.fsuid, gid, linkable)?;
-    let d = dir.dentry().nameless(inode)?;
+    let name = format!("#{}", inode.attr()?.ino);
+    let d = dir.dentry().nameless(inode, name.as_bytes())?;
     Ok(Path::new(dir.mount().clone(), d))
 }
 

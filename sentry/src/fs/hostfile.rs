@@ -1,0 +1,231 @@
+//! Open files inherited from the host: the guest's standard streams.
+//!
+//! A regular file is read and written at the *host's* offset, which other descriptions of ours (`2>&1`) and programs outside share. Everything
+//! else (pipe, socket, terminal, device) is only touched when `poll` says that it will not block, in pieces that a pipe takes whole
+//! (`PIPE_BUF`): the descriptor may be in blocking mode, and that is not ours to change.
+
+use super::file::{File, FileOps, MapSource};
+use super::types::*;
+use crate::error::{Errno, Result, SysResult};
+use crate::kernel::wait::WaitQueue;
+use crate::mm::io::{Dst, Src};
+use nix::fcntl::{fcntl, FcntlArg};
+use parking_lot::Mutex;
+use platform::executor::WatchHandle;
+use platform::Executor;
+use std::any::Any;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// Largest write that is sure not to block once `poll` has said yes.
+const PIPE_BUF: usize = 4096;
+const CHUNK: usize = 64 * 1024;
+const READABLE: u32 = (libc::POLLIN | libc::POLLHUP | libc::POLLERR | libc::POLLRDHUP) as u32;
+const WRITABLE: u32 = (libc::POLLOUT | libc::POLLHUP | libc::POLLERR) as u32;
+
+pub struct HostFile {
+    fd: Arc<OwnedFd>,
+    /// `S_IFMT` bits.
+    kind: u32,
+    queue: Arc<WaitQueue>,
+    _watch: Option<WatchHandle>,
+    /// One operation at a time, so that what `poll` said still holds.
+    reading: Mutex<()>,
+    writing: Mutex<()>,
+}
+
+fn attr_of(fd: &OwnedFd) -> Result<Attr> {
+    let s = nix::sys::stat::fstat(fd)?;
+    let t = |sec: i64, nsec: i64| Timespec { sec, nsec: nsec as u32 };
+    Ok(Attr {
+        dev: s.st_dev,
+        ino: s.st_ino,
+        mode: s.st_mode,
+        nlink: s.st_nlink as u32,
+        uid: s.st_uid,
+        gid: s.st_gid,
+        rdev: s.st_rdev,
+        size: s.st_size as u64,
+        blksize: s.st_blksize as u32,
+        blocks: s.st_blocks as u64,
+        atime: t(s.st_atime, s.st_atime_nsec),
+        mtime: t(s.st_mtime, s.st_mtime_nsec),
+        ctime: t(s.st_ctime, s.st_ctime_nsec),
+        btime: Timespec::default(),
+    })
+}
+
+impl HostFile {
+    pub fn new(executor: &Arc<Executor>, fd: OwnedFd) -> Result<HostFile> {
+        let kind = attr_of(&fd)?.file_type();
+        let fd = Arc::new(fd);
+        let queue = Arc::new(WaitQueue::new());
+        let watch = (kind != libc::S_IFREG).then(|| {
+            let q = queue.clone();
+            let events = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP) as u32;
+            executor.watch(fd.clone(), events, Arc::new(move |ready| q.wake(ready)))
+        });
+        Ok(HostFile { fd, kind, queue, _watch: watch, reading: Mutex::new(()), writing: Mutex::new(()) })
+    }
+
+    /// The description for a guest, with the access mode of the host's.
+    pub fn open(executor: &Arc<Executor>, fd: OwnedFd) -> Result<Arc<File>> {
+        let flags = fcntl(&fd, FcntlArg::F_GETFL)? & (libc::O_ACCMODE | libc::O_APPEND);
+        Ok(File::new(Box::new(HostFile::new(executor, fd)?), flags, None))
+    }
+
+    pub fn fd(&self) -> &Arc<OwnedFd> {
+        &self.fd
+    }
+    /// `S_IFMT` bits.
+    pub fn kind(&self) -> u32 {
+        self.kind
+    }
+    pub fn queue(&self) -> &WaitQueue {
+        &self.queue
+    }
+    pub fn ready(&self) -> u32 {
+        let all = libc::POLLIN | libc::POLLOUT | libc::POLLPRI | libc::POLLRDHUP;
+        let r = platform::host::poll_now(self.fd.as_fd(), all) as u32 & 0xffff;
+        // epoll and select ask for these names of the same thing.
+        let mut out = r;
+        if r & libc::POLLIN as u32 != 0 {
+            out |= libc::POLLRDNORM as u32;
+        }
+        if r & libc::POLLOUT as u32 != 0 {
+            out |= libc::POLLWRNORM as u32;
+        }
+        out
+    }
+    fn regular(&self) -> bool {
+        self.kind == libc::S_IFREG
+    }
+}
+
+fn retry<T>(mut f: impl FnMut() -> nix::Result<T>) -> Result<T> {
+    loop {
+        match f() {
+            Err(Errno::EINTR) => {}
+            r => return r,
+        }
+    }
+}
+
+impl FileOps for HostFile {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, _file: &File, dst: &mut Dst<'_>, offset: u64) -> SysResult<usize> {
+        let _turn = self.reading.lock();
+        if dst.remaining() == 0 {
+            return Ok(0);
+        }
+        if self.regular() && offset != NO_OFFSET {
+            return Ok(super::gofer::read_fd(&self.fd, dst, offset)?);
+        }
+        if !self.regular() && self.ready() & READABLE == 0 {
+            return Err(Errno::EAGAIN.into());
+        }
+        Ok(dst.fill(CHUNK, &mut |buf| retry(|| nix::unistd::read(&*self.fd, buf)))?)
+    }
+    fn write(&self, _file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
+        let _turn = self.writing.lock();
+        if self.regular() && offset != NO_OFFSET {
+            let n = super::gofer::write_fd(&self.fd, src, offset)?;
+            return Ok((n, offset.saturating_add(n as u64)));
+        }
+        let max = if self.regular() { CHUNK } else { PIPE_BUF };
+        let mut buf = vec![0u8; src.remaining().min(max)];
+        let mut done = 0usize;
+        while src.remaining() > 0 {
+            if !self.regular() && self.ready() & WRITABLE == 0 {
+                break;
+            }
+            let n = match src.take(&mut buf) {
+                Ok(n) => n,
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e.into()),
+            };
+            match retry(|| nix::unistd::write(&*self.fd, &buf[..n])) {
+                Ok(k) => {
+                    done += k;
+                    if k < n {
+                        src.give_back(n - k);
+                        break;
+                    }
+                }
+                Err(e) => {
+                    src.give_back(n);
+                    if done > 0 {
+                        break;
+                    }
+                    return Err(e.into());
+                }
+            }
+        }
+        if done == 0 && !buf.is_empty() {
+            return Err(Errno::EAGAIN.into());
+        }
+        Ok((done, NO_OFFSET))
+    }
+    fn seekable(&self) -> bool {
+        self.regular()
+    }
+    fn own_offset(&self) -> bool {
+        true
+    }
+    fn seek(&self, _file: &File, offset: i64, whence: i32, _current: u64) -> Result<u64> {
+        use nix::unistd::Whence;
+        let how = match whence {
+            libc::SEEK_SET => Whence::SeekSet,
+            libc::SEEK_CUR => Whence::SeekCur,
+            libc::SEEK_END => Whence::SeekEnd,
+            libc::SEEK_DATA => Whence::SeekData,
+            libc::SEEK_HOLE => Whence::SeekHole,
+            _ => return Err(Errno::EINVAL),
+        };
+        Ok(nix::unistd::lseek(&*self.fd, offset, how)? as u64)
+    }
+    fn poll(&self, _file: &File) -> u32 {
+        if self.regular() {
+            return (libc::POLLIN | libc::POLLOUT | libc::POLLRDNORM | libc::POLLWRNORM) as u32;
+        }
+        self.ready()
+    }
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        (!self.regular()).then_some(&*self.queue)
+    }
+    fn map(&self, file: &File, write_shared: bool) -> Result<MapSource> {
+        if !self.regular() || (write_shared && !file.writable()) {
+            return Err(Errno::ENODEV);
+        }
+        Ok(MapSource::Host(self.fd.clone()))
+    }
+    fn fsync(&self, data_only: bool) -> Result<()> {
+        if !self.regular() {
+            return Err(Errno::EINVAL);
+        }
+        retry(|| if data_only { nix::unistd::fdatasync(&*self.fd) } else { nix::unistd::fsync(&*self.fd) })
+    }
+    fn attr(&self) -> Result<Attr> {
+        attr_of(&self.fd)
+    }
+    fn set_attr(&self, set: &SetAttr) -> Result<()> {
+        match set.size {
+            Some(size) if self.regular() => {
+                let size = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
+                retry(|| nix::unistd::ftruncate(&*self.fd, size))
+            }
+            Some(_) => Err(Errno::EINVAL),
+            None => Err(Errno::EPERM),
+        }
+    }
+    fn anon_name(&self) -> String {
+        let ino = attr_of(&self.fd).map_or(0, |a| a.ino);
+        match self.kind {
+            libc::S_IFIFO => format!("pipe:[{ino}]"),
+            libc::S_IFSOCK => format!("socket:[{ino}]"),
+            _ => format!("host:[{ino}]"),
+        }
+    }
+}
