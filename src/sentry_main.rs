@@ -13,6 +13,8 @@ use platform::executor::WatchHandle;
 use platform::systrap::{self, Systrap};
 use platform::{Executor, Platform};
 use protocol::Client;
+use sentry::fs::hostfile::HostFile;
+use sentry::fs::setup::{build_root, RootOptions, TreeMount};
 use sentry::kernel::init::{self, InitConfig};
 use sentry::kernel::kernel::Options;
 use sentry::kernel::limits::Limits;
@@ -165,8 +167,35 @@ fn watch_gofer(executor: &Arc<Executor>, connection: &Arc<OwnedFd>) -> WatchHand
 fn boot(kernel: &Arc<Kernel>, client: Client, config: SentryConfig, stdio: [nix::Result<OwnedFd>; 3]) -> Result<()> {
     let user = &config.user;
     let cred = Cred::user(user.uid, user.gid, user.groups.clone(), cred::CAP_ALL);
-    let _ = (kernel, client, cred, stdio, init::spawn as usize);
-    Err(anyhow!("no file system yet"))
+    let options = RootOptions {
+        trees: config
+            .trees
+            .into_iter()
+            .map(|t| TreeMount { name: t.name, target: t.target, read_only: t.read_only })
+            .collect(),
+        overlay: config.overlay,
+        exclusive: config.overlay,
+    };
+    let root = build_root(kernel, &client, &options).map_err(|e| anyhow!("setting up the file systems: {e}"))?;
+    let files = stdio.into_iter().map(|fd| fd.ok().and_then(|fd| HostFile::open(&kernel.executor, fd).ok())).collect();
+    let init = InitConfig {
+        argv: config.argv,
+        env: config.env,
+        cwd: config.cwd,
+        cred,
+        files,
+        root,
+        umask: 0o022,
+        limits: Limits::default(),
+    };
+    init::spawn(
+        kernel,
+        init,
+        Box::new(|status, text| {
+            let _ = TROUBLE.set((u8::try_from(status).unwrap_or(crate::OWN_FAILURE), text));
+        }),
+    );
+    Ok(())
 }
 
 /// For `--stats`.

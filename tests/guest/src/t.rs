@@ -25,7 +25,10 @@ pub fn prepare() {
         let mut none: sigset_t = std::mem::zeroed();
         sigemptyset(&mut none);
         sigprocmask(SIG_SETMASK, &none, std::ptr::null_mut());
-        for s in [SIGSEGV, SIGBUS, SIGPIPE, SIGINT, SIGQUIT, SIGHUP, SIGTERM, SIGCHLD, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2] {
+        for s in [
+            SIGSEGV, SIGBUS, SIGPIPE, SIGINT, SIGQUIT, SIGHUP, SIGTERM, SIGCHLD, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1,
+            SIGUSR2,
+        ] {
             signal(s, SIG_DFL);
         }
         umask(0o022);

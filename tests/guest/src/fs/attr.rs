@@ -41,7 +41,10 @@ unsafe fn stat_kinds() {
     assert_eq!(stat_of(&t.p("p")).st_mode, S_IFIFO | 0o600);
     let fd = ok(open(f.as_ptr(), O_RDONLY));
     let g = fstat_of(fd);
-    assert_eq!((g.st_ino, g.st_dev, g.st_mtime, g.st_mtime_nsec), (st.st_ino, st.st_dev, st.st_mtime, st.st_mtime_nsec));
+    assert_eq!(
+        (g.st_ino, g.st_dev, g.st_mtime, g.st_mtime_nsec),
+        (st.st_ino, st.st_dev, st.st_mtime, st.st_mtime_nsec)
+    );
     let (r, _w) = pipe_pair();
     assert_eq!(fstat_of(r).st_mode & S_IFMT, S_IFIFO);
     let s = ok(socket(AF_UNIX, SOCK_STREAM, 0));

@@ -3,7 +3,8 @@
 use crate::t::*;
 use libc::*;
 
-pub const CASES: &[crate::Case] = cases![file_events, directory_events, moves_have_cookies, removal, oneshot_and_errors, poll_and_blocking];
+pub const CASES: &[crate::Case] =
+    cases![file_events, directory_events, moves_have_cookies, removal, oneshot_and_errors, poll_and_blocking];
 
 unsafe fn events(fd: i32) -> Vec<(i32, u32, u32, String)> {
     let mut b = [0u8; 8192];

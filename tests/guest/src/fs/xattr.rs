@@ -4,7 +4,8 @@ use crate::t::*;
 use libc::*;
 use std::ffi::CString;
 
-pub const CASES: &[crate::Case] = cases![set_get_list_remove, sizes, create_replace, names, descriptors_and_links, errors];
+pub const CASES: &[crate::Case] =
+    cases![set_get_list_remove, sizes, create_replace, names, descriptors_and_links, errors];
 
 unsafe fn set(f: &CString, n: &str, v: &[u8], flags: i32) -> i32 {
     setxattr(f.as_ptr(), c(n).as_ptr(), v.as_ptr().cast(), v.len(), flags)

@@ -5,9 +5,5 @@ mod protect;
 mod remap;
 mod share;
 
-pub const GROUPS: &[(&str, &[crate::Case])] = &[
-    ("mmap", map::CASES),
-    ("mprotect", protect::CASES),
-    ("mremap", remap::CASES),
-    ("memshare", share::CASES),
-];
+pub const GROUPS: &[(&str, &[crate::Case])] =
+    &[("mmap", map::CASES), ("mprotect", protect::CASES), ("mremap", remap::CASES), ("memshare", share::CASES)];

@@ -216,7 +216,16 @@ unsafe fn dontneed() {
 
 unsafe fn advice_kinds() {
     let p = anon(8 * PAGE, RW);
-    for a in [MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTFORK, MADV_DOFORK, MADV_DONTDUMP, MADV_DODUMP] {
+    for a in [
+        MADV_NORMAL,
+        MADV_RANDOM,
+        MADV_SEQUENTIAL,
+        MADV_WILLNEED,
+        MADV_DONTFORK,
+        MADV_DOFORK,
+        MADV_DONTDUMP,
+        MADV_DODUMP,
+    ] {
         ok(madvise(p.cast(), PAGE, a));
     }
     store(p);

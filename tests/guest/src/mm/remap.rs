@@ -3,8 +3,17 @@
 use crate::t::*;
 use libc::*;
 
-pub const CASES: &[crate::Case] =
-    cases![grows_and_moves, grows_in_place, shrinks, fixed, errors, file_mapping, shared_copy, dontunmap, keeps_protection];
+pub const CASES: &[crate::Case] = cases![
+    grows_and_moves,
+    grows_in_place,
+    shrinks,
+    fixed,
+    errors,
+    file_mapping,
+    shared_copy,
+    dontunmap,
+    keeps_protection
+];
 
 unsafe fn fill(p: *mut u8, pages: usize) {
     (0..pages).for_each(|i| *p.add(i * PAGE) = i as u8 + 1);
@@ -56,7 +65,8 @@ unsafe fn fixed() {
     assert!(gone(p));
     fails(mremap(to.cast(), PAGE, PAGE, MREMAP_FIXED, q), EINVAL); // needs MAYMOVE
     fails(mremap(to.cast(), PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, q.add(1)), EINVAL);
-    fails(mremap(q.cast(), 4 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, q.add(PAGE)), EINVAL); // overlap
+    fails(mremap(q.cast(), 4 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, q.add(PAGE)), EINVAL);
+    // overlap
 }
 
 unsafe fn errors() {
