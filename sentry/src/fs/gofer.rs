@@ -25,6 +25,8 @@ use std::sync::{Arc, OnceLock, Weak};
 
 /// Descriptors kept open though no open file has them.
 const KEEP_OPEN: usize = 256;
+/// Names known to be missing that one directory keeps.
+const MISSING_MAX: usize = 4096;
 /// Bytes moved at a time.
 const CHUNK: usize = 256 * 1024;
 
@@ -389,9 +391,15 @@ impl Inode for GoferInode {
             return Err(Errno::ENOTDIR);
         }
         if self.fs.exclusive {
-            match self.ahead.lock().remove(name) {
-                Some(Some(i)) => return Ok(i),
+            let mut ahead = self.ahead.lock();
+            match ahead.get(name) {
+                // What does not exist is kept: the overlay asks again for names it has made itself.
                 Some(None) => return Err(Errno::ENOENT),
+                Some(Some(_)) => {
+                    if let Some(Some(i)) = ahead.remove(name) {
+                        return Ok(i);
+                    }
+                }
                 None => {}
             }
         }
@@ -403,7 +411,16 @@ impl Inode for GoferInode {
             }
             (None, WalkEnd::Failed(e)) => Err(Errno::from_raw(e as i32)),
             (None, WalkEnd::NotDirectory) => Err(Errno::ENOTDIR),
-            (None, _) => Err(Errno::ENOENT),
+            (None, _) => {
+                if self.fs.exclusive {
+                    let mut ahead = self.ahead.lock();
+                    if ahead.len() >= MISSING_MAX {
+                        ahead.clear();
+                    }
+                    ahead.insert(name.into(), None);
+                }
+                Err(Errno::ENOENT)
+            }
         }
     }
     fn create(&self, name: &[u8], node: NewNode<'_>, mode: u32, uid: u32, gid: u32) -> Result<Arc<dyn Inode>> {

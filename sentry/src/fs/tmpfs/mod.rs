@@ -190,8 +190,8 @@ pub struct TmpInode {
     /// It has (had) a writable shared mapping.
     mapped_writable: AtomicBool,
     read_only: OnceLock<Arc<OwnedFd>>,
-    /// Overlay: the directory hides the lower one of that name; and the overlay's inode over this one.
-    pub opaque: AtomicBool,
+    /// Overlay: the lower directory whose entries show through; and the overlay's inode over this one.
+    pub below: Mutex<Option<Arc<dyn Inode>>>,
     pub owner: Mutex<Option<Weak<super::overlay::OvlInode>>>,
 }
 
@@ -216,7 +216,7 @@ impl TmpInode {
             seals: AtomicU32::new(libc::F_SEAL_SEAL as u32),
             mapped_writable: AtomicBool::new(false),
             read_only: OnceLock::new(),
-            opaque: AtomicBool::new(false),
+            below: Mutex::new(None),
             owner: Mutex::new(None),
         })
     }
@@ -312,6 +312,41 @@ impl TmpInode {
         self.modified();
         Ok(())
     }
+    /// As `put` for a name that shows already, only from a lower layer: no time changes.
+    pub fn put_quietly(&self, name: &[u8], inode: Arc<TmpInode>) -> Result<()> {
+        if inode.is_dir() {
+            self.nlink.fetch_add(1, Ordering::Relaxed);
+        }
+        self.dir()?.write().put(name, inode);
+        Ok(())
+    }
+    pub fn set_nlink(&self, n: u32) {
+        self.nlink.store(n, Ordering::Relaxed);
+    }
+    /// A name of it that no directory of this file system has was removed.
+    pub fn unlinked(&self) {
+        // The count of a lower layer's names cannot be trusted to be right.
+        let _ = self.nlink.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        self.changed();
+    }
+    /// A regular file in no directory (`O_TMPFILE`).
+    pub fn nameless_file(&self, mode: u32, uid: u32, gid: u32, linkable: bool) -> Result<Arc<TmpInode>> {
+        self.dir()?;
+        let i = self.node(&NewNode::File, mode, uid, gid, None)?;
+        i.forget_name();
+        if !linkable {
+            i.extra.get_or_insert(|| file::Unlinkable);
+        }
+        Ok(i)
+    }
+    /// Gives a node another name, in this directory.
+    pub fn link_node(&self, name: &[u8], t: &Arc<TmpInode>) -> Result<()> {
+        if (t.nlink() == 0 && t.extra.get::<file::Unlinkable>().is_some()) || !Arc::ptr_eq(&t.fs, &self.fs) {
+            return Err(Errno::ENOENT);
+        }
+        t.linked();
+        self.put(name, t.clone())
+    }
     /// Takes a name away.
     pub fn take(&self, name: &[u8]) -> Result<Arc<TmpInode>> {
         let old = self.dir()?.write().take(name).ok_or(Errno::ENOENT)?;
@@ -325,7 +360,7 @@ impl TmpInode {
             self.nlink.fetch_sub(1, Ordering::Relaxed);
             old.nlink.store(0, Ordering::Relaxed);
         } else {
-            old.nlink.fetch_sub(1, Ordering::Relaxed);
+            old.unlinked();
         }
         old.changed();
     }
@@ -492,22 +527,10 @@ impl Inode for TmpInode {
         Ok(i)
     }
     fn tmpfile(&self, mode: u32, uid: u32, gid: u32, linkable: bool) -> Result<Arc<dyn Inode>> {
-        self.dir()?;
-        let i = self.node(&NewNode::File, mode, uid, gid, None)?;
-        i.forget_name();
-        if !linkable {
-            i.extra.get_or_insert(|| file::Unlinkable);
-        }
-        Ok(i)
+        Ok(self.nameless_file(mode, uid, gid, linkable)?)
     }
     fn link(&self, name: &[u8], target: &Arc<dyn Inode>) -> Result<()> {
-        let t = tmp(target)?;
-        if (t.nlink() == 0 && t.extra.get::<file::Unlinkable>().is_some()) || !Arc::ptr_eq(&t.fs, &self.fs) {
-            return Err(Errno::ENOENT);
-        }
-        let me = t.arc()?;
-        me.linked();
-        self.put(name, me)
+        self.link_node(name, &tmp(target)?.arc()?)
     }
     fn unlink(&self, name: &[u8], _child: &Arc<dyn Inode>) -> Result<()> {
         self.take(name).map(drop)

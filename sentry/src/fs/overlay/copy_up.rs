@@ -1,0 +1,131 @@
+//! Copy-up: giving an object of the lower layer its place in the upper one, when it is changed for the first time.
+
+use super::OvlInode;
+use crate::error::{Errno, Result};
+use crate::fs::tmpfs::TmpInode;
+use crate::fs::*;
+use crate::mm::io::{Dst, Src};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+const CHUNK: usize = 256 * 1024;
+
+impl OvlInode {
+    /// The upper inode; made now if there is none yet, with its parents. Without `content` a file stays empty (it is
+    /// about to be truncated).
+    pub(super) fn copy_up(&self, content: bool) -> Result<&Arc<TmpInode>> {
+        if let Some(u) = self.upper.get() {
+            return Ok(u);
+        }
+        let mut missing = Vec::new();
+        let mut up = self.place.as_ref().map(|(p, _)| p.clone());
+        while let Some(p) = up {
+            if p.upper.get().is_some() {
+                break;
+            }
+            up = p.place.as_ref().map(|(p, _)| p.clone());
+            missing.push(p);
+        }
+        for dir in missing.iter().rev() {
+            dir.copy_one(true)?;
+        }
+        self.copy_one(content)?;
+        self.upper.get().ok_or(Errno::EIO)
+    }
+
+    /// As `copy_up`, with the parent there already.
+    fn copy_one(&self, content: bool) -> Result<()> {
+        let (parent, name) = self.place.as_ref().ok_or(Errno::ESTALE)?;
+        let lower = self.lower.as_ref().ok_or(Errno::ESTALE)?;
+        let _dir = parent.dir_lock.lock();
+        let _one = self.copying.lock();
+        if self.upper.get().is_some() {
+            return Ok(());
+        }
+        let into = parent.upper.get().ok_or(Errno::EIO)?;
+        let a = lower.attr()?;
+        let target;
+        let node = match self.kind {
+            libc::S_IFREG => NewNode::File,
+            libc::S_IFDIR => NewNode::Dir,
+            libc::S_IFLNK => {
+                target = lower.readlink()?;
+                NewNode::Symlink(&target)
+            }
+            libc::S_IFIFO => NewNode::Fifo,
+            libc::S_IFSOCK => NewNode::Socket,
+            libc::S_IFCHR => NewNode::Char(a.rdev),
+            libc::S_IFBLK => NewNode::Block(a.rdev),
+            _ => return Err(Errno::EIO),
+        };
+        let new = into.node(&node, a.mode & 0o7777, a.uid, a.gid, Some(self.ino))?;
+        if self.kind == libc::S_IFREG && content && a.size > 0 {
+            copy_content(lower, &new, a.size)?;
+        }
+        for key in lower.list_xattr().unwrap_or_default() {
+            if let Ok(value) = lower.get_xattr(&key) {
+                // One that does not fit is left behind, as an attribute that the upper layer does not know would be.
+                let _ = new.set_xattr(&key, &value, 0);
+            }
+        }
+        new.copy_times(&a);
+        if self.kind == libc::S_IFDIR {
+            *new.below.lock() = Some(lower.clone());
+        } else {
+            new.set_nlink(a.nlink);
+        }
+        *new.owner.lock() = Some(self.me.clone());
+        if self.gone.load(Ordering::Acquire) {
+            new.forget_name();
+        } else {
+            into.put_quietly(name, new.clone())?;
+        }
+        let _ = self.upper.set(new);
+        if self.kind != libc::S_IFDIR && a.nlink > 1 {
+            // Its other names are only in the lower layer: they must find this one again.
+            if let Some(entry) = self.fs.links.lock().get_mut(&self.ino) {
+                entry.1 = self.me.upgrade();
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the upper directory has an entry `name` for `child`, which has an upper inode: of a file with several lower names,
+    /// only the one by which it was copied up has.
+    pub(super) fn own_name(&self, up: &TmpInode, name: &[u8], child: &OvlInode) -> Result<()> {
+        let _dir = self.dir_lock.lock();
+        if up.get(name).is_none() {
+            let node = child.upper.get().ok_or(Errno::EIO)?;
+            up.put_quietly(name, node.clone())?;
+        }
+        Ok(())
+    }
+}
+
+fn copy_content(lower: &Arc<dyn Inode>, to: &Arc<TmpInode>, size: u64) -> Result<()> {
+    let from = File::new(lower.clone().open(libc::O_RDONLY)?, libc::O_RDONLY, None);
+    let mut buf = vec![0u8; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK)).max(1)];
+    let mut at = 0u64;
+    loop {
+        let n = {
+            let mut dst = Dst::kernel(&mut buf);
+            match from.ops.read(&from, &mut dst, at) {
+                Ok(n) => n,
+                Err(crate::error::SysError::Errno(e)) => return Err(e),
+                Err(_) => return Err(Errno::EIO),
+            }
+        };
+        if n == 0 {
+            return Ok(());
+        }
+        let mut done = 0;
+        while done < n {
+            let (k, _) = to.write_at(&mut Src::kernel(&buf[done..n]), at, false)?;
+            if k == 0 {
+                return Err(Errno::EIO);
+            }
+            done += k;
+            at += k as u64;
+        }
+    }
+}

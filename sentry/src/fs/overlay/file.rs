@@ -1,0 +1,142 @@
+//! Open files and directories of an overlay. A file opened for reading follows its inode to the upper layer when it is copied up.
+
+use super::OvlInode;
+use crate::error::{Errno, Result, SysResult};
+use crate::fs::tmpfs::file::{dir_seek, emit_dots, seek};
+use crate::fs::*;
+use crate::mm::io::{Dst, Src};
+use parking_lot::Mutex;
+use std::any::Any;
+use std::sync::Arc;
+
+pub(super) fn open(inode: Arc<OvlInode>, flags: i32) -> Result<Box<dyn FileOps>> {
+    match inode.kind {
+        libc::S_IFREG => {
+            if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
+                inode.copy_up(flags & libc::O_TRUNC == 0)?;
+            }
+            let lower = match (inode.upper.get(), &inode.lower) {
+                (None, Some(l)) => Some(l.clone().open(libc::O_RDONLY)?),
+                _ => None,
+            };
+            Ok(Box::new(OvlFile { inode, lower }))
+        }
+        libc::S_IFDIR => Ok(Box::new(OvlDir { inode, snapshot: Mutex::default() })),
+        libc::S_IFLNK => Err(Errno::ELOOP),
+        libc::S_IFCHR => {
+            let task = crate::kernel::current::get().ok_or(Errno::ENXIO)?;
+            dev::open_char(&task.kernel, inode.attr()?.rdev, flags)
+        }
+        _ => Err(Errno::ENXIO),
+    }
+}
+
+struct OvlFile {
+    inode: Arc<OvlInode>,
+    /// What was open before the copy-up, if it was.
+    lower: Option<Box<dyn FileOps>>,
+}
+
+impl OvlFile {
+    fn lower(&self) -> Result<&dyn FileOps> {
+        self.lower.as_deref().ok_or(Errno::EBADF)
+    }
+}
+
+impl FileOps for OvlFile {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, file: &File, dst: &mut Dst<'_>, offset: u64) -> SysResult<usize> {
+        let Some(u) = self.inode.upper.get() else { return self.lower()?.read(file, dst, offset) };
+        let n = u.read_at(dst, offset)?;
+        if n > 0 && file.updates_atime() {
+            u.accessed();
+        }
+        Ok(n)
+    }
+    fn write(&self, file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
+        let u = self.inode.copy_up(true)?;
+        Ok(u.write_at(src, offset, file.flags() & libc::O_APPEND != 0)?)
+    }
+    fn seekable(&self) -> bool {
+        true
+    }
+    fn seek(&self, file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
+        match self.inode.upper.get() {
+            Some(u) => seek(u, file, offset, whence, current),
+            None => self.lower()?.seek(file, offset, whence, current),
+        }
+    }
+    fn map(&self, file: &File, write_shared: bool) -> Result<MapSource> {
+        match self.inode.upper.get() {
+            Some(u) => u.map_source(file.writable(), write_shared),
+            None => self.lower()?.map(file, write_shared),
+        }
+    }
+    fn fsync(&self, _data_only: bool) -> Result<()> {
+        Ok(())
+    }
+    fn fallocate(&self, _file: &File, mode: i32, offset: u64, len: u64) -> Result<()> {
+        self.inode.copy_up(true)?.fallocate(mode, offset, len)
+    }
+    fn attr(&self) -> Result<Attr> {
+        self.inode.attr()
+    }
+    fn set_attr(&self, set: &SetAttr) -> Result<()> {
+        self.inode.set_attr(set)
+    }
+}
+
+/// Name, inode number, `DT_*`; entry `i` is at offset `i + 2`.
+type Listing = Vec<(Box<[u8]>, u64, u8)>;
+
+struct OvlDir {
+    inode: Arc<OvlInode>,
+    /// The merged entries as they were when offset 0 was read last.
+    snapshot: Mutex<Option<Arc<Listing>>>,
+}
+
+impl FileOps for OvlDir {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, _file: &File, _dst: &mut Dst<'_>, _offset: u64) -> SysResult<usize> {
+        Err(Errno::EISDIR.into())
+    }
+    fn seekable(&self) -> bool {
+        true
+    }
+    fn seek(&self, file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
+        dir_seek(file, offset, whence, current)
+    }
+    fn readdir(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        let list = {
+            let mut s = self.snapshot.lock();
+            match &*s {
+                Some(l) if pos != 0 => l.clone(),
+                _ => {
+                    let l = Arc::new(self.inode.entries()?);
+                    *s = Some(l.clone());
+                    l
+                }
+            }
+        };
+        if !emit_dots(file, pos, self.inode.ino, sink) {
+            return Ok(());
+        }
+        let skip = usize::try_from(pos.saturating_sub(2)).unwrap_or(usize::MAX);
+        for (i, (name, ino, kind)) in list.iter().enumerate().skip(skip) {
+            if !sink(DirEntry { name, ino: *ino, kind: *kind, next: i as u64 + 3 }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+    fn fsync(&self, _data_only: bool) -> Result<()> {
+        Ok(())
+    }
+    fn attr(&self) -> Result<Attr> {
+        self.inode.attr()
+    }
+}

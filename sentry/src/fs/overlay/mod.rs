@@ -1,0 +1,381 @@
+//! Overlay: one upper layer in memory over one lower layer that never changes.
+//!
+//! An [`OvlInode`] begins with what the lower layer has and gets an upper inode when it is first changed ([`copy_up`]); from then on
+//! the upper one counts. An object made here has only an upper inode. A directory with both shows the entries of both, the upper ones
+//! hiding the lower; a *whiteout* (character device 0:0) in the upper directory hides a lower name. The upper inode of a copied directory remembers the
+//! lower one by reference (`below`), so that a directory can be renamed without copying what is in it.
+//!
+//! Inode numbers are the lower layer's and stay through a copy-up; several lower names of one file are one inode here, before and after.
+//!
+//! Locks: `dir_lock` of the parent, then `copying`, then the upper layer's own.
+
+mod copy_up;
+mod file;
+#[cfg(test)]
+mod tests;
+
+use super::tmpfs::TmpInode;
+use super::vfs::anonymous_dev;
+use super::*;
+use crate::error::{Errno, Result};
+use parking_lot::Mutex;
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
+
+pub struct Overlay {
+    dev: u64,
+    /// Inodes of lower files with several names, by number; kept alive once copied up.
+    links: Mutex<HashMap<u64, (Weak<OvlInode>, Option<Arc<OvlInode>>)>>,
+}
+
+pub struct OvlInode {
+    me: Weak<OvlInode>,
+    fs: Arc<Overlay>,
+    kind: u32,
+    ino: u64,
+    lower: Option<Arc<dyn Inode>>,
+    upper: OnceLock<Arc<TmpInode>>,
+    /// Where a copy-up puts it; nothing for what has an upper inode from the start.
+    place: Option<(Arc<OvlInode>, Box<[u8]>)>,
+    /// Its name was taken away before it was copied up.
+    gone: AtomicBool,
+    copying: Mutex<()>,
+    /// Held while an entry of this directory changes.
+    dir_lock: Mutex<()>,
+    extra: InodeExtra,
+}
+
+impl Overlay {
+    /// The root directory of a new overlay.
+    pub fn root(upper: Arc<TmpInode>, lower: Arc<dyn Inode>) -> Result<Arc<OvlInode>> {
+        let fs = Arc::new(Overlay { dev: anonymous_dev(), links: Mutex::default() });
+        let a = lower.attr()?;
+        if !a.is_dir() {
+            return Err(Errno::ENOTDIR);
+        }
+        upper.set_attr(&SetAttr {
+            mode: Some(a.mode & 0o7777),
+            uid: Some(a.uid),
+            gid: Some(a.gid),
+            ..SetAttr::default()
+        })?;
+        upper.copy_times(&a);
+        *upper.below.lock() = Some(lower.clone());
+        Ok(OvlInode::make(&fs, a.file_type(), a.ino, Some(lower), Some(upper), None))
+    }
+}
+
+fn ovl(inode: &Arc<dyn Inode>) -> Result<&OvlInode> {
+    inode.as_any().downcast_ref().ok_or(Errno::EXDEV)
+}
+
+impl OvlInode {
+    fn make(
+        fs: &Arc<Overlay>,
+        kind: u32,
+        ino: u64,
+        lower: Option<Arc<dyn Inode>>,
+        upper: Option<Arc<TmpInode>>,
+        place: Option<(Arc<OvlInode>, Box<[u8]>)>,
+    ) -> Arc<OvlInode> {
+        let i = Arc::new_cyclic(|me| OvlInode {
+            me: me.clone(),
+            fs: fs.clone(),
+            kind,
+            ino,
+            lower,
+            upper: OnceLock::new(),
+            place,
+            gone: AtomicBool::new(false),
+            copying: Mutex::new(()),
+            dir_lock: Mutex::new(()),
+            extra: InodeExtra::default(),
+        });
+        if let Some(u) = upper {
+            *u.owner.lock() = Some(i.me.clone());
+            let _ = i.upper.set(u);
+        }
+        i
+    }
+
+    /// The inode over an upper one: the one there is, or a new one.
+    fn over(&self, upper: Arc<TmpInode>) -> Arc<OvlInode> {
+        if let Some(i) = upper.owner.lock().as_ref().and_then(Weak::upgrade) {
+            return i;
+        }
+        let below = upper.below.lock().clone();
+        OvlInode::make(&self.fs, upper.kind(), upper.ino(), below, Some(upper), None)
+    }
+
+    fn arc(&self) -> Result<Arc<OvlInode>> {
+        self.me.upgrade().ok_or(Errno::ESTALE)
+    }
+
+    fn lower_has(&self, name: &[u8]) -> Result<bool> {
+        match self.lower.as_ref().map(|l| l.lookup(name)) {
+            None | Some(Err(Errno::ENOENT)) => Ok(false),
+            Some(Ok(_)) => Ok(true),
+            Some(Err(e)) => Err(e),
+        }
+    }
+
+    /// Hides the lower entry `name`, if there is one. The upper directory has no such entry any more.
+    fn whiteout(&self, upper: &TmpInode, name: &[u8]) -> Result<()> {
+        if self.lower_has(name)? {
+            let w = upper.node(&NewNode::Char(0), 0, 0, 0, None)?;
+            upper.put(name, w)?;
+        }
+        Ok(())
+    }
+
+    fn find(&self, name: &[u8]) -> Result<Arc<OvlInode>> {
+        if let Some(x) = self.upper.get().and_then(|u| u.get(name)) {
+            return if x.is_whiteout() { Err(Errno::ENOENT) } else { Ok(self.over(x)) };
+        }
+        let lower = self.lower.as_ref().ok_or(Errno::ENOENT)?.lookup(name)?;
+        let a = lower.attr()?;
+        let place = Some((self.arc()?, name.into()));
+        if a.is_dir() || a.nlink < 2 {
+            return Ok(OvlInode::make(&self.fs, a.file_type(), a.ino, Some(lower), None, place));
+        }
+        let mut links = self.fs.links.lock();
+        if let Some(i) = links.get(&a.ino).and_then(|(w, _)| w.upgrade()) {
+            return Ok(i);
+        }
+        if links.len().is_power_of_two() && links.len() > 1000 {
+            links.retain(|_, (w, _)| w.strong_count() > 0);
+        }
+        let i = OvlInode::make(&self.fs, a.file_type(), a.ino, Some(lower), None, place);
+        links.insert(a.ino, (i.me.clone(), None));
+        Ok(i)
+    }
+
+    /// Whether a directory shows no entry.
+    fn is_empty(&self) -> Result<bool> {
+        Ok(self.entries()?.is_empty())
+    }
+
+    /// The entries that show: name, inode number, `DT_*`.
+    fn entries(&self) -> Result<Vec<(Box<[u8]>, u64, u8)>> {
+        let mut out: Vec<(Box<[u8]>, u64, u8)> = Vec::new();
+        let mut hidden = vfs::dentry::NameMap::<()>::default();
+        if let Some(u) = self.upper.get() {
+            for (_, name, i) in u.entries(0, usize::MAX) {
+                if !i.is_whiteout() {
+                    out.push(((*name).into(), i.ino(), (i.kind() >> 12) as u8));
+                }
+                hidden.insert(name, ());
+            }
+        }
+        let Some(lower) = &self.lower else { return Ok(out) };
+        let dir = File::new(lower.clone().open(libc::O_RDONLY | libc::O_DIRECTORY)?, libc::O_RDONLY, None);
+        let mut pos = 0;
+        loop {
+            let before = pos;
+            dir.ops.readdir(&dir, pos, &mut |e| {
+                pos = e.next;
+                if !matches!(e.name, b"." | b"..") && !hidden.contains_key(e.name) {
+                    out.push((e.name.into(), e.ino, e.kind));
+                }
+                true
+            })?;
+            if pos == before {
+                return Ok(out);
+            }
+        }
+    }
+}
+
+impl Inode for OvlInode {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn perm(&self) -> Result<Perm> {
+        match (self.upper.get(), &self.lower) {
+            (Some(u), _) => u.perm(),
+            (None, Some(l)) => l.perm(),
+            (None, None) => Err(Errno::ESTALE),
+        }
+    }
+    fn attr(&self) -> Result<Attr> {
+        let mut a = match (self.upper.get(), &self.lower) {
+            (Some(u), _) => u.attr()?,
+            (None, Some(l)) => l.attr()?,
+            (None, None) => return Err(Errno::ESTALE),
+        };
+        (a.dev, a.ino) = (self.fs.dev, self.ino);
+        if self.kind == libc::S_IFDIR && self.lower.is_some() {
+            // The number of subdirectories of both layers is not known; 1 says so.
+            a.nlink = a.nlink.min(1);
+        }
+        Ok(a)
+    }
+    fn set_attr(&self, set: &SetAttr) -> Result<()> {
+        self.copy_up(set.size != Some(0))?.set_attr(set)
+    }
+    fn prefetch(&self, names: &[&[u8]], open: bool) {
+        let Some(l) = &self.lower else { return };
+        let in_upper = match (self.upper.get(), names.first()) {
+            (Some(u), Some(n)) => u.get(n).is_some(),
+            _ => false,
+        };
+        if !in_upper {
+            l.prefetch(names, open);
+        }
+    }
+    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        Ok(self.find(name)?)
+    }
+    fn create(&self, name: &[u8], node: NewNode<'_>, mode: u32, uid: u32, gid: u32) -> Result<Arc<dyn Inode>> {
+        let up = self.copy_up(true)?;
+        let _dir = self.dir_lock.lock();
+        if up.get(name).is_some_and(|x| !x.is_whiteout()) {
+            return Err(Errno::EEXIST);
+        }
+        if matches!(node, NewNode::Char(0)) {
+            // That would be a whiteout.
+            return Err(Errno::EPERM);
+        }
+        let x = up.node(&node, mode, uid, gid, None)?;
+        up.put(name, x.clone())?;
+        Ok(self.over(x))
+    }
+    fn tmpfile(&self, mode: u32, uid: u32, gid: u32, linkable: bool) -> Result<Arc<dyn Inode>> {
+        let up = self.copy_up(true)?;
+        Ok(self.over(up.nameless_file(mode, uid, gid, linkable)?))
+    }
+    fn link(&self, name: &[u8], target: &Arc<dyn Inode>) -> Result<()> {
+        let t = ovl(target)?.copy_up(true)?;
+        let up = self.copy_up(true)?;
+        let _dir = self.dir_lock.lock();
+        up.link_node(name, t)
+    }
+    fn unlink(&self, name: &[u8], child: &Arc<dyn Inode>) -> Result<()> {
+        let child = ovl(child)?;
+        let up = self.copy_up(true)?;
+        let _dir = self.dir_lock.lock();
+        if up.get(name).is_some() {
+            up.take(name)?;
+        } else {
+            // A lower name: of a file that was not changed, or was changed by another of its names.
+            match child.upper.get() {
+                Some(u) => u.unlinked(),
+                None => {
+                    let _c = child.copying.lock();
+                    if child.upper.get().is_none() && child.attr()?.nlink < 2 {
+                        child.gone.store(true, Ordering::Release);
+                    }
+                }
+            }
+        }
+        self.whiteout(up, name)
+    }
+    fn rmdir(&self, name: &[u8], child: &Arc<dyn Inode>) -> Result<()> {
+        let child = ovl(child)?;
+        let up = self.copy_up(true)?;
+        let _dir = self.dir_lock.lock();
+        if !child.is_empty()? {
+            return Err(Errno::ENOTEMPTY);
+        }
+        child.gone.store(true, Ordering::Release);
+        if up.get(name).is_some() {
+            up.take(name)?;
+        }
+        self.whiteout(up, name)
+    }
+    fn rename(&self, name: &[u8], new_dir: &Arc<dyn Inode>, new_name: &[u8], flags: RenameFlags) -> Result<()> {
+        let to = ovl(new_dir)?;
+        let old = self.find(name)?;
+        let victim = match to.find(new_name) {
+            Ok(v) => Some(v),
+            Err(Errno::ENOENT) => None,
+            Err(e) => return Err(e),
+        };
+        old.copy_up(true)?;
+        let (from_up, to_up) = (self.copy_up(true)?, to.copy_up(true)?);
+        self.own_name(from_up, name, &old)?;
+        if flags.contains(RenameFlags::EXCHANGE) {
+            let v = victim.ok_or(Errno::ENOENT)?;
+            v.copy_up(true)?;
+            to.own_name(to_up, new_name, &v)?;
+            return from_up.rename_between(name, to_up, new_name, RenameFlags::EXCHANGE);
+        }
+        if let Some(v) = &victim {
+            if v.kind == libc::S_IFDIR && !v.is_empty()? {
+                return Err(Errno::ENOTEMPTY);
+            }
+            let _dir = to.dir_lock.lock();
+            v.gone.store(v.upper.get().is_none(), Ordering::Release);
+            if to_up.get(new_name).is_some() {
+                // What is left in a directory that shows empty are whiteouts.
+                to_up.take(new_name)?;
+            } else if let Some(u) = v.upper.get() {
+                u.unlinked();
+            }
+        }
+        from_up.rename_between(name, to_up, new_name, RenameFlags::empty())?;
+        if flags.contains(RenameFlags::WHITEOUT) {
+            let w = from_up.node(&NewNode::Char(0), 0, 0, 0, None)?;
+            return from_up.put(name, w);
+        }
+        self.whiteout(from_up, name)
+    }
+    fn readlink(&self) -> Result<Vec<u8>> {
+        match (self.upper.get(), &self.lower) {
+            (Some(u), _) => u.readlink(),
+            (None, Some(l)) => l.readlink(),
+            (None, None) => Err(Errno::ESTALE),
+        }
+    }
+    fn open(self: Arc<Self>, flags: i32) -> Result<Box<dyn FileOps>> {
+        file::open(self, flags)
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        match (self.upper.get(), &self.lower) {
+            (Some(u), _) => Ok(StatFs { magic: OVERLAYFS_MAGIC, ..u.statfs()? }),
+            (None, Some(_)) => match &self.place {
+                Some((p, _)) => p.statfs(),
+                None => Err(Errno::ESTALE),
+            },
+            (None, None) => Err(Errno::ESTALE),
+        }
+    }
+    fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
+        match (self.upper.get(), &self.lower) {
+            (Some(u), _) => u.get_xattr(name),
+            (None, Some(l)) => l.get_xattr(name),
+            (None, None) => Err(Errno::ESTALE),
+        }
+    }
+    fn set_xattr(&self, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+        self.copy_up(true)?.set_xattr(name, value, flags)
+    }
+    fn list_xattr(&self) -> Result<Vec<Vec<u8>>> {
+        match (self.upper.get(), &self.lower) {
+            (Some(u), _) => u.list_xattr(),
+            (None, Some(l)) => l.list_xattr(),
+            (None, None) => Err(Errno::ESTALE),
+        }
+    }
+    fn remove_xattr(&self, name: &[u8]) -> Result<()> {
+        self.get_xattr(name)?;
+        self.copy_up(true)?.remove_xattr(name)
+    }
+    fn extra(&self) -> Option<&InodeExtra> {
+        Some(&self.extra)
+    }
+}
+
+impl Drop for OvlInode {
+    /// Lets go of the parents one by one: a tree can be deeper than our stack is.
+    fn drop(&mut self) {
+        let mut up = self.place.take();
+        while let Some((p, _)) = up {
+            up = Arc::into_inner(p).and_then(|mut i| i.place.take());
+        }
+    }
+}
