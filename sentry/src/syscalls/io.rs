@@ -8,6 +8,7 @@ use crate::kernel::signal::SigInfo;
 use crate::kernel::wait::WaitError;
 use crate::kernel::Task;
 use crate::mm::io::IoVec;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 const IN: u32 = (libc::POLLIN | libc::POLLHUP | libc::POLLERR | libc::POLLRDHUP) as u32;
@@ -48,7 +49,7 @@ pub fn sigpipe(task: &Task) {
 }
 
 /// One read at the file's own offset.
-fn read_once(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec]) -> SysResult<usize> {
+pub(super) fn read_once(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec]) -> SysResult<usize> {
     if !file.ops.seekable() || file.ops.own_offset() {
         return cx.with_dst(iov, |dst| file.ops.read(file, dst, NO_OFFSET));
     }
@@ -63,9 +64,43 @@ fn write_once(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec]) -> SysResult<us
         return Ok(cx.with_src(iov, |src| file.ops.write(file, src, NO_OFFSET))?.0);
     }
     let mut off = file.offset.lock();
-    let (n, end) = cx.with_src(iov, |src| file.ops.write(file, src, *off))?;
+    let part = within_limit(cx, file, iov, *off)?;
+    let (n, end) = cx.with_src(&part, |src| file.ops.write(file, src, *off))?;
     *off = end;
+    drop(off);
+    super::fs_rw::wrote(cx, file);
     Ok(n)
+}
+
+/// A file would be longer than `RLIMIT_FSIZE`: SIGXFSZ and `EFBIG`.
+pub fn too_big(cx: &Ctx<'_>) -> SysError {
+    let me = cx.task;
+    me.queue_signal(SigInfo::user(libc::SIGXFSZ, me.group.pid, me.cred().uid));
+    Errno::EFBIG.into()
+}
+
+/// The part of a write at `offset` that `RLIMIT_FSIZE` allows; none is an error.
+pub fn within_limit<'a>(cx: &Ctx<'_>, file: &File, iov: &'a [IoVec], offset: u64) -> SysResult<Cow<'a, [IoVec]>> {
+    let limit = cx.task.limit(libc::RLIMIT_FSIZE as u32);
+    if limit == u64::MAX || file.path.as_ref().is_none_or(|p| p.kind() != libc::S_IFREG) {
+        return Ok(Cow::Borrowed(iov));
+    }
+    let at = if file.flags() & libc::O_APPEND != 0 { file.attr()?.size } else { offset };
+    let total = crate::mm::io::iov_len(iov) as u64;
+    if total == 0 || at.saturating_add(total) <= limit {
+        return Ok(Cow::Borrowed(iov));
+    }
+    let mut left = limit.saturating_sub(at) as usize;
+    if left == 0 {
+        return Err(too_big(cx));
+    }
+    let mut out = Vec::new();
+    for v in iov {
+        let n = v.len.min(left);
+        out.push(IoVec { addr: v.addr, len: n });
+        left -= n;
+    }
+    Ok(Cow::Owned(out))
 }
 
 pub async fn read_iov(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec]) -> SysResult {

@@ -6,8 +6,11 @@
 pub mod arg;
 pub mod cred;
 pub mod epoll;
+pub mod fs_attr;
+pub mod fs_dir;
 pub mod fs_fd;
 pub mod fs_open;
+pub mod fs_rw;
 pub mod fs_stat;
 pub mod ids;
 pub mod io;

@@ -1,0 +1,352 @@
+//! chmod(2), chown(2), utimensat(2), truncate(2), setxattr(2) and kin.
+
+use super::arg::*;
+use super::fs_stat::at;
+use super::Ctx;
+use crate::error::{Errno, Result, SysResult};
+use crate::fs::vfs::ops::{self, SetTime};
+use crate::fs::vfs::perm::{self, owner_or_capable, MAY_READ, MAY_WRITE};
+use crate::fs::vfs::Path;
+use crate::fs::{File, SetAttr, Timespec};
+use crate::kernel::cred::CAP_SYS_ADMIN;
+use std::sync::Arc;
+
+/// The place of an open file, or the file itself for an object without one.
+fn place(f: &Arc<File>) -> std::result::Result<&Path, &Arc<File>> {
+    f.path.as_ref().ok_or(f)
+}
+
+fn do_chmod(cx: &Ctx<'_>, p: &Path, mode: Mode) -> SysResult {
+    if p.kind() == libc::S_IFLNK {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    ops::chmod(p, mode.0, &cx.task.cred())?;
+    Ok(0)
+}
+
+pub fn chmod(cx: &mut Ctx<'_>, path: PathPtr, mode: Mode) -> SysResult {
+    let p = at(cx, libc::AT_FDCWD, path.0, true, false)?;
+    do_chmod(cx, &p, mode)
+}
+
+pub fn fchmodat(cx: &mut Ctx<'_>, dirfd: Fd, path: PathPtr, mode: Mode) -> SysResult {
+    let p = at(cx, dirfd.0, path.0, true, false)?;
+    do_chmod(cx, &p, mode)
+}
+
+pub fn fchmodat2(cx: &mut Ctx<'_>, dirfd: Fd, path: PathPtr, mode: Mode, flags: i32) -> SysResult {
+    if flags & !(libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let p = at(cx, dirfd.0, path.0, flags & libc::AT_SYMLINK_NOFOLLOW == 0, flags & libc::AT_EMPTY_PATH != 0)?;
+    do_chmod(cx, &p, mode)
+}
+
+pub fn fchmod(cx: &mut Ctx<'_>, fd: Fd, mode: Mode) -> SysResult {
+    let f = cx.io_file(fd.0)?;
+    match place(&f) {
+        Ok(p) => do_chmod(cx, p, mode),
+        Err(f) => {
+            f.ops.set_attr(&SetAttr { mode: Some(mode.0 & 0o7777), ..SetAttr::default() })?;
+            Ok(0)
+        }
+    }
+}
+
+fn id(v: u32) -> Option<u32> {
+    (v != u32::MAX).then_some(v)
+}
+
+pub fn chown(cx: &mut Ctx<'_>, path: PathPtr, uid: u32, gid: u32) -> SysResult {
+    let p = at(cx, libc::AT_FDCWD, path.0, true, false)?;
+    ops::chown(&p, id(uid), id(gid), &cx.task.cred())?;
+    Ok(0)
+}
+
+pub fn lchown(cx: &mut Ctx<'_>, path: PathPtr, uid: u32, gid: u32) -> SysResult {
+    let p = at(cx, libc::AT_FDCWD, path.0, false, false)?;
+    ops::chown(&p, id(uid), id(gid), &cx.task.cred())?;
+    Ok(0)
+}
+
+pub fn fchownat(cx: &mut Ctx<'_>, dirfd: Fd, path: PathPtr, uid: u32, gid: u32, flags: i32) -> SysResult {
+    if flags & !(libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let p = at(cx, dirfd.0, path.0, flags & libc::AT_SYMLINK_NOFOLLOW == 0, flags & libc::AT_EMPTY_PATH != 0)?;
+    ops::chown(&p, id(uid), id(gid), &cx.task.cred())?;
+    Ok(0)
+}
+
+pub fn fchown(cx: &mut Ctx<'_>, fd: Fd, uid: u32, gid: u32) -> SysResult {
+    let f = cx.io_file(fd.0)?;
+    match place(&f) {
+        Ok(p) => ops::chown(p, id(uid), id(gid), &cx.task.cred())?,
+        Err(f) => f.ops.set_attr(&SetAttr { uid: id(uid), gid: id(gid), ..SetAttr::default() })?,
+    }
+    Ok(0)
+}
+
+const UTIME_NOW: i64 = 0x3fff_ffff;
+const UTIME_OMIT: i64 = 0x3fff_fffe;
+
+fn set_time([sec, nsec]: [i64; 2]) -> Result<SetTime> {
+    match nsec {
+        UTIME_NOW => Ok(SetTime::Now),
+        UTIME_OMIT => Ok(SetTime::Omit),
+        0..1_000_000_000 => Ok(SetTime::At(Timespec { sec, nsec: nsec as u32 })),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn do_utimes(cx: &Ctx<'_>, dirfd: i32, path: u64, times: [SetTime; 2], flags: i32) -> SysResult {
+    let cred = cx.task.cred();
+    if path == 0 && dirfd != libc::AT_FDCWD && flags == 0 {
+        let f = cx.io_file(dirfd)?;
+        let p = f.path.as_ref().ok_or(Errno::EPERM)?;
+        ops::utimes(p, times[0], times[1], &cred)?;
+        return Ok(0);
+    }
+    let p = at(cx, dirfd, path, flags & libc::AT_SYMLINK_NOFOLLOW == 0, flags & libc::AT_EMPTY_PATH != 0)?;
+    ops::utimes(&p, times[0], times[1], &cred)?;
+    Ok(0)
+}
+
+pub fn utimensat(cx: &mut Ctx<'_>, dirfd: Fd, path: Addr, times: Addr, flags: i32) -> SysResult {
+    if flags & !(libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let t = if times.is_null() {
+        [SetTime::Now; 2]
+    } else {
+        let [a, b, c, d]: [i64; 4] = cx.read(times.0)?;
+        [set_time([a, b])?, set_time([c, d])?]
+    };
+    do_utimes(cx, dirfd.0, path.0, t, flags)
+}
+
+pub fn utime(cx: &mut Ctx<'_>, path: PathPtr, times: Addr) -> SysResult {
+    let t = if times.is_null() {
+        [SetTime::Now; 2]
+    } else {
+        let [a, m]: [i64; 2] = cx.read(times.0)?;
+        [a, m].map(|sec| SetTime::At(Timespec { sec, nsec: 0 }))
+    };
+    do_utimes(cx, libc::AT_FDCWD, path.0, t, 0)
+}
+
+fn from_micros(cx: &Ctx<'_>, times: Addr) -> Result<[SetTime; 2]> {
+    if times.is_null() {
+        return Ok([SetTime::Now; 2]);
+    }
+    let [a, b, c, d]: [i64; 4] = cx.read(times.0)?;
+    let one = |sec, us: i64| match us {
+        0..1_000_000 => Ok(SetTime::At(Timespec { sec, nsec: us as u32 * 1000 })),
+        _ => Err(Errno::EINVAL),
+    };
+    Ok([one(a, b)?, one(c, d)?])
+}
+
+pub fn utimes(cx: &mut Ctx<'_>, path: PathPtr, times: Addr) -> SysResult {
+    let t = from_micros(cx, times)?;
+    do_utimes(cx, libc::AT_FDCWD, path.0, t, 0)
+}
+
+pub fn futimesat(cx: &mut Ctx<'_>, dirfd: Fd, path: Addr, times: Addr) -> SysResult {
+    let t = from_micros(cx, times)?;
+    do_utimes(cx, dirfd.0, path.0, t, 0)
+}
+
+fn new_size(cx: &Ctx<'_>, size: i64) -> SysResult<u64> {
+    let size = u64::try_from(size).map_err(|_| Errno::EINVAL)?;
+    if size > cx.task.limit(libc::RLIMIT_FSIZE as u32) {
+        return Err(super::io::too_big(cx));
+    }
+    Ok(size)
+}
+
+pub fn truncate(cx: &mut Ctx<'_>, path: PathPtr, size: i64) -> SysResult {
+    let size = new_size(cx, size)?;
+    let p = at(cx, libc::AT_FDCWD, path.0, true, false)?;
+    ops::truncate(&p, size, &cx.task.cred())?;
+    Ok(0)
+}
+
+pub fn ftruncate(cx: &mut Ctx<'_>, fd: Fd, size: i64) -> SysResult {
+    if size < 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let f = cx.io_file(fd.0)?;
+    if !f.writable() {
+        return Err(Errno::EINVAL.into());
+    }
+    match place(&f) {
+        Ok(p) if p.kind() != libc::S_IFREG => Err(Errno::EINVAL.into()),
+        Ok(p) => {
+            let size = new_size(cx, size)?;
+            ops::resize(p, size, &cx.task.cred())?;
+            Ok(0)
+        }
+        Err(f) => {
+            f.ops.set_attr(&SetAttr { size: Some(size as u64), ..SetAttr::default() })?;
+            Ok(0)
+        }
+    }
+}
+
+const XATTR_NAME_MAX: usize = 255;
+const XATTR_SIZE_MAX: usize = 65536;
+
+fn xattr_name(cx: &Ctx<'_>, addr: u64) -> Result<Vec<u8>> {
+    let n = cx.read_cstr(addr, XATTR_NAME_MAX + 1, Errno::ERANGE)?;
+    if n.is_empty() {
+        return Err(Errno::ERANGE);
+    }
+    Ok(n)
+}
+
+/// xattr(7): who may do what with the attribute `name`.
+fn may_xattr(cx: &Ctx<'_>, p: &Path, name: &[u8], write: bool) -> Result<()> {
+    let cred = cx.task.cred();
+    if write {
+        perm::want_write(p)?;
+    }
+    if name.starts_with(b"user.") {
+        if !matches!(p.kind(), libc::S_IFREG | libc::S_IFDIR) {
+            return Err(if write { Errno::EPERM } else { Errno::ENODATA });
+        }
+        let at = p.inode().perm()?;
+        if write && p.is_dir() && at.mode & libc::S_ISVTX != 0 && !owner_or_capable(at, &cred) {
+            return Err(Errno::EPERM);
+        }
+        return perm::permission(p, &cred, if write { MAY_WRITE } else { MAY_READ });
+    }
+    if name.starts_with(b"trusted.") {
+        return match (cred.has(CAP_SYS_ADMIN), write) {
+            (true, _) => Ok(()),
+            (false, true) => Err(Errno::EPERM),
+            (false, false) => Err(Errno::ENODATA),
+        };
+    }
+    if name.starts_with(b"security.") {
+        let cap = if name == b"security.capability" { crate::kernel::cred::CAP_SETFCAP } else { CAP_SYS_ADMIN };
+        return if !write || cred.has(cap) { Ok(()) } else { Err(Errno::EPERM) };
+    }
+    Err(Errno::EOPNOTSUPP)
+}
+
+fn opened(cx: &Ctx<'_>, fd: Fd) -> Result<Path> {
+    crate::fs::vfs::anon_path(&cx.io_file(fd.0)?)
+}
+
+fn set(cx: &Ctx<'_>, p: &Path, name: Addr, value: Addr, size: usize, flags: i32) -> SysResult {
+    if flags & !(libc::XATTR_CREATE | libc::XATTR_REPLACE) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let name = xattr_name(cx, name.0)?;
+    if size > XATTR_SIZE_MAX {
+        return Err(Errno::E2BIG.into());
+    }
+    let mut v = vec![0u8; size];
+    cx.mem().read_bytes(value.0, &mut v)?;
+    may_xattr(cx, p, &name, true)?;
+    p.inode().set_xattr(&name, &v, flags)?;
+    Ok(0)
+}
+
+pub fn setxattr(cx: &mut Ctx<'_>, path: PathPtr, name: Addr, value: Addr, size: usize, flags: i32) -> SysResult {
+    let p = at(cx, libc::AT_FDCWD, path.0, true, false)?;
+    set(cx, &p, name, value, size, flags)
+}
+
+pub fn lsetxattr(cx: &mut Ctx<'_>, path: PathPtr, name: Addr, value: Addr, size: usize, flags: i32) -> SysResult {
+    let p = at(cx, libc::AT_FDCWD, path.0, false, false)?;
+    set(cx, &p, name, value, size, flags)
+}
+
+pub fn fsetxattr(cx: &mut Ctx<'_>, fd: Fd, name: Addr, value: Addr, size: usize, flags: i32) -> SysResult {
+    let p = opened(cx, fd)?;
+    set(cx, &p, name, value, size, flags)
+}
+
+/// Gives `data` to a buffer of `size` bytes; 0 asks for the size only.
+fn answer(cx: &mut Ctx<'_>, buf: Addr, size: usize, data: &[u8]) -> SysResult {
+    if size != 0 {
+        if data.len() > size {
+            return Err(Errno::ERANGE.into());
+        }
+        cx.write_bytes(buf.0, data)?;
+    }
+    Ok(data.len() as u64)
+}
+
+fn get(cx: &mut Ctx<'_>, p: &Path, name: Addr, buf: Addr, size: usize) -> SysResult {
+    let name = xattr_name(cx, name.0)?;
+    may_xattr(cx, p, &name, false)?;
+    let v = p.inode().get_xattr(&name)?;
+    answer(cx, buf, size, &v)
+}
+
+pub fn getxattr(cx: &mut Ctx<'_>, path: PathPtr, name: Addr, buf: Addr, size: usize) -> SysResult {
+    let p = at(cx, libc::AT_FDCWD, path.0, true, false)?;
+    get(cx, &p, name, buf, size)
+}
+
+pub fn lgetxattr(cx: &mut Ctx<'_>, path: PathPtr, name: Addr, buf: Addr, size: usize) -> SysResult {
+    let p = at(cx, libc::AT_FDCWD, path.0, false, false)?;
+    get(cx, &p, name, buf, size)
+}
+
+pub fn fgetxattr(cx: &mut Ctx<'_>, fd: Fd, name: Addr, buf: Addr, size: usize) -> SysResult {
+    let p = opened(cx, fd)?;
+    get(cx, &p, name, buf, size)
+}
+
+fn list(cx: &mut Ctx<'_>, p: &Path, buf: Addr, size: usize) -> SysResult {
+    let trusted = cx.task.cred().has(CAP_SYS_ADMIN);
+    let mut out = Vec::new();
+    for n in p.inode().list_xattr()? {
+        if trusted || !n.starts_with(b"trusted.") {
+            out.extend_from_slice(&n);
+            out.push(0);
+        }
+    }
+    answer(cx, buf, size, &out)
+}
+
+pub fn listxattr(cx: &mut Ctx<'_>, path: PathPtr, buf: Addr, size: usize) -> SysResult {
+    let p = at(cx, libc::AT_FDCWD, path.0, true, false)?;
+    list(cx, &p, buf, size)
+}
+
+pub fn llistxattr(cx: &mut Ctx<'_>, path: PathPtr, buf: Addr, size: usize) -> SysResult {
+    let p = at(cx, libc::AT_FDCWD, path.0, false, false)?;
+    list(cx, &p, buf, size)
+}
+
+pub fn flistxattr(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, size: usize) -> SysResult {
+    let p = opened(cx, fd)?;
+    list(cx, &p, buf, size)
+}
+
+fn remove(cx: &Ctx<'_>, p: &Path, name: Addr) -> SysResult {
+    let name = xattr_name(cx, name.0)?;
+    may_xattr(cx, p, &name, true)?;
+    p.inode().remove_xattr(&name)?;
+    Ok(0)
+}
+
+pub fn removexattr(cx: &mut Ctx<'_>, path: PathPtr, name: Addr) -> SysResult {
+    let p = at(cx, libc::AT_FDCWD, path.0, true, false)?;
+    remove(cx, &p, name)
+}
+
+pub fn lremovexattr(cx: &mut Ctx<'_>, path: PathPtr, name: Addr) -> SysResult {
+    let p = at(cx, libc::AT_FDCWD, path.0, false, false)?;
+    remove(cx, &p, name)
+}
+
+pub fn fremovexattr(cx: &mut Ctx<'_>, fd: Fd, name: Addr) -> SysResult {
+    let p = opened(cx, fd)?;
+    remove(cx, &p, name)
+}

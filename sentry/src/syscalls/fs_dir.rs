@@ -1,0 +1,303 @@
+//! mkdir(2), unlink(2), link(2), symlink(2), rename(2), mknod(2); getcwd(2), chdir(2), chroot(2); mount(2).
+
+use super::arg::*;
+use super::fs_stat::at;
+use super::Ctx;
+use crate::error::{Errno, Result, SysResult};
+use crate::fs::tmpfs::{TmpFs, TmpOptions};
+use crate::fs::vfs::ops::{self, Remove};
+use crate::fs::vfs::perm::{permission, MAY_EXEC};
+use crate::fs::vfs::walk::Parent;
+use crate::fs::vfs::{resolve, resolve_parent, LookupFlags, Mount, MountFlags, MountNamespace, Path, SuperBlock};
+use crate::fs::{Inode, NewNode, RenameFlags};
+use crate::kernel::cred::{CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN, CAP_SYS_CHROOT};
+use std::sync::Arc;
+
+fn parent(cx: &Ctx<'_>, dirfd: i32, path: u64) -> Result<Parent> {
+    let path = cx.read_path(path)?;
+    resolve_parent(cx.task, dirfd, &path, LookupFlags::empty())
+}
+
+fn make(cx: &Ctx<'_>, dirfd: i32, path: u64, node: NewNode<'_>, mode: u32) -> SysResult {
+    let p = parent(cx, dirfd, path)?;
+    let name = p.name(Errno::EEXIST)?;
+    let mode = mode & !cx.task.fs().lock().umask;
+    ops::create(&p.dir, name, node, mode, &cx.task.cred(), p.slash)?;
+    Ok(0)
+}
+
+pub fn mkdir(cx: &mut Ctx<'_>, path: PathPtr, mode: Mode) -> SysResult {
+    make(cx, libc::AT_FDCWD, path.0, NewNode::Dir, mode.0 & 0o1777)
+}
+
+pub fn mkdirat(cx: &mut Ctx<'_>, dirfd: Fd, path: PathPtr, mode: Mode) -> SysResult {
+    make(cx, dirfd.0, path.0, NewNode::Dir, mode.0 & 0o1777)
+}
+
+pub fn mknod(cx: &mut Ctx<'_>, path: PathPtr, mode: Mode, dev: u32) -> SysResult {
+    mknodat(cx, Fd(libc::AT_FDCWD), path, mode, dev)
+}
+
+pub fn mknodat(cx: &mut Ctx<'_>, dirfd: Fd, path: PathPtr, mode: Mode, dev: u32) -> SysResult {
+    // The call's 32-bit device number: 12 bits of major, 20 of minor in two parts.
+    let rdev = libc::makedev((dev >> 8) & 0xfff, (dev & 0xff) | ((dev >> 12) & 0xfff00));
+    let node = match mode.0 & libc::S_IFMT {
+        0 | libc::S_IFREG => NewNode::File,
+        libc::S_IFIFO => NewNode::Fifo,
+        libc::S_IFSOCK => NewNode::Socket,
+        libc::S_IFCHR => NewNode::Char(rdev),
+        libc::S_IFBLK => NewNode::Block(rdev),
+        libc::S_IFDIR => return Err(Errno::EPERM.into()),
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    make(cx, dirfd.0, path.0, node, mode.0 & 0o7777)
+}
+
+fn remove(cx: &Ctx<'_>, dirfd: i32, path: u64, how: Remove) -> SysResult {
+    let p = parent(cx, dirfd, path)?;
+    ops::remove(&p, how, &cx.task.cred())?;
+    Ok(0)
+}
+
+pub fn rmdir(cx: &mut Ctx<'_>, path: PathPtr) -> SysResult {
+    remove(cx, libc::AT_FDCWD, path.0, Remove::Dir)
+}
+
+pub fn unlink(cx: &mut Ctx<'_>, path: PathPtr) -> SysResult {
+    remove(cx, libc::AT_FDCWD, path.0, Remove::File)
+}
+
+pub fn unlinkat(cx: &mut Ctx<'_>, dirfd: Fd, path: PathPtr, flags: i32) -> SysResult {
+    if flags & !libc::AT_REMOVEDIR != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    remove(cx, dirfd.0, path.0, if flags != 0 { Remove::Dir } else { Remove::File })
+}
+
+pub fn symlink(cx: &mut Ctx<'_>, target: PathPtr, path: PathPtr) -> SysResult {
+    symlinkat(cx, target, Fd(libc::AT_FDCWD), path)
+}
+
+pub fn symlinkat(cx: &mut Ctx<'_>, target: PathPtr, dirfd: Fd, path: PathPtr) -> SysResult {
+    let text = cx.read_path(target.0)?;
+    if text.is_empty() {
+        return Err(Errno::ENOENT.into());
+    }
+    let p = parent(cx, dirfd.0, path.0)?;
+    let name = p.name(Errno::EEXIST)?;
+    ops::create(&p.dir, name, NewNode::Symlink(&text), 0o777, &cx.task.cred(), p.slash)?;
+    Ok(0)
+}
+
+pub fn link(cx: &mut Ctx<'_>, old: PathPtr, new: PathPtr) -> SysResult {
+    linkat(cx, Fd(libc::AT_FDCWD), old, Fd(libc::AT_FDCWD), new, 0)
+}
+
+pub fn linkat(cx: &mut Ctx<'_>, old_fd: Fd, old: PathPtr, new_fd: Fd, new: PathPtr, flags: i32) -> SysResult {
+    if flags & !(libc::AT_SYMLINK_FOLLOW | libc::AT_EMPTY_PATH) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let cred = cx.task.cred();
+    let empty = flags & libc::AT_EMPTY_PATH != 0;
+    if empty && !cred.has(CAP_DAC_READ_SEARCH) {
+        return Err(Errno::ENOENT.into());
+    }
+    let target = at(cx, old_fd.0, old.0, flags & libc::AT_SYMLINK_FOLLOW != 0, empty)?;
+    let p = parent(cx, new_fd.0, new.0)?;
+    ops::link(&target, &p, &cred)?;
+    Ok(0)
+}
+
+pub fn rename(cx: &mut Ctx<'_>, old: PathPtr, new: PathPtr) -> SysResult {
+    renameat2(cx, Fd(libc::AT_FDCWD), old, Fd(libc::AT_FDCWD), new, 0)
+}
+
+pub fn renameat(cx: &mut Ctx<'_>, old_fd: Fd, old: PathPtr, new_fd: Fd, new: PathPtr) -> SysResult {
+    renameat2(cx, old_fd, old, new_fd, new, 0)
+}
+
+pub fn renameat2(cx: &mut Ctx<'_>, old_fd: Fd, old: PathPtr, new_fd: Fd, new: PathPtr, flags: u32) -> SysResult {
+    let f = RenameFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
+    // An exchange leaves nothing behind and replaces nothing; whiteouts are the overlay's own affair.
+    if f.contains(RenameFlags::WHITEOUT) || f.contains(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE) {
+        return Err(Errno::EINVAL.into());
+    }
+    let from = parent(cx, old_fd.0, old.0)?;
+    let to = parent(cx, new_fd.0, new.0)?;
+    ops::rename(&from, &to, f, &cx.task.cred())?;
+    Ok(0)
+}
+
+pub fn getcwd(cx: &mut Ctx<'_>, buf: Addr, size: usize) -> SysResult {
+    let fs = cx.task.fs();
+    let (cwd, root) = {
+        let fs = fs.lock();
+        (fs.cwd.clone(), fs.root.clone())
+    };
+    let mut name = cwd.cwd_name(&root)?;
+    name.push(0);
+    if name.len() > size {
+        return Err(Errno::ERANGE.into());
+    }
+    cx.write_bytes(buf.0, &name)?;
+    Ok(name.len() as u64)
+}
+
+pub fn chdir(cx: &mut Ctx<'_>, path: PathPtr) -> SysResult {
+    let path = cx.read_path(path.0)?;
+    let p = resolve(cx.task, libc::AT_FDCWD, &path, LookupFlags::FOLLOW | LookupFlags::DIRECTORY)?;
+    permission(&p, &cx.task.cred(), MAY_EXEC)?;
+    let old = std::mem::replace(&mut cx.task.fs().lock().cwd, p);
+    drop(old);
+    Ok(0)
+}
+
+pub fn fchdir(cx: &mut Ctx<'_>, fd: Fd) -> SysResult {
+    let f = cx.file(fd.0)?;
+    let p = f.path.as_ref().filter(|p| p.is_dir()).ok_or(Errno::ENOTDIR)?;
+    permission(p, &cx.task.cred(), MAY_EXEC)?;
+    let old = std::mem::replace(&mut cx.task.fs().lock().cwd, p.clone());
+    drop(old);
+    Ok(0)
+}
+
+pub fn chroot(cx: &mut Ctx<'_>, path: PathPtr) -> SysResult {
+    let path = cx.read_path(path.0)?;
+    let p = resolve(cx.task, libc::AT_FDCWD, &path, LookupFlags::FOLLOW | LookupFlags::DIRECTORY)?;
+    let cred = cx.task.cred();
+    permission(&p, &cred, MAY_EXEC)?;
+    if !cred.has(CAP_SYS_CHROOT) {
+        return Err(Errno::EPERM.into());
+    }
+    let old = std::mem::replace(&mut cx.task.fs().lock().root, p);
+    drop(old);
+    Ok(0)
+}
+
+fn namespace(cx: &Ctx<'_>) -> Result<Arc<MountNamespace>> {
+    cx.kernel().mounts.read().clone().ok_or(Errno::EINVAL)
+}
+
+fn number(text: &[u8], radix: u32) -> Result<u64> {
+    let text = std::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
+    u64::from_str_radix(text, radix).map_err(|_| Errno::EINVAL)
+}
+
+/// `size=`, `nr_inodes=`, `mode=`, `uid=`, `gid=` of tmpfs(5).
+fn tmpfs_options(data: &[u8], o: &mut TmpOptions) -> Result<()> {
+    let most = o.size;
+    for opt in data.split(|&b| b == b',').filter(|o| !o.is_empty()) {
+        let (key, value) = match opt.iter().position(|&b| b == b'=') {
+            Some(i) => (&opt[..i], &opt[i + 1..]),
+            None => (opt, &b""[..]),
+        };
+        let scaled = || -> Result<u64> {
+            let (digits, unit) = match value.split_last() {
+                Some((b'k' | b'K', d)) => (d, 1 << 10),
+                Some((b'm' | b'M', d)) => (d, 1 << 20),
+                Some((b'g' | b'G', d)) => (d, 1 << 30),
+                Some((b'%', d)) => (d, (most / 50).max(1)),
+                _ => (value, 1),
+            };
+            number(digits, 10)?.checked_mul(unit).ok_or(Errno::EINVAL)
+        };
+        match key {
+            // 0 means "no limit" on Linux; here the host's share stays the limit.
+            b"size" => o.size = Some(scaled()?).filter(|s| *s > 0).unwrap_or(most).min(most),
+            b"nr_inodes" => o.inodes = Some(scaled()?).filter(|n| *n > 0).unwrap_or(o.inodes).min(o.inodes),
+            b"nr_blocks" => o.size = scaled()?.saturating_mul(4096).min(most),
+            b"mode" => o.mode = number(value, 8)? as u32 & 0o7777,
+            b"uid" => o.uid = u32::try_from(number(value, 10)?).map_err(|_| Errno::EINVAL)?,
+            b"gid" => o.gid = u32::try_from(number(value, 10)?).map_err(|_| Errno::EINVAL)?,
+            b"huge" | b"mpol" | b"inode64" | b"inode32" | b"noswap" => {}
+            _ => return Err(Errno::EINVAL),
+        }
+    }
+    Ok(())
+}
+
+fn fresh(cx: &Ctx<'_>, kind: &[u8], source: &[u8], flags: MountFlags, data: &[u8]) -> Result<Arc<Mount>> {
+    let (name, root): (&'static str, Arc<dyn Inode>) = match kind {
+        b"tmpfs" | b"ramfs" => {
+            let mut o = TmpOptions::default();
+            tmpfs_options(data, &mut o)?;
+            let shown = format!("size={}k,mode={:o}", o.size / 1024, o.mode);
+            let root = TmpFs::root(&o, cx.kernel().reopen.get().cloned());
+            return Mount::of(root, SuperBlock::new("tmpfs", source, shown), flags);
+        }
+        b"proc" => ("proc", crate::fs::proc::new(cx.kernel())),
+        _ => return Err(Errno::ENODEV),
+    };
+    Mount::of(root, SuperBlock::new(name, source, String::new()), flags)
+}
+
+pub fn mount(cx: &mut Ctx<'_>, source: Addr, target: PathPtr, kind: Addr, flags: u64, data: Addr) -> SysResult {
+    const KIND_MAX: usize = 4096;
+    let text = |cx: &Ctx<'_>, a: Addr| -> Result<Vec<u8>> {
+        if a.is_null() {
+            Ok(Vec::new())
+        } else {
+            cx.read_cstr(a.0, KIND_MAX, Errno::EINVAL)
+        }
+    };
+    let kind = text(cx, kind)?;
+    let source = text(cx, source)?;
+    let data = text(cx, data)?;
+    let place = at(cx, libc::AT_FDCWD, target.0, true, false)?;
+    if !cx.task.cred().has(CAP_SYS_ADMIN) {
+        return Err(Errno::EPERM.into());
+    }
+    let ns = namespace(cx)?;
+    let mut own = MountFlags::from_bits_truncate(flags as u32);
+    if flags & libc::MS_NOATIME == 0 {
+        own |= MountFlags::RELATIME;
+    }
+    let is_root = |p: &Path| Arc::ptr_eq(p.dentry(), p.mount().root_dentry());
+    if flags & libc::MS_REMOUNT != 0 {
+        if !is_root(&place) {
+            return Err(Errno::EINVAL.into());
+        }
+        place.mount().set_flags(own);
+        return Ok(0);
+    }
+    if flags & libc::MS_BIND != 0 {
+        let from = resolve(cx.task, libc::AT_FDCWD, &source, LookupFlags::FOLLOW)?;
+        ns.bind(&from, &place, flags & libc::MS_REC != 0)?;
+        return Ok(0);
+    }
+    let propagation = libc::MS_PRIVATE | libc::MS_SLAVE | libc::MS_UNBINDABLE | libc::MS_SHARED;
+    if flags & propagation != 0 {
+        // There is one namespace: nothing propagates, which is what the first three ask for.
+        if !is_root(&place) || flags & libc::MS_SHARED != 0 {
+            return Err(Errno::EINVAL.into());
+        }
+        return Ok(0);
+    }
+    if flags & libc::MS_MOVE != 0 {
+        let from = resolve(cx.task, libc::AT_FDCWD, &source, LookupFlags::FOLLOW)?;
+        ns.move_mount(&from, &place)?;
+        return Ok(0);
+    }
+    if !place.is_dir() {
+        return Err(Errno::ENOTDIR.into());
+    }
+    let m = fresh(cx, &kind, &source, own, &data)?;
+    ns.mount(&m, &place)?;
+    Ok(0)
+}
+
+pub fn umount2(cx: &mut Ctx<'_>, target: PathPtr, flags: i32) -> SysResult {
+    const UMOUNT_NOFOLLOW: i32 = 8;
+    if flags & !(libc::MNT_FORCE | libc::MNT_DETACH | libc::MNT_EXPIRE | UMOUNT_NOFOLLOW) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let place = at(cx, libc::AT_FDCWD, target.0, flags & UMOUNT_NOFOLLOW == 0, false)?;
+    if !cx.task.cred().has(CAP_SYS_ADMIN) {
+        return Err(Errno::EPERM.into());
+    }
+    if flags & libc::MNT_EXPIRE != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    namespace(cx)?.umount(&place, flags & libc::MNT_DETACH != 0)?;
+    Ok(0)
+}

@@ -1,0 +1,453 @@
+//! lseek(2), pread(2) and kin, readv(2), getdents(2), fallocate(2), fsync(2), sendfile(2), copy_file_range(2).
+
+use super::arg::*;
+use super::io::{blocking, read_iov, sigpipe, write_iov};
+use super::{Ctx, MAX_RW_COUNT};
+use crate::error::{Errno, Result, SysError, SysResult};
+use crate::fs::{vfs, DirEntry, File, NO_OFFSET};
+use crate::mm::io::{Dst, IoVec, Src};
+use std::sync::Arc;
+
+/// Bytes that sendfile and copy_file_range move at a time.
+const CHUNK: usize = 64 * 1024;
+const OUT: u32 = (libc::POLLOUT | libc::POLLHUP | libc::POLLERR) as u32;
+const IN: u32 = (libc::POLLIN | libc::POLLHUP | libc::POLLERR | libc::POLLRDHUP) as u32;
+
+fn one(buf: Addr, count: usize) -> [IoVec; 1] {
+    [IoVec { addr: buf.0, len: count.min(MAX_RW_COUNT as usize) }]
+}
+
+pub fn lseek(cx: &mut Ctx<'_>, fd: Fd, offset: i64, whence: i32) -> SysResult {
+    let f = cx.io_file(fd.0)?;
+    if !f.ops.seekable() {
+        return Err(Errno::ESPIPE.into());
+    }
+    let mut at = f.offset.lock();
+    *at = f.ops.seek(&f, offset, whence, *at)?;
+    Ok(*at)
+}
+
+fn positioned(f: &File, offset: i64) -> Result<u64> {
+    if !f.ops.seekable() {
+        return Err(Errno::ESPIPE);
+    }
+    u64::try_from(offset).map_err(|_| Errno::EINVAL)
+}
+
+fn read_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64) -> SysResult {
+    if offset < 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let f = cx.io_file(fd.0)?;
+    let at = positioned(&f, offset)?;
+    if !f.readable() {
+        return Err(Errno::EBADF.into());
+    }
+    Ok(cx.with_dst(iov, |dst| f.ops.read(&f, dst, at))? as u64)
+}
+
+fn write_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64) -> SysResult {
+    if offset < 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let f = cx.io_file(fd.0)?;
+    let at = positioned(&f, offset)?;
+    if !f.writable() {
+        return Err(Errno::EBADF.into());
+    }
+    let iov = super::io::within_limit(cx, &f, iov, at)?;
+    Ok(cx.with_src(&iov, |src| f.ops.write(&f, src, at))?.0 as u64)
+}
+
+pub fn pread64(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: usize, offset: i64) -> SysResult {
+    read_at(cx, fd, &one(buf, count), offset)
+}
+
+pub fn pwrite64(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: usize, offset: i64) -> SysResult {
+    write_at(cx, fd, &one(buf, count), offset)
+}
+
+pub fn preadv(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize, low: i64) -> SysResult {
+    let iov = cx.read_iov(iov.0, n)?;
+    read_at(cx, fd, &iov, low)
+}
+
+pub fn pwritev(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize, low: i64) -> SysResult {
+    let iov = cx.read_iov(iov.0, n)?;
+    write_at(cx, fd, &iov, low)
+}
+
+pub async fn readv(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize) -> SysResult {
+    let f = cx.io_file(fd.0)?;
+    if !f.readable() {
+        return Err(Errno::EBADF.into());
+    }
+    let iov = cx.read_iov(iov.0, n)?;
+    read_iov(cx, f, &iov).await
+}
+
+pub async fn writev(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize) -> SysResult {
+    let f = cx.io_file(fd.0)?;
+    if !f.writable() {
+        return Err(Errno::EBADF.into());
+    }
+    let iov = cx.read_iov(iov.0, n)?;
+    write_iov(cx, f, &iov).await
+}
+
+const RWF_HIPRI: i32 = 1;
+const RWF_DSYNC: i32 = 2;
+const RWF_SYNC: i32 = 4;
+const RWF_NOWAIT: i32 = 8;
+
+pub async fn preadv2(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize, low: i64, _high: u64, flags: i32) -> SysResult {
+    if flags & !(RWF_HIPRI | RWF_NOWAIT) != 0 {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    if low != -1 {
+        return preadv(cx, fd, iov, n, low);
+    }
+    if flags & RWF_NOWAIT == 0 {
+        return readv(cx, fd, iov, n).await;
+    }
+    let f = cx.io_file(fd.0)?;
+    if !f.readable() {
+        return Err(Errno::EBADF.into());
+    }
+    let iov = cx.read_iov(iov.0, n)?;
+    Ok(super::io::read_once(cx, &f, &iov)? as u64)
+}
+
+pub async fn pwritev2(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize, low: i64, _high: u64, flags: i32) -> SysResult {
+    if flags & !(RWF_HIPRI | RWF_DSYNC | RWF_SYNC) != 0 {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    let done = if low == -1 { writev(cx, fd, iov, n).await? } else { pwritev(cx, fd, iov, n, low)? };
+    if flags & (RWF_DSYNC | RWF_SYNC) != 0 {
+        cx.io_file(fd.0)?.ops.fsync(flags & RWF_SYNC == 0)?;
+    }
+    Ok(done)
+}
+
+/// One record of getdents, in the layout of `old` (getdents) or getdents64; `None` when it does not fit.
+fn record(out: &mut Vec<u8>, room: usize, e: &DirEntry<'_>, old: bool) -> bool {
+    let start = out.len();
+    let head = if old { 18 } else { 19 };
+    let len = (head + e.name.len() + if old { 2 } else { 1 }).next_multiple_of(8);
+    if start + len > room {
+        return false;
+    }
+    out.extend_from_slice(&e.ino.to_le_bytes());
+    out.extend_from_slice(&e.next.to_le_bytes());
+    out.extend_from_slice(&(len as u16).to_le_bytes());
+    if !old {
+        out.push(e.kind);
+    }
+    out.extend_from_slice(e.name);
+    out.resize(start + len, 0);
+    if old {
+        if let Some(last) = out.last_mut() {
+            *last = e.kind;
+        }
+    }
+    true
+}
+
+fn list(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: u32, old: bool) -> SysResult {
+    let f = cx.io_file(fd.0)?;
+    let room = (count as usize).min(CHUNK);
+    let mut out = Vec::with_capacity(room.min(32 * 1024));
+    let mut too_small = false;
+    let mut at = f.offset.lock();
+    let mut pos = *at;
+    if f.path.as_ref().is_some_and(|p| p.is_dir() && p.dentry().is_deleted()) {
+        return Err(Errno::ENOENT.into());
+    }
+    f.ops.readdir(&f, *at, &mut |e| {
+        if record(&mut out, room, &e, old) {
+            pos = e.next;
+            true
+        } else {
+            too_small = out.is_empty();
+            false
+        }
+    })?;
+    if too_small {
+        return Err(Errno::EINVAL.into());
+    }
+    cx.write_bytes(buf.0, &out)?;
+    *at = pos;
+    Ok(out.len() as u64)
+}
+
+pub fn getdents(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: u32) -> SysResult {
+    list(cx, fd, buf, count, true)
+}
+
+pub fn getdents64(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: u32) -> SysResult {
+    list(cx, fd, buf, count, false)
+}
+
+pub fn fallocate(cx: &mut Ctx<'_>, fd: Fd, mode: i32, offset: i64, len: i64) -> SysResult {
+    let f = cx.io_file(fd.0)?;
+    if offset < 0 || len <= 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    if !f.writable() {
+        return Err(Errno::EBADF.into());
+    }
+    if offset.checked_add(len).is_none() {
+        return Err(Errno::EFBIG.into());
+    }
+    match f.path.as_ref().map(|p| p.kind()) {
+        Some(libc::S_IFDIR) => return Err(Errno::EISDIR.into()),
+        Some(libc::S_IFREG) => {}
+        Some(libc::S_IFIFO) => return Err(Errno::ESPIPE.into()),
+        None if f.attr().is_ok_and(|a| a.file_type() == libc::S_IFIFO) => return Err(Errno::ESPIPE.into()),
+        _ => return Err(Errno::ENODEV.into()),
+    }
+    const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE;
+    const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+    let ok = matches!(mode, 0 | KEEP) || mode == PUNCH | KEEP || mode & !KEEP == libc::FALLOC_FL_ZERO_RANGE;
+    if !ok {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    if mode == 0 {
+        let end = (offset + len) as u64;
+        if end > cx.task.limit(libc::RLIMIT_FSIZE as u32) {
+            return Err(super::io::too_big(cx));
+        }
+    }
+    f.ops.fallocate(&f, mode, offset as u64, len as u64)?;
+    Ok(0)
+}
+
+pub fn fsync(cx: &mut Ctx<'_>, fd: Fd) -> SysResult {
+    cx.io_file(fd.0)?.ops.fsync(false)?;
+    Ok(0)
+}
+
+pub fn fdatasync(cx: &mut Ctx<'_>, fd: Fd) -> SysResult {
+    cx.io_file(fd.0)?.ops.fsync(true)?;
+    Ok(0)
+}
+
+/// What is written is with the host already; there is nothing of ours to flush.
+pub fn sync(_cx: &mut Ctx<'_>) -> SysResult {
+    Ok(0)
+}
+
+pub fn syncfs(cx: &mut Ctx<'_>, fd: Fd) -> SysResult {
+    cx.io_file(fd.0)?;
+    Ok(0)
+}
+
+pub fn sync_file_range(cx: &mut Ctx<'_>, fd: Fd, offset: i64, len: i64, flags: u32) -> SysResult {
+    let f = cx.io_file(fd.0)?;
+    if flags & !7 != 0 || offset < 0 || len < 0 || offset.checked_add(len).is_none() {
+        return Err(Errno::EINVAL.into());
+    }
+    if !f.ops.seekable() {
+        return Err(Errno::ESPIPE.into());
+    }
+    f.ops.fsync(true)?;
+    Ok(0)
+}
+
+pub fn fadvise64(cx: &mut Ctx<'_>, fd: Fd, _offset: i64, len: i64, advice: i32) -> SysResult {
+    let f = cx.io_file(fd.0)?;
+    if !f.ops.seekable() {
+        return Err(Errno::ESPIPE.into());
+    }
+    if len < 0 || !(0..=5).contains(&advice) {
+        return Err(Errno::EINVAL.into());
+    }
+    Ok(0)
+}
+
+pub fn readahead(cx: &mut Ctx<'_>, fd: Fd, _offset: i64, _count: usize) -> SysResult {
+    let f = cx.io_file(fd.0)?;
+    if !f.readable() {
+        return Err(Errno::EBADF.into());
+    }
+    if f.path.as_ref().is_none_or(|p| p.kind() != libc::S_IFREG) {
+        return Err(Errno::EINVAL.into());
+    }
+    Ok(0)
+}
+
+/// Writes all of `data` to a file at its own offset, waiting as `write` does; returns how much went before an error.
+async fn write_all(cx: &mut Ctx<'_>, f: &Arc<File>, data: &[u8]) -> (usize, SysResult<()>) {
+    let mut done = 0;
+    let nonblock = f.nonblocking();
+    while done < data.len() {
+        let rest = data.get(done..).unwrap_or(&[]);
+        let r = blocking(cx, f, OUT, None, nonblock, |_| {
+            let mut src = Src::kernel(rest);
+            if !f.ops.seekable() || f.ops.own_offset() {
+                return Ok(f.ops.write(f, &mut src, NO_OFFSET)?.0);
+            }
+            let mut at = f.offset.lock();
+            let (n, end) = f.ops.write(f, &mut src, *at)?;
+            *at = end;
+            Ok(n)
+        })
+        .await;
+        match r {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) => {
+                if e == SysError::Errno(Errno::EPIPE) && f.ops.sigpipe() && done == 0 {
+                    sigpipe(cx.task);
+                }
+                return (done, Err(e));
+            }
+        }
+    }
+    (done, Ok(()))
+}
+
+pub async fn sendfile(cx: &mut Ctx<'_>, out: Fd, input: Fd, offset: Addr, count: usize) -> SysResult {
+    let from = cx.io_file(input.0)?;
+    if !from.readable() {
+        return Err(Errno::EBADF.into());
+    }
+    let to = cx.io_file(out.0)?;
+    if !to.writable() {
+        return Err(Errno::EBADF.into());
+    }
+    if to.flags() & libc::O_APPEND != 0 || from.path.as_ref().is_some_and(|p| p.is_dir()) {
+        return Err(Errno::EINVAL.into());
+    }
+    let explicit = if offset.is_null() {
+        None
+    } else {
+        if !from.ops.seekable() {
+            return Err(Errno::ESPIPE.into());
+        }
+        Some(u64::try_from(cx.read::<i64>(offset.0)?).map_err(|_| Errno::EINVAL)?)
+    };
+    let own = from.ops.own_offset() || !from.ops.seekable();
+    let mut at = explicit.unwrap_or_else(|| *from.offset.lock());
+    let count = count.min(MAX_RW_COUNT as usize);
+    let mut total = 0usize;
+    let mut buf = vec![0u8; count.min(CHUNK)];
+    let mut result = Ok(());
+    while total < count {
+        let want = buf.len().min(count - total);
+        let pos = if explicit.is_none() && own { NO_OFFSET } else { at };
+        let nonblock = from.nonblocking() || total > 0;
+        let part = buf.get_mut(..want).unwrap_or(&mut []);
+        let n = match blocking(cx, &from, IN, None, nonblock, |_| from.ops.read(&from, &mut Dst::kernel(part), pos))
+            .await
+        {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(e) => {
+                result = Err(e);
+                break;
+            }
+        };
+        let (k, r) = write_all(cx, &to, buf.get(..n).unwrap_or(&[])).await;
+        total += k;
+        at += k as u64;
+        if r.is_err() || k < n {
+            result = r;
+            break;
+        }
+    }
+    if explicit.is_some() {
+        cx.write(offset.0, &(at as i64))?;
+    } else if !own {
+        *from.offset.lock() = at;
+    }
+    if total == 0 {
+        result?;
+    }
+    Ok(total as u64)
+}
+
+pub fn copy_file_range(
+    cx: &mut Ctx<'_>,
+    input: Fd,
+    off_in: Addr,
+    out: Fd,
+    off_out: Addr,
+    len: usize,
+    flags: u32,
+) -> SysResult {
+    let (from, to) = (cx.io_file(input.0)?, cx.io_file(out.0)?);
+    if flags != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    if !from.readable() || !to.writable() || to.flags() & libc::O_APPEND != 0 {
+        return Err(Errno::EBADF.into());
+    }
+    for f in [&from, &to] {
+        match f.path.as_ref().map(|p| p.kind()) {
+            Some(libc::S_IFREG) => {}
+            Some(libc::S_IFDIR) => return Err(Errno::EISDIR.into()),
+            _ => return Err(Errno::EINVAL.into()),
+        }
+    }
+    let start = |cx: &Ctx<'_>, p: Addr, f: &File| -> Result<u64> {
+        if p.is_null() {
+            return Ok(*f.offset.lock());
+        }
+        u64::try_from(cx.read::<i64>(p.0)?).map_err(|_| Errno::EINVAL)
+    };
+    let (a, b) = (start(cx, off_in, &from)?, start(cx, off_out, &to)?);
+    let len = (len.min(MAX_RW_COUNT as usize)) as u64;
+    let same = match (&from.path, &to.path) {
+        (Some(p), Some(q)) => Arc::ptr_eq(p.inode(), q.inode()),
+        _ => false,
+    };
+    if same && a < b.saturating_add(len) && b < a.saturating_add(len) {
+        return Err(Errno::EINVAL.into());
+    }
+    let mut buf = vec![0u8; CHUNK.min(len as usize)];
+    let mut done = 0u64;
+    while done < len {
+        let want = buf.len().min((len - done) as usize);
+        let part = buf.get_mut(..want).unwrap_or(&mut []);
+        let n = match from.ops.read(&from, &mut Dst::kernel(part), a + done) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e),
+        };
+        match to.ops.write(&to, &mut Src::kernel(buf.get(..n).unwrap_or(&[])), b + done) {
+            Ok((k, _)) => {
+                done += k as u64;
+                if k < n {
+                    break;
+                }
+            }
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e),
+        }
+    }
+    for (p, f, at) in [(off_in, &from, a + done), (off_out, &to, b + done)] {
+        if p.is_null() {
+            *f.offset.lock() = at;
+        } else {
+            cx.write(p.0, &(at as i64))?;
+        }
+    }
+    Ok(done)
+}
+
+/// Set-id bits go when someone without `CAP_FSETID` writes.
+pub(super) fn wrote(cx: &Ctx<'_>, f: &File) {
+    let Some(p) = &f.path else { return };
+    let Ok(perm) = p.inode().perm() else { return };
+    if perm.mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
+        return;
+    }
+    if let Some(mode) = vfs::perm::without_set_ids(perm.mode) {
+        if !cx.task.cred().has(crate::kernel::cred::CAP_FSETID) {
+            // The data is written; a file system that cannot change the mode has no set-id program either.
+            let _ = p.inode().set_attr(&crate::fs::SetAttr { mode: Some(mode), ..Default::default() });
+        }
+    }
+}
