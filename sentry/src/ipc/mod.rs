@@ -1,1 +1,272 @@
+//! System V IPC (sysvipc(7)): message queues, semaphore sets, shared memory.
+//!
+//! One namespace per sandbox. What the three kinds have in common is here: identifiers, keys, permissions.
 
+pub mod msg;
+pub mod sem;
+pub mod shm;
+
+use crate::error::{Errno, Result};
+use crate::fs::Timespec;
+use crate::kernel::cred::{CAP_IPC_OWNER, CAP_SYS_ADMIN};
+use crate::kernel::Cred;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Identifiers are `sequence << 15 | index`, so that one that was removed is not mistaken for its successor.
+const INDEX_BITS: u32 = 15;
+const SEQ_MAX: u32 = i32::MAX as u32 >> INDEX_BITS;
+const MODE_BITS: u32 = 0o777;
+
+/// Owner and mode of an object (`struct ipc64_perm`).
+#[derive(Clone, Copy, Debug)]
+pub struct Perm {
+    pub key: i32,
+    pub uid: u32,
+    pub gid: u32,
+    pub cuid: u32,
+    pub cgid: u32,
+    pub mode: u32,
+    pub seq: u32,
+}
+
+/// What `IPC_SET` changes.
+#[derive(Clone, Copy, Debug)]
+pub struct SetPerm {
+    pub uid: u32,
+    pub gid: u32,
+    pub mode: u32,
+}
+
+impl Perm {
+    fn new(key: i32, flags: i32, cred: &Cred, id: i32) -> Self {
+        Perm {
+            key,
+            uid: cred.euid,
+            gid: cred.egid,
+            cuid: cred.euid,
+            cgid: cred.egid,
+            mode: flags as u32 & MODE_BITS,
+            seq: id as u32 >> INDEX_BITS,
+        }
+    }
+
+    /// May `cred` do what the mode bits `want` say (`ipcperms`)? Bits of any of the three classes count.
+    pub fn check(&self, cred: &Cred, want: u32) -> Result<()> {
+        let want = (want >> 6) | (want >> 3) | want;
+        let in_group = |gid| cred.egid == gid || cred.groups.contains(&gid);
+        let mut granted = self.mode;
+        if cred.euid == self.cuid || cred.euid == self.uid {
+            granted >>= 6;
+        } else if in_group(self.cgid) || in_group(self.gid) {
+            granted >>= 3;
+        }
+        if want & !granted & 0o7 != 0 && !cred.has(CAP_IPC_OWNER) {
+            return Err(Errno::EACCES);
+        }
+        Ok(())
+    }
+
+    /// May `cred` change or remove the object?
+    pub fn check_owner(&self, cred: &Cred) -> Result<()> {
+        if cred.euid == self.cuid || cred.euid == self.uid || cred.has(CAP_SYS_ADMIN) {
+            Ok(())
+        } else {
+            Err(Errno::EPERM)
+        }
+    }
+
+    pub fn set(&mut self, new: SetPerm) -> Result<()> {
+        if new.uid == u32::MAX || new.gid == u32::MAX {
+            return Err(Errno::EINVAL);
+        }
+        self.uid = new.uid;
+        self.gid = new.gid;
+        self.mode = (self.mode & !MODE_BITS) | (new.mode & MODE_BITS);
+        Ok(())
+    }
+
+    /// The 48 bytes of `struct ipc64_perm`.
+    pub fn to_bytes(self) -> [u8; 48] {
+        let mut b = [0u8; 48];
+        let words = [self.key as u32, self.uid, self.gid, self.cuid, self.cgid, self.mode, self.seq & 0xffff];
+        for (slot, w) in b.chunks_exact_mut(4).zip(words) {
+            slot.copy_from_slice(&w.to_le_bytes());
+        }
+        b
+    }
+}
+
+/// An object in a [`Registry`].
+pub trait Object: Send + Sync {
+    fn perm(&self) -> Perm;
+    /// Nobody can see it any more though it has not been removed yet.
+    fn gone(&self) -> bool {
+        false
+    }
+}
+
+struct Slots<T> {
+    objects: BTreeMap<u32, (i32, Arc<T>)>,
+    seq: u32,
+    last: u32,
+}
+
+/// All objects of one kind.
+pub struct Registry<T> {
+    slots: Mutex<Slots<T>>,
+    max: usize,
+}
+
+impl<T: Object> Registry<T> {
+    fn new(max: usize) -> Self {
+        Registry { slots: Mutex::new(Slots { objects: BTreeMap::new(), seq: 0, last: 0 }), max }
+    }
+
+    fn purge(s: &mut Slots<T>) {
+        s.objects.retain(|_, (_, o)| !o.gone());
+    }
+
+    /// The `*get` calls: finds by key or makes one. `fits` looks at an existing object, `make` at `Perm` of a new one.
+    pub fn get_or_create(
+        &self,
+        key: i32,
+        flags: i32,
+        cred: &Cred,
+        fits: impl FnOnce(&T) -> Result<()>,
+        make: impl FnOnce(Perm) -> Result<T>,
+    ) -> Result<i32> {
+        let mut s = self.slots.lock();
+        Self::purge(&mut s);
+        let found = s.objects.values().find(|(_, o)| key != libc::IPC_PRIVATE && o.perm().key == key);
+        if let Some((id, o)) = found {
+            if flags & libc::IPC_CREAT != 0 && flags & libc::IPC_EXCL != 0 {
+                return Err(Errno::EEXIST);
+            }
+            fits(o)?;
+            o.perm().check(cred, flags as u32 & MODE_BITS)?;
+            return Ok(*id);
+        }
+        if key != libc::IPC_PRIVATE && flags & libc::IPC_CREAT == 0 {
+            return Err(Errno::ENOENT);
+        }
+        if s.objects.len() >= self.max {
+            return Err(Errno::ENOSPC);
+        }
+        let free = |i: &u32| !s.objects.contains_key(i);
+        let index = (0..1 << INDEX_BITS).find(free).ok_or(Errno::ENOSPC)?;
+        let seq = if index <= s.last { (s.seq + 1) & SEQ_MAX } else { s.seq };
+        let id = (seq << INDEX_BITS | index) as i32;
+        let object = make(Perm::new(key, flags, cred, id))?;
+        s.seq = seq;
+        s.last = index;
+        s.objects.insert(index, (id, Arc::new(object)));
+        Ok(id)
+    }
+
+    /// By identifier: `EINVAL` if there is none.
+    pub fn get(&self, id: i32) -> Result<Arc<T>> {
+        let id = u32::try_from(id).map_err(|_| Errno::EINVAL)?;
+        let mut s = self.slots.lock();
+        Self::purge(&mut s);
+        match s.objects.get(&(id & ((1 << INDEX_BITS) - 1))) {
+            Some((i, o)) if *i == id as i32 => Ok(o.clone()),
+            // The slot was used again: what the caller means has been removed.
+            Some(_) => Err(Errno::EIDRM),
+            None => Err(Errno::EINVAL),
+        }
+    }
+
+    /// By index (the `*_STAT` calls): the object and its identifier.
+    pub fn at(&self, index: i32) -> Result<(i32, Arc<T>)> {
+        let index = u32::try_from(index).map_err(|_| Errno::EINVAL)?;
+        let mut s = self.slots.lock();
+        Self::purge(&mut s);
+        s.objects.get(&(index & ((1 << INDEX_BITS) - 1))).cloned().ok_or(Errno::EINVAL)
+    }
+
+    pub fn remove(&self, id: i32) {
+        self.slots.lock().objects.retain(|_, (i, _)| *i != id);
+    }
+
+    /// All, with their identifiers.
+    pub fn all(&self) -> Vec<(i32, Arc<T>)> {
+        let mut s = self.slots.lock();
+        Self::purge(&mut s);
+        s.objects.values().cloned().collect()
+    }
+
+    /// Highest index in use (what the `*_INFO` calls return); 0 if none.
+    pub fn max_index(&self) -> u64 {
+        u64::from(self.slots.lock().objects.keys().next_back().copied().unwrap_or(0))
+    }
+}
+
+/// The sandbox's System V objects.
+pub struct IpcNamespace {
+    pub msgs: Registry<msg::Queue>,
+    pub sems: Registry<sem::Set>,
+    pub shms: Registry<shm::Segment>,
+}
+
+impl Default for IpcNamespace {
+    fn default() -> Self {
+        IpcNamespace {
+            msgs: Registry::new(msg::MSGMNI),
+            sems: Registry::new(sem::SEMMNI),
+            shms: Registry::new(shm::SHMMNI),
+        }
+    }
+}
+
+/// Seconds since the epoch.
+fn now() -> i64 {
+    Timespec::now().sec
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Dummy(Perm);
+    impl Object for Dummy {
+        fn perm(&self) -> Perm {
+            self.0
+        }
+    }
+
+    fn user(uid: u32) -> Cred {
+        Cred::user(uid, uid, vec![], 0)
+    }
+
+    #[test]
+    fn keys_find_and_identifiers_are_not_used_again() {
+        let r: Registry<Dummy> = Registry::new(3);
+        let get = |key, flags| r.get_or_create(key, flags, &user(5), |_| Ok(()), |p| Ok(Dummy(p)));
+        assert_eq!(get(7, 0o600), Err(Errno::ENOENT));
+        let a = get(7, 0o600 | libc::IPC_CREAT).unwrap();
+        assert_eq!(get(7, 0o600), Ok(a));
+        assert_eq!(get(7, 0o600 | libc::IPC_CREAT | libc::IPC_EXCL), Err(Errno::EEXIST));
+        assert_ne!(get(0, 0o600).unwrap(), get(0, 0o600).unwrap());
+        assert_eq!(get(0, 0o600), Err(Errno::ENOSPC));
+        r.remove(a);
+        assert_eq!(r.get(a).err(), Some(Errno::EINVAL));
+        let b = get(7, 0o600 | libc::IPC_CREAT).unwrap();
+        assert_ne!(a, b);
+        assert_eq!(r.get(a).err(), Some(Errno::EIDRM));
+        assert_eq!(r.get(-1).err(), Some(Errno::EINVAL));
+    }
+
+    #[test]
+    fn permissions_by_class() {
+        let p = Perm { key: 1, uid: 5, gid: 5, cuid: 6, cgid: 6, mode: 0o640, seq: 0 };
+        assert_eq!(p.check(&user(5), 0o600), Ok(()));
+        assert_eq!(p.check(&user(6), 0o222), Ok(()));
+        let member = Cred { groups: vec![6], ..user(9) };
+        assert_eq!(p.check(&member, 0o444), Ok(()));
+        assert_eq!(p.check(&member, 0o222), Err(Errno::EACCES));
+        assert_eq!(p.check(&user(9), 0o444), Err(Errno::EACCES));
+        assert_eq!(p.check_owner(&user(9)), Err(Errno::EPERM));
+    }
+}

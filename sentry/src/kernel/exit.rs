@@ -141,6 +141,7 @@ fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) 
         reap(kernel, group);
     }
     group.exit_wait.wake_all();
+    crate::ipc::sem::process_gone(kernel, group.pid);
     group.timers.clear();
 }
 

@@ -88,6 +88,8 @@ pub struct Kernel {
     pub shm: std::sync::OnceLock<crate::fs::vfs::Path>,
     /// How tmpfs gets read-only descriptors of its memory.
     pub reopen: std::sync::OnceLock<Arc<crate::fs::tmpfs::Reopen>>,
+    /// System V IPC.
+    pub ipc: crate::ipc::IpcNamespace,
     /// Unknown calls that have been logged already, by number.
     pub logged_unknown: Mutex<std::collections::BTreeSet<u64>>,
 }
@@ -114,6 +116,7 @@ impl Kernel {
             mounts: RwLock::new(None),
             shm: Default::default(),
             reopen: Default::default(),
+            ipc: Default::default(),
             logged_unknown: Mutex::default(),
         })
     }

@@ -22,17 +22,17 @@ fn next_object() -> u64 {
 }
 
 /// Waits for its turn to change the address space.
-async fn begin(cx: &mut Ctx<'_>) {
+pub(super) async fn begin(cx: &mut Ctx<'_>) {
     let task = cx.task.clone();
     task.mm().begin(&task).await;
 }
 
-fn finish(cx: &mut Ctx<'_>) {
+pub(super) fn finish(cx: &mut Ctx<'_>) {
     let mm = cx.task.mm();
     mm.started(cx.task.tid(), &*cx.thread);
 }
 
-fn check_as(cx: &Ctx<'_>, map: &Map, more: u64) -> Result<()> {
+pub(super) fn check_as(cx: &Ctx<'_>, map: &Map, more: u64) -> Result<()> {
     if map.vmas.total.saturating_add(more) > cx.task.limit(libc::RLIMIT_AS) {
         return Err(Errno::ENOMEM);
     }

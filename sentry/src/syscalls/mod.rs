@@ -18,6 +18,7 @@ pub mod limits;
 pub mod prctl;
 pub mod sched;
 pub mod system;
+pub mod sysv;
 pub mod time;
 pub mod timers;
 #[macro_use]

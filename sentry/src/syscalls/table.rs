@@ -206,6 +206,12 @@ syscall_table! {
         320 kexec_file_load() => system::not_permitted, Partial, "always EPERM";
         321 bpf() => system::not_permitted, Partial, "always EPERM";
         323 userfaultfd() => system::not_permitted, Partial, "always EPERM";
+        29 shmget(key: i32, size: u64, flags: i32) => sysv::shmget, Full, "";
+        31 shmctl(id: i32, cmd: i32, buf: Addr) => sysv::shmctl, Full, "";
+        64 semget(key: i32, nsems: i32, flags: i32) => sysv::semget, Full, "";
+        66 semctl(id: i32, num: i32, cmd: i32, arg: u64) => sysv::semctl, Full, "";
+        68 msgget(key: i32, flags: i32) => sysv::msgget, Full, "";
+        71 msgctl(id: i32, cmd: i32, buf: Addr) => sysv::msgctl, Full, "";
     }
     wait {
         0 read(fd: Fd, buf: Addr, count: usize) => io::read, Full, "";
@@ -251,5 +257,11 @@ syscall_table! {
         24 sched_yield() => sched::sched_yield, Full, "";
         35 nanosleep(req: Addr, rem: Addr) => time::nanosleep, Full, "";
         230 clock_nanosleep(clock: i32, flags: i32, req: Addr, rem: Addr) => time::clock_nanosleep, Partial, "not over processor time";
+        30 shmat(id: i32, addr: Addr, flags: i32) => sysv::shmat, Full, "";
+        67 shmdt(addr: Addr) => sysv::shmdt, Full, "";
+        65 semop(id: i32, sops: Addr, nsops: usize) => sysv::semop, Partial, "SEM_UNDO belongs to the process";
+        220 semtimedop(id: i32, sops: Addr, nsops: usize, timeout: Addr) => sysv::semtimedop, Partial, "SEM_UNDO belongs to the process";
+        69 msgsnd(id: i32, msgp: Addr, size: usize, flags: i32) => sysv::msgsnd, Full, "";
+        70 msgrcv(id: i32, msgp: Addr, size: i64, kind: i64, flags: i32) => sysv::msgrcv, Full, "";
     }
 }

@@ -1,0 +1,360 @@
+//! Semaphore sets (semop(2), semctl(2)).
+//!
+//! The operations of one call are carried out together or not at all; whoever must wait tries again each time the set
+//! changes. `SEM_UNDO` adjustments are kept in the set, by process.
+
+use super::{now, Object, Perm, SetPerm};
+use crate::error::{Errno, Result, SysError, SysResult};
+use crate::kernel::wait::{WaitError, WaitQueue};
+use crate::kernel::{Cred, Kernel, Task};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+
+pub const SEMMNI: usize = 32000;
+pub const SEMMSL: usize = 32000;
+/// All semaphores together: what the Sentry spends memory on is bounded (Linux's default is 1,024,000,000).
+pub const SEMMNS: usize = 1 << 20;
+pub const SEMOPM: usize = 500;
+pub const SEMVMX: i32 = 32767;
+
+pub const SEM_UNDO: i16 = 0x1000;
+
+/// `struct sembuf`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Op {
+    pub num: u16,
+    pub op: i16,
+    pub flags: i16,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Sem {
+    value: i32,
+    /// Who changed it last.
+    pid: i32,
+}
+
+struct State {
+    perm: Perm,
+    sems: Vec<Sem>,
+    otime: i64,
+    ctime: i64,
+    removed: bool,
+    /// Adjustments at the end of each process (by process id).
+    undo: BTreeMap<i32, BTreeMap<u16, i32>>,
+    /// Who waits for which semaphore; true: for zero.
+    waiting: BTreeMap<u64, (u16, bool)>,
+    next_waiter: u64,
+}
+
+pub struct Set {
+    state: Mutex<State>,
+    queue: WaitQueue,
+}
+
+impl Object for Set {
+    fn perm(&self) -> Perm {
+        self.state.lock().perm
+    }
+}
+
+/// Why a call cannot go on now.
+#[derive(Debug, PartialEq, Eq)]
+enum Stop {
+    /// This operation must wait.
+    At(Op),
+    Fail(Errno),
+}
+
+/// Tries all operations; puts everything back if one cannot be done. Adjustments go to `undo`, a copy of the process's.
+fn attempt(sems: &mut [Sem], undo: &mut BTreeMap<u16, i32>, ops: &[Op], pid: i32) -> std::result::Result<(), Stop> {
+    let mut before: Vec<(u16, Sem)> = Vec::with_capacity(ops.len());
+    let mut one = |o: &Op| {
+        let sem = sems.get_mut(usize::from(o.num)).ok_or(Stop::Fail(Errno::EFBIG))?;
+        let value = sem.value + i32::from(o.op);
+        if value < 0 || (o.op == 0 && value != 0) {
+            return Err(Stop::At(*o));
+        }
+        if value > SEMVMX {
+            return Err(Stop::Fail(Errno::ERANGE));
+        }
+        if o.op != 0 && o.flags & SEM_UNDO != 0 {
+            let adj = undo.entry(o.num).or_default();
+            *adj -= i32::from(o.op);
+            if !(-SEMVMX - 1..=SEMVMX).contains(adj) {
+                return Err(Stop::Fail(Errno::ERANGE));
+            }
+        }
+        before.push((o.num, *sem));
+        *sem = Sem { value, pid };
+        Ok(())
+    };
+    let r = ops.iter().try_for_each(&mut one);
+    if r.is_err() {
+        for (num, old) in before.into_iter().rev() {
+            if let Some(sem) = sems.get_mut(usize::from(num)) {
+                *sem = old;
+            }
+        }
+    }
+    r
+}
+
+impl Set {
+    pub fn new(perm: Perm, n: usize) -> Self {
+        Set {
+            state: Mutex::new(State {
+                perm,
+                sems: vec![Sem::default(); n],
+                otime: 0,
+                ctime: now(),
+                removed: false,
+                undo: BTreeMap::new(),
+                waiting: BTreeMap::new(),
+                next_waiter: 0,
+            }),
+            queue: WaitQueue::new(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.state.lock().sems.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Tries once; `Ok(false)`: must wait, and `waiter` is noted down as waiting for the operation in the way.
+    fn try_ops(&self, ops: &[Op], pid: i32, waiter: &mut Option<u64>) -> Result<bool> {
+        let mut s = self.state.lock();
+        if s.removed {
+            return Err(Errno::EIDRM);
+        }
+        let undoes = ops.iter().any(|o| o.flags & SEM_UNDO != 0);
+        let mut undo = if undoes { s.undo.get(&pid).cloned().unwrap_or_default() } else { BTreeMap::new() };
+        match attempt(&mut s.sems, &mut undo, ops, pid) {
+            Ok(()) => {
+                if undoes {
+                    undo.retain(|_, a| *a != 0);
+                    if undo.is_empty() {
+                        s.undo.remove(&pid);
+                    } else {
+                        s.undo.insert(pid, undo);
+                    }
+                }
+                s.otime = now();
+                if let Some(w) = waiter.take() {
+                    s.waiting.remove(&w);
+                }
+                drop(s);
+                if ops.iter().any(|o| o.op != 0) {
+                    self.queue.wake_all();
+                }
+                Ok(true)
+            }
+            Err(Stop::Fail(e)) => Err(e),
+            Err(Stop::At(o)) if o.flags & libc::IPC_NOWAIT as i16 != 0 => Err(Errno::EAGAIN),
+            Err(Stop::At(o)) => {
+                let id = *waiter.get_or_insert_with(|| {
+                    s.next_waiter += 1;
+                    s.next_waiter
+                });
+                s.waiting.insert(id, (o.num, o.op == 0));
+                Ok(false)
+            }
+        }
+    }
+
+    /// semtimedop(2) after its arguments have been checked and read.
+    pub async fn operate(&self, task: &Task, ops: &[Op], deadline_ns: Option<u64>) -> SysResult {
+        let want = if ops.iter().any(|o| o.op != 0) { 0o222 } else { 0o444 };
+        {
+            let s = self.state.lock();
+            if ops.iter().any(|o| usize::from(o.num) >= s.sems.len()) {
+                return Err(Errno::EFBIG.into());
+            }
+            s.perm.check(&task.cred(), want)?;
+        }
+        let pid = task.group.pid;
+        let mut waiter = None;
+        let r = task
+            .wait(&[(&self.queue, u32::MAX)], deadline_ns, || match self.try_ops(ops, pid, &mut waiter) {
+                Ok(true) => Some(Ok(0)),
+                Ok(false) => None,
+                Err(e) => Some(Err(SysError::from(e))),
+            })
+            .await;
+        if let Some(w) = waiter {
+            self.state.lock().waiting.remove(&w);
+        }
+        match r {
+            Ok(r) => r,
+            Err(WaitError::TimedOut) => Err(Errno::EAGAIN.into()),
+            // Never restarted (signal(7)).
+            Err(WaitError::Interrupted) => Err(Errno::EINTR.into()),
+        }
+    }
+
+    fn read<R>(&self, cred: &Cred, f: impl FnOnce(&State) -> Result<R>) -> Result<R> {
+        let s = self.state.lock();
+        s.perm.check(cred, 0o444)?;
+        f(&s)
+    }
+
+    pub fn value(&self, cred: &Cred, num: usize) -> Result<i32> {
+        self.read(cred, |s| s.sems.get(num).map(|s| s.value).ok_or(Errno::EINVAL))
+    }
+
+    pub fn last_pid(&self, cred: &Cred, num: usize) -> Result<i32> {
+        self.read(cred, |s| s.sems.get(num).map(|s| s.pid).ok_or(Errno::EINVAL))
+    }
+
+    /// How many wait for the value to grow, or for zero.
+    pub fn waiters(&self, cred: &Cred, num: usize, zero: bool) -> Result<u64> {
+        self.read(cred, |s| {
+            if num >= s.sems.len() {
+                return Err(Errno::EINVAL);
+            }
+            Ok(s.waiting.values().filter(|(n, z)| usize::from(*n) == num && *z == zero).count() as u64)
+        })
+    }
+
+    pub fn values(&self, cred: &Cred) -> Result<Vec<u16>> {
+        self.read(cred, |s| Ok(s.sems.iter().map(|s| s.value as u16).collect()))
+    }
+
+    /// Sets values from `first` on; adjustments of those semaphores are forgotten.
+    pub fn set_values(&self, task: &Task, first: usize, values: &[i32]) -> Result<()> {
+        {
+            let mut s = self.state.lock();
+            s.perm.check(&task.cred(), 0o222)?;
+            if s.removed {
+                return Err(Errno::EIDRM);
+            }
+            if values.iter().any(|v| !(0..=SEMVMX).contains(v)) {
+                return Err(Errno::ERANGE);
+            }
+            let end = first.checked_add(values.len()).ok_or(Errno::EINVAL)?;
+            let pid = task.group.pid;
+            let slots = s.sems.get_mut(first..end).ok_or(Errno::EINVAL)?;
+            for (slot, v) in slots.iter_mut().zip(values) {
+                *slot = Sem { value: *v, pid };
+            }
+            for u in s.undo.values_mut() {
+                u.retain(|n, _| !(first..end).contains(&usize::from(*n)));
+            }
+            s.undo.retain(|_, u| !u.is_empty());
+            s.ctime = now();
+        }
+        self.queue.wake_all();
+        Ok(())
+    }
+
+    pub fn set_perm(&self, cred: &Cred, new: SetPerm) -> Result<()> {
+        let mut s = self.state.lock();
+        s.perm.check_owner(cred)?;
+        s.perm.set(new)?;
+        s.ctime = now();
+        Ok(())
+    }
+
+    /// `IPC_RMID`: everyone who waits gets `EIDRM`.
+    pub fn remove(&self, kernel: &Kernel, cred: &Cred, id: i32) -> Result<()> {
+        {
+            let mut s = self.state.lock();
+            s.perm.check_owner(cred)?;
+            s.removed = true;
+        }
+        kernel.ipc.sems.remove(id);
+        self.queue.wake_all();
+        Ok(())
+    }
+
+    /// `struct semid64_ds`.
+    pub fn stat(&self) -> [u8; 104] {
+        let s = self.state.lock();
+        let mut b = [0u8; 104];
+        b[..48].copy_from_slice(&s.perm.to_bytes());
+        b[48..56].copy_from_slice(&s.otime.to_le_bytes());
+        b[64..72].copy_from_slice(&s.ctime.to_le_bytes());
+        b[80..88].copy_from_slice(&(s.sems.len() as u64).to_le_bytes());
+        b
+    }
+
+    fn undo(&self, pid: i32) {
+        let mut s = self.state.lock();
+        let Some(adjustments) = s.undo.remove(&pid) else { return };
+        for (num, adj) in adjustments {
+            if let Some(sem) = s.sems.get_mut(usize::from(num)) {
+                sem.value = (sem.value + adj).clamp(0, SEMVMX);
+                sem.pid = pid;
+            }
+        }
+        s.otime = now();
+        drop(s);
+        self.queue.wake_all();
+    }
+}
+
+/// The end of a process: its `SEM_UNDO` adjustments are made.
+pub fn process_gone(kernel: &Kernel, pid: i32) {
+    for (_, set) in kernel.ipc.sems.all() {
+        set.undo(pid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(values: &[i32]) -> Set {
+        let perm = Perm { key: 0, uid: 0, gid: 0, cuid: 0, cgid: 0, mode: 0o600, seq: 0 };
+        let s = Set::new(perm, values.len());
+        for (sem, v) in s.state.lock().sems.iter_mut().zip(values) {
+            sem.value = *v;
+        }
+        s
+    }
+    fn op(num: u16, op: i16, flags: i16) -> Op {
+        Op { num, op, flags }
+    }
+    fn values(s: &Set) -> Vec<i32> {
+        s.state.lock().sems.iter().map(|s| s.value).collect()
+    }
+
+    #[test]
+    fn all_or_nothing() {
+        let s = set(&[1, 0]);
+        let mut w = None;
+        assert_eq!(s.try_ops(&[op(0, -1, 0), op(1, -1, 0)], 9, &mut w), Ok(false));
+        assert_eq!(values(&s), [1, 0]);
+        assert_eq!(s.state.lock().waiting.len(), 1);
+        assert_eq!(s.try_ops(&[op(1, 2, 0)], 8, &mut None), Ok(true));
+        assert_eq!(s.try_ops(&[op(0, -1, 0), op(1, -1, 0)], 9, &mut w), Ok(true));
+        assert_eq!(values(&s), [0, 1]);
+        assert!(s.state.lock().waiting.is_empty());
+    }
+
+    #[test]
+    fn nowait_and_ranges() {
+        let s = set(&[0]);
+        let nowait = libc::IPC_NOWAIT as i16;
+        assert_eq!(s.try_ops(&[op(0, -1, nowait)], 9, &mut None), Err(Errno::EAGAIN));
+        assert_eq!(s.try_ops(&[op(0, 32767, 0), op(0, 1, 0)], 9, &mut None), Err(Errno::ERANGE));
+        assert_eq!(s.try_ops(&[op(1, 1, 0)], 9, &mut None), Err(Errno::EFBIG));
+        assert_eq!(s.try_ops(&[op(0, 0, 0)], 9, &mut None), Ok(true));
+    }
+
+    #[test]
+    fn undo_gives_back() {
+        let s = set(&[5]);
+        assert_eq!(s.try_ops(&[op(0, -3, SEM_UNDO)], 9, &mut None), Ok(true));
+        assert_eq!(s.try_ops(&[op(0, -1, SEM_UNDO)], 9, &mut None), Ok(true));
+        assert_eq!(values(&s), [1]);
+        s.undo(9);
+        assert_eq!(values(&s), [5]);
+        s.undo(9);
+        assert_eq!(values(&s), [5]);
+    }
+}
