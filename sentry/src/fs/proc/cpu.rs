@@ -137,35 +137,55 @@ fn fixed() -> Fixed {
     Fixed { head, tail }
 }
 
-/// Size of the largest per-core cache that Linux shows as `cache size` (level 2 on AMD, the last on Intel), in KiB.
-fn cache_kb() -> u64 {
-    let amd = text(&[cpuid(0, 0)[EBX]]) != "Genu";
-    if amd && has_leaf(0x8000_0006) {
-        return u64::from(cpuid(0x8000_0006, 0)[ECX] >> 16);
-    }
-    let mut best = 0;
+/// One cache of a processor.
+#[derive(Clone, Copy, Debug)]
+pub struct Cache {
+    pub level: u32,
+    pub kind: &'static str,
+    pub size: u64,
+    pub line: u64,
+    pub ways: u64,
+    pub sets: u64,
+}
+
+/// The caches, as leaf 4 (Intel) or 0x8000001d (AMD) tells.
+pub fn caches() -> Vec<Cache> {
+    let leaf = if has_leaf(0x8000_001d) { 0x8000_001d } else { 4 };
+    let mut out = Vec::new();
     for sub in 0..8 {
-        let r = if has_leaf(4) { cpuid(4, sub) } else { [0; 4] };
-        if r[EAX] & 31 == 0 {
-            break;
-        }
+        let r = if has_leaf(leaf) { cpuid(leaf, sub) } else { [0; 4] };
+        let kind = match r[EAX] & 31 {
+            1 => "Data",
+            2 => "Instruction",
+            3 => "Unified",
+            _ => break,
+        };
         let ways = u64::from(r[EBX] >> 22) + 1;
         let parts = u64::from(r[EBX] >> 12 & 0x3ff) + 1;
         let line = u64::from(r[EBX] & 0xfff) + 1;
-        best = best.max(ways * parts * line * (u64::from(r[ECX]) + 1) / 1024);
+        let sets = u64::from(r[ECX]) + 1;
+        out.push(Cache { level: r[EAX] >> 5 & 7, kind, size: ways * parts * line * sets, line, ways, sets });
     }
-    best
+    out
+}
+
+/// What `cache size` shows, in KiB: level 2 on AMD, the last level on Intel.
+fn cache_kb() -> u64 {
+    if has_leaf(0x8000_001d) && has_leaf(0x8000_0006) {
+        return u64::from(cpuid(0x8000_0006, 0)[ECX] >> 16);
+    }
+    caches().iter().map(|c| c.size >> 10).max().unwrap_or(0)
 }
 
 pub(super) fn cpuinfo(kernel: &Kernel, out: &mut Vec<u8>) -> Result<()> {
     static FIXED: OnceLock<Fixed> = OnceLock::new();
     let f = FIXED.get_or_init(fixed);
     let cpus = count(kernel) as u64;
-    let khz = tsc_khz();
+    let (khz, cache) = (tsc_khz(), cache_kb());
     for n in 0..cpus {
         out.s("processor\t: ").d(n).s("\n").b(&f.head);
         out.s("cpu MHz\t\t: ").d(khz / 1000).s(".").d(khz / 100 % 10).d(khz / 10 % 10).d(khz % 10);
-        out.s("\ncache size\t: ").d(cache_kb()).s(" KB\nphysical id\t: 0\nsiblings\t: ").d(cpus);
+        out.s("\ncache size\t: ").d(cache).s(" KB\nphysical id\t: 0\nsiblings\t: ").d(cpus);
         out.s("\ncore id\t\t: ").d(n).s("\ncpu cores\t: ").d(cpus);
         out.s("\napicid\t\t: ").d(n).s("\ninitial apicid\t: ").d(n).s("\n").b(&f.tail);
     }

@@ -185,7 +185,7 @@ fn open_existing(place: Path, flags: i32, cred: &Cred, created: bool) -> Result<
         _ => {}
     }
     // Truncation is ours to do; the flag says to a file system that the content is not worth copying.
-    let hint = if truncate { keep | libc::O_TRUNC } else { keep };
+    let hint = keep | (flags & libc::O_NOCTTY) | if truncate { libc::O_TRUNC } else { 0 };
     let ops = place.inode().clone().open(hint)?;
     if truncate && place.kind() == libc::S_IFREG {
         let mode = without_set_ids(place.inode().perm()?.mode).filter(|_| !cred.has(crate::kernel::cred::CAP_FSETID));
