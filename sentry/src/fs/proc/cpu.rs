@@ -9,10 +9,9 @@ use crate::kernel::Kernel;
 use platform::cpuid::{cpuid, tsc};
 use std::sync::OnceLock;
 
-/// Processors of the sandbox: those that the Sentry itself may use, as the stubs inherit its mask.
+/// Processors of the sandbox.
 pub fn count(_kernel: &Kernel) -> usize {
-    static COUNT: OnceLock<usize> = OnceLock::new();
-    *COUNT.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get()))
+    crate::kernel::sched::cpu_count().max(1) as usize
 }
 
 /// Registers of `cpuid`.
