@@ -338,6 +338,7 @@ pub async fn shmat(cx: &mut Ctx<'_>, id: i32, addr: Addr, flags: i32) -> SysResu
         });
     }
     cx.thread.queue(Op::MapFile { addr: at, len, prot, shared: true, file: fd, offset: 0 });
+    cx.undo = Some((at, at + len));
     finish(cx);
     Ok(at)
 }
