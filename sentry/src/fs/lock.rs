@@ -27,10 +27,10 @@ impl Range {
     }
 }
 
-/// Who holds a record lock: the address of a descriptor table (with the process id for `F_GETLK`) or of a description.
+/// Who holds a record lock: the number of a descriptor table (with the process id for `F_GETLK`) or the address of a description.
 #[derive(Clone, Copy, Debug)]
 pub enum Owner {
-    Posix { table: usize, pid: i32 },
+    Posix { table: u64, pid: i32 },
     Ofd(usize),
 }
 
@@ -46,7 +46,7 @@ impl PartialEq for Owner {
 
 impl Owner {
     pub fn posix(files: &Arc<FdTable>, pid: i32) -> Owner {
-        Owner::Posix { table: Arc::as_ptr(files) as usize, pid }
+        Owner::Posix { table: files.id(), pid }
     }
     pub fn ofd(file: &Arc<File>) -> Owner {
         Owner::Ofd(Arc::as_ptr(file) as usize)
@@ -95,11 +95,11 @@ fn existing(file: &File) -> Option<Arc<FileLocks>> {
 
 /// close(2): all POSIX locks of the table on that file go, whichever descriptor they were made through.
 pub fn release_posix(files: &Arc<FdTable>, file: &File) {
-    release_table(Arc::as_ptr(files) as usize, file);
+    release_table(files.id(), file);
 }
 
-/// The table at this address goes.
-pub fn release_table(table: usize, file: &File) {
+/// The table of this number goes.
+pub fn release_table(table: u64, file: &File) {
     if let Some(l) = existing(file) {
         l.unlock(&Owner::Posix { table, pid: 0 }, Range { start: 0, end: u64::MAX });
     }
@@ -120,7 +120,8 @@ impl FileLocks {
         Self::find(&self.lists.lock(), owner, range, write)
     }
     fn find(l: &Lists, owner: &Owner, range: Range, write: bool) -> Option<RecordLock> {
-        l.records.iter().find(|r| r.owner != *owner && r.range.meets(range) && (write || r.write)).copied()
+        let hit = |r: &&RecordLock| r.owner != *owner && r.range.meets(range) && (write || r.write);
+        l.records.iter().filter(hit).min_by_key(|r| r.range.start).copied()
     }
 
     /// Takes `range` out of what `owner` holds.

@@ -92,6 +92,7 @@ fn close_files(task: &Arc<Task>) {
     let files = std::mem::replace(&mut *task.files.write(), super::FdTable::new());
     if let Ok(table) = Arc::try_unwrap(files) {
         for f in table.remove_where(|_, _| true) {
+            crate::fs::lock::release_table(table.id(), &f);
             f.ops.on_close(&f, task);
         }
     }

@@ -3,6 +3,7 @@
 use crate::error::{Errno, Result};
 use crate::fs::File;
 use parking_lot::RwLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// Hard upper bound of descriptors in one table, whatever `RLIMIT_NOFILE` says (`fs.nr_open`).
@@ -22,20 +23,34 @@ struct Slots {
 }
 
 /// A table of descriptors; shared between tasks by `CLONE_FILES`.
-#[derive(Default)]
+/// Tells descriptor tables apart, as owners of POSIX locks.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
 pub struct FdTable {
+    id: u64,
     /// POSIX locks have been made through it; they end with the table.
     pub has_locks: std::sync::atomic::AtomicBool,
     slots: RwLock<Slots>,
 }
 
+impl Default for FdTable {
+    fn default() -> Self {
+        FdTable { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), has_locks: Default::default(), slots: RwLock::default() }
+    }
+}
+
 impl FdTable {
+    pub fn id(&self) -> u64 {
+        self.id
+    }
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
     /// A copy for `fork`.
     pub fn duplicate(&self) -> Arc<Self> {
-        Arc::new(FdTable { slots: RwLock::new(self.slots.read().clone()), has_locks: Default::default() })
+        let copy = FdTable::default();
+        *copy.slots.write() = self.slots.read().clone();
+        Arc::new(copy)
     }
     /// Whether some descriptor leads to `file`.
     pub fn holds(&self, file: &Arc<File>) -> bool {
@@ -126,9 +141,8 @@ impl FdTable {
 impl Drop for FdTable {
     fn drop(&mut self) {
         if *self.has_locks.get_mut() {
-            let id = std::ptr::from_ref(self) as usize;
             for e in self.slots.get_mut().entries.iter().flatten() {
-                crate::fs::lock::release_table(id, &e.file);
+                crate::fs::lock::release_table(self.id, &e.file);
             }
         }
     }

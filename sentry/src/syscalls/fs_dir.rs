@@ -136,6 +136,9 @@ pub fn getcwd(cx: &mut Ctx<'_>, buf: Addr, size: usize) -> SysResult {
     };
     let mut name = cwd.cwd_name(&root)?;
     name.push(0);
+    if name.len() > crate::mm::user::PATH_MAX {
+        return Err(Errno::ENAMETOOLONG.into());
+    }
     if name.len() > size {
         return Err(Errno::ERANGE.into());
     }

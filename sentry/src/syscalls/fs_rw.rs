@@ -175,7 +175,8 @@ fn list(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: u32, old: bool) -> SysResult
     if too_small {
         return Err(Errno::EINVAL.into());
     }
-    cx.write_bytes(buf.0, &out)?;
+    // At once: when it cannot be stored, the position stays.
+    cx.mem().write_bytes(buf.0, &out)?;
     *at = pos;
     Ok(out.len() as u64)
 }
