@@ -469,8 +469,9 @@ impl Inode for GoferInode {
         gofer(child)?.mark_stale();
         Ok(())
     }
-    fn rename(&self, name: &[u8], new_dir: &Arc<dyn Inode>, new_name: &[u8], flags: RenameFlags) -> Result<()> {
-        let to = gofer(new_dir)?;
+    fn rename(&self, name: &[u8], _moved: &Arc<dyn Inode>, target: &Target<'_>, flags: RenameFlags) -> Result<()> {
+        let to = gofer(target.dir)?;
+        let new_name = target.name;
         if flags.contains(RenameFlags::WHITEOUT) {
             return Err(Errno::EINVAL);
         }

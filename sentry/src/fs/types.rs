@@ -130,6 +130,14 @@ bitflags::bitflags! {
     }
 }
 
+/// Where a rename leads.
+pub struct Target<'a> {
+    pub dir: &'a Arc<dyn Inode>,
+    pub name: &'a [u8],
+    /// What has the name now.
+    pub replaced: Option<&'a Arc<dyn Inode>>,
+}
+
 /// A file-system object. Names are single components, never empty, `.` or `..`; permission checks, mount crossing,
 /// read-only mounts and the directory tree are the VFS's. Implementations keep their own locks (leaf level).
 /// Every default answers with the errno that Linux gives when a file system lacks the operation.
@@ -165,7 +173,8 @@ pub trait Inode: Send + Sync {
     fn rmdir(&self, _name: &[u8], _child: &Arc<dyn Inode>) -> Result<()> {
         Err(Errno::EPERM)
     }
-    fn rename(&self, _name: &[u8], _new_dir: &Arc<dyn Inode>, _new_name: &[u8], _flags: RenameFlags) -> Result<()> {
+    /// `moved` is what `name` stands for, `replaced` what `new_name` does.
+    fn rename(&self, _name: &[u8], _moved: &Arc<dyn Inode>, _to: &Target<'_>, _flags: RenameFlags) -> Result<()> {
         Err(Errno::EPERM)
     }
     /// Target of a symbolic link.

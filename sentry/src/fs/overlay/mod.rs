@@ -287,21 +287,18 @@ impl Inode for OvlInode {
         }
         self.whiteout(up, name)
     }
-    fn rename(&self, name: &[u8], new_dir: &Arc<dyn Inode>, new_name: &[u8], flags: RenameFlags) -> Result<()> {
-        let to = ovl(new_dir)?;
-        let old = self.find(name)?;
-        let victim = match to.find(new_name) {
-            Ok(v) => Some(v),
-            Err(Errno::ENOENT) => None,
-            Err(e) => return Err(e),
-        };
+    fn rename(&self, name: &[u8], moved: &Arc<dyn Inode>, target: &Target<'_>, flags: RenameFlags) -> Result<()> {
+        let to = ovl(target.dir)?;
+        let new_name = target.name;
+        let old = ovl(moved)?;
+        let victim = target.replaced.map(ovl).transpose()?;
         old.copy_up(true)?;
         let (from_up, to_up) = (self.copy_up(true)?, to.copy_up(true)?);
-        self.own_name(from_up, name, &old)?;
+        self.own_name(from_up, name, old)?;
         if flags.contains(RenameFlags::EXCHANGE) {
             let v = victim.ok_or(Errno::ENOENT)?;
             v.copy_up(true)?;
-            to.own_name(to_up, new_name, &v)?;
+            to.own_name(to_up, new_name, v)?;
             return from_up.rename_between(name, to_up, new_name, RenameFlags::EXCHANGE);
         }
         if let Some(v) = &victim {

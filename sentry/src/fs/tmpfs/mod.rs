@@ -541,8 +541,8 @@ impl Inode for TmpInode {
         }
         self.take(name).map(drop)
     }
-    fn rename(&self, name: &[u8], new_dir: &Arc<dyn Inode>, new_name: &[u8], flags: RenameFlags) -> Result<()> {
-        self.rename_between(name, tmp(new_dir)?, new_name, flags)
+    fn rename(&self, name: &[u8], _moved: &Arc<dyn Inode>, to: &Target<'_>, flags: RenameFlags) -> Result<()> {
+        self.rename_between(name, tmp(to.dir)?, to.name, flags)
     }
     fn readlink(&self) -> Result<Vec<u8>> {
         match &self.body {

@@ -260,7 +260,8 @@ pub fn rename(from: &Parent, to: &Parent, flags: RenameFlags, cred: &Cred) -> Re
     }
     // The replaced directory is locked, so that nothing is made in it once found empty.
     let mut victim = new.as_ref().filter(|n| n.is_dir() && !exchange).map(|n| n.lock());
-    old_dir.inode().rename(old_name, new_dir.inode(), new_name, flags)?;
+    let target = Target { dir: new_dir.inode(), name: new_name, replaced: new.as_ref().map(|n| n.inode()) };
+    old_dir.inode().rename(old_name, old.inode(), &target, flags)?;
     if let Some(v) = &mut victim {
         v.dead = true;
     }
