@@ -58,6 +58,8 @@ pub fn build_root(kernel: &Arc<Kernel>, client: &Client, options: &RootOptions) 
     let guarded = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RELATIME;
     b.mount(b"/proc", pseudo("proc", super::proc::new(kernel), guarded)?);
     b.mount(b"/sys", pseudo("sysfs", super::sys::new(kernel), guarded | MountFlags::RDONLY)?);
+    let sys = pseudo("sysfs", super::sys::new(kernel), guarded | MountFlags::RDONLY)?;
+    b.mount(b"/sys", sys);
     b.mount(b"/dev", dev(&reopen)?);
     let shm = TmpOptions { mode: 0o1777, ..TmpOptions::default() };
     b.mount(b"/dev/shm", TmpFs::mount(&shm, guarded - MountFlags::NOEXEC, Some(reopen))?);

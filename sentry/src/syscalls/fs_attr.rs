@@ -159,7 +159,7 @@ pub fn futimesat(cx: &mut Ctx<'_>, dirfd: Fd, path: Addr, times: Addr) -> SysRes
 
 fn new_size(cx: &Ctx<'_>, size: i64) -> SysResult<u64> {
     let size = u64::try_from(size).map_err(|_| Errno::EINVAL)?;
-    if size > cx.task.limit(libc::RLIMIT_FSIZE as u32) {
+    if size > cx.task.limit(libc::RLIMIT_FSIZE) {
         return Err(super::io::too_big(cx));
     }
     Ok(size)

@@ -229,6 +229,7 @@ fn fresh(cx: &Ctx<'_>, kind: &[u8], source: &[u8], flags: MountFlags, data: &[u8
             return Mount::of(root, SuperBlock::new("tmpfs", source, shown), flags);
         }
         b"proc" => ("proc", crate::fs::proc::new(cx.kernel())),
+        b"sysfs" => ("sysfs", crate::fs::sys::new(cx.kernel())),
         _ => return Err(Errno::ENODEV),
     };
     Mount::of(root, SuperBlock::new(name, source, String::new()), flags)

@@ -27,7 +27,7 @@ pub fn dup(cx: &mut Ctx<'_>, fd: Fd) -> SysResult {
 
 fn do_dup(cx: &mut Ctx<'_>, old: i32, new: i32, cloexec: bool) -> SysResult {
     let f = cx.file(old)?;
-    let limit = cx.task.limit(libc::RLIMIT_NOFILE as u32);
+    let limit = cx.task.limit(libc::RLIMIT_NOFILE);
     if let Some(gone) = cx.task.files().replace(new, f, cloexec, limit)? {
         closed(cx.task, &gone);
     }
@@ -149,7 +149,7 @@ pub async fn fcntl(cx: &mut Ctx<'_>, fd: Fd, cmd: i32, arg: u64) -> SysResult {
     }
     match cmd {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => {
-            let limit = cx.task.limit(libc::RLIMIT_NOFILE as u32);
+            let limit = cx.task.limit(libc::RLIMIT_NOFILE);
             let min = usize::try_from(arg as u32).map_err(|_| Errno::EINVAL)?;
             if min as u64 >= limit {
                 return Err(Errno::EINVAL.into());

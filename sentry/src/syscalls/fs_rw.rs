@@ -215,7 +215,7 @@ pub fn fallocate(cx: &mut Ctx<'_>, fd: Fd, mode: i32, offset: i64, len: i64) -> 
     }
     if mode == 0 {
         let end = (offset + len) as u64;
-        if end > cx.task.limit(libc::RLIMIT_FSIZE as u32) {
+        if end > cx.task.limit(libc::RLIMIT_FSIZE) {
             return Err(super::io::too_big(cx));
         }
     }

@@ -81,7 +81,7 @@ pub fn too_big(cx: &Ctx<'_>) -> SysError {
 
 /// The part of a write at `offset` that `RLIMIT_FSIZE` allows; none is an error.
 pub fn within_limit<'a>(cx: &Ctx<'_>, file: &File, iov: &'a [IoVec], offset: u64) -> SysResult<Cow<'a, [IoVec]>> {
-    let limit = cx.task.limit(libc::RLIMIT_FSIZE as u32);
+    let limit = cx.task.limit(libc::RLIMIT_FSIZE);
     if limit == u64::MAX || file.path.as_ref().is_none_or(|p| p.kind() != libc::S_IFREG) {
         return Ok(Cow::Borrowed(iov));
     }

@@ -1,6 +1,6 @@
 //! Open files and directories of an overlay. A file opened for reading follows its inode to the upper layer when it is copied up.
 
-use super::OvlInode;
+use super::{Listing, OvlInode};
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::tmpfs::file::{dir_seek, emit_dots, seek};
 use crate::fs::*;
@@ -88,12 +88,9 @@ impl FileOps for OvlFile {
     }
 }
 
-/// Name, inode number, `DT_*`; entry `i` is at offset `i + 2`.
-type Listing = Vec<(Box<[u8]>, u64, u8)>;
-
 struct OvlDir {
     inode: Arc<OvlInode>,
-    /// The merged entries as they were when offset 0 was read last.
+    /// The merged entries as they were when offset 0 was read last; entry `i` is at offset `i + 2`.
     snapshot: Mutex<Option<Arc<Listing>>>,
 }
 

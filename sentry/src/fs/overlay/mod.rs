@@ -29,8 +29,13 @@ const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
 pub struct Overlay {
     dev: u64,
     /// Inodes of lower files with several names, by number; kept alive once copied up.
-    links: Mutex<HashMap<u64, (Weak<OvlInode>, Option<Arc<OvlInode>>)>>,
+    links: Mutex<HashMap<u64, Shared>>,
 }
+
+/// The inode of a lower file with several names, and the same to keep it alive.
+type Shared = (Weak<OvlInode>, Option<Arc<OvlInode>>);
+/// Name, inode number, `DT_*`.
+type Listing = Vec<(Box<[u8]>, u64, u8)>;
 
 pub struct OvlInode {
     me: Weak<OvlInode>,
@@ -160,8 +165,8 @@ impl OvlInode {
     }
 
     /// The entries that show: name, inode number, `DT_*`.
-    fn entries(&self) -> Result<Vec<(Box<[u8]>, u64, u8)>> {
-        let mut out: Vec<(Box<[u8]>, u64, u8)> = Vec::new();
+    fn entries(&self) -> Result<Listing> {
+        let mut out = Listing::new();
         let mut hidden = vfs::dentry::NameMap::<()>::default();
         if let Some(u) = self.upper.get() {
             for (_, name, i) in u.entries(0, usize::MAX) {

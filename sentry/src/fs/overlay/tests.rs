@@ -1,1 +1,199 @@
+//! The overlay over a tmpfs as the lower layer, used through the VFS.
 
+use super::*;
+use crate::fs::tmpfs::{TmpFs, TmpOptions};
+use crate::fs::vfs::open::open_from;
+use crate::fs::vfs::ops::{self, Remove};
+use crate::fs::vfs::{LookupFlags, Mount, MountFlags, Path, Resolver, RootRef, SuperBlock};
+use crate::kernel::{cred, Cred};
+use crate::mm::io::{Dst, Src};
+
+struct Tree {
+    root: Path,
+    cred: Cred,
+}
+
+impl Tree {
+    fn new() -> Tree {
+        let lower = TmpFs::root(&TmpOptions::default(), None);
+        let file = |dir: &Arc<dyn Inode>, name: &str, text: &str| {
+            let f = dir.create(name.as_bytes(), NewNode::File, 0o644, 0, 0).unwrap();
+            let t: &TmpInode = f.as_any().downcast_ref().unwrap();
+            t.write_at(&mut Src::kernel(text.as_bytes()), 0, false).unwrap();
+            f
+        };
+        let root: Arc<dyn Inode> = lower.clone();
+        let d = root.create(b"d", NewNode::Dir, 0o755, 0, 0).unwrap();
+        let e = d.create(b"e", NewNode::Dir, 0o755, 0, 0).unwrap();
+        file(&e, "deep", "deep");
+        file(&d, "x", "x");
+        let f = file(&root, "f", "lower");
+        root.link(b"f2", &f).unwrap();
+        file(&root, "one", "1");
+        let upper = TmpFs::root(&TmpOptions { first_ino: 1 << 40, ..TmpOptions::default() }, None);
+        let root = Overlay::root(upper, lower).unwrap();
+        let sb = SuperBlock::new("overlay", b"overlay", String::new());
+        let m = Mount::of(root, sb, MountFlags::empty()).unwrap();
+        Tree { root: m.root(), cred: Cred::user(0, 0, Vec::new(), cred::CAP_ALL) }
+    }
+    fn resolver(&self) -> Resolver<'_> {
+        Resolver::new(&self.cred, RootRef::Fixed(self.root.clone()), LookupFlags::empty())
+    }
+    fn find(&self, p: &str) -> Result<Path> {
+        self.resolver().resolve(self.root.clone(), p.as_bytes())
+    }
+    fn parent(&self, p: &str) -> vfs::Parent {
+        self.resolver().parent(self.root.clone(), p.as_bytes()).unwrap()
+    }
+    fn ino(&self, p: &str) -> u64 {
+        self.find(p).unwrap().inode().attr().unwrap().ino
+    }
+    fn open(&self, p: &str, flags: i32) -> Result<Arc<File>> {
+        let root = RootRef::Fixed(self.root.clone());
+        let none = LookupFlags::empty();
+        open_from(&self.cred, root, self.root.clone(), p.as_bytes(), flags, 0o644, none, || 0)?.file()
+    }
+    fn write(&self, p: &str, text: &str) {
+        let f = self.open(p, libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC).unwrap();
+        f.ops.write(&f, &mut Src::kernel(text.as_bytes()), 0).unwrap();
+    }
+    fn read_file(f: &File) -> String {
+        let mut b = [0u8; 64];
+        let n = f.ops.read(f, &mut Dst::kernel(&mut b), 0).unwrap();
+        String::from_utf8(b[..n].to_vec()).unwrap()
+    }
+    fn read(&self, p: &str) -> String {
+        Self::read_file(&self.open(p, libc::O_RDONLY).unwrap())
+    }
+    fn list(&self, p: &str) -> Vec<String> {
+        let f = self.open(p, libc::O_RDONLY | libc::O_DIRECTORY).unwrap();
+        let mut out = Vec::new();
+        // One entry at a time, so that offsets are used.
+        let mut pos = 0;
+        loop {
+            let mut got = None;
+            f.ops
+                .readdir(&f, pos, &mut |e| {
+                    if got.is_some() {
+                        return false;
+                    }
+                    got = Some((String::from_utf8(e.name.to_vec()).unwrap(), e.next));
+                    true
+                })
+                .unwrap();
+            let Some((name, next)) = got else { break };
+            pos = next;
+            if name != "." && name != ".." {
+                out.push(name);
+            }
+        }
+        out.sort();
+        out
+    }
+    fn rm(&self, p: &str) -> Result<()> {
+        ops::remove(&self.parent(p), Remove::File, &self.cred)
+    }
+    fn rmdir(&self, p: &str) -> Result<()> {
+        ops::remove(&self.parent(p), Remove::Dir, &self.cred)
+    }
+    fn mkdir(&self, p: &str) {
+        let at = self.parent(p);
+        ops::create(&at.dir, at.name(Errno::EEXIST).unwrap(), NewNode::Dir, 0o755, &self.cred, false).unwrap();
+    }
+    fn mv(&self, a: &str, b: &str, flags: RenameFlags) -> Result<()> {
+        ops::rename(&self.parent(a), &self.parent(b), flags, &self.cred)
+    }
+}
+
+#[test]
+fn copy_up_keeps_number_and_open_readers() {
+    let t = Tree::new();
+    let ino = t.ino("/one");
+    let reader = t.open("/one", libc::O_RDONLY).unwrap();
+    t.write("/one", "changed");
+    assert_eq!(t.read("/one"), "changed");
+    assert_eq!(Tree::read_file(&reader), "changed");
+    assert_eq!(t.ino("/one"), ino);
+    let deep = t.ino("/d/e/deep");
+    ops::chmod(&t.find("/d/e/deep").unwrap(), 0o600, &t.cred).unwrap();
+    assert_eq!((t.ino("/d/e/deep"), t.read("/d/e/deep")), (deep, "deep".into()));
+    assert_eq!(t.list("/d"), ["e", "x"]);
+}
+
+#[test]
+fn whiteouts_and_opaque_directories() {
+    let t = Tree::new();
+    t.rm("/one").unwrap();
+    assert_eq!(t.find("/one").unwrap_err(), Errno::ENOENT);
+    assert_eq!(t.list("/"), ["d", "f", "f2"]);
+    t.write("/one", "again");
+    assert_eq!(t.read("/one"), "again");
+    assert_eq!(t.rmdir("/d").unwrap_err(), Errno::ENOTEMPTY);
+    t.rm("/d/x").unwrap();
+    t.rm("/d/e/deep").unwrap();
+    t.rmdir("/d/e").unwrap();
+    t.rmdir("/d").unwrap();
+    t.mkdir("/d");
+    assert!(t.list("/d").is_empty());
+    assert_eq!(t.find("/d/x").unwrap_err(), Errno::ENOENT);
+}
+
+#[test]
+fn directories_move_with_their_lower_entries() {
+    let t = Tree::new();
+    let deep = t.find("/d/e/deep").unwrap();
+    t.mv("/d", "/moved", RenameFlags::empty()).unwrap();
+    assert_eq!(t.list("/"), ["f", "f2", "moved", "one"]);
+    assert_eq!(t.list("/moved"), ["e", "x"]);
+    assert_eq!(deep.display(&t.root), b"/moved/e/deep");
+    // A change below copies up into the moved directory, and the old name stays away.
+    t.rm("/moved/e/deep").unwrap();
+    t.rmdir("/moved/e").unwrap();
+    assert_eq!(t.list("/"), ["f", "f2", "moved", "one"]);
+    t.mkdir("/d");
+    assert!(t.list("/d").is_empty());
+    t.mv("/moved", "/d", RenameFlags::empty()).unwrap();
+    assert_eq!((t.list("/d"), t.read("/d/x")), (vec!["x".to_string()], "x".into()));
+    t.mv("/d", "/one", RenameFlags::EXCHANGE).unwrap();
+    assert_eq!((t.list("/one"), t.read("/d")), (vec!["x".to_string()], "1".into()));
+}
+
+#[test]
+fn a_directory_does_not_move_below_itself() {
+    let t = Tree::new();
+    assert_eq!(t.mv("/d", "/d/e/z", RenameFlags::empty()).unwrap_err(), Errno::EINVAL);
+    assert_eq!(t.mv("/d/e", "/d", RenameFlags::empty()).unwrap_err(), Errno::ENOTEMPTY);
+    assert_eq!(t.mv("/f", "/one", RenameFlags::NOREPLACE).unwrap_err(), Errno::EEXIST);
+}
+
+#[test]
+fn names_of_one_lower_file_stay_one_file() {
+    let t = Tree::new();
+    assert_eq!(t.ino("/f"), t.ino("/f2"));
+    t.write("/f", "new");
+    assert_eq!(t.read("/f2"), "new");
+    let links = |p: &str| t.find(p).unwrap().inode().attr().unwrap().nlink;
+    assert_eq!((links("/f"), links("/f2")), (2, 2));
+    t.rm("/f").unwrap();
+    assert_eq!((links("/f2"), t.read("/f2")), (1, "new".into()));
+    let at = t.parent("/d/third");
+    ops::link(&t.find("/f2").unwrap(), &at, &t.cred).unwrap();
+    assert_eq!((links("/d/third"), t.ino("/d/third")), (2, t.ino("/f2")));
+}
+
+#[test]
+fn removed_but_open_files_live_on() {
+    let t = Tree::new();
+    let f = t.open("/one", libc::O_RDWR).unwrap();
+    t.rm("/one").unwrap();
+    f.ops.write(&f, &mut Src::kernel(b"22"), 0).unwrap();
+    assert_eq!(Tree::read_file(&f), "22");
+    assert_eq!(f.attr().unwrap().nlink, 0);
+    assert_eq!(f.path.as_ref().unwrap().display(&t.root), b"/one (deleted)");
+    // Not yet copied up when its name goes: a later change does not bring the name back.
+    let place = t.find("/d/x").unwrap();
+    t.rm("/d/x").unwrap();
+    ops::chmod(&place, 0o600, &t.cred).unwrap();
+    assert_eq!(t.find("/d/x").unwrap_err(), Errno::ENOENT);
+    assert_eq!(t.list("/d"), ["e"]);
+}

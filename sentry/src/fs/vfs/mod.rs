@@ -10,6 +10,8 @@ pub mod mount;
 pub mod open;
 pub mod ops;
 pub mod perm;
+#[cfg(test)]
+mod tests;
 pub mod walk;
 
 pub use anon::anon_path;

@@ -103,10 +103,8 @@ impl<'a> Resolver<'a> {
             return if self.flags.contains(LookupFlags::EMPTY_PATH) { Ok(start) } else { Err(Errno::ENOENT) };
         }
         let p = self.walk(start, path, false)?;
-        if p.slash || self.flags.contains(LookupFlags::DIRECTORY) {
-            if !p.dir.is_dir() {
-                return Err(Errno::ENOTDIR);
-            }
+        if (p.slash || self.flags.contains(LookupFlags::DIRECTORY)) && !p.dir.is_dir() {
+            return Err(Errno::ENOTDIR);
         }
         Ok(p.dir)
     }
