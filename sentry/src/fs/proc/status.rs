@@ -109,21 +109,21 @@ pub(super) fn sizes(task: &Task) -> Sizes {
 
 /// Times of the process (user, system; ns), then those of the children it has waited for.
 pub(super) fn times(who: &Who) -> [u64; 4] {
-    let r = who.group.rel.lock();
-    let (mut u, mut s) = (0, 0);
+    // Asking a thread for its time looks at its process again, so not with that locked.
+    let (threads, mut u, mut s, cu, cs) = {
+        let r = who.group.rel.lock();
+        (r.threads.clone(), r.dead_utime, r.dead_stime, r.child_utime, r.child_stime)
+    };
     if who.thread {
-        if let Some(t) = &who.task {
-            (u, s) = t.cpu_time();
-        }
+        (u, s) = who.task.as_ref().map_or((0, 0), |t| t.cpu_time());
     } else {
-        (u, s) = (r.dead_utime, r.dead_stime);
-        for t in &r.threads {
+        for t in &threads {
             let (tu, ts) = t.cpu_time();
             u += tu;
             s += ts;
         }
     }
-    [u, s, r.child_utime, r.child_stime]
+    [u, s, cu, cs]
 }
 
 /// Pending, blocked, ignored and caught signals: of the thread, of the process, mask, ignored, caught.
