@@ -17,6 +17,7 @@ pub mod io;
 pub mod limits;
 pub mod prctl;
 pub mod sched;
+pub mod seccomp;
 pub mod system;
 pub mod sysv;
 pub mod time;
@@ -188,6 +189,11 @@ pub fn entry(nr: u64) -> Option<&'static Entry> {
 
 /// Answers a system call.
 pub async fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
+    if cx.task.attrs.filtered.load(std::sync::atomic::Ordering::Relaxed) {
+        if let Some(r) = crate::kernel::seccomp::check(cx) {
+            return Ok(r);
+        }
+    }
     if let Some(r) = table::call_now(cx) {
         return r;
     }

@@ -212,6 +212,7 @@ syscall_table! {
         66 semctl(id: i32, num: i32, cmd: i32, arg: u64) => sysv::semctl, Full, "";
         68 msgget(key: i32, flags: i32) => sysv::msgget, Full, "";
         71 msgctl(id: i32, cmd: i32, buf: Addr) => sysv::msgctl, Full, "";
+        317 seccomp(op: u32, flags: u32, args: Addr) => seccomp::seccomp, Partial, "no strict mode, no user notification";
     }
     wait {
         0 read(fd: Fd, buf: Addr, count: usize) => io::read, Full, "";

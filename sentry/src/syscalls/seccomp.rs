@@ -1,0 +1,64 @@
+//! seccomp(2). The filters are in `kernel::seccomp`.
+
+use super::arg::*;
+use super::Ctx;
+use crate::error::{Errno, SysResult};
+use crate::kernel::cred::CAP_SYS_ADMIN;
+use crate::kernel::seccomp::{self, Insn, Program};
+
+const FLAG_TSYNC: u32 = 1;
+const FLAG_LOG: u32 = 2;
+const FLAG_SPEC_ALLOW: u32 = 4;
+const FLAG_TSYNC_ESRCH: u32 = 16;
+
+/// `SECCOMP_SET_MODE_FILTER`, also through prctl(2). `flags` of what the host decides (logging, speculation) change nothing.
+pub fn set_filter(cx: &mut Ctx<'_>, flags: u32, args: u64) -> SysResult {
+    if flags & !(FLAG_TSYNC | FLAG_LOG | FLAG_SPEC_ALLOW | FLAG_TSYNC_ESRCH) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let [len, at]: [u64; 2] = cx.read(args)?;
+    let len = usize::from(len as u16);
+    if len == 0 || len > 4096 {
+        return Err(Errno::EINVAL.into());
+    }
+    {
+        let c = cx.task.cred.read();
+        if !c.no_new_privs && !c.has(CAP_SYS_ADMIN) {
+            return Err(Errno::EACCES.into());
+        }
+    }
+    let raw: Vec<u64> = cx.mem().read_vec(at, len)?;
+    let insns =
+        raw.into_iter().map(|w| Insn { code: w as u16, jt: (w >> 16) as u8, jf: (w >> 24) as u8, k: (w >> 32) as u32 });
+    let program = Program::check(insns.collect())?;
+    match seccomp::attach(cx.task, program, flags & FLAG_TSYNC != 0)? {
+        0 => Ok(0),
+        _ if flags & FLAG_TSYNC_ESRCH != 0 => Err(Errno::ESRCH.into()),
+        tid => Ok(tid as u64),
+    }
+}
+
+pub fn seccomp(cx: &mut Ctx<'_>, op: u32, flags: u32, args: Addr) -> SysResult {
+    const SET_MODE_FILTER: u32 = 1;
+    const GET_ACTION_AVAIL: u32 = 2;
+    match op {
+        SET_MODE_FILTER => set_filter(cx, flags, args.0),
+        GET_ACTION_AVAIL => {
+            if flags != 0 {
+                return Err(Errno::EINVAL.into());
+            }
+            let action: u32 = cx.read(args.0)?;
+            match action {
+                seccomp::RET_KILL_PROCESS
+                | seccomp::RET_KILL_THREAD
+                | seccomp::RET_TRAP
+                | seccomp::RET_ERRNO
+                | seccomp::RET_LOG
+                | seccomp::RET_ALLOW => Ok(0),
+                _ => Err(Errno::EOPNOTSUPP.into()),
+            }
+        }
+        // Strict mode and user notification are not there.
+        _ => Err(Errno::EINVAL.into()),
+    }
+}
