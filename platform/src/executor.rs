@@ -28,7 +28,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::{Condvar, Mutex};
 
-use crate::systrap::watched::{GlobalPage, Watched};
+use crate::systrap::abi::state::WAITING;
+use crate::systrap::watched::{is_posted, GlobalPage, Watched};
 
 type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -407,17 +408,21 @@ impl Executor {
     fn scan(&self) -> (bool, usize) {
         let mut active = self.active.lock();
         let mut found = false;
+        let mut running = 0;
         let mut i = 0;
         while i < active.len() {
             let w = &active[i];
             if w.armed.load(Relaxed) {
-                if w.posted() {
+                let state = w.state();
+                if is_posted(state) {
                     w.armed.store(false, SeqCst);
                     found = true;
                     self.counters.found.fetch_add(1, Relaxed);
                     if let Some(waker) = w.waker.lock().as_ref() {
                         waker.wake_by_ref();
                     }
+                } else if state != WAITING {
+                    running += 1;
                 }
                 i += 1;
                 continue;
@@ -430,7 +435,7 @@ impl Executor {
                 active.swap_remove(i);
             }
         }
-        (found, active.len())
+        (found, running)
     }
 
     fn sleep(&self) {

@@ -59,8 +59,9 @@ pub enum Trap {
     Syscall,
     /// A processor exception, as the host kernel reported it.
     Fault(Fault),
-    /// [`Interrupter::interrupt`] was called while guest code ran (or while the stub slept in a host futex on the
-    /// guest's behalf, in which case the call's result is in `rax` already). May come late: after another trap that crossed
+    /// [`Interrupter::interrupt`] was called while guest code ran: `regs.orig_rax` is -1. Or while the stub slept in a futex
+    /// call that it made itself (see [`systrap::Systrap::set_native_futex`]): `regs.orig_rax` is the number of `futex`, and the
+    /// registers are those of a `Trap::Syscall` whose handler was cut short. May come late: after another trap that crossed
     /// the interrupt, it is then reported once the guest has been entered again.
     Interrupted,
     /// The queue was carried out after [`Enter::Stay`].

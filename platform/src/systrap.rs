@@ -169,6 +169,20 @@ impl Systrap {
     }
 }
 
+impl Systrap {
+    /// Has stubs make the guest's private futex calls themselves, without asking the Sentry. Off at first; to be set before
+    /// the first guest runs, and not changed after (a waiter here and a waker there would miss each other).
+    ///
+    /// The guest kernel then sees `futex` traps only for operations without `FUTEX_PRIVATE_FLAG` and for those with it that
+    /// are not WAIT, WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, WAIT_BITSET, WAKE_BITSET. A wait that an [`crate::Interrupter`] cut
+    /// short is reported as [`crate::Trap::Interrupted`] with `orig_rax` = the number of `futex` and the registers as they
+    /// are for a `Trap::Syscall`: nothing has been done, and the kernel goes on as after a call of its own that a signal cut
+    /// short (`ERESTARTSYS`). All other interrupts have `orig_rax` = -1.
+    pub fn set_native_futex(&self, on: bool) {
+        self.inner.executor.global.set_native_futex(on);
+    }
+}
+
 /// Forks the zygote as often as fresh address spaces are wanted.
 async fn keep_pool(inner: Weak<Inner>, mut zygote: Thread) {
     loop {

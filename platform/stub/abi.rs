@@ -15,7 +15,7 @@
 //! runs; the words here only tell it when to look, and each is read once.
 #![allow(dead_code)]
 
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::AtomicU32;
 
 /// The high half of every address that belongs to the stub.
 pub const STUB_HI: u32 = 0x7fff;
@@ -61,6 +61,8 @@ pub const FIRST_FREE_FD: i32 = 4;
 pub const BIRTH_NR: u32 = 0x4e4f;
 /// The one that the stub makes to enter its own SIGSYS handler, when a fresh process has been set up.
 pub const HELLO_NR: u32 = 0x4e4e;
+/// `futex`.
+pub const FUTEX_NR: u64 = 202;
 
 /// The signal that interrupts a guest thread (SIGUSR1).
 pub const INT_SIGNAL: i32 = 10;
@@ -71,6 +73,8 @@ pub mod state {
     pub const ASLEEP: u32 = 2;
     pub const PARKED: u32 = 3;
     pub const REPLY: u32 = 4;
+    /// Running, but asleep in a futex call of the guest's that the stub makes itself.
+    pub const WAITING: u32 = 5;
 }
 
 /// Why the stub posted.
@@ -165,7 +169,9 @@ pub struct Cell {
     pub ops_done: AtomicU32,
     /// Set by the last instruction but one of a thread that exits: its signal stack is free.
     pub gone: AtomicU32,
-    pub pad2: [u32; 14],
+    /// The stub's own: an interrupt came while it was in a futex call.
+    pub irq: AtomicU32,
+    pub pad2: [u32; 13],
     pub post: Post,
     pub answer: Answer,
     pub ops: [OpSlot; MAX_OPS],
@@ -178,7 +184,9 @@ pub struct Global {
     pub polling: AtomicU32,
     /// How often a stub looks for its answer before it sleeps.
     pub spin: AtomicU32,
-    pub reserved: AtomicU64,
+    /// Not 0: stubs make the guest's private futex calls themselves.
+    pub native_futex: AtomicU32,
+    pub reserved: AtomicU32,
 }
 
 /// `CLONE_PARENT | SIGCHLD`: every stub is a child of the Sentry.

@@ -150,6 +150,51 @@ stub_thread:
     call stub_thread_main
     hlt
 
+    // wait(args rdi, mask rsi) -> the futex call's result, or -ERESTARTSYS if it was not made.
+    // Our interrupt is let in by the first call and kept out again by the last. An interrupt between the two is noted in
+    // the cell by `on_signal`; one before the futex call has begun also sends us to stub_wait_abort, one within it makes it
+    // return EINTR. So none is slept through.
+    .globl stub_wait
+    .globl stub_wait_begin
+    .globl stub_wait_insn
+    .globl stub_wait_abort
+stub_wait:
+    push rbx
+    push r12
+    push r13
+    mov rbx, rdi
+    mov r12, rsi
+    mov eax, 14
+    mov edi, 1
+    xor edx, edx
+    mov r10d, 8
+stub_wait_begin:
+    syscall
+    mov rdi, [rbx]
+    mov rsi, [rbx + 8]
+    mov rdx, [rbx + 16]
+    mov r10, [rbx + 24]
+    mov r8, [rbx + 32]
+    mov r9, [rbx + 40]
+    mov eax, 202
+stub_wait_insn:
+    syscall
+6:  mov r13, rax
+    mov eax, 14
+    xor edi, edi
+    mov rsi, r12
+    xor edx, edx
+    mov r10d, 8
+    syscall
+    mov rax, r13
+    pop r13
+    pop r12
+    pop rbx
+    ret
+stub_wait_abort:
+    mov rax, -512
+    jmp 6b
+
     // exit(gone rdi): after the store this thread uses no memory
     .globl stub_exit
 stub_exit:
@@ -177,6 +222,10 @@ extern "C" {
     fn stub_copy_str_fix();
     fn stub_fork(token: u64) -> i64;
     fn stub_thread(stack: u64, slot: u64, uc: u64, set_fs: u64, fs: u64) -> i64;
+    fn stub_wait(args: *const u64, mask: *const u64) -> i64;
+    fn stub_wait_begin();
+    fn stub_wait_insn();
+    fn stub_wait_abort();
     fn stub_exit(gone: *const core::sync::atomic::AtomicU32) -> !;
 }
 
@@ -192,6 +241,12 @@ pub struct UContext {
     reserved: [u64; 8],
     sigmask: u64,
 }
+const G_R8: usize = 0;
+const G_R9: usize = 1;
+const G_R10: usize = 2;
+const G_RDI: usize = 8;
+const G_RSI: usize = 9;
+const G_RDX: usize = 12;
 const G_ERR: usize = 19;
 const G_TRAPNO: usize = 20;
 
@@ -211,6 +266,8 @@ const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const SIGBUS: i32 = 7;
 const SIGSEGV: i32 = 11;
 const SIGSYS: i32 = 31;
+const EINTR: i64 = 4;
+const ERESTARTSYS: i64 = 512;
 const EFAULT: i32 = 14;
 const EINVAL: i32 = 22;
 
@@ -247,13 +304,30 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
                 (*post).regs[R_ORIG] = nr;
                 if nr == HELLO_NR as u64 {
                     kind::BORN
+                } else if nr == FUTEX_NR && global().native_futex.load(Relaxed) != 0 && is_private_futex((*uc).gregs[G_RSI]) {
+                    match futex(cell, uc) {
+                        Some(kind) => kind,
+                        None => return,
+                    }
                 } else {
                     prefetch::prefetch(cell, nr, &(*uc).gregs);
                     kind::SYSCALL
                 }
             }
-            INT_SIGNAL => kind::INTERRUPTED,
+            INT_SIGNAL => {
+                if rip >> 24 == IMAGE_BASE >> 24 {
+                    // All of our code keeps this signal out but `stub_wait`.
+                    (*cell).irq.store(1, Relaxed);
+                    if rip >= stub_wait_begin as *const () as u64 && rip <= stub_wait_insn as *const () as u64 {
+                        (*uc).gregs[R_RIP] = stub_wait_abort as *const () as u64;
+                    }
+                    return;
+                }
+                (*post).regs[R_ORIG] = u64::MAX;
+                kind::INTERRUPTED
+            }
             _ => {
+                (*post).regs[R_ORIG] = u64::MAX;
                 (*post).signal = sig;
                 (*post).code = (*info).code;
                 (*post).addr = (*info).addr;
@@ -264,6 +338,43 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
         };
         post_context(cell, uc, kind);
         serve(cell, uc);
+    }
+}
+
+/// Whether a futex operation (`rsi`) concerns this process alone, and is one that the filter lets through: WAIT, WAKE,
+/// REQUEUE, CMP_REQUEUE, WAKE_OP, WAIT_BITSET, WAKE_BITSET with FUTEX_PRIVATE_FLAG.
+fn is_private_futex(op: u64) -> bool {
+    let op = op as u32;
+    op & 0x80 != 0 && op & !0x18f == 0 && (1 << (op & 0xf)) & 0b110_0011_1011 != 0
+}
+
+/// Makes the guest's futex call here. `None`: done, back to the guest. Else an interrupt came: with the call's number still
+/// in `orig_rax` if the call has to be made again, with -1 there if its result is in `rax`.
+unsafe fn futex(cell: *mut Cell, uc: *mut UContext) -> Option<u32> {
+    // SAFETY: `cell` and `uc` are this thread's own; the call itself is the guest's, on its own memory.
+    unsafe {
+        let g = &mut (*uc).gregs;
+        let args = [g[G_RDI], g[G_RSI], g[G_RDX], g[G_R10], g[G_R8], g[G_R9]];
+        let waits = matches!(args[1] & 0xf, 0 | 9);
+        if !waits {
+            g[R_RAX] = syscall(sys::FUTEX, args).0 as u64;
+            return None;
+        }
+        (*cell).irq.store(0, Relaxed);
+        (*cell).state.store(state::WAITING, Relaxed);
+        let mask = 1u64 << (INT_SIGNAL - 1);
+        let r = stub_wait(args.as_ptr(), &mask);
+        (*cell).state.store(state::RUNNING, Relaxed);
+        let irq = (*cell).irq.load(Relaxed) != 0;
+        if r == -ERESTARTSYS || (irq && r == -EINTR) {
+            return Some(kind::INTERRUPTED);
+        }
+        g[R_RAX] = r as u64;
+        if !irq {
+            return None;
+        }
+        (*cell).post.regs[R_ORIG] = u64::MAX;
+        Some(kind::INTERRUPTED)
     }
 }
 

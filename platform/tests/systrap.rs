@@ -406,3 +406,108 @@ fn a_guest_process_is_bare() {
         }
     });
 }
+
+guest_code!(
+    futexes,
+    // Parent and child hand a word to and fro with private futexes; each adds 1 to it when its lowest bit says so.
+    "mov eax, 56",
+    "syscall",
+    "mov r12, rax",
+    "and r12, 1",
+    "mov r13d, 20000",
+    "2: mov r14d, [0x500000]",
+    "mov eax, r14d",
+    "and eax, 1",
+    "cmp eax, r12d",
+    "je 3f",
+    "mov eax, 202",
+    "mov edi, 0x500000",
+    "mov esi, 128",
+    "mov edx, r14d",
+    "xor r10d, r10d",
+    "syscall",
+    "jmp 2b",
+    "3: lock inc dword ptr [0x500000]",
+    "mov eax, 202",
+    "mov edi, 0x500000",
+    "mov esi, 129",
+    "mov edx, 1",
+    "syscall",
+    "dec r13d",
+    "jnz 2b",
+    "mov eax, 60",
+    "syscall",
+    // Then one long sleep.
+    "4: mov eax, 202",
+    "mov edi, 0x500100",
+    "mov esi, 128",
+    "xor edx, edx",
+    "xor r10d, r10d",
+    "syscall",
+    "mov rbx, rax",
+    "mov eax, 61",
+    "syscall",
+    "jmp 4b",
+);
+
+#[test]
+fn private_futexes_need_no_sentry() {
+    sandbox(|platform, executor| async move {
+        use platform::Platform;
+        platform.set_native_futex(true);
+        let (mut t, _) = start(&platform, futexes()).await;
+        let mut c = thread(&mut t, None).await;
+        let calls = |platform: &platform::systrap::Systrap| platform.stats()[0].1;
+        let before = calls(&platform);
+        t.regs_mut().rax = 0;
+        c.regs_mut().rax = 1;
+        c.regs_mut().rsp -= 0x1000;
+        let begin = std::time::Instant::now();
+        t.enter(Enter::Full);
+        c.enter(Enter::Full);
+        assert_eq!(trap(&mut t).await, Trap::Syscall);
+        assert_eq!(trap(&mut c).await, Trap::Syscall);
+        println!("{:?} a turn", begin.elapsed() / 40000);
+        assert_eq!((t.regs().orig_rax, c.regs().orig_rax), (60, 60));
+        assert_eq!(calls(&platform) - before, 2);
+        let space = t.address_space();
+        let mut b = [0; 4];
+        space.read(DATA, &mut b).unwrap();
+        assert_eq!(u32::from_le_bytes(b), 40000);
+
+        // Interrupted at any moment, the wait ends, and says that it was not done.
+        let stop = t.interrupter();
+        t.regs_mut().rax = 0;
+        t.enter(Enter::Return);
+        for i in 0..2000u64 {
+            let deadline = platform::executor::now_ns() + i * 40;
+            let mut timer = None;
+            std::future::poll_fn(|cx| {
+                if platform::executor::now_ns() >= deadline {
+                    return std::task::Poll::Ready(());
+                }
+                timer = Some(executor.timer(deadline, cx.waker().clone()));
+                std::task::Poll::Pending
+            })
+            .await;
+            stop.interrupt();
+            assert_eq!(trap(&mut t).await, Trap::Interrupted);
+            let r = *t.regs();
+            if r.orig_rax == 202 {
+                assert_eq!((r.rax, r.rdi), (202, 0x50_0100));
+                t.regs_mut().rip -= 2;
+            } else {
+                assert_eq!(r.orig_rax, u64::MAX);
+            }
+            t.enter(Enter::Full);
+        }
+        // A word that has changed: the result is the host's.
+        stop.interrupt();
+        assert_eq!(trap(&mut t).await, Trap::Interrupted);
+        space.write(DATA + 0x100, &[1]).unwrap();
+        t.regs_mut().rip = t.regs().rip - if t.regs().orig_rax == 202 { 2 } else { 0 };
+        assert_eq!(enter(&mut t, Enter::Full).await, Trap::Syscall);
+        assert_eq!((t.regs().orig_rax, t.regs().rbx as i64), (61, -libc::EAGAIN as i64));
+        drop(c);
+    });
+}

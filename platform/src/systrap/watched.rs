@@ -75,6 +75,9 @@ impl GlobalPage {
     pub(crate) fn set_spin(&self, n: u32) {
         self.global().spin.store(n, Relaxed);
     }
+    pub(crate) fn set_native_futex(&self, on: bool) {
+        self.global().native_futex.store(on.into(), SeqCst);
+    }
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.1.as_fd()
     }
@@ -181,6 +184,10 @@ fn futex_wake(word: &AtomicU32) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1, 0, 0, 0) };
 }
 
+pub(crate) fn is_posted(state: u32) -> bool {
+    matches!(state, state::POSTED | state::ASLEEP)
+}
+
 /// A cell that the executor looks at.
 pub(crate) struct Watched {
     pub(crate) area: Arc<Area>,
@@ -203,7 +210,10 @@ impl Watched {
         })
     }
     pub(crate) fn posted(&self) -> bool {
-        matches!(self.area.state(self.slot).load(Acquire), state::POSTED | state::ASLEEP)
+        is_posted(self.state())
+    }
+    pub(crate) fn state(&self) -> u32 {
+        self.area.state(self.slot).load(Acquire)
     }
     pub(crate) fn set_waker(&self, waker: &Waker) {
         let mut slot = self.waker.lock();
