@@ -61,6 +61,7 @@ pub fn build_root(kernel: &Arc<Kernel>, client: &Client, options: &RootOptions) 
     let sys = pseudo("sysfs", super::sys::new(kernel), guarded | MountFlags::RDONLY)?;
     b.mount(b"/sys", sys);
     b.mount(b"/dev", dev(&reopen)?);
+    b.mount(b"/dev/pts", pseudo("devpts", super::tty::devpts::new(kernel), MountFlags::NOSUID | MountFlags::NOEXEC)?);
     let shm = TmpOptions { mode: 0o1777, ..TmpOptions::default() };
     b.mount(b"/dev/shm", TmpFs::mount(&shm, guarded - MountFlags::NOEXEC, Some(reopen))?);
     for t in binds {

@@ -134,6 +134,7 @@ fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) 
             h.child_wait.wake_all();
         }
     }
+    super::tty::process_exit(kernel, group);
     super::tty_hooks::leader_exit(kernel, group);
     let uid = task.cred().uid;
     if let Some(p) = parent {

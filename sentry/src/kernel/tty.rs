@@ -1,8 +1,162 @@
-//! Job control: which terminal controls which session, and the signals that come from it.
+//! Job control: which terminal controls which session, who is in its foreground, and the signals that come from it
+//! (credentials(7), tty_ioctl(4)).
 
-use super::{Kernel, ThreadGroup};
+use super::signal::{SigInfo, SIG_IGN};
+use super::{current, Kernel, Task, ThreadGroup};
+use crate::error::{Errno, Result, SysError, SysResult};
+use crate::fs::tty::Pty;
+use std::sync::Arc;
+
+/// The session that a terminal controls and the process group in its foreground (0: none).
+#[derive(Debug, Default)]
+pub struct Job {
+    pub session: i32,
+    pub pgrp: i32,
+}
 
 /// Device number of the controlling terminal (0: none) and its foreground process group (-1: none), for /proc/pid/stat.
-pub fn stat_of(_kernel: &Kernel, _group: &ThreadGroup) -> (u64, i32) {
-    (0, -1)
+pub fn stat_of(kernel: &Kernel, group: &ThreadGroup) -> (u64, i32) {
+    let sid = group.rel.lock().sid;
+    match kernel.ttys.of_session(sid) {
+        Some(p) => (p.rdev(), p.job.lock().pgrp),
+        None => (0, -1),
+    }
+}
+
+/// Sends a signal of the terminal's to a process group.
+pub fn to_pgrp(kernel: &Kernel, pgrp: i32, sig: i32) {
+    let _ = super::send::to_pgrp(kernel, pgrp, SigInfo::kernel(sig));
+}
+
+/// A signal that the host's terminal gave (^C and the like): to the foreground of the first session, or to init.
+pub fn signal_foreground(kernel: &Kernel, sig: i32) {
+    let Some(init) = kernel.group(1) else { return };
+    let pgid = init.rel.lock().pgid;
+    to_pgrp(kernel, pgid, sig);
+}
+
+/// Is `pty` the controlling terminal of the task?
+pub fn controls(pty: &Pty, task: &Task) -> bool {
+    let sid = task.group.rel.lock().sid;
+    sid != 0 && pty.job.lock().session == sid
+}
+
+/// Makes `pty` the controlling terminal of the task's session; `EPERM` if the task does not lead it, has a terminal already, or
+/// another session has this one.
+pub fn acquire(pty: &Pty, task: &Task, by_request: bool) -> Result<()> {
+    let (sid, pgid) = {
+        let r = task.group.rel.lock();
+        (r.sid, r.pgid)
+    };
+    let held = task.kernel.ttys.of_session(sid).is_some();
+    let mut job = pty.job.lock();
+    if by_request && job.session == sid && sid == task.group.pid {
+        return Ok(());
+    }
+    if sid != task.group.pid || held || job.session != 0 {
+        return Err(Errno::EPERM);
+    }
+    job.session = sid;
+    job.pgrp = pgid;
+    Ok(())
+}
+
+/// `TIOCNOTTY`: a leader gives its session's terminal up.
+pub fn release(pty: &Pty, task: &Task) -> Result<()> {
+    if !controls(pty, task) {
+        return Err(Errno::ENOTTY);
+    }
+    if task.group.rel.lock().sid == task.group.pid {
+        disassociate(&task.kernel, pty);
+    }
+    Ok(())
+}
+
+fn disassociate(kernel: &Kernel, pty: &Pty) {
+    let pgrp = {
+        let mut job = pty.job.lock();
+        job.session = 0;
+        std::mem::take(&mut job.pgrp)
+    };
+    if pgrp > 0 {
+        to_pgrp(kernel, pgrp, libc::SIGHUP);
+        to_pgrp(kernel, pgrp, libc::SIGCONT);
+    }
+}
+
+/// The master is gone: the session's leader is told, then the foreground.
+pub fn hang_up(kernel: &Kernel, pty: &Pty) {
+    let sid = pty.job.lock().session;
+    if let Some(leader) = kernel.group(sid).filter(|_| sid > 0) {
+        let _ = super::send::to_group(&leader, SigInfo::kernel(libc::SIGHUP));
+        let _ = super::send::to_group(&leader, SigInfo::kernel(libc::SIGCONT));
+    }
+    disassociate(kernel, pty);
+}
+
+/// A process has ended: if it led a session, the session loses its terminal.
+pub fn process_exit(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>) {
+    let sid = group.rel.lock().sid;
+    if sid == group.pid {
+        if let Some(pty) = kernel.ttys.of_session(sid) {
+            disassociate(kernel, &pty);
+        }
+    }
+}
+
+/// `TIOCSPGRP`.
+pub fn set_foreground(pty: &Pty, task: &Task, pgrp: i32) -> Result<()> {
+    if pgrp < 0 {
+        return Err(Errno::EINVAL);
+    }
+    let members = super::send::pgrp_members(&task.kernel, pgrp);
+    let first = members.first().ok_or(Errno::ESRCH)?;
+    let sid = first.rel.lock().sid;
+    let mut job = pty.job.lock();
+    if sid != job.session {
+        return Err(Errno::EPERM);
+    }
+    job.pgrp = pgrp;
+    Ok(())
+}
+
+/// No member of the group has a parent of another group in the same session.
+fn orphaned(kernel: &Kernel, pgid: i32) -> bool {
+    super::send::pgrp_members(kernel, pgid).iter().all(|g| {
+        let (sid, parent) = {
+            let r = g.rel.lock();
+            (r.sid, r.parent.upgrade())
+        };
+        parent.is_none_or(|p| {
+            let r = p.rel.lock();
+            r.pgid == pgid || r.sid != sid
+        })
+    })
+}
+
+/// May the calling task use its terminal (`sig`: SIGTTIN to read, SIGTTOU to write or change it)? From the background it is
+/// stopped and the call made again; who ignores or blocks SIGTTOU may go on.
+pub fn check(pty: &Pty, sig: i32) -> SysResult<()> {
+    let Some(task) = current::get() else { return Ok(()) };
+    let (sid, pgid) = {
+        let r = task.group.rel.lock();
+        (r.sid, r.pgid)
+    };
+    {
+        let job = pty.job.lock();
+        if job.session != sid || sid == 0 || job.pgrp == pgid || job.pgrp == 0 {
+            return Ok(());
+        }
+    }
+    let blocked = task.signals.lock().mask.has(sig);
+    let actions = task.group.actions.read().clone();
+    let ignored = actions.lock().get(sig).handler == SIG_IGN;
+    if blocked || ignored {
+        return if sig == libc::SIGTTOU { Ok(()) } else { Err(Errno::EIO.into()) };
+    }
+    if orphaned(&task.kernel, pgid) {
+        return Err(Errno::EIO.into());
+    }
+    to_pgrp(&task.kernel, pgid, sig);
+    Err(SysError::INTR)
 }

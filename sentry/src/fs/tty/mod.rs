@@ -1,22 +1,77 @@
-//! Terminals.
+//! Terminals: pseudo terminals (pts(4)), `/dev/tty`, `/dev/pts`, and the requests that concern sessions (tty_ioctl(4)).
+//!
+//! * [`Pty`]: a pair; [`Master`] and [`Slave`] are its open ends. [`ldisc`] is what lies between them.
+//! * [`Table`]: the pairs of the sandbox. [`devpts`] shows them as files.
+//! * Job control (who is in the foreground, SIGTTIN, SIGTTOU) is [`crate::kernel::tty`].
+
+pub mod devpts;
+pub mod ldisc;
+mod pty;
 
 use super::file::FileOps;
 use crate::error::{Errno, Result};
-use crate::kernel::Kernel;
+use crate::kernel::{current, Kernel};
+use parking_lot::Mutex;
+pub use pty::{Master, Pty, Slave};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Most pseudo terminals (`/proc/sys/kernel/pty/max`).
+const PTY_MAX: u32 = 4096;
 
 /// The terminals of a sandbox.
 #[derive(Default)]
-pub struct Table {}
+pub struct Table {
+    ptys: Mutex<BTreeMap<u32, Arc<Pty>>>,
+}
 
 impl Table {
     /// Pseudo terminals in use.
     pub fn pty_count(&self) -> usize {
-        0
+        self.ptys.lock().len()
+    }
+    pub fn pty(&self, index: u32) -> Option<Arc<Pty>> {
+        self.ptys.lock().get(&index).cloned()
+    }
+    pub fn numbers(&self) -> Vec<u32> {
+        self.ptys.lock().keys().copied().collect()
+    }
+    /// The terminal that controls session `sid`.
+    pub fn of_session(&self, sid: i32) -> Option<Arc<Pty>> {
+        if sid == 0 {
+            return None;
+        }
+        self.ptys.lock().values().find(|p| p.job.lock().session == sid).cloned()
+    }
+    fn forget(&self, index: u32) {
+        self.ptys.lock().remove(&index);
     }
 }
 
-/// Opens a terminal device (majors 4, 5 and 128–143).
-pub fn open_char(_kernel: &Arc<Kernel>, _rdev: u64, _flags: i32) -> Result<Box<dyn FileOps>> {
-    Err(Errno::ENXIO)
+/// Opens `/dev/ptmx`: a new pair.
+pub fn open_ptmx(kernel: &Arc<Kernel>) -> Result<Box<dyn FileOps>> {
+    let (uid, _) = current::get().map_or((0, 0), |t| (t.cred().fsuid, t.cred().fsgid));
+    let mut ptys = kernel.ttys.ptys.lock();
+    let index = (0..PTY_MAX).find(|n| !ptys.contains_key(n)).ok_or(Errno::ENOSPC)?;
+    let pty = Pty::new(kernel, index, uid);
+    ptys.insert(index, pty.clone());
+    Ok(Box::new(Master(pty)))
+}
+
+/// Opens a terminal device (majors 4, 5 and 136–143).
+pub fn open_char(kernel: &Arc<Kernel>, rdev: u64, flags: i32) -> Result<Box<dyn FileOps>> {
+    match (libc::major(rdev), libc::minor(rdev)) {
+        (5, 0) => {
+            let task = current::get().ok_or(Errno::ENXIO)?;
+            let sid = task.group.rel.lock().sid;
+            let pty = kernel.ttys.of_session(sid).ok_or(Errno::ENXIO)?;
+            Slave::open(&pty, flags | libc::O_NOCTTY)
+        }
+        (5, 2) => open_ptmx(kernel),
+        (136..=143, _) => {
+            let index = (libc::major(rdev) - 136) * 256 + libc::minor(rdev);
+            Slave::open(&kernel.ttys.pty(index).ok_or(Errno::EIO)?, flags)
+        }
+        _ => Err(Errno::ENXIO),
+    }
 }

@@ -1,0 +1,418 @@
+//! A pseudo terminal: the pair and its two ends.
+
+use super::ldisc::{Ldisc, Termios, OUT_MAX};
+use crate::error::{Errno, Result, SysResult};
+use crate::fs::file::{File, FileOps};
+use crate::kernel::tty::{self, Job};
+use crate::kernel::wait::WaitQueue;
+use crate::kernel::{current, Kernel, Task};
+use crate::mm::io::{Dst, Src};
+use parking_lot::Mutex;
+use std::any::Any;
+use std::sync::{Arc, Weak};
+
+const IN: u32 = (libc::POLLIN | libc::POLLRDNORM) as u32;
+const OUT: u32 = (libc::POLLOUT | libc::POLLWRNORM) as u32;
+const HUP: u32 = libc::POLLHUP as u32;
+
+const TIOCGPTN: u32 = 0x8004_5430;
+const TIOCSPTLCK: u32 = 0x4004_5431;
+const TIOCGPTLCK: u32 = 0x8004_5439;
+const TIOCPKT: u32 = 0x5420;
+
+pub struct State {
+    pub ldisc: Ldisc,
+    winsize: [u16; 4],
+    locked: bool,
+    master: bool,
+    slaves: usize,
+    opened: bool,
+    /// Permissions and owner of the node in /dev/pts.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// End of the wait of a read with `VMIN` 0 and `VTIME` (host monotonic ns).
+    deadline: Option<u64>,
+}
+
+pub struct Pty {
+    kernel: Weak<Kernel>,
+    pub index: u32,
+    pub state: Mutex<State>,
+    pub job: Mutex<Job>,
+    master_queue: WaitQueue,
+    slave_queue: Arc<WaitQueue>,
+}
+
+/// Wakes readers when their time is over.
+struct Alarm(Arc<WaitQueue>);
+impl std::task::Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.0.wake(IN);
+    }
+}
+
+impl Pty {
+    pub(super) fn new(kernel: &Arc<Kernel>, index: u32, uid: u32) -> Arc<Pty> {
+        let state = State {
+            ldisc: Ldisc::default(),
+            winsize: [0; 4],
+            locked: true,
+            master: true,
+            slaves: 0,
+            opened: false,
+            mode: 0o620,
+            uid,
+            gid: 5,
+            deadline: None,
+        };
+        Arc::new(Pty {
+            kernel: Arc::downgrade(kernel),
+            index,
+            state: Mutex::new(state),
+            job: Mutex::default(),
+            master_queue: WaitQueue::new(),
+            slave_queue: Arc::new(WaitQueue::new()),
+        })
+    }
+    pub fn rdev(&self) -> u64 {
+        libc::makedev(136 + self.index / 256, self.index % 256)
+    }
+    /// A signal to the foreground process group.
+    fn signal(&self, sig: i32) {
+        let pgrp = self.job.lock().pgrp;
+        if let (Some(k), true) = (self.kernel.upgrade(), pgrp > 0) {
+            tty::to_pgrp(&k, pgrp, sig);
+        }
+    }
+    fn wake_all(&self) {
+        self.master_queue.wake_all();
+        self.slave_queue.wake_all();
+    }
+
+    /// Requests that both ends know.
+    fn common(&self, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
+        let mem = task.mem();
+        match u64::from(cmd) {
+            libc::TCGETS => {
+                let t = self.state.lock().ldisc.termios;
+                mem.write(arg, &t)?;
+            }
+            libc::TCSETS | libc::TCSETSW | libc::TCSETSF => {
+                let t: Termios = mem.read(arg)?;
+                let mut s = self.state.lock();
+                if u64::from(cmd) == libc::TCSETSF {
+                    s.ldisc.flush_input();
+                }
+                s.ldisc.set(t);
+                drop(s);
+                self.wake_all();
+            }
+            libc::TCSBRK | libc::TCXONC | libc::TCSBRKP => {}
+            libc::TCFLSH => {
+                let mut s = self.state.lock();
+                match arg {
+                    0 => s.ldisc.flush_input(),
+                    1 => s.ldisc.out.clear(),
+                    2 => {
+                        s.ldisc.flush_input();
+                        s.ldisc.out.clear();
+                    }
+                    _ => return Err(Errno::EINVAL.into()),
+                }
+                drop(s);
+                self.wake_all();
+            }
+            libc::TIOCGWINSZ => {
+                let w = self.state.lock().winsize;
+                mem.write(arg, &w)?;
+            }
+            libc::TIOCSWINSZ => {
+                let w: [u16; 4] = mem.read(arg)?;
+                let old = std::mem::replace(&mut self.state.lock().winsize, w);
+                if old != w {
+                    self.signal(libc::SIGWINCH);
+                }
+            }
+            libc::TIOCGETD => mem.write(arg, &0i32)?,
+            libc::TIOCGPGRP => {
+                let pgrp = self.job.lock().pgrp;
+                mem.write(arg, &pgrp)?;
+            }
+            libc::TIOCGSID => {
+                let sid = self.job.lock().session;
+                if sid == 0 {
+                    return Err(Errno::ENOTTY.into());
+                }
+                mem.write(arg, &sid)?;
+            }
+            _ => return Err(Errno::ENOTTY.into()),
+        }
+        Ok(0)
+    }
+}
+
+/// The side of the terminal emulator.
+pub struct Master(pub Arc<Pty>);
+
+impl FileOps for Master {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, _: &File, dst: &mut Dst<'_>, _: u64) -> SysResult<usize> {
+        let mut s = self.0.state.lock();
+        if s.ldisc.out.is_empty() {
+            return Err(if s.opened && s.slaves == 0 { Errno::EIO } else { Errno::EAGAIN }.into());
+        }
+        let n = s.ldisc.out.len().min(dst.remaining());
+        let bytes: Vec<u8> = s.ldisc.out.drain(..n).collect();
+        drop(s);
+        let n = dst.put(&bytes)?;
+        self.0.slave_queue.wake(OUT);
+        Ok(n)
+    }
+    fn write(&self, _: &File, src: &mut Src<'_>, _: u64) -> SysResult<(usize, u64)> {
+        let bytes = src.take_vec(super::ldisc::IN_MAX)?;
+        let mut done = 0;
+        let mut signals = Vec::new();
+        {
+            let mut s = self.0.state.lock();
+            for &c in &bytes {
+                if !s.ldisc.room() {
+                    break;
+                }
+                signals.extend(s.ldisc.input(c));
+                done += 1;
+            }
+        }
+        src.give_back(bytes.len() - done);
+        for sig in signals {
+            self.0.signal(sig);
+        }
+        self.0.wake_all();
+        if done == 0 && !bytes.is_empty() {
+            return Err(Errno::EAGAIN.into());
+        }
+        Ok((done, 0))
+    }
+    fn poll(&self, _: &File) -> u32 {
+        let s = self.0.state.lock();
+        let mut r = 0;
+        if !s.ldisc.out.is_empty() {
+            r |= IN;
+        }
+        if s.ldisc.room() {
+            r |= OUT;
+        }
+        if s.opened && s.slaves == 0 {
+            r |= HUP;
+        }
+        r
+    }
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        Some(&self.0.master_queue)
+    }
+    fn ioctl(&self, _: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
+        let mem = task.mem();
+        match cmd {
+            TIOCGPTN => mem.write(arg, &self.0.index)?,
+            TIOCSPTLCK => {
+                let v: i32 = mem.read(arg)?;
+                self.0.state.lock().locked = v != 0;
+            }
+            TIOCGPTLCK => {
+                let v = i32::from(self.0.state.lock().locked);
+                mem.write(arg, &v)?;
+            }
+            // Packet mode off is what there is.
+            TIOCPKT if mem.read::<i32>(arg)? == 0 => {}
+            c if u64::from(c) == libc::FIONREAD => {
+                let n = self.0.state.lock().ldisc.out.len() as i32;
+                mem.write(arg, &n)?;
+            }
+            c if u64::from(c) == libc::TIOCSPGRP => tty::set_foreground(&self.0, task, mem.read(arg)?)?,
+            _ => return self.0.common(task, cmd, arg),
+        }
+        Ok(0)
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        self.0.state.lock().master = false;
+        if let Some(k) = self.0.kernel.upgrade() {
+            k.ttys.forget(self.0.index);
+            tty::hang_up(&k, &self.0);
+        }
+        self.0.wake_all();
+    }
+}
+
+/// The side of the programs.
+pub struct Slave(Arc<Pty>);
+
+impl Slave {
+    pub fn open(pty: &Arc<Pty>, flags: i32) -> Result<Box<dyn FileOps>> {
+        {
+            let mut s = pty.state.lock();
+            if s.locked || !s.master {
+                return Err(Errno::EIO);
+            }
+            s.slaves += 1;
+            s.opened = true;
+        }
+        let end = Box::new(Slave(pty.clone()));
+        if flags & libc::O_NOCTTY == 0 {
+            if let Some(task) = current::get() {
+                // A session leader without a terminal gets this one, if it is free.
+                let _ = tty::acquire(pty, &task, false);
+            }
+        }
+        pty.master_queue.wake_all();
+        Ok(end)
+    }
+}
+
+impl FileOps for Slave {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, _: &File, dst: &mut Dst<'_>, _: u64) -> SysResult<usize> {
+        tty::check(&self.0, libc::SIGTTIN)?;
+        let mut s = self.0.state.lock();
+        if s.ldisc.readable().is_none() {
+            if !s.master {
+                return Ok(0);
+            }
+            let t = s.ldisc.termios;
+            let (min, time) = (t.cc[libc::VMIN], t.cc[libc::VTIME]);
+            if t.lflag & libc::ICANON == 0 && min == 0 && time != 0 {
+                let now = platform::executor::now_ns();
+                match s.deadline {
+                    Some(d) if now >= d => {
+                        s.deadline = None;
+                        return Ok(0);
+                    }
+                    Some(_) => {}
+                    None => {
+                        let d = now + u64::from(time) * 100_000_000;
+                        s.deadline = Some(d);
+                        if let Some(k) = self.0.kernel.upgrade() {
+                            let (queue, executor) = (self.0.slave_queue.clone(), k.executor.clone());
+                            let waker = std::task::Waker::from(Arc::new(Alarm(queue)));
+                            k.executor.spawn(Box::pin(async move {
+                                let timer = executor.timer(d, waker);
+                                let mut own = None;
+                                std::future::poll_fn(|cx| {
+                                    if platform::executor::now_ns() >= d {
+                                        return std::task::Poll::Ready(());
+                                    }
+                                    own = Some(executor.timer(d, cx.waker().clone()));
+                                    std::task::Poll::Pending
+                                })
+                                .await;
+                                drop((timer, own));
+                            }));
+                        }
+                    }
+                }
+            }
+            return Err(Errno::EAGAIN.into());
+        }
+        s.deadline = None;
+        let bytes = s.ldisc.take(dst.remaining());
+        drop(s);
+        let n = dst.put(&bytes)?;
+        self.0.master_queue.wake(OUT);
+        Ok(n)
+    }
+    fn write(&self, _: &File, src: &mut Src<'_>, _: u64) -> SysResult<(usize, u64)> {
+        if self.0.state.lock().ldisc.termios.lflag & libc::TOSTOP != 0 {
+            tty::check(&self.0, libc::SIGTTOU)?;
+        }
+        let bytes = src.take_vec(OUT_MAX)?;
+        let mut done = 0;
+        {
+            let mut s = self.0.state.lock();
+            if !s.master {
+                return Err(Errno::EIO.into());
+            }
+            for &c in &bytes {
+                if s.ldisc.out.len() + 2 > OUT_MAX {
+                    break;
+                }
+                s.ldisc.output(c);
+                done += 1;
+            }
+        }
+        src.give_back(bytes.len() - done);
+        self.0.master_queue.wake(IN);
+        if done == 0 && !bytes.is_empty() {
+            return Err(Errno::EAGAIN.into());
+        }
+        Ok((done, 0))
+    }
+    fn poll(&self, _: &File) -> u32 {
+        let s = self.0.state.lock();
+        let late = s.deadline.is_some_and(|d| platform::executor::now_ns() >= d);
+        let mut r = 0;
+        if !s.master {
+            r |= IN | HUP | libc::POLLERR as u32;
+        }
+        if late || s.ldisc.readable().is_some() {
+            r |= IN;
+        }
+        if s.ldisc.out.len() + 2 <= OUT_MAX {
+            r |= OUT;
+        }
+        r
+    }
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        Some(&self.0.slave_queue)
+    }
+    fn ioctl(&self, _: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
+        match u64::from(cmd) {
+            libc::TCSETS | libc::TCSETSW | libc::TCSETSF | libc::TCFLSH | libc::TIOCSWINSZ => {
+                if u64::from(cmd) != libc::TIOCSWINSZ {
+                    tty::check(&self.0, libc::SIGTTOU)?;
+                }
+            }
+            libc::FIONREAD => {
+                let n = self.0.state.lock().ldisc.queued() as i32;
+                task.mem().write(arg, &n)?;
+                return Ok(0);
+            }
+            libc::TIOCOUTQ => {
+                let n = self.0.state.lock().ldisc.out.len() as i32;
+                task.mem().write(arg, &n)?;
+                return Ok(0);
+            }
+            libc::TIOCSCTTY => {
+                tty::acquire(&self.0, task, true)?;
+                return Ok(0);
+            }
+            libc::TIOCNOTTY => {
+                tty::release(&self.0, task)?;
+                return Ok(0);
+            }
+            libc::TIOCGPGRP | libc::TIOCGSID if !tty::controls(&self.0, task) => return Err(Errno::ENOTTY.into()),
+            libc::TIOCSPGRP => {
+                if !tty::controls(&self.0, task) {
+                    return Err(Errno::ENOTTY.into());
+                }
+                tty::check(&self.0, libc::SIGTTOU)?;
+                tty::set_foreground(&self.0, task, task.mem().read(arg)?)?;
+                return Ok(0);
+            }
+            _ => {}
+        }
+        self.0.common(task, cmd, arg)
+    }
+}
+
+impl Drop for Slave {
+    fn drop(&mut self) {
+        self.0.state.lock().slaves -= 1;
+        self.0.master_queue.wake_all();
+    }
+}
