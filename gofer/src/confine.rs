@@ -67,7 +67,7 @@ fn leave_the_host() -> Result<(), Error> {
     rustix::mount::mount_change("/", private).map_err(setup("make mounts private"))?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     // Any directory will do to mount it on; this one is certain to exist.
-    rustix::mount::mount("none", "/proc", "tmpfs", flags, c"mode=0,size=4k,nr_inodes=1")
+    rustix::mount::mount("none", "/proc", "tmpfs", flags, c"mode=555,size=4k,nr_inodes=1")
         .map_err(setup("mount tmpfs"))?;
     rustix::process::chdir("/proc").map_err(setup("enter tmpfs"))?;
     // With both the same, the old root ends up on top of the new one, from where it is taken away.

@@ -37,7 +37,7 @@ mod sys;
 mod xattr;
 
 pub use confine::confine;
-pub use seccomp::{Rule, SECCOMP};
+pub use seccomp::{Arg, Rule, SECCOMP};
 
 /// Files held for a client unless the configuration says otherwise, as far as `RLIMIT_NOFILE` allows.
 pub const DEFAULT_MAX_FIDS: u32 = 1 << 16;
