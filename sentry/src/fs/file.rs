@@ -157,6 +157,7 @@ pub struct File {
 
 impl Drop for File {
     fn drop(&mut self) {
+        super::inotify::closed(self);
         if *self.has_locks.get_mut() {
             super::lock::release_file(self);
         }

@@ -15,6 +15,7 @@ pub mod eventfd;
 pub mod file;
 pub mod gofer;
 pub mod hostfile;
+pub mod inotify;
 pub mod lock;
 pub mod overlay;
 pub mod pipe;

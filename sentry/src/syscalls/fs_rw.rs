@@ -4,7 +4,7 @@ use super::arg::*;
 use super::io::{blocking, read_iov, sigpipe, write_iov};
 use super::{Ctx, MAX_RW_COUNT};
 use crate::error::{Errno, Result, SysError, SysResult};
-use crate::fs::{vfs, DirEntry, File, NO_OFFSET};
+use crate::fs::{inotify, vfs, DirEntry, File, NO_OFFSET};
 use crate::mm::io::{Dst, IoVec, Src};
 use std::sync::Arc;
 
@@ -43,7 +43,9 @@ fn read_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64) -> SysResult {
     if !f.readable() {
         return Err(Errno::EBADF.into());
     }
-    Ok(cx.with_dst(iov, |dst| f.ops.read(&f, dst, at))? as u64)
+    let n = cx.with_dst(iov, |dst| f.ops.read(&f, dst, at))?;
+    super::io::was_read(&f, n);
+    Ok(n as u64)
 }
 
 fn write_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64) -> SysResult {
@@ -56,7 +58,9 @@ fn write_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64) -> SysResult {
         return Err(Errno::EBADF.into());
     }
     let iov = super::io::within_limit(cx, &f, iov, at)?;
-    Ok(cx.with_src(&iov, |src| f.ops.write(&f, src, at))?.0 as u64)
+    let n = cx.with_src(&iov, |src| f.ops.write(&f, src, at))?.0;
+    wrote(cx, &f);
+    Ok(n as u64)
 }
 
 pub fn pread64(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: usize, offset: i64) -> SysResult {
@@ -441,6 +445,7 @@ pub fn copy_file_range(
 /// Set-id bits go when someone without `CAP_FSETID` writes.
 pub(super) fn wrote(cx: &Ctx<'_>, f: &File) {
     let Some(p) = &f.path else { return };
+    inotify::event(p, libc::IN_MODIFY);
     let Ok(perm) = p.inode().perm() else { return };
     if perm.mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
         return;

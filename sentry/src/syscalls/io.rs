@@ -56,7 +56,15 @@ pub(super) fn read_once(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec]) -> Sy
     let mut off = file.offset.lock();
     let n = cx.with_dst(iov, |dst| file.ops.read(file, dst, *off))?;
     *off += n as u64;
+    was_read(file, n);
     Ok(n)
+}
+
+/// Tells watchers of a read.
+pub(super) fn was_read(file: &File, n: usize) {
+    if let Some(p) = file.path.as_ref().filter(|_| n > 0) {
+        crate::fs::inotify::event(p, libc::IN_ACCESS);
+    }
 }
 
 fn write_once(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec]) -> SysResult<usize> {

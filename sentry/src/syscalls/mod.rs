@@ -9,6 +9,7 @@ pub mod epoll;
 pub mod fs_attr;
 pub mod fs_dir;
 pub mod fs_fd;
+pub mod fs_notify;
 pub mod fs_open;
 pub mod fs_rw;
 pub mod fs_stat;

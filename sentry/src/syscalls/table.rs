@@ -6,6 +6,10 @@ use super::*;
 syscall_table! {
     now {
         3 close(fd: Fd) => io::close, Full, "";
+        253 inotify_init() => fs_notify::inotify_init, Full, "";
+        294 inotify_init1(flags: i32) => fs_notify::inotify_init1, Full, "";
+        254 inotify_add_watch(fd: Fd, path: PathPtr, mask: u32) => fs_notify::inotify_add_watch, Partial, "no IN_UNMOUNT; changes from outside of a bind mount are not seen";
+        255 inotify_rm_watch(fd: Fd, wd: i32) => fs_notify::inotify_rm_watch, Full, "";
         8 lseek(fd: Fd, offset: i64, whence: i32) => fs_rw::lseek, Full, "";
         17 pread64(fd: Fd, buf: Addr, count: usize, offset: i64) => fs_rw::pread64, Full, "";
         18 pwrite64(fd: Fd, buf: Addr, count: usize, offset: i64) => fs_rw::pwrite64, Full, "";

@@ -5,7 +5,7 @@ use super::perm::*;
 use super::walk::{self, Last, LookupFlags, Resolver, RootRef};
 use super::{MountFlags, Path};
 use crate::error::{Errno, Result};
-use crate::fs::{File, Noop, SetAttr, Timespec};
+use crate::fs::{inotify, File, Noop, SetAttr, Timespec};
 use crate::kernel::{Cred, Task};
 use std::sync::Arc;
 
@@ -192,6 +192,10 @@ fn open_existing(place: Path, flags: i32, cred: &Cred, created: bool) -> Result<
         let mtime = Some(Timespec::now());
         place.inode().set_attr(&SetAttr { size: Some(0), mode, mtime, ..SetAttr::default() })?;
     }
+    if truncate {
+        inotify::event(&place, libc::IN_MODIFY);
+    }
+    inotify::event(&place, libc::IN_OPEN);
     Ok(Opened::File(File::new(ops, keep, Some(place))))
 }
 

@@ -34,8 +34,11 @@ fn inherit(dir: &Arc<dyn Inode>, kind_dir: bool, mode: u32, cred: &Cred) -> Resu
 
 fn make(dir: &Path, c: &mut Children, name: &[u8], node: NewNode<'_>, mode: u32, cred: &Cred) -> Result<Arc<Dentry>> {
     let (mode, gid) = inherit(dir.inode(), matches!(node, NewNode::Dir), mode, cred)?;
+    let is_dir = matches!(node, NewNode::Dir);
     let inode = dir.inode().create(name, node, mode, cred.fsuid, gid)?;
-    dir.dentry().insert(c, name, inode)
+    let d = dir.dentry().insert(c, name, inode)?;
+    inotify::entry(dir.inode(), name, is_dir, libc::IN_CREATE, 0);
+    Ok(d)
 }
 
 fn may_create(dir: &Path, c: &Children, cred: &Cred) -> Result<()> {
@@ -146,6 +149,8 @@ pub fn remove(at: &Parent, how: Remove, cred: &Cred) -> Result<()> {
     }
     dir.dentry().removed(&mut c, name, &victim);
     drop(c);
+    inotify::entry(dir.inode(), name, victim.is_dir(), libc::IN_DELETE, 0);
+    inotify::removed(victim.inode(), victim.is_dir());
     Ok(())
 }
 
@@ -173,6 +178,8 @@ pub fn link(target: &Path, at: &Parent, cred: &Cred) -> Result<()> {
     }
     dir.inode().link(name, target.inode())?;
     dir.dentry().insert(&mut c, name, target.inode().clone())?;
+    inotify::entry(dir.inode(), name, false, libc::IN_CREATE, 0);
+    inotify::itself(target.inode(), libc::IN_ATTRIB);
     Ok(())
 }
 
@@ -266,6 +273,13 @@ pub fn rename(from: &Parent, to: &Parent, flags: RenameFlags, cred: &Cred) -> Re
         v.dead = true;
     }
     drop(victim);
+    let cookie = inotify::cookie();
+    inotify::entry(old_dir.inode(), old_name, old.is_dir(), libc::IN_MOVED_FROM, cookie);
+    inotify::entry(new_dir.inode(), new_name, old.is_dir(), libc::IN_MOVED_TO, cookie);
+    inotify::itself(old.inode(), libc::IN_MOVE_SELF);
+    if let Some(n) = new.as_ref().filter(|_| !exchange) {
+        inotify::removed(n.inode(), n.is_dir());
+    }
     match (new, exchange) {
         (Some(n), true) => {
             n.moved(old_dir, &mut a, old_name);
@@ -296,7 +310,9 @@ pub fn chmod(p: &Path, mode: u32, cred: &Cred) -> Result<()> {
     if !cred.in_group(now.gid) && !cred.has(CAP_FSETID) {
         mode &= !libc::S_ISGID;
     }
-    p.inode().set_attr(&SetAttr { mode: Some(mode), ..SetAttr::default() })
+    p.inode().set_attr(&SetAttr { mode: Some(mode), ..SetAttr::default() })?;
+    inotify::event(p, libc::IN_ATTRIB);
+    Ok(())
 }
 
 /// chown(2); `None` leaves as it is.
@@ -311,7 +327,9 @@ pub fn chown(p: &Path, uid: Option<u32>, gid: Option<u32>, cred: &Cred) -> Resul
         return Err(Errno::EPERM);
     }
     let mode = without_set_ids(now.mode);
-    p.inode().set_attr(&SetAttr { uid, gid, mode, ..SetAttr::default() })
+    p.inode().set_attr(&SetAttr { uid, gid, mode, ..SetAttr::default() })?;
+    inotify::event(p, libc::IN_ATTRIB);
+    Ok(())
 }
 
 /// What utimensat(2) does to one timestamp.
@@ -342,7 +360,9 @@ pub fn utimes(p: &Path, atime: SetTime, mtime: SetTime, cred: &Cred) -> Result<(
         SetTime::Now => Some(now),
         SetTime::At(t) => Some(t),
     };
-    p.inode().set_attr(&SetAttr { atime: value(atime), mtime: value(mtime), ..SetAttr::default() })
+    p.inode().set_attr(&SetAttr { atime: value(atime), mtime: value(mtime), ..SetAttr::default() })?;
+    inotify::event(p, libc::IN_ATTRIB);
+    Ok(())
 }
 
 /// truncate(2). The caller has looked at `RLIMIT_FSIZE`.
@@ -359,5 +379,7 @@ pub fn truncate(p: &Path, size: u64, cred: &Cred) -> Result<()> {
 /// ftruncate(2) of a file open for writing, and the second half of truncate(2).
 pub fn resize(p: &Path, size: u64, cred: &Cred) -> Result<()> {
     let mode = without_set_ids(p.inode().perm()?.mode).filter(|_| !cred.has(CAP_FSETID));
-    p.inode().set_attr(&SetAttr { size: Some(size), mode, mtime: Some(Timespec::now()), ..SetAttr::default() })
+    p.inode().set_attr(&SetAttr { size: Some(size), mode, mtime: Some(Timespec::now()), ..SetAttr::default() })?;
+    inotify::event(p, libc::IN_MODIFY);
+    Ok(())
 }

@@ -1,0 +1,304 @@
+//! inotify(7): who wants to know what happens to an inode.
+//!
+//! A watch hangs on the inode ([`InodeExtra`](super::InodeExtra)) and belongs to an instance, which queues events until they are read.
+//! The places where things happen call [`event`] or [`entry`]; without any watch in the sandbox that is one load.
+//!
+//! Locks: an instance's state, then an inode's list; events are queued with neither the list nor a directory's entries needed.
+
+use super::anon::anon_attr;
+use super::file::{File, FileOps};
+use super::types::*;
+use super::vfs::Path;
+use crate::error::{Errno, Result, SysResult};
+use crate::kernel::wait::WaitQueue;
+use crate::kernel::Task;
+use crate::mm::io::Dst;
+use parking_lot::Mutex;
+use std::any::Any;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+/// Events that wait in one instance, and watches that it has, at most (as the defaults of `/proc/sys/fs/inotify`).
+const QUEUE_MAX: usize = 16384;
+const WATCHES_MAX: usize = 65536;
+/// Bits of a mask that name events.
+pub const EVENTS: u32 = libc::IN_ALL_EVENTS;
+
+/// Watches in the whole sandbox.
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static COOKIE: AtomicU32 = AtomicU32::new(1);
+
+struct Watch {
+    owner: Weak<Shared>,
+    wd: i32,
+    mask: AtomicU32,
+    gone: AtomicBool,
+}
+
+#[derive(Default)]
+struct Watches(Mutex<Vec<Arc<Watch>>>);
+
+#[derive(PartialEq, Eq)]
+struct Event {
+    wd: i32,
+    mask: u32,
+    cookie: u32,
+    name: Vec<u8>,
+}
+
+impl Event {
+    /// Bytes in a read: the name is padded with at least one NUL to a multiple of the header.
+    fn size(&self) -> usize {
+        16 + if self.name.is_empty() { 0 } else { (self.name.len() + 1).next_multiple_of(16) }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    last_wd: i32,
+    watches: BTreeMap<i32, (Arc<Watch>, Path)>,
+    queue: VecDeque<Event>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    wait: WaitQueue,
+}
+
+/// An instance, open.
+pub struct Inotify(Arc<Shared>);
+
+impl Shared {
+    fn push(&self, e: Event) {
+        let mut s = self.state.lock();
+        if s.queue.back() == Some(&e) {
+            return;
+        }
+        if s.queue.len() >= QUEUE_MAX {
+            let over = Event { wd: -1, mask: libc::IN_Q_OVERFLOW, cookie: 0, name: Vec::new() };
+            if s.queue.back() != Some(&over) {
+                s.queue.push_back(over);
+            }
+        } else {
+            s.queue.push_back(e);
+        }
+        drop(s);
+        self.wait.wake((libc::POLLIN | libc::POLLRDNORM) as u32);
+    }
+    /// Ends a watch and says so.
+    fn end(&self, w: &Watch) {
+        if w.gone.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        LIVE.fetch_sub(1, Ordering::Relaxed);
+        let place = self.state.lock().watches.remove(&w.wd);
+        if let Some((watch, path)) = place {
+            detach(&watch, &path);
+        }
+        self.push(Event { wd: w.wd, mask: libc::IN_IGNORED, cookie: 0, name: Vec::new() });
+    }
+}
+
+fn detach(w: &Arc<Watch>, path: &Path) {
+    if let Some(list) = path.inode().extra().and_then(|e| e.get::<Watches>()) {
+        list.0.lock().retain(|x| !Arc::ptr_eq(x, w));
+    }
+}
+
+fn tell(inode: &Arc<dyn Inode>, mask: u32, cookie: u32, name: &[u8]) {
+    let Some(list) = inode.extra().and_then(|e| e.get::<Watches>()) else { return };
+    let watches = list.0.lock().clone();
+    for w in watches {
+        let wanted = w.mask.load(Ordering::Relaxed);
+        if wanted & mask & EVENTS == 0 || w.gone.load(Ordering::Acquire) {
+            continue;
+        }
+        let Some(owner) = w.owner.upgrade() else { continue };
+        owner.push(Event { wd: w.wd, mask, cookie, name: name.to_vec() });
+        if wanted & libc::IN_ONESHOT != 0 {
+            owner.end(&w);
+        }
+    }
+}
+
+/// Something happened to the object at `path`: its own watches hear of it, and its directory's.
+#[inline]
+pub fn event(path: &Path, mask: u32) {
+    if LIVE.load(Ordering::Relaxed) != 0 {
+        event_slow(path, mask);
+    }
+}
+
+fn event_slow(path: &Path, mask: u32) {
+    let dir = if path.is_dir() { libc::IN_ISDIR } else { 0 };
+    if !path.dentry().is_deleted() {
+        if let Some(p) = path.dentry().parent() {
+            tell(p.inode(), mask | dir, 0, &path.dentry().name());
+        }
+    }
+    tell(path.inode(), mask | dir, 0, &[]);
+}
+
+/// An entry of a directory came or went.
+#[inline]
+pub fn entry(dir: &Arc<dyn Inode>, name: &[u8], is_dir: bool, mask: u32, cookie: u32) {
+    if LIVE.load(Ordering::Relaxed) != 0 {
+        tell(dir, mask | if is_dir { libc::IN_ISDIR } else { 0 }, cookie, name);
+    }
+}
+
+/// A number that ties the two events of a rename together.
+pub fn cookie() -> u32 {
+    COOKIE.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Only the object's own watches.
+pub fn itself(inode: &Arc<dyn Inode>, mask: u32) {
+    if LIVE.load(Ordering::Relaxed) != 0 {
+        tell(inode, mask, 0, &[]);
+    }
+}
+
+/// A name of the object was removed; if it was the last, its watches end.
+pub fn removed(inode: &Arc<dyn Inode>, is_dir: bool) {
+    if LIVE.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    if !is_dir && inode.attr().is_ok_and(|a| a.nlink > 0) {
+        return tell(inode, libc::IN_ATTRIB, 0, &[]);
+    }
+    tell(inode, libc::IN_DELETE_SELF, 0, &[]);
+    let Some(list) = inode.extra().and_then(|e| e.get::<Watches>()) else { return };
+    let watches = list.0.lock().clone();
+    for w in watches {
+        if let Some(owner) = w.owner.upgrade() {
+            owner.end(&w);
+        }
+    }
+}
+
+/// The last reference to an open file goes.
+pub fn closed(file: &File) {
+    if LIVE.load(Ordering::Relaxed) == 0 || file.flags() & libc::O_PATH != 0 {
+        return;
+    }
+    if let Some(p) = &file.path {
+        event_slow(p, if file.writable() { libc::IN_CLOSE_WRITE } else { libc::IN_CLOSE_NOWRITE });
+    }
+}
+
+impl Inotify {
+    pub fn open(flags: i32) -> Arc<File> {
+        File::new(Box::new(Inotify(Arc::default())), libc::O_RDONLY | flags, None)
+    }
+
+    /// inotify_add_watch(2), for a place that was found and may be read.
+    pub fn add(&self, path: Path, mask: u32) -> Result<i32> {
+        let list = path.inode().extra().ok_or(Errno::EOPNOTSUPP)?.get_or_insert(Watches::default);
+        let mut s = self.0.state.lock();
+        let mine = list.0.lock().iter().find(|w| std::ptr::eq(w.owner.as_ptr(), &*self.0)).cloned();
+        if let Some(w) = mine {
+            if mask & libc::IN_MASK_CREATE != 0 {
+                return Err(Errno::EEXIST);
+            }
+            let keep = if mask & libc::IN_MASK_ADD != 0 { w.mask.load(Ordering::Relaxed) } else { 0 };
+            w.mask.store(keep | mask, Ordering::Relaxed);
+            return Ok(w.wd);
+        }
+        if s.watches.len() >= WATCHES_MAX {
+            return Err(Errno::ENOSPC);
+        }
+        let wd = s.last_wd.checked_add(1).ok_or(Errno::ENOSPC)?;
+        s.last_wd = wd;
+        let w = Arc::new(Watch {
+            owner: Arc::downgrade(&self.0),
+            wd,
+            mask: AtomicU32::new(mask),
+            gone: AtomicBool::new(false),
+        });
+        LIVE.fetch_add(1, Ordering::Relaxed);
+        list.0.lock().push(w.clone());
+        s.watches.insert(wd, (w, path));
+        Ok(wd)
+    }
+
+    /// inotify_rm_watch(2).
+    pub fn remove(&self, wd: i32) -> Result<()> {
+        let w = self.0.state.lock().watches.get(&wd).map(|(w, _)| w.clone()).ok_or(Errno::EINVAL)?;
+        self.0.end(&w);
+        Ok(())
+    }
+}
+
+impl Drop for Inotify {
+    fn drop(&mut self) {
+        let watches = std::mem::take(&mut self.0.state.lock().watches);
+        for (w, path) in watches.into_values() {
+            if !w.gone.swap(true, Ordering::AcqRel) {
+                LIVE.fetch_sub(1, Ordering::Relaxed);
+            }
+            detach(&w, &path);
+        }
+    }
+}
+
+impl FileOps for Inotify {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, _file: &File, dst: &mut Dst<'_>, _offset: u64) -> SysResult<usize> {
+        let mut s = self.0.state.lock();
+        let mut out = Vec::new();
+        let mut taken = 0;
+        for e in &s.queue {
+            let size = e.size();
+            if out.len() + size > dst.remaining() {
+                if taken == 0 {
+                    return Err(Errno::EINVAL.into());
+                }
+                break;
+            }
+            let end = out.len() + size;
+            out.extend_from_slice(&e.wd.to_ne_bytes());
+            out.extend_from_slice(&e.mask.to_ne_bytes());
+            out.extend_from_slice(&e.cookie.to_ne_bytes());
+            out.extend_from_slice(&((size - 16) as u32).to_ne_bytes());
+            out.extend_from_slice(&e.name);
+            out.resize(end, 0);
+            taken += 1;
+        }
+        if taken == 0 {
+            return Err(Errno::EAGAIN.into());
+        }
+        let n = dst.put(&out)?;
+        s.queue.drain(..taken);
+        Ok(n)
+    }
+    fn poll(&self, _file: &File) -> u32 {
+        if self.0.state.lock().queue.is_empty() {
+            0
+        } else {
+            (libc::POLLIN | libc::POLLRDNORM) as u32
+        }
+    }
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        Some(&self.0.wait)
+    }
+    fn ioctl(&self, _file: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
+        const FIONREAD: u32 = 0x541b;
+        if cmd != FIONREAD {
+            return Err(Errno::ENOTTY.into());
+        }
+        let n: usize = self.0.state.lock().queue.iter().map(Event::size).sum();
+        task.mem().write(arg, &(n as i32))?;
+        Ok(0)
+    }
+    fn attr(&self) -> Result<Attr> {
+        Ok(anon_attr())
+    }
+    fn anon_name(&self) -> String {
+        "anon_inode:inotify".into()
+    }
+}
