@@ -144,8 +144,12 @@ fn watch_control(kernel: &Arc<Kernel>, control: &Arc<OwnedFd>) -> WatchHandle {
 }
 
 /// A signal that the command was sent.
-fn from_command(kernel: &Kernel, signal: i32, _terminal: bool) {
-    init::signal(kernel, signal);
+fn from_command(kernel: &Kernel, signal: i32, terminal: bool) {
+    if terminal {
+        sentry::kernel::tty::signal_foreground(kernel, signal);
+    } else {
+        init::signal(kernel, signal);
+    }
 }
 
 /// The connection is only looked at for its end: what comes in is the client's.
@@ -164,6 +168,15 @@ fn watch_gofer(executor: &Arc<Executor>, connection: &Arc<OwnedFd>) -> WatchHand
     )
 }
 
+/// A standard stream for the guest: a terminal of the host's is the guest's own.
+fn open_stream(kernel: &Arc<Kernel>, fd: OwnedFd) -> Option<Arc<sentry::fs::File>> {
+    if nix::unistd::isatty(&fd).unwrap_or(false) {
+        sentry::fs::tty::host_terminal(kernel, fd).ok()
+    } else {
+        HostFile::open(&kernel.executor, fd).ok()
+    }
+}
+
 fn boot(kernel: &Arc<Kernel>, client: Client, config: SentryConfig, stdio: [nix::Result<OwnedFd>; 3]) -> Result<()> {
     let user = &config.user;
     let cred = Cred::user(user.uid, user.gid, user.groups.clone(), cred::CAP_ALL);
@@ -177,7 +190,7 @@ fn boot(kernel: &Arc<Kernel>, client: Client, config: SentryConfig, stdio: [nix:
         exclusive: config.overlay,
     };
     let root = build_root(kernel, &client, &options).map_err(|e| anyhow!("setting up the file systems: {e}"))?;
-    let files = stdio.into_iter().map(|fd| fd.ok().and_then(|fd| HostFile::open(&kernel.executor, fd).ok())).collect();
+    let files = stdio.into_iter().map(|fd| fd.ok().and_then(|fd| open_stream(kernel, fd))).collect();
     let init = InitConfig {
         argv: config.argv,
         env: config.env,

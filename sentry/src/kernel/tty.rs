@@ -4,7 +4,7 @@
 use super::signal::{SigInfo, SIG_IGN};
 use super::{current, Kernel, Task, ThreadGroup};
 use crate::error::{Errno, Result, SysError, SysResult};
-use crate::fs::tty::Pty;
+use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// The session that a terminal controls and the process group in its foreground (0: none).
@@ -14,11 +14,23 @@ pub struct Job {
     pub pgrp: i32,
 }
 
+/// What a terminal of any kind has for job control.
+pub struct Line {
+    pub rdev: u64,
+    pub job: Mutex<Job>,
+}
+
+impl Line {
+    pub fn new(rdev: u64) -> Arc<Line> {
+        Arc::new(Line { rdev, job: Mutex::default() })
+    }
+}
+
 /// Device number of the controlling terminal (0: none) and its foreground process group (-1: none), for /proc/pid/stat.
 pub fn stat_of(kernel: &Kernel, group: &ThreadGroup) -> (u64, i32) {
     let sid = group.rel.lock().sid;
     match kernel.ttys.of_session(sid) {
-        Some(p) => (p.rdev(), p.job.lock().pgrp),
+        Some(l) => (l.rdev, l.job.lock().pgrp),
         None => (0, -1),
     }
 }
@@ -28,28 +40,65 @@ pub fn to_pgrp(kernel: &Kernel, pgrp: i32, sig: i32) {
     let _ = super::send::to_pgrp(kernel, pgrp, SigInfo::kernel(sig));
 }
 
-/// A signal that the host's terminal gave (^C and the like): to the foreground of the first session, or to init.
+/// Sends a signal to the process group in the foreground of a terminal.
+pub fn to_foreground(kernel: &Kernel, line: &Line, sig: i32) {
+    let pgrp = line.job.lock().pgrp;
+    if pgrp > 0 {
+        to_pgrp(kernel, pgrp, sig);
+    }
+}
+
+/// A signal that the host's terminal gave (^C and the like): to the foreground of the guest's terminal if it has that one, else to init.
 pub fn signal_foreground(kernel: &Kernel, sig: i32) {
-    let Some(init) = kernel.group(1) else { return };
-    let pgid = init.rel.lock().pgid;
-    to_pgrp(kernel, pgid, sig);
+    match kernel.ttys.console() {
+        Some(c) if c.line.job.lock().pgrp > 0 => to_foreground(kernel, &c.line, sig),
+        _ => super::init::signal(kernel, sig),
+    }
 }
 
-/// Is `pty` the controlling terminal of the task?
-pub fn controls(pty: &Pty, task: &Task) -> bool {
+/// The requests of tty_ioctl(4) that concern sessions, made at a terminal that may be the caller's; `None`: another request.
+pub fn ioctl(line: &Line, task: &Task, cmd: u32, arg: u64) -> Option<SysResult<u64>> {
+    let owner = || if controls(line, task) { Ok(()) } else { Err(Errno::ENOTTY) };
+    let answer = |r: Result<()>| Some(r.map(|()| 0).map_err(SysError::from));
+    match u64::from(cmd) {
+        libc::TIOCSCTTY => answer(acquire(line, task, true)),
+        libc::TIOCNOTTY => answer(release(line, task)),
+        libc::TIOCGPGRP => {
+            let pgrp = line.job.lock().pgrp;
+            answer(owner().and_then(|()| task.mem().write(arg, &pgrp)))
+        }
+        libc::TIOCGSID => {
+            let sid = line.job.lock().session;
+            answer(owner().and_then(|()| task.mem().write(arg, &sid)))
+        }
+        libc::TIOCSPGRP => {
+            if let Err(e) = owner() {
+                return Some(Err(e.into()));
+            }
+            if let Err(e) = check(line, libc::SIGTTOU) {
+                return Some(Err(e));
+            }
+            answer(task.mem().read(arg).and_then(|pgrp| set_foreground(line, task, pgrp)))
+        }
+        _ => None,
+    }
+}
+
+/// Is this the controlling terminal of the task?
+pub fn controls(line: &Line, task: &Task) -> bool {
     let sid = task.group.rel.lock().sid;
-    sid != 0 && pty.job.lock().session == sid
+    sid != 0 && line.job.lock().session == sid
 }
 
-/// Makes `pty` the controlling terminal of the task's session; `EPERM` if the task does not lead it, has a terminal already, or
+/// Makes it the controlling terminal of the task's session; `EPERM` if the task does not lead it, has a terminal already, or
 /// another session has this one.
-pub fn acquire(pty: &Pty, task: &Task, by_request: bool) -> Result<()> {
+pub fn acquire(line: &Line, task: &Task, by_request: bool) -> Result<()> {
     let (sid, pgid) = {
         let r = task.group.rel.lock();
         (r.sid, r.pgid)
     };
     let held = task.kernel.ttys.of_session(sid).is_some();
-    let mut job = pty.job.lock();
+    let mut job = line.job.lock();
     if by_request && job.session == sid && sid == task.group.pid {
         return Ok(());
     }
@@ -62,19 +111,19 @@ pub fn acquire(pty: &Pty, task: &Task, by_request: bool) -> Result<()> {
 }
 
 /// `TIOCNOTTY`: a leader gives its session's terminal up.
-pub fn release(pty: &Pty, task: &Task) -> Result<()> {
-    if !controls(pty, task) {
+pub fn release(line: &Line, task: &Task) -> Result<()> {
+    if !controls(line, task) {
         return Err(Errno::ENOTTY);
     }
     if task.group.rel.lock().sid == task.group.pid {
-        disassociate(&task.kernel, pty);
+        disassociate(&task.kernel, line);
     }
     Ok(())
 }
 
-fn disassociate(kernel: &Kernel, pty: &Pty) {
+fn disassociate(kernel: &Kernel, line: &Line) {
     let pgrp = {
-        let mut job = pty.job.lock();
+        let mut job = line.job.lock();
         job.session = 0;
         std::mem::take(&mut job.pgrp)
     };
@@ -85,34 +134,34 @@ fn disassociate(kernel: &Kernel, pty: &Pty) {
 }
 
 /// The master is gone: the session's leader is told, then the foreground.
-pub fn hang_up(kernel: &Kernel, pty: &Pty) {
-    let sid = pty.job.lock().session;
+pub fn hang_up(kernel: &Kernel, line: &Line) {
+    let sid = line.job.lock().session;
     if let Some(leader) = kernel.group(sid).filter(|_| sid > 0) {
         let _ = super::send::to_group(&leader, SigInfo::kernel(libc::SIGHUP));
         let _ = super::send::to_group(&leader, SigInfo::kernel(libc::SIGCONT));
     }
-    disassociate(kernel, pty);
+    disassociate(kernel, line);
 }
 
 /// A process has ended: if it led a session, the session loses its terminal.
 pub fn process_exit(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>) {
     let sid = group.rel.lock().sid;
     if sid == group.pid {
-        if let Some(pty) = kernel.ttys.of_session(sid) {
-            disassociate(kernel, &pty);
+        if let Some(line) = kernel.ttys.of_session(sid) {
+            disassociate(kernel, &line);
         }
     }
 }
 
 /// `TIOCSPGRP`.
-pub fn set_foreground(pty: &Pty, task: &Task, pgrp: i32) -> Result<()> {
+pub fn set_foreground(line: &Line, task: &Task, pgrp: i32) -> Result<()> {
     if pgrp < 0 {
         return Err(Errno::EINVAL);
     }
     let members = super::send::pgrp_members(&task.kernel, pgrp);
     let first = members.first().ok_or(Errno::ESRCH)?;
     let sid = first.rel.lock().sid;
-    let mut job = pty.job.lock();
+    let mut job = line.job.lock();
     if sid != job.session {
         return Err(Errno::EPERM);
     }
@@ -136,14 +185,14 @@ fn orphaned(kernel: &Kernel, pgid: i32) -> bool {
 
 /// May the calling task use its terminal (`sig`: SIGTTIN to read, SIGTTOU to write or change it)? From the background it is
 /// stopped and the call made again; who ignores or blocks SIGTTOU may go on.
-pub fn check(pty: &Pty, sig: i32) -> SysResult<()> {
+pub fn check(line: &Line, sig: i32) -> SysResult<()> {
     let Some(task) = current::get() else { return Ok(()) };
     let (sid, pgid) = {
         let r = task.group.rel.lock();
         (r.sid, r.pgid)
     };
     {
-        let job = pty.job.lock();
+        let job = line.job.lock();
         if job.session != sid || sid == 0 || job.pgrp == pgid || job.pgrp == 0 {
             return Ok(());
         }

@@ -88,7 +88,8 @@ impl Ldisc {
         self.out.push_back(c);
     }
     fn echo(&mut self, c: u8) {
-        if !self.l(libc::ECHO) && !(c == b'\n' && self.l(libc::ECHONL) && self.l(libc::ICANON)) {
+        let newline = c == b'\n' && self.l(libc::ECHONL) && self.l(libc::ICANON);
+        if !(self.l(libc::ECHO) || newline) {
             return;
         }
         if self.out.len() >= OUT_MAX {

@@ -5,12 +5,15 @@
 //! * Job control (who is in the foreground, SIGTTIN, SIGTTOU) is [`crate::kernel::tty`].
 
 pub mod devpts;
+mod host;
 pub mod ldisc;
 mod pty;
 
 use super::file::FileOps;
 use crate::error::{Errno, Result};
+use crate::kernel::tty::Line;
 use crate::kernel::{current, Kernel};
+pub use host::{host_terminal, HostTerminal};
 use parking_lot::Mutex;
 pub use pty::{Master, Pty, Slave};
 use std::collections::BTreeMap;
@@ -23,6 +26,8 @@ const PTY_MAX: u32 = 4096;
 #[derive(Default)]
 pub struct Table {
     ptys: Mutex<BTreeMap<u32, Arc<Pty>>>,
+    /// The host's terminal, if the sandbox was started at one.
+    console: Mutex<Option<Arc<HostTerminal>>>,
 }
 
 impl Table {
@@ -37,11 +42,18 @@ impl Table {
         self.ptys.lock().keys().copied().collect()
     }
     /// The terminal that controls session `sid`.
-    pub fn of_session(&self, sid: i32) -> Option<Arc<Pty>> {
+    pub fn of_session(&self, sid: i32) -> Option<Arc<Line>> {
         if sid == 0 {
             return None;
         }
-        self.ptys.lock().values().find(|p| p.job.lock().session == sid).cloned()
+        if let Some(c) = self.console().filter(|c| c.line.job.lock().session == sid) {
+            return Some(c.line.clone());
+        }
+        self.ptys.lock().values().find(|p| p.line.job.lock().session == sid).map(|p| p.line.clone())
+    }
+    /// The host's terminal.
+    pub fn console(&self) -> Option<Arc<HostTerminal>> {
+        self.console.lock().clone()
     }
     fn forget(&self, index: u32) {
         self.ptys.lock().remove(&index);
@@ -64,9 +76,10 @@ pub fn open_char(kernel: &Arc<Kernel>, rdev: u64, flags: i32) -> Result<Box<dyn 
         (5, 0) => {
             let task = current::get().ok_or(Errno::ENXIO)?;
             let sid = task.group.rel.lock().sid;
-            let pty = kernel.ttys.of_session(sid).ok_or(Errno::ENXIO)?;
-            Slave::open(&pty, flags | libc::O_NOCTTY)
+            let line = kernel.ttys.of_session(sid).ok_or(Errno::ENXIO)?;
+            open_char(kernel, line.rdev, flags | libc::O_NOCTTY)
         }
+        (5, 1) => Ok(kernel.ttys.console().ok_or(Errno::EIO)?.end()),
         (5, 2) => open_ptmx(kernel),
         (136..=143, _) => {
             let index = (libc::major(rdev) - 136) * 256 + libc::minor(rdev);

@@ -3,7 +3,7 @@
 use super::ldisc::{Ldisc, Termios, OUT_MAX};
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::file::{File, FileOps};
-use crate::kernel::tty::{self, Job};
+use crate::kernel::tty::{self, Line};
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::{current, Kernel, Task};
 use crate::mm::io::{Dst, Src};
@@ -39,7 +39,7 @@ pub struct Pty {
     kernel: Weak<Kernel>,
     pub index: u32,
     pub state: Mutex<State>,
-    pub job: Mutex<Job>,
+    pub line: Arc<Line>,
     master_queue: WaitQueue,
     slave_queue: Arc<WaitQueue>,
 }
@@ -70,19 +70,18 @@ impl Pty {
             kernel: Arc::downgrade(kernel),
             index,
             state: Mutex::new(state),
-            job: Mutex::default(),
+            line: Line::new(libc::makedev(136 + index / 256, index % 256)),
             master_queue: WaitQueue::new(),
             slave_queue: Arc::new(WaitQueue::new()),
         })
     }
     pub fn rdev(&self) -> u64 {
-        libc::makedev(136 + self.index / 256, self.index % 256)
+        self.line.rdev
     }
     /// A signal to the foreground process group.
     fn signal(&self, sig: i32) {
-        let pgrp = self.job.lock().pgrp;
-        if let (Some(k), true) = (self.kernel.upgrade(), pgrp > 0) {
-            tty::to_pgrp(&k, pgrp, sig);
+        if let Some(k) = self.kernel.upgrade() {
+            tty::to_foreground(&k, &self.line, sig);
         }
     }
     fn wake_all(&self) {
@@ -136,11 +135,11 @@ impl Pty {
             }
             libc::TIOCGETD => mem.write(arg, &0i32)?,
             libc::TIOCGPGRP => {
-                let pgrp = self.job.lock().pgrp;
+                let pgrp = self.line.job.lock().pgrp;
                 mem.write(arg, &pgrp)?;
             }
             libc::TIOCGSID => {
-                let sid = self.job.lock().session;
+                let sid = self.line.job.lock().session;
                 if sid == 0 {
                     return Err(Errno::ENOTTY.into());
                 }
@@ -230,7 +229,7 @@ impl FileOps for Master {
                 let n = self.0.state.lock().ldisc.out.len() as i32;
                 mem.write(arg, &n)?;
             }
-            c if u64::from(c) == libc::TIOCSPGRP => tty::set_foreground(&self.0, task, mem.read(arg)?)?,
+            c if u64::from(c) == libc::TIOCSPGRP => tty::set_foreground(&self.0.line, task, mem.read(arg)?)?,
             _ => return self.0.common(task, cmd, arg),
         }
         Ok(0)
@@ -242,7 +241,7 @@ impl Drop for Master {
         self.0.state.lock().master = false;
         if let Some(k) = self.0.kernel.upgrade() {
             k.ttys.forget(self.0.index);
-            tty::hang_up(&k, &self.0);
+            tty::hang_up(&k, &self.0.line);
         }
         self.0.wake_all();
     }
@@ -265,7 +264,7 @@ impl Slave {
         if flags & libc::O_NOCTTY == 0 {
             if let Some(task) = current::get() {
                 // A session leader without a terminal gets this one, if it is free.
-                let _ = tty::acquire(pty, &task, false);
+                let _ = tty::acquire(&pty.line, &task, false);
             }
         }
         pty.master_queue.wake_all();
@@ -278,7 +277,7 @@ impl FileOps for Slave {
         self
     }
     fn read(&self, _: &File, dst: &mut Dst<'_>, _: u64) -> SysResult<usize> {
-        tty::check(&self.0, libc::SIGTTIN)?;
+        tty::check(&self.0.line, libc::SIGTTIN)?;
         let mut s = self.0.state.lock();
         if s.ldisc.readable().is_none() {
             if !s.master {
@@ -328,7 +327,7 @@ impl FileOps for Slave {
     }
     fn write(&self, _: &File, src: &mut Src<'_>, _: u64) -> SysResult<(usize, u64)> {
         if self.0.state.lock().ldisc.termios.lflag & libc::TOSTOP != 0 {
-            tty::check(&self.0, libc::SIGTTOU)?;
+            tty::check(&self.0.line, libc::SIGTTOU)?;
         }
         let bytes = src.take_vec(OUT_MAX)?;
         let mut done = 0;
@@ -372,11 +371,7 @@ impl FileOps for Slave {
     }
     fn ioctl(&self, _: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
         match u64::from(cmd) {
-            libc::TCSETS | libc::TCSETSW | libc::TCSETSF | libc::TCFLSH | libc::TIOCSWINSZ => {
-                if u64::from(cmd) != libc::TIOCSWINSZ {
-                    tty::check(&self.0, libc::SIGTTOU)?;
-                }
-            }
+            libc::TCSETS | libc::TCSETSW | libc::TCSETSF | libc::TCFLSH => tty::check(&self.0.line, libc::SIGTTOU)?,
             libc::FIONREAD => {
                 let n = self.0.state.lock().ldisc.queued() as i32;
                 task.mem().write(arg, &n)?;
@@ -387,24 +382,11 @@ impl FileOps for Slave {
                 task.mem().write(arg, &n)?;
                 return Ok(0);
             }
-            libc::TIOCSCTTY => {
-                tty::acquire(&self.0, task, true)?;
-                return Ok(0);
-            }
-            libc::TIOCNOTTY => {
-                tty::release(&self.0, task)?;
-                return Ok(0);
-            }
-            libc::TIOCGPGRP | libc::TIOCGSID if !tty::controls(&self.0, task) => return Err(Errno::ENOTTY.into()),
-            libc::TIOCSPGRP => {
-                if !tty::controls(&self.0, task) {
-                    return Err(Errno::ENOTTY.into());
+            _ => {
+                if let Some(r) = tty::ioctl(&self.0.line, task, cmd, arg) {
+                    return r;
                 }
-                tty::check(&self.0, libc::SIGTTOU)?;
-                tty::set_foreground(&self.0, task, task.mem().read(arg)?)?;
-                return Ok(0);
             }
-            _ => {}
         }
         self.0.common(task, cmd, arg)
     }

@@ -1,0 +1,128 @@
+//! The terminal that the sandbox was started at: the first session's controlling terminal. Its line discipline is the host's; who is in its
+//! foreground is decided here, and what it signals comes through the command ([`crate::kernel::tty::signal_foreground`]).
+
+use super::ldisc::Termios;
+use crate::error::{Errno, Result, SysResult};
+use crate::fs::file::{File, FileOps};
+use crate::fs::hostfile::HostFile;
+use crate::fs::types::Attr;
+use crate::kernel::tty::{self, Job, Line};
+use crate::kernel::wait::WaitQueue;
+use crate::kernel::{Kernel, Task};
+use crate::mm::io::{Dst, Src};
+use std::any::Any;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+pub struct HostTerminal {
+    pub line: Arc<Line>,
+    /// The first descriptor of it that was passed: what `/dev/tty` stands for.
+    first: Arc<HostFile>,
+}
+
+impl HostTerminal {
+    /// A description for `/dev/tty` and `/dev/console`.
+    pub fn end(&self) -> Box<dyn FileOps> {
+        Box::new(End { line: self.line.clone(), file: self.first.clone() })
+    }
+}
+
+/// The description of a host descriptor that is a terminal.
+pub fn host_terminal(kernel: &Arc<Kernel>, fd: OwnedFd) -> Result<Arc<File>> {
+    let flags = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFL)? & libc::O_ACCMODE;
+    let file = Arc::new(HostFile::new(&kernel.executor, fd)?);
+    let mut console = kernel.ttys.console.lock();
+    let line = match &*console {
+        Some(c) => c.line.clone(),
+        None => {
+            let line = Line::new(libc::makedev(5, 1));
+            // Init leads the session and is in the foreground.
+            *line.job.lock() = Job { session: 1, pgrp: 1 };
+            *console = Some(Arc::new(HostTerminal { line: line.clone(), first: file.clone() }));
+            line
+        }
+    };
+    Ok(File::new(Box::new(End { line, file }), flags, None))
+}
+
+struct End {
+    line: Arc<Line>,
+    file: Arc<HostFile>,
+}
+
+impl End {
+    fn host(&self, cmd: u32, buf: &mut [u8]) -> Result<()> {
+        platform::host::ioctl(self.file.fd().as_fd(), u64::from(cmd), buf).map(|_| ())
+    }
+}
+
+impl FileOps for End {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, file: &File, dst: &mut Dst<'_>, offset: u64) -> SysResult<usize> {
+        tty::check(&self.line, libc::SIGTTIN)?;
+        self.file.read(file, dst, offset)
+    }
+    fn write(&self, file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
+        self.file.write(file, src, offset)
+    }
+    fn own_offset(&self) -> bool {
+        true
+    }
+    fn poll(&self, file: &File) -> u32 {
+        self.file.poll(file)
+    }
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        self.file.wait_queue()
+    }
+    fn ioctl(&self, _: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
+        if let Some(r) = tty::ioctl(&self.line, task, cmd, arg) {
+            return r;
+        }
+        let mem = task.mem();
+        match u64::from(cmd) {
+            libc::TCGETS => {
+                let mut b = [0u8; size_of::<Termios>()];
+                self.host(cmd, &mut b)?;
+                mem.write_bytes(arg, &b)?;
+            }
+            libc::TCSETS | libc::TCSETSW | libc::TCSETSF => {
+                tty::check(&self.line, libc::SIGTTOU)?;
+                let mut b = [0u8; size_of::<Termios>()];
+                mem.read_bytes(arg, &mut b)?;
+                self.host(cmd, &mut b)?;
+            }
+            libc::TIOCGWINSZ => {
+                let mut b = [0u8; 8];
+                self.host(cmd, &mut b)?;
+                mem.write_bytes(arg, &b)?;
+            }
+            libc::TIOCSWINSZ => {
+                let mut b = [0u8; 8];
+                mem.read_bytes(arg, &mut b)?;
+                self.host(cmd, &mut b)?;
+            }
+            libc::FIONREAD | libc::TIOCOUTQ => {
+                let mut b = [0u8; 4];
+                self.host(cmd, &mut b)?;
+                mem.write_bytes(arg, &b)?;
+            }
+            libc::TCFLSH | libc::TCXONC | libc::TCSBRK => {
+                tty::check(&self.line, libc::SIGTTOU)?;
+                let v = i32::try_from(arg).map_err(|_| Errno::EINVAL)?;
+                platform::host::ioctl_value(self.file.fd().as_fd(), u64::from(cmd), v)?;
+            }
+            libc::TIOCGETD => mem.write(arg, &0i32)?,
+            _ => return Err(Errno::ENOTTY.into()),
+        }
+        Ok(0)
+    }
+    fn attr(&self) -> Result<Attr> {
+        let a = self.file.attr()?;
+        Ok(Attr { rdev: self.line.rdev, ..a })
+    }
+    fn anon_name(&self) -> String {
+        "/dev/console".into()
+    }
+}
