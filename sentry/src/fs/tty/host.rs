@@ -6,9 +6,11 @@ use crate::error::{Errno, Result, SysResult};
 use crate::fs::file::{File, FileOps};
 use crate::fs::hostfile::HostFile;
 use crate::fs::types::Attr;
+use crate::fs::vfs::{LookupFlags, Path, Resolver, RootRef};
+use crate::kernel::cred::CAP_ALL;
 use crate::kernel::tty::{self, Job, Line};
 use crate::kernel::wait::WaitQueue;
-use crate::kernel::{Kernel, Task};
+use crate::kernel::{Cred, Kernel, Task};
 use crate::mm::io::{Dst, Src};
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
@@ -42,7 +44,15 @@ pub fn host_terminal(kernel: &Arc<Kernel>, fd: OwnedFd) -> Result<Arc<File>> {
             line
         }
     };
-    Ok(File::new(Box::new(End { line, file }), flags, None))
+    Ok(File::new(Box::new(End { line, file }), flags, place(kernel)))
+}
+
+/// `/dev/console`, which ttyname(3) finds the terminal to be.
+fn place(kernel: &Kernel) -> Option<Path> {
+    let root = kernel.mounts.read().as_ref()?.root();
+    let cred = Cred::user(0, 0, Vec::new(), CAP_ALL);
+    let walk = Resolver::new(&cred, RootRef::Fixed(root.clone()), LookupFlags::FOLLOW).resolve(root, b"/dev/console");
+    walk.ok().filter(|p| p.inode().attr().is_ok_and(|a| a.rdev == libc::makedev(5, 1)))
 }
 
 struct End {
