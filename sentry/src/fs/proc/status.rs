@@ -229,15 +229,8 @@ pub(super) fn status(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
         }
         out.s("\nNoNewPrivs:\t").d(u64::from(c.no_new_privs));
     }
-    let mut filters = 0u64;
-    if let Some(t) = &who.task {
-        let mut at = t.attrs.filters.read().clone();
-        while let Some(f) = at {
-            filters += 1;
-            at = f.older.clone();
-        }
-    }
-    out.s("\nSeccomp:\t").d(if filters > 0 { 2 } else { 0 }).s("\nSeccomp_filters:\t").d(filters);
+    let filtered = who.task.as_ref().is_some_and(|t| t.attrs.filtered.load(Ordering::SeqCst));
+    out.s("\nSeccomp:\t").d(if filtered { 2 } else { 0 }).s("\nSeccomp_filters:\t").d(u64::from(filtered));
     out.s("\nSpeculation_Store_Bypass:\tvulnerable\n");
     out.s("SpeculationIndirectBranch:\talways enabled\nCpus_allowed:\t");
     let cpus = super::cpu::count(&sup.kernel);
