@@ -50,7 +50,7 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<FromSentry> {
     let stdio = fd::STDIO.map(sys::inherited_fd);
     let strace = if config.strace { Some(File::from(sys::inherited_fd(fd::STRACE)?)) } else { None };
     let executor = Executor::new().context("starting the executor")?;
-    let platform = start_platform(&executor)?;
+    let platform = start_platform(&executor, config.strace)?;
     // glibc sets its signal handlers up with the first thread; afterwards `rt_sigaction` is not needed any more.
     std::thread::spawn(|| ()).join().map_err(|_| anyhow!("starting a thread"))?;
     confine::seccomp::lock()?;
@@ -107,7 +107,7 @@ fn give_up(executor: &Executor, status: u8, text: String) {
     executor.shutdown(i32::from(status));
 }
 
-fn start_platform(executor: &Arc<Executor>) -> Result<Arc<dyn Platform>> {
+fn start_platform(executor: &Arc<Executor>, strace: bool) -> Result<Arc<dyn Platform>> {
     let weak = Arc::downgrade(executor);
     let on_fatal = Arc::new(move |text: &str| {
         if let Some(executor) = weak.upgrade() {
@@ -115,7 +115,10 @@ fn start_platform(executor: &Arc<Executor>) -> Result<Arc<dyn Platform>> {
         }
     });
     let config = systrap::Config { executor: executor.clone(), pool: POOL, on_fatal };
-    Ok(Systrap::new(config).context("the systrap platform cannot start")?)
+    let platform = Systrap::new(config).context("the systrap platform cannot start")?;
+    // A trace is to show all calls.
+    platform.set_native_futex(!strace);
+    Ok(platform)
 }
 
 /// Takes the command's messages; without a command there is no sandbox.

@@ -50,6 +50,20 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
                     break st;
                 }
             }
+            // A futex wait that the stub made itself was cut short: it ends, or is made again, like a call of ours.
+            Trap::Interrupted if thread.regs().orig_rax == libc::SYS_futex as u64 => {
+                let timed = thread.regs().r10 != 0;
+                let restart = if timed { Restart::NoHand } else { Restart::Sys };
+                match deliver::signals(&task, &mut *thread, Some(restart), None).await {
+                    Flow::Exit(st) => break st,
+                    Flow::Handler => {}
+                    Flow::Resume => {
+                        let r = thread.regs_mut();
+                        r.rax = r.orig_rax;
+                        r.rip = r.rip.wrapping_sub(2);
+                    }
+                }
+            }
             Trap::Interrupted | Trap::OpsDone => {}
             Trap::OpFailed { index, errno } => {
                 log::debug!("[{}] memory operation {index} failed: {errno}", task.tid());
