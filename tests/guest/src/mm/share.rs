@@ -113,7 +113,7 @@ unsafe fn vm_readv() {
     let rem = iovec { iov_base: p.cast(), iov_len: 1 };
     is(process_vm_readv(pid, &l, 1, &rem, 1, 0), 1);
     assert_eq!((b, *p), (77, 0));
-    b = 78;
+    (&raw mut b).write_volatile(78);
     is(process_vm_writev(pid, &l, 1, &rem, 1, 0), 1);
     put(w2, b"x");
     exits(pid, 0);

@@ -1,1 +1,29 @@
-pub const GROUPS: &[(&str, &[crate::Case])] = &[];
+//! Processes, threads and signals.
+
+mod clone;
+mod exec;
+mod fork;
+mod futex;
+mod ids;
+mod jobs;
+mod pidfd;
+mod pty;
+mod sigmore;
+mod signals;
+mod threads;
+mod wait;
+
+pub const GROUPS: &[(&str, &[crate::Case])] = &[
+    ("fork", fork::CASES),
+    ("wait", wait::CASES),
+    ("clone", clone::CASES),
+    ("exec", exec::CASES),
+    ("signals", signals::CASES),
+    ("sigframe", sigmore::CASES),
+    ("threads", threads::CASES),
+    ("futex", futex::CASES),
+    ("pidfd", pidfd::CASES),
+    ("jobs", jobs::CASES),
+    ("pty", pty::CASES),
+    ("ids", ids::CASES),
+];

@@ -1,0 +1,87 @@
+//! The cases of `guest-tests`, one test per group: each case first on the host (if bare Linux fails it, the case is
+//! wrong), then in a sandbox. `GUEST_TESTS_HOST_ONLY=1` leaves the sandbox out, `GUEST_TESTS_ONLY=group/case` picks some.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The test program, built on demand: it is another package's binary, so cargo does not tell where it is.
+fn guest() -> PathBuf {
+    let runtime = PathBuf::from(env!("CARGO_BIN_EXE_runsc-rs"));
+    let path = runtime.with_file_name("guest-tests");
+    let done = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--package", "guest-tests"])
+        .args((!cfg!(debug_assertions)).then_some("--release"))
+        .status()
+        .expect("cargo");
+    assert!(done.success(), "guest-tests does not build");
+    path
+}
+
+/// Runs a command to its end, at most `limit` long; what went wrong is the error.
+fn run(mut c: Command, limit: Duration) -> Result<(), String> {
+    let mut child = c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| e.to_string())?;
+    let mut err = child.stderr.take().expect("piped");
+    let reader = std::thread::spawn(move || {
+        let mut s = Vec::new();
+        let _ = err.read_to_end(&mut s);
+        String::from_utf8_lossy(&s).into_owned()
+    });
+    let start = Instant::now();
+    let status = loop {
+        match child.try_wait().map_err(|e| e.to_string())? {
+            Some(s) => break s.to_string(),
+            None if start.elapsed() > limit => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("no end after {limit:?}"));
+            }
+            None => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    if status == "exit status: 0" {
+        return Ok(());
+    }
+    Err(format!("{status}: {}", reader.join().unwrap_or_default().trim_end()))
+}
+
+fn group(name: &str) {
+    let guest = guest();
+    let list = Command::new(&guest).arg("list").output().expect("guest-tests list");
+    let list = String::from_utf8(list.stdout).expect("names");
+    let only = std::env::var("GUEST_TESTS_ONLY").unwrap_or_default();
+    let host_only = std::env::var_os("GUEST_TESTS_HOST_ONLY").is_some();
+    let prefix = format!("{name}/");
+    let mut failed = Vec::new();
+    let mut ran = 0;
+    for case in list.lines().filter(|c| c.starts_with(&prefix) && c.starts_with(&only)) {
+        ran += 1;
+        let mut host = Command::new(&guest);
+        host.args(["run", case]);
+        if let Err(e) = run(host, Duration::from_secs(20)) {
+            failed.push(format!("{case} is wrong, bare Linux fails it: {e}"));
+            continue;
+        }
+        if host_only {
+            continue;
+        }
+        let mut boxed = Command::new(env!("CARGO_BIN_EXE_runsc-rs"));
+        boxed.args(["run", "--"]).arg(&guest).args(["run", case]);
+        if let Err(e) = run(boxed, Duration::from_secs(20)) {
+            failed.push(format!("{case} fails in the sandbox: {e}"));
+        }
+    }
+    assert!(ran > 0 || !only.is_empty(), "no cases in group {name}");
+    assert!(failed.is_empty(), "{} of {ran} failed:\n{}", failed.len(), failed.join("\n"));
+}
+
+macro_rules! groups {
+    ($($name:ident)*) => { $(#[test] fn $name() { group(stringify!($name)) })* };
+}
+
+groups! {
+    files fileio fileattr dirs links rename perms xattr locks inotify
+    mmap mprotect mremap memshare
+    fork wait clone exec signals sigframe threads futex pidfd jobs pty ids
+}
