@@ -120,6 +120,7 @@ pub enum Op {
         prot: i32,
     },
     /// Moves/resizes a mapping to a fixed new address (`MREMAP_MAYMOVE|MREMAP_FIXED`), or in place when `new_addr == addr`.
+    /// `flags` may add `MREMAP_DONTUNMAP` to a move; a `len` of 0 makes a second mapping of shared memory.
     Remap {
         addr: u64,
         len: u64,

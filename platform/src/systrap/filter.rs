@@ -237,7 +237,10 @@ pub fn stub_filter(text: std::ops::Range<u64>) -> Vec<Insn> {
         p.need_guest_range(0, 1);
         p.need_guest_range(0, 2);
         p.if_arg(3, 0, |p| p.verdict(ALLOW));
-        p.need_word(3, 3);
+        p.load(arg_lo(3));
+        p.need(JSET, libc::MREMAP_MAYMOVE as u32);
+        p.need(JSET, libc::MREMAP_FIXED as u32);
+        p.need_not(JSET, !(libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP) as u32);
         p.need_guest_range(4, 2);
         p.verdict(ALLOW);
         p.verdict(TRAP);
@@ -401,7 +404,11 @@ mod tests {
         assert_eq!(r(0x1000, 0x1000, 0x2000, 3, 0x10000), ALLOW);
         assert_eq!(r(0x1000, 0x1000, 0x2000, 0, 0), ALLOW);
         assert_eq!(r(0x1000, 0x1000, 0x2000, 1, 0), TRAP);
-        assert_eq!(r(0x1000, 0x1000, 0x2000, 7, 0x10000), TRAP);
+        assert_eq!(r(0x1000, 0x1000, 0x1000, 7, 0x10000), ALLOW);
+        assert_eq!(r(0x1000, 0x1000, 0x1000, 7, IMAGE_BASE), TRAP);
+        for bad in [2, 4, 5, 6, 11, 1 << 31] {
+            assert_eq!(r(0x1000, 0x1000, 0x1000, bad, 0x10000), TRAP, "{bad}");
+        }
         assert_eq!(r(0x1000, 0x1000, 0x2000, 3, IMAGE_BASE), TRAP);
         assert_eq!(r(IMAGE_BASE, 0x1000, 0x1000, 3, 0x10000), TRAP);
         assert_eq!(r(0x1000, 0x1000, G, 0, 0), TRAP);

@@ -476,8 +476,9 @@ fn plain(op: &Op) -> OpSlot {
         }
         Op::Unmap { addr, len } => raw(libc::SYS_munmap, [addr, len, 0, 0, 0, 0]),
         Op::Protect { addr, len, prot } => raw(libc::SYS_mprotect, [addr, len, prot as u64, 0, 0, 0]),
-        Op::Remap { addr, len, new_addr, new_len, flags: _ } => {
-            let flags = if new_addr == addr { 0 } else { (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64 };
+        Op::Remap { addr, len, new_addr, new_len, flags } => {
+            let moving = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | flags & libc::MREMAP_DONTUNMAP;
+            let flags = if new_addr == addr { 0 } else { moving as u64 };
             raw(libc::SYS_mremap, [addr, len, new_len, flags, new_addr, 0])
         }
         Op::Advise { addr, len, advice } => raw(libc::SYS_madvise, [addr, len, advice as u64, 0, 0, 0]),
