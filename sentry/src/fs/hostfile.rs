@@ -225,6 +225,7 @@ impl FileOps for HostFile {
         match self.kind {
             libc::S_IFIFO => format!("pipe:[{ino}]"),
             libc::S_IFSOCK => format!("socket:[{ino}]"),
+            libc::S_IFCHR if attr_of(&self.fd).is_ok_and(|a| a.rdev == libc::makedev(1, 3)) => "/dev/null".into(),
             _ => format!("host:[{ino}]"),
         }
     }

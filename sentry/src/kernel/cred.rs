@@ -420,7 +420,7 @@ pub fn exec_cred(old: &Cred, file: &ExecFile) -> Result<ExecCred> {
     }
     // Root gets all, unless the file was made to run with only its own capabilities.
     let suid_root = new.uid != 0 && new.euid == 0;
-    if !new.sec(SECBIT_NOROOT) && !(caps.is_some() && suid_root) {
+    if !new.sec(SECBIT_NOROOT) && (caps.is_none() || !suid_root) {
         if new.uid == 0 || new.euid == 0 {
             new.permitted = new.bounding | new.inheritable;
         }

@@ -6,6 +6,8 @@
 
 pub mod data;
 pub mod file;
+#[cfg(test)]
+mod tests;
 
 use super::vfs::dentry::NameMap;
 use super::vfs::{anonymous_dev, Mount, MountFlags, SuperBlock};

@@ -1,0 +1,99 @@
+//! Content, limits and book-keeping of a tmpfs.
+
+use super::*;
+use crate::mm::io::{Dst, Src};
+
+fn fs(size: u64) -> Arc<TmpInode> {
+    TmpFs::root(&TmpOptions { size, inodes: 20, ..TmpOptions::default() }, None)
+}
+
+fn file(root: &Arc<TmpInode>, name: &str) -> Arc<TmpInode> {
+    root.create(name.as_bytes(), NewNode::File, 0o644, 0, 0).unwrap();
+    root.get(name.as_bytes()).unwrap()
+}
+
+fn write(f: &TmpInode, data: &[u8], at: u64) -> Result<usize> {
+    f.write_at(&mut Src::kernel(data), at, false).map(|r| r.0)
+}
+
+fn read(f: &TmpInode, at: u64, n: usize) -> Vec<u8> {
+    let mut b = vec![0xee; n];
+    let n = f.read_at(&mut Dst::kernel(&mut b), at).unwrap();
+    b.truncate(n);
+    b
+}
+
+#[test]
+fn content_moves_from_the_heap_to_a_memfd_unseen() {
+    let root = fs(64 << 20);
+    let f = file(&root, "f");
+    write(&f, b"begin", 0).unwrap();
+    write(&f, b"end", 300_000).unwrap();
+    assert_eq!(f.size(), 300_003);
+    assert_eq!((read(&f, 0, 5), read(&f, 5, 4)), (b"begin".to_vec(), vec![0; 4]));
+    assert_eq!(read(&f, 299_999, 100), b"\0end");
+    assert!(read(&f, 300_003, 1).is_empty() && read(&f, u64::MAX, 1).is_empty());
+    assert_eq!(f.write_at(&mut Src::kernel(b"!"), 0, true).unwrap(), (1, 300_004));
+    f.set_attr(&SetAttr { size: Some(3), ..SetAttr::default() }).unwrap();
+    f.set_attr(&SetAttr { size: Some(6), ..SetAttr::default() }).unwrap();
+    assert_eq!(read(&f, 0, 10), b"beg\0\0\0");
+    f.set_attr(&SetAttr { size: Some(1 << 30), ..SetAttr::default() }).unwrap();
+    assert!(f.attr().unwrap().blocks < 1000, "a hole takes no room");
+    assert_eq!(write(&f, b"x", u64::MAX).unwrap_err(), Errno::EFBIG);
+}
+
+#[test]
+fn the_limits_hold_and_room_comes_back() {
+    let root = fs(2 << 20);
+    let f = file(&root, "f");
+    let chunk = vec![1u8; 64 * 1024];
+    let mut at = 0;
+    let full = loop {
+        match write(&f, &chunk, at) {
+            Ok(n) => at += n as u64,
+            Err(e) => break e,
+        }
+        assert!(at <= 4 << 20);
+    };
+    assert_eq!(full, Errno::ENOSPC);
+    assert!(root.statfs().unwrap().bfree < 200);
+    root.take(b"f").unwrap();
+    drop(f);
+    assert_eq!(root.statfs().unwrap().bfree, (2 << 20) / PAGE);
+    for i in 0..19 {
+        file(&root, &i.to_string());
+    }
+    assert_eq!(root.create(b"more", NewNode::File, 0, 0, 0).err(), Some(Errno::ENOSPC));
+    root.take(b"0").unwrap();
+    file(&root, "more");
+}
+
+#[test]
+fn seals() {
+    let root = fs(1 << 20);
+    let f = file(&root, "f");
+    assert_eq!(f.add_seals(libc::F_SEAL_GROW).unwrap_err(), Errno::EPERM);
+    f.allow_sealing(true);
+    write(&f, b"1234", 0).unwrap();
+    f.add_seals(libc::F_SEAL_GROW | libc::F_SEAL_SHRINK).unwrap();
+    assert_eq!(write(&f, b"12345", 0).unwrap_err(), Errno::EPERM);
+    assert_eq!(f.set_attr(&SetAttr { size: Some(1), ..SetAttr::default() }).unwrap_err(), Errno::EPERM);
+    write(&f, b"abcd", 0).unwrap();
+    f.add_seals(libc::F_SEAL_WRITE | libc::F_SEAL_SEAL).unwrap();
+    assert_eq!(write(&f, b"x", 0).unwrap_err(), Errno::EPERM);
+    assert_eq!(f.add_seals(libc::F_SEAL_GROW).unwrap_err(), Errno::EPERM);
+}
+
+#[test]
+fn offsets_of_a_directory_survive_changes() {
+    let root = fs(1 << 20);
+    for n in ["a", "b", "c", "d"] {
+        file(&root, n);
+    }
+    let first = root.entries(0, 2);
+    root.take(b"a").unwrap();
+    root.take(b"c").unwrap();
+    file(&root, "e");
+    let rest: Vec<_> = root.entries(first[1].0, 10).into_iter().map(|e| e.1.to_vec()).collect();
+    assert_eq!(rest, [b"d".to_vec(), b"e".to_vec()]);
+}
