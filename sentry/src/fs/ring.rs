@@ -92,6 +92,10 @@ impl Ring {
             self.head = (self.head + n) % self.buf.len();
         }
     }
+    /// Takes the last `n` bytes back.
+    pub fn truncate(&mut self, n: usize) {
+        self.len -= n.min(self.len);
+    }
     /// Moves up to `max` bytes to `dst`.
     pub fn pop(&mut self, dst: &mut Dst<'_>, max: usize) -> Result<usize> {
         let n = self.peek(dst, 0, max)?;

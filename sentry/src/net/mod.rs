@@ -1,1 +1,83 @@
+//! Sockets.
+//!
+//! * [`socket`]: [`Socket`], the open socket ([`FileOps`](crate::fs::FileOps)) with the options that all families share, and
+//!   [`Proto`], what a family implements.
+//! * [`queue`]: bytes and messages on their way; every family's receive queue.
+//! * [`scm`]: descriptors and credentials that travel along (`SOL_SOCKET` control messages).
+//! * [`unix`]: AF_UNIX.
+//!
+//! All of it is synchronous: what cannot go on answers `EAGAIN`, and `syscalls::socket` waits.
 
+pub mod queue;
+pub mod scm;
+pub mod socket;
+pub mod unix;
+
+pub use socket::{Connect, Proto, RecvMsg, SendMsg, Socket};
+
+/// What the sockets of a sandbox share (a network namespace).
+#[derive(Default)]
+pub struct NetNs {
+    pub unix: unix::Names,
+}
+
+use crate::error::{Errno, Result};
+use crate::kernel::Task;
+
+const AF_MAX: i32 = 46;
+const SOCK_MAX: i32 = 11;
+const PF_UNIX: i32 = libc::AF_UNIX;
+
+fn check_domain(domain: i32, kind: i32) -> Result<()> {
+    if !(0..AF_MAX).contains(&domain) {
+        return Err(Errno::EAFNOSUPPORT);
+    }
+    if !(0..SOCK_MAX).contains(&kind) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(())
+}
+
+/// socket(2).
+pub fn create(task: &Task, domain: i32, kind: i32, protocol: i32) -> Result<Socket> {
+    check_domain(domain, kind)?;
+    let ns = &task.kernel.net;
+    match domain {
+        libc::AF_UNIX => {
+            if protocol != 0 && protocol != PF_UNIX {
+                return Err(Errno::EPROTONOSUPPORT);
+            }
+            // Linux takes SOCK_RAW for a datagram socket.
+            let kind = if kind == libc::SOCK_RAW { libc::SOCK_DGRAM } else { kind };
+            Ok(Socket::new(task, domain, kind, 0, unix::new(ns, kind)?))
+        }
+        _ => Err(Errno::EAFNOSUPPORT),
+    }
+}
+
+/// socketpair(2).
+pub fn create_pair(task: &Task, domain: i32, kind: i32, protocol: i32) -> Result<(Socket, Socket)> {
+    check_domain(domain, kind)?;
+    if domain != libc::AF_UNIX {
+        // As for any family that has no pairs; an unknown one is refused first.
+        create(task, domain, kind, protocol)?;
+        return Err(Errno::EOPNOTSUPP);
+    }
+    if protocol != 0 && protocol != PF_UNIX {
+        return Err(Errno::EPROTONOSUPPORT);
+    }
+    let ns = &task.kernel.net;
+    let cred = scm::Ucred::effective(task);
+    let boxed = |kind, proto| Socket::new(task, domain, kind, 0, proto);
+    match kind {
+        libc::SOCK_STREAM | libc::SOCK_SEQPACKET => {
+            let (a, b) = unix::conn::Conn::pair(ns, kind, cred);
+            Ok((boxed(kind, Box::new(a)), boxed(kind, Box::new(b))))
+        }
+        libc::SOCK_DGRAM | libc::SOCK_RAW => {
+            let (a, b) = unix::dgram::Dgram::pair(ns, cred);
+            Ok((boxed(libc::SOCK_DGRAM, Box::new(a)), boxed(libc::SOCK_DGRAM, Box::new(b))))
+        }
+        _ => Err(Errno::ESOCKTNOSUPPORT),
+    }
+}

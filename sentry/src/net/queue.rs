@@ -1,0 +1,295 @@
+//! A queue of bytes or messages between two sockets.
+//!
+//! The bytes lie in a [`Ring`]; a [`Record`] marks a stretch of them. In a framed queue (datagrams, seqpacket) every
+//! message is a record and is read as one. In a stream only stretches that carry descriptors or credentials are marked:
+//! one `recv` never joins them with their neighbours (unix(7)).
+
+use super::scm::Scm;
+use super::socket::RecvMsg;
+use crate::error::{Errno, Result};
+use crate::fs::ring::Ring;
+use crate::mm::io::{Dst, Src};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What a message costs beside its bytes.
+const RECORD_COST: usize = 256;
+
+struct Record {
+    /// Position of its first byte in the stream.
+    start: u64,
+    len: usize,
+    scm: Option<Box<Scm>>,
+    /// Sender's address.
+    from: Option<Arc<[u8]>>,
+}
+
+struct State {
+    ring: Ring,
+    /// Position of the ring's first byte in the stream.
+    pos: u64,
+    records: VecDeque<Record>,
+    cap: usize,
+    /// Nothing more is put in; what is there can still be read.
+    closed: bool,
+    /// Whoever would read is gone.
+    deserted: bool,
+}
+
+impl State {
+    fn used(&self, framed: bool) -> usize {
+        self.ring.len() + if framed { self.records.len() * RECORD_COST } else { 0 }
+    }
+}
+
+pub struct Queue {
+    framed: bool,
+    state: Mutex<State>,
+}
+
+/// What a read took.
+pub struct Taken {
+    pub n: usize,
+    /// Writers may have become ready to go on.
+    pub room: bool,
+}
+
+impl Queue {
+    pub fn new(framed: bool, cap: usize) -> Self {
+        Queue {
+            framed,
+            state: Mutex::new(State {
+                ring: Ring::default(),
+                pos: 0,
+                records: VecDeque::new(),
+                cap,
+                closed: false,
+                deserted: false,
+            }),
+        }
+    }
+    pub fn set_cap(&self, cap: usize) {
+        self.state.lock().cap = cap;
+    }
+    /// Nothing more comes.
+    pub fn close(&self) {
+        self.state.lock().closed = true;
+    }
+    pub fn closed(&self) -> bool {
+        self.state.lock().closed
+    }
+    /// The reader is gone: what was not read is dropped; true if there was something.
+    pub fn desert(&self) -> bool {
+        let (ring, records);
+        {
+            let mut s = self.state.lock();
+            s.deserted = true;
+            ring = std::mem::take(&mut s.ring);
+            // Descriptors under way are closed outside of the lock.
+            records = std::mem::take(&mut s.records);
+            s.pos = 0;
+        }
+        !ring.is_empty() || !records.is_empty()
+    }
+    pub fn deserted(&self) -> bool {
+        self.state.lock().deserted
+    }
+    /// Bytes there.
+    pub fn len(&self) -> usize {
+        self.state.lock().ring.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        let s = self.state.lock();
+        s.ring.is_empty() && s.records.is_empty()
+    }
+    /// Bytes that one read would meet (`FIONREAD`).
+    pub fn next_len(&self) -> usize {
+        let s = self.state.lock();
+        match s.records.front() {
+            Some(r) if self.framed => r.len,
+            _ => s.ring.len(),
+        }
+    }
+    /// Readable, closed, writable: what poll wants to know, at once.
+    pub fn status(&self) -> (bool, bool, bool) {
+        let s = self.state.lock();
+        (!s.ring.is_empty() || !s.records.is_empty(), s.closed, s.used(self.framed) * 2 <= s.cap)
+    }
+
+    /// Appends bytes to a stream, as many as fit. `EAGAIN` when full, `EPIPE` when closed. Takes `scm` along if any byte went.
+    pub fn send_bytes(&self, src: &mut Src<'_>, scm: &mut Option<Box<Scm>>) -> Result<usize> {
+        let mut s = self.state.lock();
+        if s.closed || s.deserted {
+            return Err(Errno::EPIPE);
+        }
+        if src.remaining() == 0 {
+            return Ok(0);
+        }
+        let free = s.cap.saturating_sub(s.ring.len());
+        if free == 0 || (scm.is_some() && s.records.len() >= s.cap / RECORD_COST) {
+            return Err(Errno::EAGAIN);
+        }
+        let start = s.pos + s.ring.len() as u64;
+        let n = s.ring.push(src, free)?;
+        if let Some(scm) = scm.take() {
+            s.records.push_back(Record { start, len: n, scm: Some(scm), from: None });
+        }
+        Ok(n)
+    }
+
+    /// Appends one message, whole. `EMSGSIZE` if it can never fit.
+    pub fn send_record(
+        &self,
+        src: &mut Src<'_>,
+        scm: &mut Option<Box<Scm>>,
+        from: Option<Arc<[u8]>>,
+    ) -> Result<usize> {
+        let len = src.remaining();
+        let mut s = self.state.lock();
+        if s.closed || s.deserted {
+            return Err(Errno::EPIPE);
+        }
+        if len > s.cap {
+            return Err(Errno::EMSGSIZE);
+        }
+        // An empty queue takes any message that is not too long.
+        if !s.records.is_empty() && s.used(true) + len + RECORD_COST > s.cap {
+            return Err(Errno::EAGAIN);
+        }
+        let start = s.pos + s.ring.len() as u64;
+        let n = if len == 0 { 0 } else { s.ring.push(src, len)? };
+        if n < len {
+            s.ring.truncate(n);
+            return Err(Errno::EFAULT);
+        }
+        s.records.push_back(Record { start, len, scm: scm.take(), from });
+        Ok(len)
+    }
+
+    /// Reads bytes or one message. `EAGAIN` when empty; 0 at the end. With `MSG_PEEK` all stays.
+    pub fn recv(&self, dst: &mut Dst<'_>, msg: &mut RecvMsg) -> Result<Taken> {
+        let peek = msg.flags & libc::MSG_PEEK != 0;
+        // What leaves the queue is dropped after the lock.
+        let mut leftover = None;
+        let mut s = self.state.lock();
+        if s.ring.is_empty() && s.records.is_empty() {
+            return if s.closed { Ok(Taken { n: 0, room: false }) } else { Err(Errno::EAGAIN) };
+        }
+        let was = s.used(false) * 2 <= s.cap;
+        let n;
+        if self.framed {
+            let Some(r) = s.records.front() else { return Err(Errno::EAGAIN) };
+            let len = r.len;
+            n = s.ring.peek(dst, 0, len)?;
+            msg.real_len = len;
+            if n < len {
+                msg.out_flags |= libc::MSG_TRUNC;
+            }
+            msg.from = r.from.clone();
+            if peek {
+                msg.scm = r.scm.as_ref().map(|x| x.peek());
+            } else {
+                s.ring.consume(len);
+                s.pos += len as u64;
+                leftover = s.records.pop_front();
+                if let Some(r) = &mut leftover {
+                    msg.scm = r.scm.take();
+                }
+            }
+        } else {
+            let pos = s.pos;
+            let mut max = usize::MAX;
+            let mut marked = false;
+            if let Some(r) = s.records.front() {
+                if r.start > pos {
+                    max = (r.start - pos) as usize;
+                } else {
+                    max = r.len.saturating_sub((pos - r.start) as usize);
+                    marked = true;
+                }
+            }
+            n = if msg.discard { max.min(s.ring.len()).min(dst.remaining()) } else { s.ring.peek(dst, 0, max)? };
+            msg.real_len = n;
+            if marked {
+                msg.marked = true;
+                if let Some(r) = s.records.front_mut() {
+                    msg.scm = if peek {
+                        r.scm.as_ref().map(|x| x.peek())
+                    } else {
+                        // The rest of the stretch keeps the credentials, not the descriptors.
+                        let rest = r.scm.as_ref().and_then(|x| x.rest());
+                        std::mem::replace(&mut r.scm, rest)
+                    };
+                }
+            }
+            if !peek {
+                s.ring.consume(n);
+                s.pos += n as u64;
+                if marked && n == max {
+                    leftover = s.records.pop_front();
+                }
+            }
+        }
+        let room = !peek && (self.framed || (!was && s.used(false) * 2 <= s.cap));
+        drop(s);
+        drop(leftover);
+        Ok(Taken { n, room })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::scm::Ucred;
+
+    fn get(q: &Queue, n: usize, flags: i32) -> (Result<Vec<u8>>, RecvMsg) {
+        let mut b = vec![0; n];
+        let mut m = RecvMsg::new(flags);
+        let r = q.recv(&mut Dst::kernel(&mut b), &mut m);
+        (r.map(|t| b[..t.n].to_vec()), m)
+    }
+
+    #[test]
+    fn messages_stay_apart() {
+        let q = Queue::new(true, 10_000);
+        for m in [&b"one"[..], b"", b"three"] {
+            assert_eq!(q.send_record(&mut Src::kernel(m), &mut None, None), Ok(m.len()));
+        }
+        assert_eq!(q.next_len(), 3);
+        let (r, m) = get(&q, 2, libc::MSG_PEEK);
+        assert_eq!((r, m.out_flags, m.real_len), (Ok(b"on".to_vec()), libc::MSG_TRUNC, 3));
+        assert_eq!(get(&q, 9, 0).0, Ok(b"one".to_vec()));
+        assert_eq!(get(&q, 9, 0).0, Ok(vec![]));
+        assert_eq!(get(&q, 2, 0).0, Ok(b"th".to_vec()));
+        assert_eq!(get(&q, 2, 0).0, Err(Errno::EAGAIN));
+        assert_eq!(q.send_record(&mut Src::kernel(&[0; 10_001]), &mut None, None), Err(Errno::EMSGSIZE));
+        q.close();
+        assert_eq!(get(&q, 2, 0).0, Ok(vec![]));
+    }
+
+    #[test]
+    fn marked_stretches_do_not_mix() {
+        let q = Queue::new(false, 100);
+        let cred = |pid| Some(Box::new(Scm { files: vec![], cred: Some(Ucred { pid, uid: 0, gid: 0 }) }));
+        let mut send = |b: &[u8], mut scm| q.send_bytes(&mut Src::kernel(b), &mut scm).unwrap();
+        send(b"aa", None);
+        send(b"bb", cred(1));
+        send(b"cc", cred(2));
+        send(b"dd", None);
+        let (r, m) = get(&q, 9, 0);
+        assert_eq!((r, m.scm.is_none()), (Ok(b"aa".to_vec()), true));
+        let (r, m) = get(&q, 1, 0);
+        assert_eq!((r, m.scm.unwrap().cred.unwrap().pid), (Ok(b"b".to_vec()), 1));
+        let (r, m) = get(&q, 9, 0);
+        assert_eq!((r, m.scm.unwrap().cred.unwrap().pid), (Ok(b"b".to_vec()), 1));
+        let (r, m) = get(&q, 9, libc::MSG_PEEK);
+        assert_eq!((r, m.scm.unwrap().cred.unwrap().pid), (Ok(b"cc".to_vec()), 2));
+        assert_eq!(get(&q, 9, 0).0, Ok(b"cc".to_vec()));
+        assert_eq!(get(&q, 9, 0).0, Ok(b"dd".to_vec()));
+        assert_eq!(q.send_bytes(&mut Src::kernel(&[0; 200]), &mut None), Ok(100));
+        assert_eq!(q.send_bytes(&mut Src::kernel(&[0; 200]), &mut None), Err(Errno::EAGAIN));
+        assert!(q.desert());
+        assert_eq!(q.send_bytes(&mut Src::kernel(&[0; 200]), &mut None), Err(Errno::EPIPE));
+    }
+}

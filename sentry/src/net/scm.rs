@@ -1,0 +1,261 @@
+//! What travels with a message beside its bytes: open files and credentials (unix(7), cmsg(3)).
+//!
+//! Files under way are counted and bounded ([`MAX_IN_FLIGHT`]): a socket sent to itself and closed keeps its memory until the
+//! sandbox ends, as there is no garbage collector for such cycles; the bound limits what a guest can lose that way.
+
+use crate::error::{Errno, Result};
+use crate::fs::File;
+use crate::kernel::cred::{CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, CAP_SYS_RESOURCE};
+use crate::kernel::Task;
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Most descriptors in one message (`SCM_MAX_FD`).
+const MAX_FDS: usize = 253;
+/// Most files under way in the whole sandbox, whoever sends them.
+const MAX_IN_FLIGHT: usize = 1 << 16;
+/// Longest control data (`net.core.optmem_max`).
+pub const MAX_CONTROL: usize = 20480;
+const HDR: usize = 16;
+
+static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
+
+/// `struct ucred`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct Ucred {
+    pub pid: i32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Ucred {
+    /// As `SCM_CREDENTIALS` shows a sender.
+    pub fn real(task: &Task) -> Self {
+        let c = task.cred();
+        Ucred { pid: task.group.pid, uid: c.uid, gid: c.gid }
+    }
+    /// As `SO_PEERCRED` shows a peer.
+    pub fn effective(task: &Task) -> Self {
+        let c = task.cred();
+        Ucred { pid: task.group.pid, uid: c.euid, gid: c.egid }
+    }
+    /// Nobody known.
+    pub const NONE: Ucred = Ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+}
+
+/// A file under way.
+pub struct InFlight(Option<Arc<File>>);
+
+impl InFlight {
+    fn new(file: Arc<File>) -> Self {
+        IN_FLIGHT.fetch_add(1, Ordering::Relaxed);
+        InFlight(Some(file))
+    }
+    pub fn into_file(mut self) -> Option<Arc<File>> {
+        self.0.take()
+    }
+}
+
+thread_local! {
+    /// Files being dropped by this thread: a file may be a socket whose queue holds files, and so on without end.
+    static DROPPING: RefCell<Option<Vec<Arc<File>>>> = const { RefCell::new(None) };
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        IN_FLIGHT.fetch_sub(1, Ordering::Relaxed);
+        let Some(file) = self.0.take() else { return };
+        let outermost = DROPPING.with(|d| match &mut *d.borrow_mut() {
+            Some(list) => {
+                list.push(file);
+                false
+            }
+            none => {
+                *none = Some(vec![file]);
+                true
+            }
+        });
+        if !outermost {
+            return;
+        }
+        loop {
+            let next = DROPPING.with(|d| {
+                let mut d = d.borrow_mut();
+                let next = d.as_mut().and_then(|l| l.pop());
+                if next.is_none() {
+                    *d = None;
+                }
+                next
+            });
+            match next {
+                Some(f) => drop(f),
+                None => return,
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct Scm {
+    pub files: Vec<InFlight>,
+    pub cred: Option<Ucred>,
+}
+
+impl Scm {
+    /// What a peek sees.
+    pub fn peek(&self) -> Box<Scm> {
+        Box::new(Scm {
+            files: self.files.iter().filter_map(|f| f.0.clone()).map(InFlight::new).collect(),
+            cred: self.cred,
+        })
+    }
+    /// What stays with the rest of a stretch that was read in part.
+    pub fn rest(&self) -> Option<Box<Scm>> {
+        self.cred.map(|c| Box::new(Scm { files: Vec::new(), cred: Some(c) }))
+    }
+
+    /// Reads the control data of a sendmsg(2). Messages of other levels are handed to `other`.
+    pub fn parse(
+        task: &Task,
+        control: &[u8],
+        other: &mut dyn FnMut(i32, i32, &[u8]) -> Result<()>,
+    ) -> Result<Option<Box<Scm>>> {
+        let mut scm: Option<Box<Scm>> = None;
+        let mut at = 0usize;
+        while control.len().saturating_sub(at) >= HDR {
+            let h = &control[at..];
+            let word = |i: usize| i32::from_ne_bytes([h[i], h[i + 1], h[i + 2], h[i + 3]]);
+            let len = u64::from_ne_bytes([h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]]);
+            let (level, kind) = (word(8), word(12));
+            let len = usize::try_from(len).map_err(|_| Errno::EINVAL)?;
+            if len < HDR || len > h.len() {
+                return Err(Errno::EINVAL);
+            }
+            let data = &h[HDR..len];
+            match (level, kind) {
+                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                    scm.get_or_insert_default().add_files(task, data)?;
+                }
+                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
+                    let c = Ucred::read_from_bytes(data).map_err(|_| Errno::EINVAL)?;
+                    check_cred(task, c)?;
+                    scm.get_or_insert_default().cred = Some(c);
+                }
+                (libc::SOL_SOCKET, _) => return Err(Errno::EINVAL),
+                _ => other(level, kind, data)?,
+            }
+            at += len.next_multiple_of(8);
+        }
+        Ok(scm)
+    }
+
+    fn add_files(&mut self, task: &Task, data: &[u8]) -> Result<()> {
+        let fds = data.chunks_exact(4).map(|c| i32::from_ne_bytes([c[0], c[1], c[2], c[3]]));
+        if self.files.len() + fds.len() > MAX_FDS {
+            return Err(Errno::EINVAL);
+        }
+        let cred = task.cred();
+        let now = IN_FLIGHT.load(Ordering::Relaxed);
+        let mine = task.limit(libc::RLIMIT_NOFILE);
+        if now + fds.len() > MAX_IN_FLIGHT
+            || (now as u64 > mine && !cred.has(CAP_SYS_RESOURCE) && !cred.has(CAP_SYS_ADMIN))
+        {
+            return Err(Errno::ETOOMANYREFS);
+        }
+        let table = task.files();
+        for fd in fds {
+            self.files.push(InFlight::new(table.get(fd)?));
+        }
+        Ok(())
+    }
+}
+
+/// May `task` claim to be `c`?
+fn check_cred(task: &Task, c: Ucred) -> Result<()> {
+    let own = task.cred();
+    let pid_ok = c.pid == task.group.pid || own.has(CAP_SYS_ADMIN);
+    let uid_ok = [own.uid, own.euid, own.suid].contains(&c.uid) || own.has(CAP_SETUID);
+    let gid_ok = [own.gid, own.egid, own.sgid].contains(&c.gid) || own.has(CAP_SETGID);
+    if !(pid_ok && uid_ok && gid_ok) {
+        return Err(Errno::EPERM);
+    }
+    if c.pid != task.group.pid && task.kernel.group(c.pid).is_none() {
+        return Err(Errno::ESRCH);
+    }
+    Ok(())
+}
+
+/// Control data for the guest, within the space that it gave.
+pub struct Control {
+    pub data: Vec<u8>,
+    room: usize,
+    pub truncated: bool,
+}
+
+impl Control {
+    pub fn new(room: usize) -> Self {
+        Control { data: Vec::new(), room, truncated: false }
+    }
+    /// Adds one message, cut to what fits.
+    pub fn put(&mut self, level: i32, kind: i32, data: &[u8]) {
+        let left = self.room.saturating_sub(self.data.len());
+        if left < HDR {
+            self.truncated = true;
+            return;
+        }
+        let n = data.len().min(left - HDR);
+        if n < data.len() {
+            self.truncated = true;
+        }
+        self.data.extend_from_slice(&((HDR + n) as u64).to_ne_bytes());
+        self.data.extend_from_slice(&level.to_ne_bytes());
+        self.data.extend_from_slice(&kind.to_ne_bytes());
+        self.data.extend_from_slice(&data[..n]);
+        // The padding counts too, as far as there is room for it.
+        let padded = self.data.len().next_multiple_of(8).min(self.room);
+        self.data.resize(padded, 0);
+    }
+    /// Descriptors that still fit.
+    fn fds_that_fit(&self) -> usize {
+        self.room.saturating_sub(self.data.len()).saturating_sub(HDR) / 4
+    }
+    /// Installs the files of a message as descriptors of `task`; those that do not fit are dropped.
+    pub fn put_files(&mut self, task: &Task, files: Vec<InFlight>, cloexec: bool) {
+        let fit = self.fds_that_fit();
+        let mut fds = Vec::new();
+        for f in files {
+            if fds.len() / 4 >= fit {
+                self.truncated = true;
+                break;
+            }
+            let Some(fd) = f.into_file().and_then(|f| task.install_fd(f, cloexec).ok()) else {
+                self.truncated = true;
+                break;
+            };
+            fds.extend_from_slice(&fd.to_ne_bytes());
+        }
+        if !fds.is_empty() {
+            self.put(libc::SOL_SOCKET, libc::SCM_RIGHTS, &fds);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_is_cut_to_its_room() {
+        let mut c = Control::new(40);
+        c.put(1, 2, &[1; 12]);
+        assert_eq!((c.data.len(), c.truncated), (32, false));
+        c.put(1, 2, &[1; 12]);
+        assert_eq!((c.data.len(), c.truncated), (32, true));
+        let mut c = Control::new(20);
+        c.put(1, 2, &[1; 12]);
+        assert_eq!((c.data.len(), c.truncated), (20, true));
+    }
+}

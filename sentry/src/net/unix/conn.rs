@@ -1,0 +1,381 @@
+//! Stream and seqpacket sockets.
+//!
+//! A connection is a [`Pair`] of queues. Each end closes both queues when it goes; a queue that is closed gives what is in it
+//! and then the end of file to its reader, and EPIPE to its writer, so that `shutdown` of either side is the closing of one.
+
+use super::names::{unnamed, Bound, Name};
+use crate::error::{Errno, Result};
+use crate::kernel::current;
+use crate::kernel::wait::WaitQueue;
+use crate::kernel::Task;
+use crate::mm::io::{Dst, Src};
+use crate::net::queue::Queue;
+use crate::net::scm::{Scm, Ucred};
+use crate::net::socket::*;
+use crate::net::NetNs;
+use parking_lot::Mutex;
+use std::any::Any;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+/// Most connections that wait to be accepted (`net.core.somaxconn`).
+const SOMAXCONN: i32 = 4096;
+
+/// What one end of a connection lets the other see.
+struct End {
+    wake: Arc<WaitQueue>,
+    name: Mutex<Option<Arc<[u8]>>>,
+    cred: Ucred,
+    error: AtomicI32,
+    /// `SO_PASSCRED`: whoever sends to it attaches credentials.
+    pass_cred: AtomicBool,
+}
+
+struct Pair {
+    ends: [End; 2],
+    /// `queues[i]` is read by end `i`.
+    queues: [Queue; 2],
+}
+
+struct Link {
+    pair: Arc<Pair>,
+    side: usize,
+}
+
+impl Link {
+    fn rx(&self) -> &Queue {
+        &self.pair.queues[self.side]
+    }
+    fn tx(&self) -> &Queue {
+        &self.pair.queues[1 - self.side]
+    }
+    fn own(&self) -> &End {
+        &self.pair.ends[self.side]
+    }
+    fn other(&self) -> &End {
+        &self.pair.ends[1 - self.side]
+    }
+}
+
+struct Listening {
+    backlog: usize,
+    pending: VecDeque<Conn>,
+    cred: Ucred,
+}
+
+struct Inner {
+    ns: Arc<NetNs>,
+    kind: i32,
+    wake: Arc<WaitQueue>,
+    name: Mutex<Option<Name>>,
+    link: OnceLock<Link>,
+    listening: Mutex<Option<Listening>>,
+    is_listening: AtomicBool,
+}
+
+/// The handle that the open file holds: closes when dropped.
+pub struct Conn {
+    inner: Arc<Inner>,
+    /// Not accepted yet.
+    embryo: AtomicBool,
+}
+
+impl Conn {
+    pub fn new(ns: &Arc<NetNs>, kind: i32) -> Self {
+        Conn {
+            inner: Arc::new(Inner {
+                ns: ns.clone(),
+                kind,
+                wake: Arc::default(),
+                name: Mutex::new(None),
+                link: OnceLock::new(),
+                listening: Mutex::new(None),
+                is_listening: AtomicBool::new(false),
+            }),
+            embryo: AtomicBool::new(false),
+        }
+    }
+
+    fn join(&self, other: &Conn, creds: [Ucred; 2]) {
+        let end = |c: &Conn, cred| End {
+            wake: c.inner.wake.clone(),
+            name: Mutex::new(c.inner.name.lock().as_ref().map(|n| n.sockaddr())),
+            cred,
+            error: AtomicI32::new(0),
+            pass_cred: AtomicBool::new(false),
+        };
+        let framed = self.inner.kind == libc::SOCK_SEQPACKET;
+        let pair = Arc::new(Pair {
+            ends: [end(self, creds[0]), end(other, creds[1])],
+            queues: [Queue::new(framed, BUF_DEFAULT), Queue::new(framed, BUF_DEFAULT)],
+        });
+        let _ = other.inner.link.set(Link { pair: pair.clone(), side: 1 });
+        let _ = self.inner.link.set(Link { pair, side: 0 });
+    }
+
+    /// socketpair(2).
+    pub fn pair(ns: &Arc<NetNs>, kind: i32, cred: Ucred) -> (Self, Self) {
+        let (a, b) = (Conn::new(ns, kind), Conn::new(ns, kind));
+        a.join(&b, [cred, cred]);
+        (a, b)
+    }
+
+    fn link(&self) -> Option<&Link> {
+        self.inner.link.get()
+    }
+
+    fn bound(&self) -> Bound {
+        let weak: Weak<Inner> = Arc::downgrade(&self.inner);
+        weak
+    }
+
+    fn framed(&self) -> bool {
+        self.inner.kind == libc::SOCK_SEQPACKET
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        if let Some(name) = self.inner.name.lock().as_ref() {
+            // An accepted socket shows its listener's name but does not hold it.
+            self.inner.ns.unix.release(name, &self.bound());
+        }
+        self.inner.is_listening.store(false, Ordering::SeqCst);
+        let waiting = self.inner.listening.lock().take();
+        if waiting.is_some() {
+            // Those who wait to connect look again and are refused.
+            self.inner.wake.wake_all();
+        }
+        drop(waiting);
+        if let Some(l) = self.link() {
+            l.rx().close();
+            l.tx().close();
+            if l.rx().desert() || self.embryo.load(Ordering::Relaxed) {
+                l.other().error.store(libc::ECONNRESET, Ordering::SeqCst);
+            }
+            l.other().wake.wake_all();
+        }
+    }
+}
+
+impl Proto for Conn {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn queue(&self) -> &Arc<WaitQueue> {
+        &self.inner.wake
+    }
+
+    fn poll(&self) -> u32 {
+        let Some(l) = self.link() else {
+            if !self.inner.is_listening.load(Ordering::SeqCst) {
+                return OUT | HUP;
+            }
+            let some = self.inner.listening.lock().as_ref().is_some_and(|l| !l.pending.is_empty());
+            return if some { IN } else { 0 };
+        };
+        let (readable, rx_closed, _) = l.rx().status();
+        let (_, tx_closed, writable) = l.tx().status();
+        let mut ev = 0;
+        if l.own().error.load(Ordering::SeqCst) != 0 {
+            ev |= ERR;
+        }
+        if rx_closed {
+            ev |= RDHUP | IN;
+            if tx_closed {
+                ev |= HUP;
+            }
+        }
+        if readable {
+            ev |= IN;
+        }
+        if writable || tx_closed {
+            ev |= OUT;
+        }
+        ev
+    }
+
+    fn bind(&self, _s: &Socket, task: &Task, addr: &[u8]) -> Result<()> {
+        let name = Name::parse(addr)?;
+        let mut own = self.inner.name.lock();
+        if own.is_some() {
+            return if name == Name::Auto { Ok(()) } else { Err(Errno::EINVAL) };
+        }
+        let got = self.inner.ns.unix.bind(task, name, self.bound())?;
+        if let Some(l) = self.link() {
+            *l.own().name.lock() = Some(got.sockaddr());
+        }
+        *own = Some(got);
+        Ok(())
+    }
+
+    fn listen(&self, _s: &Socket, task: &Task, backlog: i32) -> Result<()> {
+        if self.inner.name.lock().is_none() || self.link().is_some() {
+            return Err(Errno::EINVAL);
+        }
+        let backlog = if (0..=SOMAXCONN).contains(&backlog) { backlog } else { SOMAXCONN } as usize;
+        let cred = Ucred::effective(task);
+        {
+            let mut l = self.inner.listening.lock();
+            match &mut *l {
+                Some(l) => {
+                    l.backlog = backlog;
+                    l.cred = cred;
+                }
+                none => *none = Some(Listening { backlog, pending: VecDeque::new(), cred }),
+            }
+            self.inner.is_listening.store(true, Ordering::SeqCst);
+        }
+        self.inner.wake.wake(OUT);
+        Ok(())
+    }
+
+    fn accept(&self, _s: &Socket) -> Result<Box<dyn Proto>> {
+        let got = {
+            let mut l = self.inner.listening.lock();
+            l.as_mut().ok_or(Errno::EINVAL)?.pending.pop_front().ok_or(Errno::EAGAIN)?
+        };
+        got.embryo.store(false, Ordering::Relaxed);
+        self.inner.wake.wake(OUT);
+        Ok(Box::new(got))
+    }
+
+    fn connect(&self, _s: &Socket, task: &Task, addr: &[u8], _nonblock: bool, _again: bool) -> Result<Connect> {
+        let name = Name::parse(addr)?;
+        if self.link().is_some() {
+            return Err(Errno::EISCONN);
+        }
+        if self.inner.is_listening.load(Ordering::SeqCst) {
+            return Err(Errno::EINVAL);
+        }
+        let found = self.inner.ns.unix.find(task, &name)?;
+        let Ok(server) = found.downcast::<Inner>() else { return Err(Errno::EPROTOTYPE) };
+        if server.kind != self.inner.kind {
+            return Err(Errno::EPROTOTYPE);
+        }
+        let child = Conn::new(&self.inner.ns, self.inner.kind);
+        *child.inner.name.lock() = server.name.lock().clone();
+        child.embryo.store(true, Ordering::Relaxed);
+        {
+            let mut l = server.listening.lock();
+            let l = l.as_mut().ok_or(Errno::ECONNREFUSED)?;
+            if l.pending.len() > l.backlog {
+                return Ok(Connect::Wait(server.wake.clone()));
+            }
+            self.join(&child, [Ucred::effective(task), l.cred]);
+            l.pending.push_back(child);
+        }
+        server.wake.wake(IN);
+        self.inner.wake.wake(OUT);
+        Ok(Connect::Done)
+    }
+
+    fn local(&self) -> Vec<u8> {
+        self.inner.name.lock().as_ref().map_or_else(unnamed, |n| n.sockaddr().to_vec())
+    }
+
+    fn peer(&self) -> Result<Vec<u8>> {
+        let l = self.link().ok_or(Errno::ENOTCONN)?;
+        let name = l.other().name.lock().clone();
+        Ok(name.map_or_else(unnamed, |n| n.to_vec()))
+    }
+
+    fn shutdown(&self, how: i32) -> Result<()> {
+        let Some(l) = self.link() else { return Err(Errno::ENOTCONN) };
+        if how != libc::SHUT_WR {
+            l.rx().close();
+        }
+        if how != libc::SHUT_RD {
+            l.tx().close();
+        }
+        l.own().wake.wake_all();
+        l.other().wake.wake_all();
+        Ok(())
+    }
+
+    fn send(&self, s: &Socket, src: &mut Src<'_>, msg: &mut SendMsg) -> Result<usize> {
+        if msg.flags & libc::MSG_OOB != 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let Some(l) = self.link() else {
+            let stream_to = msg.addr.is_some() && !self.framed();
+            return Err(if stream_to { Errno::EOPNOTSUPP } else { Errno::ENOTCONN });
+        };
+        if msg.addr.is_some() && !self.framed() {
+            return Err(Errno::EISCONN);
+        }
+        if s.pass_cred() || l.other().pass_cred.load(Ordering::Relaxed) {
+            if let Some(task) = current::get() {
+                msg.scm.get_or_insert_default().cred.get_or_insert_with(|| Ucred::real(&task));
+            }
+        }
+        let n = if self.framed() {
+            let e = l.own().error.swap(0, Ordering::SeqCst);
+            if e != 0 && !l.tx().closed() {
+                return Err(Errno::from_raw(e));
+            }
+            l.tx().send_record(src, &mut msg.scm, None)?
+        } else {
+            l.tx().send_bytes(src, &mut msg.scm)?
+        };
+        l.other().wake.wake(IN);
+        Ok(n)
+    }
+
+    fn recv(&self, s: &Socket, dst: &mut Dst<'_>, msg: &mut RecvMsg) -> Result<usize> {
+        if msg.flags & libc::MSG_OOB != 0 {
+            return Err(if self.framed() { Errno::EOPNOTSUPP } else { Errno::EINVAL });
+        }
+        let Some(l) = self.link() else {
+            return Err(if self.framed() { Errno::ENOTCONN } else { Errno::EINVAL });
+        };
+        if l.own().error.load(Ordering::Relaxed) != 0 && l.rx().is_empty() {
+            let e = l.own().error.swap(0, Ordering::SeqCst);
+            if e != 0 {
+                return Err(Errno::from_raw(e));
+            }
+        }
+        let t = l.rx().recv(dst, msg)?;
+        if t.room {
+            l.other().wake.wake(OUT);
+        }
+        finish_scm(s, msg);
+        Ok(t.n)
+    }
+
+    fn take_error(&self) -> i32 {
+        self.link().map_or(0, |l| l.own().error.swap(0, Ordering::SeqCst))
+    }
+    fn listening(&self) -> bool {
+        self.inner.is_listening.load(Ordering::SeqCst)
+    }
+    fn peer_cred(&self) -> Option<Ucred> {
+        match self.link() {
+            Some(l) => Some(l.other().cred),
+            None => self.inner.listening.lock().as_ref().map(|l| l.cred),
+        }
+    }
+    fn opts_changed(&self, s: &Socket) {
+        if let Some(l) = self.link() {
+            l.own().pass_cred.store(s.pass_cred(), Ordering::Relaxed);
+            if s.opts.snd_buf_set.load(Ordering::Relaxed) {
+                l.tx().set_cap(s.opts.snd_buf.load(Ordering::Relaxed) as usize);
+            }
+        }
+    }
+    fn pending(&self) -> (usize, usize) {
+        self.link().map_or((0, 0), |l| (l.rx().next_len(), l.tx().len()))
+    }
+}
+
+/// Drops credentials that the receiver did not ask for; with `SO_PASSCRED` there always are some.
+pub(super) fn finish_scm(s: &Socket, msg: &mut RecvMsg) {
+    if s.pass_cred() {
+        let scm = msg.scm.get_or_insert_with(|| Box::new(Scm::default()));
+        // 65534 is what overflowuid shows for nobody known.
+        scm.cred.get_or_insert(Ucred { pid: 0, uid: 65534, gid: 65534 });
+    } else if let Some(scm) = &mut msg.scm {
+        scm.cred = None;
+    }
+}
