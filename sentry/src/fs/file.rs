@@ -87,6 +87,10 @@ pub trait FileOps: Send + Sync {
     fn sigpipe(&self) -> bool {
         true
     }
+    /// How long a blocking read (or write) waits, in ns (`SO_RCVTIMEO`, `SO_SNDTIMEO`).
+    fn timeout(&self, _write: bool) -> Option<u64> {
+        None
+    }
     /// Where readiness changes are announced, if it can change.
     fn wait_queue(&self) -> Option<&WaitQueue> {
         None

@@ -82,6 +82,8 @@ pub struct Kernel {
     pub calls: AtomicU64,
     /// Where `--strace` lines go.
     pub strace_out: Mutex<Box<dyn std::io::Write + Send>>,
+    /// Sockets of the sandbox.
+    pub net: Arc<crate::net::NetNs>,
     /// The root mount namespace of the container.
     pub mounts: RwLock<Option<Arc<crate::fs::vfs::MountNamespace>>>,
     /// Root of the tmpfs that memfds live in.
@@ -113,6 +115,7 @@ impl Kernel {
             ending: AtomicBool::new(false),
             calls: AtomicU64::new(0),
             strace_out: Mutex::new(Box::new(std::io::stderr())),
+            net: Arc::default(),
             mounts: RwLock::new(None),
             shm: Default::default(),
             reopen: Default::default(),

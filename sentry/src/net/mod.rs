@@ -4,7 +4,7 @@
 //!   [`Proto`], what a family implements.
 //! * [`queue`]: bytes and messages on their way; every family's receive queue.
 //! * [`scm`]: descriptors and credentials that travel along (`SOL_SOCKET` control messages).
-//! * [`unix`]: AF_UNIX.
+//! * [`unix`]: local sockets (AF_UNIX).
 //!
 //! All of it is synchronous: what cannot go on answers `EAGAIN`, and `syscalls::socket` waits.
 

@@ -127,7 +127,7 @@ impl Queue {
             return Ok(0);
         }
         let free = s.cap.saturating_sub(s.ring.len());
-        if free == 0 || (scm.is_some() && s.records.len() >= s.cap / RECORD_COST) {
+        if free == 0 || (scm.is_some() && s.records.len() >= (s.cap / RECORD_COST).max(16)) {
             return Err(Errno::EAGAIN);
         }
         let start = s.pos + s.ring.len() as u64;
@@ -139,12 +139,7 @@ impl Queue {
     }
 
     /// Appends one message, whole. `EMSGSIZE` if it can never fit.
-    pub fn send_record(
-        &self,
-        src: &mut Src<'_>,
-        scm: &mut Option<Box<Scm>>,
-        from: Option<Arc<[u8]>>,
-    ) -> Result<usize> {
+    pub fn send_record(&self, src: &mut Src<'_>, scm: &mut Option<Box<Scm>>, from: Option<Arc<[u8]>>) -> Result<usize> {
         let len = src.remaining();
         let mut s = self.state.lock();
         if s.closed || s.deserted {
@@ -272,7 +267,7 @@ mod tests {
     fn marked_stretches_do_not_mix() {
         let q = Queue::new(false, 100);
         let cred = |pid| Some(Box::new(Scm { files: vec![], cred: Some(Ucred { pid, uid: 0, gid: 0 }) }));
-        let mut send = |b: &[u8], mut scm| q.send_bytes(&mut Src::kernel(b), &mut scm).unwrap();
+        let send = |b: &[u8], mut scm| q.send_bytes(&mut Src::kernel(b), &mut scm).unwrap();
         send(b"aa", None);
         send(b"bb", cred(1));
         send(b"cc", cred(2));

@@ -46,6 +46,9 @@ impl Ucred {
     pub const NONE: Ucred = Ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
 }
 
+/// Takes a control message of another level: level, type, data.
+pub type Other<'a> = dyn FnMut(i32, i32, &[u8]) -> Result<()> + 'a;
+
 /// A file under way.
 pub struct InFlight(Option<Arc<File>>);
 
@@ -118,11 +121,7 @@ impl Scm {
     }
 
     /// Reads the control data of a sendmsg(2). Messages of other levels are handed to `other`.
-    pub fn parse(
-        task: &Task,
-        control: &[u8],
-        other: &mut dyn FnMut(i32, i32, &[u8]) -> Result<()>,
-    ) -> Result<Option<Box<Scm>>> {
+    pub fn parse(task: &Task, control: &[u8], other: &mut Other<'_>) -> Result<Option<Box<Scm>>> {
         let mut scm: Option<Box<Scm>> = None;
         let mut at = 0usize;
         while control.len().saturating_sub(at) >= HDR {

@@ -351,8 +351,13 @@ impl Socket {
             }
             libc::SO_RCVTIMEO | 66 => o.rcv_timeo.store(timeout(value)?, Ordering::Relaxed),
             libc::SO_SNDTIMEO | 67 => o.snd_timeo.store(timeout(value)?, Ordering::Relaxed),
-            libc::SO_TYPE | libc::SO_DOMAIN | libc::SO_PROTOCOL | libc::SO_ERROR | libc::SO_ACCEPTCONN
-            | libc::SO_PEERCRED | libc::SO_SNDLOWAT => return Err(Errno::ENOPROTOOPT),
+            libc::SO_TYPE
+            | libc::SO_DOMAIN
+            | libc::SO_PROTOCOL
+            | libc::SO_ERROR
+            | libc::SO_ACCEPTCONN
+            | libc::SO_PEERCRED
+            | libc::SO_SNDLOWAT => return Err(Errno::ENOPROTOOPT),
             libc::SO_DETACH_FILTER => return Err(Errno::ENOENT),
             _ => return self.proto.set_opt(self, task, level, name, value),
         }

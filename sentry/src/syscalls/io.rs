@@ -11,8 +11,8 @@ use crate::mm::io::IoVec;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-const IN: u32 = (libc::POLLIN | libc::POLLHUP | libc::POLLERR | libc::POLLRDHUP) as u32;
-const OUT: u32 = (libc::POLLOUT | libc::POLLHUP | libc::POLLERR) as u32;
+pub const IN: u32 = (libc::POLLIN | libc::POLLHUP | libc::POLLERR | libc::POLLRDHUP) as u32;
+pub const OUT: u32 = (libc::POLLOUT | libc::POLLHUP | libc::POLLERR) as u32;
 
 /// Waits until `attempt` gives something other than `EAGAIN`; for non-blocking files, tries once.
 /// `deadline_ns`: host monotonic ns (SO_RCVTIMEO and the like), after which the answer is `EAGAIN`.
@@ -38,6 +38,8 @@ pub async fn blocking<T: Send>(
         .await;
     match r {
         Ok(r) => r,
+        // A call with a timeout is not restarted (signal(7)).
+        Err(WaitError::Interrupted) if deadline_ns.is_some() => Err(Errno::EINTR.into()),
         Err(WaitError::Interrupted) => Err(SysError::INTR),
         Err(WaitError::TimedOut) => Err(Errno::EAGAIN.into()),
     }
@@ -111,12 +113,17 @@ pub fn within_limit<'a>(cx: &Ctx<'_>, file: &File, iov: &'a [IoVec], offset: u64
     Ok(Cow::Owned(out))
 }
 
+/// When a blocking call on `file` gives up.
+pub fn deadline(file: &File, write: bool) -> Option<u64> {
+    file.ops.timeout(write).map(|t| platform::executor::now_ns().saturating_add(t))
+}
+
 pub async fn read_iov(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec]) -> SysResult {
     if !file.readable() {
         return Err(Errno::EBADF.into());
     }
     let nonblock = file.nonblocking();
-    let n = blocking(cx, &file, IN, None, nonblock, |cx| read_once(cx, &file, iov)).await?;
+    let n = blocking(cx, &file, IN, deadline(&file, false), nonblock, |cx| read_once(cx, &file, iov)).await?;
     Ok(n as u64)
 }
 
@@ -125,13 +132,14 @@ pub async fn write_iov(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec]) -> SysR
         return Err(Errno::EBADF.into());
     }
     let nonblock = file.nonblocking();
+    let deadline = deadline(&file, true);
     let total: usize = iov.iter().map(|v| v.len).sum();
     let mut done = 0usize;
     // A blocking write to a stream goes on until all is written (pipe(7)); an error or signal after a part gives the part.
     let mut rest = None;
     loop {
         let part = rest.as_deref().unwrap_or(iov);
-        let r = blocking(cx, &file, OUT, None, nonblock, |cx| write_once(cx, &file, part)).await;
+        let r = blocking(cx, &file, OUT, deadline, nonblock, |cx| write_once(cx, &file, part)).await;
         if r == Err(SysError::Errno(Errno::EPIPE)) && file.ops.sigpipe() {
             sigpipe(cx.task);
         }

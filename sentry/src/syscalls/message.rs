@@ -1,7 +1,7 @@
 //! send(2), recv(2) and kin.
 
 use super::arg::*;
-use super::io::{blocking, sigpipe, IN, OUT};
+use super::io::{blocking, deadline, sigpipe, IN, OUT};
 use super::socket::{read_addr, sock_file, write_addr};
 use super::{Ctx, MAX_RW_COUNT};
 use crate::error::{Errno, Result, SysError, SysResult};
@@ -60,7 +60,7 @@ impl MsgHdr {
 async fn do_send(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec], mut msg: SendMsg) -> SysResult {
     let s = socket::of(file)?;
     let nonblock = file.nonblocking() || msg.flags & libc::MSG_DONTWAIT != 0;
-    let deadline = s.timeout(true).map(|t| now_ns().saturating_add(t));
+    let deadline = deadline(file, true);
     let total = iov_len(iov);
     let mut done = 0;
     let mut rest = None;
@@ -91,7 +91,7 @@ async fn do_send(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec], mut msg: Sen
 async fn do_recv(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec], msg: &mut RecvMsg) -> SysResult<usize> {
     let s = socket::of(file)?;
     let nonblock = file.nonblocking() || msg.flags & (libc::MSG_DONTWAIT | libc::MSG_ERRQUEUE) != 0;
-    let deadline = s.timeout(false).map(|t| now_ns().saturating_add(t));
+    let deadline = deadline(file, false);
     let total = iov_len(iov);
     msg.discard = s.is_stream() && s.domain != libc::AF_UNIX && msg.flags & libc::MSG_TRUNC != 0;
     let all = s.is_stream() && msg.flags & libc::MSG_WAITALL != 0 && msg.flags & libc::MSG_PEEK == 0;

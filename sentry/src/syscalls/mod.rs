@@ -27,10 +27,12 @@ pub mod timers;
 mod macros;
 pub mod futex;
 pub mod memory;
+pub mod message;
 pub mod pipe;
 pub mod poll;
 pub mod process;
 pub mod signal;
+pub mod socket;
 pub mod strace;
 pub mod table;
 

@@ -217,6 +217,15 @@ syscall_table! {
         68 msgget(key: i32, flags: i32) => sysv::msgget, Full, "";
         71 msgctl(id: i32, cmd: i32, buf: Addr) => sysv::msgctl, Full, "";
         317 seccomp(op: u32, flags: u32, args: Addr) => seccomp::seccomp, Partial, "no strict mode, no user notification";
+        41 socket(domain: i32, kind: i32, protocol: i32) => socket::socket, Partial, "AF_UNIX; loopback only otherwise";
+        48 shutdown(fd: Fd, how: i32) => socket::shutdown, Full, "";
+        49 bind(fd: Fd, addr: Addr, len: i32) => socket::bind, Full, "";
+        50 listen(fd: Fd, backlog: i32) => socket::listen, Full, "";
+        51 getsockname(fd: Fd, addr: Addr, len: Addr) => socket::getsockname, Full, "";
+        52 getpeername(fd: Fd, addr: Addr, len: Addr) => socket::getpeername, Full, "";
+        53 socketpair(domain: i32, kind: i32, protocol: i32, fds: Addr) => socket::socketpair, Full, "";
+        54 setsockopt(fd: Fd, level: i32, name: i32, value: Addr, len: i32) => socket::setsockopt, Partial, "options that need packets answer ENOPROTOOPT";
+        55 getsockopt(fd: Fd, level: i32, name: i32, value: Addr, len: Addr) => socket::getsockopt, Partial, "options that need packets answer ENOPROTOOPT";
     }
     wait {
         0 read(fd: Fd, buf: Addr, count: usize) => io::read, Full, "";
@@ -268,5 +277,14 @@ syscall_table! {
         220 semtimedop(id: i32, sops: Addr, nsops: usize, timeout: Addr) => sysv::semtimedop, Partial, "SEM_UNDO belongs to the process";
         69 msgsnd(id: i32, msgp: Addr, size: usize, flags: i32) => sysv::msgsnd, Full, "";
         70 msgrcv(id: i32, msgp: Addr, size: i64, kind: i64, flags: i32) => sysv::msgrcv, Full, "";
+        42 connect(fd: Fd, addr: Addr, len: i32) => socket::connect, Full, "";
+        43 accept(fd: Fd, addr: Addr, len: Addr) => socket::accept, Full, "";
+        44 sendto(fd: Fd, buf: Addr, len: usize, flags: i32, addr: Addr, addrlen: i32) => message::sendto, Partial, "no MSG_OOB";
+        45 recvfrom(fd: Fd, buf: Addr, len: usize, flags: i32, addr: Addr, addrlen: Addr) => message::recvfrom, Partial, "no MSG_OOB";
+        46 sendmsg(fd: Fd, msg: Addr, flags: i32) => message::sendmsg, Partial, "no MSG_OOB";
+        47 recvmsg(fd: Fd, msg: Addr, flags: i32) => message::recvmsg, Partial, "no MSG_OOB";
+        288 accept4(fd: Fd, addr: Addr, len: Addr, flags: i32) => socket::accept4, Full, "";
+        299 recvmmsg(fd: Fd, vec: Addr, n: u32, flags: i32, timeout: Addr) => message::recvmmsg, Partial, "no MSG_OOB";
+        307 sendmmsg(fd: Fd, vec: Addr, n: u32, flags: i32) => message::sendmmsg, Partial, "no MSG_OOB";
     }
 }

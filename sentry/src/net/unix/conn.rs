@@ -241,7 +241,7 @@ impl Proto for Conn {
         Ok(Box::new(got))
     }
 
-    fn connect(&self, _s: &Socket, task: &Task, addr: &[u8], _nonblock: bool, _again: bool) -> Result<Connect> {
+    fn connect(&self, s: &Socket, task: &Task, addr: &[u8], _nonblock: bool, _again: bool) -> Result<Connect> {
         let name = Name::parse(addr)?;
         if self.link().is_some() {
             return Err(Errno::EISCONN);
@@ -264,9 +264,14 @@ impl Proto for Conn {
                 return Ok(Connect::Wait(server.wake.clone()));
             }
             self.join(&child, [Ucred::effective(task), l.cred]);
+            if let Some(link) = child.link() {
+                // Until it is accepted nobody knows what it wants.
+                link.own().pass_cred.store(true, Ordering::Relaxed);
+            }
             l.pending.push_back(child);
         }
         server.wake.wake(IN);
+        self.opts_changed(s);
         self.inner.wake.wake(OUT);
         Ok(Connect::Done)
     }

@@ -83,7 +83,8 @@ impl Names {
                 let made = ops::create(&parent.dir, last, NewNode::Socket, mode, &task.cred(), parent.slash);
                 let place = made.map_err(|e| if e == Errno::EEXIST { Errno::EADDRINUSE } else { e })?;
                 let extra = place.inode().extra().ok_or(Errno::EPERM)?;
-                *extra.get_or_insert(|| AtInode(Mutex::new(sock.clone()))).0.lock() = sock;
+                let at = extra.get_or_insert(|| AtInode(Mutex::new(sock.clone())));
+                *at.0.lock() = sock;
                 Ok(Name::Path(p))
             }
             Name::Abstract(n) => {
