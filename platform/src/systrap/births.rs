@@ -7,6 +7,13 @@
 //!
 //! A process of the guest's that makes the call with a token of its own fork, instead of the child, gets what would have
 //! been the child's: memory shared with the Sentry for a process that does not exist. It has gained nothing.
+//!
+//! # Forks that nobody asked for
+//! Hostile code can also make the `clone` of a fork and not the birth call. The result is a process with its maker's
+//! memory and no area of its own: its first trapped call or fault ends it, and it can reach nothing, but it may compute.
+//! It counts against the sandbox's cgroup and ends with the sandbox's pid namespace; until then the Sentry does not know
+//! of it. (Asking the Sentry's leave for each `clone` would not help: the child of a fork that was asked for can go
+//! astray too.)
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
