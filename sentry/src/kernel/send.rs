@@ -116,7 +116,8 @@ pub fn to_task(task: &Task, info: SigInfo) -> Result<()> {
     if !(1..=NSIG).contains(&sig) {
         return Ok(());
     }
-    if init_immune(&task.group, sig, true) {
+    // What is blocked is queued all the same: `sigwait` may be waiting for it.
+    if init_immune(&task.group, sig, true) && !task.signals.lock().mask.has(sig) {
         return Ok(());
     }
     prepare(&task.group, sig);
@@ -151,7 +152,8 @@ pub fn from_outside(group: &Arc<ThreadGroup>, info: SigInfo) -> Result<()> {
 
 fn to_group_from(group: &Arc<ThreadGroup>, info: SigInfo, inside: bool) -> Result<()> {
     let sig = info.signo;
-    if !(1..=NSIG).contains(&sig) || init_immune(group, sig, inside) {
+    let blocked = || group.rel.lock().threads.clone().iter().all(|t| t.signals.lock().mask.has(sig));
+    if !(1..=NSIG).contains(&sig) || (init_immune(group, sig, inside) && !blocked()) {
         return Ok(());
     }
     prepare(group, sig);
