@@ -44,15 +44,15 @@ pub fn host_terminal(kernel: &Arc<Kernel>, fd: OwnedFd) -> Result<Arc<File>> {
             line
         }
     };
-    Ok(File::new(Box::new(End { line, file }), flags, place(kernel)))
+    Ok(File::new(Box::new(End { line, file }), flags, place(kernel, "/dev/console", libc::makedev(5, 1))))
 }
 
-/// `/dev/console`, which ttyname(3) finds the terminal to be.
-fn place(kernel: &Kernel) -> Option<Path> {
+/// The node `name`, if it is that of the device `rdev`: what ttyname(3) finds the terminal to be.
+pub(super) fn place(kernel: &Kernel, name: &str, rdev: u64) -> Option<Path> {
     let root = kernel.mounts.read().as_ref()?.root();
     let cred = Cred::user(0, 0, Vec::new(), CAP_ALL);
-    let walk = Resolver::new(&cred, RootRef::Fixed(root.clone()), LookupFlags::FOLLOW).resolve(root, b"/dev/console");
-    walk.ok().filter(|p| p.inode().attr().is_ok_and(|a| a.rdev == libc::makedev(5, 1)))
+    let walk = Resolver::new(&cred, RootRef::Fixed(root.clone()), LookupFlags::FOLLOW).resolve(root, name.as_bytes());
+    walk.ok().filter(|p| p.inode().attr().is_ok_and(|a| a.rdev == rdev))
 }
 
 struct End {

@@ -19,6 +19,7 @@ const TIOCGPTN: u32 = 0x8004_5430;
 const TIOCSPTLCK: u32 = 0x4004_5431;
 const TIOCGPTLCK: u32 = 0x8004_5439;
 const TIOCPKT: u32 = 0x5420;
+const TIOCGPTPEER: u32 = 0x5441;
 
 pub struct State {
     pub ldisc: Ldisc,
@@ -222,6 +223,14 @@ impl FileOps for Master {
             TIOCGPTLCK => {
                 let v = i32::from(self.0.state.lock().locked);
                 mem.write(arg, &v)?;
+            }
+            TIOCGPTPEER => {
+                let flags = i32::try_from(arg).map_err(|_| Errno::EINVAL)?;
+                let end = Slave::open(&self.0, flags)?;
+                let place = super::host::place(&task.kernel, &format!("/dev/pts/{}", self.0.index), self.0.rdev());
+                let keep = flags & (libc::O_ACCMODE | libc::O_NONBLOCK);
+                let fd = task.install_fd(File::new(end, keep, place), flags & libc::O_CLOEXEC != 0)?;
+                return Ok(fd as u64);
             }
             // Packet mode off is what there is.
             TIOCPKT if mem.read::<i32>(arg)? == 0 => {}
