@@ -23,6 +23,7 @@ pub mod proc;
 pub mod pseudo;
 pub mod ring;
 pub mod setup;
+pub mod signalfd;
 pub mod sys;
 pub mod timerfd;
 pub mod tmpfs;

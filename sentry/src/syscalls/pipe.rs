@@ -3,7 +3,8 @@
 use super::arg::*;
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
-use crate::fs::{anon::AnonInode, eventfd, pipe, timerfd, File};
+use crate::fs::{anon::AnonInode, eventfd, pipe, signalfd, timerfd, File};
+use crate::kernel::signal::SigSet;
 use crate::time::clock::{UserItimerspec, UserTimespec};
 use crate::time::Clock;
 use std::sync::Arc;
@@ -100,4 +101,24 @@ pub fn timerfd_gettime(cx: &mut Ctx<'_>, fd: Fd, cur: Addr) -> SysResult {
     let left = timerfd::of(&file).ok_or(Errno::EINVAL)?.get();
     cx.write(cur.0, &to_user(left))?;
     Ok(0)
+}
+
+pub fn signalfd(cx: &mut Ctx<'_>, fd: i32, mask: Addr, size: usize) -> SysResult {
+    signalfd4(cx, fd, mask, size, 0)
+}
+
+pub fn signalfd4(cx: &mut Ctx<'_>, fd: i32, mask: Addr, size: usize, flags: i32) -> SysResult {
+    if flags & !(libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) != 0 || size != 8 {
+        return Err(Errno::EINVAL.into());
+    }
+    let set = SigSet(cx.read::<u64>(mask.0)?).minus(SigSet::UNBLOCKABLE);
+    if fd == -1 {
+        let file = signalfd::new(cx.task, set, flags & libc::SFD_NONBLOCK);
+        return Ok(cx.task.install_fd(file, flags & libc::SFD_CLOEXEC != 0)? as u64);
+    }
+    let file = cx.io_file(fd)?;
+    let s = signalfd::of(&file).ok_or(Errno::EINVAL)?;
+    *s.mask.lock() = set;
+    s.announce();
+    Ok(fd as u64)
 }

@@ -226,6 +226,8 @@ syscall_table! {
         53 socketpair(domain: i32, kind: i32, protocol: i32, fds: Addr) => socket::socketpair, Full, "";
         54 setsockopt(fd: Fd, level: i32, name: i32, value: Addr, len: i32) => socket::setsockopt, Partial, "options that need packets answer ENOPROTOOPT";
         55 getsockopt(fd: Fd, level: i32, name: i32, value: Addr, len: Addr) => socket::getsockopt, Partial, "options that need packets answer ENOPROTOOPT";
+        282 signalfd(fd: i32, mask: Addr, size: usize) => pipe::signalfd, Partial, "as signalfd4";
+        289 signalfd4(fd: i32, mask: Addr, size: usize, flags: i32) => pipe::signalfd4, Partial, "after fork, wakes still come from the process that made it";
     }
     wait {
         0 read(fd: Fd, buf: Addr, count: usize) => io::read, Full, "";
