@@ -217,15 +217,15 @@ syscall_table! {
         68 msgget(key: i32, flags: i32) => sysv::msgget, Full, "";
         71 msgctl(id: i32, cmd: i32, buf: Addr) => sysv::msgctl, Full, "";
         317 seccomp(op: u32, flags: u32, args: Addr) => seccomp::seccomp, Partial, "no strict mode, no user notification";
-        41 socket(domain: i32, kind: i32, protocol: i32) => socket::socket, Partial, "AF_UNIX; loopback only otherwise";
+        41 socket(domain: i32, kind: i32, protocol: i32) => socket::socket, Partial, "AF_UNIX only; other families answer EAFNOSUPPORT";
         48 shutdown(fd: Fd, how: i32) => socket::shutdown, Full, "";
         49 bind(fd: Fd, addr: Addr, len: i32) => socket::bind, Full, "";
         50 listen(fd: Fd, backlog: i32) => socket::listen, Full, "";
         51 getsockname(fd: Fd, addr: Addr, len: Addr) => socket::getsockname, Full, "";
         52 getpeername(fd: Fd, addr: Addr, len: Addr) => socket::getpeername, Full, "";
         53 socketpair(domain: i32, kind: i32, protocol: i32, fds: Addr) => socket::socketpair, Full, "";
-        54 setsockopt(fd: Fd, level: i32, name: i32, value: Addr, len: i32) => socket::setsockopt, Partial, "options that need packets answer ENOPROTOOPT";
-        55 getsockopt(fd: Fd, level: i32, name: i32, value: Addr, len: Addr) => socket::getsockopt, Partial, "options that need packets answer ENOPROTOOPT";
+        54 setsockopt(fd: Fd, level: i32, name: i32, value: Addr, len: i32) => socket::setsockopt, Partial, "options of other families answer ENOPROTOOPT";
+        55 getsockopt(fd: Fd, level: i32, name: i32, value: Addr, len: Addr) => socket::getsockopt, Partial, "options of other families answer ENOPROTOOPT";
         282 signalfd(fd: i32, mask: Addr, size: usize) => pipe::signalfd, Partial, "as signalfd4";
         289 signalfd4(fd: i32, mask: Addr, size: usize, flags: i32) => pipe::signalfd4, Partial, "after fork, wakes still come from the process that made it";
     }
