@@ -23,7 +23,7 @@ was given. No daemon, no image and no root is needed.";
 pub enum Command {
     /// Run a command in a new sandbox and wait for it
     #[command(alias = "do", after_help = EXAMPLES)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Print the table of supported system calls
     Syscalls(SyscallsArgs),
     /// The Gofer's process (started by `run`)

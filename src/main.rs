@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
-        cli::Command::Run(args) => launch::run(args),
+        cli::Command::Run(args) => launch::run(*args),
         cli::Command::Syscalls(args) => support::print(&args).map(|()| 0),
         cli::Command::InternalGofer => gofer_main::main().map(|()| 0),
         cli::Command::InternalSentry => sentry_main::main(),

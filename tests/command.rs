@@ -1,0 +1,364 @@
+//! The command from outside: exit statuses, what carries over, where writes go, mistakes, signals, and the death of each process.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+fn runsc(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_runsc-rs"));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    let output = runsc(&[&["run"], args].concat()).output().unwrap();
+    assert_eq!(output.status.signal(), None, "the command itself was killed");
+    output
+}
+
+/// Standard output of a script that must succeed.
+fn sh(script: &str) -> String {
+    out(run(&["--", "/bin/sh", "-c", script]))
+}
+
+fn out(output: Output) -> String {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}: {err}", output.status);
+    out.into_owned()
+}
+
+/// A directory of the test's own, removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let dir = std::env::temp_dir().join(format!("runsc-rs-{name}-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        Scratch(dir)
+    }
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn status_of_the_command_is_ours() {
+    assert_eq!(run(&["--", "/bin/true"]).status.code(), Some(0));
+    assert_eq!(run(&["--", "/bin/sh", "-c", "exit 7"]).status.code(), Some(7));
+    assert_eq!(run(&["/bin/sh", "-c", "exit 255"]).status.code(), Some(255));
+}
+
+#[test]
+fn not_found_is_127_and_not_executable_126() {
+    let dir = Scratch::new("exec");
+    let file = dir.0.join("file");
+    fs::write(&file, "text").unwrap();
+    for (command, status) in
+        [("no-such-command", 127), ("/no/such/command", 127), (file.to_str().unwrap(), 126), ("/etc", 126)]
+    {
+        let output = run(&["--", command]);
+        assert_eq!(output.status.code(), Some(status), "{command}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.starts_with("runsc-rs: ") && text.contains(command) && text.lines().count() == 1, "{text}");
+    }
+}
+
+#[test]
+fn mistakes_are_125_and_one_clear_line() {
+    for (args, expected) in [
+        (&["run", "--bind", "/etc", "--", "true"][..], "SRC:DST"),
+        (&["run", "--bind", "/no/such:/x", "--", "true"], "/no/such"),
+        (&["run", "--rootfs", "/no/such", "--", "true"], "/no/such"),
+        (&["run", "--rootfs", "/etc/passwd", "--", "true"], "not a directory"),
+        (&["run", "--cwd", "relative", "--", "true"], "absolute"),
+        (&["run", "--cwd", "/no/such", "--", "true"], "/no/such"),
+        (&["run", "--user", "root", "--", "true"], "UID"),
+        (&["run", "--env", "=x", "--", "true"], "name"),
+        (&["run", "--network", "host", "--", "true"], "not there yet"),
+        (&["run", "--platform", "ptrace", "--", "true"], "not there yet"),
+        (&["run", "--log", "/no/such/dir/log", "--", "true"], "/no/such/dir/log"),
+        (&["run"], "COMMAND"),
+        (&["run", "--no-such-option", "true"], "no-such-option"),
+        (&["internal-sentry"], "internal"),
+        (&["internal-gofer"], "internal"),
+    ] {
+        let output = runsc(args).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{args:?}: {text}");
+        assert!(text.contains(expected), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn help_and_the_table_print() {
+    for args in [&["--help"][..], &["run", "--help"], &["--version"], &["syscalls"], &["syscalls", "--json"]] {
+        assert!(!out(runsc(args).output().unwrap()).is_empty());
+    }
+    let json = out(runsc(&["syscalls", "--json"]).output().unwrap());
+    assert!(json.contains("\"name\": \"read\""));
+}
+
+#[test]
+fn environment_carries_over_unless_cleared() {
+    let with = |args: &[&str]| out(runsc(args).env("CARRIED", "over").env("OTHER", "1").output().unwrap());
+    assert!(with(&["run", "env"]).contains("CARRIED=over\n"));
+    assert_eq!(
+        with(&["run", "--clear-env", "--env", "CARRIED", "-e", "A=b=c", "/usr/bin/env"]),
+        "CARRIED=over\nA=b=c\n"
+    );
+    assert!(with(&["run", "--env", "CARRIED=anew", "env"]).contains("CARRIED=anew\n"));
+}
+
+#[test]
+fn working_directory_carries_over() {
+    let dir = Scratch::new("cwd");
+    assert_eq!(out(runsc(&["run", "/bin/pwd"]).current_dir(&dir.0).output().unwrap()), format!("{}\n", dir.path()));
+    assert_eq!(out(run(&["--cwd", "/usr", "/bin/pwd"])), "/usr\n");
+}
+
+#[test]
+fn user_and_hostname() {
+    let own = out(Command::new("id").stderr(Stdio::piped()).output().unwrap());
+    assert_eq!(out(run(&["id"])), own);
+    assert_eq!(out(run(&["--user", "12:34", "/bin/sh", "-c", "id -u; id -g"])), "12\n34\n");
+    assert_eq!(out(run(&["--hostname", "elsewhere", "uname", "-n"])), "elsewhere\n");
+}
+
+#[test]
+fn streams_carry_over() {
+    let mut child = runsc(&["run", "cat"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"through pipes\n").unwrap();
+    assert_eq!(out(child.wait_with_output().unwrap()), "through pipes\n");
+    assert_eq!(out(run(&["/bin/sh", "-c", "echo out; echo err >&2"])), "out\n");
+
+    let dir = Scratch::new("streams");
+    let file = dir.0.join("file");
+    fs::write(&file, "first\nsecond\n").unwrap();
+    // Files keep their offset…
+    let mut input = fs::File::open(&file).unwrap();
+    input.read_exact(&mut [0; 6]).unwrap();
+    let output = runsc(&["run", "cat"]).stdin(input.try_clone().unwrap()).output().unwrap();
+    assert_eq!(out(output), "second\n");
+    assert_eq!(input.read(&mut [0; 8]).unwrap(), 0, "the offset is shared");
+    // … and append mode.
+    let append = fs::OpenOptions::new().append(true).open(&file).unwrap();
+    runsc(&["run", "echo", "third"]).stdout(append).status().unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), "first\nsecond\nthird\n");
+}
+
+#[test]
+fn writes_stay_in_memory_or_go_where_they_are_allowed() {
+    let dir = Scratch::new("writes");
+    let here = dir.path();
+    let script = format!("echo x >{here}/a && cat {here}/a && rm -r {here} && test ! -e {here}");
+    assert_eq!(sh(&script), "x\n");
+    assert!(fs::read_dir(&dir.0).unwrap().next().is_none());
+
+    fs::write(dir.0.join("seen"), "seen").unwrap();
+    let bind = format!("{here}:/mnt");
+    let output = run(&["--bind", &bind, "/bin/sh", "-c", "cat /mnt/seen; echo w >/mnt/w"]);
+    assert_eq!(out(output), "seen");
+    assert_eq!(fs::read_to_string(dir.0.join("w")).unwrap(), "w\n");
+    let output = run(&["--bind", &format!("{bind}:ro"), "/bin/sh", "-c", "cat /mnt/seen; ! echo w >/mnt/x"]);
+    assert_eq!(out(output), "seen");
+    assert!(!dir.0.join("x").exists());
+
+    out(run(&["--overlay", "none", "/bin/sh", "-c", &format!("echo y >{here}/y")]));
+    assert_eq!(fs::read_to_string(dir.0.join("y")).unwrap(), "y\n");
+}
+
+#[test]
+fn another_root() {
+    let root = Scratch::new("root");
+    fs::create_dir(root.0.join("bin")).unwrap();
+    let helper = Path::new(env!("CARGO_BIN_EXE_runsc-rs"));
+    let _ = helper;
+    fs::write(root.0.join("bin/script"), "text").unwrap();
+    let output = run(&["--rootfs", root.path(), "/bin/script"]);
+    assert_eq!(output.status.code(), Some(126));
+    assert_eq!(run(&["--rootfs", root.path(), "/bin/sh"]).status.code(), Some(127));
+    assert_eq!(run(&["--rootfs", root.path(), "/etc/passwd"]).status.code(), Some(127));
+}
+
+#[test]
+fn log_and_strace_go_to_files() {
+    let dir = Scratch::new("log");
+    let (log, strace) = (dir.0.join("log"), dir.0.join("strace"));
+    let strace_option = format!("--strace={}", strace.display());
+    let output =
+        run(&["--debug", "--stats", "--log", log.to_str().unwrap(), &strace_option, "--", "/bin/sh", "-c", "exit 3"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(fs::read_to_string(log).unwrap().contains("system calls"));
+    let strace = fs::read_to_string(strace).unwrap();
+    assert!(strace.contains("execve(") || strace.contains("exit_group("), "{strace}");
+}
+
+/// The command with a guest that sleeps, once that runs.
+fn sleeper() -> (Child, i32) {
+    let mut child = runsc(&["run", "/bin/sh", "-c", "echo ready; exec sleep 1000"]).spawn().unwrap();
+    let mut byte = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+    assert_eq!(&byte, b"ready\n");
+    let pid = i32::try_from(child.id()).unwrap();
+    (child, pid)
+}
+
+fn kill(pid: i32, signal: i32) {
+    assert_eq!(unsafe_free_kill(pid, signal), Some(0), "kill {pid}");
+}
+
+fn unsafe_free_kill(pid: i32, signal: i32) -> Option<i32> {
+    Command::new("/bin/sh").args(["-c", &format!("kill -{signal} {pid}")]).status().unwrap().code()
+}
+
+/// Every descendant: process ids.
+fn descendants(pid: i32) -> Vec<i32> {
+    let mut all = Vec::new();
+    let mut queue = vec![pid];
+    while let Some(p) = queue.pop() {
+        let children = fs::read_dir(format!("/proc/{p}/task")).into_iter().flatten().flatten();
+        for task in children {
+            let text = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            for child in text.split_whitespace().filter_map(|c| c.parse().ok()) {
+                all.push(child);
+                queue.push(child);
+            }
+        }
+    }
+    all
+}
+
+fn process_called(among: &[i32], text: &str) -> i32 {
+    let called = |p: &i32| fs::read_to_string(format!("/proc/{p}/cmdline")).unwrap_or_default().contains(text);
+    among.iter().copied().find(called).unwrap_or_else(|| panic!("no {text} among {among:?}"))
+}
+
+fn assert_gone(pids: &[i32]) {
+    let end = Instant::now() + Duration::from_secs(5);
+    let alive = || -> Vec<i32> {
+        let is_alive = |p: &i32| {
+            fs::read_to_string(format!("/proc/{p}/stat"))
+                .is_ok_and(|s| !s.rsplit(')').next().unwrap_or("").starts_with(" Z"))
+        };
+        pids.iter().copied().filter(is_alive).collect()
+    };
+    while !alive().is_empty() {
+        assert!(Instant::now() < end, "left behind: {:?}", alive());
+        sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_signal_to_the_command_reaches_the_guest() {
+    for (signal, status) in [(15, 143), (2, 130), (1, 129)] {
+        let (child, pid) = sleeper();
+        let all = descendants(pid);
+        kill(pid, signal);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(status), "signal {signal}");
+        assert_gone(&all);
+    }
+    let script = "trap 'echo caught; exit 5' USR1; echo ready; while :; do sleep 0.05; done";
+    let mut child = runsc(&["run", "/bin/sh", "-c", script]).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+    kill(i32::try_from(child.id()).unwrap(), 10);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(5), &b"caught\n"[..]));
+}
+
+#[test]
+fn nothing_is_left_when_the_command_is_killed() {
+    let (mut child, pid) = sleeper();
+    let all = descendants(pid);
+    assert!(all.len() >= 3, "{all:?}");
+    kill(pid, 9);
+    child.wait().unwrap();
+    assert_gone(&all);
+}
+
+#[test]
+fn the_sandbox_ends_with_its_sentry() {
+    let (child, pid) = sleeper();
+    let all = descendants(pid);
+    kill(process_called(&all, "internal-sentry"), 9);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("Sentry") && text.contains("SIGKILL") && text.lines().count() == 1, "{text}");
+    assert_gone(&all);
+}
+
+#[test]
+fn the_sandbox_ends_with_its_gofer() {
+    let (child, pid) = sleeper();
+    let all = descendants(pid);
+    kill(process_called(&all, "internal-gofer"), 9);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("Gofer") && text.lines().count() == 1, "{text}");
+    assert_gone(&all);
+}
+
+#[test]
+fn works_without_root() {
+    if !out(Command::new("id").arg("-u").output().unwrap()).starts_with("0\n") {
+        return; // all the other tests have shown it
+    }
+    // A copy that "nobody" can execute, wherever the build is.
+    let dir = Scratch::new("rootless");
+    fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = dir.0.join("runsc-rs");
+    fs::copy(env!("CARGO_BIN_EXE_runsc-rs"), &copy).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65533", "--regid", "65533", "--clear-groups"])
+        .arg(&copy)
+        .args(["run", "--cwd", "/", "/bin/sh", "-c", "id -u; ls /root 2>/dev/null || echo denied"])
+        .output()
+        .unwrap();
+    assert_eq!(out(output), "65533\ndenied\n");
+}
+
+#[test]
+fn sentry_and_gofer_are_locked_in() {
+    let (mut child, pid) = sleeper();
+    let all = descendants(pid);
+    for who in ["internal-sentry", "internal-gofer"] {
+        let p = process_called(&all, who);
+        let status = fs::read_to_string(format!("/proc/{p}/status")).unwrap();
+        let field =
+            |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim).unwrap_or("").to_owned();
+        assert_eq!(field("Seccomp:"), "2", "{who}");
+        assert_eq!(field("NoNewPrivs:"), "1", "{who}");
+        if who == "internal-sentry" {
+            for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+                assert_eq!(field(set), "0000000000000000", "{who} {set}");
+            }
+        }
+        let entries = fs::read_dir(format!("/proc/{p}/root/")).map(|d| d.count());
+        assert!(entries.as_ref().is_ok_and(|n| *n == 0) || entries.is_err(), "{who} sees {entries:?} files");
+        for kind in ["mnt", "user", "pid", "net", "ipc", "uts"] {
+            let ours = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+            let theirs = fs::read_link(format!("/proc/{p}/ns/{kind}"));
+            if who == "internal-sentry" || kind == "mnt" {
+                assert!(theirs.is_ok_and(|t| t != ours), "{who} {kind}");
+            }
+        }
+    }
+    kill(pid, 9);
+    child.wait().unwrap();
+    assert_gone(&all);
+}
