@@ -21,7 +21,8 @@ fn guest() -> PathBuf {
 
 /// Runs a command to its end, at most `limit` long; what went wrong is the error.
 fn run(mut c: Command, limit: Duration) -> Result<(), String> {
-    let mut child = c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| e.to_string())?;
+    let mut child =
+        c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| e.to_string())?;
     let mut err = child.stderr.take().expect("piped");
     let reader = std::thread::spawn(move || {
         let mut s = Vec::new();

@@ -68,7 +68,9 @@ impl Sandbox {
                 // A failure shows when it is run.
                 let _ = write_bundle(bundle, argv);
                 let mut c = Command::new("crun");
-                c.args(["--cgroup-manager=disabled", "run", "--bundle"]).arg(bundle).arg(format!("compare-{}", std::process::id()));
+                c.args(["--cgroup-manager=disabled", "run", "--bundle"])
+                    .arg(bundle)
+                    .arg(format!("compare-{}", std::process::id()));
                 c
             }
             None => {

@@ -11,6 +11,8 @@
 //! stacks. Marking each of them would say nothing, so cases are `unsafe fn` and their bodies are one unsafe context.
 //! None of this code is part of the runtime.
 #![allow(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+// Endless recursion, made-up pointers and ignored results are what some cases are about.
+#![allow(unconditional_recursion, dropping_copy_types, clippy::manual_dangling_ptr)]
 
 /// Names each function of a list after itself.
 macro_rules! cases {

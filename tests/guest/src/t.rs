@@ -60,10 +60,6 @@ pub fn errno() -> i32 {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-pub fn set_errno(e: i32) {
-    unsafe { *__errno_location() = e }
-}
-
 pub fn name_of(e: i32) -> String {
     std::io::Error::from_raw_os_error(e).to_string()
 }
