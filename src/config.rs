@@ -58,6 +58,7 @@ pub struct SentryConfig {
     pub env: Vec<Vec<u8>>,
     pub cwd: Vec<u8>,
     pub user: Identity,
+    pub umask: u32,
     pub hostname: String,
     /// The first is the root.
     pub trees: Vec<Tree>,

@@ -1,6 +1,6 @@
 //! The Sentry's process: takes up its configuration, locks itself in, boots the guest kernel and runs it to its end.
 //!
-//! The order matters: everything up to [`confine::seccomp::lock`] is set-up from trusted input; what a guest or the Gofer says is first
+//! The order matters: everything up to [`confine::seccomp::Filter::lock`] is set-up from trusted input; what a guest or the Gofer says is first
 //! looked at after it.
 
 use crate::config::{fd, from_memfd, SentryConfig};
@@ -49,11 +49,12 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<FromSentry> {
     let gofer = Arc::new(sys::inherited_fd(fd::GOFER)?);
     let stdio = fd::STDIO.map(sys::inherited_fd);
     let strace = if config.strace { Some(File::from(sys::inherited_fd(fd::STRACE)?)) } else { None };
+    // The filter is made while the zygote starts. Besides, glibc sets its signal handlers up with the first thread; afterwards
+    // `rt_sigaction` is not needed any more.
+    let filter = std::thread::spawn(confine::seccomp::Filter::make);
     let executor = Executor::new().context("starting the executor")?;
     let platform = start_platform(&executor, config.strace)?;
-    // glibc sets its signal handlers up with the first thread; afterwards `rt_sigaction` is not needed any more.
-    std::thread::spawn(|| ()).join().map_err(|_| anyhow!("starting a thread"))?;
-    confine::seccomp::lock()?;
+    filter.join().map_err(|_| anyhow!("making the seccomp filter"))??.lock()?;
     log::debug!("the Sentry is locked in");
 
     let options = Options { strace: config.strace, debug: config.debug };
@@ -201,7 +202,7 @@ fn boot(kernel: &Arc<Kernel>, client: Client, config: SentryConfig, stdio: [nix:
         cred,
         files,
         root,
-        umask: 0o022,
+        umask: config.umask,
         limits: Limits::default(),
     };
     init::spawn(

@@ -448,7 +448,9 @@ impl Inner {
 
     fn die(&self, conn: &Conn, why: &Lost) {
         self.dead.store(true, Ordering::Relaxed);
-        log::error!("lost the Gofer: {why}");
+        // Whoever started the Gofer knows better how it ended; nobody else knows that it spoke nonsense.
+        let level = if matches!(why, Lost::Reply(_)) { log::Level::Error } else { log::Level::Debug };
+        log::log!(level, "lost the Gofer: {why}");
         // The other side may be waiting for us; nothing is left to say if this fails.
         let _ = rustix::net::shutdown(conn.socket.as_fd(), rustix::net::Shutdown::Both);
     }

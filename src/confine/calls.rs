@@ -160,6 +160,7 @@ pub const SENTRY: &[Call] = &[
     any(libc::SYS_recvmsg, "answers of the Gofer, with descriptors"),
     only(libc::SYS_sendto, &[&[Is64(4, 0)]], "send() on a connected socket: no address"),
     any(libc::SYS_recvfrom, "recv()"),
+    any(libc::SYS_shutdown, "giving up a connection to the Gofer that makes no sense any more"),
     any(libc::SYS_getsockopt, "type of an inherited socket"),
     any(libc::SYS_sysinfo, "memory of the host, for the guest's sysinfo and /proc/meminfo"),
     any(libc::SYS_getrusage, "processor time of the sandbox"),

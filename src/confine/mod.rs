@@ -2,7 +2,7 @@
 //!
 //! In this order, each step failing the start if it fails: identity ([`become_ids`]), file system ([`empty_root`]), limits ([`limits`]), all
 //! capabilities ([`drop_privileges`]); then the zygote of the stubs is started (it inherits all of this); last, the seccomp
-//! list ([`seccomp::lock`]). The namespaces themselves were made by the command when it cloned the process.
+//! list ([`seccomp::Filter::lock`]). The namespaces themselves were made by the command when it cloned the process.
 
 pub mod calls;
 pub mod seccomp;

@@ -26,42 +26,48 @@ pub fn all_calls() -> impl Iterator<Item = (c_long, &'static str, Rules)> {
     ours.chain(platforms)
 }
 
-/// From here on, no thread of this process can make any other call.
-pub fn lock() -> Result<()> {
-    let (list, clone3) = programs()?;
-    sys::report_sigsys().context("sigaction(SIGSYS)")?;
-    const HINT: &str = "the host refuses a seccomp filter (a kernel with CONFIG_SECCOMP_FILTER is needed)";
-    // The second one first: afterwards seccomp(2) is no longer to be had.
-    apply_filter_all_threads(&clone3).context(HINT)?;
-    apply_filter_all_threads(&list).context(HINT)?;
-    Ok(())
+/// The Sentry's filter, ready to be put in force.
+pub struct Filter {
+    list: BpfProgram,
+    /// Answers `clone3` with ENOSYS (the stricter of two verdicts counts).
+    clone3: BpfProgram,
 }
 
-/// The list itself, and the filter that answers `clone3` with ENOSYS (the stricter of two verdicts counts).
-fn programs() -> Result<(BpfProgram, BpfProgram)> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    let mut unconditional = BTreeSet::new();
-    for (nr, _, of_call) in all_calls() {
-        let all = rules.entry(nr).or_default();
-        if of_call.is_empty() {
-            unconditional.insert(nr);
+impl Filter {
+    pub fn make() -> Result<Filter> {
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+        let mut unconditional = BTreeSet::new();
+        for (nr, _, of_call) in all_calls() {
+            let all = rules.entry(nr).or_default();
+            if of_call.is_empty() {
+                unconditional.insert(nr);
+            }
+            for rule in of_call {
+                all.push(SeccompRule::new(rule.iter().map(condition).collect::<Result<_, _>>()?)?);
+            }
         }
-        for rule in of_call {
-            all.push(SeccompRule::new(rule.iter().map(condition).collect::<Result<_, _>>()?)?);
+        for nr in unconditional {
+            rules.insert(nr, Vec::new());
         }
+        let program = |rules, mismatch, matched| -> Result<BpfProgram> {
+            Ok(SeccompFilter::new(rules, mismatch, matched, TargetArch::x86_64)?.try_into()?)
+        };
+        let no_clone3 = BTreeMap::from([(libc::SYS_clone3, vec![])]);
+        Ok(Filter {
+            list: program(rules, SeccompAction::Trap, SeccompAction::Allow)?,
+            clone3: program(no_clone3, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?,
+        })
     }
-    for nr in unconditional {
-        rules.insert(nr, Vec::new());
+
+    /// From here on, no thread of this process can make any other call.
+    pub fn lock(&self) -> Result<()> {
+        sys::report_sigsys().context("sigaction(SIGSYS)")?;
+        const HINT: &str = "the host refuses a seccomp filter (a kernel with CONFIG_SECCOMP_FILTER is needed)";
+        // The second one first: afterwards seccomp(2) is no longer to be had.
+        apply_filter_all_threads(&self.clone3).context(HINT)?;
+        apply_filter_all_threads(&self.list).context(HINT)?;
+        Ok(())
     }
-    let list = SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, TargetArch::x86_64)?.try_into()?;
-    let clone3 = SeccompFilter::new(
-        BTreeMap::from([(libc::SYS_clone3, vec![])]),
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::ENOSYS as u32),
-        TargetArch::x86_64,
-    )?
-    .try_into()?;
-    Ok((list, clone3))
 }
 
 fn condition(when: &When) -> Result<SeccompCondition, seccompiler::BackendError> {
@@ -144,6 +150,6 @@ mod tests {
 
     #[test]
     fn the_filter_compiles() {
-        programs().unwrap();
+        Filter::make().unwrap();
     }
 }

@@ -58,6 +58,7 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         env: environment(&args.env, args.clear_env)?,
         cwd: cwd.into_os_string().into_vec(),
         user: identity(args.user.as_deref())?,
+        umask: umask(),
         hostname,
         trees: trees.clone(),
         overlay: args.overlay == Overlay::Memory,
@@ -67,6 +68,13 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         become_ids: (!rootless).then_some(NOBODY),
     };
     Ok(Plan { sentry, gofer: GoferConfig { trees, debug: args.debug }, log, strace })
+}
+
+/// The caller's umask, which can only be learnt by setting another.
+fn umask() -> u32 {
+    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    nix::sys::stat::umask(mask);
+    mask.bits()
 }
 
 fn open_to_write(path: &Path, append: bool) -> Result<OwnedFd> {

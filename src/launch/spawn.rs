@@ -14,7 +14,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
-/// A process of the sandbox. Dropping it kills it and waits for it.
+/// A process of the sandbox. Dropping it kills it and waits until it is gone.
 pub struct Process {
     pub pid: Pid,
     pub pidfd: OwnedFd,
@@ -27,15 +27,29 @@ pub struct Sandbox {
     pub control: OwnedFd,
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        use nix::sys::signal::{kill, Signal};
+impl Process {
+    /// Ends it, if it has not ended yet.
+    fn kill(&self) {
         use nix::sys::wait::{waitid, Id, WaitPidFlag};
         // Until it has been waited for, the number cannot belong to another process.
         if waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG).is_ok() {
-            let _ = kill(self.pid, Signal::SIGKILL);
-            let _ = nix::sys::wait::waitpid(self.pid, None);
+            let _ = nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGKILL);
         }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = nix::sys::wait::waitpid(self.pid, None);
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // Both die at the same time; the fields' own drops wait.
+        self.sentry.kill();
+        self.gofer.kill();
     }
 }
 
@@ -53,20 +67,6 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
     let null: OwnedFd = OpenOptions::new().read(true).write(true).open("/dev/null").context("/dev/null")?.into();
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
 
-    let gofer_config = to_memfd(&plan.gofer)?;
-    let gofer = spawn(
-        "Gofer",
-        0,
-        c"internal-gofer",
-        &[
-            (null.as_fd(), 0),
-            (null.as_fd(), 1),
-            (plan.log.as_fd(), 2),
-            (gofer_config.as_fd(), fd::CONFIG),
-            (gofer_end.as_fd(), fd::GOFER),
-        ],
-    )?;
-
     let sentry_config = to_memfd(&plan.sentry)?;
     let mut fds = vec![
         (null.as_fd(), 0),
@@ -82,13 +82,53 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
     if let Some(strace) = &plan.strace {
         fds.push((strace.as_fd(), fd::STRACE));
     }
+    // The Sentry has more to do, so it goes first; and neither waits for the other's exec.
     let sentry = spawn("Sentry", SENTRY_NAMESPACES, c"internal-sentry", &fds)?;
-    Ok(Sandbox { sentry, gofer, control })
+
+    let gofer_config = to_memfd(&plan.gofer)?;
+    let gofer = spawn(
+        "Gofer",
+        0,
+        c"internal-gofer",
+        &[
+            (null.as_fd(), 0),
+            (null.as_fd(), 1),
+            (plan.log.as_fd(), 2),
+            (gofer_config.as_fd(), fd::CONFIG),
+            (gofer_end.as_fd(), fd::GOFER),
+        ],
+    )?;
+    Ok(Sandbox { sentry: sentry.executed()?, gofer: gofer.executed()?, control })
 }
 
-/// Starts one process; `who` is for messages. Returns once it has executed.
-fn spawn(who: &str, namespaces: libc::c_int, subcommand: &CStr, fds: &[(BorrowedFd<'_>, RawFd)]) -> Result<Process> {
-    // The child waits for `go`, and tells through `trouble` why it could not exec; that one closes when it could.
+/// A process on its way to exec.
+struct Starting {
+    who: &'static str,
+    process: Process,
+    /// Where it tells why it could not; closed when it could.
+    trouble: OwnedFd,
+}
+
+impl Starting {
+    /// Waits until it has executed.
+    fn executed(self) -> Result<Process> {
+        let mut text = String::new();
+        File::from(self.trouble).read_to_string(&mut text)?;
+        if !text.is_empty() {
+            bail!("starting the {}: {text}", self.who);
+        }
+        Ok(self.process)
+    }
+}
+
+/// Starts one process; `who` is for messages.
+fn spawn(
+    who: &'static str,
+    namespaces: libc::c_int,
+    subcommand: &CStr,
+    fds: &[(BorrowedFd<'_>, RawFd)],
+) -> Result<Starting> {
+    // The child waits for `go`.
     let (go_read, go_write) = pipe2(OFlag::O_CLOEXEC).context("pipe")?;
     let (trouble_read, trouble_write) = pipe2(OFlag::O_CLOEXEC).context("pipe")?;
     match sys::clone_process(namespaces) {
@@ -108,12 +148,7 @@ fn spawn(who: &str, namespaces: libc::c_int, subcommand: &CStr, fds: &[(Borrowed
                 map_user(pid).context("giving the Sentry's user namespace its user")?;
             }
             File::from(go_write).write_all(&[1]).with_context(|| format!("starting the {who}"))?;
-            let mut text = String::new();
-            File::from(trouble_read).read_to_string(&mut text)?;
-            if !text.is_empty() {
-                bail!("starting the {who}: {text}");
-            }
-            Ok(process)
+            Ok(Starting { who, process, trouble: trouble_read })
         }
         Err(e) => Err(anyhow!("starting the {who}: {}", clone_trouble(e))),
     }

@@ -81,6 +81,12 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
             return Err(sentry_trouble(&sandbox));
         }
         if gofer_ended {
+            // A Gofer ends by itself when the Sentry's end of the connection is closed, which a dying Sentry does first of all.
+            let orderly = matches!(wait_status(&sandbox.gofer), Some(WaitStatus::Exited(_, 0)));
+            let mut sentry = [PollFd::new(sandbox.sentry.pidfd.as_fd(), PollFlags::POLLIN)];
+            if orderly && poll(&mut sentry, PollTimeout::from(500u16)).is_ok_and(|n| n > 0) {
+                continue;
+            }
             bail!("the Gofer {}; the sandbox has been ended", ending(&sandbox.gofer));
         }
         if signal {

@@ -16,7 +16,7 @@ use crate::mm::io::{Dst, Src};
 use parking_lot::Mutex;
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 pub const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 pub const SYSFS_MAGIC: u64 = 0x6265_6572;
@@ -141,19 +141,27 @@ pub fn dir_kind(mode: u32) -> u8 {
     ((mode & libc::S_IFMT) >> 12) as u8
 }
 
+/// Names and what they stand for.
+pub type Entries = Vec<(Vec<u8>, Arc<dyn Inode>)>;
+
 /// A directory with entries that never change.
 pub struct StaticDir {
     sup: Arc<Super>,
     ino: u64,
     mode: u32,
-    entries: Vec<(Vec<u8>, Arc<dyn Inode>)>,
+    entries: LazyLock<Entries, Box<dyn FnOnce() -> Entries + Send>>,
 }
 
 impl StaticDir {
-    pub fn make(sup: &Arc<Super>, entries: Vec<(Vec<u8>, Arc<dyn Inode>)>) -> Arc<dyn Inode> {
-        Arc::new(StaticDir { sup: sup.clone(), ino: sup.ino(), mode: 0o555, entries })
+    pub fn make(sup: &Arc<Super>, entries: Entries) -> Arc<dyn Inode> {
+        Self::with_mode(sup, 0o555, entries)
     }
-    pub fn with_mode(sup: &Arc<Super>, mode: u32, entries: Vec<(Vec<u8>, Arc<dyn Inode>)>) -> Arc<dyn Inode> {
+    pub fn with_mode(sup: &Arc<Super>, mode: u32, entries: Entries) -> Arc<dyn Inode> {
+        Self::lazy(sup, mode, move || entries)
+    }
+    /// Its entries are made when they are first asked for: most sandboxes never look.
+    pub fn lazy(sup: &Arc<Super>, mode: u32, make: impl FnOnce() -> Entries + Send + 'static) -> Arc<dyn Inode> {
+        let entries = LazyLock::new(Box::new(make) as Box<dyn FnOnce() -> Entries + Send>);
         Arc::new(StaticDir { sup: sup.clone(), ino: sup.ino(), mode, entries })
     }
 }

@@ -57,7 +57,6 @@ pub fn build_root(kernel: &Arc<Kernel>, client: &Client, options: &RootOptions) 
     let b = Builder { ns: ns.clone(), cred: Cred::user(0, 0, Vec::new(), cred::CAP_ALL) };
     let guarded = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RELATIME;
     b.mount(b"/proc", pseudo("proc", super::proc::new(kernel), guarded)?);
-    b.mount(b"/sys", pseudo("sysfs", super::sys::new(kernel), guarded | MountFlags::RDONLY)?);
     let sys = pseudo("sysfs", super::sys::new(kernel), guarded | MountFlags::RDONLY)?;
     b.mount(b"/sys", sys);
     b.mount(b"/dev", dev(&reopen)?);

@@ -1,7 +1,7 @@
 //! A small sysfs: what programs look at to learn of processors, memory, and the loopback device.
 
 use super::proc::cpu;
-use super::pseudo::{Put, StaticDir, Super, Symlink, TextFile, SYSFS_MAGIC};
+use super::pseudo::{Entries, Put, StaticDir, Super, Symlink, TextFile, SYSFS_MAGIC};
 use super::types::Inode;
 use crate::kernel::Kernel;
 use std::collections::BTreeMap;
@@ -136,7 +136,7 @@ fn table(kernel: &Kernel) -> Vec<(String, Node)> {
     t
 }
 
-fn dir(sup: &Arc<Super>, rows: Vec<(String, Node)>) -> Arc<dyn Inode> {
+fn entries(sup: &Arc<Super>, rows: Vec<(String, Node)>) -> Entries {
     let mut below: BTreeMap<String, Vec<(String, Node)>> = BTreeMap::new();
     let mut entries: BTreeMap<Vec<u8>, Arc<dyn Inode>> = BTreeMap::new();
     for (path, node) in rows {
@@ -153,13 +153,16 @@ fn dir(sup: &Arc<Super>, rows: Vec<(String, Node)>) -> Arc<dyn Inode> {
         }
     }
     for (name, rows) in below {
-        entries.insert(name.into(), dir(sup, rows));
+        let of = sup.clone();
+        entries.insert(name.into(), StaticDir::lazy(sup, 0o755, move || self::entries(&of, rows)));
     }
-    StaticDir::with_mode(sup, 0o755, entries.into_iter().collect())
+    entries.into_iter().collect()
 }
 
 /// The sysfs of a sandbox.
 pub fn new(kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
     let sup = Super::new(kernel, SYSFS_MAGIC, 4096, 1);
-    dir(&sup, table(kernel))
+    let of = sup.clone();
+    // The table asks the processor for its caches, each question of which takes a virtual machine microseconds.
+    StaticDir::lazy(&sup, 0o755, move || entries(&of, table(&of.kernel)))
 }

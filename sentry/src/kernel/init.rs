@@ -30,28 +30,37 @@ pub struct InitConfig {
     pub limits: Limits,
 }
 
-/// Status that a shell gives for a command that is not found, or cannot be executed.
-pub const NOT_FOUND: i32 = 127;
-pub const NOT_EXECUTABLE: i32 = 126;
+/// Status that a shell gives for a command that is not found, or cannot be executed; and what `env`, `timeout` and the like
+/// give when they themselves cannot do what they were asked to.
+const NOT_FOUND: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+const NOT_STARTED: i32 = 125;
+
+/// Why the first process could not be started.
+struct Trouble {
+    status: i32,
+    text: String,
+}
+
+impl From<Errno> for Trouble {
+    fn from(e: Errno) -> Self {
+        Trouble { status: NOT_STARTED, text: format!("starting the first process: {}", e.desc()) }
+    }
+}
 
 /// Starts the first process; `report` is told if it cannot be started (exit code and message), and the executor then ends
 /// with that code.
 pub fn spawn(kernel: &Arc<Kernel>, config: InitConfig, report: Box<dyn FnOnce(i32, String) + Send>) {
     let k = kernel.clone();
     kernel.executor.spawn(Box::pin(async move {
-        let shown = String::from_utf8_lossy(config.argv.first().map_or(b"".as_slice(), |a| a)).into_owned();
-        if let Err(e) = start(&k, config).await {
-            let (code, text) = match e {
-                Errno::ENOENT | Errno::ENOTDIR => (NOT_FOUND, format!("{shown}: command not found")),
-                e => (NOT_EXECUTABLE, format!("{shown}: {}", e.desc())),
-            };
-            report(code, text);
-            k.executor.shutdown(code);
+        if let Err(Trouble { status, text }) = start(&k, config).await {
+            report(status, text);
+            k.executor.shutdown(status);
         }
     }));
 }
 
-async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> Result<()> {
+async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), Trouble> {
     // A placeholder address space until the program is loaded into its own.
     let first = poll_fn(|cx| kernel.platform.poll_new(cx)).await?;
     let pid = 1;
@@ -105,11 +114,31 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> Result<()> {
         tree.tasks.insert(pid, task.clone());
         tree.groups.insert(pid, group);
     }
-    let cwd = crate::fs::vfs::resolve(&task, libc::AT_FDCWD, &c.cwd, LookupFlags::FOLLOW | LookupFlags::DIRECTORY)?;
-    task.fs().lock().cwd = cwd;
-    let (file, name) = super::current::scope(task.clone(), async { find(&task, &c.argv, &c.env) }).await?;
+    let cwd = crate::fs::vfs::resolve(&task, libc::AT_FDCWD, &c.cwd, LookupFlags::FOLLOW | LookupFlags::DIRECTORY);
+    task.fs().lock().cwd = cwd.map_err(|e| Trouble {
+        status: NOT_STARTED,
+        text: format!(
+            "working directory {}: {} in the sandbox (choose another with --cwd)",
+            String::from_utf8_lossy(&c.cwd),
+            e.desc()
+        ),
+    })?;
+    let shown = String::from_utf8_lossy(c.argv.first().map_or(b"".as_slice(), |a| a)).into_owned();
+    let found = super::current::scope(task.clone(), async { find(&task, &c.argv, &c.env) }).await;
+    let (file, name) = found.map_err(|e| match e {
+        Errno::ENOENT | Errno::ENOTDIR => Trouble { status: NOT_FOUND, text: format!("{shown}: command not found") },
+        e => Trouble { status: NOT_EXECUTABLE, text: format!("{shown}: {}", e.desc()) },
+    })?;
     let program = Program { file, name, argv: c.argv, envp: c.env };
-    let image = super::current::scope(task.clone(), exec::load(&task, program)).await?;
+    let loaded = super::current::scope(task.clone(), exec::load(&task, program)).await;
+    let image = loaded.map_err(|e| match e {
+        // The file is there, or it would not have been found.
+        Errno::ENOENT => Trouble {
+            status: NOT_FOUND,
+            text: format!("{shown}: the interpreter that it asks for is not in the sandbox"),
+        },
+        e => Trouble { status: NOT_EXECUTABLE, text: format!("{shown}: {}", e.desc()) },
+    })?;
     drop(first);
     *task.mm.write() = image.mm;
     *task.comm.lock() = image.comm;
