@@ -26,6 +26,8 @@ pub enum FromSentry {
     Exited(u8),
     /// The guest's first process was stopped by job control.
     Stopped,
+    /// The connection to the Gofer has ended. How, the command knows.
+    LostGofer,
     /// Nothing could be run: what to print, and the exit status.
     Failed { status: u8, text: String },
 }
@@ -59,6 +61,7 @@ impl FromSentry {
             FromSentry::Started => vec![b'r'],
             FromSentry::Exited(status) => vec![b'x', *status],
             FromSentry::Stopped => vec![b'z'],
+            FromSentry::LostGofer => vec![b'g'],
             FromSentry::Failed { status, text } => {
                 let mut p = vec![b'f', *status];
                 p.extend_from_slice(text.as_bytes().get(..MAX_TEXT).unwrap_or(text.as_bytes()));
@@ -76,6 +79,7 @@ impl FromSentry {
             [b'r'] => Ok(Some(FromSentry::Started)),
             [b'x', status] => Ok(Some(FromSentry::Exited(*status))),
             [b'z'] => Ok(Some(FromSentry::Stopped)),
+            [b'g'] => Ok(Some(FromSentry::LostGofer)),
             [b'f', status, text @ ..] => {
                 Ok(Some(FromSentry::Failed { status: *status, text: String::from_utf8_lossy(text).into_owned() }))
             }
@@ -117,6 +121,7 @@ mod tests {
             FromSentry::Started,
             FromSentry::Exited(200),
             FromSentry::Stopped,
+            FromSentry::LostGofer,
             FromSentry::Failed { status: 127, text: "no".into() },
         ] {
             m.send(&b).unwrap();

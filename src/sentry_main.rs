@@ -28,7 +28,7 @@ use std::sync::{Arc, OnceLock};
 const POOL: usize = 2;
 
 /// How the sandbox ended, if not by the end of its first process: said once, by whoever notices first.
-static TROUBLE: OnceLock<(u8, String)> = OnceLock::new();
+static TROUBLE: OnceLock<FromSentry> = OnceLock::new();
 
 pub fn main() -> Result<u8> {
     let config = sys::inherited_fd(fd::CONFIG).context("this is an internal subcommand: `runsc-rs run` starts it")?;
@@ -37,7 +37,7 @@ pub fn main() -> Result<u8> {
     let control = Arc::new(sys::inherited_fd(fd::CONTROL)?);
     let message = match run(config, &control) {
         Ok(message) => message,
-        Err(e) => FromSentry::Failed { status: crate::OWN_FAILURE, text: format!("{e:#}") },
+        Err(e) => failed(&format!("{e:#}")),
     };
     message.send(&control).context("telling the command")?;
     // Nothing is worth running destructors for: the host takes back everything at once.
@@ -77,7 +77,7 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<FromSentry> {
         print_stats(&kernel);
     }
     Ok(match TROUBLE.get() {
-        Some((status, text)) => FromSentry::Failed { status: *status, text: text.clone() },
+        Some(trouble) => trouble.clone(),
         None => FromSentry::Exited(u8::try_from(status).unwrap_or(crate::OWN_FAILURE)),
     })
 }
@@ -103,16 +103,20 @@ fn parent_is_gone(control: &OwnedFd) -> bool {
 }
 
 /// Ends the sandbox because of something other than its first process's end.
-fn give_up(executor: &Executor, status: u8, text: String) {
-    let _ = TROUBLE.set((status, text));
-    executor.shutdown(i32::from(status));
+fn give_up(executor: &Executor, trouble: FromSentry) {
+    let _ = TROUBLE.set(trouble);
+    executor.shutdown(i32::from(crate::OWN_FAILURE));
+}
+
+fn failed(text: &str) -> FromSentry {
+    FromSentry::Failed { status: crate::OWN_FAILURE, text: text.to_owned() }
 }
 
 fn start_platform(executor: &Arc<Executor>, strace: bool) -> Result<Arc<dyn Platform>> {
     let weak = Arc::downgrade(executor);
     let on_fatal = Arc::new(move |text: &str| {
         if let Some(executor) = weak.upgrade() {
-            give_up(&executor, crate::OWN_FAILURE, text.to_owned());
+            give_up(&executor, failed(text));
         }
     });
     let config = systrap::Config { executor: executor.clone(), pool: POOL, on_fatal };
@@ -138,9 +142,7 @@ fn watch_control(kernel: &Arc<Kernel>, control: &Arc<OwnedFd>) -> WatchHandle {
                 match ToSentry::receive(&socket) {
                     Ok(Some(ToSentry::Signal { signal, terminal })) => from_command(&kernel, signal, terminal),
                     Err(Errno::EAGAIN) => return,
-                    Ok(None) | Err(_) => {
-                        return give_up(&kernel.executor, crate::OWN_FAILURE, "the command is gone".into())
-                    }
+                    Ok(None) | Err(_) => return give_up(&kernel.executor, failed("the command is gone")),
                 }
             }
         }),
@@ -165,7 +167,7 @@ fn watch_gofer(executor: &Arc<Executor>, connection: &Arc<OwnedFd>) -> WatchHand
         Arc::new(move |ready| {
             if ready & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32 != 0 {
                 if let Some(executor) = weak.upgrade() {
-                    give_up(&executor, crate::OWN_FAILURE, "the Gofer is gone; the sandbox has been ended".into());
+                    give_up(&executor, FromSentry::LostGofer);
                 }
             }
         }),
@@ -209,7 +211,8 @@ fn boot(kernel: &Arc<Kernel>, client: Client, config: SentryConfig, stdio: [nix:
         kernel,
         init,
         Box::new(|status, text| {
-            let _ = TROUBLE.set((u8::try_from(status).unwrap_or(crate::OWN_FAILURE), text));
+            let status = u8::try_from(status).unwrap_or(crate::OWN_FAILURE);
+            let _ = TROUBLE.set(FromSentry::Failed { status, text });
         }),
     );
     Ok(())

@@ -64,6 +64,13 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
                 Ok(Some(FromSentry::Started)) => {}
                 Ok(Some(FromSentry::Stopped)) => stop_ourselves(&sandbox, terminal),
                 Ok(Some(FromSentry::Exited(n))) => status = Some(n),
+                Ok(Some(FromSentry::LostGofer)) => return Err(gofer_trouble(&sandbox)),
+                // Without its Gofer a Sentry can fail in many ways; the cause is what counts.
+                Ok(Some(FromSentry::Failed { status: crate::OWN_FAILURE, .. }))
+                    if wait_for_end(&sandbox.gofer) && died(&sandbox.gofer) =>
+                {
+                    return Err(gofer_trouble(&sandbox))
+                }
                 Ok(Some(FromSentry::Failed { status: n, text })) => {
                     eprintln!("runsc-rs: {}", printable(&text));
                     status = Some(n);
@@ -82,12 +89,10 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
         }
         if gofer_ended {
             // A Gofer ends by itself when the Sentry's end of the connection is closed, which a dying Sentry does first of all.
-            let orderly = matches!(wait_status(&sandbox.gofer), Some(WaitStatus::Exited(_, 0)));
-            let mut sentry = [PollFd::new(sandbox.sentry.pidfd.as_fd(), PollFlags::POLLIN)];
-            if orderly && poll(&mut sentry, PollTimeout::from(500u16)).is_ok_and(|n| n > 0) {
+            if !died(&sandbox.gofer) && wait_for_end(&sandbox.sentry) {
                 continue;
             }
-            bail!("the Gofer {}; the sandbox has been ended", ending(&sandbox.gofer));
+            return Err(gofer_trouble(&sandbox));
         }
         if signal {
             while let Ok(Some(info)) = signals.fd.read_signal() {
@@ -121,6 +126,23 @@ fn sentry_trouble(sandbox: &Sandbox) -> anyhow::Error {
         );
     }
     anyhow::anyhow!("the Sentry {how} before the command had ended; the sandbox is gone")
+}
+
+fn gofer_trouble(sandbox: &Sandbox) -> anyhow::Error {
+    // Its connection ends a moment before the process does.
+    wait_for_end(&sandbox.gofer);
+    anyhow::anyhow!("the Gofer {}; the sandbox has been ended", ending(&sandbox.gofer))
+}
+
+/// Whether the process has ended, and not as it should.
+fn died(process: &Process) -> bool {
+    matches!(wait_status(process), Some(WaitStatus::Signaled(..) | WaitStatus::Exited(_, 1..)))
+}
+
+/// Waits a little for a process that is known to be ending; tells whether it has.
+fn wait_for_end(process: &Process) -> bool {
+    let mut fds = [PollFd::new(process.pidfd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::from(500u16)).is_ok_and(|n| n > 0)
 }
 
 fn wait_status(process: &Process) -> Option<WaitStatus> {
