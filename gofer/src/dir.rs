@@ -1,14 +1,17 @@
 //! Listing directories.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use protocol::reply::{DirEntry, DirPage};
+use protocol::reply::{self, DirEntry, DirPage};
+use protocol::request::Names;
 use protocol::wire::{check_name, Writer};
 use protocol::{Fid, FileKind};
 use rustix::fs::{FileType, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
+use crate::fids::File;
 use crate::server::{Answer, Server};
 use crate::sys;
 
@@ -63,46 +66,85 @@ impl Server {
             return Err(Errno::INVAL);
         }
         rustix::fs::seek(&stream, SeekFrom::Start(cookie))?;
-
-        let mut page = DirPage { count: 0, eof: true };
-        page.encode(w);
-        let end = w.len() + usize::try_from(max_bytes).unwrap_or(0).max(MIN_PAGE);
-        let mut entries = RawDir::new(stream.as_fd(), &mut self.entries);
-        while let Some(entry) = entries.next() {
-            let entry = match entry {
-                Ok(entry) => entry,
-                // What has been read so far is an answer; the error will be there again for the next page.
-                Err(_) if page.count > 0 => {
-                    page.eof = false;
-                    break;
-                }
-                Err(e) => return Err(e),
-            };
-            let name = entry.file_name().to_bytes();
-            // This leaves out `.` and `..`, and anything that only a broken file system could come up with.
-            if check_name(name).is_err() {
-                continue;
-            }
-            let entry = DirEntry {
-                ino: entry.ino(),
-                cookie: entry.next_entry_cookie(),
-                kind: kind(entry.file_type()),
-                name,
-                attr: with_attr.then(|| sys::stat_child(&file.fd, name).ok()).flatten(),
-            };
-            if w.len() + entry.size() > end || page.count == u16::MAX {
-                page.eof = false;
-                break;
-            }
-            entry.encode(w);
-            page.count += 1;
-        }
-        page.patch(w);
+        let max_bytes = usize::try_from(max_bytes).unwrap_or(0);
+        let page = fill(&mut self.entries, stream.as_fd(), file.fd.as_fd(), max_bytes, with_attr, w)?;
         if !page.eof {
             self.streams.put(dir, stream);
         }
         Ok(None)
     }
+
+    /// The first page of the directory that `names` lead to; if there are more, a fid for getting them.
+    pub(crate) fn list(&mut self, dir: Fid, names: Names<'_>, with_attr: bool, w: &mut Writer<'_>) -> Answer {
+        let start = self.fids.get(dir)?;
+        start.check_directory()?;
+        let (tree, read_only) = (start.tree, start.read_only);
+        let mut at: Option<OwnedFd> = None;
+        for name in names.iter() {
+            let next = sys::open_child(at.as_ref().map_or(start.fd.as_fd(), |fd| fd.as_fd()), name)?;
+            at = Some(next);
+        }
+        // The decoder lets no empty list of names pass.
+        let fd = at.ok_or(Errno::INVAL)?;
+        // Not a directory: ENOTDIR. Nothing else is opened by this.
+        let stream = self.descriptors.reopen(&fd, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        reply::List { fid: None }.encode(w);
+        let max_bytes = protocol::MAX_DIR_BYTES as usize;
+        let page = fill(&mut self.entries, stream.as_fd(), fd.as_fd(), max_bytes, with_attr, w)?;
+        if !page.eof {
+            let fid = self.fids.insert(File { fd, kind: FileKind::Directory, tree, read_only })?;
+            reply::List { fid: Some(fid) }.patch(w);
+            self.streams.put(fid, stream);
+        }
+        Ok(None)
+    }
+}
+
+/// Appends a page of what `stream` (the directory `dir`, open for reading) gives next.
+fn fill(
+    buf: &mut [MaybeUninit<u8>],
+    stream: BorrowedFd<'_>,
+    dir: BorrowedFd<'_>,
+    max_bytes: usize,
+    with_attr: bool,
+    w: &mut Writer<'_>,
+) -> Result<DirPage, Errno> {
+    let mut page = DirPage { count: 0, eof: true };
+    let head = w.len();
+    page.encode(w);
+    let end = w.len() + max_bytes.max(MIN_PAGE);
+    let mut entries = RawDir::new(stream, buf);
+    while let Some(entry) = entries.next() {
+        let entry = match entry {
+            Ok(entry) => entry,
+            // What has been read so far is an answer; the error will be there again for the next page.
+            Err(_) if page.count > 0 => {
+                page.eof = false;
+                break;
+            }
+            Err(e) => return Err(e),
+        };
+        let name = entry.file_name().to_bytes();
+        // This leaves out `.` and `..`, and anything that only a broken file system could come up with.
+        if check_name(name).is_err() {
+            continue;
+        }
+        let entry = DirEntry {
+            ino: entry.ino(),
+            cookie: entry.next_entry_cookie(),
+            kind: kind(entry.file_type()),
+            name,
+            attr: with_attr.then(|| sys::stat_child(dir, name).ok()).flatten(),
+        };
+        if w.len() + entry.size() > end || page.count == u16::MAX {
+            page.eof = false;
+            break;
+        }
+        entry.encode(w);
+        page.count += 1;
+    }
+    page.patch(w, head);
+    Ok(page)
 }
 
 fn kind(file_type: FileType) -> FileKind {

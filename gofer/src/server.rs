@@ -148,6 +148,7 @@ impl Server {
             Request::ReadDir { dir, cookie, max_bytes, with_attr } => {
                 self.read_dir(dir, cookie, max_bytes, with_attr, w)
             }
+            Request::List { dir, names, with_attr } => self.list(dir, names, with_attr, w),
             Request::Statfs { fid } => {
                 reply::encode_statfs(w, &sys::statfs(&self.fids.get(fid)?.fd)?);
                 Ok(None)

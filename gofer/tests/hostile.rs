@@ -170,7 +170,7 @@ fn noise_never_panics_the_server() {
             let name = [b'a' + (random() % 4) as u8];
             let dir = Fid::new(1 << 32 | (1 + random() % 6)).unwrap();
             let open = OpenFlags::READ_WRITE;
-            let request = match random() % 14 {
+            let request = match random() % 15 {
                 0 => {
                     Request::Walk { dir, fids: WalkFids::Each, open: Some(open), names: Names::List(&[&name, b"dir"]) }
                 }
@@ -192,6 +192,7 @@ fn noise_never_panics_the_server() {
                 10 => Request::Fsync { fid: dir, data_only: true },
                 11 => Request::Mknod { dir, name: &name, kind: protocol::MknodKind::Fifo, new },
                 12 => Request::SetXattr { fid: dir, name: b"user.x", value: b"y", mode: protocol::XattrMode::Any },
+                13 => Request::List { dir, with_attr: true, names: Names::List(&[b"dir", &name]) },
                 _ => Request::Open { fid: dir, flags: open },
             };
             let mut packet = encoded(&request);

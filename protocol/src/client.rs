@@ -105,6 +105,20 @@ pub struct DirPage {
 }
 
 impl DirPage {
+    fn decode(r: &mut Reader<'_>) -> crate::wire::Result<Self> {
+        let head = reply::DirPage::decode(r)?;
+        let bytes = r.rest();
+        for _ in 0..head.count {
+            DirEntry::decode(r)?;
+        }
+        Ok(DirPage { bytes: bytes.to_vec(), count: head.count, eof: head.eof })
+    }
+
+    /// The entries as they came, one behind the other; [`DirEntry::decode`] takes them apart.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Number of entries.
     pub fn len(&self) -> usize {
         usize::from(self.count)
@@ -274,13 +288,17 @@ impl Handle {
     /// A page of this directory's entries: those after `cookie`, 0 for the first page (which reads the directory afresh), then the last entry's.
     pub fn read_dir(&self, cookie: u64, with_attr: bool) -> Result<DirPage> {
         let request = Request::ReadDir { dir: self.fid, cookie, max_bytes: MAX_DIR_BYTES, with_attr };
+        self.inner.call(&request, None, |r, _| DirPage::decode(r))
+    }
+
+    /// The first page of the directory that `names` (1 to [`MAX_WALK`](crate::MAX_WALK)) lead to from this one, and a handle to get the others by, if
+    /// there are any.
+    pub fn list(&self, names: &[&[u8]], with_attr: bool) -> Result<(Option<Handle>, DirPage)> {
+        let request = Request::List { dir: self.fid, with_attr, names: Names::List(names) };
         self.inner.call(&request, None, |r, _| {
-            let head = reply::DirPage::decode(r)?;
-            let bytes = r.rest();
-            for _ in 0..head.count {
-                DirEntry::decode(r)?;
-            }
-            Ok(DirPage { bytes: bytes.to_vec(), count: head.count, eof: head.eof })
+            let fid = reply::List::decode(r)?.fid;
+            let handle = fid.map(|fid| Handle { inner: self.inner.clone(), fid });
+            Ok((handle, DirPage::decode(r)?))
         })
     }
 

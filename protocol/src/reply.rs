@@ -204,6 +204,12 @@ impl<'a> DirEntry<'a> {
         }
     }
 
+    /// Only the name of the entry at the start of `bytes`, for searching in entries that have been read before.
+    pub fn peek_name(bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let (&n, rest) = bytes.get(8 + 8 + 1..)?.split_first()?;
+        rest.get(..usize::from(n))
+    }
+
     /// Reads it.
     pub fn decode(r: &mut Reader<'a>) -> Result<Self> {
         let (ino, cookie) = (r.u64()?, r.u64()?);
@@ -230,15 +236,39 @@ impl DirPage {
         w.u8(u8::from(self.eof));
     }
 
-    /// Overwrites the one that was written right after the header, once the outcome is known.
-    pub fn patch(&self, w: &mut Writer<'_>) {
+    /// Overwrites the one that was written at byte `at` of the reply, once the outcome is known.
+    pub fn patch(&self, w: &mut Writer<'_>, at: usize) {
         let [low, high] = self.count.to_le_bytes();
-        w.patch(Header::SIZE, &[low, high, u8::from(self.eof)]);
+        w.patch(at, &[low, high, u8::from(self.eof)]);
     }
 
     /// Reads it.
     pub fn decode(r: &mut Reader<'_>) -> Result<Self> {
         Ok(Self { count: r.u16()?, eof: r.bool("eof")? })
+    }
+}
+
+/// What stands in front of the page that answers a listing by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct List {
+    /// The directory, if more pages follow.
+    pub fid: Option<Fid>,
+}
+
+impl List {
+    /// Appends it.
+    pub fn encode(&self, w: &mut Writer<'_>) {
+        w.u64(self.fid.map_or(0, Fid::raw));
+    }
+
+    /// Overwrites the one that was written right after the header.
+    pub fn patch(&self, w: &mut Writer<'_>) {
+        w.patch(Header::SIZE, &self.fid.map_or(0, Fid::raw).to_le_bytes());
+    }
+
+    /// Reads it.
+    pub fn decode(r: &mut Reader<'_>) -> Result<Self> {
+        Ok(Self { fid: Fid::decode_option(r)? })
     }
 }
 

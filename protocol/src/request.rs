@@ -32,11 +32,12 @@ pub enum Op {
     Fsync = 21,
     Release = 22,
     ReopenReadOnly = 23,
+    List = 24,
 }
 
 impl Op {
     /// Every operation, in the order of the numbers.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Hello,
         Self::Attach,
         Self::Walk,
@@ -60,6 +61,7 @@ impl Op {
         Self::Fsync,
         Self::Release,
         Self::ReopenReadOnly,
+        Self::List,
     ];
 
     /// The operation with this number.
@@ -243,6 +245,8 @@ pub enum Request<'a> {
     Release,
     /// Takes a descriptor of a memfd: → nothing, and a read-only descriptor of the same memory.
     ReopenReadOnly,
+    /// The first page of the directory that `names` lead to, one below the other, starting in `dir`: → [`List`](crate::reply::List), page.
+    List { dir: Fid, with_attr: bool, names: Names<'a> },
 }
 
 impl<'a> Request<'a> {
@@ -272,6 +276,7 @@ impl<'a> Request<'a> {
             Self::Fsync { .. } => Op::Fsync,
             Self::Release => Op::Release,
             Self::ReopenReadOnly => Op::ReopenReadOnly,
+            Self::List { .. } => Op::List,
         }
     }
 
@@ -374,6 +379,11 @@ impl<'a> Request<'a> {
                 w.u64(fid.raw());
                 w.u8(u8::from(data_only));
             }
+            Self::List { dir, with_attr, names } => {
+                w.u64(dir.raw());
+                w.u8(u8::from(with_attr));
+                names.encode(w);
+            }
             Self::Release | Self::ReopenReadOnly => {}
         }
     }
@@ -464,6 +474,7 @@ impl<'a> Request<'a> {
             Op::Fsync => Self::Fsync { fid: Fid::decode(r)?, data_only: r.bool("data_only")? },
             Op::Release => Self::Release,
             Op::ReopenReadOnly => Self::ReopenReadOnly,
+            Op::List => Self::List { dir: Fid::decode(r)?, with_attr: r.bool("with_attr")?, names: Names::decode(r)? },
         })
     }
 

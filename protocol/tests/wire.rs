@@ -142,6 +142,7 @@ fn requests<'a>(p: &'a Parts, names: &'a [&'a [u8]]) -> Vec<Request<'a>> {
         Request::Fsync { fid, data_only: p.choice.1 },
         Request::Release,
         Request::ReopenReadOnly,
+        Request::List { dir, with_attr: p.choice.1, names: Names::List(names) },
     ]
 }
 
@@ -370,7 +371,7 @@ fn other_versions_are_refused() {
         assert_eq!(Request::decode(&buf).err(), Some(DecodeError::BadVersion));
     }
     assert_eq!(Op::from_raw(0), Err(DecodeError::UnknownOp(0)));
-    assert_eq!(Op::from_raw(24), Err(DecodeError::UnknownOp(24)));
+    assert_eq!(Op::from_raw(25), Err(DecodeError::UnknownOp(25)));
     for (i, op) in Op::ALL.iter().enumerate() {
         assert_eq!((*op as usize, Op::from_raw(*op as u16)), (i + 1, Ok(*op)));
     }

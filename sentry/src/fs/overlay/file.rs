@@ -90,8 +90,15 @@ impl FileOps for OvlFile {
 
 struct OvlDir {
     inode: Arc<OvlInode>,
-    /// The merged entries as they were when offset 0 was read last; entry `i` is at offset `i + 2`.
-    snapshot: Mutex<Option<Arc<Listing>>>,
+    /// The entries as they were when offset 0 was read last.
+    snapshot: Mutex<Option<Arc<Snapshot>>>,
+}
+
+enum Snapshot {
+    /// Nothing was changed here: the lower layer's.
+    Lower(Box<dyn FileOps>),
+    /// Those of both layers; entry `i` is at offset `i + 2`.
+    Merged(Listing),
 }
 
 impl FileOps for OvlDir {
@@ -108,12 +115,15 @@ impl FileOps for OvlDir {
         dir_seek(file, offset, whence, current)
     }
     fn readdir(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
-        let list = {
+        let snapshot = {
             let mut s = self.snapshot.lock();
             match &*s {
                 Some(l) if pos != 0 => l.clone(),
                 _ => {
-                    let l = Arc::new(self.inode.entries()?);
+                    let l = Arc::new(match (self.inode.upper.get(), &self.inode.lower) {
+                        (None, Some(l)) => Snapshot::Lower(l.clone().open(libc::O_RDONLY | libc::O_DIRECTORY)?),
+                        _ => Snapshot::Merged(self.inode.entries()?),
+                    });
                     *s = Some(l.clone());
                     l
                 }
@@ -122,6 +132,10 @@ impl FileOps for OvlDir {
         if !emit_dots(file, pos, self.inode.ino, sink) {
             return Ok(());
         }
+        let list = match &*snapshot {
+            Snapshot::Lower(dir) => return dir.readdir(file, pos.max(2), sink),
+            Snapshot::Merged(list) => list,
+        };
         let skip = usize::try_from(pos.saturating_sub(2)).unwrap_or(usize::MAX);
         for (i, (name, ino, kind)) in list.iter().enumerate().skip(skip) {
             if !sink(DirEntry { name, ino: *ino, kind: *kind, next: i as u64 + 3 }) {

@@ -1,0 +1,190 @@
+//! Open files and directories of the Gofer's.
+
+use super::listing::Listing;
+use super::GoferInode;
+use crate::error::{Errno, Result, SysResult};
+use crate::fs::tmpfs::file::{dir_seek, emit_dots};
+use crate::fs::*;
+use crate::mm::io::{Dst, Src};
+use nix::sys::uio::{pread, pwrite};
+use parking_lot::Mutex;
+use std::any::Any;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// Bytes moved at a time.
+const CHUNK: usize = 256 * 1024;
+
+/// Reads from a host descriptor at an offset.
+pub fn read_fd(fd: &OwnedFd, dst: &mut Dst<'_>, offset: u64) -> Result<usize> {
+    let mut done = 0usize;
+    while dst.remaining() > 0 {
+        let at = i64::try_from(offset.saturating_add(done as u64)).map_err(|_| Errno::EINVAL)?;
+        let want = dst.remaining().min(CHUNK);
+        let mut got = 0;
+        let r = dst.fill(want, &mut |buf| {
+            got = retry(|| pread(fd, buf, at))?;
+            Ok(got)
+        });
+        match r {
+            Ok(n) => {
+                done += n;
+                if n < want {
+                    break;
+                }
+            }
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes to a host descriptor at an offset.
+pub fn write_fd(fd: &OwnedFd, src: &mut Src<'_>, offset: u64) -> Result<usize> {
+    let mut done = 0usize;
+    let mut buf = vec![0u8; src.remaining().min(CHUNK)];
+    while src.remaining() > 0 {
+        let at = i64::try_from(offset.saturating_add(done as u64)).map_err(|_| Errno::EFBIG)?;
+        let n = match src.take(&mut buf) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e),
+        };
+        match retry(|| pwrite(fd, &buf[..n], at)) {
+            Ok(k) => {
+                done += k;
+                if k < n {
+                    src.give_back(n - k);
+                    break;
+                }
+            }
+            Err(e) => {
+                src.give_back(n);
+                return if done > 0 { Ok(done) } else { Err(e) };
+            }
+        }
+    }
+    Ok(done)
+}
+
+pub(super) fn retry<T>(mut f: impl FnMut() -> nix::Result<T>) -> Result<T> {
+    loop {
+        match f() {
+            Err(Errno::EINTR) => {}
+            r => return r,
+        }
+    }
+}
+
+pub(super) struct GoferFile {
+    pub(super) inode: Arc<GoferInode>,
+    pub(super) fd: Arc<OwnedFd>,
+}
+
+impl FileOps for GoferFile {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, _file: &File, dst: &mut Dst<'_>, offset: u64) -> SysResult<usize> {
+        Ok(read_fd(&self.fd, dst, offset)?)
+    }
+    fn write(&self, file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
+        let append = file.flags() & libc::O_APPEND != 0;
+        let _one_at_a_time = append.then(|| self.inode.appending.lock());
+        let at = if append { nix::sys::stat::fstat(&*self.fd)?.st_size as u64 } else { offset };
+        let n = write_fd(&self.fd, src, at)?;
+        if n > 0 {
+            self.inode.mark_stale();
+        }
+        Ok((n, at + n as u64))
+    }
+    fn seekable(&self) -> bool {
+        true
+    }
+    fn seek(&self, file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
+        let how = match whence {
+            libc::SEEK_DATA => nix::unistd::Whence::SeekData,
+            libc::SEEK_HOLE => nix::unistd::Whence::SeekHole,
+            _ => return file.default_seek(offset, whence, current),
+        };
+        // The descriptor's own offset is used for nothing else.
+        Ok(nix::unistd::lseek(&*self.fd, offset, how)? as u64)
+    }
+    fn map(&self, _file: &File, write_shared: bool) -> Result<MapSource> {
+        if write_shared {
+            self.inode.mark_stale();
+        }
+        Ok(MapSource::Host(self.fd.clone()))
+    }
+    fn fsync(&self, data_only: bool) -> Result<()> {
+        retry(|| if data_only { nix::unistd::fdatasync(&*self.fd) } else { nix::unistd::fsync(&*self.fd) })
+    }
+    fn fallocate(&self, _file: &File, mode: i32, offset: u64, len: u64) -> Result<()> {
+        let (Ok(o), Ok(l)) = (i64::try_from(offset), i64::try_from(len)) else { return Err(Errno::EFBIG) };
+        platform::host::fallocate(self.fd.as_fd(), mode, o, l)?;
+        self.inode.mark_stale();
+        Ok(())
+    }
+    fn attr(&self) -> Result<Attr> {
+        self.inode.attr()
+    }
+}
+
+pub(super) struct GoferDir {
+    inode: Arc<GoferInode>,
+    /// The listing as it was when offset 0 was read last.
+    snapshot: Mutex<Option<Arc<Listing>>>,
+}
+
+impl GoferDir {
+    pub(super) fn new(inode: Arc<GoferInode>) -> GoferDir {
+        GoferDir { inode, snapshot: Mutex::default() }
+    }
+}
+
+impl FileOps for GoferDir {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, _file: &File, _dst: &mut Dst<'_>, _offset: u64) -> SysResult<usize> {
+        Err(Errno::EISDIR.into())
+    }
+    fn seekable(&self) -> bool {
+        true
+    }
+    fn seek(&self, file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
+        dir_seek(file, offset, whence, current)
+    }
+    fn readdir(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        let list = {
+            let mut s = self.snapshot.lock();
+            match &*s {
+                Some(l) if pos != 0 => l.clone(),
+                _ => {
+                    let l = self.inode.entries()?;
+                    *s = Some(l.clone());
+                    l
+                }
+            }
+        };
+        if !emit_dots(file, pos, self.inode.attr()?.ino, sink) {
+            return Ok(());
+        }
+        let from = usize::try_from(pos.saturating_sub(2)).unwrap_or(usize::MAX);
+        for (i, e) in list.iter(from).enumerate() {
+            let next = (from + i) as u64 + 3;
+            if !sink(DirEntry { name: e.name, ino: e.ino, kind: e.kind.dirent(), next }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+    fn fsync(&self, data_only: bool) -> Result<()> {
+        self.inode.handle()?.fsync(data_only)
+    }
+    fn attr(&self) -> Result<Attr> {
+        self.inode.attr()
+    }
+}

@@ -1,0 +1,67 @@
+//! A directory's entries as the Gofer told them, kept in the bytes they came in.
+
+use crate::error::{Errno, Result};
+use protocol::client::{DirEntry, DirPage};
+use protocol::wire::Reader;
+use std::sync::OnceLock;
+
+/// Entries of a directory without `.` and `..`: entry `i` is at directory offset `i + 2`.
+pub struct Listing {
+    bytes: Vec<u8>,
+    /// Where each entry begins.
+    at: Vec<u32>,
+    /// The same in the order of the names; made for the first search.
+    by_name: OnceLock<Box<[u32]>>,
+    /// With attributes.
+    pub full: bool,
+}
+
+impl Listing {
+    pub fn new(full: bool) -> Listing {
+        Listing { bytes: Vec::new(), at: Vec::new(), by_name: OnceLock::new(), full }
+    }
+    /// Appends a page; gives the cookie of its last entry.
+    pub fn push(&mut self, page: &DirPage) -> Result<Option<u64>> {
+        let mut last = None;
+        let mut at = self.bytes.len();
+        self.bytes.extend_from_slice(page.bytes());
+        for e in page.iter() {
+            self.at.push(u32::try_from(at).map_err(|_| Errno::ENOMEM)?);
+            at += e.size();
+            last = Some(e.cookie);
+        }
+        Ok(last)
+    }
+    pub fn finish(&mut self) {
+        self.bytes.shrink_to_fit();
+        self.at.shrink_to_fit();
+    }
+    pub fn len(&self) -> usize {
+        self.at.len()
+    }
+    /// Memory that it takes, about.
+    pub fn size(&self) -> usize {
+        self.bytes.len() + 8 * self.at.len() + 64
+    }
+    fn tail(&self, at: u32) -> &[u8] {
+        self.bytes.get(at as usize..).unwrap_or(&[])
+    }
+    /// The entries from number `from` on.
+    pub fn iter(&self, from: usize) -> impl Iterator<Item = DirEntry<'_>> {
+        self.at
+            .get(from..)
+            .unwrap_or(&[])
+            .iter()
+            .map_while(|at| DirEntry::decode(&mut Reader::new(self.tail(*at))).ok())
+    }
+    pub fn find(&self, name: &[u8]) -> Option<DirEntry<'_>> {
+        let named = |at: &u32| DirEntry::peek_name(self.tail(*at)).unwrap_or(&[]);
+        let order = self.by_name.get_or_init(|| {
+            let mut order = self.at.clone();
+            order.sort_unstable_by(|a, b| named(a).cmp(named(b)));
+            order.into_boxed_slice()
+        });
+        let i = order.binary_search_by(|at| named(at).cmp(name)).ok()?;
+        DirEntry::decode(&mut Reader::new(self.tail(*order.get(i)?))).ok()
+    }
+}
