@@ -302,6 +302,28 @@ fn listing_is_complete(fx: &Fixture, client: &Client) {
         found.sort();
         assert_eq!(found, expected);
     }
+    // By name, in one request; the handle that comes back has the rest.
+    let (rest, first) = root.list(&[b"many"], true).unwrap();
+    let mut found: Vec<_> = first.iter().map(|e| (e.name.to_vec(), e.cookie)).collect();
+    let rest = rest.unwrap();
+    let mut eof = first.eof;
+    while !eof {
+        let page = rest.read_dir(found.last().unwrap().1, true).unwrap();
+        found.extend(page.iter().map(|e| (e.name.to_vec(), e.cookie)));
+        eof = page.eof;
+    }
+    let mut found: Vec<_> = found.into_iter().map(|(name, _)| String::from_utf8(name).unwrap()).collect();
+    found.sort();
+    assert_eq!(found, expected);
+    let (rest, page) = root.list(&[b"dir", b"deep"], false).unwrap();
+    assert!(rest.is_none() && page.is_empty() && page.eof);
+    assert_eq!(root.list(&[b"file"], false).unwrap_err(), Errno::ENOTDIR);
+    assert_eq!(root.list(&[b"file", b"x"], false).unwrap_err(), Errno::ENOTDIR);
+    assert_eq!(root.list(&[b"dir", b"none"], false).unwrap_err(), Errno::ENOENT);
+    for link in ["to_dir", "up", "abs"] {
+        assert!(root.list(&[link.as_bytes()], false).is_err(), "{link}");
+        assert!(root.list(&[link.as_bytes(), b"x"], false).is_err(), "{link}");
+    }
     let deep = find(&root, "dir/deep").handle;
     let page = deep.read_dir(0, false).unwrap();
     assert!(page.is_empty() && page.eof);
