@@ -147,6 +147,17 @@ pub enum Op {
         addr: u64,
         data: Vec<u8>,
     },
+    /// Stores `new` in the aligned 32-bit word at `addr` if it holds `old`, as one atomic step; otherwise it is an `OpFailed`
+    /// with `EAGAIN` (`EFAULT` where there is no such memory).
+    CompareExchange {
+        addr: u64,
+        old: u32,
+        new: u32,
+    },
+    /// membarrier(2) with one of its commands GLOBAL, PRIVATE_EXPEDITED and REGISTER_PRIVATE_EXPEDITED.
+    Barrier {
+        command: i32,
+    },
     /// Sets the FS / GS base register of this thread.
     SetFs(u64),
     SetGs(u64),
@@ -245,6 +256,8 @@ impl OpsSettled {
 /// Does nothing to a thread that is stopped.
 pub trait Interrupter: Send + Sync {
     fn interrupt(&self);
+    /// Whether the thread sleeps in a futex call that the stub made itself. As the guest's memory says: for showing only.
+    fn sleeps(&self) -> bool;
 }
 
 /// A way to make address spaces.

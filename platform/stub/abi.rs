@@ -111,6 +111,8 @@ pub mod op {
     pub const FORK: u64 = 8;
     /// args: slot, whether to set FS, FS base. The new thread posts BORN in that slot.
     pub const THREAD: u64 = 9;
+    /// addr, old, new: `EAGAIN` when the 32-bit word is not `old`.
+    pub const COMPARE_EXCHANGE: u64 = 10;
 }
 
 /// General registers, in the order of the `ucontext` (`REG_R8` … `REG_EFL`), then the system call number.

@@ -66,6 +66,22 @@ stub_copy_str_insn:
 stub_copy_str_fix:
     ret
 
+    // compare_exchange(word rdi, old esi, new edx) -> 0, EAGAIN or EFAULT
+    .globl stub_cmpxchg
+    .globl stub_cmpxchg_insn
+    .globl stub_cmpxchg_fix
+stub_cmpxchg:
+    mov eax, esi
+stub_cmpxchg_insn:
+    lock cmpxchg dword ptr [rdi], edx
+    mov eax, 0
+    mov ecx, 11
+    cmovne eax, ecx
+    ret
+stub_cmpxchg_fix:
+    mov eax, 14
+    ret
+
     // fork(token rdi) -> child's pid, or 0 in the child with the area mapped, or a negative errno (in the child: it exits).
     // The child's area is not mapped before the Sentry has given it, and the stack is private: registers only.
     .globl stub_fork
@@ -220,6 +236,9 @@ extern "C" {
     fn stub_copy_str(dst: u64, src: u64, max: u64) -> u64;
     fn stub_copy_str_insn();
     fn stub_copy_str_fix();
+    fn stub_cmpxchg(word: u64, old: u32, new: u32) -> i32;
+    fn stub_cmpxchg_insn();
+    fn stub_cmpxchg_fix();
     fn stub_fork(token: u64) -> i64;
     fn stub_thread(stack: u64, slot: u64, uc: u64, set_fs: u64, fs: u64) -> i64;
     fn stub_wait(args: *const u64, mask: *const u64) -> i64;
@@ -292,6 +311,10 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
             }
             if rip == stub_copy_str_insn as *const () as u64 {
                 (*uc).gregs[R_RIP] = stub_copy_str_fix as *const () as u64;
+                return;
+            }
+            if rip == stub_cmpxchg_insn as *const () as u64 {
+                (*uc).gregs[R_RIP] = stub_cmpxchg_fix as *const () as u64;
                 return;
             }
         }
@@ -519,6 +542,10 @@ unsafe fn carry_out(cell: *mut Cell, uc: *mut UContext, op: *const OpSlot) -> Re
                     return Err(EFAULT);
                 }
             }
+            op::COMPARE_EXCHANGE => match stub_cmpxchg(a[0], a[1] as u32, a[2] as u32) {
+                0 => {}
+                e => return Err(e),
+            },
             op::SET_FS => sys::set_fs_base(a[0]),
             op::SET_GS => sys::set_gs_base(a[0]),
             op::SAVE_FP => fp_save(uc, a[0])?,

@@ -245,6 +245,14 @@ pub fn stub_filter(text: std::ops::Range<u64>) -> Vec<Insn> {
         p.verdict(ALLOW);
         p.verdict(TRAP);
     });
+    // Barriers act on the memory accesses of this process's threads alone; GLOBAL (1) waits, and makes nobody else wait.
+    p.on(libc::SYS_membarrier, |p| {
+        p.need_u64(1, 0);
+        for command in [1, 8, 16] {
+            p.if_arg(0, command, |p| p.verdict(ALLOW));
+        }
+        p.verdict(TRAP);
+    });
     p.on(libc::SYS_clone, |p| {
         p.if_arg(0, FORK_FLAGS.into(), |p| p.verdict(ALLOW));
         p.need_u64(0, THREAD_FLAGS.into());

@@ -483,6 +483,10 @@ fn plain(op: &Op) -> OpSlot {
         }
         Op::Advise { addr, len, advice } => raw(libc::SYS_madvise, [addr, len, advice as u64, 0, 0, 0]),
         Op::Sync { addr, len, flags } => raw(libc::SYS_msync, [addr, len, flags as u64, 0, 0, 0]),
+        Op::CompareExchange { addr, old, new } => {
+            OpSlot { code: op::COMPARE_EXCHANGE, args: [addr, old.into(), new.into(), 0, 0, 0, 0] }
+        }
+        Op::Barrier { command } => raw(libc::SYS_membarrier, [command as u64, 0, 0, 0, 0, 0]),
         Op::SetFs(v) => one(op::SET_FS, v),
         Op::SetGs(v) => one(op::SET_GS, v),
         Op::SaveFp { addr } => one(op::SAVE_FP, addr),
@@ -520,6 +524,8 @@ fn check(op: &Op) -> Result<(), Errno> {
             let ok = addr <= GUEST_MAX && data.len() as u64 <= GUEST_MAX - addr;
             ok.then_some(()).ok_or(Errno::EFAULT)
         }
+        Op::CompareExchange { addr, .. } => (addr % 4 == 0 && addr < GUEST_MAX).then_some(()).ok_or(Errno::EFAULT),
+        Op::Barrier { command } => matches!(command, 1 | 8 | 16).then_some(()).ok_or(Errno::EINVAL),
         Op::SetFs(v) | Op::SetGs(v) => base(v),
         Op::SaveFp { addr } | Op::RestoreFp { addr } => (addr < GUEST_MAX - 65536).then_some(()).ok_or(Errno::EFAULT),
     }
@@ -594,7 +600,7 @@ impl GuestThread for Thread {
         OpsSettled(Arc::new(move || settled(&shared, &area, &fate, slot)))
     }
     fn interrupter(&self) -> Arc<dyn Interrupter> {
-        Arc::new(Interrupt { space: Arc::downgrade(&self.space), shared: self.shared.clone() })
+        Arc::new(Interrupt { space: Arc::downgrade(&self.space), slot: self.slot, shared: self.shared.clone() })
     }
     fn address_space(&self) -> Arc<dyn AddressSpace> {
         self.space.clone()
@@ -624,6 +630,7 @@ fn settled(shared: &Shared, area: &Area, fate: &Fate, slot: usize) -> bool {
 
 struct Interrupt {
     space: Weak<Space>,
+    slot: usize,
     shared: Arc<Shared>,
 }
 
@@ -634,6 +641,10 @@ impl Interrupter for Interrupt {
                 space.signal_thread(self.shared.tid.load(Relaxed));
             }
         }
+    }
+    fn sleeps(&self) -> bool {
+        let state = self.space.upgrade().map(|s| s.area.state(self.slot).load(Relaxed));
+        state == Some(super::abi::state::WAITING)
     }
 }
 

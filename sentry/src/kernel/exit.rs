@@ -46,6 +46,7 @@ pub fn exit_task(task: &Arc<Task>, status: i32) {
     // Others in the same memory wait for this word to become 0 (set_tid_address(2)).
     let ctid = task.clear_child_tid.swap(0, Ordering::SeqCst);
     super::futex::exit_robust_list(task);
+    super::futex_pi::exit(task.tid());
     if ctid != 0 && mm.user_count() > 1 {
         let mem = task.mem();
         if mem.write(ctid, &0u32).is_ok() {

@@ -3,10 +3,12 @@
 //! A waiter is queued under its bucket's lock and tests the word afterwards; a waker changes the word before it calls, so
 //! no wake is lost. The word is read by the Sentry once per test.
 
+use super::futex_pi::compare_exchange;
 use super::wait::{WaitError, WaitQueue};
 use super::Task;
 use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::mm::space::Key;
+use crate::syscalls::Ctx;
 use parking_lot::Mutex;
 use std::collections::hash_map::RandomState;
 use std::collections::VecDeque;
@@ -42,7 +44,7 @@ impl Table {
     }
 }
 
-fn key_of(task: &Task, addr: u64, private: bool) -> Result<Key> {
+pub(super) fn key_of(task: &Task, addr: u64, private: bool) -> Result<Key> {
     if addr % 4 != 0 {
         return Err(Errno::EINVAL);
     }
@@ -181,7 +183,9 @@ pub fn requeue(
 }
 
 /// `FUTEX_WAKE_OP`.
-pub fn wake_op(task: &Task, a1: u64, a2: u64, private: bool, n1: u32, n2: u32, op: u32) -> SysResult {
+pub async fn wake_op(cx: &mut Ctx<'_>, a1: u64, a2: u64, private: bool, n1: u32, n2: u32, op: u32) -> SysResult {
+    let task = cx.task.clone();
+    let task = &*task;
     let (k1, k2) = (key_of(task, a1, private)?, key_of(task, a2, private)?);
     let sext12 = |v: u32| ((v << 20) as i32 >> 20) as u32;
     let mut arg = sext12((op >> 12) & 0xfff);
@@ -190,16 +194,20 @@ pub fn wake_op(task: &Task, a1: u64, a2: u64, private: bool, n1: u32, n2: u32, o
         arg = 1u32.checked_shl(arg & 31).unwrap_or(0);
     }
     let mem = task.mem();
-    let old: u32 = mem.read(a2)?;
-    let new = match (op >> 28) & 7 {
-        0 => arg,
-        1 => old.wrapping_add(arg),
-        2 => old | arg,
-        3 => old & !arg,
-        4 => old ^ arg,
-        _ => return Err(Errno::ENOSYS.into()),
+    let old = loop {
+        let old: u32 = mem.read(a2)?;
+        let new = match (op >> 28) & 7 {
+            0 => arg,
+            1 => old.wrapping_add(arg),
+            2 => old | arg,
+            3 => old & !arg,
+            4 => old ^ arg,
+            _ => return Err(Errno::ENOSYS.into()),
+        };
+        if compare_exchange(cx, a2, old, new).await? {
+            break old;
+        }
     };
-    mem.write(a2, &new)?;
     let mut woken = wake_key(k1, n1, u32::MAX);
     let (o, c) = (old as i32, cmparg as i32);
     let yes = match (op >> 24) & 0xf {
@@ -219,9 +227,9 @@ pub fn wake_op(task: &Task, a1: u64, a2: u64, private: bool, n1: u32, n2: u32, o
 
 /// Entries looked at in one robust list (`ROBUST_LIST_LIMIT`).
 const ROBUST_LIST_LIMIT: usize = 2048;
-const FUTEX_WAITERS: u32 = 0x8000_0000;
-const FUTEX_OWNER_DIED: u32 = 0x4000_0000;
-const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
+pub(super) const FUTEX_WAITERS: u32 = 0x8000_0000;
+pub(super) const FUTEX_OWNER_DIED: u32 = 0x4000_0000;
+pub(super) const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
 
 /// Marks the futexes that a dying thread still holds (get_robust_list(2)).
 pub fn exit_robust_list(task: &Task) {
@@ -240,9 +248,6 @@ pub fn exit_robust_list(task: &Task) {
         let _ = mem.write(addr, &((v & FUTEX_WAITERS) | FUTEX_OWNER_DIED));
         if v & FUTEX_WAITERS != 0 {
             wake_shared(task, addr, 1);
-            if let Ok(k) = key_of(task, addr, true) {
-                wake_key(k, 1, u32::MAX);
-            }
         }
     };
     let mut at = first;

@@ -9,6 +9,7 @@ pub mod exit;
 pub mod fdtable;
 pub mod fork;
 pub mod futex;
+pub mod futex_pi;
 pub mod init;
 #[allow(clippy::module_inception)]
 pub mod kernel;

@@ -149,6 +149,26 @@ impl Task {
         !self.group.pending.lock().set.minus(blocked).is_empty() || self.group.rel.lock().stopped.is_some()
     }
 
+    /// Whether it sleeps, for /proc: in a call of ours, or in a futex call of its stub's.
+    pub fn asleep(&self) -> bool {
+        self.sleeping.load(Ordering::Relaxed) || self.interrupter.read().as_ref().is_some_and(|i| i.sleeps())
+    }
+
+    /// Whether this task may look into another as a debugger could (`ptrace_may_access`, ptrace(2)), with the user and group
+    /// that the call goes by: those of file access for /proc, the real ones for calls.
+    pub fn may_access(&self, other: &Task, uid: u32, gid: u32) -> bool {
+        if Arc::ptr_eq(&self.group, &other.group) {
+            return true;
+        }
+        let (mine, its) = (self.cred(), other.cred());
+        if mine.has(super::cred::CAP_SYS_PTRACE) {
+            return true;
+        }
+        let same = [its.uid, its.euid, its.suid].iter().all(|&u| u == uid)
+            && [its.gid, its.egid, its.sgid].iter().all(|&g| g == gid);
+        same && other.group.dumpable.load(Ordering::Relaxed) == 1 && its.permitted & !mine.permitted == 0
+    }
+
     /// Waits until `cond` gives something, a signal is pending, or the deadline (host monotonic ns) has passed.
     /// `cond` is tested after registration on all `queues` (each with its event mask), so no wake is lost.
     pub async fn wait<T>(

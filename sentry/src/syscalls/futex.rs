@@ -4,8 +4,11 @@ use super::arg::*;
 use super::Ctx;
 use crate::error::{Errno, SysResult};
 use crate::kernel::futex as f;
+use crate::kernel::futex_pi as pi;
 use std::sync::atomic::Ordering;
 
+/// `FUTEX_LOCK_PI2` of <linux/futex.h>.
+const LOCK_PI2: i32 = 13;
 const PRIVATE: i32 = 128;
 const CLOCK_REALTIME: i32 = 256;
 
@@ -36,6 +39,9 @@ pub async fn futex(
 ) -> SysResult {
     let private = op & PRIVATE != 0;
     let cmd = op & !(PRIVATE | CLOCK_REALTIME);
+    if op & CLOCK_REALTIME != 0 && !matches!(cmd, libc::FUTEX_WAIT_BITSET | LOCK_PI2) {
+        return Err(Errno::ENOSYS.into());
+    }
     let task = cx.task.clone();
     let limit = val;
     match cmd {
@@ -65,8 +71,19 @@ pub async fn futex(
             let cmp = (cmd == libc::FUTEX_CMP_REQUEUE).then_some(val3);
             f::requeue(&task, addr.0, addr2.0, private, val, n2, cmp)
         }
-        libc::FUTEX_WAKE_OP => f::wake_op(&task, addr.0, addr2.0, private, val, timeout.0 as u32, val3),
-        // Priority inheritance is not there: glibc then reports ENOTSUP for such mutexes.
+        libc::FUTEX_WAKE_OP => f::wake_op(cx, addr.0, addr2.0, private, val, timeout.0 as u32, val3).await,
+        libc::FUTEX_LOCK_PI | LOCK_PI2 => {
+            let deadline = if timeout.is_null() {
+                None
+            } else {
+                let t = read_timespec(cx, timeout.0)?;
+                let realtime = cmd == libc::FUTEX_LOCK_PI || op & CLOCK_REALTIME != 0;
+                Some(if realtime { realtime_to_monotonic(t) } else { t })
+            };
+            pi::lock(cx, addr.0, private, deadline, false).await
+        }
+        libc::FUTEX_TRYLOCK_PI => pi::lock(cx, addr.0, private, None, true).await,
+        libc::FUTEX_UNLOCK_PI => pi::unlock(cx, addr.0, private).await,
         _ => Err(Errno::ENOSYS.into()),
     }
 }

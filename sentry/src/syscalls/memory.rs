@@ -45,7 +45,7 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
     } else {
         Errno::ENOMEM
     })?;
-    if !page_aligned(offset) || offset.checked_add(len).is_none() {
+    if !page_aligned(offset) {
         return Err(Errno::EINVAL.into());
     }
     let kind = flags & libc::MAP_TYPE;
@@ -66,6 +66,9 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
     let (mut backing, mut max_prot) = (Backing::Anon, PROT_ALL);
     if !anonymous {
         let file = cx.io_file(fd.0)?;
+        if offset.checked_add(len).is_none_or(|e| i64::try_from(e).is_err()) {
+            return Err(Errno::EOVERFLOW.into());
+        }
         if !file.readable() || (shared && prot & libc::PROT_WRITE != 0 && !file.writable()) {
             return Err(Errno::EACCES.into());
         }
@@ -182,23 +185,36 @@ pub async fn mprotect(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32) -> SysR
     let (start, end) = range_arg(addr.0, len, Errno::ENOMEM)?;
     let prot = prot & PROT_ALL;
     begin(cx).await;
+    // Mapping by mapping, as on Linux: what comes before a hole, or before a mapping that may not have it, is done.
+    let (mut done, mut result) = (start, Ok(0));
     {
         let mm = cx.task.mm();
         let mut map = mm.map();
-        if !map.vmas.covers(start, end) || addr.0 < GUEST_MIN {
+        if addr.0 < GUEST_MIN || map.vmas.count() + 2 > MAX_MAP_COUNT {
             return Err(Errno::ENOMEM.into());
         }
-        if map.vmas.range(start, end).any(|v| prot & !v.max_prot != 0) {
-            return Err(Errno::EACCES.into());
+        for v in map.vmas.range(start, end) {
+            if v.start > done {
+                break;
+            }
+            if prot & !v.max_prot != 0 {
+                result = Err(Errno::EACCES.into());
+                break;
+            }
+            done = v.end.min(end);
         }
-        if map.vmas.count() + 2 > MAX_MAP_COUNT {
-            return Err(Errno::ENOMEM.into());
+        if done < end && result.is_ok() {
+            result = Err(Errno::ENOMEM.into());
         }
-        map.vmas.update(start, end, |v| v.prot = prot);
+        if done > start {
+            map.vmas.update(start, done, |v| v.prot = prot);
+        }
     }
-    cx.thread.queue(Op::Protect { addr: start, len: end - start, prot });
-    finish(cx);
-    Ok(0)
+    if done > start {
+        cx.thread.queue(Op::Protect { addr: start, len: done - start, prot });
+        finish(cx);
+    }
+    result
 }
 
 pub async fn brk(cx: &mut Ctx<'_>, want: Addr) -> SysResult {
@@ -259,8 +275,9 @@ pub async fn mremap(cx: &mut Ctx<'_>, addr: Addr, old_len: u64, new_len: u64, fl
     let mm = cx.task.mm();
     let mut map = mm.map();
     let first = map.vmas.find(addr.0).cloned().ok_or(Errno::EFAULT)?;
-    if old_len == 0 {
-        // Duplicating a shared mapping: not there.
+    // A second mapping of the same shared memory.
+    let copy = old_len == 0;
+    if copy && (!first.shared || flags & MAYMOVE == 0) {
         return Err(Errno::EINVAL.into());
     }
     let old_end = addr.0.checked_add(old_len).filter(|&e| e <= GUEST_MAX).ok_or(Errno::EINVAL)?;
@@ -288,6 +305,7 @@ pub async fn mremap(cx: &mut Ctx<'_>, addr: Addr, old_len: u64, new_len: u64, fl
     let new_end = addr.0.checked_add(new_len);
     // Growing in place where the room behind is free.
     if flags & (FIXED | DONTUNMAP) == 0
+        && !copy
         && old_end == first.end
         && new_end.is_some_and(|e| e <= GUEST_MAX && map.vmas.range(old_end, e).next().is_none())
     {
@@ -317,7 +335,7 @@ pub async fn mremap(cx: &mut Ctx<'_>, addr: Addr, old_len: u64, new_len: u64, fl
     }
     ops.push(Op::Remap { addr: addr.0, len: old_len.min(new_len), new_addr: to, new_len, flags: flags & DONTUNMAP });
     map.vmas.remove(to, to + new_len);
-    if flags & DONTUNMAP == 0 {
+    if flags & DONTUNMAP == 0 && !copy {
         map.vmas.remove(addr.0, old_end);
     }
     map.vmas.insert(v);
@@ -554,6 +572,26 @@ pub fn arch_prctl(cx: &mut Ctx<'_>, code: i32, addr: Addr) -> SysResult {
             Ok(0)
         }
         GET_GS => Err(Errno::EINVAL.into()),
+        _ => Err(Errno::EINVAL.into()),
+    }
+}
+
+/// membarrier(2): made by the host, for the threads of the stub. Registration belongs to the host's address space, which goes
+/// the way of the guest's: kept by `fork`, gone with `execve`.
+pub fn membarrier(cx: &mut Ctx<'_>, cmd: i32, flags: u32, _cpu: i32) -> SysResult {
+    const QUERY: i32 = 0;
+    const GLOBAL: i32 = 1;
+    const PRIVATE_EXPEDITED: i32 = 1 << 3;
+    const REGISTER_PRIVATE_EXPEDITED: i32 = 1 << 4;
+    if flags != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    match cmd {
+        QUERY => Ok((GLOBAL | PRIVATE_EXPEDITED | REGISTER_PRIVATE_EXPEDITED) as u64),
+        GLOBAL | PRIVATE_EXPEDITED | REGISTER_PRIVATE_EXPEDITED => {
+            cx.thread.queue(Op::Barrier { command: cmd });
+            Ok(0)
+        }
         _ => Err(Errno::EINVAL.into()),
     }
 }

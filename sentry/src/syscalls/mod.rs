@@ -31,6 +31,7 @@ pub mod message;
 pub mod pipe;
 pub mod poll;
 pub mod process;
+pub mod process_vm;
 pub mod signal;
 pub mod socket;
 pub mod strace;

@@ -145,6 +145,9 @@ syscall_table! {
         218 set_tid_address(tidptr: Addr) => futex::set_tid_address, Full, "";
         231 exit_group(status: i32) => process::exit_group, Full, "";
         234 tgkill(tgid: i32, tid: i32, sig: Sig) => signal::tgkill, Full, "";
+        310 process_vm_readv(pid: i32, liov: Addr, liovcnt: u64, riov: Addr, riovcnt: u64, flags: u64) => process_vm::readv, Full, "";
+        311 process_vm_writev(pid: i32, liov: Addr, liovcnt: u64, riov: Addr, riovcnt: u64, flags: u64) => process_vm::writev, Full, "";
+        324 membarrier(cmd: i32, flags: u32, cpu: i32) => memory::membarrier, Partial, "GLOBAL and PRIVATE_EXPEDITED";
         273 set_robust_list(head: Addr, len: usize) => futex::set_robust_list, Full, "";
         274 get_robust_list(pid: i32, head: Addr, len: Addr) => futex::get_robust_list, Full, "";
         297 rt_tgsigqueueinfo(tgid: i32, tid: i32, sig: Sig, info: Addr) => signal::rt_tgsigqueueinfo, Full, "";
@@ -265,7 +268,7 @@ syscall_table! {
         61 wait4(pid: i32, status: Addr, options: i32, rusage: Addr) => process::wait4, Full, "";
         128 rt_sigtimedwait(set: Addr, info: Addr, timeout: Addr, sigsetsize: usize) => signal::rt_sigtimedwait, Full, "";
         130 rt_sigsuspend(mask: Addr, sigsetsize: usize) => signal::rt_sigsuspend, Full, "";
-        202 futex(uaddr: Addr, op: i32, val: u32, timeout: Addr, uaddr2: Addr, val3: u32) => futex::futex, Partial, "no priority inheritance";
+        202 futex(uaddr: Addr, op: i32, val: u32, timeout: Addr, uaddr2: Addr, val3: u32) => futex::futex, Partial, "PI locks do not raise priorities; no requeueing to them";
         219 restart_syscall() => crate::kernel::run::restart_syscall, Full, "";
         247 waitid(idtype: i32, id: i32, info: Addr, options: i32, rusage: Addr) => process::waitid, Full, "";
         322 execveat(dirfd: Fd, pathname: PathPtr, argv: Addr, envp: Addr, flags: i32) => process::execveat, Full, "";

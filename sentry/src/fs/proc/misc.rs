@@ -117,8 +117,12 @@ pub(super) fn schedstat(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
 
 pub(super) fn syscall(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     let task = who.task.as_ref().ok_or(Errno::ESRCH)?;
-    if task.sleeping.load(Ordering::Relaxed) {
-        out.i(i64::from(task.in_call.load(Ordering::Relaxed))).s(" 0x0 0x0 0x0 0x0 0x0 0x0 0x0 0x0\n");
+    if task.asleep() {
+        let nr = match task.in_call.load(Ordering::Relaxed) {
+            -1 => libc::SYS_futex,
+            nr => i64::from(nr),
+        };
+        out.i(nr).s(" 0x0 0x0 0x0 0x0 0x0 0x0 0x0 0x0\n");
     } else {
         out.s("running\n");
     }

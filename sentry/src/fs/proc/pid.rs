@@ -48,15 +48,13 @@ impl Who {
         if Arc::ptr_eq(&me.group, &self.group) {
             return true;
         }
-        let mine = me.cred();
-        if mine.has(CAP_SYS_PTRACE) {
-            return true;
+        match &self.task {
+            Some(task) => {
+                let mine = me.cred();
+                me.may_access(task, mine.fsuid, mine.fsgid)
+            }
+            None => me.cred().has(CAP_SYS_PTRACE),
         }
-        let Some(task) = &self.task else { return false };
-        let its = task.cred();
-        let same = [its.uid, its.euid, its.suid].iter().all(|&u| u == mine.fsuid)
-            && [its.gid, its.egid, its.sgid].iter().all(|&g| g == mine.fsgid);
-        same && self.group.dumpable.load(Ordering::Relaxed) == 1 && its.permitted & !mine.permitted == 0
     }
 }
 

@@ -17,7 +17,7 @@ fn state(who: &Who) -> (u8, &'static str) {
     let Some(task) = &who.task else { return (b'Z', "zombie") };
     if who.group.rel.lock().stopped.is_some() {
         (b'T', "stopped")
-    } else if task.sleeping.load(Ordering::Relaxed) {
+    } else if task.asleep() {
         (b'S', "sleeping")
     } else {
         (b'R', "running")

@@ -7,7 +7,6 @@ use crate::fs::pseudo::{Put, StaticDir, Super, Symlink, TextFile};
 use crate::fs::types::Inode;
 use crate::kernel::kernel::{RELEASE, VERSION};
 use crate::kernel::Kernel;
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 type Generate = fn(&Kernel, &mut Vec<u8>) -> Result<()>;
@@ -144,7 +143,7 @@ fn stat(kernel: &Kernel, out: &mut Vec<u8>) -> Result<()> {
     {
         let tree = kernel.tree.lock();
         for t in tree.tasks.values() {
-            running += u64::from(!t.sleeping.load(Ordering::Relaxed));
+            running += u64::from(!t.asleep());
         }
         last = tree.last_pid.max(last);
     }
@@ -156,7 +155,7 @@ fn stat(kernel: &Kernel, out: &mut Vec<u8>) -> Result<()> {
 
 fn loadavg(kernel: &Kernel, out: &mut Vec<u8>) -> Result<()> {
     let tree = kernel.tree.lock();
-    let running = tree.tasks.values().filter(|t| !t.sleeping.load(Ordering::Relaxed)).count();
+    let running = tree.tasks.values().filter(|t| !t.asleep()).count();
     out.s("0.00 0.00 0.00 ").d(running.max(1) as u64).s("/").d(tree.tasks.len() as u64);
     out.s(" ").d(tree.last_pid as u64).s("\n");
     Ok(())

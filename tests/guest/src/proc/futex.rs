@@ -20,7 +20,6 @@ pub const CASES: &[crate::Case] = cases![
     shared_file_mapping,
     private_is_private,
     interrupted_wait,
-    waitv,
     robust_mutex_thread,
     robust_mutex_process,
     pi_mutex,
@@ -249,29 +248,6 @@ unsafe fn interrupted_wait() {
     fails(ftx(&f, FUTEX_WAIT | P, 0, &ms(50), NO_F, 0), ETIMEDOUT);
     ok(kill(k, SIGKILL));
     reap(k);
-}
-
-#[repr(C)]
-struct Waitv {
-    val: u64,
-    addr: u64,
-    flags: u32,
-    pad: u32,
-}
-
-unsafe fn waitv() {
-    static F: [AtomicU32; 3] = [const { AtomicU32::new(0) }; 3];
-    let v: Vec<Waitv> =
-        F.iter().map(|f| Waitv { val: 0, addr: f as *const _ as u64, flags: 2 | P as u32, pad: 0 }).collect();
-    let h = thread::spawn(|| unsafe {
-        eventually("woken", || ftx(&F[2], FUTEX_WAKE | P, 1, NO_T, NO_F, 0) == 1);
-    });
-    is(syscall(SYS_futex_waitv, v.as_ptr(), 3, 0, 0, 0), 2);
-    h.join().unwrap();
-    F[1].store(9, SeqCst);
-    fails(syscall(SYS_futex_waitv, v.as_ptr(), 3, 0, 0, 0), EAGAIN);
-    fails(syscall(SYS_futex_waitv, v.as_ptr(), 0, 0, 0, 0), EINVAL);
-    fails(syscall(SYS_futex_waitv, v.as_ptr(), 129, 0, 0, 0), EINVAL);
 }
 
 unsafe fn robust_mutex(m: *mut pthread_mutex_t) {

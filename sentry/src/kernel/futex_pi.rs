@@ -1,0 +1,221 @@
+//! futex(2) with an owner: `FUTEX_LOCK_PI`, `FUTEX_LOCK_PI2`, `FUTEX_TRYLOCK_PI`, `FUTEX_UNLOCK_PI`.
+//!
+//! The word holds the owner's thread id, and `FUTEX_WAITERS` while somebody queues here. Nobody's priority is raised: guest
+//! threads have the host's scheduling. What the guest sees is the rest of the contract: the lock is handed to the first in the
+//! queue, a dead owner's lock goes on with `FUTEX_OWNER_DIED`, and a thread does not wait for itself.
+//!
+//! The guest changes the word at any time, so each change here is one compare-and-exchange made by the caller's stub; between
+//! choosing a waiter and storing its id in the word that waiter is [`TAKING`], when neither a timeout nor a signal takes it out.
+//!
+//! ```text
+//! WAITING --unlock chooses it--> TAKING --stored--> OWNER
+//!    |  ^------the word changed-----'
+//!    '--timeout, signal--> (out of the queue)
+//! ```
+
+use super::futex::{key_of, FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS};
+use super::wait::{WaitError, WaitQueue};
+use crate::error::{Errno, Restart, Result, SysError, SysResult};
+use crate::mm::space::Key;
+use crate::mm::UserMem;
+use crate::syscalls::Ctx;
+use parking_lot::Mutex;
+use platform::{Enter, Op, Trap};
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+
+const WAITING: u8 = 0;
+const TAKING: u8 = 1;
+const OWNER: u8 = 2;
+
+struct Waiter {
+    tid: i32,
+    /// Where it sees the word, for the exit of an owner that does not map it any more.
+    mem: UserMem,
+    addr: u64,
+    state: AtomicU8,
+    queue: WaitQueue,
+}
+
+#[derive(Default)]
+struct Queue {
+    owner: i32,
+    waiters: VecDeque<Arc<Waiter>>,
+}
+
+/// Locks that somebody waits for. An entry goes with its last waiter, so there are no more of them than threads.
+static LOCKS: LazyLock<Mutex<HashMap<Key, Queue>>> = LazyLock::new(Default::default);
+/// Entries of it, so that a thread's exit costs nothing when there are none.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// Changes a word of guest memory in one step; `false` if it did not hold `old`.
+pub(super) async fn compare_exchange(cx: &mut Ctx<'_>, addr: u64, old: u32, new: u32) -> Result<bool> {
+    cx.thread.queue(Op::CompareExchange { addr, old, new });
+    cx.thread.enter(Enter::Stay);
+    let thread = &mut *cx.thread;
+    match poll_fn(|c| thread.poll_trap(c)).await {
+        Trap::OpsDone => Ok(true),
+        Trap::OpFailed { errno: Errno::EAGAIN, .. } => Ok(false),
+        _ => Err(Errno::EFAULT),
+    }
+}
+
+fn remove(key: &Key, w: &Arc<Waiter>) -> bool {
+    let mut locks = LOCKS.lock();
+    let Some(q) = locks.get_mut(key) else { return false };
+    let before = q.waiters.len();
+    // One that an unlock has chosen is not in the queue; it comes back or becomes the owner.
+    q.waiters.retain(|x| !Arc::ptr_eq(x, w));
+    let out = q.waiters.len() < before;
+    if q.waiters.is_empty() && w.state.load(Ordering::SeqCst) != TAKING {
+        locks.remove(key);
+    }
+    COUNT.store(locks.len(), Ordering::SeqCst);
+    out
+}
+
+/// `deadline_ns` is host monotonic.
+pub async fn lock(cx: &mut Ctx<'_>, addr: u64, private: bool, deadline_ns: Option<u64>, only_try: bool) -> SysResult {
+    let task = cx.task.clone();
+    let me = task.tid();
+    let key = key_of(&task, addr, private)?;
+    loop {
+        let word: u32 = cx.mem().read(addr)?;
+        let owner = (word & FUTEX_TID_MASK) as i32;
+        if owner == me {
+            return Err(Errno::EDEADLK.into());
+        }
+        if owner == 0 {
+            if compare_exchange(cx, addr, word, word | me as u32).await? {
+                return Ok(0);
+            }
+            continue;
+        }
+        if only_try {
+            return Err(Errno::EAGAIN.into());
+        }
+        if task.kernel.task(owner).is_none() {
+            return Err(Errno::ESRCH.into());
+        }
+        if word & FUTEX_WAITERS == 0 && !compare_exchange(cx, addr, word, word | FUTEX_WAITERS).await? {
+            continue;
+        }
+        let w =
+            Arc::new(Waiter { tid: me, mem: cx.mem(), addr, state: AtomicU8::new(WAITING), queue: WaitQueue::new() });
+        {
+            let mut locks = LOCKS.lock();
+            let q = locks.entry(key).or_default();
+            q.owner = owner;
+            q.waiters.push_back(w.clone());
+            COUNT.store(locks.len(), Ordering::SeqCst);
+        }
+        // The owner may have gone before it could see the queue.
+        let now: Result<u32> = cx.mem().read(addr);
+        if now.as_ref().is_ok_and(|n| n & FUTEX_TID_MASK == owner as u32) && task.kernel.task(owner).is_some() {
+            let r = task.wait(&[(&w.queue, u32::MAX)], deadline_ns, || owned(&w)).await;
+            let r = match r {
+                Ok(()) => return Ok(0),
+                Err(e) => e,
+            };
+            if remove(&key, &w) {
+                return Err(match r {
+                    WaitError::TimedOut => Errno::ETIMEDOUT.into(),
+                    WaitError::Interrupted => SysError::Restart(Restart::NoIntr),
+                });
+            }
+        } else if remove(&key, &w) {
+            now?;
+            continue;
+        }
+        // Chosen: it is the owner in a moment, or back in the queue.
+        let settled = || (w.state.load(Ordering::SeqCst) != TAKING).then_some(());
+        let _ = task.wait_killable(&w.queue, settled).await;
+        if owned(&w).is_some() {
+            return Ok(0);
+        }
+        remove(&key, &w);
+    }
+}
+
+fn owned(w: &Waiter) -> Option<()> {
+    (w.state.load(Ordering::SeqCst) == OWNER).then_some(())
+}
+
+pub async fn unlock(cx: &mut Ctx<'_>, addr: u64, private: bool) -> SysResult {
+    let task = cx.task.clone();
+    let key = key_of(&task, addr, private)?;
+    loop {
+        let word: u32 = cx.mem().read(addr)?;
+        if word & FUTEX_TID_MASK != task.tid() as u32 {
+            return Err(Errno::EPERM.into());
+        }
+        let (next, more) = {
+            let mut locks = LOCKS.lock();
+            match locks.get_mut(&key) {
+                Some(q) => {
+                    let w = q.waiters.pop_front();
+                    if let Some(w) = &w {
+                        w.state.store(TAKING, Ordering::SeqCst);
+                    }
+                    (w, !q.waiters.is_empty())
+                }
+                None => (None, false),
+            }
+        };
+        let new = next.as_ref().map_or(0, |w| w.tid as u32 | if more { FUTEX_WAITERS } else { 0 });
+        let done = compare_exchange(cx, addr, word, new).await;
+        let stored = matches!(done, Ok(true));
+        if let Some(w) = next {
+            let mut locks = LOCKS.lock();
+            if stored {
+                settle(&mut locks, &key, &w);
+            } else {
+                w.state.store(WAITING, Ordering::SeqCst);
+                locks.entry(key).or_default().waiters.push_front(w.clone());
+            }
+            COUNT.store(locks.len(), Ordering::SeqCst);
+            drop(locks);
+            w.queue.wake_all();
+        }
+        if done? {
+            return Ok(0);
+        }
+    }
+}
+
+/// `w` owns the lock now.
+fn settle(locks: &mut HashMap<Key, Queue>, key: &Key, w: &Waiter) {
+    w.state.store(OWNER, Ordering::SeqCst);
+    if let Some(q) = locks.get_mut(key) {
+        q.owner = w.tid;
+        if q.waiters.is_empty() {
+            locks.remove(key);
+        }
+    }
+}
+
+/// A thread exits: locks that it owns and others wait for go to the first of them, marked `FUTEX_OWNER_DIED`.
+pub fn exit(tid: i32) {
+    if COUNT.load(Ordering::SeqCst) == 0 {
+        return;
+    }
+    let mut heirs = Vec::new();
+    let mut locks = LOCKS.lock();
+    let keys: Vec<Key> = locks.iter().filter(|(_, q)| q.owner == tid).map(|(k, _)| *k).collect();
+    for key in keys {
+        let Some(w) = locks.get_mut(&key).and_then(|q| q.waiters.pop_front()) else { continue };
+        let more = locks.get(&key).is_some_and(|q| !q.waiters.is_empty());
+        let flag = if more { FUTEX_WAITERS } else { 0 };
+        // Nobody else may change the word while it names a dead owner, so a plain store will do.
+        let _ = w.mem.write(w.addr, &(w.tid as u32 | flag | FUTEX_OWNER_DIED));
+        settle(&mut locks, &key, &w);
+        heirs.push(w);
+    }
+    COUNT.store(locks.len(), Ordering::SeqCst);
+    drop(locks);
+    for w in heirs {
+        w.queue.wake_all();
+    }
+}

@@ -1,0 +1,78 @@
+//! process_vm_readv(2), process_vm_writev(2): copying between the memory of two processes.
+
+use super::arg::*;
+use super::Ctx;
+use crate::error::{Errno, Result, SysResult};
+use crate::mm::io::{Dst, IoVec, Src};
+use crate::mm::UserMem;
+
+/// Bytes that are copied at a time.
+const CHUNK: usize = 64 * 1024;
+
+struct Sides {
+    local: Vec<IoVec>,
+    remote: Vec<IoVec>,
+    /// The other process's memory.
+    mem: UserMem,
+}
+
+fn sides(
+    cx: &Ctx<'_>,
+    pid: i32,
+    liov: Addr,
+    liovcnt: u64,
+    riov: Addr,
+    riovcnt: u64,
+    flags: u64,
+) -> Result<Option<Sides>> {
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let count = |n: u64| usize::try_from(n).map_err(|_| Errno::EINVAL);
+    let local = cx.read_iov(liov.0, count(liovcnt)?)?;
+    if local.iter().all(|v| v.len == 0) {
+        return Ok(None);
+    }
+    let remote = cx.read_iov(riov.0, count(riovcnt)?)?;
+    if remote.iter().all(|v| v.len == 0) {
+        return Ok(None);
+    }
+    let target = cx.kernel().task(pid).ok_or(Errno::ESRCH)?;
+    let mine = cx.task.cred();
+    if !cx.task.may_access(&target, mine.uid, mine.gid) {
+        return Err(Errno::EPERM);
+    }
+    Ok(Some(Sides { local, remote, mem: target.mem() }))
+}
+
+/// Copies until either side ends or faults: the number of bytes, an error only if there were none.
+fn copy(src: &mut Src<'_>, dst: &mut Dst<'_>) -> SysResult {
+    let mut done = 0u64;
+    while src.remaining() > 0 && dst.remaining() > 0 {
+        let step = src.take_vec(CHUNK.min(dst.remaining())).and_then(|data| Ok((dst.put(&data)?, data.len())));
+        match step {
+            Ok((0, _)) => break,
+            Ok((n, wanted)) => {
+                done += n as u64;
+                if n < wanted {
+                    break;
+                }
+            }
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(done)
+}
+
+pub fn readv(cx: &mut Ctx<'_>, pid: i32, liov: Addr, liovcnt: u64, riov: Addr, riovcnt: u64, flags: u64) -> SysResult {
+    let Some(s) = sides(cx, pid, liov, liovcnt, riov, riovcnt, flags)? else { return Ok(0) };
+    let own = cx.mem();
+    copy(&mut Src::user(&*s.mem.space, &s.remote, None), &mut Dst::user(&*own.space, &s.local, None))
+}
+
+pub fn writev(cx: &mut Ctx<'_>, pid: i32, liov: Addr, liovcnt: u64, riov: Addr, riovcnt: u64, flags: u64) -> SysResult {
+    let Some(s) = sides(cx, pid, liov, liovcnt, riov, riovcnt, flags)? else { return Ok(0) };
+    let own = cx.mem();
+    copy(&mut Src::user(&*own.space, &s.local, None), &mut Dst::user(&*s.mem.space, &s.remote, None))
+}
