@@ -157,6 +157,8 @@ pub struct File {
     pub has_locks: std::sync::atomic::AtomicBool,
     /// `epoll` items that watch it; they end with it.
     pub watchers: Mutex<Vec<Arc<super::epoll::Item>>>,
+    /// Open for writing: nobody may run it meanwhile.
+    _writer: Option<super::deny::Writer>,
 }
 
 impl Drop for File {
@@ -173,6 +175,15 @@ impl Drop for File {
 
 impl File {
     pub fn new(ops: Box<dyn FileOps>, flags: i32, path: Option<super::vfs::Path>) -> Arc<File> {
+        Self::with_writer(ops, flags, path, None)
+    }
+    /// As [`File::new`], for a file that `_writer` counts as one that is written to.
+    pub fn with_writer(
+        ops: Box<dyn FileOps>,
+        flags: i32,
+        path: Option<super::vfs::Path>,
+        _writer: Option<super::deny::Writer>,
+    ) -> Arc<File> {
         Arc::new(File {
             ops,
             flags: AtomicI32::new(flags),
@@ -181,6 +192,7 @@ impl File {
             owner: AtomicI32::new(0),
             has_locks: Default::default(),
             watchers: Mutex::default(),
+            _writer,
         })
     }
     /// `O_*` status and access flags, without creation flags and `O_CLOEXEC`.

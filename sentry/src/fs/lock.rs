@@ -9,6 +9,7 @@ use crate::error::{Errno, Result, SysError, SysResult};
 use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{FdTable, Task};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Locks that one inode can have; more is `ENOLCK`.
@@ -181,9 +182,17 @@ impl FileLocks {
         if !wait || r != Err(Errno::EAGAIN) {
             return Ok(r?);
         }
-        self.waiting(task, || match self.try_lock(owner, range, write) {
-            Err(Errno::EAGAIN) => None,
-            r => Some(r),
+        let edge = Edge::new(task, owner);
+        self.waiting(task, || loop {
+            match self.try_lock(owner, range, write) {
+                // Who is in the way may have gone since.
+                Err(Errno::EAGAIN) => match self.conflict(&owner, range, write) {
+                    Some(holder) if edge.waits_for(holder.owner) => return Some(Err(Errno::EDEADLK)),
+                    Some(_) => return None,
+                    None => {}
+                },
+                r => return Some(r),
+            }
         })
         .await
     }
@@ -236,6 +245,57 @@ impl FileLocks {
     }
 }
 
+/// Who waits for whose POSIX lock: waiting table and thread, then the table that holds the lock.
+#[derive(Default)]
+pub struct Waits(Mutex<BTreeMap<(u64, i32), u64>>);
+
+/// The longest circle of processes that is looked for, as on Linux.
+const MAX_CIRCLE: usize = 10;
+
+impl Waits {
+    /// Enters that `me` waits for `holder`; false if `holder` waits for `me`, directly or through others.
+    fn enter(&self, me: (u64, i32), holder: u64) -> bool {
+        let mut map = self.0.lock();
+        let next = |t: u64| map.range((t, 0)..=(t, i32::MAX)).next().map(|(_, h)| *h);
+        let circle = std::iter::successors(Some(holder), |t| next(*t)).take(MAX_CIRCLE).any(|t| t == me.0);
+        if !circle {
+            map.insert(me, holder);
+        }
+        !circle
+    }
+}
+
+/// A thread that waits for a record lock. Locks of descriptions have no part in it: nobody knows who will release them.
+struct Edge<'a> {
+    waits: &'a Waits,
+    me: Option<(u64, i32)>,
+}
+
+impl<'a> Edge<'a> {
+    fn new(task: &'a Task, owner: Owner) -> Self {
+        let me = match owner {
+            Owner::Posix { table, .. } => Some((table, task.tid())),
+            Owner::Ofd(_) => None,
+        };
+        Edge { waits: &task.kernel.lock_waits, me }
+    }
+    /// True if waiting for `holder` would never end.
+    fn waits_for(&self, holder: Owner) -> bool {
+        match (self.me, holder) {
+            (Some(me), Owner::Posix { table, .. }) => !self.waits.enter(me, table),
+            _ => false,
+        }
+    }
+}
+
+impl Drop for Edge<'_> {
+    fn drop(&mut self) {
+        if let Some(me) = self.me {
+            self.waits.0.lock().remove(&me);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,6 +322,17 @@ mod tests {
         l.try_lock(a, r(0, 99), false).unwrap();
         l.try_lock(b, r(0, 99), false).unwrap();
         assert_eq!(l.try_lock(a, r(0, 0), true), Err(Errno::EAGAIN));
+    }
+
+    #[test]
+    fn circles_of_waiters() {
+        let w = Waits::default();
+        assert!(w.enter((1, 1), 2));
+        assert!(w.enter((2, 5), 3));
+        assert!(!w.enter((3, 7), 1));
+        assert!(!w.enter((2, 6), 1));
+        w.0.lock().remove(&(1, 1));
+        assert!(w.enter((3, 7), 1));
     }
 
     #[test]

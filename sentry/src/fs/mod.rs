@@ -9,6 +9,7 @@
 //! waits on [`FileOps::wait_queue`] when the file is in blocking mode, so no file system ever waits by itself.
 
 pub mod anon;
+pub mod deny;
 pub mod dev;
 pub mod epoll;
 pub mod eventfd;

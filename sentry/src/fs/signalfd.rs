@@ -6,7 +6,7 @@ use super::{File, FileOps};
 use crate::error::{Errno, Result, SysResult};
 use crate::kernel::signal::{SigInfo, SigSet};
 use crate::kernel::wait::WaitQueue;
-use crate::kernel::{current, Task, ThreadGroup};
+use crate::kernel::{current, deliver, Task, ThreadGroup};
 use crate::mm::io::Dst;
 use parking_lot::Mutex;
 use std::any::Any;
@@ -36,8 +36,7 @@ impl SignalFd {
     }
     fn take(&self, task: &Task) -> Option<SigInfo> {
         let mask = *self.mask.lock();
-        let own = task.signals.lock().pending.take(mask);
-        own.or_else(|| task.group.pending.lock().take(mask))
+        deliver::dequeue(task, mask)
     }
 }
 

@@ -53,10 +53,14 @@ pub async fn signals(
             continue;
         }
         if action.handler == SIG_DFL {
+            // What was blocked when it came is dropped now.
+            if task.group.pid == 1 && !task.group.take_deadly(info.signo) {
+                continue;
+            }
             match default_action(info.signo) {
                 Default_::Ignore | Default_::Continue => continue,
                 Default_::Stop => {
-                    if info.signo != libc::SIGSTOP && orphaned_pgrp(task) {
+                    if info.signo != libc::SIGSTOP && super::pgrp::orphaned(&task.kernel, task.group.pgid()) {
                         continue;
                     }
                     stop(task, info.signo);
@@ -130,22 +134,6 @@ fn take(task: &Arc<Task>) -> Option<(SigInfo, SigAction)> {
         a.set(info.signo, SigAction { handler: SIG_DFL, ..action });
     }
     Some((info, action))
-}
-
-/// True if no parent outside its process group, in the same session, could continue it (POSIX "orphaned process group").
-fn orphaned_pgrp(task: &Task) -> bool {
-    let (pgid, sid) = {
-        let r = task.group.rel.lock();
-        (r.pgid, r.sid)
-    };
-    let members = super::send::pgrp_members(&task.kernel, pgid);
-    !members.iter().any(|g| {
-        let parent = g.rel.lock().parent.upgrade();
-        parent.is_some_and(|p| {
-            let r = p.rel.lock();
-            r.pgid != pgid && r.sid == sid
-        })
-    })
 }
 
 /// Stops the whole process (job control).

@@ -7,6 +7,7 @@ use super::task::VforkDone;
 use super::{cred, Cred, Task};
 use crate::arch::elf::{Elf, Phdr};
 use crate::error::{Errno, Result, SysError, SysResult};
+use crate::fs::deny::{self, Runner};
 use crate::fs::vfs::{self, LookupFlags, Path};
 use crate::fs::{File, MapSource};
 use crate::mm::io::Dst;
@@ -44,6 +45,10 @@ pub struct Image {
     pub mm: Arc<Mm>,
     pub thread: Box<dyn GuestThread>,
     pub cred: Cred,
+    /// `AT_SECURE`.
+    pub secure: bool,
+    /// The caller may read the program.
+    pub readable: bool,
     pub comm: Vec<u8>,
 }
 
@@ -87,11 +92,12 @@ fn read_at(file: &Arc<File>, offset: u64, len: usize) -> Result<Vec<u8>> {
 }
 
 /// Follows `#!` lines until a binary is found; changes the arguments as Linux does.
-fn resolve_scripts(task: &Task, prog: &mut Program) -> Result<Vec<u8>> {
+fn resolve_scripts(task: &Task, prog: &mut Program) -> Result<(Vec<u8>, Option<Runner>)> {
     for _ in 0..=MAX_SCRIPTS {
+        let runner = prog.file.path.as_ref().map(deny::runner).transpose()?.flatten();
         let head = read_at(&prog.file, 0, 4096)?;
         if !head.starts_with(b"#!") {
-            return Ok(head);
+            return Ok((head, runner));
         }
         let line = &head[2..head.len().min(SCRIPT_LINE)];
         let end = match line.iter().position(|&b| b == b'\n' || b == 0) {
@@ -212,7 +218,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program) -> Result<Image> {
         // As Linux since 5.18: an empty argv gets one empty string.
         prog.argv.push(Vec::new());
     }
-    let head = resolve_scripts(task, &mut prog)?;
+    let (head, runner) = resolve_scripts(task, &mut prog)?;
     let file = prog.file.clone();
     let elf = Elf::parse(&head, &mut |o, n| read_at(&file, o, n))?;
     let interp = match elf.interp() {
@@ -226,6 +232,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program) -> Result<Image> {
                 return Err(Errno::ENOEXEC);
             }
             let f = open_exec(task, libc::AT_FDCWD, &name, LookupFlags::FOLLOW)?;
+            let _runner = f.path.as_ref().map(deny::runner).transpose()?;
             let head = read_at(&f, 0, 4096)?;
             let e = Elf::parse(&head, &mut |o, n| read_at(&f, o, n)).map_err(|e| {
                 if e == Errno::ENOEXEC {
@@ -285,6 +292,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program) -> Result<Image> {
     map.brk_start = bias.wrapping_add(hi) + ((random_u64() & 0x1fff) << 12);
     map.brk = map.brk_start;
     map.exe = file.path.clone();
+    map.runs = runner.map(Arc::new);
 
     let (bottom, top) = map.stack;
     let prot = libc::PROT_READ | libc::PROT_WRITE | if elf.exec_stack() { libc::PROT_EXEC } else { 0 };
@@ -325,7 +333,11 @@ pub async fn load(task: &Arc<Task>, mut prog: Program) -> Result<Image> {
     *thread.regs_mut() = Regs { rip: start, rsp: sp, eflags: 0x202, orig_rax: u64::MAX, ..Regs::default() };
     let base_name = prog.name.rsplit(|&b| b == b'/').next().unwrap_or_default();
     let comm = base_name[..base_name.len().min(15)].to_vec();
-    Ok(Image { mm: Mm::new(space, map), thread, cred: new_cred, comm })
+    let readable = match &file.path {
+        Some(p) => vfs::perm::permission(p, &old, vfs::perm::MAY_READ).is_ok(),
+        None => true,
+    };
+    Ok(Image { mm: Mm::new(space, map), thread, cred: new_cred, secure, readable, comm })
 }
 
 struct Aux<'a> {
@@ -463,12 +475,17 @@ pub async fn execve(
         let _ = mem.write(ctid, &0u32);
     }
     task.robust_list.store(0, Ordering::SeqCst);
-    if image.cred.euid != task.cred().euid || image.cred.egid != task.cred().egid {
+    let (old, new) = (task.cred(), &image.cred);
+    let gains = new.euid != old.euid
+        || new.egid != old.egid
+        || new.fsuid != old.fsuid
+        || new.fsgid != old.fsgid
+        || new.permitted & !old.permitted != 0;
+    if gains || image.secure {
         task.pdeathsig.store(0, Ordering::SeqCst);
-        task.group.dumpable.store(0, Ordering::SeqCst);
-    } else {
-        task.group.dumpable.store(1, Ordering::SeqCst);
     }
+    let own = new.euid == new.uid && new.egid == new.gid && image.readable && !gains;
+    task.group.dumpable.store(i32::from(own), Ordering::SeqCst);
     *task.cred.write() = Arc::new(image.cred);
     // A table shared with others (CLONE_FILES) is left to them.
     let files = task.files();

@@ -135,8 +135,13 @@ fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) 
             h.child_wait.wake_all();
         }
     }
+    for o in &orphans {
+        super::pgrp::lost_parent(kernel, o, group);
+    }
+    if let Some(p) = &parent {
+        super::pgrp::lost_parent(kernel, group, p);
+    }
     super::tty::process_exit(kernel, group);
-    super::tty_hooks::leader_exit(kernel, group);
     let uid = task.cred().uid;
     if let Some(p) = parent {
         report_death(kernel, &p, group, uid);

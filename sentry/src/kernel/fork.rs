@@ -59,19 +59,19 @@ const KNOWN: u64 = CLONE_VM
     | CLONE_CLEAR_SIGHAND
     | CLONE_NOOP;
 
-fn check(a: &CloneArgs) -> Result<()> {
+fn check(a: &CloneArgs, privileged: bool) -> Result<()> {
     let f = a.flags;
     let has = |b| f & b != 0;
     if f & !KNOWN != 0 {
         // Namespaces and the like: not in a sandbox.
-        return Err(if f & !KNOWN & libc::CLONE_NEWUSER as u64 != 0 { Errno::EPERM } else { Errno::EINVAL });
+        let other = f & !KNOWN & !(libc::CLONE_NEWUSER as u64) != 0;
+        return Err(if other && !privileged { Errno::EPERM } else { Errno::EINVAL });
     }
     if (has(CLONE_SIGHAND) && !has(CLONE_VM))
         || (has(CLONE_THREAD) && !has(CLONE_SIGHAND))
         || (has(CLONE_CLEAR_SIGHAND) && has(CLONE_SIGHAND))
-        || (has(CLONE_PIDFD) && has(libc::CLONE_DETACHED as u64))
+        || (has(CLONE_PIDFD) && (has(libc::CLONE_DETACHED as u64) || has(CLONE_THREAD)))
         || (has(CLONE_SETTLS) && a.tls > platform::GUEST_MAX)
-        || !(0..=super::signal::NSIG).contains(&a.exit_signal)
     {
         return Err(if has(CLONE_SETTLS) && a.tls > platform::GUEST_MAX { Errno::EPERM } else { Errno::EINVAL });
     }
@@ -80,7 +80,7 @@ fn check(a: &CloneArgs) -> Result<()> {
 
 /// Makes a task; returns its id to the caller. The child starts when its future is first run.
 pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
-    check(&a)?;
+    check(&a, cx.task.cred().has(super::cred::CAP_SYS_ADMIN))?;
     let parent = cx.task.clone();
     let has = |b| a.flags & b != 0;
     if parent.kernel.ending.load(Ordering::SeqCst) {
@@ -145,8 +145,18 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
     }
     if has(CLONE_PIDFD) {
         let file = crate::kernel::pidfd::open(child.group.clone(), 0);
-        let fd = parent.install_fd(file, true)?;
-        cx.write_now(a.pidfd, &fd)?;
+        let told = parent.install_fd(file, true).and_then(|fd| {
+            let done = cx.write_now(a.pidfd, &fd);
+            if done.is_err() {
+                let _ = parent.files().remove(fd);
+            }
+            done
+        });
+        if let Err(e) = told {
+            parent.kernel.tree.lock().reserved.remove(&pid);
+            child.mm().user_gone();
+            return Err(e.into());
+        }
     }
     link(&parent, &a, &child);
     if !has(CLONE_THREAD) {

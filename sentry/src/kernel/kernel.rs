@@ -90,6 +90,8 @@ pub struct Kernel {
     pub shm: std::sync::OnceLock<crate::fs::vfs::Path>,
     /// How tmpfs gets read-only descriptors of its memory.
     pub reopen: std::sync::OnceLock<Arc<crate::fs::tmpfs::Reopen>>,
+    /// Who waits for record locks.
+    pub lock_waits: crate::fs::lock::Waits,
     /// System V IPC.
     pub ipc: crate::ipc::IpcNamespace,
     /// Unknown calls that have been logged already, by number.
@@ -119,6 +121,7 @@ impl Kernel {
             mounts: RwLock::new(None),
             shm: Default::default(),
             reopen: Default::default(),
+            lock_waits: Default::default(),
             ipc: Default::default(),
             logged_unknown: Mutex::default(),
         })

@@ -14,6 +14,7 @@ pub mod init;
 #[allow(clippy::module_inception)]
 pub mod kernel;
 pub mod limits;
+pub mod pgrp;
 pub mod pidfd;
 pub mod process;
 pub mod run;
@@ -23,7 +24,6 @@ pub mod send;
 pub mod signal;
 pub mod task;
 pub mod tty;
-pub mod tty_hooks;
 pub mod wait;
 
 pub use cred::Cred;

@@ -1,11 +1,11 @@
 //! Thread groups: what Linux calls a process (`signal_struct`), with its place among the others.
 
 use super::limits::Limits;
-use super::signal::{Pending, SigActions};
+use super::signal::{Pending, SigActions, SigSet};
 use super::wait::WaitQueue;
 use super::Task;
 use parking_lot::{Mutex, RwLock};
-use std::sync::atomic::{AtomicI32, AtomicU64};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 /// Relations and life cycle; changes under `Kernel::tree` as well.
@@ -63,6 +63,8 @@ pub struct ThreadGroup {
     pub timers: crate::fs::file::InodeExtra,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: AtomicI32,
+    /// Of init: signals that end it by default, for they are faults of its own or come from outside the sandbox.
+    deadly: AtomicU64,
     /// What a zombie still shows in /proc.
     pub remains: Mutex<Option<Remains>>,
 }
@@ -89,11 +91,26 @@ impl ThreadGroup {
             start_ns: AtomicU64::new(platform::executor::now_ns()),
             timers: Default::default(),
             dumpable: AtomicI32::new(1),
+            deadly: AtomicU64::new(0),
             remains: Mutex::new(None),
         }
     }
+    /// The default action of a signal that was sent now is to be taken even if this is init.
+    pub fn make_deadly(&self, sig: i32) {
+        self.deadly.fetch_or(SigSet::of(sig).0, Ordering::SeqCst);
+    }
+    /// Whether it is; asked once for each signal that is taken.
+    pub fn take_deadly(&self, sig: i32) -> bool {
+        self.deadly.fetch_and(!SigSet::of(sig).0, Ordering::SeqCst) & SigSet::of(sig).0 != 0
+    }
     pub fn limit(&self, which: u32) -> u64 {
         self.limits.read().cur(which)
+    }
+    pub fn pgid(&self) -> i32 {
+        self.rel.lock().pgid
+    }
+    pub fn sid(&self) -> i32 {
+        self.rel.lock().sid
     }
     pub fn parent_pid(&self) -> i32 {
         self.rel.lock().parent.upgrade().map_or(0, |p| p.pid)

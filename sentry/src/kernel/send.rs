@@ -18,6 +18,7 @@ const STOPS: SigSet = SigSet(
 
 /// Signals that arise from the thread's own doing cannot be ignored or blocked away.
 pub fn force(task: &Task, info: SigInfo) {
+    task.group.make_deadly(info.signo);
     {
         let actions = task.group.actions.read().clone();
         let mut a = actions.lock();
@@ -156,6 +157,9 @@ fn to_group_from(group: &Arc<ThreadGroup>, info: SigInfo, inside: bool) -> Resul
     if !(1..=NSIG).contains(&sig) || (init_immune(group, sig, inside) && !blocked()) {
         return Ok(());
     }
+    if !inside {
+        group.make_deadly(sig);
+    }
     prepare(group, sig);
     if sig == libc::SIGKILL {
         super::exit::kill_group(group, sig);
@@ -195,7 +199,7 @@ fn to_group_from(group: &Arc<ThreadGroup>, info: SigInfo, inside: bool) -> Resul
 
 /// Queues a signal for every process of a group; `ESRCH` if there is none.
 pub fn to_pgrp(kernel: &Kernel, pgid: i32, info: SigInfo) -> Result<()> {
-    let members = pgrp_members(kernel, pgid);
+    let members = super::pgrp::members(kernel, pgid);
     if members.is_empty() {
         return Err(Errno::ESRCH);
     }
@@ -203,10 +207,6 @@ pub fn to_pgrp(kernel: &Kernel, pgid: i32, info: SigInfo) -> Result<()> {
         let _ = from_outside(&g, info);
     }
     Ok(())
-}
-
-pub fn pgrp_members(kernel: &Kernel, pgid: i32) -> Vec<Arc<ThreadGroup>> {
-    kernel.tree.lock().groups.values().filter(|g| g.rel.lock().pgid == pgid).cloned().collect()
 }
 
 /// May `from` signal `to` (kill(2))?

@@ -158,7 +158,7 @@ pub fn set_foreground(line: &Line, task: &Task, pgrp: i32) -> Result<()> {
     if pgrp < 0 {
         return Err(Errno::EINVAL);
     }
-    let members = super::send::pgrp_members(&task.kernel, pgrp);
+    let members = super::pgrp::members(&task.kernel, pgrp);
     let first = members.first().ok_or(Errno::ESRCH)?;
     let sid = first.rel.lock().sid;
     let mut job = line.job.lock();
@@ -167,20 +167,6 @@ pub fn set_foreground(line: &Line, task: &Task, pgrp: i32) -> Result<()> {
     }
     job.pgrp = pgrp;
     Ok(())
-}
-
-/// No member of the group has a parent of another group in the same session.
-fn orphaned(kernel: &Kernel, pgid: i32) -> bool {
-    super::send::pgrp_members(kernel, pgid).iter().all(|g| {
-        let (sid, parent) = {
-            let r = g.rel.lock();
-            (r.sid, r.parent.upgrade())
-        };
-        parent.is_none_or(|p| {
-            let r = p.rel.lock();
-            r.pgid == pgid || r.sid != sid
-        })
-    })
 }
 
 /// May the calling task use its terminal (`sig`: SIGTTIN to read, SIGTTOU to write or change it)? From the background it is
@@ -203,7 +189,7 @@ pub fn check(line: &Line, sig: i32) -> SysResult<()> {
     if blocked || ignored {
         return if sig == libc::SIGTTOU { Ok(()) } else { Err(Errno::EIO.into()) };
     }
-    if orphaned(&task.kernel, pgid) {
+    if super::pgrp::orphaned(&task.kernel, pgid) {
         return Err(Errno::EIO.into());
     }
     to_pgrp(&task.kernel, pgid, sig);

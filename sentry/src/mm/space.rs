@@ -36,6 +36,8 @@ pub struct Map {
     pub data: (u64, u64),
     pub start_stack: u64,
     pub exe: Option<crate::fs::vfs::Path>,
+    /// Keeps the program from being written to.
+    pub runs: Option<Arc<crate::fs::deny::Runner>>,
     pub locked_future: bool,
 }
 

@@ -103,7 +103,7 @@ pub fn set_robust_list(cx: &mut Ctx<'_>, head: Addr, len: usize) -> SysResult {
 
 pub fn get_robust_list(cx: &mut Ctx<'_>, pid: i32, head: Addr, len: Addr) -> SysResult {
     let t = if pid == 0 { cx.task.clone() } else { cx.kernel().task(pid).ok_or(Errno::ESRCH)? };
-    if t.cred().uid != cx.task.cred().euid && !cx.task.cred().has(crate::kernel::cred::CAP_SYS_PTRACE) {
+    if !t.inspectable_by(cx.task) {
         return Err(Errno::EPERM.into());
     }
     let v = t.robust_list.load(Ordering::SeqCst);

@@ -16,6 +16,7 @@ pub mod fs_stat;
 pub mod ids;
 pub mod io;
 pub mod limits;
+pub mod pidfd;
 pub mod prctl;
 pub mod sched;
 pub mod seccomp;
@@ -23,6 +24,7 @@ pub mod system;
 pub mod sysv;
 pub mod time;
 pub mod timers;
+pub mod unshare;
 #[macro_use]
 mod macros;
 pub mod futex;

@@ -58,8 +58,9 @@ pub async fn clone3(cx: &mut Ctx<'_>, args: Addr, size: usize) -> SysResult {
     if flags & 0xff != 0
         || (stack == 0) != (stack_size == 0)
         || word(4) > 64
+        || stack.checked_add(stack_size).is_none_or(|e| e > platform::GUEST_MAX)
         || (flags & 0x2_0000_0000 != 0)
-        || (flags & libc::CLONE_THREAD as u64 != 0 && word(4) != 0)
+        || (flags & (libc::CLONE_THREAD | libc::CLONE_PARENT) as u64 != 0 && word(4) != 0)
         || flags & libc::CLONE_DETACHED as u64 != 0
     {
         return Err(Errno::EINVAL.into());
@@ -171,15 +172,18 @@ pub fn exit_group(cx: &mut Ctx<'_>, code: i32) -> SysResult {
 
 /// Which children a wait means.
 #[derive(Clone, Copy)]
-enum Which {
+enum Which<'a> {
     Any,
+    /// Through a pidfd: this very process.
+    This(&'a Arc<ThreadGroup>),
     Pid(i32),
     Group(i32),
 }
 
-impl Which {
-    fn matches(self, g: &ThreadGroup) -> bool {
+impl Which<'_> {
+    fn matches(self, g: &Arc<ThreadGroup>) -> bool {
         match self {
+            Which::This(t) => Arc::ptr_eq(t, g),
             Which::Any => true,
             Which::Pid(p) => g.pid == p,
             Which::Group(p) => g.rel.lock().pgid == p,
@@ -200,7 +204,7 @@ struct Found {
 const WNOWAIT: i32 = libc::WNOWAIT;
 
 /// Looks once. `Err(ECHILD)`: there is nothing to wait for.
-fn look(task: &Arc<Task>, which: Which, options: i32) -> Result<Option<Found>> {
+fn look(task: &Arc<Task>, which: Which<'_>, options: i32) -> Result<Option<Found>> {
     let me = &task.group;
     let kernel = &task.kernel;
     let children = me.rel.lock().children.clone();
@@ -219,7 +223,10 @@ fn look(task: &Arc<Task>, which: Which, options: i32) -> Result<Option<Found>> {
         let found = |status: i32, r: &crate::kernel::process::Relations| Found {
             group: c.clone(),
             status,
-            uid: r.threads.first().map_or(0, |t| t.cred.read().uid),
+            uid: match r.threads.first() {
+                Some(t) => t.cred.read().uid,
+                None => c.remains.lock().as_ref().map_or(0, |z| z.cred.uid),
+            },
             utime: r.dead_utime + r.child_utime,
             stime: r.dead_stime + r.child_stime,
         };
@@ -259,7 +266,7 @@ fn look(task: &Arc<Task>, which: Which, options: i32) -> Result<Option<Found>> {
     }
 }
 
-async fn wait_for(cx: &mut Ctx<'_>, which: Which, options: i32) -> SysResult<Option<Found>> {
+async fn wait_for(cx: &mut Ctx<'_>, which: Which<'_>, options: i32) -> SysResult<Option<Found>> {
     let task = cx.task.clone();
     let first = look(&task, which, options)?;
     if first.is_some() || options & libc::WNOHANG != 0 {
@@ -316,23 +323,22 @@ pub async fn waitid(cx: &mut Ctx<'_>, kind: i32, id: i32, info: Addr, options: i
     if options & !known != 0 || options & states == 0 {
         return Err(Errno::EINVAL.into());
     }
-    let mut options = options;
+    let mut nonblocking = false;
+    let behind;
     let which = match kind {
         0 => Which::Any,
         1 if id > 0 => Which::Pid(id),
         2 if id > 0 => Which::Group(id),
         2 if id == 0 => Which::Group(cx.task.group.rel.lock().pgid),
-        3 => {
+        3 if id >= 0 => {
             let file = cx.file(id)?;
-            let group = crate::kernel::pidfd::group(&file).ok_or(Errno::EBADF)?;
-            if file.nonblocking() {
-                options |= libc::WNOHANG;
-            }
-            Which::Pid(group.pid)
+            behind = crate::kernel::pidfd::group(&file).ok_or(Errno::EBADF)?;
+            nonblocking = file.nonblocking() && options & libc::WNOHANG == 0;
+            Which::This(&behind)
         }
         _ => return Err(Errno::EINVAL.into()),
     };
-    let found = wait_for(cx, which, options).await?;
+    let found = wait_for(cx, which, if nonblocking { options | libc::WNOHANG } else { options }).await?;
     let mut b = [0u8; 128];
     if let Some(f) = &found {
         let (code, st) = match f.status {
@@ -350,7 +356,7 @@ pub async fn waitid(cx: &mut Ctx<'_>, kind: i32, id: i32, info: Addr, options: i
         if !usage.is_null() {
             cx.write(usage.0, &rusage(f))?;
         }
-    } else if options & libc::WNOHANG != 0 && kind == 3 && cx.file(id)?.nonblocking() {
+    } else if nonblocking {
         return Err(Errno::EAGAIN.into());
     }
     if !info.is_null() {
@@ -385,12 +391,12 @@ pub fn getsid(cx: &mut Ctx<'_>, pid: i32) -> SysResult {
 }
 
 pub fn setpgid(cx: &mut Ctx<'_>, pid: i32, pgid: i32) -> SysResult {
-    if pgid < 0 {
-        return Err(Errno::EINVAL.into());
-    }
     let me = cx.task.group.clone();
     let pid = if pid == 0 { me.pid } else { pid };
     let pgid = if pgid == 0 { pid } else { pgid };
+    if pgid < 0 {
+        return Err(Errno::EINVAL.into());
+    }
     let tree = cx.kernel().tree.lock();
     let g = tree.groups.get(&pid).cloned().ok_or(Errno::ESRCH)?;
     let my_sid = me.rel.lock().sid;

@@ -6,7 +6,7 @@ use super::Ctx;
 use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::kernel::signal::*;
 use crate::kernel::wait::WaitError;
-use crate::kernel::{send, Task, ThreadGroup};
+use crate::kernel::{pgrp, send, Task, ThreadGroup};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -144,16 +144,16 @@ pub async fn rt_sigtimedwait(cx: &mut Ctx<'_>, set: Addr, info: Addr, timeout: A
     }
 }
 
-fn may_signal(cx: &Ctx<'_>, target: &Arc<ThreadGroup>, sig: i32) -> bool {
+pub(super) fn may_signal(cx: &Ctx<'_>, target: &Arc<ThreadGroup>, sig: i32) -> bool {
     let Some(t) = target.any_thread() else { return true };
     if send::permitted(&cx.task.cred(), &t.cred()) {
         return true;
     }
     // SIGCONT goes to any process of the same session.
-    sig == libc::SIGCONT && target.rel.lock().sid == cx.task.group.rel.lock().sid
+    sig == libc::SIGCONT && target.sid() == cx.task.group.sid()
 }
 
-fn own_info(cx: &Ctx<'_>, sig: i32) -> SigInfo {
+pub(super) fn own_info(cx: &Ctx<'_>, sig: i32) -> SigInfo {
     SigInfo::user(sig, cx.task.group.pid, cx.task.cred().uid)
 }
 
@@ -181,12 +181,12 @@ pub fn kill(cx: &mut Ctx<'_>, pid: i32, sig: Sig) -> SysResult {
         return Err(Errno::ESRCH.into());
     }
     let targets: Vec<Arc<ThreadGroup>> = match pid {
-        0 => send::pgrp_members(&kernel, cx.task.group.rel.lock().pgid),
+        0 => pgrp::members(&kernel, cx.task.group.pgid()),
         -1 => {
             let t = kernel.tree.lock();
             t.groups.values().filter(|g| g.pid != 1 && g.pid != cx.task.group.pid).cloned().collect()
         }
-        p => send::pgrp_members(&kernel, -p),
+        p => pgrp::members(&kernel, -p),
     };
     if targets.is_empty() {
         return Err(Errno::ESRCH.into());
@@ -238,16 +238,17 @@ pub fn tgkill(cx: &mut Ctx<'_>, tgid: i32, tid: i32, sig: Sig) -> SysResult {
     to_thread(cx, Some(tgid), tid, sig.0)
 }
 
-fn read_info(cx: &Ctx<'_>, addr: u64, sig: i32) -> Result<SigInfo> {
+/// A `siginfo_t` argument; `sig`, if given, stands for its signal.
+pub(super) fn read_info(cx: &Ctx<'_>, addr: u64, sig: Option<i32>) -> Result<SigInfo> {
     let mut b = [0u8; 128];
     cx.read_bytes(addr, &mut b)?;
     let mut i = SigInfo::from_bytes(&b);
-    i.signo = sig;
+    i.signo = sig.unwrap_or(i.signo);
     Ok(i)
 }
 
 pub fn rt_sigqueueinfo(cx: &mut Ctx<'_>, pid: i32, sig: Sig, info: Addr) -> SysResult {
-    let i = read_info(cx, info.0, sig.0)?;
+    let i = read_info(cx, info.0, Some(sig.0))?;
     if !(0..=NSIG).contains(&sig.0) {
         return Err(Errno::EINVAL.into());
     }
@@ -266,7 +267,7 @@ pub fn rt_sigqueueinfo(cx: &mut Ctx<'_>, pid: i32, sig: Sig, info: Addr) -> SysR
 }
 
 pub fn rt_tgsigqueueinfo(cx: &mut Ctx<'_>, tgid: i32, tid: i32, sig: Sig, info: Addr) -> SysResult {
-    let i = read_info(cx, info.0, sig.0)?;
+    let i = read_info(cx, info.0, Some(sig.0))?;
     let t = thread_target(cx, Some(tgid), tid, sig.0)?;
     if (i.code >= 0 || i.code == libc::SI_TKILL) && tgid != cx.task.group.pid {
         return Err(Errno::EPERM.into());

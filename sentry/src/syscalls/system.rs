@@ -198,9 +198,7 @@ pub fn kcmp(cx: &mut Ctx<'_>, pid1: i32, pid2: i32, kind: i32, idx1: u64, idx2: 
     const DIFFERENT: u64 = 3;
     let find = |pid: i32| cx.kernel().task(pid).ok_or(Errno::ESRCH);
     let (a, b) = (find(pid1)?, find(pid2)?);
-    let me = cx.task.cred();
-    let may = |t: &Arc<Task>| Arc::ptr_eq(&t.group, &cx.task.group) || me.may_inspect(&t.cred());
-    if !may(&a) || !may(&b) {
+    if !a.inspectable_by(cx.task) || !b.inspectable_by(cx.task) {
         return Err(Errno::EPERM.into());
     }
     let same = match kind {

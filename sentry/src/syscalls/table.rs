@@ -231,6 +231,11 @@ syscall_table! {
         55 getsockopt(fd: Fd, level: i32, name: i32, value: Addr, len: Addr) => socket::getsockopt, Partial, "options of other families answer ENOPROTOOPT";
         282 signalfd(fd: i32, mask: Addr, size: usize) => pipe::signalfd, Partial, "as signalfd4";
         289 signalfd4(fd: i32, mask: Addr, size: usize, flags: i32) => pipe::signalfd4, Partial, "after fork, wakes still come from the process that made it";
+        272 unshare(flags: u64) => unshare::unshare, Partial, "no new namespaces";
+        308 setns(fd: Fd, nstype: i32) => unshare::setns, Partial, "there are no namespaces to join";
+        424 pidfd_send_signal(pidfd: Fd, sig: Sig, info: Addr, flags: u32) => pidfd::pidfd_send_signal, Partial, "not through /proc/pid";
+        434 pidfd_open(pid: i32, flags: i32) => pidfd::pidfd_open, Full, "";
+        438 pidfd_getfd(pidfd: Fd, targetfd: Fd, flags: u32) => pidfd::pidfd_getfd, Full, "";
     }
     wait {
         0 read(fd: Fd, buf: Addr, count: usize) => io::read, Full, "";
@@ -244,7 +249,7 @@ syscall_table! {
         257 openat(dirfd: Fd, path: PathPtr, flags: i32, mode: Mode) => fs_open::openat, Full, "";
         437 openat2(dirfd: Fd, path: PathPtr, how: Addr, size: usize) => fs_open::openat2, Partial, "RESOLVE_CACHED always answers EAGAIN";
         85 creat(path: PathPtr, mode: Mode) => fs_open::creat, Full, "";
-        72 fcntl(fd: Fd, cmd: i32, arg: u64) => fs_fd::fcntl, Partial, "no leases, no directory notification, no O_ASYNC signals; lock cycles are not detected";
+        72 fcntl(fd: Fd, cmd: i32, arg: u64) => fs_fd::fcntl, Partial, "no leases, no directory notification, no O_ASYNC signals";
         73 flock(fd: Fd, op: i32) => fs_fd::flock, Full, "";
         7 poll(fds: Addr, nfds: u32, timeout: i32) => poll::poll, Full, "";
         23 select(n: i32, readfds: Addr, writefds: Addr, exceptfds: Addr, timeout: Addr) => poll::select, Full, "";

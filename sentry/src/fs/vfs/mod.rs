@@ -17,7 +17,7 @@ pub mod walk;
 pub use anon::anon_path;
 pub use dentry::{Dentry, SuperBlock};
 pub use mount::{anonymous_dev, Mount, MountFlags, MountNamespace};
-pub use open::{open, open_exec, open_place};
+pub use open::{open, open_place};
 pub use walk::{resolve, resolve_parent, LookupFlags, Parent, Resolver, RootRef};
 
 use super::Inode;

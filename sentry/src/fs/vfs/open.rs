@@ -5,7 +5,7 @@ use super::perm::*;
 use super::walk::{self, Last, LookupFlags, Resolver, RootRef};
 use super::{MountFlags, Path};
 use crate::error::{Errno, Result};
-use crate::fs::{inotify, File, Noop, SetAttr, Timespec};
+use crate::fs::{deny, inotify, File, Noop, SetAttr, Timespec};
 use crate::kernel::{Cred, Task};
 use std::sync::Arc;
 
@@ -184,6 +184,8 @@ fn open_existing(place: Path, flags: i32, cred: &Cred, created: bool) -> Result<
         libc::S_IFIFO => return Ok(Opened::Fifo(place, keep)),
         _ => {}
     }
+    let writes = access != libc::O_RDONLY || truncate;
+    let writer = if writes && place.kind() == libc::S_IFREG { deny::writer(&place)? } else { None };
     // Truncation is ours to do; the flag says to a file system that the content is not worth copying.
     let hint = keep | (flags & libc::O_NOCTTY) | if truncate { libc::O_TRUNC } else { 0 };
     let ops = place.inode().clone().open(hint)?;
@@ -196,30 +198,6 @@ fn open_existing(place: Path, flags: i32, cred: &Cred, created: bool) -> Result<
         inotify::event(&place, libc::IN_MODIFY);
     }
     inotify::event(&place, libc::IN_OPEN);
-    Ok(Opened::File(File::new(ops, keep, Some(place))))
-}
-
-/// Opens a program for `execve`/`execveat`: a regular file that `task` may execute (`EACCES`), open for reading whatever its
-/// read permission is. `at_flags`: `AT_EMPTY_PATH`, `AT_SYMLINK_NOFOLLOW` (then a symbolic link is `ELOOP`).
-pub fn open_exec(task: &Task, dirfd: i32, path: &[u8], at_flags: i32) -> Result<Arc<File>> {
-    let mut flags = LookupFlags::WILL_OPEN;
-    if at_flags & libc::AT_SYMLINK_NOFOLLOW == 0 {
-        flags |= LookupFlags::FOLLOW;
-    }
-    if at_flags & libc::AT_EMPTY_PATH != 0 {
-        flags |= LookupFlags::EMPTY_PATH;
-    }
-    let place = walk::resolve(task, dirfd, path, flags)?;
-    match place.kind() {
-        libc::S_IFREG => {}
-        libc::S_IFLNK => return Err(Errno::ELOOP),
-        _ => return Err(Errno::EACCES),
-    }
-    if place.mount().flags().contains(MountFlags::NOEXEC) {
-        return Err(Errno::EACCES);
-    }
-    let cred = task.cred();
-    check(place.inode().perm()?, &cred, MAY_EXEC)?;
-    let ops = place.inode().clone().open(libc::O_RDONLY)?;
-    Ok(File::new(ops, libc::O_RDONLY, Some(place)))
+    let writer = writer.filter(|_| access != libc::O_RDONLY);
+    Ok(Opened::File(File::with_writer(ops, keep, Some(place), writer)))
 }

@@ -373,6 +373,7 @@ pub fn truncate(p: &Path, size: u64, cred: &Cred) -> Result<()> {
         _ => return Err(Errno::EINVAL),
     }
     permission(p, cred, MAY_WRITE)?;
+    let _writer = crate::fs::deny::writer(p)?;
     resize(p, size, cred)
 }
 

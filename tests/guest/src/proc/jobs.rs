@@ -39,7 +39,8 @@ unsafe fn setpgid_rules() {
     fails(setpgid(0, -1), EINVAL);
     fails(setpgid(-1, 0), EINVAL);
     fails(setpgid(0x3fff_ffff, 0), ESRCH);
-    fails(setpgid(getppid(), 0), ESRCH); // not a child
+    let me = getpid();
+    in_child(|| fails(setpgid(me, 0), ESRCH)); // not a child
     let pid = spawn(|| loop {
         pause();
     });

@@ -1,0 +1,57 @@
+//! Who writes to a file and who runs it: one excludes the other (`ETXTBSY`, open(2) and execve(2)).
+//!
+//! The count hangs on the inode, as Linux's `i_writecount`. Files without [`InodeExtra`](super::InodeExtra) are not counted.
+
+use super::vfs::Path;
+use crate::error::{Errno, Result};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::Arc;
+
+/// Above 0: descriptions open for writing; below: programs that run from it.
+#[derive(Default)]
+struct Count(AtomicI64);
+
+/// Held by a description that is open for writing.
+pub struct Writer(Arc<Count>);
+
+/// Held by an address space that runs the file, and while it is being loaded.
+pub struct Runner(Arc<Count>);
+
+fn count(p: &Path) -> Option<Arc<Count>> {
+    Some(p.inode().extra()?.get_or_insert(Count::default))
+}
+
+/// Adds `step` unless the count is on the other side of 0.
+fn enter(c: &Count, step: i64) -> Result<()> {
+    let f = |v: i64| (v * step >= 0).then_some(v + step);
+    match c.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, f) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Errno::ETXTBSY),
+    }
+}
+
+/// Counts one that writes; `ETXTBSY` if the file is being run.
+pub fn writer(p: &Path) -> Result<Option<Writer>> {
+    let Some(c) = count(p) else { return Ok(None) };
+    enter(&c, 1)?;
+    Ok(Some(Writer(c)))
+}
+
+/// Counts one that runs; `ETXTBSY` if the file is open for writing.
+pub fn runner(p: &Path) -> Result<Option<Runner>> {
+    let Some(c) = count(p) else { return Ok(None) };
+    enter(&c, -1)?;
+    Ok(Some(Runner(c)))
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0 .0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.0 .0.fetch_add(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,45 @@
+//! Process groups: their members, and what becomes of them when nobody is left to continue them (setpgid(2),
+//! "orphaned process group").
+
+use super::signal::SigInfo;
+use super::{send, Kernel, ThreadGroup};
+use std::sync::Arc;
+
+pub fn members(kernel: &Kernel, pgid: i32) -> Vec<Arc<ThreadGroup>> {
+    kernel.tree.lock().groups.values().filter(|g| g.rel.lock().pgid == pgid).cloned().collect()
+}
+
+/// True if no member has a parent of another group in the same session, who could continue it. Zombies do not count.
+pub fn orphaned(kernel: &Kernel, pgid: i32) -> bool {
+    !members(kernel, pgid).iter().any(|g| {
+        let (sid, parent) = {
+            let r = g.rel.lock();
+            if r.exit_status.is_some() {
+                return false;
+            }
+            (r.sid, r.parent.upgrade())
+        };
+        parent.is_some_and(|p| {
+            let r = p.rel.lock();
+            r.pgid != pgid && r.sid == sid
+        })
+    })
+}
+
+fn ids(group: &ThreadGroup) -> (i32, i32) {
+    let r = group.rel.lock();
+    (r.pgid, r.sid)
+}
+
+/// `group` has lost `parent` (which has ended, or had it as its child until now): if that leaves its process group orphaned with
+/// a stopped member, the whole group gets SIGHUP and SIGCONT.
+pub fn lost_parent(kernel: &Kernel, group: &ThreadGroup, parent: &ThreadGroup) {
+    let ((pgid, sid), (parent_pgid, parent_sid)) = (ids(group), ids(parent));
+    if pgid == parent_pgid || sid != parent_sid {
+        return;
+    }
+    if orphaned(kernel, pgid) && members(kernel, pgid).iter().any(|g| g.rel.lock().stopped.is_some()) {
+        let _ = send::to_pgrp(kernel, pgid, SigInfo::kernel(libc::SIGHUP));
+        let _ = send::to_pgrp(kernel, pgid, SigInfo::kernel(libc::SIGCONT));
+    }
+}
