@@ -20,6 +20,14 @@ impl Ring {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+    /// Bytes of memory that it holds.
+    pub fn capacity(&self) -> usize {
+        self.buf.len()
+    }
+    /// The byte at `off`.
+    pub fn get(&self, off: usize) -> Option<u8> {
+        self.slices(off, 1).0.first().copied()
+    }
     /// Gives the memory back.
     pub fn clear(&mut self) {
         *self = Ring::default();

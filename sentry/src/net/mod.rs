@@ -5,9 +5,12 @@
 //! * [`queue`]: bytes and messages on their way; every family's receive queue.
 //! * [`scm`]: descriptors and credentials that travel along (`SOL_SOCKET` control messages).
 //! * [`unix`]: local sockets (AF_UNIX).
+//! * [`inet`]: TCP and UDP over loopback (AF_INET, AF_INET6); [`device`]: the network device.
 //!
 //! All of it is synchronous: what cannot go on answers `EAGAIN`, and `syscalls::socket` waits.
 
+pub mod device;
+pub mod inet;
 pub mod queue;
 pub mod scm;
 pub mod socket;
@@ -19,10 +22,12 @@ pub use socket::{Connect, Proto, RecvMsg, SendMsg, Socket};
 #[derive(Default)]
 pub struct NetNs {
     pub unix: unix::Names,
+    pub inet: inet::InetNs,
 }
 
 use crate::error::{Errno, Result};
 use crate::kernel::Task;
+use std::sync::atomic::Ordering;
 
 const AF_MAX: i32 = 46;
 const SOCK_MAX: i32 = 11;
@@ -50,6 +55,15 @@ pub fn create(task: &Task, domain: i32, kind: i32, protocol: i32) -> Result<Sock
             // Linux takes SOCK_RAW for a datagram socket.
             let kind = if kind == libc::SOCK_RAW { libc::SOCK_DGRAM } else { kind };
             Ok(Socket::new(task, domain, kind, 0, unix::new(ns, kind)?))
+        }
+        libc::AF_INET | libc::AF_INET6 => {
+            let (protocol, proto) = inet::create(task, domain == libc::AF_INET6, kind, protocol)?;
+            let s = Socket::new(task, domain, kind, protocol, proto);
+            if kind == libc::SOCK_STREAM {
+                s.opts.snd_buf.store(inet::tcp::SND_DEFAULT, Ordering::Relaxed);
+                s.opts.rcv_buf.store(inet::tcp::RCV_DEFAULT, Ordering::Relaxed);
+            }
+            Ok(s)
         }
         _ => Err(Errno::EAFNOSUPPORT),
     }

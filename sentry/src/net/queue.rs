@@ -3,6 +3,9 @@
 //! The bytes lie in a [`Ring`]; a [`Record`] marks a stretch of them. In a framed queue (datagrams, seqpacket) every
 //! message is a record and is read as one. In a stream only stretches that carry descriptors or credentials are marked:
 //! one `recv` never joins them with their neighbours (unix(7)).
+//!
+//! Memory: a queue grows up to its own bound as it fills, and all queues of the sandbox together up to [`POOL_MAX`]; beyond it each
+//! takes a page at most, so that nothing stands still.
 
 use super::scm::Scm;
 use super::socket::RecvMsg;
@@ -11,7 +14,14 @@ use crate::fs::ring::Ring;
 use crate::mm::io::{Dst, Src};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+
+/// Memory of all queues.
+const POOL_MAX: usize = 512 << 20;
+static POOL: AtomicUsize = AtomicUsize::new(0);
+/// What a queue may hold when the pool is used up.
+const POOR: usize = 4096;
 
 /// What a message costs beside its bytes.
 const RECORD_COST: usize = 256;
@@ -35,9 +45,46 @@ struct State {
     closed: bool,
     /// Whoever would read is gone.
     deserted: bool,
+    /// The ring's share of the pool.
+    pooled: usize,
+    urgent: Option<Urgent>,
+}
+
+/// The last byte sent with `MSG_OOB` (tcp(7)).
+struct Urgent {
+    /// Its position in the stream.
+    pos: u64,
+    /// The byte, until it is received as such.
+    byte: Option<u8>,
 }
 
 impl State {
+    /// Room for a queue that is `used` full.
+    fn free(&self, used: usize) -> usize {
+        let cap = if POOL.load(Ordering::Relaxed) > POOL_MAX { self.cap.min(POOR) } else { self.cap };
+        cap.saturating_sub(used)
+    }
+    /// Tells the pool what the ring holds now.
+    fn account(&mut self) {
+        let now = self.ring.capacity();
+        if now > self.pooled {
+            POOL.fetch_add(now - self.pooled, Ordering::Relaxed);
+        } else if now < self.pooled {
+            POOL.fetch_sub(self.pooled - now, Ordering::Relaxed);
+        }
+        self.pooled = now;
+    }
+    /// After bytes were taken: an empty ring gives its memory back when memory is short.
+    fn settle(&mut self) {
+        if self.ring.is_empty() && self.pooled > POOR && POOL.load(Ordering::Relaxed) > POOL_MAX / 2 {
+            self.ring.clear();
+            self.account();
+        }
+    }
+    /// Is the next byte urgent and not for reading in line?
+    fn at_urgent(&self, inline: bool) -> bool {
+        !inline && self.urgent.as_ref().is_some_and(|u| u.pos == self.pos) && !self.ring.is_empty()
+    }
     fn used(&self, framed: bool) -> usize {
         self.ring.len() + if framed { self.records.len() * RECORD_COST } else { 0 }
     }
@@ -46,6 +93,13 @@ impl State {
 pub struct Queue {
     framed: bool,
     state: Mutex<State>,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.ring.clear();
+        self.account();
+    }
 }
 
 /// What a read took.
@@ -66,6 +120,8 @@ impl Queue {
                 cap,
                 closed: false,
                 deserted: false,
+                pooled: 0,
+                urgent: None,
             }),
         }
     }
@@ -88,7 +144,9 @@ impl Queue {
             ring = std::mem::take(&mut s.ring);
             // Descriptors under way are closed outside of the lock.
             records = std::mem::take(&mut s.records);
+            s.account();
             s.pos = 0;
+            s.urgent = None;
         }
         !ring.is_empty() || !records.is_empty()
     }
@@ -102,6 +160,30 @@ impl Queue {
     pub fn is_empty(&self) -> bool {
         let s = self.state.lock();
         s.ring.is_empty() && s.records.is_empty()
+    }
+    /// Bytes that a read of a stream could get now.
+    pub fn readable(&self, inline: bool) -> usize {
+        let s = self.state.lock();
+        s.ring.len() - usize::from(s.at_urgent(inline))
+    }
+    /// An urgent byte waits to be received.
+    pub fn urgent(&self) -> bool {
+        self.state.lock().urgent.as_ref().is_some_and(|u| u.byte.is_some())
+    }
+    /// Is the next byte the urgent one (`SIOCATMARK`)?
+    pub fn at_mark(&self) -> bool {
+        let s = self.state.lock();
+        s.urgent.as_ref().is_some_and(|u| u.pos == s.pos)
+    }
+    /// Receives the urgent byte; `EINVAL` if there is none (any more).
+    pub fn recv_urgent(&self, dst: &mut Dst<'_>, peek: bool) -> Result<usize> {
+        let mut s = self.state.lock();
+        let u = s.urgent.as_mut().ok_or(Errno::EINVAL)?;
+        let byte = u.byte.ok_or(Errno::EINVAL)?;
+        if !peek {
+            u.byte = None;
+        }
+        dst.put(&[byte])
     }
     /// Bytes that one read would meet (`FIONREAD`).
     pub fn next_len(&self) -> usize {
@@ -126,14 +208,27 @@ impl Queue {
         if src.remaining() == 0 {
             return Ok(0);
         }
-        let free = s.cap.saturating_sub(s.ring.len());
+        let free = s.free(s.ring.len());
         if free == 0 || (scm.is_some() && s.records.len() >= (s.cap / RECORD_COST).max(16)) {
             return Err(Errno::EAGAIN);
         }
         let start = s.pos + s.ring.len() as u64;
         let n = s.ring.push(src, free)?;
+        s.account();
         if let Some(scm) = scm.take() {
             s.records.push_back(Record { start, len: n, scm: Some(scm), from: None });
+        }
+        Ok(n)
+    }
+
+    /// As [`Queue::send_bytes`], with the last byte marked as urgent if it went.
+    pub fn send_urgent(&self, src: &mut Src<'_>) -> Result<usize> {
+        let n = self.send_bytes(src, &mut None)?;
+        let mut s = self.state.lock();
+        let last = s.ring.len().checked_sub(1);
+        if let (true, Some(last)) = (src.remaining() == 0, last) {
+            let byte = s.ring.get(last);
+            s.urgent = Some(Urgent { pos: s.pos + last as u64, byte });
         }
         Ok(n)
     }
@@ -149,11 +244,12 @@ impl Queue {
             return Err(Errno::EMSGSIZE);
         }
         // An empty queue takes any message that is not too long.
-        if !s.records.is_empty() && s.used(true) + len + RECORD_COST > s.cap {
+        if !s.records.is_empty() && s.free(s.used(true)) < len + RECORD_COST {
             return Err(Errno::EAGAIN);
         }
         let start = s.pos + s.ring.len() as u64;
         let n = if len == 0 { 0 } else { s.ring.push(src, len)? };
+        s.account();
         if n < len {
             s.ring.truncate(n);
             return Err(Errno::EFAULT);
@@ -170,6 +266,19 @@ impl Queue {
         let mut s = self.state.lock();
         if s.ring.is_empty() && s.records.is_empty() {
             return if s.closed { Ok(Taken { n: 0, room: false }) } else { Err(Errno::EAGAIN) };
+        }
+        if s.at_urgent(msg.inline) {
+            // Not part of the stream: it is skipped, or a peek looks past it.
+            if s.ring.len() == 1 && !s.closed {
+                return Err(Errno::EAGAIN);
+            }
+            if !peek {
+                s.ring.consume(1);
+                s.pos += 1;
+            }
+            if s.ring.is_empty() {
+                return Ok(Taken { n: 0, room: false });
+            }
         }
         let was = s.used(false) * 2 <= s.cap;
         let n;
@@ -204,7 +313,17 @@ impl Queue {
                     marked = true;
                 }
             }
-            n = if msg.discard { max.min(s.ring.len()).min(dst.remaining()) } else { s.ring.peek(dst, 0, max)? };
+            let skip = usize::from(s.at_urgent(msg.inline));
+            if let Some(u) = &s.urgent {
+                // A read ends before the urgent byte.
+                if u.pos > pos {
+                    max = max.min((u.pos - pos) as usize);
+                }
+            }
+            n = match msg.discard {
+                true => max.min(s.ring.len() - skip).min(dst.remaining()),
+                false => s.ring.peek(dst, skip, max)?,
+            };
             msg.real_len = n;
             if marked {
                 msg.marked = true;
@@ -227,6 +346,7 @@ impl Queue {
             }
         }
         let room = !peek && (self.framed || (!was && s.used(false) * 2 <= s.cap));
+        s.settle();
         drop(s);
         drop(leftover);
         Ok(Taken { n, room })
@@ -266,7 +386,7 @@ mod tests {
     #[test]
     fn marked_stretches_do_not_mix() {
         let q = Queue::new(false, 100);
-        let cred = |pid| Some(Box::new(Scm { files: vec![], cred: Some(Ucred { pid, uid: 0, gid: 0 }) }));
+        let cred = |pid| Some(Box::new(Scm { cred: Some(Ucred { pid, uid: 0, gid: 0 }), ..Scm::default() }));
         let send = |b: &[u8], mut scm| q.send_bytes(&mut Src::kernel(b), &mut scm).unwrap();
         send(b"aa", None);
         send(b"bb", cred(1));
@@ -286,5 +406,27 @@ mod tests {
         assert_eq!(q.send_bytes(&mut Src::kernel(&[0; 200]), &mut None), Err(Errno::EAGAIN));
         assert!(q.desert());
         assert_eq!(q.send_bytes(&mut Src::kernel(&[0; 200]), &mut None), Err(Errno::EPIPE));
+    }
+
+    #[test]
+    fn urgent_bytes_stay_apart() {
+        let q = Queue::new(false, 100);
+        q.send_bytes(&mut Src::kernel(b"ab"), &mut None).unwrap();
+        q.send_urgent(&mut Src::kernel(b"c!")).unwrap();
+        q.send_bytes(&mut Src::kernel(b"de"), &mut None).unwrap();
+        assert!(q.urgent() && !q.at_mark());
+        assert_eq!(get(&q, 9, libc::MSG_PEEK).0, Ok(b"abc".to_vec()));
+        assert_eq!(get(&q, 9, 0).0, Ok(b"abc".to_vec()));
+        assert!(q.at_mark());
+        assert_eq!((q.readable(false), q.readable(true)), (2, 3));
+        assert_eq!(get(&q, 9, libc::MSG_PEEK).0, Ok(b"de".to_vec()));
+        assert_eq!(get(&q, 1, 0).0, Ok(b"d".to_vec()));
+        let mut b = [0];
+        assert_eq!(q.recv_urgent(&mut Dst::kernel(&mut b), true), Ok(1));
+        assert_eq!((q.recv_urgent(&mut Dst::kernel(&mut b), false), b), (Ok(1), *b"!"));
+        assert_eq!(q.recv_urgent(&mut Dst::kernel(&mut b), false), Err(Errno::EINVAL));
+        assert_eq!(get(&q, 9, 0).0, Ok(b"e".to_vec()));
+        q.send_urgent(&mut Src::kernel(b"!")).unwrap();
+        assert_eq!(get(&q, 9, 0).0, Err(Errno::EAGAIN));
     }
 }

@@ -105,6 +105,8 @@ impl Drop for InFlight {
 pub struct Scm {
     pub files: Vec<InFlight>,
     pub cred: Option<Ucred>,
+    /// Where a datagram was sent to (`IP_PKTINFO`).
+    pub sent_to: Option<std::net::IpAddr>,
 }
 
 impl Scm {
@@ -113,11 +115,12 @@ impl Scm {
         Box::new(Scm {
             files: self.files.iter().filter_map(|f| f.0.clone()).map(InFlight::new).collect(),
             cred: self.cred,
+            sent_to: self.sent_to,
         })
     }
     /// What stays with the rest of a stretch that was read in part.
     pub fn rest(&self) -> Option<Box<Scm>> {
-        self.cred.map(|c| Box::new(Scm { files: Vec::new(), cred: Some(c) }))
+        self.cred.map(|c| Box::new(Scm { cred: Some(c), ..Scm::default() }))
     }
 
     /// Reads the control data of a sendmsg(2). Messages of other levels are handed to `other`.

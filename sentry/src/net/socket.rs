@@ -1,7 +1,7 @@
 //! The open socket: what all families share (options of `SOL_SOCKET`, plain reads and writes), and [`Proto`], what each adds.
 
 use super::scm::{Scm, Ucred};
-use crate::error::{Errno, Result, SysResult};
+use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::anon::AnonInode;
 use crate::fs::{Attr, File, FileOps, SetAttr};
 use crate::kernel::wait::WaitQueue;
@@ -40,6 +40,8 @@ pub struct RecvMsg {
     pub flags: i32,
     /// The bytes are counted, not copied (`MSG_TRUNC` on TCP).
     pub discard: bool,
+    /// An urgent byte is read like the others (`SO_OOBINLINE`).
+    pub inline: bool,
     /// `MSG_*` as answered.
     pub out_flags: i32,
     pub from: Option<Arc<[u8]>>,
@@ -88,6 +90,10 @@ pub trait Proto: Send + Sync {
     /// `sockaddr` of this end.
     fn local(&self) -> Vec<u8>;
     fn peer(&self) -> Result<Vec<u8>>;
+    /// What accept(2) says of where a connection came from.
+    fn accepted_from(&self) -> Option<Vec<u8>> {
+        self.peer().ok()
+    }
     fn shutdown(&self, _how: i32) -> Result<()> {
         Err(Errno::EOPNOTSUPP)
     }
@@ -182,7 +188,9 @@ impl Socket {
         opts.rcv_lowat.store(1, Ordering::Relaxed);
         opts.snd_buf.store(BUF_DEFAULT as u64, Ordering::Relaxed);
         opts.rcv_buf.store(BUF_DEFAULT as u64, Ordering::Relaxed);
-        Socket { domain, kind, protocol, opts, anon: AnonInode::socket(task), proto }
+        let s = Socket { domain, kind, protocol, opts, anon: AnonInode::socket(task), proto };
+        s.proto.opts_changed(&s);
+        s
     }
     /// The socket that `accept` gives out: options are the listener's.
     pub fn accepted(&self, task: &Task, proto: Box<dyn Proto>) -> Self {
@@ -328,6 +336,7 @@ impl Socket {
             libc::SO_RCVLOWAT => {
                 let v = flag(value)?;
                 o.rcv_lowat.store(if v < 0 { i32::MAX } else { v.max(1) }, Ordering::Relaxed);
+                self.proto.opts_changed(self);
             }
             libc::SO_PRIORITY => {
                 let v = flag(value)?;
@@ -423,7 +432,12 @@ impl FileOps for Socket {
                 }
                 self.proto.pending().1
             }
-            _ => return self.proto.ioctl(task, cmd, arg),
+            _ => {
+                return match self.proto.ioctl(task, cmd, arg) {
+                    Err(SysError::Errno(Errno::ENOTTY)) => super::device::ioctl(task, cmd, arg),
+                    r => r,
+                }
+            }
         };
         task.mem().write(arg, &(n.min(i32::MAX as usize) as i32))?;
         Ok(0)

@@ -101,7 +101,7 @@ async fn do_accept(cx: &mut Ctx<'_>, fd: Fd, addr: Addr, len: Addr, flags: i32) 
     };
     let new = s.accepted(cx.task, got);
     if !addr.is_null() {
-        let name = new.proto.peer().unwrap_or_default();
+        let name = new.proto.accepted_from().unwrap_or_default();
         write_addr(cx, addr, len, &name)?;
     }
     let new = new.file(flags & libc::SOCK_NONBLOCK);

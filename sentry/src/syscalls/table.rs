@@ -289,12 +289,12 @@ syscall_table! {
         70 msgrcv(id: i32, msgp: Addr, size: i64, kind: i64, flags: i32) => sysv::msgrcv, Full, "";
         42 connect(fd: Fd, addr: Addr, len: i32) => socket::connect, Full, "";
         43 accept(fd: Fd, addr: Addr, len: Addr) => socket::accept, Full, "";
-        44 sendto(fd: Fd, buf: Addr, len: usize, flags: i32, addr: Addr, addrlen: i32) => message::sendto, Partial, "no MSG_OOB";
-        45 recvfrom(fd: Fd, buf: Addr, len: usize, flags: i32, addr: Addr, addrlen: Addr) => message::recvfrom, Partial, "no MSG_OOB";
-        46 sendmsg(fd: Fd, msg: Addr, flags: i32) => message::sendmsg, Partial, "no MSG_OOB";
-        47 recvmsg(fd: Fd, msg: Addr, flags: i32) => message::recvmsg, Partial, "no MSG_OOB";
+        44 sendto(fd: Fd, buf: Addr, len: usize, flags: i32, addr: Addr, addrlen: i32) => message::sendto, Full, "";
+        45 recvfrom(fd: Fd, buf: Addr, len: usize, flags: i32, addr: Addr, addrlen: Addr) => message::recvfrom, Full, "";
+        46 sendmsg(fd: Fd, msg: Addr, flags: i32) => message::sendmsg, Full, "";
+        47 recvmsg(fd: Fd, msg: Addr, flags: i32) => message::recvmsg, Full, "";
         288 accept4(fd: Fd, addr: Addr, len: Addr, flags: i32) => socket::accept4, Full, "";
-        299 recvmmsg(fd: Fd, vec: Addr, n: u32, flags: i32, timeout: Addr) => message::recvmmsg, Partial, "no MSG_OOB";
-        307 sendmmsg(fd: Fd, vec: Addr, n: u32, flags: i32) => message::sendmmsg, Partial, "no MSG_OOB";
+        299 recvmmsg(fd: Fd, vec: Addr, n: u32, flags: i32, timeout: Addr) => message::recvmmsg, Full, "";
+        307 sendmmsg(fd: Fd, vec: Addr, n: u32, flags: i32) => message::sendmmsg, Full, "";
     }
 }

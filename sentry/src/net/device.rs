@@ -1,0 +1,122 @@
+//! The one network device, `lo`, as the `SIOC…` requests show it (netdevice(7)).
+
+use crate::error::{Errno, Result, SysResult};
+use crate::kernel::cred::CAP_NET_ADMIN;
+use crate::kernel::Task;
+
+pub const LO_INDEX: i32 = 1;
+pub const LO_NAME: &[u8] = b"lo";
+pub const LO_MTU: i32 = 65536;
+pub const LO_TXQLEN: i32 = 1000;
+/// `IFF_UP | IFF_LOOPBACK | IFF_RUNNING`; netlink adds `IFF_LOWER_UP`.
+pub const LO_FLAGS: u32 = (libc::IFF_UP | libc::IFF_LOOPBACK | libc::IFF_RUNNING) as u32;
+
+const IFNAMSIZ: usize = 16;
+/// `sizeof(struct ifreq)`.
+const IFREQ: usize = 40;
+
+const SIOCGSTAMP: u32 = 0x8906;
+const SIOCGSTAMPNS: u32 = 0x8907;
+const SIOCGIFNAME: u32 = 0x8910;
+const SIOCGIFCONF: u32 = 0x8912;
+const SIOCGIFFLAGS: u32 = 0x8913;
+const SIOCGIFADDR: u32 = 0x8915;
+const SIOCGIFDSTADDR: u32 = 0x8917;
+const SIOCGIFBRDADDR: u32 = 0x8919;
+const SIOCGIFNETMASK: u32 = 0x891b;
+const SIOCGIFMETRIC: u32 = 0x891d;
+const SIOCGIFMTU: u32 = 0x8921;
+const SIOCGIFHWADDR: u32 = 0x8927;
+const SIOCGIFINDEX: u32 = 0x8933;
+const SIOCGIFTXQLEN: u32 = 0x8942;
+const SIOCGIFMAP: u32 = 0x8970;
+/// Requests that change a device, all of which need `CAP_NET_ADMIN`.
+const CHANGES: &[u32] =
+    &[0x8914, 0x8916, 0x8918, 0x891a, 0x891c, 0x891e, 0x8922, 0x8923, 0x8924, 0x8943, 0x890b, 0x890c];
+
+fn is_lo(req: &[u8; IFREQ]) -> bool {
+    let name = req[..IFNAMSIZ].split(|&b| b == 0).next().unwrap_or(&[]);
+    // `lo:0` names an alias of it, of which there is none.
+    name == LO_NAME
+}
+
+fn inet(addr: [u8; 4]) -> [u8; 16] {
+    let mut v = [0; 16];
+    v[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+    v[4..8].copy_from_slice(&addr);
+    v
+}
+
+/// A request of any internet socket.
+pub fn ioctl(task: &Task, cmd: u32, arg: u64) -> SysResult {
+    let mem = task.mem();
+    match cmd {
+        SIOCGIFCONF => return conf(task, arg),
+        SIOCGSTAMP | SIOCGSTAMPNS => return Err(Errno::ENOENT.into()),
+        c if CHANGES.contains(&c) => {
+            // The network is not the guest's to change.
+            let admin = task.cred().has(CAP_NET_ADMIN);
+            return Err(if admin { Errno::EOPNOTSUPP } else { Errno::EPERM }.into());
+        }
+        SIOCGIFNAME | SIOCGIFFLAGS | SIOCGIFADDR | SIOCGIFDSTADDR | SIOCGIFBRDADDR | SIOCGIFNETMASK | SIOCGIFMETRIC
+        | SIOCGIFMTU | SIOCGIFHWADDR | SIOCGIFINDEX | SIOCGIFTXQLEN | SIOCGIFMAP => {}
+        _ => return Err(Errno::ENOTTY.into()),
+    }
+    let mut req = [0u8; IFREQ];
+    mem.read_bytes(arg, &mut req)?;
+    if cmd == SIOCGIFNAME {
+        if req.get(16..20).is_none_or(|i| i != LO_INDEX.to_ne_bytes()) {
+            return Err(Errno::ENODEV.into());
+        }
+        let mut name = [0; IFNAMSIZ];
+        name[..LO_NAME.len()].copy_from_slice(LO_NAME);
+        mem.write_bytes(arg, &name)?;
+        return Ok(0);
+    }
+    if !is_lo(&req) {
+        return Err(Errno::ENODEV.into());
+    }
+    let int = |v: i32| v.to_ne_bytes().to_vec();
+    let value: Vec<u8> = match cmd {
+        SIOCGIFFLAGS => (LO_FLAGS as u16).to_ne_bytes().to_vec(),
+        SIOCGIFADDR | SIOCGIFDSTADDR => inet([127, 0, 0, 1]).to_vec(),
+        SIOCGIFBRDADDR => inet([0; 4]).to_vec(),
+        SIOCGIFNETMASK => inet([255, 0, 0, 0]).to_vec(),
+        SIOCGIFMTU => int(LO_MTU),
+        SIOCGIFINDEX => int(LO_INDEX),
+        SIOCGIFTXQLEN => int(LO_TXQLEN),
+        SIOCGIFHWADDR => {
+            let mut v = vec![0; 16];
+            v[..2].copy_from_slice(&libc::ARPHRD_LOOPBACK.to_ne_bytes());
+            v
+        }
+        SIOCGIFMAP => vec![0; 24],
+        _ => int(0),
+    };
+    mem.write_bytes(arg + IFNAMSIZ as u64, &value)?;
+    Ok(0)
+}
+
+/// `SIOCGIFCONF`: `struct ifconf` with room for so many bytes of `struct ifreq`.
+fn conf(task: &Task, arg: u64) -> SysResult {
+    let mem = task.mem();
+    let [len, buf]: [u64; 2] = mem.read(arg)?;
+    let room = len as u32 as i32;
+    let n = entries(room, buf)?;
+    if n > 0 && buf != 0 {
+        let mut req = [0u8; IFREQ];
+        req[..LO_NAME.len()].copy_from_slice(LO_NAME);
+        req[IFNAMSIZ..IFNAMSIZ + 16].copy_from_slice(&inet([127, 0, 0, 1]));
+        mem.write_bytes(buf, &req)?;
+    }
+    mem.write(arg, &(n * IFREQ as i32))?;
+    Ok(0)
+}
+
+/// Entries that fit; without a buffer, those that there are.
+fn entries(room: i32, buf: u64) -> Result<i32> {
+    if room < 0 {
+        return Err(Errno::EINVAL);
+    }
+    Ok(i32::from(buf == 0 || room >= IFREQ as i32))
+}

@@ -1,0 +1,161 @@
+//! Addresses: `sockaddr_in` and `sockaddr_in6`, and what the addresses of a network with nothing but `lo` mean.
+//!
+//! Inside, a v4-mapped IPv6 address is always its IPv4 address; only [`sockaddr`] maps it back for an AF_INET6 socket.
+
+use crate::error::{Errno, Result};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// `sizeof(struct sockaddr_in)`.
+pub const SIN_LEN: usize = 16;
+/// `sizeof(struct sockaddr_in6)`, and its length before `sin6_scope_id` (RFC 2133), which is enough.
+pub const SIN6_LEN: usize = 28;
+const SIN6_MIN: usize = 24;
+
+pub const V4_LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub const V6_LOOPBACK: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+/// What an address is to this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The wildcard.
+    Any,
+    Local,
+    Broadcast,
+    Multicast,
+    /// Somewhere that no route leads to.
+    Elsewhere,
+}
+
+pub fn kind(ip: IpAddr) -> Kind {
+    match ip {
+        IpAddr::V4(a) if a.is_unspecified() => Kind::Any,
+        IpAddr::V4(a) if a == Ipv4Addr::new(127, 255, 255, 255) || a.is_broadcast() => Kind::Broadcast,
+        IpAddr::V4(a) if a.is_loopback() => Kind::Local,
+        IpAddr::V4(a) if a.is_multicast() => Kind::Multicast,
+        IpAddr::V6(a) if a.is_unspecified() => Kind::Any,
+        IpAddr::V6(a) if a.is_loopback() => Kind::Local,
+        IpAddr::V6(a) if a.is_multicast() => Kind::Multicast,
+        _ => Kind::Elsewhere,
+    }
+}
+
+/// The wildcard of a family.
+pub fn any(v6: bool) -> IpAddr {
+    if v6 {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    }
+}
+
+/// The source that a packet to `dst` gets.
+pub fn source_for(dst: IpAddr) -> IpAddr {
+    if dst.is_ipv4() {
+        V4_LOOPBACK
+    } else {
+        V6_LOOPBACK
+    }
+}
+
+/// `sa_family`; `EINVAL` when there is not even that.
+pub fn family(addr: &[u8]) -> Result<i32> {
+    match addr {
+        [a, b, ..] => Ok(i32::from(u16::from_ne_bytes([*a, *b]))),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// A whole `sockaddr_in`.
+pub fn parse_v4(addr: &[u8]) -> Result<SocketAddr> {
+    match addr {
+        [_, _, p, q, a, b, c, d, ..] if addr.len() >= SIN_LEN => {
+            Ok(SocketAddr::from(([*a, *b, *c, *d], u16::from_be_bytes([*p, *q]))))
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// A whole `sockaddr_in6`; a v4-mapped address comes out as IPv4.
+pub fn parse_v6(addr: &[u8]) -> Result<SocketAddr> {
+    let (Some(&[_, _, p, q]), Some(Ok(ip))) =
+        (addr.first_chunk::<4>(), addr.get(8..SIN6_MIN).map(<[u8; 16]>::try_from))
+    else {
+        return Err(Errno::EINVAL);
+    };
+    Ok(SocketAddr::new(Ipv6Addr::from(ip).to_canonical(), u16::from_be_bytes([p, q])))
+}
+
+/// The address that a call gives to a socket of this family.
+pub fn parse(v6: bool, addr: &[u8]) -> Result<SocketAddr> {
+    let fam = family(addr)?;
+    if v6 {
+        if addr.len() < SIN6_MIN {
+            return Err(Errno::EINVAL);
+        }
+        if fam != libc::AF_INET6 {
+            return Err(Errno::EAFNOSUPPORT);
+        }
+        return parse_v6(addr);
+    }
+    if addr.len() < SIN_LEN {
+        return Err(Errno::EINVAL);
+    }
+    if fam != libc::AF_INET {
+        return Err(Errno::EAFNOSUPPORT);
+    }
+    parse_v4(addr)
+}
+
+/// As [`parse`], for bind(2): an AF_UNSPEC wildcard passes for AF_INET.
+pub fn parse_bind(v6: bool, addr: &[u8]) -> Result<SocketAddr> {
+    if !v6 && addr.len() >= SIN_LEN && family(addr)? == libc::AF_UNSPEC {
+        let a = parse_v4(addr)?;
+        return if a.ip().is_unspecified() { Ok(a) } else { Err(Errno::EAFNOSUPPORT) };
+    }
+    parse(v6, addr)
+}
+
+/// `sockaddr` as a socket of the family shows it.
+pub fn sockaddr(v6: bool, a: SocketAddr) -> Vec<u8> {
+    let mut v = Vec::with_capacity(SIN6_LEN);
+    if v6 {
+        let ip = match a.ip() {
+            IpAddr::V4(x) => x.to_ipv6_mapped(),
+            IpAddr::V6(x) => x,
+        };
+        v.extend_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
+        v.extend_from_slice(&a.port().to_be_bytes());
+        v.extend_from_slice(&[0; 4]);
+        v.extend_from_slice(&ip.octets());
+        v.extend_from_slice(&[0; 4]);
+        return v;
+    }
+    v.extend_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+    v.extend_from_slice(&a.port().to_be_bytes());
+    if let IpAddr::V4(x) = a.ip() {
+        v.extend_from_slice(&x.octets());
+    }
+    v.resize(SIN_LEN, 0);
+    v
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_and_back() {
+        let four: SocketAddr = "127.0.0.1:80".parse().unwrap();
+        let six: SocketAddr = "[::1]:443".parse().unwrap();
+        assert_eq!(parse(false, &sockaddr(false, four)), Ok(four));
+        assert_eq!(parse(true, &sockaddr(true, six)), Ok(six));
+        assert_eq!(parse(true, &sockaddr(true, four)), Ok(four));
+        assert_eq!(sockaddr(true, four)[18..20], [255, 255]);
+        assert_eq!(parse(true, &sockaddr(false, four)), Err(Errno::EINVAL));
+        assert_eq!(parse(false, &sockaddr(true, six)), Err(Errno::EAFNOSUPPORT));
+        assert_eq!(parse(false, &[2, 0, 0]), Err(Errno::EINVAL));
+        assert_eq!(parse_v6(&[10; 23]), Err(Errno::EINVAL));
+        assert_eq!(kind("127.3.2.1".parse().unwrap()), Kind::Local);
+        assert_eq!(kind("10.3.2.1".parse().unwrap()), Kind::Elsewhere);
+    }
+}

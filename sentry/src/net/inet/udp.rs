@@ -1,0 +1,493 @@
+//! UDP sockets (udp(7)).
+//!
+//! Each has one queue; a datagram goes straight into that of the socket the port table names. One that does not fit is lost, as on any
+//! network. One that nobody waits for brings `ECONNREFUSED` to a connected sender.
+//!
+//! Locks: `st`, then the port table; the queue and the wait queue are leaves.
+
+use super::addr::{self, Kind};
+use super::mcast::Multicast;
+use super::opts::{IpOpts, Shape};
+use super::ports::{self, Claim, Want};
+use crate::error::{Errno, Result};
+use crate::kernel::cred::CAP_NET_BIND_SERVICE;
+use crate::kernel::wait::WaitQueue;
+use crate::kernel::Task;
+use crate::mm::io::{Dst, Src};
+use crate::net::queue::Queue;
+use crate::net::scm::Scm;
+use crate::net::socket::*;
+use crate::net::{device, NetNs};
+use parking_lot::Mutex;
+use std::any::Any;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicU8, Ordering};
+use std::sync::Arc;
+
+/// Longest datagrams: what the length fields of IPv4 and IPv6 leave.
+const MAX_V4: usize = 65_507;
+const MAX_V6: usize = 65_527;
+const SHUT_RCV: u8 = 1;
+const SHUT_SND: u8 = 2;
+
+struct St {
+    claim: Option<Arc<Claim<Inner>>>,
+    local: SocketAddr,
+    remote: Option<SocketAddr>,
+    bound_addr: bool,
+    bound_port: bool,
+}
+
+pub struct Inner {
+    ns: Arc<NetNs>,
+    pub v6: bool,
+    pub uid: u32,
+    pub ino: AtomicU64,
+    wake: Arc<WaitQueue>,
+    queue: Queue,
+    error: AtomicI32,
+    opts: IpOpts,
+    groups: Multicast,
+    reuse: AtomicBool,
+    reuse_port: AtomicBool,
+    broadcast: AtomicBool,
+    shut: AtomicU8,
+    /// Datagrams that found no room.
+    pub drops: AtomicU64,
+    st: Mutex<St>,
+}
+
+impl Inner {
+    fn shape(&self) -> Shape {
+        Shape { v6: self.v6, tcp: false }
+    }
+    fn v6_only(&self) -> bool {
+        self.v6 && self.opts.on(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)
+    }
+    fn want<'a>(self: &'a Arc<Self>, ip: IpAddr) -> Want<'a, Inner> {
+        Want {
+            ip,
+            v6_only: self.v6_only(),
+            uid: self.uid,
+            reuse: self.reuse.load(Ordering::Relaxed),
+            reuse_port: self.reuse_port.load(Ordering::Relaxed),
+            sock: self,
+        }
+    }
+    /// Own and other address, bytes that wait: for `/proc/net/udp`.
+    pub fn summary(&self) -> (SocketAddr, Option<SocketAddr>, usize) {
+        let st = self.st.lock();
+        (st.local, st.remote, self.queue.len())
+    }
+    /// Does it want to be told where datagrams were sent to?
+    fn wants_info(&self, v4: bool) -> bool {
+        match v4 {
+            true => self.opts.on(libc::IPPROTO_IP, libc::IP_PKTINFO) || self.v6_info(),
+            false => self.v6_info(),
+        }
+    }
+    fn v6_info(&self) -> bool {
+        self.v6 && self.opts.on(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
+    }
+
+    /// Puts a datagram into its queue, or drops it.
+    fn deliver(&self, src: &mut Src<'_>, from: SocketAddr, to: IpAddr) -> Result<()> {
+        if self.shut.load(Ordering::Relaxed) & SHUT_RCV != 0 {
+            return Ok(());
+        }
+        let mut scm = self.wants_info(to.is_ipv4()).then(|| Box::new(Scm { sent_to: Some(to), ..Scm::default() }));
+        let name = addr::sockaddr(self.v6, from).into();
+        match self.queue.send_record(src, &mut scm, Some(name)) {
+            Ok(_) => self.wake.wake(IN),
+            Err(Errno::EFAULT) => return Err(Errno::EFAULT),
+            Err(_) => {
+                self.drops.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+}
+
+pub struct Udp {
+    inner: Arc<Inner>,
+}
+
+impl Udp {
+    pub fn new(task: &Task, v6: bool) -> Self {
+        Udp {
+            inner: Arc::new(Inner {
+                ns: task.kernel.net.clone(),
+                v6,
+                uid: task.cred().fsuid,
+                ino: AtomicU64::new(0),
+                wake: Arc::default(),
+                queue: Queue::new(true, BUF_DEFAULT),
+                error: AtomicI32::new(0),
+                opts: IpOpts::default(),
+                groups: Multicast::default(),
+                reuse: AtomicBool::new(false),
+                reuse_port: AtomicBool::new(false),
+                broadcast: AtomicBool::new(false),
+                shut: AtomicU8::new(0),
+                drops: AtomicU64::new(0),
+                st: Mutex::new(St {
+                    claim: None,
+                    local: SocketAddr::new(addr::any(v6), 0),
+                    remote: None,
+                    bound_addr: false,
+                    bound_port: false,
+                }),
+            }),
+        }
+    }
+
+    fn autobind(&self, st: &mut St) -> Result<()> {
+        if st.claim.is_none() {
+            let claim = self.inner.ns.inet.udp.bind(&self.inner.want(st.local.ip()), 0).map_err(|_| Errno::EAGAIN)?;
+            st.local.set_port(claim.port);
+            st.claim = Some(claim);
+        }
+        Ok(())
+    }
+
+    /// Where packets to `to` go, if this socket may send there.
+    fn route(&self, to: SocketAddr) -> Result<SocketAddr> {
+        let i = &self.inner;
+        if i.v6_only() && to.is_ipv4() {
+            return Err(Errno::ENETUNREACH);
+        }
+        match addr::kind(to.ip()) {
+            Kind::Any => Ok(SocketAddr::new(addr::source_for(to.ip()), to.port())),
+            Kind::Local => Ok(to),
+            Kind::Broadcast if to.ip() == IpAddr::from([255; 4]) => Err(Errno::ENETUNREACH),
+            Kind::Broadcast if !i.broadcast.load(Ordering::Relaxed) => Err(Errno::EACCES),
+            Kind::Broadcast => Ok(to),
+            Kind::Multicast if i.groups.routed(to.ip()) => Ok(to),
+            _ => Err(Errno::ENETUNREACH),
+        }
+    }
+
+    /// The address in a sendto(2).
+    fn target(&self, sockaddr: &[u8]) -> Result<Option<SocketAddr>> {
+        let fam = addr::family(sockaddr)?;
+        let to = if self.inner.v6 {
+            match fam {
+                libc::AF_INET6 => addr::parse_v6(sockaddr)?,
+                libc::AF_INET => addr::parse_v4(sockaddr)?,
+                libc::AF_UNSPEC => return Ok(None),
+                _ => return Err(Errno::EINVAL),
+            }
+        } else {
+            let to = addr::parse_v4(sockaddr)?;
+            if fam != libc::AF_INET && fam != libc::AF_UNSPEC {
+                return Err(Errno::EAFNOSUPPORT);
+            }
+            to
+        };
+        if to.port() == 0 {
+            return Err(Errno::EINVAL);
+        }
+        Ok(Some(to))
+    }
+
+    fn disconnect(&self) {
+        let i = &self.inner;
+        let mut st = i.st.lock();
+        if !st.bound_addr {
+            let port = st.local.port();
+            st.local = SocketAddr::new(addr::any(i.v6), port);
+        }
+        let Some(old) = st.claim.take() else { return };
+        if st.bound_port {
+            let again = i.ns.inet.udp.moved(&old, &i.want(st.local.ip()), None, false);
+            st.claim = again.ok().or(Some(old));
+        } else {
+            st.local.set_port(0);
+            i.ns.inet.udp.release(&old);
+        }
+        st.remote = None;
+    }
+
+    /// To everyone at the port: broadcast and multicast.
+    fn spread(&self, src: &mut Src<'_>, from: SocketAddr, to: SocketAddr) -> Result<usize> {
+        let i = &self.inner;
+        let data = src.take_vec(MAX_V6)?;
+        let group = to.ip().is_multicast();
+        let (level, name) = match to.is_ipv4() {
+            true => (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP),
+            false => (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP),
+        };
+        if group && !i.opts.on(level, name) {
+            return Ok(data.len());
+        }
+        for sock in i.ns.inet.udp.all_at(to.port()) {
+            let (ip, remote, v6_only) = {
+                let st = sock.st.lock();
+                (st.local.ip(), st.remote, sock.v6_only())
+            };
+            let family = if to.is_ipv4() { ip.is_ipv4() || !v6_only } else { ip.is_ipv6() };
+            let here = family && (ip.is_unspecified() || ip == to.ip()) && remote.is_none_or(|r| r == from);
+            if here && (!group || sock.groups.joined(to.ip())) {
+                sock.deliver(&mut Src::kernel(&data), from, to.ip())?;
+            }
+        }
+        Ok(data.len())
+    }
+
+    fn take_err(&self) -> Result<()> {
+        match self.take_error() {
+            0 => Ok(()),
+            e => Err(Errno::from_raw(e)),
+        }
+    }
+
+    pub fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+}
+
+impl Drop for Udp {
+    fn drop(&mut self) {
+        let claim = self.inner.st.lock().claim.take();
+        if let Some(c) = claim {
+            self.inner.ns.inet.udp.release(&c);
+        }
+        self.inner.queue.close();
+        self.inner.queue.desert();
+    }
+}
+
+impl Proto for Udp {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn queue(&self) -> &Arc<WaitQueue> {
+        &self.inner.wake
+    }
+
+    fn poll(&self) -> u32 {
+        let i = &self.inner;
+        let mut ev = OUT;
+        if i.error.load(Ordering::SeqCst) != 0 {
+            ev |= ERR;
+        }
+        let shut = i.shut.load(Ordering::SeqCst);
+        if shut & SHUT_RCV != 0 {
+            ev |= RDHUP | IN;
+        }
+        if shut == SHUT_RCV | SHUT_SND {
+            ev |= HUP;
+        }
+        if !i.queue.is_empty() {
+            ev |= IN;
+        }
+        ev
+    }
+
+    fn bind(&self, _s: &Socket, task: &Task, sockaddr: &[u8]) -> Result<()> {
+        let i = &self.inner;
+        let a = addr::parse_bind(i.v6, sockaddr)?;
+        if i.v6_only() && a.is_ipv4() {
+            return Err(Errno::EINVAL);
+        }
+        ports::check_bind_addr(a.ip(), false)?;
+        if a.port() != 0 && a.port() < ports::PRIVILEGED && !task.cred().has(CAP_NET_BIND_SERVICE) {
+            return Err(Errno::EACCES);
+        }
+        let mut st = i.st.lock();
+        if st.claim.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        let claim = i.ns.inet.udp.bind(&i.want(a.ip()), a.port())?;
+        st.local = SocketAddr::new(a.ip(), claim.port);
+        st.claim = Some(claim);
+        st.bound_addr = !a.ip().is_unspecified();
+        st.bound_port = true;
+        Ok(())
+    }
+
+    fn connect(&self, _s: &Socket, _task: &Task, sockaddr: &[u8], _nonblock: bool, _again: bool) -> Result<Connect> {
+        if addr::family(sockaddr)? == libc::AF_UNSPEC {
+            self.disconnect();
+            return Ok(Connect::Done);
+        }
+        let i = &self.inner;
+        let to = match addr::family(sockaddr)? {
+            libc::AF_INET if i.v6 => addr::parse_v4(sockaddr)?,
+            _ => addr::parse(i.v6, sockaddr)?,
+        };
+        let to = self.route(to)?;
+        let mut st = i.st.lock();
+        let source = if st.bound_addr { st.local.ip() } else { addr::source_for(to.ip()) };
+        if source.is_ipv4() != to.is_ipv4() {
+            return Err(Errno::EINVAL);
+        }
+        self.autobind(&mut st)?;
+        if let Some(old) = &st.claim {
+            let claim = i.ns.inet.udp.moved(old, &i.want(source), Some(to), false)?;
+            st.claim = Some(claim);
+        }
+        st.local.set_ip(source);
+        st.remote = Some(to);
+        i.error.store(0, Ordering::SeqCst);
+        Ok(Connect::Done)
+    }
+
+    fn local(&self) -> Vec<u8> {
+        addr::sockaddr(self.inner.v6, self.inner.st.lock().local)
+    }
+
+    fn peer(&self) -> Result<Vec<u8>> {
+        let r = self.inner.st.lock().remote.ok_or(Errno::ENOTCONN)?;
+        Ok(addr::sockaddr(self.inner.v6, r))
+    }
+
+    fn shutdown(&self, how: i32) -> Result<()> {
+        let i = &self.inner;
+        let bits = match how {
+            libc::SHUT_RD => SHUT_RCV,
+            libc::SHUT_WR => SHUT_SND,
+            _ => SHUT_RCV | SHUT_SND,
+        };
+        i.shut.fetch_or(bits, Ordering::SeqCst);
+        i.wake.wake_all();
+        if i.st.lock().remote.is_none() {
+            return Err(Errno::ENOTCONN);
+        }
+        Ok(())
+    }
+
+    fn send(&self, _s: &Socket, src: &mut Src<'_>, msg: &mut SendMsg) -> Result<usize> {
+        let i = &self.inner;
+        let len = src.remaining();
+        if len > if i.v6 { MAX_V6 } else { MAX_V4 } {
+            return Err(Errno::EMSGSIZE);
+        }
+        if msg.flags & libc::MSG_OOB != 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let named = match &msg.addr {
+            Some(a) => self.target(a)?,
+            None => None,
+        };
+        let (from, to, connected) = {
+            let mut st = i.st.lock();
+            let to = match named {
+                Some(t) => self.route(t)?,
+                None => st.remote.ok_or(Errno::EDESTADDRREQ)?,
+            };
+            if to.is_ipv4() && len > MAX_V4 {
+                return Err(Errno::EMSGSIZE);
+            }
+            self.take_err()?;
+            if i.shut.load(Ordering::SeqCst) & SHUT_SND != 0 {
+                return Err(Errno::EPIPE);
+            }
+            self.autobind(&mut st)?;
+            let mut ip = st.local.ip();
+            if ip.is_unspecified() || ip.is_multicast() {
+                ip = addr::source_for(to.ip());
+            }
+            if ip.is_ipv4() != to.is_ipv4() {
+                return Err(Errno::ENETUNREACH);
+            }
+            (SocketAddr::new(ip, st.local.port()), to, st.remote.is_some())
+        };
+        if addr::kind(to.ip()) != Kind::Local {
+            return self.spread(src, from, to);
+        }
+        match i.ns.inet.udp.receiver(from, to) {
+            Some(sock) => sock.deliver(src, from, to.ip())?,
+            None => {
+                // The answer is an ICMP message, which only a connected socket hears of.
+                let hears = connected
+                    || i.opts.on(libc::IPPROTO_IP, libc::IP_RECVERR)
+                    || i.opts.on(libc::IPPROTO_IPV6, libc::IPV6_RECVERR);
+                if hears {
+                    i.error.store(libc::ECONNREFUSED, Ordering::SeqCst);
+                    i.wake.wake_all();
+                }
+            }
+        }
+        Ok(len)
+    }
+
+    fn recv(&self, _s: &Socket, dst: &mut Dst<'_>, msg: &mut RecvMsg) -> Result<usize> {
+        let i = &self.inner;
+        if msg.flags & libc::MSG_ERRQUEUE != 0 {
+            return Err(Errno::EAGAIN);
+        }
+        self.take_err()?;
+        let t = match i.queue.recv(dst, msg) {
+            Err(Errno::EAGAIN) if i.shut.load(Ordering::SeqCst) & SHUT_RCV != 0 => return Ok(0),
+            r => r?,
+        };
+        if let Some(to) = msg.scm.take().and_then(|s| s.sent_to) {
+            self.info(to, msg);
+        }
+        Ok(t.n)
+    }
+
+    fn take_error(&self) -> i32 {
+        self.inner.error.swap(0, Ordering::SeqCst)
+    }
+
+    fn get_opt(&self, s: &Socket, level: i32, name: i32) -> Result<Vec<u8>> {
+        let i = &self.inner;
+        if let Some(v) = i.groups.get(i.v6, level, name) {
+            return Ok(v);
+        }
+        super::get_opt(&i.opts, i.shape(), s, i.st.lock().remote.is_some(), level, name)
+    }
+
+    fn set_opt(&self, _s: &Socket, task: &Task, level: i32, name: i32, value: &[u8]) -> Result<()> {
+        let i = &self.inner;
+        if (level, name) == (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) && i.st.lock().claim.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        if let Some(r) = i.groups.set(i.v6, level, name, value) {
+            return r;
+        }
+        i.opts.set(i.shape(), task, level, name, value)
+    }
+
+    fn opts_changed(&self, s: &Socket) {
+        let (i, o) = (&self.inner, &s.opts);
+        i.ino.store(s.ino(), Ordering::Relaxed);
+        i.reuse.store(o.reuse_addr.load(Ordering::Relaxed), Ordering::Relaxed);
+        i.reuse_port.store(o.reuse_port.load(Ordering::Relaxed), Ordering::Relaxed);
+        i.broadcast.store(o.broadcast.load(Ordering::Relaxed), Ordering::Relaxed);
+        i.queue.set_cap(o.rcv_buf.load(Ordering::Relaxed) as usize);
+        if let Some(c) = &i.st.lock().claim {
+            c.reuse.store(o.reuse_addr.load(Ordering::Relaxed), Ordering::Relaxed);
+            c.reuse_port.store(o.reuse_port.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    fn pending(&self) -> (usize, usize) {
+        (self.inner.queue.next_len(), 0)
+    }
+}
+
+impl Udp {
+    /// `IP_PKTINFO` and `IPV6_PKTINFO` of a datagram that was sent to `to`.
+    fn info(&self, to: IpAddr, msg: &mut RecvMsg) {
+        let i = &self.inner;
+        let index = device::LO_INDEX.to_ne_bytes();
+        if let IpAddr::V4(a) = to {
+            if i.opts.on(libc::IPPROTO_IP, libc::IP_PKTINFO) {
+                let v = [index, a.octets(), a.octets()].concat();
+                msg.control.push((libc::IPPROTO_IP, libc::IP_PKTINFO, v));
+            }
+        }
+        if i.v6_info() {
+            let ip = match to {
+                IpAddr::V4(a) => a.to_ipv6_mapped(),
+                IpAddr::V6(a) => a,
+            };
+            let mut v = ip.octets().to_vec();
+            v.extend_from_slice(&index);
+            msg.control.push((libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, v));
+        }
+    }
+}
