@@ -19,6 +19,7 @@ pub mod aux;
 pub mod cpuid;
 pub mod executor;
 pub mod host;
+pub mod patch;
 pub mod systrap;
 
 use std::sync::Arc;
@@ -181,6 +182,9 @@ pub enum Enter {
     Full,
     /// Carry out the queue, then stop again with [`Trap::OpsDone`].
     Stay,
+    /// Back to the guest, after the stub has made the guest's private futex call itself (see
+    /// [`systrap::Systrap::set_native_futex`]); no operations may be queued.
+    Native,
 }
 
 /// Lowest and one past the highest address that a guest may use.
@@ -202,6 +206,9 @@ pub trait AddressSpace: Send + Sync {
     fn host_pid(&self) -> i32;
     /// Address and length of the vDSO image that every guest has mapped, if the host gives one.
     fn vdso(&self) -> Option<(u64, u64)>;
+    /// An island has been, or is about to be, taken out of the address space: calls that came from its sites do not go back
+    /// through it any more.
+    fn retreat(&self);
     /// Kills the host process now; its threads report [`Trap::Dead`].
     fn kill(&self);
     /// Resident memory of the address space in bytes, and processor time used (user, system, in ns), as the host tells.
@@ -229,6 +236,12 @@ pub trait GuestThread: Send + Sync {
     /// Handle to stop the thread from elsewhere.
     fn interrupter(&self) -> Arc<dyn Interrupter>;
     fn address_space(&self) -> Arc<dyn AddressSpace>;
+    /// Whether the last call came by a signal, not from a patched site.
+    fn trapped(&self) -> bool;
+    /// Handle to what the stub may answer by itself on behalf of this thread.
+    fn self_service(&self) -> Arc<dyn SelfService>;
+    /// GS base as last set by the guest; 0 if it has not set it.
+    fn gs_base(&self) -> u64;
     /// FS base as last set or reported.
     fn fs_base(&self) -> u64;
     /// Starts making a copy of the whole address space (`fork`). The new thread is stopped, with the same registers,
@@ -258,6 +271,15 @@ pub trait Interrupter: Send + Sync {
     fn interrupt(&self);
     /// Whether the thread sleeps in a futex call that the stub made itself. As the guest's memory says: for showing only.
     fn sleeps(&self) -> bool;
+}
+
+/// What a thread's stub answers by itself, without asking. The guest can forge all of it, for itself. Changes hold from its
+/// next call on. A new thread (of `fork` also) starts with none of it.
+pub trait SelfService: Send + Sync {
+    /// The answer to a call of that number with whatever arguments; `None`: ask. Numbers from 192 on are always asked.
+    fn answer(&self, nr: u64, value: Option<u32>);
+    /// With `on`, the stub asks for every call, private futexes included.
+    fn filtered(&self, on: bool);
 }
 
 /// A way to make address spaces.

@@ -30,6 +30,8 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 
 use crate::executor::{Executor, WatchHandle};
+#[allow(unused_imports, reason = "for the documentation")]
+use crate::Enter;
 use crate::{Errno, GuestThread, Platform};
 use births::Births;
 use space::Space;
@@ -101,6 +103,9 @@ pub(crate) struct Stub {
 #[derive(Default)]
 pub(crate) struct Counters {
     pub(crate) syscalls: AtomicU64,
+    pub(crate) patched: AtomicU64,
+    pub(crate) answered: AtomicU64,
+    pub(crate) native: AtomicU64,
     pub(crate) faults: AtomicU64,
     pub(crate) interrupts: AtomicU64,
     pub(crate) forks: AtomicU64,
@@ -178,6 +183,9 @@ impl Systrap {
     /// short is reported as [`crate::Trap::Interrupted`] with `orig_rax` = the number of `futex` and the registers as they
     /// are for a `Trap::Syscall`: nothing has been done, and the kernel goes on as after a call of its own that a signal cut
     /// short (`ERESTARTSYS`). All other interrupts have `orig_rax` = -1.
+    ///
+    /// A thread under [`crate::SelfService::filtered`] asks for these calls, too; [`Enter::Native`] then says "do it". The
+    /// same switch has stubs make `sched_yield` themselves.
     pub fn set_native_futex(&self, on: bool) {
         self.inner.executor.global.set_native_futex(on);
     }
@@ -299,7 +307,10 @@ impl Platform for Systrap {
         let c = &self.inner.counters;
         let e = &self.inner.executor.counters;
         [
-            ("syscalls", &c.syscalls),
+            ("calls trapped", &c.syscalls),
+            ("calls from patched sites", &c.patched),
+            ("calls answered by stubs", &c.answered),
+            ("calls made by stubs", &c.native),
             ("faults", &c.faults),
             ("interrupts", &c.interrupts),
             ("forks", &c.forks),

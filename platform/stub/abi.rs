@@ -21,6 +21,8 @@ use core::sync::atomic::AtomicU32;
 pub const STUB_HI: u32 = 0x7fff;
 /// The stub's ELF image (headers); its text begins one page further on.
 pub const IMAGE_BASE: u64 = 0x7fff_0000_0000;
+/// Where patched calls go to: the first instruction of the text.
+pub const ENTER_AT: u64 = IMAGE_BASE + 0x1000;
 /// End of the room for the image.
 pub const IMAGE_END: u64 = 0x7fff_0100_0000;
 /// Where the host's vvar and vDSO pages are moved to.
@@ -61,8 +63,24 @@ pub const FIRST_FREE_FD: i32 = 4;
 pub const BIRTH_NR: u32 = 0x4e4f;
 /// The one that the stub makes to enter its own SIGSYS handler, when a fresh process has been set up.
 pub const HELLO_NR: u32 = 0x4e4e;
+/// The one that the stub makes on a patched call's way when it needs a signal frame after all (see `enter.rs`).
+pub const FRAME_NR: u32 = 0x4e4d;
+/// The one that reports an interrupt which came while the stub was answering by itself.
+pub const IRQ_NR: u32 = 0x4e4c;
 /// `futex`.
 pub const FUTEX_NR: u64 = 202;
+pub const SCHED_YIELD_NR: u64 = 24;
+
+/// Islands: pages in reach of patched text, divided into slots of code, one for each patched site. The first slot holds
+/// the address of `stub_enter` instead. `src/patch.rs` writes them; the stub reads where it was called from.
+pub const ISLAND_SIZE: u64 = 0x1_0000;
+pub const ISLAND_SLOT: u64 = 64;
+/// Offset in a slot of the code behind the call, which begins with `lea rcx, [rip + d32]`: the address after the guest's
+/// `syscall` instruction. Before it lies a `syscall` instruction for callers without a cell.
+pub const SLOT_AFTER: u64 = 24;
+/// The last word of each slot in use.
+pub const SLOT_MARK_AT: u64 = 56;
+pub const SLOT_MARK: u64 = 0x7570_cbd1_9a4e_03f5;
 
 /// The signal that interrupts a guest thread (SIGUSR1).
 pub const INT_SIGNAL: i32 = 10;
@@ -86,6 +104,8 @@ pub mod kind {
     pub const OP_FAILED: u32 = 5;
     /// A new thread or process is ready; its registers are those of its parent.
     pub const BORN: u32 = 6;
+    /// A system call from a patched site.
+    pub const CALL: u32 = 7;
 }
 
 /// What the stub does after the operations.
@@ -94,6 +114,8 @@ pub mod mode {
     pub const FULL: u32 = 2;
     pub const STAY: u32 = 3;
     pub const EXIT: u32 = 4;
+    /// Back to the guest with the result of its `futex` call, which the stub makes now.
+    pub const NATIVE: u32 = 5;
 }
 
 pub mod op {
@@ -117,7 +139,10 @@ pub mod op {
 
 /// General registers, in the order of the `ucontext` (`REG_R8` … `REG_EFL`), then the system call number.
 pub const NREGS: usize = 19;
+pub const R_R11: usize = 3;
+pub const R_RSI: usize = 9;
 pub const R_RAX: usize = 13;
+pub const R_RCX: usize = 14;
 pub const R_RSP: usize = 15;
 pub const R_RIP: usize = 16;
 pub const R_EFL: usize = 17;
@@ -171,13 +196,29 @@ pub struct Cell {
     pub ops_done: AtomicU32,
     /// Set by the last instruction but one of a thread that exits: its signal stack is free.
     pub gone: AtomicU32,
-    /// The stub's own: an interrupt came while it was in a futex call.
+    /// The stub's own: an interrupt came while it was on a patched call's way or in a futex call.
     pub irq: AtomicU32,
-    pub pad2: [u32; 13],
+    /// `CELL_MAGIC`: by this a patched call knows that GS points to a cell.
+    pub magic: u32,
+    /// Not 0: the Sentry wants to see every call (the guest has set a seccomp filter).
+    pub filtered: AtomicU32,
+    pub pad2: u32,
+    /// Where a patched call goes back to.
+    pub ret: u64,
+    /// Top of this slot's signal stack.
+    pub stack_top: u64,
+    /// Counts of calls that the stub answered by itself, and made itself.
+    pub answered: u64,
+    pub native: u64,
     pub post: Post,
     pub answer: Answer,
     pub ops: [OpSlot; MAX_OPS],
+    /// Answers known in advance, by system call number, each bit inverted; 0: ask the Sentry.
+    pub answers: [AtomicU32; ANSWERS],
 }
+pub const CELL_MAGIC: u32 = 0x5ce1_1a7e;
+/// Numbers below this can have an answer in the cell.
+pub const ANSWERS: usize = 192;
 const _: () = assert!(core::mem::size_of::<Cell>() <= STAGE_IN as usize);
 
 #[repr(C)]

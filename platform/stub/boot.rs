@@ -103,6 +103,8 @@ unsafe extern "C" fn stub_boot(sp: *const u64) -> ! {
         let count = *(stage as *const u64);
         let prog = [count & 0xffff, stage + 8];
         // SECCOMP_SET_MODE_FILTER, SPEC_ALLOW | NEW_LISTENER
+        sys::set_gs_base(AREA_BASE);
+        crate::enter::own_cell(0);
         let listener = must(15, syscall(sys::SECCOMP, [1, 12, addr_of!(prog) as u64, 0, 0, 0]));
         stub_hello(vdso, vdso_len, listener)
     }

@@ -49,7 +49,7 @@ fn want(nr: u64) -> Want {
 
 /// # Safety
 /// `cell` is this thread's own.
-pub unsafe fn prefetch(cell: *mut Cell, nr: u64, gregs: &[u64; 23]) {
+pub unsafe fn prefetch(cell: *mut Cell, nr: u64, gregs: &[u64; R_ORIG]) {
     // SAFETY: guest memory is touched through the copy routines only.
     unsafe {
         let to = cell as u64 + STAGE_IN;

@@ -5,14 +5,17 @@
 //! registers. What keeps it harmless is the seccomp filter (`src/filter.rs`), never a check made in this file.
 //!
 //! The program begins as the zygote (`boot.rs`); each guest process is a fork of it. After boot all code here runs on a
-//! slot's signal stack, within a signal handler or (a new thread) as if within one, with all signals blocked but
-//! SIGSEGV and SIGBUS, which the two copy routines may raise on guest memory and `on_signal` mends.
+//! slot's signal stack: within a signal handler or (a new thread) as if within one, with all signals blocked but
+//! SIGSEGV and SIGBUS, which the two copy routines may raise on guest memory and `on_signal` mends; or on the way of a
+//! patched call (`enter.rs`), with signals open and no signal frame: then `uc` is null and the registers are in the cell.
 #![no_std]
 #![no_main]
 #![no_builtins]
 
 mod abi;
 mod boot;
+mod enter;
+mod fp;
 mod prefetch;
 mod sys;
 
@@ -264,7 +267,6 @@ const G_R8: usize = 0;
 const G_R9: usize = 1;
 const G_R10: usize = 2;
 const G_RDI: usize = 8;
-const G_RSI: usize = 9;
 const G_RDX: usize = 12;
 const G_ERR: usize = 19;
 const G_TRAPNO: usize = 20;
@@ -282,6 +284,7 @@ pub struct SigInfo {
 }
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 
+const SIGILL: i32 = 4;
 const SIGBUS: i32 = 7;
 const SIGSEGV: i32 = 11;
 const SIGSYS: i32 = 31;
@@ -317,34 +320,68 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
                 (*uc).gregs[R_RIP] = stub_cmpxchg_fix as *const () as u64;
                 return;
             }
+            if enter::mend_check(uc) {
+                return;
+            }
         }
+        if sig == SIGILL {
+            if let Some(after) = enter::behind_patched(rip) {
+                (*uc).gregs[R_RIP] = after;
+                return;
+            }
+        }
+        let ours = rip >> 24 == IMAGE_BASE >> 24;
         let slot = (uc as u64).wrapping_sub(ALT_BASE) / ALT_SIZE % MAX_SLOTS as u64;
         let cell = cell_of(slot);
         let post = addr_of_mut!((*cell).post);
+        // A call that came by a slot's slow way: where it goes back to, and where the guest believes that to be.
+        let mut slow = None;
         let kind = match sig {
             SIGSYS => {
                 let nr = if (*info).arch == AUDIT_ARCH_X86_64 { (*info).syscall as u32 as u64 } else { u64::MAX };
+                if ours && nr == FRAME_NR as u64 {
+                    on_frame(cell, uc);
+                    return;
+                }
                 (*post).regs[R_ORIG] = nr;
                 if nr == HELLO_NR as u64 {
                     kind::BORN
-                } else if nr == FUTEX_NR && global().native_futex.load(Relaxed) != 0 && is_private_futex((*uc).gregs[G_RSI]) {
-                    match futex(cell, uc) {
-                        Some(kind) => kind,
-                        None => return,
-                    }
+                } else if ours && nr == IRQ_NR as u64 {
+                    enter::after_tail(cell, uc);
+                    (*post).regs[R_ORIG] = u64::MAX;
+                    kind::INTERRUPTED
                 } else {
-                    prefetch::prefetch(cell, nr, &(*uc).gregs);
-                    kind::SYSCALL
+                    if let Some(view) = enter::view_of_slow(rip) {
+                        slow = Some((rip, view));
+                        (*uc).gregs[R_RIP] = view;
+                        (*uc).gregs[R_RCX] = view;
+                    }
+                    if natively(cell, nr, (*uc).gregs[R_RSI]) {
+                        if nr == SCHED_YIELD_NR {
+                            (*uc).gregs[R_RAX] = syscall(sys::SCHED_YIELD, [0; 6]).0 as u64;
+                            return;
+                        }
+                        match futex(cell, gprs(uc), false) {
+                            Some(kind) => kind,
+                            None => return,
+                        }
+                    } else {
+                        prefetch::prefetch(cell, nr, gprs(uc));
+                        kind::SYSCALL
+                    }
                 }
             }
             INT_SIGNAL => {
-                if rip >> 24 == IMAGE_BASE >> 24 {
-                    // All of our code keeps this signal out but `stub_wait`.
-                    (*cell).irq.store(1, Relaxed);
+                if ours {
+                    // Within a signal handler all of our code keeps this signal out but `stub_wait`.
                     if rip >= stub_wait_begin as *const () as u64 && rip <= stub_wait_insn as *const () as u64 {
                         (*uc).gregs[R_RIP] = stub_wait_abort as *const () as u64;
                     }
-                    return;
+                    if let enter::Found::Noted = enter::interrupted_here(cell, uc) {
+                        return;
+                    }
+                } else {
+                    enter::interrupted_in_guest(uc);
                 }
                 (*post).regs[R_ORIG] = u64::MAX;
                 kind::INTERRUPTED
@@ -361,7 +398,51 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
         };
         post_context(cell, uc, kind);
         serve(cell, uc);
+        if let Some((after, view)) = slow {
+            if (*uc).gregs[R_RIP] == view {
+                (*uc).gregs[R_RIP] = after;
+            }
+        }
     }
+}
+
+/// A patched call goes on upon a signal frame: the answer is in the cell, and not begun.
+unsafe fn on_frame(cell: *mut Cell, uc: *mut UContext) {
+    // SAFETY: `cell` and `uc` are this thread's own.
+    unsafe {
+        copy_regs(addr_of_mut!((*uc).gregs).cast(), addr_of!((*cell).post.regs).cast());
+        serve_answer(cell, uc);
+        while (*cell).irq.swap(0, Relaxed) != 0 {
+            (*cell).post.regs[R_ORIG] = u64::MAX;
+            post_context(cell, uc, kind::INTERRUPTED);
+            serve(cell, uc);
+        }
+    }
+}
+
+/// All but the call's number.
+pub unsafe fn copy_regs(to: *mut u64, from: *const u64) {
+    let mut i = 0;
+    while i < R_ORIG {
+        // SAFETY: both sides have that many.
+        unsafe { *to.add(i) = *from.add(i) };
+        i += 1;
+    }
+}
+
+/// The general registers of a context, in the order of `Post::regs`.
+unsafe fn gprs<'a>(uc: *mut UContext) -> &'a mut [u64; R_ORIG] {
+    // SAFETY: `gregs` begins with them.
+    unsafe { &mut *addr_of_mut!((*uc).gregs).cast() }
+}
+
+/// Whether the stub makes this call (second argument `a1`) itself.
+unsafe fn natively(cell: *mut Cell, nr: u64, a1: u64) -> bool {
+    // SAFETY: `cell` is this thread's own.
+    let filtered = unsafe { (*cell).filtered.load(Relaxed) };
+    (nr == FUTEX_NR && is_private_futex(a1) || nr == SCHED_YIELD_NR)
+        && filtered == 0
+        && global().native_futex.load(Relaxed) != 0
 }
 
 /// Whether a futex operation (`rsi`) concerns this process alone, and is one that the filter lets through: WAIT, WAKE,
@@ -371,31 +452,42 @@ fn is_private_futex(op: u64) -> bool {
     op & 0x80 != 0 && op & !0x18f == 0 && (1 << (op & 0xf)) & 0b110_0011_1011 != 0
 }
 
-/// Makes the guest's futex call here. `None`: done, back to the guest. Else an interrupt came: with the call's number still
-/// in `orig_rax` if the call has to be made again, with -1 there if its result is in `rax`.
-unsafe fn futex(cell: *mut Cell, uc: *mut UContext) -> Option<u32> {
-    // SAFETY: `cell` and `uc` are this thread's own; the call itself is the guest's, on its own memory.
+/// Makes the guest's futex call here; `open` if our interrupt is not kept out. `None`: done, back to the guest. Else an
+/// interrupt came: with the call's number still in `orig_rax` if the call has to be made again, with -1 there if its
+/// result is in `rax`.
+unsafe fn futex(cell: *mut Cell, g: &mut [u64; R_ORIG], open: bool) -> Option<u32> {
+    // SAFETY: `cell` is this thread's own; the call itself is the guest's, on its own memory.
     unsafe {
-        let g = &mut (*uc).gregs;
-        let args = [g[G_RDI], g[G_RSI], g[G_RDX], g[G_R10], g[G_R8], g[G_R9]];
+        let args = [g[G_RDI], g[R_RSI], g[G_RDX], g[G_R10], g[G_R8], g[G_R9]];
         let waits = matches!(args[1] & 0xf, 0 | 9);
         if !waits {
             g[R_RAX] = syscall(sys::FUTEX, args).0 as u64;
             return None;
         }
-        (*cell).irq.store(0, Relaxed);
-        (*cell).state.store(state::WAITING, Relaxed);
-        let mask = 1u64 << (INT_SIGNAL - 1);
-        let r = stub_wait(args.as_ptr(), &mask);
-        (*cell).state.store(state::RUNNING, Relaxed);
+        let r = if open {
+            (*cell).state.store(state::WAITING, Relaxed);
+            let r = enter::stub_wait_open(args.as_ptr(), addr_of!((*cell).irq));
+            (*cell).state.store(state::RUNNING, Relaxed);
+            r
+        } else {
+            (*cell).irq.store(0, Relaxed);
+            (*cell).state.store(state::WAITING, Relaxed);
+            let mask = 1u64 << (INT_SIGNAL - 1);
+            let r = stub_wait(args.as_ptr(), &mask);
+            (*cell).state.store(state::RUNNING, Relaxed);
+            r
+        };
         let irq = (*cell).irq.load(Relaxed) != 0;
         if r == -ERESTARTSYS || (irq && r == -EINTR) {
+            (*cell).irq.store(0, Relaxed);
             return Some(kind::INTERRUPTED);
         }
         g[R_RAX] = r as u64;
-        if !irq {
+        if open || !irq {
+            // If an interrupt came, it is seen on the way out.
             return None;
         }
+        (*cell).irq.store(0, Relaxed);
         (*cell).post.regs[R_ORIG] = u64::MAX;
         Some(kind::INTERRUPTED)
     }
@@ -406,11 +498,7 @@ unsafe fn post_context(cell: *mut Cell, uc: *mut UContext, kind: u32) {
     // SAFETY: `cell` and `uc` are this thread's own.
     unsafe {
         let post = addr_of_mut!((*cell).post);
-        let mut i = 0;
-        while i < R_ORIG {
-            (*post).regs[i] = (*uc).gregs[i];
-            i += 1;
-        }
+        copy_regs(addr_of_mut!((*post).regs).cast(), addr_of!((*uc).gregs).cast());
         (*post).fs_base = sys::fs_base();
         (*post).gs_base = sys::gs_base();
         post_kind(cell, kind);
@@ -461,10 +549,39 @@ unsafe fn wait_answer(cell: *mut Cell) {
 unsafe fn serve(cell: *mut Cell, uc: *mut UContext) {
     // SAFETY: `cell` and `uc` are this thread's own.
     unsafe {
+        wait_answer(cell);
+        serve_answer(cell, uc)
+    }
+}
+
+/// Whether operations can only be carried out upon a signal frame.
+unsafe fn needs_frame(cell: *mut Cell, nops: usize) -> bool {
+    let mut i = 0;
+    while i < nops && i < MAX_OPS {
+        // SAFETY: in bounds of this thread's own cell.
+        if matches!(unsafe { (*cell).ops[i].code }, op::SET_GS | op::SAVE_FP | op::RESTORE_FP) {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+/// The same, with the first answer in the cell.
+unsafe fn serve_answer(cell: *mut Cell, uc: *mut UContext) {
+    // SAFETY: `cell` and `uc` are this thread's own.
+    unsafe {
+        let mut first = true;
         loop {
-            wait_answer(cell);
+            if !first {
+                wait_answer(cell);
+            }
+            first = false;
             let mode = (*cell).answer.mode;
             let nops = (*cell).answer.nops as usize;
+            if uc.is_null() && needs_frame(cell, nops) {
+                enter::make_frame();
+            }
             (*cell).post.efault = 0;
             let mut failed = 0;
             let mut i = 0;
@@ -489,7 +606,7 @@ unsafe fn serve(cell: *mut Cell, uc: *mut UContext) {
             }
             if failed == -1 {
                 (*cell).post.tid = 0;
-                post_context(cell, uc, kind::BORN);
+                post_any(cell, uc, kind::BORN);
                 continue;
             }
             if failed != 0 {
@@ -502,20 +619,51 @@ unsafe fn serve(cell: *mut Cell, uc: *mut UContext) {
             match mode {
                 mode::RETURN => {
                     let efault = (*cell).post.efault != 0;
-                    (*uc).gregs[R_RAX] = if efault { -(EFAULT as i64) as u64 } else { (*cell).answer.regs[R_RAX] };
+                    let rax = if efault { -(EFAULT as i64) as u64 } else { (*cell).answer.regs[R_RAX] };
+                    if uc.is_null() {
+                        (*cell).post.regs[R_RAX] = rax;
+                    } else {
+                        (*uc).gregs[R_RAX] = rax;
+                    }
                     return;
                 }
                 mode::FULL => {
-                    let mut r = 0;
-                    while r < R_ORIG {
-                        (*uc).gregs[r] = (*cell).answer.regs[r];
-                        r += 1;
+                    let regs = addr_of!((*cell).answer.regs);
+                    if uc.is_null() {
+                        (*cell).ret = (*regs)[R_RIP];
+                        copy_regs(addr_of_mut!((*cell).post.regs).cast(), regs.cast());
+                    } else {
+                        copy_regs(addr_of_mut!((*uc).gregs).cast(), regs.cast());
                     }
                     return;
+                }
+                mode::NATIVE => {
+                    let g: &mut [u64; R_ORIG] = if uc.is_null() {
+                        &mut *addr_of_mut!((*cell).post.regs).cast()
+                    } else {
+                        gprs(uc)
+                    };
+                    (*cell).native = (*cell).native.wrapping_add(1);
+                    match futex(cell, g, uc.is_null()) {
+                        Some(kind) => post_any(cell, uc, kind),
+                        None => return,
+                    }
                 }
                 mode::EXIT => stub_exit(addr_of!((*cell).gone)),
                 _ => post_kind(cell, kind::OPS_DONE),
             }
+        }
+    }
+}
+
+/// Posts with the registers where they are.
+unsafe fn post_any(cell: *mut Cell, uc: *mut UContext, kind: u32) {
+    // SAFETY: `cell` and `uc` are this thread's own.
+    unsafe {
+        if uc.is_null() {
+            enter::post_cell(cell, kind);
+        } else {
+            post_context(cell, uc, kind);
         }
     }
 }
@@ -548,17 +696,24 @@ unsafe fn carry_out(cell: *mut Cell, uc: *mut UContext, op: *const OpSlot) -> Re
             },
             op::SET_FS => sys::set_fs_base(a[0]),
             op::SET_GS => sys::set_gs_base(a[0]),
-            op::SAVE_FP => fp_save(uc, a[0])?,
-            op::RESTORE_FP => fp_restore(uc, a[0])?,
+            op::SAVE_FP => fp::fp_save(uc, a[0])?,
+            op::RESTORE_FP => fp::fp_restore(uc, a[0])?,
             op::FORK => {
+                // The child has the stack, not the cell.
+                let mut regs = [0u64; NREGS];
+                copy_regs(regs.as_mut_ptr(), addr_of!((*cell).post.regs).cast());
+                let ret = (*cell).ret;
                 let pid = stub_fork(a[0]);
                 if pid == 0 {
+                    copy_regs(addr_of_mut!((*cell).post.regs).cast(), regs.as_ptr());
+                    (*cell).ret = ret;
+                    enter::own_cell((cell as u64 - AREA_BASE) / SLOT_SIZE);
                     return Ok(true);
                 }
                 SysResult(pid).check()?;
             }
             op::THREAD => {
-                let tid = spawn_thread(uc, a[0], a[1], a[2])?;
+                let tid = spawn_thread(cell, uc, a[0], a[1], a[2])?;
                 (*cell).post.tid = tid;
             }
             _ => return Err(EINVAL),
@@ -567,102 +722,25 @@ unsafe fn carry_out(cell: *mut Cell, uc: *mut UContext, op: *const OpSlot) -> Re
     }
 }
 
-const FP_LEGACY: u64 = 512;
-const FP_SW: u64 = 464;
-const FP_MAGIC1: u32 = 0x4650_5853;
-const XSTATE_HEADER: u64 = 64;
-
-/// Bytes of the frame's floating point state, all included.
-unsafe fn fp_size(fp: u64) -> u64 {
-    // SAFETY: the kernel put at least the legacy area there.
-    unsafe {
-        if *((fp + FP_SW) as *const u32) != FP_MAGIC1 {
-            return FP_LEGACY;
-        }
-        (*((fp + FP_SW + 4) as *const u32) as u64).clamp(FP_LEGACY, ALT_SIZE / 4)
-    }
-}
-
-/// Makes the state that the frame will load the initial one.
-unsafe fn fp_reset(fp: u64) {
-    // SAFETY: as in `fp_size`.
-    unsafe {
-        let size = fp_size(fp);
-        let mut at = 0;
-        while at < 416 {
-            *((fp + at) as *mut u64) = 0;
-            at += 8;
-        }
-        *(fp as *mut u16) = 0x37f;
-        *((fp + 24) as *mut u32) = 0x1f80;
-        if size >= FP_LEGACY + XSTATE_HEADER {
-            *((fp + FP_LEGACY) as *mut u64) = 0;
-        }
-    }
-}
-
-unsafe fn fp_save(uc: *mut UContext, to: u64) -> Result<(), i32> {
-    // SAFETY: the frame is this thread's own.
-    unsafe {
-        let fp = (*uc).fpstate;
-        if stub_copy(to, fp, fp_size(fp)) != 0 {
-            return Err(EFAULT);
-        }
-        fp_reset(fp);
-        Ok(())
-    }
-}
-
-/// Loads state from guest memory. The kernel's own marks in the frame stay; what the guest may choose is the legacy
-/// area, which components are present (of those this host has), and their contents.
-unsafe fn fp_restore(uc: *mut UContext, from: u64) -> Result<(), i32> {
-    // SAFETY: the frame is this thread's own; copies from guest memory go through `stub_copy`.
-    unsafe {
-        let fp = (*uc).fpstate;
-        if from == 0 {
-            fp_reset(fp);
-            return Ok(());
-        }
-        let size = fp_size(fp);
-        if stub_copy(fp, from, FP_SW) != 0 {
-            fp_reset(fp);
-            return Err(EFAULT);
-        }
-        let mxcsr = (fp + 24) as *mut u32;
-        *mxcsr &= 0xffff;
-        if size < FP_LEGACY + XSTATE_HEADER + 4 {
-            return Ok(());
-        }
-        let header = (fp + FP_LEGACY) as *mut u64;
-        let mut sw = [0u32; 4];
-        let short = stub_copy(addr_of_mut!(sw) as u64, from + FP_SW, 16);
-        let mut guest_header = [0u64; 1];
-        if short != 0 || sw[0] != FP_MAGIC1 || stub_copy(addr_of_mut!(guest_header) as u64, from + FP_LEGACY, 8) != 0 {
-            // Only x87 and SSE.
-            *header = 3;
-            return Ok(());
-        }
-        let have = *((fp + FP_SW + 8) as *const u64);
-        let rest = size - FP_LEGACY - XSTATE_HEADER - 4;
-        if stub_copy(fp + FP_LEGACY + XSTATE_HEADER, from + FP_LEGACY + XSTATE_HEADER, rest) != 0 {
-            fp_reset(fp);
-            return Err(EFAULT);
-        }
-        *header = guest_header[0] & have;
-        Ok(())
-    }
-}
-
 /// Makes a host thread whose context is a copy of this one's, on the signal stack of `slot`.
-unsafe fn spawn_thread(uc: *mut UContext, slot: u64, set_fs: u64, fs: u64) -> Result<i32, i32> {
+unsafe fn spawn_thread(cell: *mut Cell, uc: *mut UContext, slot: u64, set_fs: u64, fs: u64) -> Result<i32, i32> {
     if slot >= MAX_SLOTS as u64 {
         return Err(EINVAL);
     }
     // SAFETY: the Sentry gives out a slot once at a time, so nothing else runs on that stack.
     unsafe {
         let base = ALT_BASE + slot * ALT_SIZE;
+        if uc.is_null() {
+            // The vector registers go with the clone.
+            let new = cell_of(slot);
+            copy_regs(addr_of_mut!((*new).post.regs).cast(), addr_of!((*cell).post.regs).cast());
+            (*new).ret = (*cell).ret;
+            let tid = stub_thread(base + ALT_SIZE - 64, slot, 0, set_fs, fs);
+            SysResult(tid).check()?;
+            return Ok(tid as i32);
+        }
         let fp = (*uc).fpstate;
-        let fp_len = fp_size(fp);
+        let fp_len = fp::fp_size(fp);
         let new_fp = (base + ALT_SIZE - fp_len - 64) & !63;
         let new_uc = new_fp - (fp - uc as u64);
         if new_uc < base + ALT_SIZE / 2 || new_uc > new_fp {
@@ -688,9 +766,13 @@ unsafe extern "C" fn stub_thread_main(slot: u64, uc: *mut UContext, set_fs: u64,
         if set_fs != 0 {
             sys::set_fs_base(fs);
         }
+        enter::own_cell(slot);
         let cell = cell_of(slot);
-        post_context(cell, uc, kind::BORN);
+        post_any(cell, uc, kind::BORN);
         serve(cell, uc);
+        if uc.is_null() {
+            enter::leave();
+        }
         stub_resume(uc)
     }
 }

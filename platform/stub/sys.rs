@@ -10,6 +10,7 @@ pub const MMAP: u32 = 9;
 pub const MUNMAP: u32 = 11;
 pub const RT_SIGACTION: u32 = 13;
 pub const RT_SIGPROCMASK: u32 = 14;
+pub const SCHED_YIELD: u32 = 24;
 pub const MREMAP: u32 = 25;
 pub const MSYNC: u32 = 26;
 pub const MADVISE: u32 = 28;

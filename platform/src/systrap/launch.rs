@@ -177,3 +177,33 @@ pub(super) fn fp_state_size() -> usize {
     let leaf = std::arch::x86_64::__cpuid_count(0xd, 0);
     (leaf.ebx as usize + 4).next_multiple_of(64).max(576)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions, OpKind, Register};
+
+    /// What the guest has in its vector registers stays there while the stub runs on a patched call's way.
+    #[test]
+    fn the_stub_uses_general_registers_only() {
+        let text = stub_text().unwrap();
+        // The file's part of it begins with the first page behind the headers.
+        let start = (text.start - abi::IMAGE_BASE) as usize;
+        let code = &STUB[start..start + (text.end - text.start) as usize];
+        let mut decoder = Decoder::with_ip(64, code, text.start, DecoderOptions::NONE);
+        let mut n = 0;
+        while decoder.can_decode() {
+            let insn = decoder.decode();
+            n += 1;
+            assert!(!insn.is_invalid(), "{:#x}", insn.ip());
+            for i in 0..insn.op_count() {
+                if insn.op_kind(i) == OpKind::Register {
+                    let r = insn.op_register(i);
+                    assert!((Register::AL..=Register::R15).contains(&r), "{r:?} at {:#x}", insn.ip());
+                }
+            }
+        }
+        assert!(n > 500);
+        assert_eq!(code[..3], [0x48, 0x89, 0xc1], "patched calls enter here");
+    }
+}

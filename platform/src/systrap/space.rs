@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::*};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -36,6 +36,8 @@ pub(super) struct Space {
     /// Somebody asked for its end.
     killed: AtomicBool,
     slots: Mutex<Slots>,
+    /// How often a way back through an island has been taken away.
+    pub(super) retreats: AtomicU64,
 }
 
 struct Slots {
@@ -65,6 +67,7 @@ impl Space {
             life: RwLock::new(None),
             killed: AtomicBool::new(false),
             slots: Mutex::new(Slots { used, free: Vec::new(), next: 0 }),
+            retreats: AtomicU64::new(0),
         })
     }
 
@@ -215,6 +218,9 @@ impl AddressSpace for Space {
     }
     fn vdso(&self) -> Option<(u64, u64)> {
         self.inner.vdso
+    }
+    fn retreat(&self) {
+        self.retreats.fetch_add(1, SeqCst);
     }
     fn kill(&self) {
         self.killed.store(true, Release);

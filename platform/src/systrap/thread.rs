@@ -11,8 +11,8 @@ use super::births::Birth;
 use super::space::{Fate, Space};
 use super::watched::{Area, Watched};
 use crate::{
-    host, AddressSpace, Enter, Errno, Fault, GuestThread, Interrupter, Op, OpsSettled, Regs, Trap, GUEST_MAX,
-    GUEST_MIN, PAGE_SIZE,
+    host, AddressSpace, Enter, Errno, Fault, GuestThread, Interrupter, Op, OpsSettled, Regs, SelfService, Trap,
+    GUEST_MAX, GUEST_MIN, PAGE_SIZE,
 };
 
 impl Regs {
@@ -67,6 +67,10 @@ pub(super) struct Thread {
     efault: bool,
     prefetched: Vec<u8>,
     prefetched_at: u64,
+    gs_base: u64,
+    /// The last call came by a patched site, before the space's so many-th retreat from one.
+    patched: Option<u64>,
+    counted: (u64, u64),
     forking: Option<Result<Forking, Errno>>,
     starting: Option<Result<Starting, Errno>>,
 }
@@ -107,6 +111,8 @@ impl Thread {
     fn with(space: Arc<Space>, watched: Arc<Watched>, tid: i32) -> Self {
         space.register(&watched);
         let slot = watched.slot;
+        space.area.reset(slot);
+        let counted = space.area.counts(slot);
         Thread {
             space,
             slot,
@@ -126,6 +132,9 @@ impl Thread {
             efault: false,
             prefetched: Vec::new(),
             prefetched_at: 0,
+            gs_base: 0,
+            patched: None,
+            counted,
             forking: None,
             starting: None,
         }
@@ -167,7 +176,14 @@ impl Thread {
             }
         }
         let last = self.sent == self.queue.len();
-        let how = if failed.is_some() || !last { Enter::Stay } else { self.then };
+        let mut how = if failed.is_some() || !last { Enter::Stay } else { self.then };
+        if self.patched.is_some_and(|p| how == Enter::Return && p != self.space.retreats.load(Relaxed)) {
+            // The way back through the island may be gone.
+            how = Enter::Full;
+            if self.efault {
+                self.regs.rax = -libc::EFAULT as i64 as u64;
+            }
+        }
         let seq = self.shared.seq.fetch_add(1, Relaxed).wrapping_add(1);
         if stage.ops > 0 {
             self.space.inner.counters.rounds.fetch_add(1, Relaxed);
@@ -178,6 +194,7 @@ impl Thread {
             Enter::Return => mode::RETURN,
             Enter::Full => mode::FULL,
             Enter::Stay => mode::STAY,
+            Enter::Native => mode::NATIVE,
         };
         self.area().write_answer(self.slot, code, stage.ops as u32, seq, regs.as_ref(), rax);
         self.expect = if how == Enter::Stay { Expect::Round } else { Expect::Guest };
@@ -283,10 +300,12 @@ impl Thread {
                 }
                 None => self.violation("an operation failed that it was not given", post.kind).map(Some),
             },
-            (Expect::Guest, kind::SYSCALL | kind::FAULT | kind::INTERRUPTED | kind::BORN) => {
+            (Expect::Guest, kind::SYSCALL | kind::CALL | kind::FAULT | kind::INTERRUPTED | kind::BORN) => {
                 self.stop();
                 self.regs = Regs::from_array(post.regs);
                 self.fs_base = post.fs_base;
+                self.gs_base = post.gs_base;
+                self.patched = (post.kind == kind::CALL).then(|| self.space.retreats.load(Relaxed));
                 let counters = &self.space.inner.counters;
                 Poll::Ready(Some(match post.kind {
                     kind::FAULT => {
@@ -309,9 +328,13 @@ impl Thread {
                     }
                     // A guest that makes our own greeting call has made a call that does not exist.
                     _ => {
-                        counters.syscalls.fetch_add(1, Relaxed);
+                        if post.kind == kind::CALL {
+                            counters.patched.fetch_add(1, Relaxed);
+                        } else {
+                            counters.syscalls.fetch_add(1, Relaxed);
+                        }
                         let len = post.pre_len as usize;
-                        if post.kind == kind::SYSCALL && len > 0 && post.pre_addr < GUEST_MAX {
+                        if post.kind != kind::BORN && len > 0 && post.pre_addr < GUEST_MAX {
                             let room = GUEST_MAX - post.pre_addr;
                             let len = len.min(usize::try_from(room).unwrap_or(usize::MAX));
                             self.space.area.stage_in(self.slot, len, &mut self.prefetched);
@@ -602,6 +625,20 @@ impl GuestThread for Thread {
     fn interrupter(&self) -> Arc<dyn Interrupter> {
         Arc::new(Interrupt { space: Arc::downgrade(&self.space), slot: self.slot, shared: self.shared.clone() })
     }
+    fn trapped(&self) -> bool {
+        self.patched.is_none()
+    }
+    fn gs_base(&self) -> u64 {
+        let ours = abi::AREA_BASE..abi::AREA_BASE + abi::AREA_SIZE;
+        if ours.contains(&self.gs_base) {
+            0
+        } else {
+            self.gs_base
+        }
+    }
+    fn self_service(&self) -> Arc<dyn SelfService> {
+        Arc::new(Cellar { area: self.space.area.clone(), slot: self.slot })
+    }
     fn address_space(&self) -> Arc<dyn AddressSpace> {
         self.space.clone()
     }
@@ -626,6 +663,22 @@ impl GuestThread for Thread {
 
 fn settled(shared: &Shared, area: &Area, fate: &Fate, slot: usize) -> bool {
     area.ops_done(slot) == shared.seq.load(Relaxed) || fate.dead().is_some()
+}
+
+struct Cellar {
+    area: Arc<Area>,
+    slot: usize,
+}
+
+impl SelfService for Cellar {
+    fn answer(&self, nr: u64, value: Option<u32>) {
+        if let Some(nr) = usize::try_from(nr).ok().filter(|nr| *nr < abi::ANSWERS) {
+            self.area.set_answer(self.slot, nr, value);
+        }
+    }
+    fn filtered(&self, on: bool) {
+        self.area.set_filtered(self.slot, on);
+    }
 }
 
 struct Interrupt {
@@ -668,8 +721,20 @@ impl Wake for Orphan {
     }
 }
 
+impl Thread {
+    /// Adds what the stub did by itself to the counters.
+    fn count(&mut self) {
+        let (answered, native) = self.area().counts(self.slot);
+        let counters = &self.space.inner.counters;
+        counters.answered.fetch_add(answered.wrapping_sub(self.counted.0), Relaxed);
+        counters.native.fetch_add(native.wrapping_sub(self.counted.1), Relaxed);
+        self.counted = (answered, native);
+    }
+}
+
 impl Drop for Thread {
     fn drop(&mut self) {
+        self.count();
         if let Some(Ok(forking)) = self.forking.take() {
             self.space.inner.births.forget(&forking.birth);
         }

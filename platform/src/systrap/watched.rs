@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use super::abi::{self, state, Answer, Cell, Global, OpSlot, Post};
 
 /// A memfd mapped shared and writable here, sealed against resizing.
-struct Mapping {
+pub(crate) struct Mapping {
     base: NonNull<u8>,
     len: usize,
 }
@@ -28,8 +28,18 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     fn new(name: &std::ffi::CStr, len: usize) -> io::Result<(Self, OwnedFd)> {
         let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        Self::of(fd, len, SealFlag::empty())
+    }
+    /// One whose descriptor gives nobody else leave to write, and whose pages may be executed.
+    pub(crate) fn only_writer(name: &std::ffi::CStr, len: usize) -> io::Result<(Self, OwnedFd)> {
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        // As for the stub's image.
+        let fd = memfd_create(name, flags | MFdFlags::from_bits_retain(libc::MFD_EXEC))
+            .or_else(|_| memfd_create(name, flags))?;
+        Self::of(fd, len, SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE))
+    }
+    fn of(fd: OwnedFd, len: usize, seals: SealFlag) -> io::Result<(Self, OwnedFd)> {
         nix::unistd::ftruncate(&fd, len as i64)?;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL))?;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let base = unsafe {
             libc::mmap(
@@ -45,7 +55,13 @@ impl Mapping {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok((Mapping { base, len }, fd))
+        let mapping = Mapping { base, len };
+        let fixed = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(fixed | seals))?;
+        Ok((mapping, fd))
+    }
+    pub(crate) fn base(&self) -> *mut u8 {
+        self.base.as_ptr()
     }
 }
 
@@ -112,6 +128,29 @@ impl Area {
     pub(crate) fn gone(&self, slot: usize) -> &AtomicU32 {
         // SAFETY: as above.
         unsafe { &*addr_of!((*self.cell(slot)).gone) }
+    }
+    /// A new thread begins in the slot: nothing of an earlier one's is left.
+    pub(crate) fn reset(&self, slot: usize) {
+        self.set_filtered(slot, false);
+        for nr in 0..abi::ANSWERS {
+            self.set_answer(slot, nr, None);
+        }
+    }
+    /// What the stub answers to call `nr` by itself.
+    pub(crate) fn set_answer(&self, slot: usize, nr: usize, answer: Option<u32>) {
+        assert!(nr < abi::ANSWERS);
+        // SAFETY: an aligned word of the live mapping, only accessed as an atomic.
+        unsafe { &(*addr_of!((*self.cell(slot)).answers))[nr] }.store(answer.map_or(0, |a| !a), Release);
+    }
+    pub(crate) fn set_filtered(&self, slot: usize, on: bool) {
+        // SAFETY: as above.
+        unsafe { &*addr_of!((*self.cell(slot)).filtered) }.store(on.into(), SeqCst);
+    }
+    /// The stub's counts of calls that it answered, and made, by itself. It may say what it likes.
+    pub(crate) fn counts(&self, slot: usize) -> (u64, u64) {
+        let cell = self.cell(slot);
+        // SAFETY: in the live mapping; volatile, because the guest may write meanwhile.
+        unsafe { (addr_of!((*cell).answered).read_volatile(), addr_of!((*cell).native).read_volatile()) }
     }
     /// The one read of what the stub posted.
     pub(crate) fn read_post(&self, slot: usize) -> Post {

@@ -1,0 +1,443 @@
+//! The way of a patched call: from the slot of its site (see `ISLAND_SLOT`) into the stub and back, without a signal.
+//!
+//! GS points to the thread's cell, so no register is needed to find it. The guest's registers go straight into
+//! `Cell::post.regs`, which stays the one place they are in until the call is over; the code then runs on the slot's
+//! signal stack (the guest's may be unusable, and has a red zone). No vector register is touched: what the guest has in
+//! them stays there. An answer that needs them in memory (a signal frame) goes by [`make_frame`].
+//!
+//! # Interrupts
+//! Unlike in a signal handler, our interrupt is not kept out here. The handler finds out how far the call has got:
+//!
+//! ```text
+//!   slot, before    stub_enter … tail          stub_call … stub_leave          stub_leave … end      slot, behind
+//!   rewound         rewound | goes by IRQ_NR   `irq` is set, seen at leave     the call is over      the call is over
+//! ```
+//!
+//! "Rewound" is: the guest is seen at its `syscall` instruction (or the `mov` before it), with the registers it had.
+
+use crate::abi::*;
+use crate::{sys, UContext};
+use core::mem::offset_of;
+use core::ptr::addr_of_mut;
+use core::sync::atomic::Ordering::Relaxed;
+
+const REGS: usize = offset_of!(Cell, post) + offset_of!(Post, regs);
+
+core::arch::global_asm!(
+    r#"
+    // First of the text: ENTER_AT.
+    .pushsection .text.enter, "ax"
+    // From a slot: rax is the call's number, r11 the slot's code behind the call, all else the guest's.
+    .balign 64
+    .globl stub_enter
+stub_enter:
+    mov rcx, rax
+    lahf
+    seto al
+    .globl stub_enter_check
+stub_enter_check:
+    // Faults or differs if the guest has set GS.
+    cmp dword ptr gs:[{magic_at}], {magic}
+    jne stub_enter_slow
+    .globl stub_enter_store
+stub_enter_store:
+    mov gs:[{regs} + 8*18], rcx
+    cmp rcx, {answers}
+    jae stub_call
+    mov ecx, gs:[{answers_at} + rcx*4]
+    test ecx, ecx
+    jz stub_call
+    inc qword ptr gs:[{answered_at}]
+    .globl stub_enter_tail
+stub_enter_tail:
+    add al, 0x7f
+    sahf
+    mov eax, ecx
+    not eax
+    jmp r11
+
+    // Without a cell: by the slot's `syscall`.
+    .globl stub_enter_slow
+stub_enter_slow:
+    add al, 0x7f
+    sahf
+    mov rax, rcx
+    lea r11, [r11 - 2]
+    jmp r11
+
+    // An interrupt came while the tail above ran.
+    .globl stub_enter_irq
+stub_enter_irq:
+    mov gs:[{regs} + 8*13], rax
+    mov eax, {irq_nr}
+    syscall
+    .globl stub_enter_irq_end
+stub_enter_irq_end:
+    hlt
+
+    .globl stub_call
+stub_call:
+    mov gs:[{regs} + 8*15], rsp
+    mov rsp, gs:[{stack_at}]
+    add al, 0x7f
+    sahf
+    pushfq
+    cld
+    mov gs:[{regs} + 8*0], r8
+    mov gs:[{regs} + 8*1], r9
+    mov gs:[{regs} + 8*2], r10
+    mov gs:[{regs} + 8*4], r12
+    mov gs:[{regs} + 8*5], r13
+    mov gs:[{regs} + 8*6], r14
+    mov gs:[{regs} + 8*7], r15
+    mov gs:[{regs} + 8*8], rdi
+    mov gs:[{regs} + 8*9], rsi
+    mov gs:[{regs} + 8*10], rbp
+    mov gs:[{regs} + 8*11], rbx
+    mov gs:[{regs} + 8*12], rdx
+    pop rcx
+    mov gs:[{regs} + 8*17], rcx
+    mov gs:[{regs} + 8*3], rcx
+    mov gs:[{ret_at}], r11
+    movsxd rcx, dword ptr [r11 + 3]
+    lea rcx, [r11 + rcx + 7]
+    mov gs:[{regs} + 8*14], rcx
+    mov gs:[{regs} + 8*16], rcx
+    mov qword ptr gs:[{regs} + 8*13], -38
+    rdgsbase rdi
+    call stub_patched
+
+    // Back to the guest, with all registers as they are in the cell.
+    .globl stub_leave
+stub_leave:
+    cmp dword ptr gs:[{irq_at}], 0
+    jne 2f
+    push qword ptr gs:[{regs} + 8*17]
+    popfq
+    mov r8, gs:[{regs} + 8*0]
+    mov r9, gs:[{regs} + 8*1]
+    mov r10, gs:[{regs} + 8*2]
+    mov r11, gs:[{regs} + 8*3]
+    mov r12, gs:[{regs} + 8*4]
+    mov r13, gs:[{regs} + 8*5]
+    mov r14, gs:[{regs} + 8*6]
+    mov r15, gs:[{regs} + 8*7]
+    mov rdi, gs:[{regs} + 8*8]
+    mov rsi, gs:[{regs} + 8*9]
+    mov rbp, gs:[{regs} + 8*10]
+    mov rbx, gs:[{regs} + 8*11]
+    mov rdx, gs:[{regs} + 8*12]
+    mov rax, gs:[{regs} + 8*13]
+    mov rcx, gs:[{regs} + 8*14]
+    mov rsp, gs:[{regs} + 8*15]
+    jmp qword ptr gs:[{ret_at}]
+    .globl stub_leave_end
+stub_leave_end:
+2:  rdgsbase rdi
+    call stub_patched_irq
+    jmp stub_leave
+    .popsection
+
+    // frame(): a call that the filter traps
+    .globl stub_frame
+stub_frame:
+    mov eax, {frame_nr}
+    syscall
+    hlt
+
+    // wait_open(args rdi, irq rsi) -> the futex call's result, or -ERESTARTSYS if an interrupt came before it was made
+    .globl stub_wait_open
+    .globl stub_wait_open_begin
+    .globl stub_wait_open_insn
+    .globl stub_wait_open_abort
+stub_wait_open:
+    mov rcx, rdi
+    mov r11, rsi
+    mov rdi, [rcx]
+    mov rsi, [rcx + 8]
+    mov rdx, [rcx + 16]
+    mov r10, [rcx + 24]
+    mov r8, [rcx + 32]
+    mov r9, [rcx + 40]
+    mov eax, 202
+stub_wait_open_begin:
+    cmp dword ptr [r11], 0
+    jne stub_wait_open_abort
+stub_wait_open_insn:
+    syscall
+    ret
+stub_wait_open_abort:
+    mov rax, -512
+    ret
+    "#,
+    regs = const REGS,
+    magic_at = const offset_of!(Cell, magic),
+    magic = const CELL_MAGIC as i32,
+    answers = const ANSWERS,
+    answers_at = const offset_of!(Cell, answers),
+    answered_at = const offset_of!(Cell, answered),
+    stack_at = const offset_of!(Cell, stack_top),
+    ret_at = const offset_of!(Cell, ret),
+    irq_at = const offset_of!(Cell, irq),
+    irq_nr = const IRQ_NR,
+    frame_nr = const FRAME_NR,
+);
+
+extern "C" {
+    fn stub_enter();
+    fn stub_enter_check();
+    fn stub_enter_store();
+    fn stub_enter_tail();
+    fn stub_enter_slow();
+    fn stub_enter_irq();
+    fn stub_enter_irq_end();
+    fn stub_leave();
+    fn stub_leave_end();
+    fn stub_frame() -> !;
+    pub fn stub_wait_open(args: *const u64, irq: *const core::sync::atomic::AtomicU32) -> i64;
+    fn stub_wait_open_begin();
+    fn stub_wait_open_insn();
+    fn stub_wait_open_abort();
+}
+
+fn at(f: unsafe extern "C" fn()) -> u64 {
+    f as *const () as u64
+}
+
+/// Makes the cell of `slot` this thread's own. GS is left alone if the guest has set it.
+pub unsafe fn own_cell(slot: u64) {
+    let cell = crate::cell_of(slot);
+    // SAFETY: the area is mapped, and the slot is this thread's.
+    unsafe {
+        (*cell).stack_top = ALT_BASE + (slot + 1) * ALT_SIZE - 64;
+        (*cell).magic = CELL_MAGIC;
+    }
+    if is_cell(sys::gs_base()) {
+        sys::set_gs_base(cell as u64);
+    }
+}
+
+/// Whether a GS base is one that we have set.
+pub fn is_cell(gs: u64) -> bool {
+    gs >= AREA_BASE && gs < AREA_BASE + AREA_SIZE
+}
+
+/// The guest's address after its `syscall` instruction, given the code behind the call in a slot.
+fn view_of(after: u64) -> Option<u64> {
+    if after % ISLAND_SLOT != SLOT_AFTER {
+        return None;
+    }
+    let mut word = [0u64; 2];
+    let to = addr_of_mut!(word) as u64;
+    // SAFETY: copies from guest memory into our own array.
+    let failed = unsafe {
+        crate::stub_copy(to, after - SLOT_AFTER + SLOT_MARK_AT, 8) + crate::stub_copy(to + 8, after, 8)
+    };
+    // SAFETY: our own array.
+    let [mark, code] = unsafe { addr_of_mut!(word).read_volatile() };
+    // lea rcx, [rip + d32]
+    if failed != 0 || mark != SLOT_MARK || code & 0xff_ffff != 0x0d_8d48 {
+        return None;
+    }
+    Some(after.wrapping_add(7).wrapping_add((code >> 24) as i32 as i64 as u64))
+}
+
+/// A trap whose `rip` lies behind the slow `syscall` of a slot: the guest's view of it.
+pub fn view_of_slow(rip: u64) -> Option<u64> {
+    view_of(rip)
+}
+
+/// An illegal instruction at `rip`: if that is the address after a `syscall` whose place a jump to a slot has taken
+/// since, where the slot goes on.
+pub fn behind_patched(rip: u64) -> Option<u64> {
+    let mut bytes = 0u64;
+    // SAFETY: copies from guest memory into our own word.
+    let failed = unsafe { crate::stub_copy(addr_of_mut!(bytes) as u64, rip.wrapping_sub(2), 5) };
+    // SAFETY: our own word.
+    let bytes = unsafe { addr_of_mut!(bytes).read_volatile() };
+    if failed != 0 || bytes & 0xff != 0xe9 {
+        return None;
+    }
+    let slot = rip.wrapping_add(3).wrapping_add((bytes >> 8) as u32 as i32 as i64 as u64);
+    let after = slot.wrapping_add(SLOT_AFTER);
+    (view_of(after)? == rip).then_some(after)
+}
+
+/// A fault of the check for a cell: the call goes the slow way.
+pub unsafe fn mend_check(uc: *mut UContext) -> bool {
+    // SAFETY: `uc` is this thread's own.
+    unsafe {
+        let hit = (*uc).gregs[R_RIP] == at(stub_enter_check);
+        if hit {
+            (*uc).gregs[R_RIP] = at(stub_enter_slow);
+        }
+        hit
+    }
+}
+
+/// What an interrupt has found.
+pub enum Found {
+    /// Guest code, as the context shows it.
+    Guest,
+    /// Something that sees to the interrupt by itself.
+    Noted,
+}
+
+/// An interrupt came with `rip` in the stub.
+pub unsafe fn interrupted_here(cell: *mut Cell, uc: *mut UContext) -> Found {
+    // SAFETY: `cell` and `uc` are this thread's own.
+    unsafe {
+        let g = &mut (*uc).gregs;
+        let rip = g[R_RIP];
+        if rip >= at(stub_enter_tail) && rip < at(stub_enter_slow) {
+            if g[R_R11] != at(stub_enter_irq) {
+                (*cell).ret = g[R_R11];
+                g[R_R11] = at(stub_enter_irq);
+            }
+            return Found::Noted;
+        }
+        if rip >= at(stub_enter_slow) && rip <= at(stub_enter_irq_end) {
+            // A trap follows at once.
+            return Found::Noted;
+        }
+        if rip >= at(stub_enter) && rip < at(stub_enter_tail) {
+            let Some(view) = view_of(g[R_R11]) else { return Found::Noted };
+            let nr = if rip == at(stub_enter) {
+                g[R_RAX]
+            } else if rip <= at(stub_enter_store) {
+                g[R_RCX]
+            } else {
+                (*cell).post.regs[R_ORIG]
+            };
+            if rip > at(stub_enter_check) {
+                let (ah, of) = (g[R_RAX] >> 8 & 0xd5, g[R_RAX] & 1);
+                g[R_EFL] = g[R_EFL] & !0x8d5 | ah | of << 11;
+            }
+            g[R_RAX] = nr;
+            g[R_RCX] = view;
+            rewind(g, g[R_R11] - SLOT_AFTER, view);
+            return Found::Guest;
+        }
+        if rip >= at(stub_leave) && rip < at(stub_leave_end) {
+            crate::copy_regs(g.as_mut_ptr(), addr_of_mut!((*cell).post.regs).cast());
+            return Found::Guest;
+        }
+        (*cell).irq.store(1, Relaxed);
+        if rip >= at(stub_wait_open_begin) && rip <= at(stub_wait_open_insn) {
+            g[R_RIP] = at(stub_wait_open_abort);
+        }
+        Found::Noted
+    }
+}
+
+/// An interrupt came in guest code: if that is a slot, the guest is put where it believes to be.
+pub unsafe fn interrupted_in_guest(uc: *mut UContext) {
+    // SAFETY: `uc` is this thread's own.
+    unsafe {
+        let g = &mut (*uc).gregs;
+        let rip = g[R_RIP];
+        let slot = rip & !(ISLAND_SLOT - 1);
+        let Some(view) = view_of(slot + SLOT_AFTER) else { return };
+        g[R_RCX] = view;
+        if rip < slot + SLOT_AFTER {
+            rewind(g, slot, view);
+            return;
+        }
+        let mut jump = 0u64;
+        crate::stub_copy(addr_of_mut!(jump) as u64, rip, 5);
+        let jump = addr_of_mut!(jump).read_volatile();
+        // The jump back: what was displaced has been executed.
+        let done = jump & 0xff == 0xe9;
+        g[R_RIP] = if done { rip.wrapping_add(5).wrapping_add((jump >> 8) as u32 as i32 as i64 as u64) } else { view };
+    }
+}
+
+/// To the instruction that the slot's jump has replaced: `mov eax, nr` (which the slot begins with, too), or the call's own.
+unsafe fn rewind(g: &mut [u64; 23], slot: u64, view: u64) {
+    let mut first = 0u64;
+    // SAFETY: copies from guest memory into our own word.
+    unsafe { crate::stub_copy(addr_of_mut!(first) as u64, slot, 1) };
+    // SAFETY: our own word.
+    let first = unsafe { addr_of_mut!(first).read_volatile() };
+    g[R_RIP] = match first {
+        0xb8 => view - 7,
+        // mov rax, imm32
+        0x48 => view - 9,
+        _ => view - 2,
+    };
+}
+
+/// The trap of `stub_enter_irq`: the state that the guest is in.
+pub unsafe fn after_tail(cell: *mut Cell, uc: *mut UContext) {
+    // SAFETY: `cell` and `uc` are this thread's own.
+    unsafe {
+        let g = &mut (*uc).gregs;
+        g[R_RAX] = (*cell).post.regs[R_RAX];
+        let view = view_of((*cell).ret).unwrap_or(0);
+        g[R_RIP] = view;
+        g[R_RCX] = view;
+    }
+}
+
+#[no_mangle]
+unsafe extern "C" fn stub_patched(cell: *mut Cell) {
+    // SAFETY: `cell` is this thread's own: GS pointed there.
+    unsafe {
+        // As the kernel takes it.
+        let nr = (*cell).post.regs[R_ORIG] & 0xffff_ffff;
+        (*cell).post.regs[R_ORIG] = nr;
+        let mut kind = kind::CALL;
+        if (nr == FUTEX_NR || nr == SCHED_YIELD_NR) && crate::natively(cell, nr, (*cell).post.regs[R_RSI]) {
+            (*cell).native = (*cell).native.wrapping_add(1);
+            if nr == SCHED_YIELD_NR {
+                (*cell).post.regs[R_RAX] = sys::syscall(sys::SCHED_YIELD, [0; 6]).0 as u64;
+                return;
+            }
+            let regs: *mut u64 = addr_of_mut!((*cell).post.regs).cast();
+            match crate::futex(cell, &mut *regs.cast(), true) {
+                Some(k) => kind = k,
+                None => return,
+            }
+        } else {
+            let regs: *const u64 = addr_of_mut!((*cell).post.regs).cast();
+            crate::prefetch::prefetch(cell, nr, &*regs.cast());
+        }
+        post_cell(cell, kind);
+        crate::serve(cell, core::ptr::null_mut());
+    }
+}
+
+/// Posts the registers that are in the cell already.
+pub unsafe fn post_cell(cell: *mut Cell, kind: u32) {
+    // SAFETY: `cell` is this thread's own.
+    unsafe {
+        (*cell).post.fs_base = sys::fs_base();
+        (*cell).post.gs_base = sys::gs_base();
+        crate::post_kind(cell, kind);
+    }
+}
+
+/// The call is over, and an interrupt came meanwhile.
+#[no_mangle]
+unsafe extern "C" fn stub_patched_irq(cell: *mut Cell) {
+    // SAFETY: `cell` is this thread's own: GS pointed there.
+    unsafe {
+        (*cell).irq.store(0, Relaxed);
+        (*cell).post.regs[R_ORIG] = u64::MAX;
+        post_cell(cell, kind::INTERRUPTED);
+        crate::serve(cell, core::ptr::null_mut());
+    }
+}
+
+/// Has the kernel make a signal frame, upon which the answer that is in the cell is then carried out. For what needs the
+/// vector registers in memory, or changes GS.
+pub fn make_frame() -> ! {
+    // SAFETY: ends in the signal handler, which leaves for the guest.
+    unsafe { stub_frame() }
+}
+
+/// For a thread born on a patched call's way.
+pub unsafe fn leave() -> ! {
+    // SAFETY: GS is this thread's cell, as `own_cell` has seen to.
+    unsafe { core::arch::asm!("jmp stub_leave", options(noreturn)) }
+}
