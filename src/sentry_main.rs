@@ -57,7 +57,8 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<FromSentry> {
     filter.join().map_err(|_| anyhow!("making the seccomp filter"))??.lock()?;
     log::debug!("the Sentry is locked in");
 
-    let options = Options { strace: config.strace, debug: config.debug };
+    // As when it is run without a sandbox, the command is no init.
+    let options = Options { strace: config.strace, debug: config.debug, init: false };
     let kernel = Kernel::new(platform, executor.clone(), options, config.hostname.clone());
     if let Some(strace) = strace {
         *kernel.strace_out.lock() = Box::new(strace);

@@ -60,6 +60,13 @@ fn status_of_the_command_is_ours() {
 }
 
 #[test]
+fn the_command_is_an_ordinary_process() {
+    let ended = run(&["--", "/bin/bash", "-c", "kill -TERM $$; echo alive"]);
+    assert_eq!((ended.status.code(), ended.stdout.as_slice()), (Some(143), b"".as_slice()));
+    assert_eq!(sh("echo $PPID; kill -0 1 2>/dev/null || echo nobody"), "1\nnobody\n");
+}
+
+#[test]
 fn not_found_is_127_and_not_executable_126() {
     let dir = Scratch::new("exec");
     let file = dir.0.join("file");

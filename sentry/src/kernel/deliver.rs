@@ -54,7 +54,7 @@ pub async fn signals(
         }
         if action.handler == SIG_DFL {
             // What was blocked when it came is dropped now.
-            if task.group.pid == 1 && !task.group.take_deadly(info.signo) {
+            if task.group.init && !task.group.take_deadly(info.signo) {
                 continue;
             }
             match default_action(info.signo) {

@@ -4,7 +4,7 @@ use super::process::ThreadGroup;
 use super::signal::{SigFields, SigInfo};
 use super::{Kernel, Task};
 use std::sync::atomic::Ordering;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// `wait4` status of a normal exit.
 pub fn exited(code: i32) -> i32 {
@@ -101,7 +101,7 @@ fn close_files(task: &Arc<Task>) {
 
 /// The last thread has gone: a zombie for the parent, orphans for init.
 fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) {
-    if group.pid == 1 {
+    if group.pid == kernel.first_pid() {
         let status = group.rel.lock().exit_status.unwrap_or(0);
         super::init::sandbox_exit(kernel, status);
         return;
@@ -111,13 +111,13 @@ fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) 
         let heir = find_heir(&tree, group);
         let orphans = std::mem::take(&mut group.rel.lock().children);
         for o in &orphans {
+            let mut r = o.rel.lock();
+            r.parent = heir.as_ref().map_or_else(Weak::new, Arc::downgrade);
+            r.parent_tid = heir.as_ref().map_or(0, |h| h.pid);
+            // Whatever signal it was made with, a foster parent gets SIGCHLD.
+            r.exit_signal = libc::SIGCHLD;
+            drop(r);
             if let Some(h) = &heir {
-                let mut r = o.rel.lock();
-                r.parent = Arc::downgrade(h);
-                r.parent_tid = h.pid;
-                // Whatever signal it was made with, a foster parent gets SIGCHLD.
-                r.exit_signal = libc::SIGCHLD;
-                drop(r);
                 h.rel.lock().children.push(o.clone());
             }
         }
@@ -126,14 +126,15 @@ fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) 
     for o in &orphans {
         orphaned(kernel, o);
     }
-    if let Some(h) = heir {
-        if !orphans.is_empty() {
-            // Zombies among them are reported to the new parent.
-            for o in orphans.iter().filter(|o| o.rel.lock().exit_status.is_some()) {
-                report_death(kernel, &h, o, 0);
-            }
-            h.child_wait.wake_all();
+    // Zombies among them are reported to the new parent; without one, they are gone.
+    for o in orphans.iter().filter(|o| o.rel.lock().exit_status.is_some()) {
+        match &heir {
+            Some(h) => report_death(kernel, h, o, 0),
+            None => reap(kernel, o),
         }
+    }
+    if let Some(h) = heir.filter(|_| !orphans.is_empty()) {
+        h.child_wait.wake_all();
     }
     for o in &orphans {
         super::pgrp::lost_parent(kernel, o, group);
@@ -153,7 +154,7 @@ fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) 
     group.timers.clear();
 }
 
-/// The nearest living ancestor that adopts orphans, or init.
+/// The nearest living ancestor that adopts orphans, or init, if there is one.
 fn find_heir(tree: &super::kernel::Tree, group: &Arc<ThreadGroup>) -> Option<Arc<ThreadGroup>> {
     let mut at = group.rel.lock().parent.upgrade();
     while let Some(g) = at {
@@ -164,7 +165,7 @@ fn find_heir(tree: &super::kernel::Tree, group: &Arc<ThreadGroup>) -> Option<Arc
         }
         at = r.parent.upgrade();
     }
-    tree.groups.get(&1).cloned()
+    tree.groups.get(&1).filter(|g| g.init).cloned()
 }
 
 /// Signals that a child gets when its parent dies: PR_SET_PDEATHSIG.

@@ -87,7 +87,7 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
         return Err(Errno::EAGAIN.into());
     }
     // init may not be cloned with CLONE_PARENT: nobody could wait for the child.
-    if has(CLONE_PARENT) && parent.group.pid == 1 {
+    if has(CLONE_PARENT) && parent.group.init {
         return Err(Errno::EINVAL.into());
     }
     let pid = alloc(&parent)?;

@@ -63,9 +63,11 @@ pub fn spawn(kernel: &Arc<Kernel>, config: InitConfig, report: Box<dyn FnOnce(i3
 async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), Trouble> {
     // A placeholder address space until the program is loaded into its own.
     let first = poll_fn(|cx| kernel.platform.poll_new(cx)).await?;
-    let pid = 1;
+    let pid = kernel.first_pid();
     let actions = Arc::new(Mutex::new(SigActions::default()));
-    let group = Arc::new(ThreadGroup::new(pid, actions, c.limits));
+    let mut group = ThreadGroup::new(pid, actions, c.limits);
+    group.init = kernel.options.init;
+    let group = Arc::new(group);
     let files = FdTable::new();
     for (i, f) in c.files.into_iter().enumerate() {
         if let Some(f) = f {
@@ -173,7 +175,7 @@ fn find(task: &Arc<Task>, argv: &[Vec<u8>], env: &[Vec<u8>]) -> Result<(Arc<File
 pub fn sandbox_exit(kernel: &Arc<Kernel>, status: i32) {
     kernel.ending.store(true, Ordering::SeqCst);
     let groups: Vec<_> = kernel.tree.lock().groups.values().cloned().collect();
-    for g in groups.iter().filter(|g| g.pid != 1) {
+    for g in groups.iter().filter(|g| g.pid != kernel.first_pid()) {
         super::exit::kill_group(g, libc::SIGKILL);
     }
     let code = if status & 0x7f == 0 { (status >> 8) & 0xff } else { 128 + (status & 0x7f) };
@@ -182,7 +184,7 @@ pub fn sandbox_exit(kernel: &Arc<Kernel>, status: i32) {
 
 /// A signal from outside the sandbox for the first process.
 pub fn signal(kernel: &Kernel, sig: i32) {
-    if let Some(g) = kernel.group(1) {
+    if let Some(g) = kernel.group(kernel.first_pid()) {
         let _ = super::send::from_outside(&g, SigInfo::user(sig, 0, 0));
     }
 }

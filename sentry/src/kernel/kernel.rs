@@ -60,6 +60,9 @@ pub struct Options {
     /// Print decoded system calls.
     pub strace: bool,
     pub debug: bool,
+    /// The first process is init (pid 1), with an init's rights and duties; otherwise it is one like others, and who loses
+    /// their parent are nobody's children.
+    pub init: bool,
 }
 
 pub struct Kernel {
@@ -129,6 +132,14 @@ impl Kernel {
     /// Inode number for objects without a file system (pipes, sockets, anon inodes).
     pub fn next_ino(&self) -> u64 {
         self.next_ino.fetch_add(1, Ordering::Relaxed)
+    }
+    /// Process id of the command; the sandbox ends with it.
+    pub fn first_pid(&self) -> i32 {
+        if self.options.init {
+            1
+        } else {
+            2
+        }
     }
     pub fn task(&self, tid: i32) -> Option<Arc<Task>> {
         self.tree.lock().tasks.get(&tid).cloned()

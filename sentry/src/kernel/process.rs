@@ -63,6 +63,8 @@ pub struct ThreadGroup {
     pub timers: crate::fs::file::InodeExtra,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: AtomicI32,
+    /// The sandbox's init: no signal from inside ends it by default (pid_namespaces(7)).
+    pub init: bool,
     /// Of init: signals that end it by default, for they are faults of its own or come from outside the sandbox.
     deadly: AtomicU64,
     /// What a zombie still shows in /proc.
@@ -91,6 +93,7 @@ impl ThreadGroup {
             start_ns: AtomicU64::new(platform::executor::now_ns()),
             timers: Default::default(),
             dumpable: AtomicI32::new(1),
+            init: false,
             deadly: AtomicU64::new(0),
             remains: Mutex::new(None),
         }
@@ -112,8 +115,12 @@ impl ThreadGroup {
     pub fn sid(&self) -> i32 {
         self.rel.lock().sid
     }
+    /// What getppid(2) tells: for nobody's children 1, who would adopt them on a host.
     pub fn parent_pid(&self) -> i32 {
-        self.rel.lock().parent.upgrade().map_or(0, |p| p.pid)
+        self.parent_pid_in(&self.rel.lock())
+    }
+    pub fn parent_pid_in(&self, r: &Relations) -> i32 {
+        r.parent.upgrade().map_or(i32::from(!self.init), |p| p.pid)
     }
     /// Any live thread (the leader if it lives).
     pub fn any_thread(&self) -> Option<Arc<Task>> {

@@ -100,7 +100,7 @@ fn ignored(group: &ThreadGroup, sig: i32, blocked: bool) -> bool {
 /// True if the init process of the sandbox is safe from this signal: it takes only signals it has a handler for
 /// (pid_namespaces(7)).
 fn init_immune(group: &ThreadGroup, sig: i32, from_inside: bool) -> bool {
-    if group.pid != 1 || !from_inside {
+    if !group.init || !from_inside {
         return false;
     }
     if sig == libc::SIGKILL || sig == libc::SIGSTOP {

@@ -17,6 +17,9 @@ fn state(who: &Who) -> (u8, &'static str) {
     let Some(task) = &who.task else { return (b'Z', "zombie") };
     if who.group.rel.lock().stopped.is_some() {
         (b'T', "stopped")
+    } else if !who.thread && task.tid() != who.group.pid {
+        // The leader has gone before the others.
+        (b'Z', "zombie")
     } else if task.asleep() {
         (b'S', "sleeping")
     } else {
@@ -153,7 +156,7 @@ pub(super) fn status(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
     let (letter, word) = state(who);
     let (pgid, sid, ppid, threads) = {
         let r = who.group.rel.lock();
-        (r.pgid, r.sid, r.parent.upgrade().map_or(0, |p| p.pid), r.threads.len())
+        (r.pgid, r.sid, who.group.parent_pid_in(&r), r.threads.len())
     };
     let pid = who.group.pid as u64;
     out.s("Name:\t").esc(&comm(who), b"\n");
@@ -309,7 +312,7 @@ pub(super) fn stat(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
     let (pgid, sid, ppid, threads, exit_status, exit_signal) = {
         let r = who.group.rel.lock();
         let status = r.exit_status.unwrap_or(0);
-        (r.pgid, r.sid, r.parent.upgrade().map_or(0, |p| p.pid), r.threads.len(), status, r.exit_signal)
+        (r.pgid, r.sid, who.group.parent_pid_in(&r), r.threads.len(), status, r.exit_signal)
     };
     let (tty, tpgid) = crate::kernel::tty::stat_of(kernel, &who.group);
     let [ut, st, cut, cst] = times(who);

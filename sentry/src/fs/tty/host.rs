@@ -38,8 +38,9 @@ pub fn host_terminal(kernel: &Arc<Kernel>, fd: OwnedFd) -> Result<Arc<File>> {
         Some(c) => c.line.clone(),
         None => {
             let line = Line::new(libc::makedev(5, 1));
-            // Init leads the session and is in the foreground.
-            *line.job.lock() = Job { session: 1, pgrp: 1 };
+            // The command leads the session and is in the foreground.
+            let first = kernel.first_pid();
+            *line.job.lock() = Job { session: first, pgrp: first };
             *console = Some(Arc::new(HostTerminal { line: line.clone(), first: file.clone() }));
             line
         }

@@ -16,6 +16,7 @@ pub const CASES: &[crate::Case] = cases![
     hundred_children,
     chain_of_descendants,
     orphan_gets_new_parent,
+    orphans_leave_no_zombie,
     subreaper,
     parent_death_signal,
     process_limit,
@@ -208,6 +209,26 @@ unsafe fn orphan_gets_new_parent() {
     get(r, 1);
     // The reaper may be this very process.
     assert!(*s > 0 && *s != *s.add(1));
+}
+
+unsafe fn orphans_leave_no_zombie() {
+    let s = shared(PAGE).cast::<pid_t>();
+    in_child(|| {
+        // One that ends before its parent does, one after.
+        for i in 0..2 {
+            let pid = ok(fork());
+            if pid == 0 {
+                let parent = getppid();
+                eventually("its parent has gone", || i == 0 || getppid() != parent);
+                _exit(0);
+            }
+            *s.add(i) = pid;
+        }
+        eventually("a zombie", || state_of(*s) == 'Z');
+    });
+    for i in 0..2 {
+        eventually("it is gone", || kill(*s.add(i), 0) == -1 && errno() == ESRCH);
+    }
 }
 
 unsafe fn subreaper() {
