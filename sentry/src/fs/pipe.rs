@@ -42,11 +42,13 @@ pub struct State {
     /// How many have ever opened each end, so that a blocking open sees a peer that came and went.
     reader_opens: u64,
     writer_opens: u64,
+    /// Room that is promised to [`Reserved`] writes.
+    reserved: usize,
 }
 
 impl State {
     fn free(&self) -> usize {
-        self.cap.saturating_sub(self.ring.len())
+        self.cap.saturating_sub(self.ring.len()).saturating_sub(self.reserved)
     }
     fn writable(&self) -> bool {
         self.free() >= PIPE_BUF && self.packets.len() < self.cap / PAGE
@@ -93,6 +95,7 @@ impl Default for Pipe {
                 writers: 0,
                 reader_opens: 0,
                 writer_opens: 0,
+                reserved: 0,
             }),
             queue: WaitQueue::new(),
         }
@@ -201,6 +204,21 @@ impl Pipe {
         Ok(taken)
     }
 
+    /// Sets room aside for at most `max` bytes that are yet to be fetched, so that none of them is lost for want of it.
+    /// `EAGAIN` when full, `EPIPE` without readers.
+    pub fn reserve(&self, max: usize) -> Result<Reserved<'_>> {
+        let mut s = self.state.lock();
+        if s.readers == 0 {
+            return Err(Errno::EPIPE);
+        }
+        if !s.writable() {
+            return Err(Errno::EAGAIN);
+        }
+        let room = s.free().min(max);
+        s.reserved += room;
+        Ok(Reserved { pipe: self, room })
+    }
+
     /// Bytes that a writer could add now; `EPIPE` without readers.
     pub fn room(&self) -> Result<usize> {
         let s = self.state.lock();
@@ -237,6 +255,41 @@ impl Pipe {
         s.cap = cap;
         self.announce_room(s, was);
         Ok(cap)
+    }
+}
+
+/// Room in a pipe; what of it is not used is given back.
+pub struct Reserved<'a> {
+    pipe: &'a Pipe,
+    pub room: usize,
+}
+
+impl Reserved<'_> {
+    /// Appends `data`, at most as much as was reserved.
+    pub fn put(&mut self, data: &[u8]) -> Result<usize> {
+        let n = {
+            let mut s = self.pipe.state.lock();
+            let n = s.ring.push(&mut Src::kernel(data), self.room)?;
+            s.reserved -= n;
+            n
+        };
+        self.room -= n;
+        if n > 0 {
+            self.pipe.queue.wake(IN);
+        }
+        Ok(n)
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if self.room == 0 {
+            return;
+        }
+        let mut s = self.pipe.state.lock();
+        let was = s.writable();
+        s.reserved -= self.room;
+        self.pipe.announce_room(s, was);
     }
 }
 
@@ -476,6 +529,21 @@ mod tests {
             n += 1;
         }
         assert_eq!(n, 16);
+    }
+
+    #[test]
+    fn reservations() {
+        let (r, w) = new_pipe(None, 0);
+        let p = of(&w).unwrap();
+        let mut a = p.reserve(60_000).unwrap();
+        assert_eq!(write(&w, &[1; 9000]), Ok(5536));
+        assert!(p.reserve(1).is_err());
+        assert_eq!(a.put(b"abc"), Ok(3));
+        drop(a);
+        assert_eq!(p.room(), Ok(65536 - 5539));
+        assert_eq!(read(&r, 9999).unwrap()[5536..], *b"abc");
+        drop(r);
+        assert_eq!(p.reserve(1).err(), Some(Errno::EPIPE));
     }
 
     #[test]

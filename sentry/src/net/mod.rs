@@ -6,11 +6,13 @@
 //! * [`scm`]: descriptors and credentials that travel along (`SOL_SOCKET` control messages).
 //! * [`unix`]: local sockets (AF_UNIX).
 //! * [`inet`]: TCP and UDP over loopback (AF_INET, AF_INET6); [`device`]: the network device.
+//! * [`netlink`]: what programs ask to list interfaces and routes (AF_NETLINK).
 //!
 //! All of it is synchronous: what cannot go on answers `EAGAIN`, and `syscalls::socket` waits.
 
 pub mod device;
 pub mod inet;
+pub mod netlink;
 pub mod queue;
 pub mod scm;
 pub mod socket;
@@ -23,6 +25,7 @@ pub use socket::{Connect, Proto, RecvMsg, SendMsg, Socket};
 pub struct NetNs {
     pub unix: unix::Names,
     pub inet: inet::InetNs,
+    pub netlink: netlink::Ports,
 }
 
 use crate::error::{Errno, Result};
@@ -64,6 +67,10 @@ pub fn create(task: &Task, domain: i32, kind: i32, protocol: i32) -> Result<Sock
                 s.opts.rcv_buf.store(inet::tcp::RCV_DEFAULT, Ordering::Relaxed);
             }
             Ok(s)
+        }
+        libc::AF_NETLINK => {
+            let proto = netlink::create(task, kind, protocol)?;
+            Ok(Socket::new(task, domain, kind, protocol, Box::new(proto)))
         }
         _ => Err(Errno::EAFNOSUPPORT),
     }

@@ -332,6 +332,10 @@ pub async fn sendfile(cx: &mut Ctx<'_>, out: Fd, input: Fd, offset: Addr, count:
         }
         Some(u64::try_from(cx.read::<i64>(offset.0)?).map_err(|_| Errno::EINVAL)?)
     };
+    if !from.ops.seekable() {
+        // What is read and then not taken would be lost.
+        return Err(Errno::EINVAL.into());
+    }
     let own = from.ops.own_offset() || !from.ops.seekable();
     let mut at = explicit.unwrap_or_else(|| *from.offset.lock());
     let count = count.min(MAX_RW_COUNT as usize);

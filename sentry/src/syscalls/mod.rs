@@ -36,6 +36,7 @@ pub mod process;
 pub mod process_vm;
 pub mod signal;
 pub mod socket;
+pub mod splice;
 pub mod strace;
 pub mod table;
 

@@ -287,6 +287,9 @@ syscall_table! {
         220 semtimedop(id: i32, sops: Addr, nsops: usize, timeout: Addr) => sysv::semtimedop, Partial, "SEM_UNDO belongs to the process";
         69 msgsnd(id: i32, msgp: Addr, size: usize, flags: i32) => sysv::msgsnd, Full, "";
         70 msgrcv(id: i32, msgp: Addr, size: i64, kind: i64, flags: i32) => sysv::msgrcv, Full, "";
+        275 splice(input: Fd, off_in: Addr, out: Fd, off_out: Addr, len: usize, flags: u32) => splice::splice, Full, "";
+        276 tee(input: Fd, out: Fd, len: usize, flags: u32) => splice::tee, Full, "";
+        278 vmsplice(fd: Fd, iov: Addr, n: usize, flags: u32) => splice::vmsplice, Partial, "copies";
         42 connect(fd: Fd, addr: Addr, len: i32) => socket::connect, Full, "";
         43 accept(fd: Fd, addr: Addr, len: Addr) => socket::accept, Full, "";
         44 sendto(fd: Fd, buf: Addr, len: usize, flags: i32, addr: Addr, addrlen: i32) => message::sendto, Full, "";

@@ -4,10 +4,18 @@ use crate::t::*;
 use libc::*;
 
 mod inet;
+mod netlink;
+mod splice;
 mod tcp;
 mod udp;
 
-pub const GROUPS: &[(&str, &[crate::Case])] = &[("inet", inet::CASES), ("tcp", tcp::CASES), ("udp", udp::CASES)];
+pub const GROUPS: &[(&str, &[crate::Case])] = &[
+    ("inet", inet::CASES),
+    ("netlink", netlink::CASES),
+    ("splice", splice::CASES),
+    ("tcp", tcp::CASES),
+    ("udp", udp::CASES),
+];
 
 pub const LEN4: u32 = size_of::<sockaddr_in>() as u32;
 pub const LEN6: u32 = size_of::<sockaddr_in6>() as u32;
