@@ -96,7 +96,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     pub strace: Option<Option<PathBuf>>,
 
-    /// Append the runtime's own messages to FILE instead of standard error
+    /// Append the runtime's own messages to FILE instead of standard error, and there be less terse: say which system calls were asked
+    /// for that do not exist, for instance
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
 
@@ -104,7 +105,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub debug: bool,
 
-    /// At the end, print counters of the Sentry and the platform to the log
+    /// At the end, tell in the log what the sandbox did: its system calls with their times, wake-ups, requests to the Gofer
     #[arg(long)]
     pub stats: bool,
 

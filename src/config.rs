@@ -52,6 +52,17 @@ pub struct HostIds {
     pub gid: u32,
 }
 
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verbosity {
+    /// What the caller must know: the log may be where the command's own messages go.
+    Warnings,
+    /// What may explain a command's failure too, such as calls that are not supported.
+    News,
+    /// What the runtime does.
+    Everything,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SentryConfig {
     pub argv: Vec<Vec<u8>>,
@@ -59,13 +70,15 @@ pub struct SentryConfig {
     pub cwd: Vec<u8>,
     pub user: Identity,
     pub umask: u32,
+    /// Soft and hard limit of each resource.
+    pub limits: Vec<(u64, u64)>,
     pub hostname: String,
     /// The first is the root.
     pub trees: Vec<Tree>,
     /// Writes to the root stay in memory.
     pub overlay: bool,
     pub strace: bool,
-    pub debug: bool,
+    pub verbosity: Verbosity,
     pub stats: bool,
     /// Ids to change to, when started with privileges.
     pub become_ids: Option<HostIds>,
@@ -75,7 +88,7 @@ pub struct SentryConfig {
 pub struct GoferConfig {
     /// The first is the root.
     pub trees: Vec<Tree>,
-    pub debug: bool,
+    pub verbosity: Verbosity,
 }
 
 /// Writes `config` to a memfd that can no longer change.
@@ -110,7 +123,7 @@ mod tests {
                 target: b"/".to_vec(),
                 read_only: true,
             }],
-            debug: false,
+            verbosity: Verbosity::News,
         };
         let fd = to_memfd(&config).unwrap();
         assert!(File::from(fd.try_clone().unwrap()).write_all(b"x").is_err(), "the memfd is sealed");

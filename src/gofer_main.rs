@@ -10,8 +10,9 @@ use std::os::unix::ffi::OsStringExt;
 pub fn main() -> Result<()> {
     let config = sys::inherited_fd(fd::CONFIG).context("this is an internal subcommand: `runsc-rs run` starts it")?;
     let config: GoferConfig = from_memfd(config)?;
-    logging::init("gofer", config.debug);
+    logging::init("gofer", config.verbosity);
     confine::die_with_parent()?;
+    confine::raise_limits()?;
     let connection = sys::inherited_fd(fd::GOFER)?;
     let trees = config.trees.into_iter().map(|t| Tree {
         name: t.name,

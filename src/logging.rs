@@ -1,5 +1,6 @@
 //! A `log` backend that writes to standard error, where the command has put the log: a confined process opens no files. One line, one write.
 
+use crate::config::Verbosity;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::io::Write;
 use std::sync::OnceLock;
@@ -11,11 +12,15 @@ struct Logger {
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// Logs warnings and errors, or with `debug` everything down to debug level.
-pub fn init(who: &'static str, debug: bool) {
+/// To be called once.
+pub fn init(who: &'static str, verbosity: Verbosity) {
     let logger = LOGGER.get_or_init(|| Logger { who });
     if log::set_logger(logger).is_ok() {
-        log::set_max_level(if debug { LevelFilter::Debug } else { LevelFilter::Warn });
+        log::set_max_level(match verbosity {
+            Verbosity::Warnings => LevelFilter::Warn,
+            Verbosity::News => LevelFilter::Info,
+            Verbosity::Everything => LevelFilter::Debug,
+        });
     }
 }
 

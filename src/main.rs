@@ -12,6 +12,7 @@ mod gofer_main;
 mod launch;
 mod logging;
 mod sentry_main;
+mod stats;
 mod support;
 mod sys;
 

@@ -3,8 +3,9 @@
 //! The order matters: everything up to [`confine::seccomp::Filter::lock`] is set-up from trusted input; what a guest or the Gofer says is first
 //! looked at after it.
 
-use crate::config::{fd, from_memfd, SentryConfig};
+use crate::config::{fd, from_memfd, SentryConfig, Verbosity};
 use crate::control::{FromSentry, ToSentry};
+use crate::stats::Stats;
 use crate::{confine, logging, sys};
 use anyhow::{anyhow, Context, Result};
 use nix::errno::Errno;
@@ -17,11 +18,10 @@ use sentry::fs::hostfile::HostFile;
 use sentry::fs::setup::{build_root, RootOptions, TreeMount};
 use sentry::kernel::init::{self, InitConfig};
 use sentry::kernel::kernel::Options;
-use sentry::kernel::limits::Limits;
+use sentry::kernel::limits::{Limits, Rlimit};
 use sentry::kernel::{cred, Cred, Kernel};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 /// Address spaces that the platform keeps ready.
@@ -33,7 +33,7 @@ static TROUBLE: OnceLock<FromSentry> = OnceLock::new();
 pub fn main() -> Result<u8> {
     let config = sys::inherited_fd(fd::CONFIG).context("this is an internal subcommand: `runsc-rs run` starts it")?;
     let config: SentryConfig = from_memfd(config)?;
-    logging::init("sentry", config.debug);
+    logging::init("sentry", config.verbosity);
     let control = Arc::new(sys::inherited_fd(fd::CONTROL)?);
     let message = match run(config, &control) {
         Ok(message) => message,
@@ -51,24 +51,21 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<FromSentry> {
     let strace = if config.strace { Some(File::from(sys::inherited_fd(fd::STRACE)?)) } else { None };
     // The filter is made while the zygote starts. Besides, glibc sets its signal handlers up with the first thread; afterwards
     // `rt_sigaction` is not needed any more.
-    let filter = std::thread::spawn(|| {
-        settle_allocator();
-        confine::seccomp::Filter::make()
-    });
+    let filter = std::thread::spawn(confine::seccomp::Filter::make);
     let executor = Executor::new().context("starting the executor")?;
     let platform = start_platform(&executor, config.strace)?;
     filter.join().map_err(|_| anyhow!("making the seccomp filter"))??.lock()?;
     log::debug!("the Sentry is locked in");
 
-    // As when it is run without a sandbox, the command is no init.
-    let options = Options { strace: config.strace, debug: config.debug, init: false };
+    let debug = config.verbosity == Verbosity::Everything;
+    let options = Options { strace: config.strace, debug, init: false, stats: config.stats };
     let kernel = Kernel::new(platform, executor.clone(), options, config.hostname.clone());
     if let Some(strace) = strace {
         *kernel.strace_out.lock() = Box::new(strace);
     }
     let _watches = (watch_control(&kernel, control), watch_gofer(&executor, &gofer));
     let client = Client::connect(gofer.try_clone()?).map_err(|e| anyhow!("the Gofer does not answer: {e}"))?;
-    let stats = config.stats;
+    let stats = config.stats.then(|| Stats::begin(&client));
     boot(&kernel, client, config, stdio)?;
     FromSentry::Started.send(control).context("telling the command")?;
     let follower = executor.clone();
@@ -77,21 +74,13 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<FromSentry> {
         .spawn(move || follower.run())
         .context("starting a thread of the executor")?;
     let status = executor.run();
-    if stats {
-        print_stats(&kernel);
+    if let Some(stats) = stats {
+        stats.print(&kernel);
     }
     Ok(match TROUBLE.get() {
         Some(trouble) => trouble.clone(),
         None => FromSentry::Exited(u8::try_from(status).unwrap_or(crate::OWN_FAILURE)),
     })
-}
-
-/// Has glibc give memory of a thread's heap back once: the first time it looks for `/proc/sys/vm/overcommit_memory`, with a call
-/// that is not allowed later on.
-fn settle_allocator() {
-    // Less than what gets a mapping of its own each, and more than what is kept together.
-    let blocks: [Vec<u8>; 5] = std::array::from_fn(|_| Vec::with_capacity(100 << 10));
-    drop(std::hint::black_box(blocks));
 }
 
 /// Sets the process up, from the outermost confinement inwards.
@@ -104,7 +93,7 @@ fn lock_in(config: &SentryConfig, control: &OwnedFd) -> Result<()> {
         sys::exit_now(0);
     }
     confine::empty_root()?;
-    confine::limits()?;
+    confine::raise_limits()?;
     confine::drop_privileges()
 }
 
@@ -217,7 +206,7 @@ fn boot(kernel: &Arc<Kernel>, client: Client, config: SentryConfig, stdio: [nix:
         files,
         root,
         umask: config.umask,
-        limits: Limits::default(),
+        limits: limits(&config.limits),
     };
     init::spawn(
         kernel,
@@ -230,11 +219,11 @@ fn boot(kernel: &Arc<Kernel>, client: Client, config: SentryConfig, stdio: [nix:
     Ok(())
 }
 
-/// For `--stats`.
-fn print_stats(kernel: &Kernel) {
-    let mut text = format!("runsc-rs: {:>12} system calls\n", kernel.calls.load(Ordering::Relaxed));
-    for (name, value) in kernel.platform.stats() {
-        text.push_str(&format!("runsc-rs: {value:>12} {name}\n"));
+/// The caller's limits, for the guest's first process.
+fn limits(callers: &[(u64, u64)]) -> Limits {
+    let mut limits = Limits::default();
+    for (limit, &(cur, max)) in limits.0.iter_mut().zip(callers) {
+        *limit = Rlimit { cur, max };
     }
-    eprint!("{text}");
+    limits
 }

@@ -84,6 +84,21 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// Soft and hard limit of each resource of this process, in the order of their numbers.
+pub fn limits() -> Vec<(u64, u64)> {
+    let mut all = Vec::new();
+    // As many as the kernel knows.
+    for resource in 0..64 {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the kernel writes one `rlimit`.
+        if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {
+            break;
+        }
+        all.push((limit.rlim_cur, limit.rlim_max));
+    }
+    all
+}
+
 /// `prctl` with plain numbers.
 pub fn prctl(option: libc::c_int, a: u64, b: u64, c: u64) -> nix::Result<i32> {
     // SAFETY: used only for options whose arguments are numbers (see the callers in `confine`).

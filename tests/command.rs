@@ -320,6 +320,73 @@ fn the_sandbox_ends_with_its_gofer() {
 }
 
 #[test]
+fn strace_decodes_calls_signals_and_ends() {
+    let dir = Scratch::new("strace");
+    let trace = dir.0.join("trace");
+    let script = "echo hi >/tmp/f; sleep 0.2 & wait; kill -TERM $$; exit 1";
+    let output = run(&[&format!("--strace={}", trace.display()), "--", "/bin/bash", "-c", script]);
+    assert_eq!(output.stderr, b"");
+    let text = fs::read_to_string(&trace).unwrap();
+    for part in [
+        "openat(AT_FDCWD, \"/etc/ld.so.cache\", O_RDONLY|O_CLOEXEC) = 3",
+        "openat(AT_FDCWD, \"/tmp/f\", O_WRONLY|O_CREAT|O_TRUNC, 0666) = ",
+        "write(1, \"hi\\n\", 3) = 3",
+        "= -1 ENOENT (No such file or directory)",
+        ", PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x",
+        "{st_mode=S_IFREG|0",
+        "CLONE_CHILD_SETTID|SIGCHLD, ",
+        "wait4(-1 <unfinished ...>",
+        "<... wait4 resumed>, [{WIFEXITED(s) && WEXITSTATUS(s) == 0}], 0, NULL) = ",
+        "execve(\"/usr/bin/sleep\", [\"sleep\", \"0.2\"], 0x",
+        "--- SIGCHLD {si_signo=SIGCHLD, si_code=CLD_EXITED, si_pid=",
+        "exit_group(0) = ?",
+        "+++ exited with 0 +++",
+    ] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    let line = text.lines().next().unwrap();
+    assert!(line.starts_with('[') && line.ends_with('>') && line.contains("] 0."), "{line}");
+}
+
+#[test]
+fn stats_tell_of_calls_and_requests() {
+    let output = run(&["--stats", "--", "/bin/sh", "-c", "ls /usr >/dev/null; test -e /no/such"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    for part in ["system calls answered", "requests to the Gofer", "CALL", "  openat\n", "sleeps"] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+}
+
+#[test]
+fn limits_and_umask_carry_over() {
+    let script = format!(
+        "umask 027; ulimit -Sn 77; ulimit -c 0; {} run -- /bin/sh -c 'umask; ulimit -n; ulimit -c'",
+        env!("CARGO_BIN_EXE_runsc-rs")
+    );
+    assert_eq!(out(Command::new("sh").args(["-c", &script]).output().unwrap()), "0027\n77\n0\n");
+}
+
+#[test]
+fn the_callers_limits_do_not_hinder_the_runtime() {
+    for limit in ["-Sv 200000", "-Sf 1", "-Su 1", "-Sn 20"] {
+        let script = format!("ulimit {limit} && {} run -- /bin/echo ok", env!("CARGO_BIN_EXE_runsc-rs"));
+        let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+        assert_eq!(output.stdout, b"ok\n", "ulimit {limit}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn a_log_file_tells_what_is_not_supported() {
+    let dir = Scratch::new("log");
+    let log = dir.0.join("log");
+    let script = "import ctypes; ctypes.CDLL(None).syscall(425, 1, 0)";
+    let output = run(&["--log", log.to_str().unwrap(), "--", "python3", "-c", script]);
+    assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]));
+    let text = fs::read_to_string(log).unwrap();
+    assert!(text.contains("io_uring_setup"), "{text}");
+}
+
+#[test]
 fn works_without_root() {
     if !out(Command::new("id").arg("-u").output().unwrap()).starts_with("0\n") {
         return; // all the other tests have shown it

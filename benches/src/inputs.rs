@@ -151,7 +151,7 @@ static pthread_barrier_t barrier;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static long counter;
 static void *work(void *arg) {
-  for (int i = 0; i < 2000; i++) {
+  for (int i = 0; i < 300; i++) {
     pthread_barrier_wait(&barrier);
     for (int k = 0; k < 20; k++) {
       pthread_mutex_lock(&lock);
@@ -163,13 +163,13 @@ static void *work(void *arg) {
   return arg;
 }
 int main(void) {
-  pthread_t t[4];
-  pthread_barrier_init(&barrier, 0, 4);
-  for (int i = 0; i < 4; i++)
+  pthread_t t[16];
+  pthread_barrier_init(&barrier, 0, 16);
+  for (int i = 0; i < 16; i++)
     pthread_create(&t[i], 0, work, 0);
-  for (int i = 0; i < 4; i++)
+  for (int i = 0; i < 16; i++)
     pthread_join(t[i], 0);
-  return counter != 4L * 2000 * 20;
+  return counter != 16L * 300 * 20;
 }
 "#;
 

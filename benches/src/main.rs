@@ -10,6 +10,7 @@ mod inputs;
 mod measure;
 mod report;
 mod sandboxes;
+mod targets;
 mod workloads;
 
 use anyhow::{bail, Context, Result};
@@ -21,9 +22,13 @@ use std::time::Duration;
 #[derive(Debug, Parser)]
 #[command(about = "Compares programs run natively, in runsc-rs and in other sandboxes")]
 struct Options {
-    /// Source of the micro-benchmark; without it that part is left out
-    #[arg(long, default_value = "../shared/bench/micro.c")]
-    micro: PathBuf,
+    /// Source of the micro-benchmark [default: the first shared/bench/micro.c beside the source tree or above it]; without it that
+    /// part is left out
+    #[arg(long)]
+    micro: Option<PathBuf>,
+    /// One round, natively and in runsc-rs only
+    #[arg(long)]
+    quick: bool,
     /// How often each workload is run in each sandbox
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -45,6 +50,9 @@ struct Options {
     /// Write every measurement to this file
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Begin with the measurements that the file of --json holds already, so that rounds can be taken at several times
+    #[arg(long, requires = "json")]
+    add: bool,
     /// Scratch directory; it is made anew
     #[arg(long, default_value = "/tmp/runsc-rs-compare")]
     dir: PathBuf,
@@ -54,7 +62,12 @@ struct Options {
 }
 
 fn main() -> Result<()> {
-    let options = Options::parse();
+    let mut options = Options::parse();
+    if options.quick {
+        options.rounds = 1;
+        options.sandbox = vec!["native".into(), "runsc-rs".into()];
+    }
+    measure::adopt_orphans();
     let runsc_rs = match (&options.runsc_rs, options.list) {
         (Some(path), _) => path.canonicalize().with_context(|| path.display().to_string())?,
         (None, true) => "runsc-rs".into(),
@@ -78,7 +91,12 @@ fn main() -> Result<()> {
     if sandboxes.is_empty() || options.rounds == 0 {
         bail!("nothing to run: no sandbox left, or --rounds 0");
     }
-    let inputs = inputs::make(&options.dir, micro.then_some(options.micro.as_path()), &workloads)?;
+    let mut results = match &options.json {
+        Some(path) if options.add && path.exists() => report::read(path)?,
+        _ => measure::Results::default(),
+    };
+    let source = options.micro.clone().unwrap_or_else(find_micro);
+    let inputs = inputs::make(&options.dir, micro.then_some(source.as_path()), &workloads)?;
     workloads.retain(|w| match &w.needs.iter().find(|tool| !inputs::installed(tool)) {
         Some(tool) => {
             eprintln!("{}: left out, {tool} is not installed", w.name);
@@ -87,7 +105,6 @@ fn main() -> Result<()> {
         None => true,
     });
     let timeout = Duration::from_secs(options.timeout);
-    let mut results = measure::Results::default();
     for round in 1..=options.rounds {
         for workload in &workloads {
             for sandbox in &sandboxes {
@@ -109,9 +126,16 @@ fn main() -> Result<()> {
     eprintln!("\r\x1b[K");
     report::print(&results, &sandboxes);
     if let Some(path) = &options.json {
-        std::fs::write(path, report::json(&results)?).with_context(|| path.display().to_string())?;
+        std::fs::write(path, report::json(&results, &sandboxes)?).with_context(|| path.display().to_string())?;
     }
     Ok(())
+}
+
+/// Where the micro-benchmark's source is, as a rule.
+fn find_micro() -> PathBuf {
+    let name = "shared/bench/micro.c";
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.ancestors().map(|dir| dir.join(name)).find(|path| path.exists()).unwrap_or_else(|| name.into())
 }
 
 /// Builds runsc-rs in release mode; returns the program.

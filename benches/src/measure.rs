@@ -3,11 +3,13 @@
 use crate::inputs::Inputs;
 use crate::sandboxes::Sandbox;
 use crate::workloads::Workload;
-use nix::sys::signal::{killpg, Signal};
+use nix::sys::signal::{kill, killpg, Signal};
+use nix::sys::wait::{waitpid, WaitPidFlag};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -43,25 +45,22 @@ impl Results {
 /// Wall-clock time of a whole program, the sandbox's start and end included.
 pub fn whole(results: &mut Results, workload: &Workload, sandbox: &Sandbox, inputs: &Inputs, timeout: Duration) {
     let row = results.row(workload.name, true);
-    match run(sandbox.command(&workload.argv(inputs)), timeout) {
+    match run(sandbox.command(&workload.argv(inputs, sandbox.scratch)), timeout) {
         Ok((time, _)) => row.times.entry(sandbox.name.clone()).or_default().push(time.as_nanos() as f64),
-        Err(why) => drop(row.failures.insert(sandbox.name.clone(), why)),
+        Err((why, _)) => drop(row.failures.insert(sandbox.name.clone(), why)),
     }
 }
 
 /// The micro-benchmark: it tells the time of each operation itself.
 pub fn micro(results: &mut Results, micro: &Path, filter: Option<&str>, sandbox: &Sandbox, timeout: Duration) {
-    // Where it makes its files: in the sandbox's own /tmp.
-    let mut argv: Vec<OsString> =
-        ["/bin/sh", "-c", "d=$(mktemp -d); \"$0\" \"$d\" \"$@\"; rm -rf \"$d\""].map(OsString::from).into();
-    argv.push(micro.into());
+    const SCRIPT: &str = "d=$(mktemp -d -p \"$1\"); shift; \"$0\" \"$d\" \"$@\"; rm -rf \"$d\"";
+    let mut argv: Vec<OsString> = ["/bin/sh", "-c", SCRIPT].map(OsString::from).into();
+    argv.extend([micro.into(), sandbox.scratch.into()]);
     argv.extend(filter.map(OsString::from));
-    let text = match run(sandbox.command(&argv), timeout) {
-        Ok((_, text)) => text,
-        Err(why) => {
-            results.row("micro", false).failures.insert(sandbox.name.clone(), why);
-            return;
-        }
+    let (text, trouble) = match run(sandbox.command(&argv), timeout) {
+        Ok((_, text)) => (text, None),
+        // What it had told until then counts.
+        Err(why) => (why.1, Some(why.0)),
     };
     for line in text.lines() {
         let Some((name, value)) = line.split_once('\t') else { continue };
@@ -71,23 +70,48 @@ pub fn micro(results: &mut Results, micro: &Path, filter: Option<&str>, sandbox:
             Err(_) => drop(row.failures.insert(sandbox.name.clone(), value.into())),
         }
     }
+    if let Some(why) = trouble {
+        results.row("micro", false).failures.insert(sandbox.name.clone(), why);
+    }
 }
 
-/// Runs a command to its end; its time and output, or why not.
-fn run(mut command: Command, timeout: Duration) -> Result<(Duration, String), String> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+/// Makes this process the parent of whatever a sandbox leaves behind, so that [`clear`] finds it.
+pub fn adopt_orphans() {
+    // Without it, only what a killed sandbox leaves behind is missed.
+    let _ = nix::sys::prctl::set_child_subreaper(true);
+}
+
+/// Ends every process that is left below this one. No run may be going on.
+fn clear() {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        let mut children = Vec::new();
+        for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+            let list = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            children.extend(list.split_whitespace().filter_map(|p| p.parse().ok()).map(Pid::from_raw));
+        }
+        if children.is_empty() || Instant::now() > end {
+            return;
+        }
+        for pid in children {
+            let _ = kill(pid, Signal::SIGKILL);
+            let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Runs a command to its end; its time and output, or why not and the output so far. Nothing of it is left afterwards.
+pub fn run(mut command: Command, timeout: Duration) -> Result<(Duration, String), (String, String)> {
+    let fail = |e: std::io::Error| (e.to_string(), String::new());
+    // Into files, since whoever is left with the other end of a pipe could keep us waiting.
+    let (mut out, mut err) = (scratch_file().map_err(fail)?, scratch_file().map_err(fail)?);
+    command.stdin(Stdio::null()).process_group(0);
+    command.stdout(out.try_clone().map_err(fail)?).stderr(err.try_clone().map_err(fail)?);
     let start = Instant::now();
-    let mut child = command.spawn().map_err(|e| e.to_string())?;
-    let group = Pid::from_raw(i32::try_from(child.id()).map_err(|e| e.to_string())?);
-    let read = |stream: Option<Box<dyn Read + Send>>| {
-        thread::spawn(move || {
-            let mut bytes = Vec::new();
-            let _ = stream.map(|mut s| s.read_to_end(&mut bytes));
-            String::from_utf8_lossy(&bytes).into_owned()
-        })
-    };
-    let stdout = read(child.stdout.take().map(|s| Box::new(s) as Box<dyn Read + Send>));
-    let stderr = read(child.stderr.take().map(|s| Box::new(s) as Box<dyn Read + Send>));
+    let mut child = command.spawn().map_err(fail)?;
+    drop(command);
+    let group = Pid::from_raw(child.id() as i32);
     // A waiting thread of its own, so that the time is taken when the child ends and not at the next look.
     let (tell, told) = std::sync::mpsc::channel();
     let waiter = thread::spawn(move || {
@@ -99,11 +123,25 @@ fn run(mut command: Command, timeout: Duration) -> Result<(Duration, String), St
     if time.is_err() {
         let _ = killpg(group, Signal::SIGKILL);
     }
-    let status = waiter.join().map_err(|_| "lost")?.map_err(|e| e.to_string())?;
-    let (out, err) = (stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default());
-    match time {
-        Err(_) => Err(format!("no end within {} s", timeout.as_secs())),
-        Ok(time) if status.success() => Ok((time, out)),
-        Ok(_) => Err(format!("{status}: {}", err.lines().next().unwrap_or("no message"))),
+    let status = waiter.join();
+    clear();
+    let (out, err) = (contents(&mut out), contents(&mut err));
+    match (time, status) {
+        (Err(_), _) => Err((format!("no end within {} s", timeout.as_secs()), out)),
+        (Ok(time), Ok(Ok(status))) if status.success() => Ok((time, out)),
+        (_, Ok(Ok(status))) => Err((format!("{status}: {}", err.lines().next().unwrap_or("no message")), out)),
+        (_, Ok(Err(e))) => Err((e.to_string(), out)),
+        (_, Err(_)) => Err(("lost".into(), out)),
     }
+}
+
+fn scratch_file() -> std::io::Result<File> {
+    let fd = nix::sys::memfd::memfd_create(c"output", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
+    Ok(File::from(fd))
+}
+
+fn contents(file: &mut File) -> String {
+    let mut bytes = Vec::new();
+    let _ = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
+    String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -1,19 +1,31 @@
-//! Prints medians, spreads and ratios, and writes JSON.
+//! Prints medians, spreads and ratios, and writes and reads JSON.
 
 use crate::measure::{Results, Row};
 use crate::sandboxes::Sandbox;
-use anyhow::Result;
+use crate::targets;
+use anyhow::{Context, Result};
 use serde_json::{json, Map, Value};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The sandbox that the targets are for.
+const OURS: &str = "runsc-rs";
 
 pub fn print(results: &Results, sandboxes: &[Sandbox]) {
+    println!("{}", machine());
+    for s in sandboxes.iter().filter(|s| !s.version.is_empty()) {
+        println!("{}: {}", s.name, s.version);
+    }
     for whole in [true, false] {
-        let rows: Vec<&Row> = results.rows.iter().filter(|r| r.whole == whole).collect();
+        let rows: Vec<&Row> = results.rows.iter().filter(|r| r.whole == whole && !r.times.is_empty()).collect();
         if rows.is_empty() {
             continue;
         }
         println!("\n{}\n", if whole { "Whole programs (wall clock)" } else { "One operation (micro.c)" });
-        println!("Median, (half the range in % of it), ratio to native.\n");
-        print_table(&rows, sandboxes);
+        println!(
+            "Median, (half the range in % of it), median of the rounds' ratios to native; `!`: over the target.\n"
+        );
+        print_table(&rows, whole, sandboxes);
     }
     for row in &results.rows {
         for (sandbox, why) in &row.failures {
@@ -22,39 +34,49 @@ pub fn print(results: &Results, sandboxes: &[Sandbox]) {
     }
 }
 
-fn print_table(rows: &[&Row], sandboxes: &[Sandbox]) {
-    print!("| {:<22} |", "");
-    sandboxes.iter().for_each(|s| print!(" {:<24} |", s.name));
-    print!("\n|{:-<24}|", "");
-    sandboxes.iter().for_each(|_| print!("{:-<26}|", ""));
+fn print_table(rows: &[&Row], whole: bool, sandboxes: &[Sandbox]) {
+    print!("| {:<24} | target |", "");
+    sandboxes.iter().for_each(|s| print!(" {:<26} |", s.name));
+    print!("\n|{:-<26}|{:-<8}|", "", "");
+    sandboxes.iter().for_each(|_| print!("{:-<28}|", ""));
     println!();
     for row in rows {
-        print!("| {:<22} |", row.name);
-        let native = row.times.get("native").map(|t| median(t));
+        let target = targets::of(&row.name, whole);
+        print!("| {:<24} | {:<6} |", row.name, target.map_or(String::new(), |t| t.to_string()));
         for s in sandboxes {
             let cell = match row.times.get(&s.name) {
-                None => "failed".into(),
+                None if row.failures.contains_key(&s.name) => "failed".into(),
+                None => String::new(),
                 Some(times) => {
-                    let m = median(times);
-                    let ratio = native.map_or(String::new(), |n| format!(" {:>7.2}x", m / n));
-                    format!("{:>9} ({:>2.0}%){ratio}", show(m), spread(times))
+                    let ratio = ratio(row, &s.name).map_or(String::new(), |r| {
+                        let over = s.name == OURS && target.is_some_and(|t| r > t);
+                        format!(" {r:>7.2}x{}", if over { " !" } else { "" })
+                    });
+                    format!("{:>9} ({:>2.0}%){ratio}", show(median(times)), spread(times))
                 }
             };
-            print!(" {cell:<24} |");
+            print!(" {cell:<26} |");
         }
         println!();
     }
-    print!("| {:<22} |", "geometric mean");
+    print!("| {:<24} | {:<6} |", "geometric mean", if whole { String::new() } else { targets::MEAN.to_string() });
     for s in sandboxes {
-        let ratios: Vec<f64> =
-            rows.iter().filter_map(|r| Some(median(r.times.get(&s.name)?) / median(r.times.get("native")?))).collect();
+        let ratios: Vec<f64> = rows.iter().filter_map(|r| ratio(r, &s.name)).collect();
         let mean = (ratios.iter().map(|r| r.ln()).sum::<f64>() / ratios.len() as f64).exp();
-        print!(
-            " {:<24} |",
-            if ratios.is_empty() { String::new() } else { format!("{mean:.2}x over {}", ratios.len()) }
-        );
+        let cell = if ratios.is_empty() { String::new() } else { format!("{mean:.2}x over {}", ratios.len()) };
+        print!(" {cell:<26} |");
     }
     println!();
+}
+
+/// The median of the rounds' ratios; if a round is missing somewhere, the ratio of the medians.
+fn ratio(row: &Row, sandbox: &str) -> Option<f64> {
+    let (native, times) = (row.times.get("native")?, row.times.get(sandbox)?);
+    if native.len() == times.len() {
+        let each: Vec<f64> = times.iter().zip(native).map(|(t, n)| t / n).collect();
+        return Some(median(&each));
+    }
+    Some(median(times) / median(native))
 }
 
 fn median(times: &[f64]) -> f64 {
@@ -84,20 +106,56 @@ fn show(ns: f64) -> String {
     }
 }
 
+/// Processor and how many there are.
+fn machine() -> String {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split_once(':'));
+    let n = std::thread::available_parallelism().map_or(1, |n| n.get());
+    format!("machine: {n} x {}", model.map_or("?", |m| m.1.trim()))
+}
+
 /// Every measurement, in ns.
-pub fn json(results: &Results) -> Result<String> {
+pub fn json(results: &Results, sandboxes: &[Sandbox]) -> Result<String> {
+    let versions: Map<String, Value> = sandboxes.iter().map(|s| (s.name.clone(), json!(s.version))).collect();
     let rows: Vec<Value> = results
         .rows
         .iter()
         .map(|r| {
-            let mut sandboxes = Map::new();
+            let mut of = Map::new();
             for (name, times) in &r.times {
-                sandboxes.insert(name.clone(), json!({"median": median(times), "times": times}));
+                let figures = json!({
+                    "median": median(times), "spread_percent": spread(times), "ratio": ratio(r, name), "times": times,
+                });
+                of.insert(name.clone(), figures);
             }
-            json!({"name": r.name, "whole": r.whole, "unit": "ns", "sandboxes": sandboxes, "failures": r.failures})
+            let target = targets::of(&r.name, r.whole);
+            json!({
+                "name": r.name, "whole": r.whole, "unit": "ns", "target": target, "sandboxes": of, "failures": r.failures,
+            })
         })
         .collect();
-    Ok(serde_json::to_string_pretty(
-        &json!({"processors": std::thread::available_parallelism()?.get(), "results": rows}),
-    )?)
+    Ok(serde_json::to_string_pretty(&json!({"machine": machine(), "versions": versions, "results": rows}))?)
+}
+
+/// Reads the measurements of an earlier run.
+pub fn read(path: &Path) -> Result<Results> {
+    let wrong = || format!("{}: not written by this program", path.display());
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let value: Value = serde_json::from_str(&text).with_context(wrong)?;
+    let mut results = Results::default();
+    for row in value["results"].as_array().with_context(wrong)? {
+        let mut times = BTreeMap::new();
+        for (name, figures) in row["sandboxes"].as_object().with_context(wrong)? {
+            let all = figures["times"].as_array().with_context(wrong)?;
+            times.insert(name.clone(), all.iter().filter_map(Value::as_f64).collect());
+        }
+        let failures = serde_json::from_value(row["failures"].clone()).with_context(wrong)?;
+        results.rows.push(Row {
+            name: row["name"].as_str().with_context(wrong)?.into(),
+            whole: row["whole"].as_bool().with_context(wrong)?,
+            times,
+            failures,
+        });
+    }
+    Ok(results)
 }

@@ -1,8 +1,9 @@
 //! How to run a command in each sandbox: with the host's root visible, no network, the scratch directory readable.
 
-use std::ffi::OsString;
-use std::path::Path;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -12,53 +13,78 @@ pub struct Sandbox {
     /// What stands in front of the command.
     prefix: Vec<OsString>,
     /// An OCI bundle instead, with this runtime in it.
-    bundle: Option<std::path::PathBuf>,
+    bundle: Option<PathBuf>,
+    /// A directory inside whose files are kept in memory: a tmpfs, or the sandbox's overlay.
+    pub scratch: &'static str,
+    /// How it calls itself.
+    pub version: String,
 }
+
+/// Where there is no overlay.
+const TMPFS: &str = "/dev/shm";
+/// How long a sandbox may take to show that it works.
+const TRIAL: Duration = Duration::from_secs(20);
 
 /// The environment's PATH for workloads: without anybody's shims.
 pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Native first, then what is installed and works here.
 pub fn find(runsc_rs: &Path, runsc: Option<&Path>, dir: &Path) -> Vec<Sandbox> {
-    let words = |line: &str| line.split_whitespace().map(OsString::from).collect::<Vec<_>>();
+    let sandbox = |name: &str, program: &OsStr, flags: &str, scratch| {
+        let mut prefix: Vec<OsString> = flags.split_whitespace().map(OsString::from).collect();
+        if !program.is_empty() {
+            prefix.insert(0, program.into());
+        }
+        Sandbox { name: name.into(), prefix, bundle: None, scratch, version: version(program) }
+    };
     let mut all = vec![
-        Sandbox { name: "native".into(), prefix: vec![], bundle: None },
-        Sandbox {
-            name: "runsc-rs".into(),
-            prefix: [vec![runsc_rs.into()], words("run --cwd / --")].concat(),
-            bundle: None,
-        },
+        Sandbox { version: kernel(), ..sandbox("native", "".as_ref(), "", TMPFS) },
+        sandbox("runsc-rs", runsc_rs.as_os_str(), "run --cwd / --", "/tmp"),
     ];
     let (runsc, platform) = match runsc {
-        Some(path) => (path.as_os_str().to_owned(), "systrap"),
-        None => ("runsc".into(), "ptrace"),
+        Some(path) => (path.as_os_str(), "systrap"),
+        None => ("runsc".as_ref(), "ptrace"),
     };
     // systemd's cgroups and such are not wanted: `do` is gVisor's own way to run one command.
-    let flags = words(&format!("--platform={platform} --network=none --ignore-cgroups do"));
-    let older = words(&format!("--platform={platform} --network=none do"));
+    let flags = format!("--platform={platform} --network=none --ignore-cgroups do");
+    let older = format!("--platform={platform} --network=none do");
     for flags in [flags, older] {
-        let candidate = Sandbox { name: "runsc".into(), prefix: [vec![runsc.clone()], flags].concat(), bundle: None };
+        let candidate = sandbox("runsc", runsc, &flags, "/tmp");
         if candidate.works() {
             all.push(candidate);
             break;
         }
     }
-    let bwrap = Sandbox {
-        name: "bwrap".into(),
-        prefix: words("bwrap --bind / / --dev /dev --proc /proc --unshare-all --chdir / --"),
-        bundle: None,
+    let bwrap = "--bind / / --dev /dev --proc /proc --unshare-all --chdir / --";
+    let bwrap = sandbox("bwrap", "bwrap".as_ref(), bwrap, TMPFS);
+    let crun = Sandbox {
+        prefix: vec![],
+        bundle: Some(dir.with_extension("bundle")),
+        ..sandbox("crun", "crun".as_ref(), "", TMPFS)
     };
-    let crun = Sandbox { name: "crun".into(), prefix: vec![], bundle: Some(dir.with_extension("bundle")) };
     all.extend([bwrap, crun].into_iter().filter(Sandbox::works));
     all
+}
+
+/// The first line that `--version` prints.
+fn version(program: &OsStr) -> String {
+    if program.is_empty() {
+        return String::new();
+    }
+    let out = Command::new(program).arg("--version").stdin(Stdio::null()).output();
+    let text = out.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    text.lines().next().unwrap_or("").into()
+}
+
+fn kernel() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("Linux {}", release.trim())
 }
 
 impl Sandbox {
     /// Runs `/bin/true`, to see.
     fn works(&self) -> bool {
-        let mut command = self.command(&["/bin/true".into()]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|s| s.success())
+        crate::measure::run(self.command(&["/bin/true".into()]), TRIAL).is_ok()
     }
 
     /// The command line that runs `argv`.

@@ -17,7 +17,7 @@
 use std::fmt;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -48,6 +48,8 @@ struct Inner {
     released: Mutex<Vec<Fid>>,
     dead: AtomicBool,
     max_fids: u32,
+    /// Requests sent, for the statistics.
+    requests: AtomicU64,
 }
 
 struct Conn {
@@ -151,10 +153,16 @@ impl Client {
             released: Mutex::new(Vec::with_capacity(RELEASE_AT)),
             dead: AtomicBool::new(false),
             max_fids: 0,
+            requests: AtomicU64::new(0),
         };
         let hello = Request::Hello { magic: crate::MAGIC, version: crate::VERSION };
         inner.max_fids = inner.call(&hello, None, |r, _| reply::Hello::decode(r))?.max_fids;
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Requests sent so far.
+    pub fn requests(&self) -> u64 {
+        self.inner.requests.load(Ordering::Relaxed)
     }
 
     /// The root of a tree, by the name the launcher gave it. `ENOENT` if there is none of that name.
@@ -389,6 +397,7 @@ impl Inner {
             return Err(Errno::EIO);
         }
         let conn = &mut *guard;
+        self.requests.fetch_add(1, Ordering::Relaxed);
         self.take_released(&mut conn.releasing);
         conn.tag = conn.tag.wrapping_add(1);
         request.encode(&mut conn.request, conn.tag, &conn.releasing);

@@ -67,9 +67,6 @@ struct Thread {
 struct Nothing;
 impl Interrupter for Nothing {
     fn interrupt(&self) {}
-    fn sleeps(&self) -> bool {
-        false
-    }
 }
 
 impl GuestThread for Thread {

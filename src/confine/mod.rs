@@ -1,6 +1,6 @@
 //! Confinement of the Sentry: what is taken from the process before it meets anything that a guest has touched.
 //!
-//! In this order, each step failing the start if it fails: identity ([`become_ids`]), file system ([`empty_root`]), limits ([`limits`]), all
+//! In this order, each step failing the start if it fails: identity ([`become_ids`]), file system ([`empty_root`]), limits ([`raise_limits`]), all
 //! capabilities ([`drop_privileges`]); then the zygote of the stubs is started (it inherits all of this); last, the seccomp
 //! list ([`seccomp::Filter::lock`]). The namespaces themselves were made by the command when it cloned the process.
 
@@ -60,11 +60,17 @@ pub fn empty_root() -> Result<()> {
     Ok(())
 }
 
-/// As many descriptors as the host allows, and no core dumps (they would hold guests' memory).
-pub fn limits() -> Result<()> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raising the limit of open files")?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).context("switching off core dumps")?;
+/// As much of everything as the host allows: the caller's limits are meant for the command, and the guest kernel applies them there.
+/// And no core dumps (they would hold guests' memory).
+pub fn raise_limits() -> Result<()> {
+    use Resource::*;
+    for resource in [RLIMIT_NOFILE, RLIMIT_AS, RLIMIT_DATA, RLIMIT_FSIZE, RLIMIT_CPU, RLIMIT_MEMLOCK, RLIMIT_NPROC] {
+        let (soft, hard) = getrlimit(resource)?;
+        if soft != hard {
+            setrlimit(resource, hard, hard).with_context(|| format!("raising {resource:?}"))?;
+        }
+    }
+    setrlimit(RLIMIT_CORE, 0, 0).context("switching off core dumps")?;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! From the command line to the configurations of the two processes. Every mistake is found here, with a line that says what to do.
 
 use crate::cli::{Network, Overlay, PlatformKind, RunArgs};
-use crate::config::{GoferConfig, HostIds, Identity, SentryConfig, Tree};
+use crate::config::{GoferConfig, HostIds, Identity, SentryConfig, Tree, Verbosity};
 use anyhow::{anyhow, bail, Context, Result};
 use nix::unistd::{getegid, geteuid, getgroups};
 use std::ffi::{OsStr, OsString};
@@ -53,21 +53,29 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         Some(None) => Some(std::io::stderr().as_fd().try_clone_to_owned()?),
         None => None,
     };
+    let limits = crate::sys::limits();
+    crate::confine::raise_limits()?;
+    let verbosity = match (&args.log, args.debug) {
+        (_, true) => Verbosity::Everything,
+        (Some(_), false) => Verbosity::News,
+        (None, false) => Verbosity::Warnings,
+    };
     let sentry = SentryConfig {
         argv: args.command.into_iter().map(OsString::into_vec).collect(),
         env: environment(&args.env, args.clear_env)?,
         cwd: cwd.into_os_string().into_vec(),
         user: identity(args.user.as_deref())?,
         umask: umask(),
+        limits,
         hostname,
         trees: trees.clone(),
         overlay: args.overlay == Overlay::Memory,
         strace: strace.is_some(),
-        debug: args.debug,
+        verbosity,
         stats: args.stats,
         become_ids: (!rootless).then_some(NOBODY),
     };
-    Ok(Plan { sentry, gofer: GoferConfig { trees, debug: args.debug }, log, strace })
+    Ok(Plan { sentry, gofer: GoferConfig { trees, verbosity }, log, strace })
 }
 
 /// The caller's umask, which can only be learnt by setting another.

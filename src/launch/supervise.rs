@@ -33,7 +33,8 @@ pub struct Signals {
 impl Signals {
     pub fn take_over() -> Result<Signals> {
         let mut mask: SigSet = PASSED.into_iter().collect();
-        // Not passed on: a closed pipe is seen as an error, and restoring the terminal must not stop us.
+        // Not passed on: a closed pipe or a file too large is seen as an error, and restoring the terminal must not stop us.
+        mask.add(Signal::SIGXFSZ);
         mask.add(Signal::SIGTTOU);
         mask.add(Signal::SIGPIPE);
         mask.thread_block().context("blocking signals")?;

@@ -49,6 +49,7 @@ pub async fn signals(
         // Cleared before looking, so that a signal sent meanwhile sets it again.
         task.signal_flag.store(false, Ordering::SeqCst);
         let Some((info, action)) = take(task) else { break };
+        crate::syscalls::strace::signal(task, &info);
         if action.handler == SIG_IGN {
             continue;
         }

@@ -43,6 +43,7 @@ pub fn start_group_exit(group: &Arc<ThreadGroup>, status: i32, except: Option<i3
 pub fn exit_task(task: &Arc<Task>, status: i32) {
     let kernel = &task.kernel;
     let mm = task.mm();
+    crate::syscalls::strace::ended(task, status);
     // Others in the same memory wait for this word to become 0 (set_tid_address(2)).
     let ctid = task.clear_child_tid.swap(0, Ordering::SeqCst);
     super::futex::exit_robust_list(task);

@@ -63,6 +63,8 @@ pub struct Options {
     /// The first process is init (pid 1), with an init's rights and duties; otherwise it is one like others, and who loses
     /// their parent are nobody's children.
     pub init: bool,
+    /// Count calls.
+    pub stats: bool,
 }
 
 pub struct Kernel {
@@ -83,6 +85,7 @@ pub struct Kernel {
     pub ending: AtomicBool,
     /// System calls made, for `--stats`.
     pub calls: AtomicU64,
+    pub stats: Option<super::stats::CallStats>,
     /// Where `--strace` lines go.
     pub strace_out: Mutex<Box<dyn std::io::Write + Send>>,
     /// Sockets of the sandbox.
@@ -111,6 +114,7 @@ impl Kernel {
             executor,
             tree: Mutex::default(),
             uts: RwLock::new(Uts { hostname, domainname: "(none)".into() }),
+            stats: options.stats.then(Default::default),
             options,
             boot_monotonic_ns: platform::executor::now_ns(),
             boot_realtime_ns: (now.sec as u64) * 1_000_000_000 + u64::from(now.nsec),

@@ -22,6 +22,7 @@ pub mod sched;
 pub mod seccomp;
 pub mod send;
 pub mod signal;
+pub mod stats;
 pub mod task;
 pub mod tty;
 pub mod wait;

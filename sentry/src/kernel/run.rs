@@ -96,7 +96,6 @@ async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut
     loop {
         task.in_call.store(nr as i32, Ordering::Relaxed);
         let r = *thread.regs();
-        let strace = task.kernel.options.strace.then(|| crate::syscalls::strace::enter(task, nr, &r));
         let mut cx = Ctx {
             task,
             nr,
@@ -108,13 +107,18 @@ async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut
             replace: None,
             thread: &mut **thread,
         };
-        let result = syscalls::dispatch(&mut cx).await;
+        let began = task.kernel.stats.as_ref().map(|s| (s, platform::executor::now_ns()));
+        let result = if task.kernel.options.strace {
+            syscalls::strace::traced(&mut cx).await
+        } else {
+            syscalls::dispatch(&mut cx).await
+        };
+        if let Some((stats, at)) = began {
+            stats.record(nr, at, &result);
+        }
         cx.flush();
         let (full, leave, replace) = (cx.full, cx.exit, cx.replace.take());
         *undo = cx.undo;
-        if let Some(line) = strace {
-            crate::syscalls::strace::leave(task, line, &result);
-        }
         if let Some(new) = replace {
             *task.interrupter.write() = Some(new.interrupter());
             *thread = new;

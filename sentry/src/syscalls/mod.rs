@@ -211,7 +211,7 @@ pub async fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
 pub fn unknown(cx: &mut Ctx<'_>) -> SysResult {
     // Every program's C library asks for rseq and goes without: no news.
     if cx.nr != libc::SYS_rseq as u64 && cx.kernel().logged_unknown.lock().insert(cx.nr) {
-        log::info!("system call {} is not supported (ENOSYS)", cx.nr);
+        log::info!("system call {} ({}) is not supported (ENOSYS)", strace::name(cx.nr), cx.nr);
     }
     Err(Errno::ENOSYS.into())
 }

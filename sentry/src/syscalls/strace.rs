@@ -1,64 +1,191 @@
-//! `--strace`: one line a call, as strace(1) prints them: pid, time, name, arguments, result.
+//! `--strace`: one line a call, in strace(1)'s manner: task, time, name, arguments, result, and how long it took.
+//!
+//! ```text
+//! [1] 0.003206 openat(AT_FDCWD, "/etc/ld.so.cache", O_RDONLY|O_CLOEXEC) = 3 <0.000038>
+//! ```
+//!
+//! A call that has to wait is shown at once, as `name(… <unfinished ...>`, and again when it ends; signals and the ends of tasks have
+//! lines of their own. [`calls`] knows what the arguments are, [`structs`] and [`sockets`] what they point to, [`flags`] the
+//! names, [`show`] how each kind is written.
+//!
+//! Memory that a call fills is looked at when it has ended: another thread of the guest may have changed it since.
 
-use super::arg;
-use crate::error::{SysError, SysResult};
+mod calls;
+mod flags;
+mod show;
+mod sockets;
+mod structs;
+
+use super::{arg, dispatch, Ctx};
+use crate::error::{Errno, SysError, SysResult};
+use crate::kernel::signal::{SigFields, SigInfo};
 use crate::kernel::Task;
-use platform::Regs;
-use std::io::Write;
+pub use calls::name;
+use show::{put, Kind, View};
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::future::{poll_fn, Future as _};
+use std::pin::pin;
+use std::sync::atomic::Ordering;
 
-/// The part of a line that is known when the call is made.
-pub struct Line {
-    text: String,
+/// A call that is being traced.
+struct Line {
+    name: Cow<'static, str>,
+    args: [u64; 6],
+    kinds: Option<&'static [Kind]>,
+    /// What could be told before the call was made.
+    known: String,
+    /// How many arguments that is.
+    told: usize,
     started_ns: u64,
 }
 
-/// Describes a call that is about to be handled.
-pub fn enter(task: &Task, nr: u64, r: &Regs) -> Line {
-    let args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
-    let mem = task.mem();
-    let text = match super::entry(nr) {
-        Some(e) => {
-            let list: Vec<String> = e.args.iter().zip(args).map(|((_, how), v)| arg::show(*how, v, &mem)).collect();
-            format!("{}({})", e.name, list.join(", "))
-        }
-        None => format!("syscall_{nr}({:#x}, {:#x}, {:#x})", args[0], args[1], args[2]),
-    };
-    let line = Line { text, started_ns: platform::executor::now_ns() };
-    // Calls from which nothing returns are shown at once.
-    if nr == libc::SYS_exit as u64 || nr == libc::SYS_exit_group as u64 {
-        print(task, &line, "?");
+/// As [`dispatch`], with a line for the call.
+pub async fn traced(cx: &mut Ctx<'_>) -> SysResult {
+    let task = cx.task.clone();
+    let line = Line::begin(cx);
+    // Nothing comes back from these.
+    if [libc::SYS_exit, libc::SYS_exit_group].contains(&(cx.nr as i64)) {
+        print(&task, line.started_ns, &format!("{}({}) = ?", line.name, line.known));
+        return dispatch(cx).await;
     }
-    line
+    let mut unfinished = false;
+    let result = {
+        let mut call = pin!(dispatch(cx));
+        poll_fn(|cx| {
+            let poll = call.as_mut().poll(cx);
+            // Waiting for the stub to carry something out is no news; waiting for somebody else is.
+            if poll.is_pending() && !unfinished && task.sleeping.load(Ordering::Relaxed) {
+                unfinished = true;
+                print(&task, line.started_ns, &format!("{}({} <unfinished ...>", line.name, line.known));
+            }
+            poll
+        })
+        .await
+    };
+    line.end(cx, &task, &result, unfinished);
+    result
 }
 
-/// Completes the line with the result.
-pub fn leave(task: &Task, line: Line, result: &SysResult) {
-    if line.text.starts_with("exit") {
+impl Line {
+    fn begin(cx: &Ctx<'_>) -> Line {
+        let name = calls::name(cx.nr);
+        let mut line = Line {
+            args: cx.args,
+            kinds: calls::arguments(&name),
+            name,
+            known: String::new(),
+            told: 0,
+            started_ns: platform::executor::now_ns(),
+        };
+        let view = View { mem: cx.mem(), args: cx.args, result: 0, staged: &[] };
+        let mut known = String::new();
+        match line.kinds {
+            Some(kinds) => {
+                line.told = kinds.iter().position(|k| k.is_out(&view)).unwrap_or(kinds.len());
+                line.write(&view, 0..line.told, false, &mut known);
+            }
+            None => {
+                let shown: Vec<String> = match super::entry(cx.nr) {
+                    Some(e) => e.args.iter().zip(cx.args).map(|((_, how), v)| arg::show(*how, v, &view.mem)).collect(),
+                    None => cx.args.iter().map(|v| format!("{v:#x}")).collect(),
+                };
+                known = shown.join(", ");
+            }
+        }
+        line.known = known;
+        line
+    }
+
+    /// Writes the arguments of `range` that are there, commas between and before.
+    fn write(&self, view: &View<'_>, range: std::ops::Range<usize>, done: bool, out: &mut String) {
+        for (i, kind) in self.kinds.unwrap_or(&[]).iter().enumerate() {
+            if range.contains(&i) && kind.is_there(view) {
+                if i > 0 {
+                    out.push_str(", ");
+                }
+                kind.write(view, view.arg(i), done, out);
+            }
+        }
+    }
+
+    fn end(self, cx: &Ctx<'_>, task: &Task, result: &SysResult, unfinished: bool) {
+        let value = result.as_ref().ok().copied();
+        let view = View { mem: cx.mem(), args: self.args, result: value.unwrap_or(0), staged: &cx.staged };
+        let name = &self.name;
+        let mut text = if unfinished { format!("<... {name} resumed>") } else { format!("{name}({}", self.known) };
+        self.write(&view, self.told..usize::MAX, value.is_some(), &mut text);
+        text.push_str(") = ");
+        match result {
+            Ok(_) => calls::result(name, &view, &mut text),
+            Err(SysError::Errno(e)) => put!(text, "-1 {e:?} ({})", message(*e)),
+            Err(SysError::Restart(k)) => {
+                put!(
+                    text,
+                    "? {} (interrupted by a signal)",
+                    match k {
+                        crate::error::Restart::Sys => "ERESTARTSYS",
+                        crate::error::Restart::NoIntr => "ERESTARTNOINTR",
+                        crate::error::Restart::NoHand => "ERESTARTNOHAND",
+                        crate::error::Restart::Block => "ERESTART_RESTARTBLOCK",
+                    }
+                );
+            }
+        }
+        let now = platform::executor::now_ns();
+        let took = now.saturating_sub(self.started_ns) / 1000;
+        put!(text, " <{}.{:06}>", took / 1_000_000, took % 1_000_000);
+        print(task, if unfinished { now } else { self.started_ns }, &text);
+    }
+}
+
+/// What the C library says of an error.
+fn message(e: Errno) -> String {
+    let text = std::io::Error::from(e).to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_string()
+}
+
+/// A signal that the task takes.
+pub fn signal(task: &Task, info: &SigInfo) {
+    if !task.kernel.options.strace {
         return;
     }
-    let r = match result {
-        Ok(v) if *v > 0xffff_ffff => format!("{v:#x}"),
-        Ok(v) => (*v as i64).to_string(),
-        Err(SysError::Errno(e)) => format!("-1 {e:?} ({})", e.desc()),
-        Err(SysError::Restart(k)) => format!("? ERESTART{}", format!("{k:?}").to_uppercase()),
-    };
-    print(task, &line, &r);
+    let name = flags::signal(info.signo as u64);
+    let mut text = format!("--- {name} {{si_signo={name}, si_code={}", flags::si_code(info.signo, info.code));
+    match info.fields {
+        SigFields::Kill { pid, uid } => put!(text, ", si_pid={pid}, si_uid={uid}"),
+        SigFields::Queue { pid, uid, value } => put!(text, ", si_pid={pid}, si_uid={uid}, si_value={value:#x}"),
+        SigFields::Timer { id, overrun, value } => {
+            put!(text, ", si_timerid={id:#x}, si_overrun={overrun}, si_value={value:#x}")
+        }
+        SigFields::Child { pid, uid, status, .. } => {
+            put!(text, ", si_pid={pid}, si_uid={uid}, si_status=");
+            text.push_str(&if info.code == 1 { status.to_string() } else { flags::signal(status as u64) });
+        }
+        SigFields::Fault { addr } => put!(text, ", si_addr={addr:#x}"),
+        _ => {}
+    }
+    text.push_str("} ---");
+    print(task, platform::executor::now_ns(), &text);
 }
 
-fn print(task: &Task, line: &Line, result: &str) {
-    let t = line.started_ns.saturating_sub(task.kernel.boot_monotonic_ns);
-    let took = platform::executor::now_ns().saturating_sub(line.started_ns);
+/// The end of a task, with its `wait4` status.
+pub fn ended(task: &Task, status: i32) {
+    if !task.kernel.options.strace {
+        return;
+    }
+    let text = if libc::WIFSIGNALED(status) {
+        format!("+++ killed by {} +++", flags::signal(libc::WTERMSIG(status) as u64))
+    } else {
+        format!("+++ exited with {} +++", libc::WEXITSTATUS(status))
+    };
+    print(task, platform::executor::now_ns(), &text);
+}
+
+fn print(task: &Task, at_ns: u64, text: &str) {
+    let t = at_ns.saturating_sub(task.kernel.boot_monotonic_ns) / 1000;
+    let line = format!("[{}] {}.{:06} {text}\n", task.tid(), t / 1_000_000, t % 1_000_000);
     let mut out = task.kernel.strace_out.lock();
     // A trace that cannot be written must not stop the guest.
-    let _ = writeln!(
-        out,
-        "[{}] {}.{:06} {} = {result} <{}.{:06}>",
-        task.tid(),
-        t / 1_000_000_000,
-        t / 1000 % 1_000_000,
-        line.text,
-        took / 1_000_000_000,
-        took / 1000 % 1_000_000
-    );
-    let _ = out.flush();
+    let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
 }

@@ -1,0 +1,87 @@
+//! `--stats`: what a sandbox did, so that one can see why a program in it is slow. To the log, at the end.
+
+use protocol::Client;
+use sentry::kernel::Kernel;
+use std::fmt::Write;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// Calls that get a line of their own.
+const LISTED: usize = 15;
+
+/// What the platform's counters mean to somebody who looks for the reason of slowness.
+const MEANINGS: &[(&str, &str)] = &[
+    ("syscalls", "trapped or handed over to the Sentry"),
+    ("faults", "exceptions that became signals"),
+    ("interrupts", "running guest threads stopped for a signal"),
+    ("forks", "address spaces made, some ahead of need"),
+    ("threads", "started"),
+    ("memory-op rounds", "times a stub carried out mmap, mprotect and such"),
+    ("process_vm_readv", "arguments that did not come with the call: a host call each"),
+    ("process_vm_writev", "results that could not go with the answer: a host call each"),
+    ("task polls", "times the Sentry took up a guest thread"),
+    ("posts found by looking", "calls that met a Sentry awake: the fast way"),
+    ("sleeps", "times the Sentry went to sleep; the next call has to wake it"),
+    ("kicks", "wake-ups of the Sentry by itself"),
+    ("handovers", "times another thread took over while one was in a slow host call"),
+];
+
+/// From the start of the guest on.
+pub struct Stats {
+    began: Instant,
+    client: Client,
+}
+
+impl Stats {
+    pub fn begin(client: &Client) -> Stats {
+        Stats { began: Instant::now(), client: client.clone() }
+    }
+
+    pub fn print(&self, kernel: &Kernel) {
+        let mut out = String::new();
+        // Writing to a string does not fail.
+        let _ = self.write(kernel, &mut out);
+        eprint!("{out}");
+    }
+
+    fn write(&self, kernel: &Kernel, out: &mut String) -> std::fmt::Result {
+        let wall = self.began.elapsed().as_secs_f64();
+        let calls = kernel.calls.load(Ordering::Relaxed);
+        writeln!(out, "runsc-rs: statistics")?;
+        writeln!(out, "{wall:>14.3}  seconds")?;
+        if let Ok(used) = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF) {
+            let seconds = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
+            let own = seconds(used.user_time()) + seconds(used.system_time());
+            writeln!(out, "{own:>14.3}  seconds of processor time taken by the Sentry")?;
+        }
+        writeln!(
+            out,
+            "{calls:>14}  system calls answered by the Sentry, {:.0} a second",
+            calls as f64 / wall.max(1e-6)
+        )?;
+        writeln!(out, "{:>14}  requests to the Gofer", self.client.requests())?;
+        for (name, value) in kernel.platform.stats() {
+            match MEANINGS.iter().find(|m| m.0 == name) {
+                Some((_, meaning)) => writeln!(out, "{value:>14}  {name}: {meaning}")?,
+                None => writeln!(out, "{value:>14}  {name}")?,
+            }
+        }
+        let Some(figures) = kernel.stats.as_ref().map(|s| s.figures()) else { return Ok(()) };
+        writeln!(
+            out,
+            "\n{:>14} {:>12} {:>10} {:>10}  CALL (time includes waiting)",
+            "SECONDS", "US/CALL", "CALLS", "ERRORS"
+        )?;
+        for f in figures.iter().take(LISTED) {
+            let name = sentry::syscalls::strace::name(f.nr);
+            let (seconds, each) = (f.ns as f64 / 1e9, f.ns as f64 / 1e3 / f.count as f64);
+            writeln!(out, "{seconds:>14.6} {each:>12.2} {:>10} {:>10}  {name}", f.count, f.failed)?;
+        }
+        if let Some(rest) = figures.get(LISTED..).filter(|r| !r.is_empty()) {
+            let (ns, count): (u64, u64) = rest.iter().fold((0, 0), |(n, c), f| (n + f.ns, c + f.count));
+            let each = ns as f64 / 1e3 / count.max(1) as f64;
+            writeln!(out, "{:>14.6} {each:>12.2} {count:>10} {:>10}  {} others", ns as f64 / 1e9, "", rest.len())?;
+        }
+        Ok(())
+    }
+}
