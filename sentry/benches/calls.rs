@@ -5,7 +5,8 @@
 
 use parking_lot::{Mutex, RwLock};
 use platform::{
-    AddressSpace, Enter, Errno, Executor, GuestThread, Interrupter, Op, OpsSettled, Platform, Regs, Trap, GUEST_MIN,
+    AddressSpace, Enter, Errno, Executor, GuestThread, Interrupter, Op, OpsSettled, Platform, Regs, SelfService, Trap,
+    GUEST_MIN,
 };
 use sentry::fs::overlay::Overlay;
 use sentry::fs::tmpfs::{TmpFs, TmpOptions};
@@ -51,6 +52,7 @@ impl AddressSpace for Memory {
     fn vdso(&self) -> Option<(u64, u64)> {
         None
     }
+    fn retreat(&self) {}
     fn kill(&self) {}
     fn cpu_time(&self) -> (u64, u64) {
         (0, 0)
@@ -67,6 +69,13 @@ struct Thread {
 struct Nothing;
 impl Interrupter for Nothing {
     fn interrupt(&self) {}
+    fn sleeps(&self) -> bool {
+        false
+    }
+}
+impl SelfService for Nothing {
+    fn answer(&self, _: u64, _: Option<u32>) {}
+    fn filtered(&self, _: bool) {}
 }
 
 impl GuestThread for Thread {
@@ -101,6 +110,15 @@ impl GuestThread for Thread {
     }
     fn address_space(&self) -> Arc<dyn AddressSpace> {
         self.space.clone()
+    }
+    fn trapped(&self) -> bool {
+        false
+    }
+    fn self_service(&self) -> Arc<dyn SelfService> {
+        Arc::new(Nothing)
+    }
+    fn gs_base(&self) -> u64 {
+        0
     }
     fn fs_base(&self) -> u64 {
         0
