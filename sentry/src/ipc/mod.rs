@@ -18,6 +18,8 @@ use std::sync::Arc;
 const INDEX_BITS: u32 = 15;
 const SEQ_MAX: u32 = i32::MAX as u32 >> INDEX_BITS;
 const MODE_BITS: u32 = 0o777;
+/// Indices are not used again before so many others (`ipc_min_cycle`).
+const MIN_CYCLE: usize = 64;
 
 /// Owner and mode of an object (`struct ipc64_perm`).
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +103,8 @@ impl Perm {
 /// An object in a [`Registry`].
 pub trait Object: Send + Sync {
     fn perm(&self) -> Perm;
+    /// Objects may be `gone` before they are removed.
+    const VANISHES: bool = false;
     /// Nobody can see it any more though it has not been removed yet.
     fn gone(&self) -> bool {
         false
@@ -109,8 +113,11 @@ pub trait Object: Send + Sync {
 
 struct Slots<T> {
     objects: BTreeMap<u32, (i32, Arc<T>)>,
+    /// Index by key; may be out of date.
+    keys: BTreeMap<i32, u32>,
     seq: u32,
-    last: u32,
+    /// Index given last.
+    last: Option<u32>,
 }
 
 /// All objects of one kind.
@@ -121,11 +128,16 @@ pub struct Registry<T> {
 
 impl<T: Object> Registry<T> {
     fn new(max: usize) -> Self {
-        Registry { slots: Mutex::new(Slots { objects: BTreeMap::new(), seq: 0, last: 0 }), max }
+        Registry {
+            slots: Mutex::new(Slots { objects: BTreeMap::new(), keys: BTreeMap::new(), seq: 0, last: None }),
+            max,
+        }
     }
 
     fn purge(s: &mut Slots<T>) {
-        s.objects.retain(|_, (_, o)| !o.gone());
+        if T::VANISHES {
+            s.objects.retain(|_, (_, o)| !o.gone());
+        }
     }
 
     /// The `*get` calls: finds by key or makes one. `fits` looks at an existing object, `make` at `Perm` of a new one.
@@ -139,8 +151,8 @@ impl<T: Object> Registry<T> {
     ) -> Result<i32> {
         let mut s = self.slots.lock();
         Self::purge(&mut s);
-        let found = s.objects.values().find(|(_, o)| key != libc::IPC_PRIVATE && o.perm().key == key);
-        if let Some((id, o)) = found {
+        let found = s.keys.get(&key).and_then(|i| s.objects.get(i)).filter(|(_, o)| o.perm().key == key);
+        if let Some((id, o)) = found.filter(|_| key != libc::IPC_PRIVATE) {
             if flags & libc::IPC_CREAT != 0 && flags & libc::IPC_EXCL != 0 {
                 return Err(Errno::EEXIST);
             }
@@ -154,14 +166,20 @@ impl<T: Object> Registry<T> {
         if s.objects.len() >= self.max {
             return Err(Errno::ENOSPC);
         }
+        // The next free one, in turn, within bounds that keep indices small (`ipc_idr_alloc`).
         let free = |i: &u32| !s.objects.contains_key(i);
-        let index = (0..1 << INDEX_BITS).find(free).ok_or(Errno::ENOSPC)?;
-        let seq = if index <= s.last { (s.seq + 1) & SEQ_MAX } else { s.seq };
+        let bound = (s.objects.len() * 3 / 2).clamp(MIN_CYCLE, 1 << INDEX_BITS) as u32;
+        let next = s.last.map_or(0, |l| (l + 1) % bound);
+        let index = (next..bound).chain(0..next).find(free).ok_or(Errno::ENOSPC)?;
+        let seq = if s.last.is_some_and(|l| index <= l) { (s.seq + 1) & SEQ_MAX } else { s.seq };
         let id = (seq << INDEX_BITS | index) as i32;
         let object = make(Perm::new(key, flags, cred, id))?;
         s.seq = seq;
-        s.last = index;
+        s.last = Some(index);
         s.objects.insert(index, (id, Arc::new(object)));
+        if key != libc::IPC_PRIVATE {
+            s.keys.insert(key, index);
+        }
         Ok(id)
     }
 
@@ -187,7 +205,15 @@ impl<T: Object> Registry<T> {
     }
 
     pub fn remove(&self, id: i32) {
-        self.slots.lock().objects.retain(|_, (i, _)| *i != id);
+        let mut s = self.slots.lock();
+        let index = id as u32 & ((1 << INDEX_BITS) - 1);
+        if s.objects.get(&index).is_some_and(|(i, _)| *i == id) {
+            s.objects.remove(&index);
+        }
+        let Slots { objects, keys, .. } = &mut *s;
+        if keys.len() > 2 * objects.len() + MIN_CYCLE {
+            keys.retain(|_, i| objects.contains_key(i));
+        }
     }
 
     /// All, with their identifiers.
@@ -254,8 +280,24 @@ mod tests {
         assert_eq!(r.get(a).err(), Some(Errno::EINVAL));
         let b = get(7, 0o600 | libc::IPC_CREAT).unwrap();
         assert_ne!(a, b);
-        assert_eq!(r.get(a).err(), Some(Errno::EIDRM));
+        assert_eq!(r.get(a).err(), Some(Errno::EINVAL));
         assert_eq!(r.get(-1).err(), Some(Errno::EINVAL));
+    }
+
+    #[test]
+    fn an_index_comes_back_with_another_number() {
+        let r: Registry<Dummy> = Registry::new(3);
+        let get = || r.get_or_create(9, 0o600 | libc::IPC_CREAT, &user(5), |_| Ok(()), |p| Ok(Dummy(p))).unwrap();
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..3 * MIN_CYCLE {
+            let id = get();
+            assert!(seen.insert(id));
+            assert_eq!(get(), id);
+            r.remove(id);
+        }
+        assert_eq!(seen.first(), Some(&0));
+        let last = get();
+        assert_eq!(r.get(last & 63).err(), Some(Errno::EIDRM));
     }
 
     #[test]

@@ -297,6 +297,11 @@ impl Set {
     }
 }
 
+/// Whether a process has adjustments to be made at its end.
+pub fn has_undo(kernel: &Kernel, pid: i32) -> bool {
+    kernel.ipc.sems.all().iter().any(|(_, set)| set.state.lock().undo.contains_key(&pid))
+}
+
 /// The end of a process: its `SEM_UNDO` adjustments are made.
 pub fn process_gone(kernel: &Kernel, pid: i32) {
     for (_, set) in kernel.ipc.sems.all() {

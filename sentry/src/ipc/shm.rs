@@ -16,7 +16,9 @@ use std::sync::{Arc, Weak};
 
 pub const SHMMNI: usize = 4096;
 /// Largest segment, and most bytes in all of them.
-pub const SHMMAX: u64 = 1 << 40;
+/// What the limits are said to be; Linux's, which stand for "no limit".
+pub const SHMMAX: u64 = u64::MAX - (1 << 24);
+pub const SHMALL: u64 = u64::MAX - (1 << 24);
 pub const SHMALL_BYTES: u64 = 1 << 42;
 
 const SHM_DEST: u32 = 0o1000;
@@ -92,6 +94,7 @@ impl Object for Segment {
     fn perm(&self) -> Perm {
         self.state.lock().perm
     }
+    const VANISHES: bool = true;
     fn gone(&self) -> bool {
         let s = self.state.lock();
         s.file.is_none() && s.weak.strong_count() == 0

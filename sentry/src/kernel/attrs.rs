@@ -24,6 +24,8 @@ pub struct TaskAttrs {
     pub personality: AtomicU32,
     /// Set when `filters` is not empty, so that dispatch reads one flag.
     pub filtered: AtomicBool,
+    /// `SECCOMP_MODE_STRICT`.
+    pub strict: AtomicBool,
     /// Newest first.
     pub filters: RwLock<Option<Arc<super::seccomp::Filter>>>,
 }
@@ -40,6 +42,7 @@ impl Default for TaskAttrs {
             thp_disable: AtomicBool::new(false),
             personality: AtomicU32::new(0),
             filtered: AtomicBool::new(false),
+            strict: AtomicBool::new(false),
             filters: RwLock::new(None),
         }
     }
@@ -62,6 +65,7 @@ impl TaskAttrs {
             thp_disable: AtomicBool::new(self.thp_disable.load(Ordering::Relaxed)),
             personality: AtomicU32::new(self.personality.load(Ordering::Relaxed)),
             filtered: AtomicBool::new(self.filtered.load(Ordering::SeqCst)),
+            strict: AtomicBool::new(self.strict.load(Ordering::SeqCst)),
             filters: RwLock::new(self.filters.read().clone()),
         };
         (child, reset && !real_time)

@@ -68,11 +68,17 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
             Trap::OpFailed { index, errno } => {
                 log::debug!("[{}] memory operation {index} failed: {errno}", task.tid());
                 // The operations of a call are checked before they are queued, so what is left is a host short of memory.
-                if let Some((start, end)) = undo.take() {
-                    task.mm().map().vmas.remove(start, end);
+                let mut answer = (-(errno as i32 as i64)) as u64;
+                if let Some(u) = undo.take() {
+                    let mm = task.mm();
+                    let mut map = mm.map();
+                    map.vmas.remove(u.start, u.end);
+                    if let Some(old) = u.brk {
+                        map.brk = old;
+                        answer = old;
+                    }
                 }
-                let r = thread.regs_mut();
-                r.rax = (-(errno as i32 as i64)) as u64;
+                thread.regs_mut().rax = answer;
             }
             Trap::Dead { signal } => {
                 let st = task.group.rel.lock().exiting;
@@ -90,7 +96,7 @@ enum Next {
     Exit(i32),
 }
 
-async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut Option<(u64, u64)>) -> Next {
+async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut Option<syscalls::Undo>) -> Next {
     let mut nr = thread.regs().orig_rax;
     task.kernel.calls.fetch_add(1, Ordering::Relaxed);
     loop {

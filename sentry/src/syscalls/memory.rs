@@ -1,7 +1,7 @@
 //! mmap(2) and kin. Each handler changes the tree and queues the operation; the stub carries it out on the way back.
 
 use super::arg::*;
-use super::Ctx;
+use super::{Ctx, Undo};
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::MapSource;
 use crate::mm::space::Map;
@@ -11,6 +11,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Most mappings of one address space (`vm.max_map_count`).
 pub const MAX_MAP_COUNT: usize = 65530;
+/// What `MAP_SHARED_VALIDATE` lets pass (`LEGACY_MAP_MASK`): the low bits, the flags since then, `MAP_SYNC` to be looked at.
+const KNOWN_FLAGS: i32 = libc::MAP_TYPE
+    | libc::MAP_FIXED
+    | libc::MAP_ANONYMOUS
+    | libc::MAP_DENYWRITE
+    | libc::MAP_EXECUTABLE
+    | libc::MAP_GROWSDOWN
+    | libc::MAP_LOCKED
+    | libc::MAP_NORESERVE
+    | libc::MAP_POPULATE
+    | libc::MAP_NONBLOCK
+    | libc::MAP_STACK
+    | libc::MAP_HUGETLB
+    | libc::MAP_FIXED_NOREPLACE
+    | libc::MAP_SYNC
+    | 0x3f << 26;
 const PROT_ALL: i32 = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
 /// Bits that mprotect(2) knows but that change nothing here.
 const PROT_GROWS: i32 = 0x0300_0000;
@@ -39,6 +55,17 @@ pub(super) fn check_as(cx: &Ctx<'_>, map: &Map, more: u64) -> Result<()> {
     Ok(())
 }
 
+/// With the personality `READ_IMPLIES_EXEC`, what is readable is executable.
+fn implied(cx: &Ctx<'_>, prot: i32) -> i32 {
+    const READ_IMPLIES_EXEC: u32 = 0x040_0000;
+    let on = cx.task.attrs.personality.load(Ordering::Relaxed) & READ_IMPLIES_EXEC != 0;
+    if on && prot & libc::PROT_READ != 0 {
+        prot | libc::PROT_EXEC
+    } else {
+        prot
+    }
+}
+
 pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32, fd: Fd, offset: u64) -> SysResult {
     let len = page_up(len).filter(|&l| l > 0 && l <= GUEST_MAX).ok_or(if len == 0 {
         Errno::EINVAL
@@ -54,7 +81,11 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
         libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE => true,
         _ => return Err(Errno::EINVAL.into()),
     };
-    let prot = prot & PROT_ALL;
+    let asked = prot;
+    if kind == libc::MAP_SHARED_VALIDATE && flags & !KNOWN_FLAGS != 0 {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    let mut prot = implied(cx, prot & PROT_ALL);
     let anonymous = flags & libc::MAP_ANONYMOUS != 0;
     if flags & libc::MAP_HUGETLB != 0 {
         // No huge page pool in the guest.
@@ -77,10 +108,11 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
         }
         if let Some(p) = &file.path {
             if p.mount().flags().contains(crate::fs::vfs::MountFlags::NOEXEC) {
-                if prot & libc::PROT_EXEC != 0 {
+                if asked & libc::PROT_EXEC != 0 {
                     return Err(Errno::EPERM.into());
                 }
                 max_prot &= !libc::PROT_EXEC;
+                prot &= !libc::PROT_EXEC;
             }
         }
         match file.ops.map(&file, shared && file.writable())? {
@@ -141,7 +173,7 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
     });
     drop(map);
     cx.thread.queue(op);
-    cx.undo = Some((start, end));
+    cx.undo = Some(Undo { start, end, brk: None });
     finish(cx);
     Ok(start)
 }
@@ -183,7 +215,7 @@ pub async fn mprotect(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32) -> SysR
         return Ok(0);
     }
     let (start, end) = range_arg(addr.0, len, Errno::ENOMEM)?;
-    let prot = prot & PROT_ALL;
+    let prot = implied(cx, prot & PROT_ALL);
     begin(cx).await;
     // Mapping by mapping, as on Linux: what comes before a hole, or before a mapping that may not have it, is done.
     let (mut done, mut result) = (start, Ok(0));
@@ -240,6 +272,7 @@ pub async fn brk(cx: &mut Ctx<'_>, want: Addr) -> SysResult {
         }
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         map.vmas.insert(Map::anon(old_end, new_end, prot, "[heap]"));
+        cx.undo = Some(Undo { start: old_end, end: new_end, brk: Some(now) });
         Some(Op::MapAnon { addr: old_end, len: new_end - old_end, prot, shared: false, flags: 0 })
     } else if new_end < old_end {
         map.vmas.remove(new_end, old_end);
@@ -402,8 +435,16 @@ pub async fn madvise(cx: &mut Ctx<'_>, addr: Addr, len: u64, advice: i32) -> Sys
         }
         (!map.vmas.covers(start, end), ranges)
     };
-    // Advice about paging that the host may give or not is the host's matter; merging is a side channel and stays off.
-    if !matches!(advice, libc::MADV_MERGEABLE | libc::MADV_UNMERGEABLE | libc::MADV_DONTDUMP | libc::MADV_DODUMP) {
+    // Merging is a side channel, and paging out acts on files' pages that others use too: both stay off.
+    let no_effect = [
+        libc::MADV_MERGEABLE,
+        libc::MADV_UNMERGEABLE,
+        libc::MADV_DONTDUMP,
+        libc::MADV_DODUMP,
+        libc::MADV_COLD,
+        libc::MADV_PAGEOUT,
+    ];
+    if !no_effect.contains(&advice) {
         for (s, e) in ranges {
             cx.thread.queue(Op::Advise { addr: s, len: e - s, advice });
         }
@@ -556,6 +597,8 @@ pub fn arch_prctl(cx: &mut Ctx<'_>, code: i32, addr: Addr) -> SysResult {
     const SET_FS: i32 = 0x1002;
     const GET_FS: i32 = 0x1003;
     const GET_GS: i32 = 0x1004;
+    const GET_CPUID: i32 = 0x1011;
+    const SET_CPUID: i32 = 0x1012;
     match code {
         SET_FS | SET_GS if addr.0 >= GUEST_MAX => Err(Errno::EPERM.into()),
         SET_FS => {
@@ -572,6 +615,9 @@ pub fn arch_prctl(cx: &mut Ctx<'_>, code: i32, addr: Addr) -> SysResult {
             Ok(0)
         }
         GET_GS => Err(Errno::EINVAL.into()),
+        // cpuid does not fault, and nobody can make it.
+        GET_CPUID => Ok(1),
+        SET_CPUID => Err(Errno::ENODEV.into()),
         _ => Err(Errno::EINVAL.into()),
     }
 }

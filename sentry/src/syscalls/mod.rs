@@ -60,10 +60,19 @@ pub struct Ctx<'a> {
     pub full: bool,
     /// The task ends with this `wait4` status.
     pub exit: Option<i32>,
-    /// A range that was entered in the map with this call, to be taken out should the host refuse it.
-    pub undo: Option<(u64, u64)>,
+    /// What to take back should the host refuse what this call maps.
+    pub undo: Option<Undo>,
     /// execve: the thread to go on with.
     pub replace: Option<Box<dyn GuestThread>>,
+}
+
+/// A range that a call has entered in the map.
+#[derive(Clone, Copy, Debug)]
+pub struct Undo {
+    pub start: u64,
+    pub end: u64,
+    /// `brk`: the old end of the heap, which is also the answer.
+    pub brk: Option<u64>,
 }
 
 impl<'a> Ctx<'a> {

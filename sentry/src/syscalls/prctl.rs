@@ -147,6 +147,7 @@ pub fn prctl(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5: u64) 
             let allowed = task.cred.read().has(CAP_SYS_RESOURCE);
             Err(if allowed { Errno::EINVAL } else { Errno::EPERM }.into())
         }
+        libc::PR_SET_SECCOMP if a2 == 1 => super::seccomp::set_strict(cx),
         libc::PR_SET_SECCOMP if a2 == 2 => super::seccomp::set_filter(cx, 0, a3),
         libc::PR_GET_SECCOMP => Ok(u64::from(task.attrs.filtered.load(SeqCst)) * 2),
         // Names of anonymous memory: as a kernel without CONFIG_ANON_VMA_NAME.

@@ -5,6 +5,7 @@ use super::Ctx;
 use crate::error::{Errno, SysResult};
 use crate::kernel::cred::CAP_SYS_ADMIN;
 use crate::kernel::seccomp::{self, Insn, Program};
+use std::sync::atomic::Ordering;
 
 const FLAG_TSYNC: u32 = 1;
 const FLAG_LOG: u32 = 2;
@@ -38,7 +39,19 @@ pub fn set_filter(cx: &mut Ctx<'_>, flags: u32, args: u64) -> SysResult {
     }
 }
 
+/// `SECCOMP_SET_MODE_STRICT`: read, write, exit, sigreturn and nothing else.
+pub fn set_strict(cx: &mut Ctx<'_>) -> SysResult {
+    let a = &cx.task.attrs;
+    if a.filtered.load(Ordering::SeqCst) {
+        return Err(Errno::EINVAL.into());
+    }
+    a.strict.store(true, Ordering::SeqCst);
+    a.filtered.store(true, Ordering::SeqCst);
+    Ok(0)
+}
+
 pub fn seccomp(cx: &mut Ctx<'_>, op: u32, flags: u32, args: Addr) -> SysResult {
+    const SET_MODE_STRICT: u32 = 0;
     const SET_MODE_FILTER: u32 = 1;
     const GET_ACTION_AVAIL: u32 = 2;
     match op {
@@ -58,7 +71,8 @@ pub fn seccomp(cx: &mut Ctx<'_>, op: u32, flags: u32, args: Addr) -> SysResult {
                 _ => Err(Errno::EOPNOTSUPP.into()),
             }
         }
-        // Strict mode and user notification are not there.
+        SET_MODE_STRICT if flags == 0 && args.is_null() => set_strict(cx),
+        // User notification is not there.
         _ => Err(Errno::EINVAL.into()),
     }
 }

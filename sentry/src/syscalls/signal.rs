@@ -6,7 +6,7 @@ use super::Ctx;
 use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::kernel::signal::*;
 use crate::kernel::wait::WaitError;
-use crate::kernel::{pgrp, send, Task, ThreadGroup};
+use crate::kernel::{pgrp, send, Kernel, Task, ThreadGroup};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -157,6 +157,14 @@ pub(super) fn own_info(cx: &Ctx<'_>, sig: i32) -> SigInfo {
     SigInfo::user(sig, cx.task.group.pid, cx.task.cred().uid)
 }
 
+/// The process that a number names: its own, or that of one of its threads.
+fn process(kernel: &Kernel, pid: i32) -> Result<Arc<ThreadGroup>> {
+    match kernel.group(pid) {
+        Some(g) => Ok(g),
+        None => kernel.task(pid).map(|t| t.group.clone()).ok_or(Errno::ESRCH),
+    }
+}
+
 pub fn kill(cx: &mut Ctx<'_>, pid: i32, sig: Sig) -> SysResult {
     let sig = sig.0;
     if !(0..=NSIG).contains(&sig) {
@@ -165,10 +173,7 @@ pub fn kill(cx: &mut Ctx<'_>, pid: i32, sig: Sig) -> SysResult {
     let kernel = cx.kernel().clone();
     let info = own_info(cx, sig);
     if pid > 0 {
-        let g = match kernel.group(pid) {
-            Some(g) => g,
-            None => kernel.task(pid).map(|t| t.group.clone()).ok_or(Errno::ESRCH)?,
-        };
+        let g = process(&kernel, pid)?;
         if !may_signal(cx, &g, sig) {
             return Err(Errno::EPERM.into());
         }
@@ -256,7 +261,7 @@ pub fn rt_sigqueueinfo(cx: &mut Ctx<'_>, pid: i32, sig: Sig, info: Addr) -> SysR
     if (i.code >= 0 || i.code == libc::SI_TKILL) && pid != cx.task.group.pid {
         return Err(Errno::EPERM.into());
     }
-    let g = cx.kernel().group(pid).ok_or(Errno::ESRCH)?;
+    let g = process(cx.kernel(), pid)?;
     if !may_signal(cx, &g, sig.0) {
         return Err(Errno::EPERM.into());
     }

@@ -12,14 +12,18 @@ use std::sync::Arc;
 /// `__NEW_UTS_LEN`.
 const UTS_LEN: usize = 64;
 const PER_LINUX32: u32 = 8;
-const ADDR_NO_RANDOMIZE: u32 = 0x004_0000;
+/// Older than what some programs can read: uname(2) says 2.6.
+const UNAME26: u32 = 0x002_0000;
 
 pub fn uname(cx: &mut Ctx<'_>, buf: Addr) -> SysResult {
     let uts = cx.kernel().uts.read().clone();
-    let machine =
-        if cx.task.attrs.personality.load(Ordering::Relaxed) & 0xff == PER_LINUX32 { "i686" } else { "x86_64" };
+    let personality = cx.task.attrs.personality.load(Ordering::Relaxed);
+    let machine = if personality & 0xff == PER_LINUX32 { "i686" } else { "x86_64" };
     let mut raw = [0u8; 6 * (UTS_LEN + 1)];
-    let fields = ["Linux", uts.hostname.as_str(), RELEASE, VERSION, machine, uts.domainname.as_str()];
+    // A few programs cannot read versions other than 2.6.
+    let old = format!("2.6.66{}", RELEASE.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.'));
+    let release = if personality & UNAME26 != 0 { old.as_str() } else { RELEASE };
+    let fields = ["Linux", uts.hostname.as_str(), release, VERSION, machine, uts.domainname.as_str()];
     for (slot, text) in raw.chunks_exact_mut(UTS_LEN + 1).zip(fields) {
         let n = text.len().min(UTS_LEN);
         slot[..n].copy_from_slice(&text.as_bytes()[..n]);
@@ -58,9 +62,6 @@ pub fn personality(cx: &mut Ctx<'_>, persona: u32) -> SysResult {
     let slot = &cx.task.attrs.personality;
     if persona == u32::MAX {
         return Ok(u64::from(slot.load(Ordering::Relaxed)));
-    }
-    if persona & !(PER_LINUX32 | ADDR_NO_RANDOMIZE) != 0 {
-        return Err(Errno::EINVAL.into());
     }
     Ok(u64::from(slot.swap(persona, Ordering::Relaxed)))
 }
@@ -212,6 +213,13 @@ pub fn kcmp(cx: &mut Ctx<'_>, pid1: i32, pid2: i32, kind: i32, idx1: u64, idx2: 
         4 => {
             let of = |t: &Task| t.group.actions.read().clone();
             Arc::ptr_eq(&of(&a), &of(&b))
+        }
+        // Nobody has an I/O context of his own.
+        5 => true,
+        // Undo lists belong to processes.
+        6 => {
+            Arc::ptr_eq(&a.group, &b.group)
+                || ![&a, &b].iter().any(|t| crate::ipc::sem::has_undo(&t.kernel, t.group.pid))
         }
         _ => return Err(Errno::EINVAL.into()),
     };

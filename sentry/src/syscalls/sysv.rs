@@ -338,7 +338,7 @@ pub async fn shmat(cx: &mut Ctx<'_>, id: i32, addr: Addr, flags: i32) -> SysResu
         });
     }
     cx.thread.queue(Op::MapFile { addr: at, len, prot, shared: true, file: fd, offset: 0 });
-    cx.undo = Some((at, at + len));
+    cx.undo = Some(super::Undo { start: at, end: at + len, brk: None });
     finish(cx);
     Ok(at)
 }
@@ -402,7 +402,7 @@ pub fn shmctl(cx: &mut Ctx<'_>, id: i32, cmd: i32, buf: Addr) -> SysResult {
     match cmd {
         IPC_INFO => {
             let mni = shm::SHMMNI as u64;
-            let info = [shm::SHMMAX, 1, mni, mni, shm::SHMALL_BYTES / PAGE_SIZE, 0, 0, 0, 0];
+            let info = [shm::SHMMAX, 1, mni, mni, shm::SHMALL, 0, 0, 0, 0];
             cx.write_bytes(buf.0, &longs(&info))?;
             Ok(all.max_index())
         }

@@ -162,7 +162,7 @@ syscall_table! {
         99 sysinfo(info: Addr) => system::sysinfo, Full, "";
         100 times(buf: Addr) => limits::times, Full, "";
         103 syslog(kind: i32, buf: Addr, len: i32) => system::syslog, Partial, "the log is empty";
-        135 personality(persona: u32) => system::personality, Partial, "PER_LINUX, PER_LINUX32 (uname), ADDR_NO_RANDOMIZE";
+        135 personality(persona: u32) => system::personality, Partial, "remembered; PER_LINUX32 and UNAME26 change what uname tells, READ_IMPLIES_EXEC what mmap does";
         140 getpriority(which: i32, who: i32) => sched::getpriority, Full, "";
         141 setpriority(which: i32, who: i32, nice: i32) => sched::setpriority, Partial, "remembered; the host schedules";
         142 sched_setparam(pid: i32, param: Addr) => sched::sched_setparam, Partial, "no real-time policies";

@@ -197,6 +197,7 @@ pub async fn nanosleep(cx: &mut Ctx<'_>, req: Addr, rem: Addr) -> SysResult {
 
 pub async fn clock_nanosleep(cx: &mut Ctx<'_>, clock: i32, flags: i32, req: Addr, rem: Addr) -> SysResult {
     let c = match which(cx, clock)? {
+        _ if clock == libc::CLOCK_THREAD_CPUTIME_ID => return Err(Errno::EOPNOTSUPP.into()),
         Which::Clock(c) if c.has_timers() => c,
         Which::Thread(t, _) if t.tid() == cx.task.tid() => return Err(Errno::EINVAL.into()),
         _ => return Err(Errno::EOPNOTSUPP.into()),

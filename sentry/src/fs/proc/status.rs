@@ -233,7 +233,9 @@ pub(super) fn status(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
         out.s("\nNoNewPrivs:\t").d(u64::from(c.no_new_privs));
     }
     let filtered = who.task.as_ref().is_some_and(|t| t.attrs.filtered.load(Ordering::SeqCst));
-    out.s("\nSeccomp:\t").d(if filtered { 2 } else { 0 }).s("\nSeccomp_filters:\t").d(u64::from(filtered));
+    let strict = who.task.as_ref().is_some_and(|t| t.attrs.strict.load(Ordering::SeqCst));
+    let mode = if strict { 1 } else { 2 * u64::from(filtered) };
+    out.s("\nSeccomp:\t").d(mode).s("\nSeccomp_filters:\t").d(u64::from(mode == 2));
     out.s("\nSpeculation_Store_Bypass:\tvulnerable\n");
     out.s("SpeculationIndirectBranch:\talways enabled\nCpus_allowed:\t");
     let cpus = super::cpu::count(&sup.kernel);

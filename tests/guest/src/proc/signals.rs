@@ -613,6 +613,9 @@ unsafe fn rt_sigqueueinfo_rules() {
         is(sigwaitinfo(&set_of(&[40]), &mut got), 40);
         assert_eq!((got.si_code, got.si_value().sival_ptr as i32), (SI_QUEUE, 99));
     }
+    // The number of a thread stands for its process.
+    std::thread::spawn(move || ok(syscall(SYS_rt_sigqueueinfo, gettid(), 40, i.as_ptr()))).join().unwrap();
+    is(sigwaitinfo(&set_of(&[40]), &mut got), 40);
     // Nobody may pretend to be kill() towards another process.
     let pid = spawn(|| loop {
         pause();
