@@ -151,8 +151,10 @@ pub struct File {
     pub offset: Mutex<u64>,
     /// Where it was opened, for files with a name.
     pub path: Option<super::vfs::Path>,
-    /// `fcntl(F_SETOWN)`: >0 process, <0 process group.
-    pub owner: AtomicI32,
+    /// Who is told of what happens to it.
+    pub owner: Mutex<super::owner::Owner>,
+    /// Set with `O_ASYNC`.
+    pub async_watch: Mutex<Option<Arc<super::owner::AsyncWatch>>>,
     /// It may hold file locks, which end with it.
     pub has_locks: std::sync::atomic::AtomicBool,
     /// `epoll` items that watch it; they end with it.
@@ -164,8 +166,10 @@ pub struct File {
 impl Drop for File {
     fn drop(&mut self) {
         super::inotify::closed(self);
+        super::owner::release(self);
         if *self.has_locks.get_mut() {
             super::lock::release_file(self);
+            super::lease::release(self);
         }
         for item in std::mem::take(self.watchers.get_mut()) {
             item.file_gone(&*self.ops);
@@ -189,7 +193,8 @@ impl File {
             flags: AtomicI32::new(flags),
             offset: Mutex::new(0),
             path,
-            owner: AtomicI32::new(0),
+            owner: Mutex::default(),
+            async_watch: Mutex::default(),
             has_locks: Default::default(),
             watchers: Mutex::default(),
             _writer,

@@ -27,6 +27,22 @@ pub const EVENTS: u32 = libc::IN_ALL_EVENTS;
 
 /// Watches in the whole sandbox.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
+/// A mark of another kind that [`event`] and [`entry`] tell of.
+pub struct Live(());
+
+impl Live {
+    pub fn new() -> Live {
+        LIVE.fetch_add(1, Ordering::Relaxed);
+        Live(())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        LIVE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 static COOKIE: AtomicU32 = AtomicU32::new(1);
 
 struct Watch {
@@ -108,7 +124,11 @@ fn detach(w: &Arc<Watch>, path: &Path) {
 }
 
 fn tell(inode: &Arc<dyn Inode>, mask: u32, cookie: u32, name: &[u8]) {
-    let Some(list) = inode.extra().and_then(|e| e.get::<Watches>()) else { return };
+    let Some(extra) = inode.extra() else { return };
+    if let Some(marks) = extra.get::<super::dnotify::Marks>() {
+        marks.event(mask);
+    }
+    let Some(list) = extra.get::<Watches>() else { return };
     let watches = list.0.lock().clone();
     for w in watches {
         let wanted = w.mask.load(Ordering::Relaxed);

@@ -11,14 +11,17 @@
 pub mod anon;
 pub mod deny;
 pub mod dev;
+pub mod dnotify;
 pub mod epoll;
 pub mod eventfd;
 pub mod file;
 pub mod gofer;
 pub mod hostfile;
 pub mod inotify;
+pub mod lease;
 pub mod lock;
 pub mod overlay;
+pub mod owner;
 pub mod pipe;
 pub mod proc;
 pub mod pseudo;

@@ -32,6 +32,7 @@ pub const CAP_SYS_RESOURCE: u64 = 1 << 24;
 pub const CAP_SYS_TIME: u64 = 1 << 25;
 pub const CAP_SYS_TTY_CONFIG: u64 = 1 << 26;
 pub const CAP_MKNOD: u64 = 1 << 27;
+pub const CAP_LEASE: u64 = 1 << 28;
 pub const CAP_SETFCAP: u64 = 1 << 31;
 pub const CAP_MAC_OVERRIDE: u64 = 1 << 32;
 pub const CAP_SYSLOG: u64 = 1 << 34;

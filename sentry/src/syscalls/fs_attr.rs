@@ -5,7 +5,7 @@ use super::fs_stat::at;
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::vfs::ops::{self, SetTime};
-use crate::fs::vfs::perm::{self, owner_or_capable, MAY_READ, MAY_WRITE};
+use crate::fs::vfs::perm::{self, owner_or_capable, permission, MAY_READ, MAY_WRITE};
 use crate::fs::vfs::Path;
 use crate::fs::{File, SetAttr, Timespec};
 use crate::kernel::cred::CAP_SYS_ADMIN;
@@ -165,9 +165,13 @@ fn new_size(cx: &Ctx<'_>, size: i64) -> SysResult<u64> {
     Ok(size)
 }
 
-pub fn truncate(cx: &mut Ctx<'_>, path: PathPtr, size: i64) -> SysResult {
+pub async fn truncate(cx: &mut Ctx<'_>, path: PathPtr, size: i64) -> SysResult {
     let size = new_size(cx, size)?;
     let p = at(cx, libc::AT_FDCWD, path.0, true, false)?;
+    if let Some(leases) = crate::fs::lease::stop(p.inode(), true) {
+        permission(&p, &cx.task.cred(), MAY_WRITE)?;
+        leases.wait(cx.task, true).await?;
+    }
     ops::truncate(&p, size, &cx.task.cred())?;
     Ok(0)
 }

@@ -5,7 +5,8 @@ use super::fs_open::O_LARGEFILE;
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::lock::{self, Range};
-use crate::fs::{pipe, File};
+use crate::fs::owner::{self, Who};
+use crate::fs::{dnotify, lease, pipe, File};
 use crate::kernel::Task;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -51,6 +52,12 @@ pub fn dup3(cx: &mut Ctx<'_>, old: Fd, new: Fd, flags: i32) -> SysResult {
 
 /// Flags that `F_SETFL` changes.
 const SETFL: i32 = libc::O_APPEND | libc::O_NONBLOCK | libc::O_DIRECT | libc::O_NOATIME | libc::O_ASYNC;
+
+// Not in the libc crate.
+const F_SETSIG: i32 = 10;
+const F_GETSIG: i32 = 11;
+const F_SETOWN_EX: i32 = 15;
+const F_GETOWN_EX: i32 = 16;
 
 #[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
@@ -184,20 +191,66 @@ pub async fn fcntl(cx: &mut Ctx<'_>, fd: Fd, cmd: i32, arg: u64) -> SysResult {
             }
             file.ops.set_flags(new)?;
             file.set_flags(new);
+            if (new ^ old) & libc::O_ASYNC != 0 {
+                owner::set_async(cx.task, &file, fd.0, new & libc::O_ASYNC != 0);
+            }
             Ok(0)
         }
         libc::F_GETLK | libc::F_SETLK | libc::F_SETLKW | libc::F_OFD_GETLK | libc::F_OFD_SETLK | libc::F_OFD_SETLKW => {
             record_lock(cx, file, cmd, arg).await
         }
         libc::F_SETOWN => {
-            let who = arg as i32;
-            if who == i32::MIN {
-                return Err(Errno::EINVAL.into());
-            }
-            file.owner.store(who, Ordering::Relaxed);
+            let who = match arg as i32 {
+                0 => Who::Nobody,
+                i32::MIN => return Err(Errno::EINVAL.into()),
+                p if p > 0 => Who::Process(p),
+                p => Who::Group(-p),
+            };
+            file.owner.lock().set(cx.task, who)?;
             Ok(0)
         }
-        libc::F_GETOWN => Ok(i64::from(file.owner.load(Ordering::Relaxed)) as u64),
+        libc::F_GETOWN => Ok(match file.owner.lock().who() {
+            Who::Nobody => 0,
+            Who::Thread(p) | Who::Process(p) => p as u64,
+            Who::Group(p) => -i64::from(p) as u64,
+        }),
+        F_SETOWN_EX => {
+            let [kind, id]: [i32; 2] = cx.read(arg)?;
+            let who = match kind {
+                _ if !(0..=2).contains(&kind) => return Err(Errno::EINVAL.into()),
+                _ if id == 0 => Who::Nobody,
+                _ if id < 0 => return Err(Errno::ESRCH.into()),
+                0 => Who::Thread(id),
+                1 => Who::Process(id),
+                _ => Who::Group(id),
+            };
+            file.owner.lock().set(cx.task, who)?;
+            Ok(0)
+        }
+        F_GETOWN_EX => {
+            let who: [i32; 2] = match file.owner.lock().who() {
+                Who::Nobody => [1, 0],
+                Who::Thread(t) => [0, t],
+                Who::Process(p) => [1, p],
+                Who::Group(p) => [2, p],
+            };
+            cx.write(arg, &who)?;
+            Ok(0)
+        }
+        F_SETSIG => {
+            file.owner.lock().set_signal(arg)?;
+            Ok(0)
+        }
+        F_GETSIG => Ok(file.owner.lock().signal() as u64),
+        libc::F_SETLEASE => {
+            lease::set(cx.task, &file, fd.0, arg as i32)?;
+            Ok(0)
+        }
+        libc::F_GETLEASE => Ok(lease::get(&file) as u64),
+        libc::F_NOTIFY => {
+            dnotify::set(cx.task, &file, fd.0, arg as u32)?;
+            Ok(0)
+        }
         libc::F_SETPIPE_SZ => pipe::fcntl_size(cx.task, &file, Some(arg)),
         libc::F_GETPIPE_SZ => pipe::fcntl_size(cx.task, &file, None),
         libc::F_GET_SEALS => Ok(file.tmp().ok_or(Errno::EINVAL)?.seals() as u64),
@@ -250,6 +303,9 @@ pub fn ioctl(cx: &mut Ctx<'_>, fd: Fd, cmd: u32, arg: u64) -> SysResult {
             let flags = if on != 0 { file.flags() | bit } else { file.flags() & !bit };
             file.ops.set_flags(flags)?;
             file.set_flags(flags);
+            if cmd == FIOASYNC {
+                owner::set_async(cx.task, &file, fd.0, on != 0);
+            }
             Ok(0)
         }
         FIONREAD | FIGETBSZ if file.path.as_ref().is_some_and(|p| p.kind() == libc::S_IFREG) => {

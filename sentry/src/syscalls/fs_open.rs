@@ -37,9 +37,12 @@ async fn fifo(cx: &mut Ctx<'_>, place: Path, flags: i32) -> SysResult<Arc<File>>
 
 async fn do_open(cx: &mut Ctx<'_>, dirfd: i32, path: u64, flags: i32, mode: u32, resolve: LookupFlags) -> SysResult {
     let path = cx.read_path(path)?;
-    let file = match open_how(cx.task, dirfd, &path, flags & !O_LARGEFILE, mode, resolve)? {
-        Opened::File(f) => f,
-        Opened::Fifo(place, flags) => fifo(cx, place, flags).await?,
+    let file = loop {
+        match open_how(cx.task, dirfd, &path, flags & !O_LARGEFILE, mode, resolve)? {
+            Opened::File(f) => break f,
+            Opened::Fifo(place, flags) => break fifo(cx, place, flags).await?,
+            Opened::Leased(leases, write) => leases.wait(cx.task, write).await?,
+        }
     };
     let fd = cx.task.install_fd(file, flags & libc::O_CLOEXEC != 0)?;
     Ok(fd as u64)

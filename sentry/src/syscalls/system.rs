@@ -179,21 +179,6 @@ pub fn not_permitted(_cx: &mut Ctx<'_>) -> SysResult {
     Err(Errno::EPERM.into())
 }
 
-pub fn iopl(_cx: &mut Ctx<'_>, level: u32) -> SysResult {
-    Err(if level > 3 { Errno::EINVAL } else { Errno::EPERM }.into())
-}
-
-pub fn ioperm(_cx: &mut Ctx<'_>, from: u64, num: u64, on: i32) -> SysResult {
-    let bad = from.checked_add(num).is_none_or(|e| e <= from || e > 65536);
-    if bad {
-        return Err(Errno::EINVAL.into());
-    }
-    if on == 0 {
-        return Ok(0);
-    }
-    Err(Errno::EPERM.into())
-}
-
 /// Two kernel objects are the same, or are not; their order stays a secret.
 pub fn kcmp(cx: &mut Ctx<'_>, pid1: i32, pid2: i32, kind: i32, idx1: u64, idx2: u64) -> SysResult {
     const DIFFERENT: u64 = 3;

@@ -2,6 +2,8 @@
 //! guest kernel that cannot change is read-only (writing answers `EACCES`... as for a setting without a handler); what only tunes a Linux
 //! mechanism that does not exist here is remembered, so that a program that sets it and reads it back goes on.
 
+use crate::fs::lease::BREAK_TIME;
+use std::sync::atomic::Ordering;
 use crate::error::{Errno, Result};
 use crate::fs::pseudo::{parse_int, Put, StaticDir, Super, TextFile};
 use crate::fs::types::Inode;
@@ -45,7 +47,7 @@ const TABLE: &[(&str, Node)] = &[
     ("fs/inotify/max_queued_events", Int(16384, 0, MAX)),
     ("fs/inotify/max_user_instances", Int(128, 0, MAX)),
     ("fs/inotify/max_user_watches", Int(524_288, 0, MAX)),
-    ("fs/lease-break-time", Int(45, 0, MAX)),
+    ("fs/lease-break-time", Live(lease_time, set_lease_time)),
     ("fs/leases-enable", Int(1, 0, MAX)),
     ("fs/mount-max", Int(100_000, 1, MAX)),
     ("fs/mqueue/msg_default", Int(10, 1, 65536)),
@@ -194,6 +196,16 @@ const TABLE: &[(&str, Node)] = &[
     ("vm/vfs_cache_pressure", Int(100, 0, MAX)),
     ("vm/zone_reclaim_mode", Int(0, 0, MAX)),
 ];
+
+fn lease_time(_: &Kernel, out: &mut Vec<u8>) {
+    out.d(u64::from(BREAK_TIME.load(Ordering::Relaxed)));
+}
+
+fn set_lease_time(_: &Kernel, data: &[u8]) -> Result<()> {
+    let n = parse_int(data).and_then(|n| u32::try_from(n).map_err(|_| Errno::EINVAL))?;
+    BREAK_TIME.store(n, Ordering::Relaxed);
+    Ok(())
+}
 
 fn file_nr(_: &Kernel, out: &mut Vec<u8>) {
     out.s("0\t0\t9223372036854775807");

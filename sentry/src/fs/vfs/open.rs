@@ -5,7 +5,7 @@ use super::perm::*;
 use super::walk::{self, Last, LookupFlags, Resolver, RootRef};
 use super::{MountFlags, Path};
 use crate::error::{Errno, Result};
-use crate::fs::{deny, inotify, File, Noop, SetAttr, Timespec};
+use crate::fs::{deny, inotify, lease, File, Noop, SetAttr, Timespec};
 use crate::kernel::{Cred, Task};
 use std::sync::Arc;
 
@@ -18,6 +18,8 @@ pub enum Opened {
     File(Arc<File>),
     /// A FIFO that `flags` may be applied to: opening it can wait for the other end.
     Fifo(Path, i32),
+    /// Someone's lease stands in the way (of writing, if so): open again once it does not.
+    Leased(Arc<lease::Leases>, bool),
 }
 
 impl Opened {
@@ -26,6 +28,7 @@ impl Opened {
         match self {
             Opened::File(f) => Ok(f),
             Opened::Fifo(..) => Err(Errno::ENXIO),
+            Opened::Leased(..) => Err(Errno::EAGAIN),
         }
     }
 }
@@ -185,6 +188,12 @@ fn open_existing(place: Path, flags: i32, cred: &Cred, created: bool) -> Result<
         _ => {}
     }
     let writes = access != libc::O_RDONLY || truncate;
+    if let Some(leases) = lease::stop(place.inode(), writes).filter(|_| !created) {
+        if flags & libc::O_NONBLOCK != 0 {
+            return Err(Errno::EAGAIN);
+        }
+        return Ok(Opened::Leased(leases, writes));
+    }
     let writer = if writes && place.kind() == libc::S_IFREG { deny::writer(&place)? } else { None };
     // Truncation is ours to do; the flag says to a file system that the content is not worth copying.
     let hint = keep | (flags & libc::O_NOCTTY) | if truncate { libc::O_TRUNC } else { 0 };

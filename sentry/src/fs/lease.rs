@@ -1,0 +1,188 @@
+//! Leases: fcntl(2) `F_SETLEASE`. The holder hears (by a signal) that someone else wants to open or truncate the file, and has some time to
+//! put its house in order; the other waits meanwhile.
+//!
+//! Leases hang on the inode. Without any lease in the sandbox an open costs one load.
+
+use super::{File, Inode};
+use crate::error::{Errno, Result, SysError, SysResult};
+use crate::kernel::cred::CAP_LEASE;
+use crate::kernel::wait::{WaitError, WaitQueue};
+use crate::kernel::Task;
+use parking_lot::Mutex;
+use platform::executor::now_ns;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+/// Leases in the sandbox.
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+/// `/proc/sys/fs/lease-break-time`, seconds.
+pub static BREAK_TIME: AtomicU32 = AtomicU32::new(45);
+
+struct Lease {
+    file: Weak<File>,
+    fd: i32,
+    kind: i32,
+    /// What it must become, and when it does by itself (host monotonic ns).
+    breaking: Option<(i32, u64)>,
+}
+
+impl Lease {
+    fn of(&self, file: &File) -> bool {
+        std::ptr::eq(self.file.as_ptr(), file)
+    }
+    fn stops(&self, write: bool) -> bool {
+        write || self.kind == libc::F_WRLCK
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        LIVE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The leases of one inode.
+#[derive(Default)]
+pub struct Leases {
+    list: Mutex<Vec<Lease>>,
+    queue: WaitQueue,
+}
+
+fn of(inode: &Arc<dyn Inode>) -> Option<Arc<Leases>> {
+    if LIVE.load(Ordering::Relaxed) == 0 {
+        return None;
+    }
+    inode.extra()?.get()
+}
+
+/// Is the file open elsewhere (`readers`: also for reading only)? Linux counts opens; they are looked for here, as leases are rare.
+fn open_elsewhere(task: &Task, file: &File, inode: &Arc<dyn Inode>, readers: bool) -> bool {
+    let mut tables: Vec<_> = task.kernel.tree.lock().tasks.values().map(|t| t.files()).collect();
+    tables.sort_by_key(|t| t.id());
+    tables.dedup_by_key(|t| t.id());
+    let conflicts = |f: &File| {
+        !std::ptr::eq(f, file)
+            && (f.writable() || (readers && f.readable()))
+            && f.path.as_ref().is_some_and(|p| Arc::ptr_eq(p.inode(), inode))
+    };
+    tables.iter().any(|t| t.numbers().into_iter().any(|fd| t.get(fd).is_ok_and(|f| conflicts(&f))))
+}
+
+/// `F_SETLEASE`.
+pub fn set(task: &Task, file: &Arc<File>, fd: i32, kind: i32) -> Result<()> {
+    let place = file.path.as_ref().ok_or(Errno::EINVAL)?;
+    let cred = task.cred();
+    if cred.fsuid != place.inode().perm()?.uid && !cred.has(CAP_LEASE) {
+        return Err(Errno::EACCES);
+    }
+    if place.kind() != libc::S_IFREG {
+        return Err(Errno::EINVAL);
+    }
+    if kind == libc::F_UNLCK {
+        let leases = of(place.inode()).ok_or(Errno::EAGAIN)?;
+        let mut l = leases.list.lock();
+        let i = l.iter().position(|x| x.of(file)).ok_or(Errno::EAGAIN)?;
+        l.remove(i);
+        drop(l);
+        leases.queue.wake_all();
+        return Ok(());
+    }
+    if kind != libc::F_RDLCK && kind != libc::F_WRLCK {
+        return Err(Errno::EINVAL);
+    }
+    let write = kind == libc::F_WRLCK;
+    if (!write && file.writable()) || open_elsewhere(task, file, place.inode(), write) {
+        return Err(Errno::EAGAIN);
+    }
+    let leases = place.inode().extra().ok_or(Errno::EINVAL)?.get_or_insert(Leases::default);
+    let mut l = leases.list.lock();
+    for x in l.iter() {
+        let ends = x.breaking.is_some_and(|b| b.0 == libc::F_UNLCK);
+        if ends || (!x.of(file) && write) || (x.of(file) && write && x.breaking.is_some()) {
+            return Err(Errno::EAGAIN);
+        }
+    }
+    file.owner.lock().claim(task);
+    match l.iter_mut().find(|x| x.of(file)) {
+        Some(mine) => {
+            mine.kind = kind;
+            mine.fd = fd;
+            mine.breaking = None;
+        }
+        None => {
+            LIVE.fetch_add(1, Ordering::Relaxed);
+            l.push(Lease { file: Arc::downgrade(file), fd, kind, breaking: None });
+            file.has_locks.store(true, Ordering::Relaxed);
+        }
+    }
+    drop(l);
+    leases.queue.wake_all();
+    Ok(())
+}
+
+/// `F_GETLEASE`: of one that is being broken, what it must become.
+pub fn get(file: &File) -> i32 {
+    let Some(leases) = file.path.as_ref().and_then(|p| of(p.inode())) else { return libc::F_UNLCK };
+    let l = leases.list.lock();
+    l.iter().find(|x| x.of(file)).map_or(libc::F_UNLCK, |x| x.breaking.map_or(x.kind, |b| b.0))
+}
+
+/// The description goes.
+pub fn release(file: &File) {
+    if let Some(leases) = file.path.as_ref().and_then(|p| of(p.inode())) {
+        leases.list.lock().retain(|x| !x.of(file));
+        leases.queue.wake_all();
+    }
+}
+
+/// Someone wants to open the object (to `write` to it or only to read): tells whose lease stands in the way, and gives what to wait for.
+pub fn stop(inode: &Arc<dyn Inode>, write: bool) -> Option<Arc<Leases>> {
+    let leases = of(inode)?;
+    leases.expire();
+    let mut any = false;
+    for x in leases.list.lock().iter_mut().filter(|x| x.stops(write)) {
+        any = true;
+        let to = if write { libc::F_UNLCK } else { libc::F_RDLCK };
+        if x.breaking.is_none_or(|b| write && b.0 != libc::F_UNLCK) {
+            let grace = u64::from(BREAK_TIME.load(Ordering::Relaxed)).saturating_mul(1_000_000_000);
+            x.breaking = Some((to, now_ns().saturating_add(grace)));
+            if let Some(f) = x.file.upgrade() {
+                f.owner.lock().tell(x.fd);
+            }
+        }
+    }
+    any.then_some(leases)
+}
+
+impl Leases {
+    /// Ends or lowers what was not given up in time; the next time that this will be due.
+    fn expire(&self) -> Option<u64> {
+        let now = now_ns();
+        let mut next = None;
+        self.list.lock().retain_mut(|x| match x.breaking {
+            Some((to, at)) if at <= now => {
+                x.kind = to;
+                x.breaking = None;
+                to != libc::F_UNLCK
+            }
+            Some((_, at)) => {
+                next = Some(next.map_or(at, |n: u64| n.min(at)));
+                true
+            }
+            None => true,
+        });
+        next
+    }
+    /// Waits until no lease stops an open.
+    pub async fn wait(&self, task: &Task, write: bool) -> SysResult<()> {
+        loop {
+            let until = self.expire();
+            let free = || !self.list.lock().iter().any(|x| x.stops(write));
+            match task.wait(&[(&self.queue, u32::MAX)], until, || free().then_some(())).await {
+                Ok(()) => return Ok(()),
+                Err(WaitError::TimedOut) => {}
+                Err(WaitError::Interrupted) => return Err(SysError::INTR),
+            }
+        }
+    }
+}
