@@ -127,17 +127,16 @@ impl Shared {
             }
         }
     }
+    /// The next item; it may be one that is gone.
     fn pop(&self) -> Option<Arc<Item>> {
         let mut r = self.ready.lock();
-        loop {
-            let item = r.list.pop_front()?;
-            // Before its file is asked: a wake from here on queues it again.
-            item.queued.store(false, Ordering::SeqCst);
-            if !item.gone.load(Ordering::SeqCst) {
-                return Some(item);
-            }
+        let item = r.list.pop_front()?;
+        // Before its file is asked: a wake from here on queues it again.
+        item.queued.store(false, Ordering::SeqCst);
+        if item.gone.load(Ordering::SeqCst) {
             r.dead = r.dead.saturating_sub(1);
         }
+        Some(item)
     }
 }
 

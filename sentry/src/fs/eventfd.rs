@@ -89,6 +89,10 @@ impl FileOps for EventFd {
     fn anon_name(&self) -> String {
         "anon_inode:[eventfd]".into()
     }
+    fn fdinfo(&self, out: &mut Vec<u8>) {
+        let (count, semaphore) = (*self.count.lock(), i32::from(self.semaphore));
+        out.extend_from_slice(format!("eventfd-count: {count:16x}\neventfd-semaphore: {semaphore}\n").as_bytes());
+    }
 }
 
 #[cfg(test)]

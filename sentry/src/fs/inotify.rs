@@ -189,6 +189,9 @@ pub fn removed(inode: &Arc<dyn Inode>, is_dir: bool) {
     if !is_dir && inode.attr().is_ok_and(|a| a.nlink > 0) {
         return tell(inode, libc::IN_ATTRIB, 0, &[]);
     }
+    if !is_dir {
+        tell(inode, libc::IN_ATTRIB, 0, &[]);
+    }
     tell(inode, libc::IN_DELETE_SELF, 0, &[]);
     let Some(list) = inode.extra().and_then(|e| e.get::<Watches>()) else { return };
     let watches = list.0.lock().clone();
@@ -320,5 +323,21 @@ impl FileOps for Inotify {
     }
     fn anon_name(&self) -> String {
         "anon_inode:inotify".into()
+    }
+    fn fdinfo(&self, out: &mut Vec<u8>) {
+        let watches: Vec<_> = self
+            .0
+            .state
+            .lock()
+            .watches
+            .values()
+            .map(|(w, p)| (w.wd, w.mask.load(Ordering::Relaxed), p.clone()))
+            .collect();
+        for (wd, mask, path) in watches {
+            let Ok(a) = path.inode().attr() else { continue };
+            let mask = mask & (EVENTS | libc::IN_UNMOUNT | libc::IN_EXCL_UNLINK | libc::IN_ONESHOT);
+            let line = format!("inotify wd:{wd:x} ino:{:x} sdev:{:x} mask:{mask:x} ignored_mask:0\n", a.ino, a.dev);
+            out.extend_from_slice(line.as_bytes());
+        }
     }
 }

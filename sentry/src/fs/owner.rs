@@ -7,7 +7,7 @@ use super::File;
 use crate::error::{Errno, Result};
 use crate::kernel::signal::{SigFields, SigInfo, NSIG};
 use crate::kernel::wait::Waiter;
-use crate::kernel::{send, Cred, Kernel, Task};
+use crate::kernel::{pgrp, send, Cred, Kernel, Task};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -43,7 +43,7 @@ impl Who {
             Who::Nobody => true,
             Who::Thread(t) => kernel.task(t).is_some(),
             Who::Process(p) => kernel.group(p).is_some(),
-            Who::Group(g) => !send::pgrp_members(kernel, g).is_empty(),
+            Who::Group(g) => !pgrp::members(kernel, g).is_empty(),
         }
     }
 }
@@ -109,7 +109,7 @@ impl Owner {
                 return;
             }
             Who::Process(p) => kernel.group(p).into_iter().collect(),
-            Who::Group(g) => send::pgrp_members(kernel, g),
+            Who::Group(g) => pgrp::members(kernel, g),
         };
         for g in groups {
             if g.any_thread().is_some_and(|t| self.may(&t.cred())) {

@@ -97,4 +97,7 @@ impl FileOps for SignalFd {
     fn anon_name(&self) -> String {
         "anon_inode:[signalfd]".into()
     }
+    fn fdinfo(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(format!("sigmask:\t{:016x}\n", self.mask.lock().0).as_bytes());
+    }
 }

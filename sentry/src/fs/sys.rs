@@ -93,8 +93,6 @@ fn table(kernel: &Kernel) -> Vec<(String, Node)> {
     text(&format!("{thp}/shmem_enabled"), "always within_size advise [never] deny force");
     text(&format!("{thp}/hpage_pmd_size"), "2097152");
     text(&format!("{thp}/use_zero_page"), "1");
-    text("kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "0");
-    text("kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "0");
     let lo = "devices/virtual/net/lo";
     for (name, value) in [
         ("address", "00:00:00:00:00:00"),

@@ -81,4 +81,10 @@ impl FileOps for TimerFd {
     fn anon_name(&self) -> String {
         "anon_inode:[timerfd]".into()
     }
+    fn fdinfo(&self, out: &mut Vec<u8>) {
+        let (left, ticks) = (self.get(), self.timer.ticks());
+        let pair = |ns: u64| format!("({}, {})", ns / 1_000_000_000, ns % 1_000_000_000);
+        let (value, interval) = (pair(left.value_ns), pair(left.interval_ns));
+        out.extend_from_slice(format!("ticks: {ticks}\nit_value: {value}\nit_interval: {interval}\n").as_bytes());
+    }
 }

@@ -266,6 +266,10 @@ pub fn mount(cx: &mut Ctx<'_>, source: Addr, target: PathPtr, kind: Addr, flags:
     }
     if flags & libc::MS_BIND != 0 {
         let from = resolve(cx.task, libc::AT_FDCWD, &source, LookupFlags::FOLLOW)?;
+        if place.kind() == libc::S_IFLNK {
+            // Links of procfs come and go with what they stand for.
+            return Err(Errno::ENOENT.into());
+        }
         ns.bind(&from, &place, flags & libc::MS_REC != 0)?;
         return Ok(0);
     }

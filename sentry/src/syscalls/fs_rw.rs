@@ -252,7 +252,9 @@ pub fn sync_file_range(cx: &mut Ctx<'_>, fd: Fd, offset: i64, len: i64, flags: u
     if flags & !7 != 0 || offset < 0 || len < 0 || offset.checked_add(len).is_none() {
         return Err(Errno::EINVAL.into());
     }
-    if !f.ops.seekable() {
+    let of_file =
+        |p: &crate::fs::vfs::Path| matches!(p.kind(), libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK | libc::S_IFBLK);
+    if !f.path.as_ref().is_some_and(of_file) {
         return Err(Errno::ESPIPE.into());
     }
     f.ops.fsync(true)?;

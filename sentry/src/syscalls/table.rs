@@ -235,8 +235,7 @@ syscall_table! {
         257 openat(dirfd: Fd, path: PathPtr, flags: i32, mode: Mode) => fs_open::openat, Full, "";
         437 openat2(dirfd: Fd, path: PathPtr, how: Addr, size: usize) => fs_open::openat2, Partial, "RESOLVE_CACHED always answers EAGAIN";
         85 creat(path: PathPtr, mode: Mode) => fs_open::creat, Full, "";
-        72 fcntl(fd: Fd, cmd: i32, arg: u64) => fs_fd::fcntl, Partial, "no leases, no directory notification, no O_ASYNC signals";
-        72 fcntl(fd: Fd, cmd: i32, arg: u64) => fs_fd::fcntl, Partial, "lock cycles are not detected";
+        72 fcntl(fd: Fd, cmd: i32, arg: u64) => fs_fd::fcntl, Full, "";
         76 truncate(path: PathPtr, size: i64) => fs_attr::truncate, Full, "";
         73 flock(fd: Fd, op: i32) => fs_fd::flock, Full, "";
         7 poll(fds: Addr, nfds: u32, timeout: i32) => poll::poll, Full, "";

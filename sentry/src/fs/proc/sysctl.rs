@@ -2,9 +2,8 @@
 //! guest kernel that cannot change is read-only (writing answers `EACCES`... as for a setting without a handler); what only tunes a Linux
 //! mechanism that does not exist here is remembered, so that a program that sets it and reads it back goes on.
 
-use crate::fs::lease::BREAK_TIME;
-use std::sync::atomic::Ordering;
 use crate::error::{Errno, Result};
+use crate::fs::lease::BREAK_TIME;
 use crate::fs::pseudo::{parse_int, Put, StaticDir, Super, TextFile};
 use crate::fs::types::Inode;
 use crate::kernel::cred::CAP_SYS_ADMIN;
@@ -12,6 +11,7 @@ use crate::kernel::kernel::{PID_MAX, RELEASE, VERSION};
 use crate::kernel::{current, fdtable, Kernel};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// A node of the table.
@@ -76,25 +76,19 @@ const TABLE: &[(&str, Node)] = &[
     ("kernel/dmesg_restrict", Int(0, 0, 1)),
     ("kernel/domainname", Live(domainname, set_domainname)),
     ("kernel/hostname", Live(hostname, set_hostname)),
-    ("kernel/io_uring_disabled", Text("2")),
-    ("kernel/keys/maxbytes", Int(20000, 0, MAX)),
-    ("kernel/keys/maxkeys", Int(200, 0, MAX)),
     ("kernel/kptr_restrict", Int(0, 0, 2)),
-    ("kernel/modules_disabled", Text("1")),
     ("kernel/msg_next_id", Text("-1")),
     ("kernel/msgmax", Int(8192, 0, MAX)),
     ("kernel/msgmnb", Int(16384, 0, MAX)),
     ("kernel/msgmni", Int(32000, 0, MAX)),
     ("kernel/ngroups_max", Text("65536")),
     ("kernel/ns_last_pid", Gen(last_pid)),
-    ("kernel/numa_balancing", Text("0")),
     ("kernel/osrelease", Text(RELEASE)),
     ("kernel/ostype", Text("Linux")),
     ("kernel/overflowgid", Text("65534")),
     ("kernel/overflowuid", Text("65534")),
     ("kernel/panic", Int(0, -MAX, MAX)),
     ("kernel/panic_on_oops", Int(0, 0, MAX)),
-    ("kernel/perf_event_paranoid", Text("3")),
     ("kernel/pid_max", Gen(pid_max)),
     ("kernel/poweroff_cmd", Keep("/sbin/poweroff")),
     ("kernel/print-fatal-signals", Int(0, 0, MAX)),
@@ -125,7 +119,6 @@ const TABLE: &[(&str, Node)] = &[
     ("kernel/sysrq", Text("0")),
     ("kernel/tainted", Text("0")),
     ("kernel/threads-max", Text("192730")),
-    ("kernel/unprivileged_bpf_disabled", Text("2")),
     ("kernel/version", Text(VERSION)),
     ("kernel/watchdog", Text("0")),
     ("net/core/default_qdisc", Text("pfifo_fast")),
@@ -168,7 +161,6 @@ const TABLE: &[(&str, Node)] = &[
     ("net/ipv6/conf/lo/disable_ipv6", Int(0, 0, 1)),
     ("net/ipv6/bindv6only", Int(0, 0, 1)),
     ("net/unix/max_dgram_qlen", Int(10, 0, MAX)),
-    ("user/max_user_namespaces", Text("0")),
     ("vm/dirty_background_ratio", Int(10, 0, 100)),
     ("vm/dirty_bytes", Int(0, 0, i64::MAX)),
     ("vm/dirty_expire_centisecs", Int(3000, 0, MAX)),
@@ -181,8 +173,6 @@ const TABLE: &[(&str, Node)] = &[
     ("vm/min_free_kbytes", Int(67584, 0, MAX)),
     ("vm/mmap_min_addr", Gen(mmap_min_addr)),
     ("vm/mmap_rnd_bits", Int(28, 28, 32)),
-    ("vm/nr_hugepages", Text("0")),
-    ("vm/nr_overcommit_hugepages", Text("0")),
     ("vm/oom_dump_tasks", Int(1, 0, 1)),
     ("vm/oom_kill_allocating_task", Int(0, 0, 1)),
     ("vm/overcommit_kbytes", Int(0, 0, i64::MAX)),
@@ -191,7 +181,6 @@ const TABLE: &[(&str, Node)] = &[
     ("vm/page-cluster", Int(3, 0, 31)),
     ("vm/panic_on_oom", Int(0, 0, 2)),
     ("vm/swappiness", Int(60, 0, 200)),
-    ("vm/unprivileged_userfaultfd", Text("0")),
     ("vm/user_reserve_kbytes", Int(131_072, 0, i64::MAX)),
     ("vm/vfs_cache_pressure", Int(100, 0, MAX)),
     ("vm/zone_reclaim_mode", Int(0, 0, MAX)),

@@ -15,6 +15,33 @@ pub struct Termios {
     pub cc: [u8; 19],
 }
 
+/// Bytes of the old `struct termio`, its padding included.
+const TERMIO: usize = 18;
+
+impl Termios {
+    /// As `TCGETA` gives it: the low halves of the flags and the first characters.
+    pub fn to_termio(self) -> [u8; TERMIO] {
+        let mut b = [0; TERMIO];
+        for (to, flags) in b.chunks_exact_mut(2).zip([self.iflag, self.oflag, self.cflag, self.lflag]) {
+            to.copy_from_slice(&(flags as u16).to_le_bytes());
+        }
+        b[8] = self.line;
+        b[9..17].copy_from_slice(&self.cc[..8]);
+        b
+    }
+    /// What `TCSETA` makes of it.
+    pub fn with_termio(mut self, b: &[u8; TERMIO]) -> Termios {
+        let low = |flags: u32, at: usize| (flags & !0xffff) | u32::from(u16::from_le_bytes([b[at], b[at + 1]]));
+        self.iflag = low(self.iflag, 0);
+        self.oflag = low(self.oflag, 2);
+        self.cflag = low(self.cflag, 4);
+        self.lflag = low(self.lflag, 6);
+        self.line = b[8];
+        self.cc[..8].copy_from_slice(&b[9..17]);
+        self
+    }
+}
+
 impl Default for Termios {
     fn default() -> Self {
         let mut cc = [0u8; 19];

@@ -11,6 +11,11 @@ use parking_lot::Mutex;
 use std::any::Any;
 use std::sync::{Arc, Weak};
 
+// Requests of the old `struct termio`.
+const TCGETA: u64 = 0x5405;
+const TCSETA: u64 = 0x5406;
+const TCSETAW: u64 = 0x5407;
+const TCSETAF: u64 = 0x5408;
 const IN: u32 = (libc::POLLIN | libc::POLLRDNORM) as u32;
 const OUT: u32 = (libc::POLLOUT | libc::POLLWRNORM) as u32;
 const HUP: u32 = libc::POLLHUP as u32;
@@ -104,6 +109,22 @@ impl Pty {
                 if u64::from(cmd) == libc::TCSETSF {
                     s.ldisc.flush_input();
                 }
+                s.ldisc.set(t);
+                drop(s);
+                self.wake_all();
+            }
+            TCGETA => {
+                let t = self.state.lock().ldisc.termios;
+                mem.write_bytes(arg, &t.to_termio())?;
+            }
+            TCSETA | TCSETAW | TCSETAF => {
+                let mut b = [0; 18];
+                mem.read_bytes(arg, &mut b)?;
+                let mut s = self.state.lock();
+                if u64::from(cmd) == TCSETAF {
+                    s.ldisc.flush_input();
+                }
+                let t = s.ldisc.termios.with_termio(&b);
                 s.ldisc.set(t);
                 drop(s);
                 self.wake_all();
@@ -380,7 +401,9 @@ impl FileOps for Slave {
     }
     fn ioctl(&self, _: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
         match u64::from(cmd) {
-            libc::TCSETS | libc::TCSETSW | libc::TCSETSF | libc::TCFLSH => tty::check(&self.0.line, libc::SIGTTOU)?,
+            libc::TCSETS | libc::TCSETSW | libc::TCSETSF | libc::TCFLSH | TCSETA | TCSETAW | TCSETAF => {
+                tty::check(&self.0.line, libc::SIGTTOU)?
+            }
             libc::FIONREAD => {
                 let n = self.0.state.lock().ldisc.queued() as i32;
                 task.mem().write(arg, &n)?;

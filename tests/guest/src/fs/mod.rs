@@ -9,6 +9,7 @@ mod locks;
 mod notify;
 mod perms;
 mod rename;
+mod told;
 mod xattr;
 
 pub const GROUPS: &[(&str, &[crate::Case])] = &[
@@ -22,4 +23,5 @@ pub const GROUPS: &[(&str, &[crate::Case])] = &[
     ("xattr", xattr::CASES),
     ("locks", locks::CASES),
     ("inotify", notify::CASES),
+    ("told", told::CASES),
 ];

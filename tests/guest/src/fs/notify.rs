@@ -89,9 +89,9 @@ unsafe fn removal() {
     let t = Tmp::new();
     let f = t.file("f", b"");
     let i = start();
-    let w = ok(inotify_add_watch(i, f.as_ptr(), IN_DELETE_SELF));
+    let w = ok(inotify_add_watch(i, f.as_ptr(), IN_DELETE_SELF | IN_ATTRIB));
     ok(unlink(f.as_ptr()));
-    assert_eq!(masks(&events(i)), [IN_DELETE_SELF, IN_IGNORED]);
+    assert_eq!(masks(&events(i)), [IN_ATTRIB, IN_DELETE_SELF, IN_IGNORED]);
     fails(inotify_rm_watch(i, w), EINVAL);
     let w = ok(inotify_add_watch(i, t.p("").as_ptr(), IN_CREATE));
     ok(inotify_rm_watch(i, w));

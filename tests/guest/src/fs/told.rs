@@ -1,0 +1,217 @@
+//! Signals about files: owners, O_ASYNC, leases, directory notification (fcntl(2)); what /proc tells of special descriptors.
+
+use crate::t::*;
+use libc::*;
+
+pub const CASES: &[crate::Case] = cases![
+    owners,
+    async_pipe,
+    lease_broken_by_open,
+    lease_conflicts,
+    lease_and_nonblocking_open,
+    directory_signals,
+    fdinfo_of_special_files,
+    epoll_no_event_twice,
+];
+
+const F_SETSIG: i32 = 10;
+const F_GETSIG: i32 = 11;
+const F_SETOWN_EX: i32 = 15;
+const F_GETOWN_EX: i32 = 16;
+
+/// The next blocked `sig`, with `si_code` and `si_fd`.
+unsafe fn next(sig: i32) -> (i32, i32) {
+    let mut info: siginfo_t = zeroed();
+    let t = timespec { tv_sec: 20, tv_nsec: 0 };
+    ok(sigtimedwait(&set_of(&[sig]), &mut info, &t));
+    let fd = *std::ptr::addr_of!(info).cast::<u8>().add(24).cast::<i32>();
+    (info.si_code, fd)
+}
+
+unsafe fn none(sig: i32) {
+    let t = timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+    fails(sigtimedwait(&set_of(&[sig]), std::ptr::null_mut(), &t), EAGAIN);
+}
+
+unsafe fn owners() {
+    let (r, _w) = pipe_pair();
+    is(fcntl(r, F_GETOWN), 0);
+    ok(fcntl(r, F_SETOWN, getpid()));
+    is(fcntl(r, F_GETOWN), getpid().into());
+    let mut o = [9i32; 2];
+    ok(fcntl(r, F_GETOWN_EX, o.as_mut_ptr()));
+    assert_eq!(o, [1, getpid()]);
+    ok(fcntl(r, F_SETOWN_EX, [0, gettid()].as_ptr()));
+    ok(fcntl(r, F_GETOWN_EX, o.as_mut_ptr()));
+    assert_eq!(o, [0, gettid()]);
+    ok(fcntl(r, F_SETOWN, -getpgrp()));
+    ok(fcntl(r, F_GETOWN_EX, o.as_mut_ptr()));
+    assert_eq!(o, [2, getpgrp()]);
+    fails(fcntl(r, F_SETOWN_EX, [3, 1].as_ptr()), EINVAL);
+    fails(fcntl(r, F_SETOWN_EX, BAD), EFAULT);
+    fails(fcntl(r, F_SETOWN, 0x3fff_ffff), ESRCH);
+    fails(fcntl(r, F_SETOWN, i32::MIN), EINVAL);
+    is(fcntl(r, F_GETSIG), 0);
+    ok(fcntl(r, F_SETSIG, SIGRTMIN()));
+    is(fcntl(r, F_GETSIG), SIGRTMIN().into());
+    fails(fcntl(r, F_SETSIG, 65), EINVAL);
+}
+
+unsafe fn async_pipe() {
+    let (r, w) = pipe_pair();
+    let sig = SIGRTMIN() + 1;
+    block(&[sig, SIGIO]);
+    ok(fcntl(r, F_SETOWN, getpid()));
+    ok(fcntl(r, F_SETSIG, sig));
+    ok(fcntl(r, F_SETFL, O_ASYNC));
+    put(w, b"x");
+    assert_eq!(next(sig), (1, r)); // POLL_IN
+    get(r, 1);
+    ok(fcntl(r, F_SETSIG, 0));
+    put(w, b"x");
+    next(SIGIO);
+    ok(fcntl(r, F_SETFL, 0));
+    put(w, b"x");
+    none(SIGIO);
+}
+
+unsafe fn lease_broken_by_open() {
+    let t = Tmp::new();
+    let f = t.file("f", b"abc");
+    block(&[SIGIO]);
+    let fd = ok(open(f.as_ptr(), O_RDONLY | O_CLOEXEC));
+    is(fcntl(fd, F_GETLEASE), F_UNLCK.into());
+    ok(fcntl(fd, F_SETLEASE, F_RDLCK));
+    is(fcntl(fd, F_GETLEASE), F_RDLCK.into());
+    // Another reader disturbs nobody.
+    ok(close(ok(open(f.as_ptr(), O_RDONLY))));
+    let pid = spawn(|| {
+        let fd = ok(open(f.as_ptr(), O_WRONLY));
+        put(fd, b"xyz");
+        0
+    });
+    next(SIGIO);
+    asleep(pid);
+    is(fcntl(fd, F_GETLEASE), F_UNLCK.into());
+    assert_eq!(get(fd, 10), b"abc");
+    ok(fcntl(fd, F_SETLEASE, F_UNLCK));
+    exits(pid, 0);
+    // A write lease is lowered for a reader, and truncation ends it.
+    ok(fcntl(fd, F_SETLEASE, F_WRLCK));
+    let pid = spawn(|| {
+        ok(close(ok(open(f.as_ptr(), O_RDONLY))));
+        0
+    });
+    next(SIGIO);
+    is(fcntl(fd, F_GETLEASE), F_RDLCK.into());
+    ok(fcntl(fd, F_SETLEASE, F_RDLCK));
+    exits(pid, 0);
+    let pid = spawn(|| {
+        ok(close(fd));
+        ok(truncate(f.as_ptr(), 1));
+        0
+    });
+    next(SIGIO);
+    asleep(pid);
+    ok(close(fd)); // ends it too
+    exits(pid, 0);
+    assert_eq!(stat_of(&f).st_size, 1);
+}
+
+unsafe fn lease_conflicts() {
+    let t = Tmp::new();
+    let f = t.file("f", b"abc");
+    let rw = ok(open(f.as_ptr(), O_RDWR));
+    fails(fcntl(rw, F_SETLEASE, F_RDLCK), EAGAIN); // open for writing
+    ok(fcntl(rw, F_SETLEASE, F_WRLCK));
+    ok(fcntl(rw, F_SETLEASE, F_UNLCK));
+    fails(fcntl(rw, F_SETLEASE, F_UNLCK), EAGAIN);
+    fails(fcntl(rw, F_SETLEASE, 77), EINVAL);
+    let rd = ok(open(f.as_ptr(), O_RDONLY));
+    fails(fcntl(rw, F_SETLEASE, F_WRLCK), EAGAIN); // open elsewhere
+    fails(fcntl(rd, F_SETLEASE, F_RDLCK), EAGAIN);
+    ok(close(rw));
+    ok(fcntl(rd, F_SETLEASE, F_RDLCK));
+    let (r, _w) = pipe_pair();
+    fails(fcntl(r, F_SETLEASE, F_RDLCK), EINVAL);
+    if root() {
+        let g = ok(open(t.file("g", b"").as_ptr(), O_RDONLY));
+        in_child(|| {
+            become_nobody();
+            fails(fcntl(g, F_SETLEASE, F_RDLCK), EACCES);
+        });
+    }
+}
+
+unsafe fn lease_and_nonblocking_open() {
+    let t = Tmp::new();
+    let f = t.file("f", b"abc");
+    block(&[SIGIO]);
+    let fd = ok(open(f.as_ptr(), O_RDONLY));
+    ok(fcntl(fd, F_SETLEASE, F_RDLCK));
+    fails(open(f.as_ptr(), O_WRONLY | O_NONBLOCK), EWOULDBLOCK);
+    next(SIGIO);
+    fails(open(f.as_ptr(), O_WRONLY | O_NONBLOCK), EWOULDBLOCK);
+    none(SIGIO); // it was told already
+    ok(fcntl(fd, F_SETLEASE, F_UNLCK));
+    ok(open(f.as_ptr(), O_WRONLY | O_NONBLOCK));
+}
+
+unsafe fn directory_signals() {
+    const F_NOTIFY: i32 = 1026;
+    const DN_CREATE: u32 = 4;
+    const DN_DELETE: u32 = 8;
+    const DN_MULTISHOT: u32 = 1 << 31;
+    let t = Tmp::new();
+    let sig = SIGRTMIN() + 2;
+    block(&[sig]);
+    let d = ok(open(t.p("").as_ptr(), O_RDONLY));
+    ok(fcntl(d, F_SETSIG, sig));
+    ok(fcntl(d, F_NOTIFY, DN_CREATE));
+    t.file("a", b"");
+    assert_eq!(next(sig).1, d);
+    t.file("b", b"");
+    none(sig); // once only
+    ok(fcntl(d, F_NOTIFY, DN_CREATE | DN_DELETE | DN_MULTISHOT));
+    ok(unlink(t.p("a").as_ptr()));
+    assert_eq!(next(sig).1, d);
+    t.file("c", b"");
+    assert_eq!(next(sig).1, d);
+    ok(fcntl(d, F_NOTIFY, 0));
+    t.file("d", b"");
+    none(sig);
+    let f = ok(open(t.p("b").as_ptr(), O_RDONLY));
+    fails(fcntl(f, F_NOTIFY, DN_CREATE), ENOTDIR);
+}
+
+unsafe fn info(fd: i32) -> String {
+    std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap()
+}
+
+unsafe fn fdinfo_of_special_files() {
+    let t = Tmp::new();
+    let i = ok(inotify_init1(0));
+    let wd = ok(inotify_add_watch(i, t.p("").as_ptr(), IN_CREATE | IN_DELETE));
+    let want = format!("inotify wd:{wd:x} ino:{:x} ", stat_of(&t.p("")).st_ino);
+    let text = info(i);
+    assert!(text.contains(&want) && text.contains(" mask:300 "), "{text}");
+    let e = ok(eventfd(0x1f, 0));
+    assert!(info(e).contains("eventfd-count:               1f"), "{}", info(e));
+    let s = ok(signalfd(-1, &set_of(&[SIGHUP, SIGKILL]), 0));
+    assert!(info(s).contains("sigmask:\t0000000000000001"), "{}", info(s));
+}
+
+unsafe fn epoll_no_event_twice() {
+    let (r, w) = pipe_pair();
+    let ep = ok(epoll_create1(0));
+    let mut ev = epoll_event { events: EPOLLIN as u32, u64: 1 };
+    ok(epoll_ctl(ep, EPOLL_CTL_ADD, r, &mut ev));
+    let mut out = epoll_event { events: EPOLLOUT as u32, u64: 2 };
+    ok(epoll_ctl(ep, EPOLL_CTL_ADD, w, &mut out));
+    put(w, b"x");
+    let mut got: [epoll_event; 4] = zeroed();
+    is(epoll_wait(ep, got.as_mut_ptr(), 4, -1), 2);
+    ok(epoll_ctl(ep, EPOLL_CTL_DEL, w, &mut out));
+    is(epoll_wait(ep, got.as_mut_ptr(), 4, -1), 1);
+    assert_eq!({ got[0].u64 }, 1);
+}
