@@ -82,7 +82,7 @@ macro_rules! groups {
 }
 
 groups! {
-    files fileio fileattr dirs links rename perms xattr locks inotify
+    files fileio fileattr dirs links rename perms xattr locks inotify told
     mmap mprotect mremap memshare
     fork wait clone exec signals sigframe threads futex pidfd jobs pty ids
     sysv system

@@ -54,7 +54,7 @@ pub fn set(task: &Task, file: &Arc<File>, fd: i32, mask: u32) -> Result<()> {
             x.mask |= mask;
             x.fd = fd;
         }
-        None => m.push(Mark { file: Arc::downgrade(file), fd, mask, _live: inotify::Live::new() }),
+        None => m.push(Mark { file: Arc::downgrade(file), fd, mask, _live: inotify::Live::begin() }),
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ static LIVE: AtomicUsize = AtomicUsize::new(0);
 pub struct Live(());
 
 impl Live {
-    pub fn new() -> Live {
+    pub fn begin() -> Live {
         LIVE.fetch_add(1, Ordering::Relaxed);
         Live(())
     }

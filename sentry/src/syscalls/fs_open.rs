@@ -143,7 +143,7 @@ pub fn close_range(cx: &mut Ctx<'_>, first: u32, last: u32, flags: u32) -> SysRe
 }
 
 pub fn memfd_create(cx: &mut Ctx<'_>, name: Addr, flags: u32) -> SysResult {
-    let huge = libc::MFD_HUGETLB | (libc::MFD_HUGE_MASK << libc::MFD_HUGE_SHIFT) as u32;
+    let huge = libc::MFD_HUGETLB | (libc::MFD_HUGE_MASK << libc::MFD_HUGE_SHIFT);
     if flags & libc::MFD_HUGETLB != 0 && flags & !(huge | libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | MFD_EXEC) == 0 {
         // No size of huge pages is there.
         return Err(Errno::ENODEV.into());

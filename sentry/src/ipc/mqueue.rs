@@ -1,0 +1,365 @@
+//! POSIX message queues (mq_overview(7)). They have a space of names of their own; no file system shows it.
+
+use crate::error::{Errno, Result, SysError, SysResult};
+use crate::fs::anon::anon_attr;
+use crate::fs::vfs::perm::{check, MAY_READ, MAY_WRITE};
+use crate::fs::{Attr, File, FileOps, Perm, SetAttr};
+use crate::kernel::cred::{CAP_FOWNER, CAP_SYS_RESOURCE};
+use crate::kernel::signal::{SigFields, SigInfo};
+use crate::kernel::wait::{WaitError, WaitQueue};
+use crate::kernel::{send, Cred, Task, ThreadGroup};
+use crate::mm::io::Dst;
+use parking_lot::Mutex;
+use std::any::Any;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Weak};
+
+/// Defaults of `/proc/sys/fs/mqueue`.
+const QUEUES_MAX: usize = 256;
+const MSG_DEFAULT: i64 = 10;
+const MSGSIZE_DEFAULT: i64 = 8192;
+/// What even a privileged process may not go beyond.
+const HARD_MSG: i64 = 65536;
+const HARD_MSGSIZE: i64 = 16 << 20;
+/// What Linux counts for one message beside its bytes.
+const OVERHEAD: i64 = 48;
+/// Bytes that all queues of the sandbox may be declared for: the messages are the Sentry's memory.
+const ALL_MAX: i64 = 64 << 20;
+pub const PRIO_MAX: u32 = 32768;
+
+const IN: u32 = (libc::POLLIN | libc::POLLRDNORM) as u32;
+const OUT: u32 = (libc::POLLOUT | libc::POLLWRNORM) as u32;
+
+/// The first words of `struct mq_attr`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MqAttr {
+    pub flags: i64,
+    pub maxmsg: i64,
+    pub msgsize: i64,
+    pub curmsgs: i64,
+}
+
+/// How mq_notify(2) tells.
+#[derive(Clone, Copy, Debug)]
+pub enum How {
+    Nothing,
+    Signal { signo: i32, value: u64 },
+}
+
+struct Notify {
+    group: Weak<ThreadGroup>,
+    how: How,
+}
+
+struct State {
+    perm: Perm,
+    /// By priority, in order of arrival.
+    messages: BTreeMap<u32, VecDeque<Vec<u8>>>,
+    count: i64,
+    bytes: usize,
+    notify: Option<Notify>,
+    /// Threads that wait for a message: one that comes is theirs, and nobody is notified.
+    receivers: usize,
+}
+
+pub struct Queue {
+    maxmsg: i64,
+    msgsize: i64,
+    /// What it was declared for.
+    declared: i64,
+    ino: u64,
+    state: Mutex<State>,
+    wait: WaitQueue,
+}
+
+static DECLARED: AtomicI64 = AtomicI64::new(0);
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        DECLARED.fetch_sub(self.declared, Ordering::Relaxed);
+    }
+}
+
+/// The queues by name.
+#[derive(Default)]
+pub struct Names(Mutex<BTreeMap<Vec<u8>, Arc<Queue>>>);
+
+fn valid(name: &[u8]) -> Result<()> {
+    match name {
+        b"" | b"." | b".." => Err(Errno::EACCES),
+        n if n.contains(&b'/') => Err(Errno::EACCES),
+        n if n.len() > 255 => Err(Errno::ENAMETOOLONG),
+        _ => Ok(()),
+    }
+}
+
+impl Names {
+    /// mq_open(2).
+    pub fn open(&self, task: &Task, name: &[u8], flags: i32, mode: u32, attr: Option<MqAttr>) -> Result<Arc<File>> {
+        valid(name)?;
+        let cred = task.cred();
+        let mut names = self.0.lock();
+        let queue = match names.get(name) {
+            Some(_) if flags & libc::O_CREAT != 0 && flags & libc::O_EXCL != 0 => return Err(Errno::EEXIST),
+            Some(q) => {
+                let mask = match flags & libc::O_ACCMODE {
+                    libc::O_RDONLY => MAY_READ,
+                    libc::O_WRONLY => MAY_WRITE,
+                    libc::O_RDWR => MAY_READ | MAY_WRITE,
+                    _ => return Err(Errno::EINVAL),
+                };
+                check(q.state.lock().perm, &cred, mask)?;
+                q.clone()
+            }
+            None if flags & libc::O_CREAT == 0 => return Err(Errno::ENOENT),
+            None => {
+                if names.len() >= QUEUES_MAX && (!cred.has(CAP_SYS_RESOURCE) || names.len() >= 16 * QUEUES_MAX) {
+                    return Err(Errno::ENOSPC);
+                }
+                let q = Arc::new(Queue::new(task, &cred, mode, attr)?);
+                names.insert(name.to_vec(), q.clone());
+                q
+            }
+        };
+        let keep = flags & (libc::O_ACCMODE | libc::O_NONBLOCK);
+        Ok(File::new(Box::new(QueueFile(queue)), keep, None))
+    }
+
+    /// mq_unlink(2): the directory of queues is as /tmp is.
+    pub fn unlink(&self, cred: &Cred, name: &[u8]) -> Result<()> {
+        valid(name)?;
+        let mut names = self.0.lock();
+        let q = names.get(name).ok_or(Errno::ENOENT)?;
+        if cred.fsuid != q.state.lock().perm.uid && cred.fsuid != 0 && !cred.has(CAP_FOWNER) {
+            return Err(Errno::EACCES);
+        }
+        names.remove(name);
+        Ok(())
+    }
+}
+
+impl Queue {
+    fn new(task: &Task, cred: &Cred, mode: u32, attr: Option<MqAttr>) -> Result<Queue> {
+        let (maxmsg, msgsize) = attr.map_or((MSG_DEFAULT, MSGSIZE_DEFAULT), |a| (a.maxmsg, a.msgsize));
+        let (most, largest) =
+            if cred.has(CAP_SYS_RESOURCE) { (HARD_MSG, HARD_MSGSIZE) } else { (MSG_DEFAULT, MSGSIZE_DEFAULT) };
+        if maxmsg <= 0 || msgsize <= 0 || maxmsg > most || msgsize > largest {
+            return Err(Errno::EINVAL);
+        }
+        let declared = maxmsg * (msgsize + OVERHEAD);
+        let limit = i64::try_from(task.limit(libc::RLIMIT_MSGQUEUE)).unwrap_or(i64::MAX).min(ALL_MAX);
+        if declared > limit || DECLARED.fetch_add(declared, Ordering::Relaxed) + declared > ALL_MAX {
+            if declared <= limit {
+                DECLARED.fetch_sub(declared, Ordering::Relaxed);
+            }
+            return Err(Errno::EMFILE);
+        }
+        let umask = task.fs().lock().umask;
+        Ok(Queue {
+            maxmsg,
+            msgsize,
+            declared,
+            ino: task.kernel.next_ino(),
+            state: Mutex::new(State {
+                perm: Perm { mode: libc::S_IFREG | (mode & 0o777 & !umask), uid: cred.fsuid, gid: cred.fsgid },
+                messages: BTreeMap::new(),
+                count: 0,
+                bytes: 0,
+                notify: None,
+                receivers: 0,
+            }),
+            wait: WaitQueue::new(),
+        })
+    }
+
+    pub fn msgsize(&self) -> usize {
+        self.msgsize as usize
+    }
+
+    pub fn attr(&self, file: &File) -> MqAttr {
+        MqAttr {
+            flags: i64::from(file.flags() & libc::O_NONBLOCK),
+            maxmsg: self.maxmsg,
+            msgsize: self.msgsize,
+            curmsgs: self.state.lock().count,
+        }
+    }
+
+    fn push(&self, task: &Task, prio: u32, data: &mut Option<Vec<u8>>) -> bool {
+        let mut s = self.state.lock();
+        if s.count >= self.maxmsg {
+            return false;
+        }
+        let Some(d) = data.take() else { return true };
+        let told = if s.count == 0 && s.receivers == 0 { s.notify.take() } else { None };
+        s.count += 1;
+        s.bytes += d.len();
+        s.messages.entry(prio).or_default().push_back(d);
+        drop(s);
+        self.wait.wake(IN);
+        if let Some((how, group)) = told.and_then(|n| Some((n.how, n.group.upgrade()?))) {
+            if let How::Signal { signo, value } = how {
+                let fields = SigFields::Queue { pid: task.group.pid, uid: task.cred().uid, value };
+                // A full queue of signals loses it, as on Linux.
+                let _ = send::to_group(&group, SigInfo { signo, errno: 0, code: libc::SI_MESGQ, fields });
+            }
+        }
+        true
+    }
+
+    /// mq_timedsend(2); `until` is host monotonic ns.
+    pub async fn send(
+        &self,
+        task: &Task,
+        data: Vec<u8>,
+        prio: u32,
+        nonblock: bool,
+        until: Option<u64>,
+    ) -> SysResult<()> {
+        let mut data = Some(data);
+        if self.push(task, prio, &mut data) {
+            return Ok(());
+        }
+        if nonblock {
+            return Err(Errno::EAGAIN.into());
+        }
+        let r = task.wait(&[(&self.wait, OUT)], until, || self.push(task, prio, &mut data).then_some(())).await;
+        r.map_err(ended)
+    }
+
+    fn pop(&self) -> Option<(u32, Vec<u8>)> {
+        let mut s = self.state.lock();
+        let mut highest = s.messages.last_entry()?;
+        let prio = *highest.key();
+        let data = highest.get_mut().pop_front();
+        if highest.get().is_empty() {
+            highest.remove();
+        }
+        let data = data?;
+        s.count -= 1;
+        s.bytes -= data.len();
+        drop(s);
+        self.wait.wake(OUT);
+        Some((prio, data))
+    }
+
+    /// mq_timedreceive(2): priority and message.
+    pub async fn receive(&self, task: &Task, nonblock: bool, until: Option<u64>) -> SysResult<(u32, Vec<u8>)> {
+        if let Some(m) = self.pop() {
+            return Ok(m);
+        }
+        if nonblock {
+            return Err(Errno::EAGAIN.into());
+        }
+        let _here = Receiver::new(self);
+        task.wait(&[(&self.wait, IN)], until, || self.pop()).await.map_err(ended)
+    }
+
+    /// mq_notify(2); `None` ends what this process asked for.
+    pub fn notify(&self, task: &Task, how: Option<How>) -> Result<()> {
+        let mut s = self.state.lock();
+        let owner = s.notify.as_ref().and_then(|n| n.group.upgrade());
+        match how {
+            None => {
+                if owner.is_some_and(|g| Arc::ptr_eq(&g, &task.group)) {
+                    s.notify = None;
+                }
+            }
+            Some(_) if owner.is_some() => return Err(Errno::EBUSY),
+            Some(how) => s.notify = Some(Notify { group: Arc::downgrade(&task.group), how }),
+        }
+        Ok(())
+    }
+}
+
+/// A thread that waits for a message.
+struct Receiver<'a>(&'a Queue);
+
+impl<'a> Receiver<'a> {
+    fn new(q: &'a Queue) -> Self {
+        q.state.lock().receivers += 1;
+        Receiver(q)
+    }
+}
+
+impl Drop for Receiver<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().receivers -= 1;
+    }
+}
+
+fn ended(e: WaitError) -> SysError {
+    match e {
+        WaitError::Interrupted => SysError::INTR,
+        WaitError::TimedOut => Errno::ETIMEDOUT.into(),
+    }
+}
+
+/// An open queue.
+pub struct QueueFile(Arc<Queue>);
+
+/// The queue behind an open file.
+pub fn of(file: &File) -> Result<Arc<Queue>> {
+    file.ops.as_any().downcast_ref::<QueueFile>().map(|q| q.0.clone()).ok_or(Errno::EBADF)
+}
+
+impl FileOps for QueueFile {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    /// A line about the queue.
+    fn read(&self, _file: &File, dst: &mut Dst<'_>, offset: u64) -> SysResult<usize> {
+        let (bytes, how, pid) = {
+            let s = self.0.state.lock();
+            let n = s.notify.as_ref();
+            let pid = n.and_then(|n| n.group.upgrade()).map_or(0, |g| g.pid);
+            (s.bytes, n.map(|n| n.how), pid)
+        };
+        let (kind, signo) = match how {
+            Some(How::Signal { signo, .. }) => (libc::SIGEV_SIGNAL, signo),
+            Some(How::Nothing) => (libc::SIGEV_NONE, 0),
+            None => (0, 0),
+        };
+        let line = format!("QSIZE:{bytes:<10} NOTIFY:{kind:<5} SIGNO:{signo:<5} NOTIFY_PID:{pid:<6}\n");
+        let rest = usize::try_from(offset).ok().and_then(|o| line.as_bytes().get(o..)).unwrap_or_default();
+        Ok(dst.put(rest)?)
+    }
+    fn seekable(&self) -> bool {
+        true
+    }
+    fn poll(&self, _file: &File) -> u32 {
+        let n = self.0.state.lock().count;
+        let mut ev = 0;
+        if n > 0 {
+            ev |= IN;
+        }
+        if n < self.0.maxmsg {
+            ev |= OUT;
+        }
+        ev
+    }
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        Some(&self.0.wait)
+    }
+    fn attr(&self) -> Result<Attr> {
+        let p = self.0.state.lock().perm;
+        Ok(Attr { mode: p.mode, uid: p.uid, gid: p.gid, ino: self.0.ino, size: 80, ..anon_attr() })
+    }
+    fn set_attr(&self, set: &SetAttr) -> Result<()> {
+        let p = &mut self.0.state.lock().perm;
+        p.mode = set.mode.map_or(p.mode, |m| (p.mode & libc::S_IFMT) | (m & 0o7777));
+        p.uid = set.uid.unwrap_or(p.uid);
+        p.gid = set.gid.unwrap_or(p.gid);
+        Ok(())
+    }
+    fn anon_name(&self) -> String {
+        "/mqueue".into()
+    }
+    fn on_close(&self, _file: &File, task: &Task) {
+        let mut s = self.0.state.lock();
+        if s.notify.as_ref().is_some_and(|n| std::ptr::eq(n.group.as_ptr(), Arc::as_ptr(&task.group))) {
+            s.notify = None;
+        }
+    }
+}
