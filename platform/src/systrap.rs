@@ -55,7 +55,7 @@ pub const HOST_CALLS: &[(libc::c_long, &str)] = &[
     (libc::SYS_read, "doorbell eventfd"),
     (libc::SYS_write, "doorbell eventfd"),
     (libc::SYS_clock_gettime, "time (vDSO as a rule), and processor time of stubs"),
-    (libc::SYS_sched_yield, "the executor, when cores are short"),
+    (libc::SYS_sched_setaffinity, "which cores guests and the spinning executor run on"),
     (libc::SYS_memfd_create, "hand-off area of a new process"),
     (libc::SYS_ftruncate, "its size"),
     (libc::SYS_fcntl, "its seals (F_ADD_SEALS); F_DUPFD_CLOEXEC for a descriptor watched twice"),
@@ -140,6 +140,8 @@ impl Systrap {
     /// Errors with `Unsupported` where this platform cannot work.
     pub fn new(config: Config) -> io::Result<Arc<Systrap>> {
         let launched = launch::launch(&config.executor)?;
+        // Not before: it is inherited.
+        crate::cores::short_slice();
         let fp_size = launch::fp_state_size();
         let inner = Arc::new_cyclic(|me| Inner {
             me: me.clone(),
@@ -166,7 +168,8 @@ impl Systrap {
         );
         *inner.listener_watch.lock() = Some(watch);
         let space = inner.adopt(launched.pid, launched.area, launched.control, 0).map_err(io::Error::from)?;
-        let mut zygote = Thread::waiting(space, 0, launched.pid);
+        let narrow = inner.executor.place_first(launched.pid);
+        let mut zygote = Thread::waiting(space, 0, launched.pid, narrow);
         zygote.close_in_stub(launched.listener_number)?;
         let weak = inner.me.clone();
         inner.executor.spawn(Box::pin(keep_pool(weak, zygote)));
@@ -324,6 +327,8 @@ impl Platform for Systrap {
             ("sleeps", &e.sleeps),
             ("kicks", &e.kicks),
             ("handovers", &e.handovers),
+            ("changes of gait", &e.turns),
+            ("threads moved to other cores", &e.moves),
         ]
         .into_iter()
         .map(|(name, v)| (name, v.load(Relaxed)))

@@ -103,8 +103,8 @@ struct Stage {
 
 impl Thread {
     /// A thread whose stub waits for its first answer.
-    pub(super) fn waiting(space: Arc<Space>, slot: usize, tid: i32) -> Self {
-        let watched = Watched::new(space.area.clone(), slot);
+    pub(super) fn waiting(space: Arc<Space>, slot: usize, tid: i32, narrow: bool) -> Self {
+        let watched = Watched::new(space.area.clone(), slot, tid, narrow);
         Self::with(space, watched, tid)
     }
 
@@ -199,7 +199,7 @@ impl Thread {
         self.area().write_answer(self.slot, code, stage.ops as u32, seq, regs.as_ref(), rax);
         self.expect = if how == Enter::Stay { Expect::Round } else { Expect::Guest };
         self.shared.running.store(true, SeqCst);
-        self.area().reply(self.slot);
+        self.area().reply(self.slot, || self.space.inner.executor.place(&self.watched));
     }
 
     /// Puts one operation into the round; `false` if there is no room (then nothing of it has been put, except that the
@@ -390,8 +390,8 @@ impl Thread {
         if forking.child.is_none() {
             match forking.birth.poll(cx) {
                 Poll::Ready(Ok(space)) => {
-                    let pid = space.pid;
-                    let mut child = Box::new(Thread::waiting(space, self.slot, pid));
+                    let (pid, narrow) = (space.pid, self.watched.narrow.load(Relaxed));
+                    let mut child = Box::new(Thread::waiting(space, self.slot, pid, narrow));
                     child.regs = self.regs;
                     child.fs_base = self.fs_base;
                     child.expect = Expect::Round;
@@ -434,7 +434,7 @@ impl Thread {
             return Err(Errno::EPERM);
         }
         let slot = self.space.take_slot().ok_or(Errno::EAGAIN)?;
-        let watched = Watched::new(self.space.area.clone(), slot);
+        let watched = Watched::new(self.space.area.clone(), slot, 0, self.watched.narrow.load(Relaxed));
         self.space.register(&watched);
         let args = [slot as u64, fs_base.is_some().into(), fs_base.unwrap_or(0), 0, 0, 0, 0];
         self.queue.push(Queued::Raw(OpSlot { code: op::THREAD, args }));
@@ -473,6 +473,7 @@ impl Thread {
                     return Poll::Ready(Err(Errno::EAGAIN));
                 }
                 self.space.inner.counters.threads.fetch_add(1, Relaxed);
+                starting.watched.tid.store(tid, Relaxed);
                 let mut thread = Thread::with(self.space.clone(), starting.watched, tid);
                 thread.regs = self.regs;
                 thread.fs_base = starting.fs_base;
@@ -699,6 +700,15 @@ impl Interrupter for Interrupt {
         let state = self.space.upgrade().map(|s| s.area.state(self.slot).load(Relaxed));
         state == Some(super::abi::state::WAITING)
     }
+    fn park(&self) {
+        if !self.shared.running.load(SeqCst) {
+            if let Some(space) = self.space.upgrade() {
+                if space.inner.executor.parks() {
+                    space.area.park(self.slot);
+                }
+            }
+        }
+    }
 }
 
 /// Stands in for a dropped thread whose stub still runs guest code: answers its next post with "exit".
@@ -716,7 +726,7 @@ impl Wake for Orphan {
         let posted = super::watched::is_posted(self.area.state(self.slot).load(Acquire));
         if posted && !self.done.swap(true, AcqRel) {
             self.area.write_answer(self.slot, mode::EXIT, 0, 0, None, 0);
-            self.area.reply(self.slot);
+            self.area.reply(self.slot, || ());
         }
     }
 }
@@ -754,7 +764,7 @@ impl Drop for Thread {
         let orphan = Arc::new(Orphan { area: self.space.area.clone(), slot: self.slot, done: AtomicBool::new(false) });
         if self.expect == Expect::Stopped {
             orphan.area.write_answer(self.slot, mode::EXIT, 0, 0, None, 0);
-            orphan.area.reply(self.slot);
+            orphan.area.reply(self.slot, || ());
         } else {
             self.watched.set_waker(&Waker::from(orphan));
             self.space.inner.executor.arm(&self.watched);

@@ -210,6 +210,7 @@ impl Task {
             if deadline_ns.is_some_and(|d| platform::executor::now_ns() >= d) {
                 return Poll::Ready(Err(WaitError::TimedOut));
             }
+            self.park();
             Poll::Pending
         })
         .await;
@@ -249,6 +250,7 @@ impl Task {
             if deadline_ns.is_some_and(|d| platform::executor::now_ns() >= d) {
                 return Poll::Ready(Err(WaitError::TimedOut));
             }
+            self.park();
             Poll::Pending
         })
         .await;
@@ -273,9 +275,17 @@ impl Task {
             if self.killed.load(Ordering::SeqCst) {
                 return Poll::Ready(Err(WaitError::Interrupted));
             }
+            self.park();
             Poll::Pending
         })
         .await
+    }
+
+    /// The call waits: the host thread need not look out for its answer.
+    fn park(&self) {
+        if let Some(i) = &*self.interrupter.read() {
+            i.park();
+        }
     }
 
     /// Queues a signal for this thread; process-wide ones go through [`super::send::to_group`].
