@@ -75,6 +75,9 @@ impl Wake for Task {
     }
 }
 
+/// See [`Executor::later`].
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
+
 type OnReady = Arc<dyn Fn(u32) + Send + Sync>;
 
 #[derive(Default)]
@@ -122,6 +125,8 @@ pub struct Executor {
     narrow: AtomicBool,
     /// How many await an event of epoll that comes at any moment: it is then asked at every look.
     eager: AtomicUsize,
+    /// What is to be done when there is nothing better to do.
+    later: Mutex<VecDeque<Job>>,
     /// Guests that ran at the last look.
     running: AtomicUsize,
     hand_off: HandOff,
@@ -138,6 +143,8 @@ const BELL: u64 = 0;
 const GLANCE_NS: u64 = 25_000;
 /// How often a stub looks for its answer, while somebody looks at its cell.
 const STUB_SPINS: u32 = 1000;
+/// Most jobs that wait for a quiet moment.
+const JOBS: usize = 64;
 /// Most threads that are moved when the gait changes; the others follow as they are woken.
 const MOVED_AT_ONCE: usize = 128;
 
@@ -176,6 +183,7 @@ impl Executor {
             pace: Mutex::new(pace),
             narrow: AtomicBool::new(narrow),
             eager: AtomicUsize::new(0),
+            later: Mutex::default(),
             running: AtomicUsize::new(0),
             hand_off,
             counters: Counters::default(),
@@ -376,6 +384,11 @@ impl Executor {
                 self.fire_timers();
                 continue;
             }
+            let job = self.later.lock().pop_front();
+            if let Some(job) = job {
+                job();
+                continue;
+            }
             if next == Next::Again {
                 for _ in 0..8 {
                     std::hint::spin_loop();
@@ -425,6 +438,20 @@ impl Executor {
             self.cores.put(pid, Place::Guests);
         }
         narrow
+    }
+
+    /// Does something small that nobody waits for, once nothing else is to be done.
+    pub(crate) fn later(&self, job: Job) {
+        let mut later = self.later.lock();
+        if later.len() >= JOBS {
+            drop(later);
+            return job();
+        }
+        later.push_back(job);
+        drop(later);
+        if !LEADING.get() {
+            self.kick_if_asleep();
+        }
     }
 
     /// Until the value is dropped, events of epoll are looked for without delay.
@@ -521,7 +548,11 @@ impl Executor {
         self.asleep.store(true, SeqCst);
         self.global.set_polling(false);
         fence(SeqCst);
-        if self.scan().found == 0 && self.ready_len.load(SeqCst) == 0 && !self.exit.load(SeqCst) {
+        if self.scan().found == 0
+            && self.ready_len.load(SeqCst) == 0
+            && self.later.lock().is_empty()
+            && !self.exit.load(SeqCst)
+        {
             let deadline = self.next_deadline.load(SeqCst);
             let wait =
                 if deadline == u64::MAX { i64::MAX } else { deadline.saturating_sub(now_ns()).min(1 << 50) as i64 };

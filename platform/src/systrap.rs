@@ -97,7 +97,7 @@ pub(crate) struct Inner {
 /// A stub that has not been reaped.
 pub(crate) struct Stub {
     space: Weak<Space>,
-    watch: WatchHandle,
+    watch: Option<WatchHandle>,
 }
 
 #[derive(Default)]
@@ -167,7 +167,8 @@ impl Systrap {
             }),
         );
         *inner.listener_watch.lock() = Some(watch);
-        let space = inner.adopt(launched.pid, launched.area, launched.control, 0).map_err(io::Error::from)?;
+        let space = Space::unborn(inner.clone(), launched.area, launched.control, 0, 0);
+        inner.adopt(&space, launched.pid).map_err(io::Error::from)?;
         let narrow = inner.executor.place_first(launched.pid);
         let mut zygote = Thread::waiting(space, 0, launched.pid, narrow);
         zygote.close_in_stub(launched.listener_number)?;
@@ -235,16 +236,31 @@ async fn keep_pool(inner: Weak<Inner>, mut zygote: Thread) {
 
 impl Inner {
     /// Takes charge of a stub: has its death watched.
-    fn adopt(
-        &self,
-        pid: i32,
-        area: Arc<watched::Area>,
-        control: std::os::fd::OwnedFd,
-        slot: usize,
-    ) -> Result<Arc<Space>, Errno> {
+    fn adopt(&self, space: &Arc<Space>, pid: i32) -> Result<(), Errno> {
         let pidfd = Arc::new(launch::pidfd_open(pid)?);
-        let inner = self.me.upgrade().ok_or(Errno::ESRCH)?;
-        let space = Space::new(inner, pid, pidfd.clone(), area, control, slot);
+        self.stubs.lock().insert(pid, Stub { space: Arc::downgrade(space), watch: None });
+        space.born(pid, pidfd.clone());
+        self.watch_death(pid, pidfd);
+        Ok(())
+    }
+
+    /// Ends a process that nobody wants, and sees to it that it is reaped.
+    fn end_orphan(&self, pid: i32) {
+        if let Ok(pidfd) = launch::pidfd_open(pid) {
+            space::kill(&pidfd);
+            self.stubs.lock().insert(pid, Stub { space: Weak::new(), watch: None });
+            self.watch_death(pid, Arc::new(pidfd));
+        }
+    }
+
+    fn kill_known(&self, pid: i32) {
+        let space = self.stubs.lock().get(&pid).and_then(|s| s.space.upgrade());
+        if let Some(space) = space {
+            crate::AddressSpace::kill(&*space);
+        }
+    }
+
+    fn watch_death(&self, pid: i32, pidfd: Arc<std::os::fd::OwnedFd>) {
         let weak = self.me.clone();
         let watch = self.executor.watch(
             pidfd,
@@ -255,8 +271,9 @@ impl Inner {
                 }
             }),
         );
-        self.stubs.lock().insert(pid, Stub { space: Arc::downgrade(&space), watch });
-        Ok(space)
+        if let Some(stub) = self.stubs.lock().get_mut(&pid) {
+            stub.watch = Some(watch);
+        }
     }
 
     fn reap(&self, pid: i32) {
@@ -277,7 +294,7 @@ impl Inner {
         if pid == self.zygote_pid {
             (self.on_fatal)(&format!("the stub that all guest processes are made from is gone (signal {fate})"));
         }
-        drop(stub.map(|s| s.watch));
+        drop(stub.and_then(|s| s.watch));
     }
 }
 
