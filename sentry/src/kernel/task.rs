@@ -113,12 +113,8 @@ impl Task {
     }
     /// May `by` look into this task as a debugger could (ptrace(2), "Ptrace access mode checking")?
     pub fn inspectable_by(&self, by: &Task) -> bool {
-        if Arc::ptr_eq(&self.group, &by.group) {
-            return true;
-        }
         let cred = by.cred();
-        cred.has(super::cred::CAP_SYS_PTRACE)
-            || (self.group.dumpable.load(Ordering::Relaxed) == 1 && cred.may_inspect(&self.cred()))
+        by.may_access(self, cred.uid, cred.gid)
     }
     pub fn limit(&self, which: u32) -> u64 {
         self.group.limit(which)
