@@ -3,7 +3,6 @@
 //! The order matters: everything up to [`confine::seccomp::Filter::lock`] is set-up from trusted input; what a guest or the Gofer says is first
 //! looked at after it.
 
-use crate::cli::HandOff;
 use crate::config::{fd, from_memfd, SentryConfig, Verbosity};
 use crate::control::{FromSentry, ToSentry};
 use crate::stats::Stats;
@@ -53,12 +52,7 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<FromSentry> {
     // The filter is made while the zygote starts. Besides, glibc sets its signal handlers up with the first thread; afterwards
     // `rt_sigaction` is not needed any more.
     let filter = std::thread::spawn(confine::seccomp::Filter::make);
-    let executor = Executor::new(match config.hand_off {
-        HandOff::Adaptive => platform::HandOff::Adaptive,
-        HandOff::Sleep => platform::HandOff::Sleep,
-        HandOff::Spin => platform::HandOff::Spin,
-    })
-    .context("starting the executor")?;
+    let executor = Executor::new().context("starting the executor")?;
     let platform = start_platform(&executor, config.strace)?;
     filter.join().map_err(|_| anyhow!("making the seccomp filter"))??.lock()?;
     log::debug!("the Sentry is locked in");
@@ -69,6 +63,13 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<FromSentry> {
     if let Some(strace) = strace {
         *kernel.strace_out.lock() = Box::new(strace);
     }
+    let to_command = control.clone();
+    let stopped = move || {
+        if let Err(e) = FromSentry::Stopped.send(&to_command) {
+            log::warn!("telling the command of a stop: {e}");
+        }
+    };
+    let _ = kernel.on_first_stopped.set(Box::new(stopped));
     let _watches = (watch_control(&kernel, control), watch_gofer(&executor, &gofer));
     let client = Client::connect(gofer.try_clone()?).map_err(|e| anyhow!("the Gofer does not answer: {e}"))?;
     let stats = config.stats.then(|| Stats::begin(&client));
@@ -158,7 +159,9 @@ fn watch_control(kernel: &Arc<Kernel>, control: &Arc<OwnedFd>) -> WatchHandle {
 
 /// A signal that the command was sent.
 fn from_command(kernel: &Kernel, signal: i32, terminal: bool) {
-    if terminal {
+    if signal == libc::SIGCONT {
+        init::carry_on(kernel);
+    } else if terminal {
         sentry::kernel::tty::signal_foreground(kernel, signal);
     } else {
         init::signal(kernel, signal);

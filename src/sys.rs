@@ -4,6 +4,29 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::convert::Infallible;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Bit N: standard stream N was open when the program was started.
+static OPEN_AT_START: AtomicU8 = AtomicU8::new(0);
+
+extern "C" fn look_at_streams() {
+    for fd in 0..3 {
+        // SAFETY: F_GETFD takes no pointer.
+        if unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0 {
+            OPEN_AT_START.fetch_or(1 << fd, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Run before `main`: std opens /dev/null in place of what is closed, and nothing could be told afterwards.
+#[used]
+#[link_section = ".init_array"]
+static LOOK: extern "C" fn() = look_at_streams;
+
+/// Whether standard stream `n` was open when the program was started.
+pub fn was_open(n: usize) -> bool {
+    OPEN_AT_START.load(Ordering::Relaxed) >> n & 1 != 0
+}
 
 /// Which process we are in after [`clone_process`].
 pub enum Cloned {

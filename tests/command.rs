@@ -358,6 +358,41 @@ fn stats_tell_of_calls_and_requests() {
 }
 
 #[test]
+fn closed_streams_stay_closed() {
+    let run = format!("{} run --", env!("CARGO_BIN_EXE_runsc-rs"));
+    for (script, expected) in [
+        (format!("{run} /bin/sh -c 'cat 2>/dev/null || echo closed' <&-"), "closed\n"),
+        (format!("{run} /bin/sh -c 'echo x 2>/dev/null || echo closed >&2' 2>&1 >&-"), "closed\n"),
+        (format!("{run} /bin/sh -c 'cat && echo open' </dev/null"), "open\n"),
+    ] {
+        assert_eq!(out(Command::new("bash").args(["-c", &script]).output().unwrap()), expected, "{script}");
+    }
+}
+
+#[test]
+fn a_script_without_an_interpreter_goes_to_the_shell() {
+    let dir = Scratch::new("bare");
+    let file = dir.0.join("script");
+    fs::write(&file, "echo bare $1\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(out(run(&["--", file.to_str().unwrap(), "arg"])), "bare arg\n");
+    fs::write(&file, b"\x7fELF\x02broken").unwrap();
+    assert_eq!(run(&["--", file.to_str().unwrap()]).status.code(), Some(126));
+}
+
+#[test]
+fn a_stopped_command_stops_us_until_it_is_continued() {
+    // With job control, the shell tells that a job has stopped, and goes on with it.
+    let script = format!(
+        "set -m; {} run -- /bin/sh -c 'kill -TSTP $$; echo on' & \
+         while ! jobs -s | grep -q .; do sleep 0.05; done; fg >/dev/null; echo $?",
+        env!("CARGO_BIN_EXE_runsc-rs")
+    );
+    let output = Command::new("timeout").args(["20", "bash", "-c", &script]).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(out(output), "on\n0\n");
+}
+
+#[test]
 fn limits_and_umask_carry_over() {
     let script = format!(
         "umask 027; ulimit -Sn 77; ulimit -c 0; {} run -- /bin/sh -c 'umask; ulimit -n; ulimit -c'",

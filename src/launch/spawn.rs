@@ -75,10 +75,12 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
         (sentry_config.as_fd(), fd::CONFIG),
         (sentry_end.as_fd(), fd::GOFER),
         (sentry_control.as_fd(), fd::CONTROL),
-        (stdin.as_fd(), fd::STDIO[0]),
-        (stdout.as_fd(), fd::STDIO[1]),
-        (stderr.as_fd(), fd::STDIO[2]),
     ];
+    for (i, stream) in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()].into_iter().enumerate() {
+        if sys::was_open(i) {
+            fds.push((stream, fd::STDIO[i]));
+        }
+    }
     if let Some(strace) = &plan.strace {
         fds.push((strace.as_fd(), fd::STRACE));
     }

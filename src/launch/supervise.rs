@@ -111,8 +111,14 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
 fn stop_ourselves(sandbox: &Sandbox, terminal: &Saved) {
     let settings = terminal.current();
     terminal.restore();
-    let _ = raise(Signal::SIGSTOP);
-    // Here we have been continued. SIGCONT itself waits in the signalfd; a stop by SIGSTOP needs no other handling.
+    // The host ignores this one if nobody could continue us; SIGSTOP would be for good then.
+    let mut stop = SigSet::empty();
+    stop.add(Signal::SIGTSTP);
+    let _ = raise(Signal::SIGTSTP);
+    let _ = stop.thread_unblock();
+    // Here we have been continued, or were not stopped at all. The SIGCONT of the former waits in the signalfd.
+    let _ = stop.thread_block();
+    let _ = ToSentry::Signal { signal: libc::SIGCONT, terminal: false }.send(&sandbox.control);
     if let Some(settings) = settings {
         terminal.set(&settings);
     }

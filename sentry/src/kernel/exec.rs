@@ -40,6 +40,13 @@ pub struct Program {
     pub envp: Vec<Vec<u8>>,
 }
 
+/// Whether it is a script without a `#!` line, which execvp(3) and shells give to `/bin/sh`.
+pub fn is_bare_script(file: &Arc<File>) -> bool {
+    let Ok(head) = read_at(file, 0, 4096) else { return false };
+    let line = head.split(|&b| b == b'\n').next().unwrap_or(&[]);
+    !head.starts_with(b"\x7fELF") && !head.starts_with(b"#!") && !line.contains(&0)
+}
+
 /// A new image, in place in `thread`'s address space.
 pub struct Image {
     pub mm: Arc<Mm>,

@@ -126,12 +126,11 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), T
         ),
     })?;
     let shown = String::from_utf8_lossy(c.argv.first().map_or(b"".as_slice(), |a| a)).into_owned();
-    let found = super::current::scope(task.clone(), async { find(&task, &c.argv, &c.env) }).await;
-    let (file, name) = found.map_err(|e| match e {
+    let found = super::current::scope(task.clone(), async { find(&task, c.argv, c.env) }).await;
+    let program = found.map_err(|e| match e {
         Errno::ENOENT | Errno::ENOTDIR => Trouble { status: NOT_FOUND, text: format!("{shown}: command not found") },
         e => Trouble { status: NOT_EXECUTABLE, text: format!("{shown}: {}", e.desc()) },
     })?;
-    let program = Program { file, name, argv: c.argv, envp: c.env };
     let loaded = super::current::scope(task.clone(), exec::load(&task, program)).await;
     let image = loaded.map_err(|e| match e {
         // The file is there, or it would not have been found.
@@ -150,7 +149,19 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), T
 }
 
 /// Looks the command up as execvp(3) does.
-fn find(task: &Arc<Task>, argv: &[Vec<u8>], env: &[Vec<u8>]) -> Result<(Arc<File>, Vec<u8>)> {
+fn find(task: &Arc<Task>, argv: Vec<Vec<u8>>, envp: Vec<Vec<u8>>) -> Result<Program> {
+    let (file, name) = find_file(task, &argv, &envp)?;
+    if !exec::is_bare_script(&file) {
+        return Ok(Program { file, name, argv, envp });
+    }
+    const SHELL: &[u8] = b"/bin/sh";
+    let shell = exec::open_exec(task, libc::AT_FDCWD, SHELL, LookupFlags::FOLLOW)?;
+    let mut all = vec![SHELL.to_vec(), name];
+    all.extend(argv.into_iter().skip(1));
+    Ok(Program { file: shell, name: SHELL.to_vec(), argv: all, envp })
+}
+
+fn find_file(task: &Arc<Task>, argv: &[Vec<u8>], env: &[Vec<u8>]) -> Result<(Arc<File>, Vec<u8>)> {
     let name = argv.first().filter(|a| !a.is_empty()).ok_or(Errno::ENOENT)?;
     if name.contains(&b'/') {
         return Ok((exec::open_exec(task, libc::AT_FDCWD, name, LookupFlags::FOLLOW)?, name.clone()));
@@ -180,6 +191,13 @@ pub fn sandbox_exit(kernel: &Arc<Kernel>, status: i32) {
     }
     let code = if status & 0x7f == 0 { (status >> 8) & 0xff } else { 128 + (status & 0x7f) };
     kernel.executor.shutdown(code);
+}
+
+/// The shell outside goes on with the job that the sandbox is to it: with the first process's whole group, that is.
+pub fn carry_on(kernel: &Kernel) {
+    if let Some(pgid) = kernel.group(kernel.first_pid()).map(|g| g.pgid()) {
+        let _ = super::send::to_pgrp(kernel, pgid, SigInfo::kernel(libc::SIGCONT));
+    }
 }
 
 /// A signal from outside the sandbox for the first process.

@@ -90,6 +90,8 @@ pub struct Kernel {
     pub strace_out: Mutex<Box<dyn std::io::Write + Send>>,
     /// Sockets of the sandbox.
     pub net: Arc<crate::net::NetNs>,
+    /// Told when job control has stopped the first process.
+    pub on_first_stopped: std::sync::OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// The root mount namespace of the container.
     pub mounts: RwLock<Option<Arc<crate::fs::vfs::MountNamespace>>>,
     /// Root of the tmpfs that memfds live in.
@@ -125,6 +127,7 @@ impl Kernel {
             calls: AtomicU64::new(0),
             strace_out: Mutex::new(Box::new(std::io::stderr())),
             net: Arc::default(),
+            on_first_stopped: Default::default(),
             mounts: RwLock::new(None),
             shm: Default::default(),
             reopen: Default::default(),

@@ -19,6 +19,10 @@ pub fn orphaned(kernel: &Kernel, pgid: i32) -> bool {
             }
             (r.sid, r.parent.upgrade())
         };
+        // The first process's parent is the command outside, whom the caller's shell stops and continues with it.
+        if g.pid == kernel.first_pid() && !kernel.options.init {
+            return true;
+        }
         parent.is_some_and(|p| {
             let r = p.rel.lock();
             r.pgid != pgid && r.sid == sid

@@ -86,10 +86,8 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
             }
         }
     };
-    // No answer will come: it need not spin for one while the process is taken down.
-    thread.park();
-    exit::exit_task(&task, status);
     drop(thread);
+    exit::exit_task(&task, status);
 }
 
 /// What follows a call.

@@ -69,7 +69,14 @@ fn resume(group: &Arc<ThreadGroup>) {
 
 /// Tells the parent that a child stopped or went on (SIGCHLD unless SA_NOCLDSTOP).
 pub fn notify_parent_of_stop(group: &Arc<ThreadGroup>, code: i32, status: i32) {
-    let Some(parent) = group.rel.lock().parent.upgrade() else { return };
+    let Some(parent) = group.rel.lock().parent.upgrade() else {
+        if let Some(task) = group.any_thread().filter(|_| code == libc::CLD_STOPPED) {
+            if let Some(tell) = task.kernel.on_first_stopped.get().filter(|_| group.pid == task.kernel.first_pid()) {
+                tell();
+            }
+        }
+        return;
+    };
     let uid = group.any_thread().map_or(0, |t| t.cred().uid);
     let quiet = {
         let actions = parent.actions.read().clone();
