@@ -101,12 +101,22 @@ impl Drop for InFlight {
     }
 }
 
+/// What of a datagram's IP header a receiver may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    pub to: std::net::IpAddr,
+    /// Hops that it could still have gone.
+    pub hops: u8,
+    /// Type of service, traffic class.
+    pub class: u8,
+}
+
 #[derive(Default)]
 pub struct Scm {
     pub files: Vec<InFlight>,
     pub cred: Option<Ucred>,
-    /// Where a datagram was sent to (`IP_PKTINFO`).
-    pub sent_to: Option<std::net::IpAddr>,
+    /// What the header of a datagram said (`IP_PKTINFO` and kin).
+    pub header: Option<Header>,
 }
 
 impl Scm {
@@ -115,7 +125,7 @@ impl Scm {
         Box::new(Scm {
             files: self.files.iter().filter_map(|f| f.0.clone()).map(InFlight::new).collect(),
             cred: self.cred,
-            sent_to: self.sent_to,
+            header: self.header,
         })
     }
     /// What stays with the rest of a stretch that was read in part.

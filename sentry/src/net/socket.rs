@@ -31,6 +31,8 @@ pub struct SendMsg {
     /// Destination, if given.
     pub addr: Option<Vec<u8>>,
     pub scm: Option<Box<Scm>>,
+    /// Control messages of other levels: level, type, data.
+    pub control: Vec<(i32, i32, Vec<u8>)>,
 }
 
 /// What a receive wants and what it got.

@@ -137,20 +137,24 @@ pub async fn sendto(
     let file = sock_file(cx, fd)?;
     let addr = if addr.is_null() { None } else { Some(read_addr(cx, addr, addrlen)?) };
     let iov = [IoVec { addr: buf.0, len: len.min(MAX_RW_COUNT as usize) }];
-    do_send(cx, &file, &iov, SendMsg { flags, addr, scm: None }).await
+    do_send(cx, &file, &iov, SendMsg { flags, addr, ..SendMsg::default() }).await
 }
 
 async fn sendmsg_one(cx: &mut Ctx<'_>, file: &Arc<File>, at: Addr, flags: i32) -> SysResult {
     let (h, iov) = MsgHdr::read(cx, at)?;
     let addr = if h.namelen > 0 { Some(read_addr(cx, Addr(h.name), h.namelen)?) } else { None };
     let mut scm = None;
+    let mut control = Vec::new();
     if h.control != 0 && h.controllen > 0 {
         let n = usize::try_from(h.controllen).ok().filter(|&n| n <= MAX_CONTROL).ok_or(Errno::ENOBUFS)?;
         let mut raw = vec![0; n];
         cx.read_bytes(h.control, &mut raw)?;
-        scm = Scm::parse(cx.task, &raw, &mut |_, _, _| Ok(()))?;
+        scm = Scm::parse(cx.task, &raw, &mut |level, kind, data| {
+            control.push((level, kind, data.to_vec()));
+            Ok(())
+        })?;
     }
-    do_send(cx, file, &iov, SendMsg { flags, addr, scm }).await
+    do_send(cx, file, &iov, SendMsg { flags, addr, scm, control }).await
 }
 
 pub async fn sendmsg(cx: &mut Ctx<'_>, fd: Fd, msg: Addr, flags: i32) -> SysResult {

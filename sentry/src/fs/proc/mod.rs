@@ -10,6 +10,7 @@
 
 pub mod cpu;
 mod fd;
+mod inet;
 mod memory;
 mod misc;
 mod mounts;

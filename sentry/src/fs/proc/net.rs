@@ -2,6 +2,7 @@
 //!
 //! There is one network for all processes, with the loopback device only.
 
+use super::inet;
 use super::pid::Target;
 use crate::error::{Errno, Result};
 use crate::fs::file::FileOps;
@@ -12,11 +13,6 @@ use std::any::Any;
 use std::sync::Arc;
 
 type Generate = fn(&Kernel, &mut Vec<u8>);
-
-const TCP: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode";
-const TCP6: &str = "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
-const UDP: &str = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops";
-const UDP6: &str = "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n";
 
 const FILES: &[(&str, Generate)] = &[
     ("arp", |_, o| {
@@ -51,10 +47,8 @@ const FILES: &[(&str, Generate)] = &[
     ("ptype", |_, o| {
         o.s("Type Device      Function\n");
     }),
-    ("raw", |_, o| padded(o, UDP, 127)),
-    ("raw6", |_, o| {
-        o.s(UDP6);
-    }),
+    ("raw", inet::raw),
+    ("raw6", inet::raw6),
     ("route", |_, o| {
         padded(o, "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT", 127)
     }),
@@ -63,22 +57,13 @@ const FILES: &[(&str, Generate)] = &[
     }),
     ("snmp", snmp),
     ("snmp6", |_, _| {}),
-    ("sockstat", |_, o| {
-        o.s("sockets: used 0\nTCP: inuse 0 orphan 0 tw 0 alloc 0 mem 0\nUDP: inuse 0 mem 0\nUDPLITE: inuse 0\n");
-        o.s("RAW: inuse 0\nFRAG: inuse 0 memory 0\n");
-    }),
-    ("sockstat6", |_, o| {
-        o.s("TCP6: inuse 0\nUDP6: inuse 0\nUDPLITE6: inuse 0\nRAW6: inuse 0\nFRAG6: inuse 0 memory 0\n");
-    }),
+    ("sockstat", inet::sockstat),
+    ("sockstat6", inet::sockstat6),
     ("softnet_stat", softnet),
-    ("tcp", |_, o| padded(o, TCP, 149)),
-    ("tcp6", |_, o| {
-        o.s(TCP6);
-    }),
-    ("udp", |_, o| padded(o, UDP, 127)),
-    ("udp6", |_, o| {
-        o.s(UDP6);
-    }),
+    ("tcp", inet::tcp),
+    ("tcp6", inet::tcp6),
+    ("udp", inet::udp),
+    ("udp6", inet::udp6),
     ("unix", unix),
 ];
 

@@ -150,7 +150,8 @@ impl Link {
                 self.other().shared.wake.wake(if urgent { IN | PRI } else { IN });
                 Ok(n)
             }
-            Err(Errno::EPIPE) if !self.tx().closed() && before > 0 => {
+            Err(Errno::EPIPE) if !self.tx().closed() && before == 0 => Ok(0),
+            Err(Errno::EPIPE) if !self.tx().closed() => {
                 // Nobody there: the bytes are on their way, and the answer to them is a reset.
                 let e = if self.rx().closed() { libc::EPIPE } else { libc::ECONNRESET };
                 if !own.reset.swap(true, Ordering::SeqCst) {

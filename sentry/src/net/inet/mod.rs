@@ -32,6 +32,7 @@ const PROTO_MAX: i32 = 263;
 pub struct InetNs {
     pub tcp: ports::Table<tcp::Inner>,
     pub udp: ports::Table<udp::Inner>,
+    pub udplite: ports::Table<udp::Inner>,
 }
 
 /// socket(2): the protocol that it comes to.
@@ -42,7 +43,8 @@ pub fn create(task: &Task, v6: bool, kind: i32, protocol: i32) -> Result<(i32, B
     let icmp = if v6 { libc::IPPROTO_ICMPV6 } else { libc::IPPROTO_ICMP };
     match (kind, protocol) {
         (libc::SOCK_STREAM, 0 | libc::IPPROTO_TCP) => Ok((libc::IPPROTO_TCP, Box::new(tcp::Tcp::new(task, v6)))),
-        (libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP) => Ok((libc::IPPROTO_UDP, Box::new(udp::Udp::new(task, v6)))),
+        (libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP) => Ok((libc::IPPROTO_UDP, Box::new(udp::Udp::new(task, v6, false)))),
+        (libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE) => Ok((protocol, Box::new(udp::Udp::new(task, v6, true)))),
         // No group is in `net.ipv4.ping_group_range`.
         (libc::SOCK_DGRAM, p) if p == icmp => Err(Errno::EACCES),
         (libc::SOCK_STREAM | libc::SOCK_DGRAM, _) | (libc::SOCK_RAW, 0) => Err(Errno::EPROTONOSUPPORT),

@@ -1,4 +1,4 @@
-//! Options of the levels `IPPROTO_IP`, `IPPROTO_IPV6`, `IPPROTO_TCP` and `IPPROTO_UDP` (ip(7), ipv6(7), tcp(7), udp(7)).
+//! Options of the levels `IPPROTO_IP`, `IPPROTO_IPV6`, `IPPROTO_TCP` and `IPPROTO_UDPLITE` (ip(7), ipv6(7), tcp(7), udplite(7)).
 //!
 //! Most have no effect where no packet is sent; they are kept within their limits and shown again, as a program may check.
 
@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 pub struct Shape {
     pub v6: bool,
     pub tcp: bool,
+    pub lite: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -115,6 +116,9 @@ static KNOWN: &[Known] = &[
     o(TCP, libc::TCP_NOTSENT_LOWAT, 0, ANY),
     o(TCP, TCP_SAVE_SYN, 0, Int(0, 2)),
     o(TCP, libc::TCP_MAXSEG, 0, Int(88, 32767)),
+    // UDPLITE_SEND_CSCOV, UDPLITE_RECV_CSCOV.
+    o(libc::IPPROTO_UDPLITE, 10, 0, Int(0, 65535)),
+    o(libc::IPPROTO_UDPLITE, 11, 0, Int(0, 65535)),
 ];
 
 fn known(level: i32, name: i32) -> Option<&'static Known> {
@@ -210,6 +214,7 @@ fn check_level(shape: Shape, level: i32) -> Result<()> {
         IP => true,
         V6 => shape.v6,
         TCP => shape.tcp,
+        libc::IPPROTO_UDPLITE => shape.lite,
         _ => false,
     };
     if there {
@@ -226,7 +231,7 @@ mod tests {
     #[test]
     fn defaults_and_levels() {
         let o = IpOpts::default();
-        let four = Shape { v6: false, tcp: false };
+        let four = Shape { v6: false, tcp: false, lite: false };
         assert_eq!(o.show(four, IP, libc::IP_TTL), Ok(64i32.to_ne_bytes().to_vec()));
         assert_eq!(o.show(four, V6, libc::IPV6_V6ONLY), Err(Errno::ENOPROTOOPT));
         assert_eq!(o.show(four, TCP, libc::TCP_NODELAY), Err(Errno::ENOPROTOOPT));

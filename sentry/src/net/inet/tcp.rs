@@ -88,7 +88,7 @@ impl Inner {
         self.link.read().clone()
     }
     fn shape(&self) -> Shape {
-        Shape { v6: self.v6, tcp: true }
+        Shape { v6: self.v6, tcp: true, lite: false }
     }
     fn v6_only(&self) -> bool {
         self.v6 && self.opts.on(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)

@@ -15,7 +15,7 @@ use crate::kernel::wait::WaitQueue;
 use crate::kernel::Task;
 use crate::mm::io::{Dst, Src};
 use crate::net::queue::Queue;
-use crate::net::scm::Scm;
+use crate::net::scm::{Header, Scm};
 use crate::net::socket::*;
 use crate::net::{device, NetNs};
 use parking_lot::Mutex;
@@ -41,6 +41,8 @@ struct St {
 pub struct Inner {
     ns: Arc<NetNs>,
     pub v6: bool,
+    /// UDP-Lite, which has ports of its own.
+    lite: bool,
     pub uid: u32,
     pub ino: AtomicU64,
     wake: Arc<WaitQueue>,
@@ -51,6 +53,8 @@ pub struct Inner {
     reuse: AtomicBool,
     reuse_port: AtomicBool,
     broadcast: AtomicBool,
+    /// One of [`HEADER_OPTS`] is on.
+    wants_header: AtomicBool,
     shut: AtomicU8,
     /// Datagrams that found no room.
     pub drops: AtomicU64,
@@ -59,7 +63,7 @@ pub struct Inner {
 
 impl Inner {
     fn shape(&self) -> Shape {
-        Shape { v6: self.v6, tcp: false }
+        Shape { v6: self.v6, tcp: false, lite: self.lite }
     }
     fn v6_only(&self) -> bool {
         self.v6 && self.opts.on(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)
@@ -79,23 +83,21 @@ impl Inner {
         let st = self.st.lock();
         (st.local, st.remote, self.queue.len())
     }
-    /// Does it want to be told where datagrams were sent to?
-    fn wants_info(&self, v4: bool) -> bool {
-        match v4 {
-            true => self.opts.on(libc::IPPROTO_IP, libc::IP_PKTINFO) || self.v6_info(),
-            false => self.v6_info(),
+    fn table(&self) -> &ports::Table<Inner> {
+        if self.lite {
+            &self.ns.inet.udplite
+        } else {
+            &self.ns.inet.udp
         }
-    }
-    fn v6_info(&self) -> bool {
-        self.v6 && self.opts.on(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
     }
 
     /// Puts a datagram into its queue, or drops it.
-    fn deliver(&self, src: &mut Src<'_>, from: SocketAddr, to: IpAddr) -> Result<()> {
+    fn deliver(&self, src: &mut Src<'_>, from: SocketAddr, header: Header) -> Result<()> {
         if self.shut.load(Ordering::Relaxed) & SHUT_RCV != 0 {
             return Ok(());
         }
-        let mut scm = self.wants_info(to.is_ipv4()).then(|| Box::new(Scm { sent_to: Some(to), ..Scm::default() }));
+        let wants = self.wants_header.load(Ordering::Relaxed);
+        let mut scm = wants.then(|| Box::new(Scm { header: Some(header), ..Scm::default() }));
         let name = addr::sockaddr(self.v6, from).into();
         match self.queue.send_record(src, &mut scm, Some(name)) {
             Ok(_) => self.wake.wake(IN),
@@ -113,11 +115,12 @@ pub struct Udp {
 }
 
 impl Udp {
-    pub fn new(task: &Task, v6: bool) -> Self {
+    pub fn new(task: &Task, v6: bool, lite: bool) -> Self {
         Udp {
             inner: Arc::new(Inner {
                 ns: task.kernel.net.clone(),
                 v6,
+                lite,
                 uid: task.cred().fsuid,
                 ino: AtomicU64::new(0),
                 wake: Arc::default(),
@@ -128,6 +131,7 @@ impl Udp {
                 reuse: AtomicBool::new(false),
                 reuse_port: AtomicBool::new(false),
                 broadcast: AtomicBool::new(false),
+                wants_header: AtomicBool::new(false),
                 shut: AtomicU8::new(0),
                 drops: AtomicU64::new(0),
                 st: Mutex::new(St {
@@ -143,7 +147,7 @@ impl Udp {
 
     fn autobind(&self, st: &mut St) -> Result<()> {
         if st.claim.is_none() {
-            let claim = self.inner.ns.inet.udp.bind(&self.inner.want(st.local.ip()), 0).map_err(|_| Errno::EAGAIN)?;
+            let claim = self.inner.table().bind(&self.inner.want(st.local.ip()), 0).map_err(|_| Errno::EAGAIN)?;
             st.local.set_port(claim.port);
             st.claim = Some(claim);
         }
@@ -199,17 +203,17 @@ impl Udp {
         }
         let Some(old) = st.claim.take() else { return };
         if st.bound_port {
-            let again = i.ns.inet.udp.moved(&old, &i.want(st.local.ip()), None, false);
+            let again = i.table().moved(&old, &i.want(st.local.ip()), None, false);
             st.claim = again.ok().or(Some(old));
         } else {
             st.local.set_port(0);
-            i.ns.inet.udp.release(&old);
+            i.table().release(&old);
         }
         st.remote = None;
     }
 
     /// To everyone at the port: broadcast and multicast.
-    fn spread(&self, src: &mut Src<'_>, from: SocketAddr, to: SocketAddr) -> Result<usize> {
+    fn spread(&self, src: &mut Src<'_>, from: SocketAddr, to: SocketAddr, header: Header) -> Result<usize> {
         let i = &self.inner;
         let data = src.take_vec(MAX_V6)?;
         let group = to.ip().is_multicast();
@@ -220,7 +224,7 @@ impl Udp {
         if group && !i.opts.on(level, name) {
             return Ok(data.len());
         }
-        for sock in i.ns.inet.udp.all_at(to.port()) {
+        for sock in i.table().all_at(to.port()) {
             let (ip, remote, v6_only) = {
                 let st = sock.st.lock();
                 (st.local.ip(), st.remote, sock.v6_only())
@@ -228,7 +232,7 @@ impl Udp {
             let family = if to.is_ipv4() { ip.is_ipv4() || !v6_only } else { ip.is_ipv6() };
             let here = family && (ip.is_unspecified() || ip == to.ip()) && remote.is_none_or(|r| r == from);
             if here && (!group || sock.groups.joined(to.ip())) {
-                sock.deliver(&mut Src::kernel(&data), from, to.ip())?;
+                sock.deliver(&mut Src::kernel(&data), from, header)?;
             }
         }
         Ok(data.len())
@@ -250,7 +254,7 @@ impl Drop for Udp {
     fn drop(&mut self) {
         let claim = self.inner.st.lock().claim.take();
         if let Some(c) = claim {
-            self.inner.ns.inet.udp.release(&c);
+            self.inner.table().release(&c);
         }
         self.inner.queue.close();
         self.inner.queue.desert();
@@ -298,7 +302,7 @@ impl Proto for Udp {
         if st.claim.is_some() {
             return Err(Errno::EINVAL);
         }
-        let claim = i.ns.inet.udp.bind(&i.want(a.ip()), a.port())?;
+        let claim = i.table().bind(&i.want(a.ip()), a.port())?;
         st.local = SocketAddr::new(a.ip(), claim.port);
         st.claim = Some(claim);
         st.bound_addr = !a.ip().is_unspecified();
@@ -324,7 +328,7 @@ impl Proto for Udp {
         }
         self.autobind(&mut st)?;
         if let Some(old) = &st.claim {
-            let claim = i.ns.inet.udp.moved(old, &i.want(source), Some(to), false)?;
+            let claim = i.table().moved(old, &i.want(source), Some(to), false)?;
             st.claim = Some(claim);
         }
         st.local.set_ip(source);
@@ -393,11 +397,12 @@ impl Proto for Udp {
             }
             (SocketAddr::new(ip, st.local.port()), to, st.remote.is_some())
         };
+        let header = self.header(to.ip(), &msg.control)?;
         if addr::kind(to.ip()) != Kind::Local {
-            return self.spread(src, from, to);
+            return self.spread(src, from, to, header);
         }
-        match i.ns.inet.udp.receiver(from, to) {
-            Some(sock) => sock.deliver(src, from, to.ip())?,
+        match i.table().receiver(from, to) {
+            Some(sock) => sock.deliver(src, from, header)?,
             None => {
                 // The answer is an ICMP message, which only a connected socket hears of.
                 let hears = connected
@@ -422,8 +427,8 @@ impl Proto for Udp {
             Err(Errno::EAGAIN) if i.shut.load(Ordering::SeqCst) & SHUT_RCV != 0 => return Ok(0),
             r => r?,
         };
-        if let Some(to) = msg.scm.take().and_then(|s| s.sent_to) {
-            self.info(to, msg);
+        if let Some(h) = msg.scm.take().and_then(|s| s.header) {
+            self.tell(h, msg);
         }
         Ok(t.n)
     }
@@ -448,7 +453,10 @@ impl Proto for Udp {
         if let Some(r) = i.groups.set(i.v6, level, name, value) {
             return r;
         }
-        i.opts.set(i.shape(), task, level, name, value)
+        i.opts.set(i.shape(), task, level, name, value)?;
+        let wants = HEADER_OPTS.iter().any(|(l, n)| i.opts.on(*l, *n));
+        i.wants_header.store(wants, Ordering::Relaxed);
+        Ok(())
     }
 
     fn opts_changed(&self, s: &Socket) {
@@ -469,25 +477,88 @@ impl Proto for Udp {
     }
 }
 
+/// Options that tell of a datagram's header.
+const HEADER_OPTS: [(i32, i32); 6] = [
+    (libc::IPPROTO_IP, libc::IP_PKTINFO),
+    (libc::IPPROTO_IP, libc::IP_RECVTTL),
+    (libc::IPPROTO_IP, libc::IP_RECVTOS),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
+];
+
 impl Udp {
-    /// `IP_PKTINFO` and `IPV6_PKTINFO` of a datagram that was sent to `to`.
-    fn info(&self, to: IpAddr, msg: &mut RecvMsg) {
+    /// The header of a datagram to `to`: as the options say, or the control messages that go with it.
+    fn header(&self, to: IpAddr, control: &[(i32, i32, Vec<u8>)]) -> Result<Header> {
         let i = &self.inner;
-        let index = device::LO_INDEX.to_ne_bytes();
-        if let IpAddr::V4(a) = to {
-            if i.opts.on(libc::IPPROTO_IP, libc::IP_PKTINFO) {
-                let v = [index, a.octets(), a.octets()].concat();
-                msg.control.push((libc::IPPROTO_IP, libc::IP_PKTINFO, v));
+        let v4 = to.is_ipv4();
+        let (level, hops, many, class) = match v4 {
+            true => (libc::IPPROTO_IP, libc::IP_TTL, libc::IP_MULTICAST_TTL, libc::IP_TOS),
+            false => (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, libc::IPV6_MULTICAST_HOPS, libc::IPV6_TCLASS),
+        };
+        let byte = |name| i.opts.get(level, name).and_then(|v| u8::try_from(v).ok()).unwrap_or(0);
+        let hops = if to.is_multicast() { many } else { hops };
+        let mut h = Header { to, hops: byte(hops), class: byte(class) };
+        for (l, kind, data) in control {
+            let own = *l == libc::IPPROTO_IP || (*l == libc::IPPROTO_IPV6 && i.v6);
+            if !own {
+                continue;
+            }
+            let int = || {
+                let v = <[u8; 4]>::try_from(&data[..]).map(i32::from_ne_bytes).map_err(|_| Errno::EINVAL)?;
+                if (-1..=255).contains(&v) {
+                    Ok(v)
+                } else {
+                    Err(Errno::EINVAL)
+                }
+            };
+            match (*l, *kind) {
+                (libc::IPPROTO_IP, libc::IP_TTL) => h.hops = u8::try_from(int()?).map_err(|_| Errno::EINVAL)?.max(1),
+                (libc::IPPROTO_IP, libc::IP_TOS) => {
+                    let v = if let [one] = data[..] { i32::from(one) } else { int()? };
+                    h.class = v as u8;
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => h.hops = u8::try_from(int()?).unwrap_or(h.hops),
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => h.class = u8::try_from(int()?).unwrap_or(0),
+                // The source is chosen by where it goes; there is one interface.
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) | (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {}
+                _ => return Err(Errno::EINVAL),
             }
         }
-        if i.v6_info() {
-            let ip = match to {
-                IpAddr::V4(a) => a.to_ipv6_mapped(),
-                IpAddr::V6(a) => a,
+        Ok(h)
+    }
+
+    /// The control messages that tell of a header.
+    fn tell(&self, h: Header, msg: &mut RecvMsg) {
+        let i = &self.inner;
+        let index = device::LO_INDEX.to_ne_bytes();
+        let class = i32::from(h.class).to_ne_bytes().to_vec();
+        let hops = i32::from(h.hops).to_ne_bytes().to_vec();
+        for (level, name) in HEADER_OPTS {
+            if !i.opts.on(level, name) {
+                continue;
+            }
+            let (kind, v) = match (name, h.to) {
+                _ if level == libc::IPPROTO_IP => {
+                    let IpAddr::V4(a) = h.to else { continue };
+                    match name {
+                        libc::IP_PKTINFO => (libc::IP_PKTINFO, [index, a.octets(), a.octets()].concat()),
+                        libc::IP_RECVTTL => (libc::IP_TTL, hops.clone()),
+                        _ => (libc::IP_TOS, vec![h.class]),
+                    }
+                }
+                (libc::IPV6_RECVPKTINFO, to) => {
+                    let ip = match to {
+                        IpAddr::V4(a) => a.to_ipv6_mapped(),
+                        IpAddr::V6(a) => a,
+                    };
+                    (libc::IPV6_PKTINFO, [&ip.octets()[..], &index].concat())
+                }
+                (_, IpAddr::V4(_)) => continue,
+                (libc::IPV6_RECVHOPLIMIT, _) => (libc::IPV6_HOPLIMIT, hops.clone()),
+                _ => (libc::IPV6_TCLASS, class.clone()),
             };
-            let mut v = ip.octets().to_vec();
-            v.extend_from_slice(&index);
-            msg.control.push((libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, v));
+            msg.control.push((level, kind, v));
         }
     }
 }

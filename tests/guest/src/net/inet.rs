@@ -14,6 +14,7 @@ pub const CASES: &[crate::Case] = cases![
     wildcard_destination,
     requests,
     from_another_address,
+    tables,
 ];
 
 unsafe fn options() {
@@ -236,4 +237,36 @@ unsafe fn from_another_address() {
     ok(set(c, SOL_SOCKET, SO_REUSEADDR, 1));
     ok(bind4(d, lo(9, own)));
     fails(connect4(d, lo(1, port)), EADDRNOTAVAIL);
+}
+
+/// Lines of a table in /proc/net that are about a port, as words.
+unsafe fn rows(file: &str, port: u16) -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(format!("/proc/net/{file}")).unwrap();
+    let hex = format!(":{port:04X}");
+    let own = |l: &&str| l.split_whitespace().nth(1).is_some_and(|a| a.ends_with(&hex));
+    text.lines().filter(own).map(|l| l.split_whitespace().map(String::from).collect()).collect()
+}
+
+unsafe fn tables() {
+    let (l, port) = server(4);
+    let r = rows("tcp", port);
+    assert_eq!(r.len(), 1);
+    assert_eq!((r[0][1].as_str(), r[0][3].as_str()), (format!("0100007F:{port:04X}").as_str(), "0A"));
+    assert_eq!(r[0][9], fstat_of(l).st_ino.to_string());
+    let c = tcp();
+    ok(connect4(c, lo(1, port)));
+    let s = take(l);
+    put(c, b"12345");
+    let own = name4(c).1;
+    let mine = rows("tcp", own);
+    assert_eq!((mine[0][2].as_str(), mine[0][3].as_str()), (format!("0100007F:{port:04X}").as_str(), "01"));
+    eventually("5 bytes wait", || rows("tcp", port).iter().any(|r| r[4] == "00000000:00000005"));
+    close(s);
+    let u = udp();
+    ok(bind4(u, lo(1, 0)));
+    assert_eq!(rows("udp", name4(u).1)[0][3], "07");
+    let six = tcp6();
+    ok(bind6(six, v6(ONE6, 0)));
+    ok(listen(six, 1));
+    assert_eq!(rows("tcp6", name6(six).1)[0][1].split(':').next().unwrap(), "00000000000000000000000001000000");
 }

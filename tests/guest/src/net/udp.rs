@@ -18,6 +18,8 @@ pub const CASES: &[crate::Case] = cases![
     full_queue,
     disconnect,
     packet_info,
+    header_fields,
+    udp_lite,
     many_messages,
     broadcast,
     multicast,
@@ -375,4 +377,75 @@ unsafe fn options() {
     assert_eq!(get_int(t, IPPROTO_IPV6, IPV6_UNICAST_HOPS), 64);
     ok(set(t, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1));
     assert_eq!(get_int(t, IPPROTO_IPV6, IPV6_RECVPKTINFO), 1);
+}
+
+/// The control messages of the next datagram: level, type, first byte.
+unsafe fn control(fd: i32) -> Vec<(i32, i32, u8)> {
+    let mut b = [0u8; 4];
+    let mut space = [0u64; 32];
+    let mut iov = iovec { iov_base: b.as_mut_ptr().cast(), iov_len: 4 };
+    let mut m: msghdr = zeroed();
+    m.msg_iov = &mut iov;
+    m.msg_iovlen = 1;
+    m.msg_control = space.as_mut_ptr().cast();
+    m.msg_controllen = 256;
+    ok(recvmsg(fd, &mut m, 0));
+    let mut all = Vec::new();
+    let mut h = CMSG_FIRSTHDR(&m);
+    while !h.is_null() {
+        all.push(((*h).cmsg_level, (*h).cmsg_type, *CMSG_DATA(h)));
+        h = CMSG_NXTHDR(&m, h);
+    }
+    all.sort_unstable();
+    all
+}
+
+unsafe fn header_fields() {
+    let (s, port) = bound();
+    ok(set(s, IPPROTO_IP, IP_RECVTTL, 1));
+    ok(set(s, IPPROTO_IP, IP_RECVTOS, 1));
+    let c = udp();
+    ok(set(c, IPPROTO_IP, IP_TOS, 0x10));
+    is(to4(c, b"x", lo(1, port)), 1);
+    assert_eq!(control(s), [(IPPROTO_IP, IP_TOS, 0x10), (IPPROTO_IP, IP_TTL, 64)]);
+    // For one datagram, with a control message.
+    let s = ok(socket(AF_INET6, SOCK_DGRAM, 0));
+    ok(bind6(s, v6(ONE6, 0)));
+    ok(set(s, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1));
+    ok(set(s, IPPROTO_IPV6, IPV6_RECVTCLASS, 1));
+    let c = ok(socket(AF_INET6, SOCK_DGRAM, 0));
+    ok(connect6(c, v6(ONE6, name6(s).1)));
+    let mut b = *b"y";
+    let mut space = [0u64; 8];
+    let mut iov = iovec { iov_base: b.as_mut_ptr().cast(), iov_len: 1 };
+    let mut m: msghdr = zeroed();
+    m.msg_iov = &mut iov;
+    m.msg_iovlen = 1;
+    m.msg_control = space.as_mut_ptr().cast();
+    m.msg_controllen = 24;
+    let h = CMSG_FIRSTHDR(&m);
+    (*h).cmsg_level = IPPROTO_IPV6;
+    (*h).cmsg_type = IPV6_HOPLIMIT;
+    (*h).cmsg_len = 20;
+    std::ptr::write_unaligned(CMSG_DATA(h).cast(), 7i32);
+    is(sendmsg(c, &m, 0), 1);
+    assert_eq!(control(s), [(IPPROTO_IPV6, IPV6_HOPLIMIT, 7), (IPPROTO_IPV6, IPV6_TCLASS, 0)]);
+    std::ptr::write_unaligned(CMSG_DATA(h).cast(), 256i32);
+    fails(sendmsg(c, &m, 0), EINVAL);
+}
+
+unsafe fn udp_lite() {
+    let lite = || socket(AF_INET, SOCK_DGRAM, IPPROTO_UDPLITE);
+    let s = lite();
+    if s == -1 && errno() == EPROTONOSUPPORT {
+        eprintln!("left out: no UDP-Lite");
+        return;
+    }
+    ok(bind4(s, lo(1, 0)));
+    let port = name4(s).1;
+    // Its ports are not UDP's.
+    ok(bind4(udp(), lo(1, port)));
+    is(to4(ok(lite()), b"lite", lo(1, port)), 4);
+    assert_eq!(from4(s).0, b"lite");
+    assert_eq!(get_int(s, SOL_SOCKET, SO_PROTOCOL), IPPROTO_UDPLITE);
 }

@@ -1,0 +1,164 @@
+//! `/proc/net/tcp`, `udp` and their IPv6 forms: the internet sockets of the sandbox.
+
+use crate::fs::pseudo::Put;
+use crate::kernel::Kernel;
+use crate::net::inet::conn::state;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering;
+
+const TCP: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode";
+const TCP6: &str = "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+const UDP: &str = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops";
+const UDP6: &str = "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n";
+/// Width of the lines of `tcp` and `udp`, line end apart.
+const TCP_WIDTH: usize = 149;
+const UDP_WIDTH: usize = 127;
+
+/// Pads what was appended since `start` as `seq_pad` does.
+fn pad(out: &mut Vec<u8>, start: usize, width: usize) {
+    let len = out.len() - start;
+    out.sp(width.saturating_sub(len)).s("\n");
+}
+
+/// Upper-case hexadecimal.
+fn hex(out: &mut Vec<u8>, n: u64, digits: usize) {
+    out.s(&format!("{n:0digits$X}"));
+}
+
+/// Words in memory order, read as numbers; the port as a number.
+fn address(out: &mut Vec<u8>, v6: bool, a: SocketAddr) {
+    let words = |out: &mut Vec<u8>, b: &[u8]| {
+        for w in b.chunks_exact(4) {
+            let w = w.first_chunk().map_or(0, |w| u32::from_ne_bytes(*w));
+            hex(out, w.into(), 8);
+        }
+    };
+    match a.ip() {
+        IpAddr::V4(ip) if !v6 => words(out, &ip.octets()),
+        IpAddr::V4(ip) => words(out, &ip.to_ipv6_mapped().octets()),
+        IpAddr::V6(ip) => words(out, &ip.octets()),
+    }
+    out.s(":");
+    hex(out, a.port().into(), 4);
+}
+
+struct Row {
+    v6: bool,
+    local: SocketAddr,
+    remote: Option<SocketAddr>,
+    state: u8,
+    tx: usize,
+    rx: usize,
+    uid: u32,
+    ino: u64,
+}
+
+/// The part that all tables have.
+fn row(out: &mut Vec<u8>, n: usize, width: usize, r: &Row) {
+    let none = SocketAddr::new(crate::net::inet::addr::any(r.v6), 0);
+    out.dw(n as u64, width).s(": ");
+    address(out, r.v6, r.local);
+    out.s(" ");
+    address(out, r.v6, r.remote.unwrap_or(none));
+    out.s(" ");
+    hex(out, r.state.into(), 2);
+    out.s(" ");
+    hex(out, r.tx as u64, 8);
+    out.s(":");
+    hex(out, r.rx as u64, 8);
+    out.s(" 00:00000000 00000000 ").dw(r.uid.into(), 5).s(" ").dw(0, 8).s(" ").d(r.ino);
+}
+
+fn tcp_table(kernel: &Kernel, v6: bool, out: &mut Vec<u8>) {
+    if v6 {
+        out.s(TCP6);
+    } else {
+        let start = out.len();
+        out.s(TCP);
+        pad(out, start, TCP_WIDTH);
+    }
+    let socks: Vec<_> = kernel.net.inet.tcp.list().iter().filter_map(|c| c.socket()).collect();
+    // Only those that listen or are connected are shown, listeners first.
+    let shown = socks.iter().filter(|s| s.v6 == v6).map(|s| (s, s.state())).filter(|(_, st)| *st != state::CLOSE);
+    let mut shown: Vec<_> = shown.collect();
+    shown.sort_by_key(|(_, st)| *st != state::LISTEN);
+    for (n, (s, st)) in shown.into_iter().enumerate() {
+        let (local, remote, tx, rx) = s.summary();
+        let start = out.len();
+        let ino = s.ino.load(Ordering::Relaxed);
+        row(out, n, 4, &Row { v6, local, remote, state: st, tx, rx, uid: s.uid, ino });
+        let listens = st == state::LISTEN;
+        out.s(" 1 0000000000000000 ").s(if listens { "100 0 0 10 0" } else { "20 0 0 10 -1" });
+        if v6 {
+            out.s("\n");
+        } else {
+            pad(out, start, TCP_WIDTH);
+        }
+    }
+}
+
+fn udp_table(kernel: &Kernel, v6: bool, out: &mut Vec<u8>) {
+    if v6 {
+        out.s(UDP6);
+    } else {
+        let start = out.len();
+        out.s(UDP);
+        pad(out, start, UDP_WIDTH);
+    }
+    let socks: Vec<_> = kernel.net.inet.udp.list().iter().filter_map(|c| c.socket()).collect();
+    for (n, s) in socks.iter().filter(|s| s.v6 == v6).enumerate() {
+        let (local, remote, rx) = s.summary();
+        let start = out.len();
+        let state = if remote.is_some() { state::ESTABLISHED } else { state::CLOSE };
+        let ino = s.ino.load(Ordering::Relaxed);
+        row(out, n, 5, &Row { v6, local, remote, state, tx: 0, rx, uid: s.uid, ino });
+        out.s(" 2 0000000000000000 ").d(s.drops.load(Ordering::Relaxed));
+        if v6 {
+            out.s("\n");
+        } else {
+            pad(out, start, UDP_WIDTH);
+        }
+    }
+}
+
+pub(super) fn tcp(kernel: &Kernel, out: &mut Vec<u8>) {
+    tcp_table(kernel, false, out);
+}
+pub(super) fn tcp6(kernel: &Kernel, out: &mut Vec<u8>) {
+    tcp_table(kernel, true, out);
+}
+pub(super) fn udp(kernel: &Kernel, out: &mut Vec<u8>) {
+    udp_table(kernel, false, out);
+}
+pub(super) fn udp6(kernel: &Kernel, out: &mut Vec<u8>) {
+    udp_table(kernel, true, out);
+}
+
+/// Raw sockets do not exist: their tables are headers.
+pub(super) fn raw(_: &Kernel, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.s("  ").s(UDP.trim_start());
+    pad(out, start, UDP_WIDTH);
+}
+pub(super) fn raw6(_: &Kernel, out: &mut Vec<u8>) {
+    out.s(UDP6);
+}
+
+fn count(kernel: &Kernel, v6: bool) -> (u64, u64) {
+    let tcp = kernel.net.inet.tcp.list().iter().filter_map(|c| c.socket()).filter(|s| s.v6 == v6).count();
+    let udp = kernel.net.inet.udp.list().iter().filter_map(|c| c.socket()).filter(|s| s.v6 == v6).count();
+    (tcp as u64, udp as u64)
+}
+
+pub(super) fn sockstat(kernel: &Kernel, out: &mut Vec<u8>) {
+    let ((tcp, udp), (tcp6, udp6)) = (count(kernel, false), count(kernel, true));
+    out.s("sockets: used ").d(tcp + udp + tcp6 + udp6).s("\nTCP: inuse ").d(tcp);
+    out.s(" orphan 0 tw 0 alloc ").d(tcp + tcp6).s(" mem 0\nUDP: inuse ").d(udp);
+    out.s(" mem 0\nUDPLITE: inuse 0\nRAW: inuse 0\nFRAG: inuse 0 memory 0\n");
+}
+
+pub(super) fn sockstat6(kernel: &Kernel, out: &mut Vec<u8>) {
+    let (tcp, udp) = count(kernel, true);
+    out.s("TCP6: inuse ").d(tcp).s("\nUDP6: inuse ").d(udp);
+    out.s("\nUDPLITE6: inuse 0\nRAW6: inuse 0\nFRAG6: inuse 0 memory 0\n");
+}
