@@ -123,7 +123,8 @@ fn detach(w: &Arc<Watch>, path: &Path) {
     }
 }
 
-fn tell(inode: &Arc<dyn Inode>, mask: u32, cookie: u32, name: &[u8]) {
+/// `gone`: what it happened to has no name any more.
+fn tell(inode: &Arc<dyn Inode>, mask: u32, cookie: u32, name: &[u8], gone: bool) {
     let Some(extra) = inode.extra() else { return };
     if let Some(marks) = extra.get::<super::dnotify::Marks>() {
         marks.event(mask);
@@ -132,7 +133,8 @@ fn tell(inode: &Arc<dyn Inode>, mask: u32, cookie: u32, name: &[u8]) {
     let watches = list.0.lock().clone();
     for w in watches {
         let wanted = w.mask.load(Ordering::Relaxed);
-        if wanted & mask & EVENTS == 0 || w.gone.load(Ordering::Acquire) {
+        let deaf = gone && wanted & libc::IN_EXCL_UNLINK != 0;
+        if wanted & mask & EVENTS == 0 || deaf || w.gone.load(Ordering::Acquire) {
             continue;
         }
         let Some(owner) = w.owner.upgrade() else { continue };
@@ -153,19 +155,17 @@ pub fn event(path: &Path, mask: u32) {
 
 fn event_slow(path: &Path, mask: u32) {
     let dir = if path.is_dir() { libc::IN_ISDIR } else { 0 };
-    if !path.dentry().is_deleted() {
-        if let Some(p) = path.dentry().parent() {
-            tell(p.inode(), mask | dir, 0, &path.dentry().name());
-        }
+    if let Some(p) = path.dentry().parent() {
+        tell(p.inode(), mask | dir, 0, &path.dentry().name(), path.dentry().is_deleted());
     }
-    tell(path.inode(), mask | dir, 0, &[]);
+    tell(path.inode(), mask | dir, 0, &[], false);
 }
 
 /// An entry of a directory came or went.
 #[inline]
 pub fn entry(dir: &Arc<dyn Inode>, name: &[u8], is_dir: bool, mask: u32, cookie: u32) {
     if LIVE.load(Ordering::Relaxed) != 0 {
-        tell(dir, mask | if is_dir { libc::IN_ISDIR } else { 0 }, cookie, name);
+        tell(dir, mask | if is_dir { libc::IN_ISDIR } else { 0 }, cookie, name, false);
     }
 }
 
@@ -177,7 +177,7 @@ pub fn cookie() -> u32 {
 /// Only the object's own watches.
 pub fn itself(inode: &Arc<dyn Inode>, mask: u32) {
     if LIVE.load(Ordering::Relaxed) != 0 {
-        tell(inode, mask, 0, &[]);
+        tell(inode, mask, 0, &[], false);
     }
 }
 
@@ -187,12 +187,12 @@ pub fn removed(inode: &Arc<dyn Inode>, is_dir: bool) {
         return;
     }
     if !is_dir && inode.attr().is_ok_and(|a| a.nlink > 0) {
-        return tell(inode, libc::IN_ATTRIB, 0, &[]);
+        return tell(inode, libc::IN_ATTRIB, 0, &[], false);
     }
     if !is_dir {
-        tell(inode, libc::IN_ATTRIB, 0, &[]);
+        tell(inode, libc::IN_ATTRIB, 0, &[], false);
     }
-    tell(inode, libc::IN_DELETE_SELF, 0, &[]);
+    tell(inode, libc::IN_DELETE_SELF, 0, &[], false);
     let Some(list) = inode.extra().and_then(|e| e.get::<Watches>()) else { return };
     let watches = list.0.lock().clone();
     for w in watches {

@@ -1,7 +1,8 @@
-//! System V IPC (sysvipc(7)): message queues, semaphore sets, shared memory.
+//! System V IPC (sysvipc(7)): message queues, semaphore sets, shared memory; and POSIX message queues ([`mqueue`]).
 //!
 //! One namespace per sandbox. What the three kinds have in common is here: identifiers, keys, permissions.
 
+pub mod mqueue;
 pub mod msg;
 pub mod sem;
 pub mod shm;
@@ -234,6 +235,7 @@ pub struct IpcNamespace {
     pub msgs: Registry<msg::Queue>,
     pub sems: Registry<sem::Set>,
     pub shms: Registry<shm::Segment>,
+    pub mqueues: mqueue::Names,
 }
 
 impl Default for IpcNamespace {
@@ -242,6 +244,7 @@ impl Default for IpcNamespace {
             msgs: Registry::new(msg::MSGMNI),
             sems: Registry::new(sem::SEMMNI),
             shms: Registry::new(shm::SHMMNI),
+            mqueues: mqueue::Names::default(),
         }
     }
 }

@@ -198,12 +198,10 @@ impl Queue {
         s.messages.entry(prio).or_default().push_back(d);
         drop(s);
         self.wait.wake(IN);
-        if let Some((how, group)) = told.and_then(|n| Some((n.how, n.group.upgrade()?))) {
-            if let How::Signal { signo, value } = how {
-                let fields = SigFields::Queue { pid: task.group.pid, uid: task.cred().uid, value };
-                // A full queue of signals loses it, as on Linux.
-                let _ = send::to_group(&group, SigInfo { signo, errno: 0, code: libc::SI_MESGQ, fields });
-            }
+        if let Some((How::Signal { signo, value }, group)) = told.and_then(|n| Some((n.how, n.group.upgrade()?))) {
+            let fields = SigFields::Queue { pid: task.group.pid, uid: task.cred().uid, value };
+            // A full queue of signals loses it, as on Linux.
+            let _ = send::to_group(&group, SigInfo { signo, errno: 0, code: libc::SI_MESGQ, fields });
         }
         true
     }

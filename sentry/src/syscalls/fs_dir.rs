@@ -309,3 +309,41 @@ pub fn umount2(cx: &mut Ctx<'_>, target: PathPtr, flags: i32) -> SysResult {
     namespace(cx)?.umount(&place, flags & libc::MNT_DETACH != 0)?;
     Ok(0)
 }
+
+/// Largest file handle (`MAX_HANDLE_SZ`).
+const HANDLE_MAX: u32 = 128;
+
+/// As on an overlay without `nfs_export`: the arguments are looked at, but there are no handles.
+pub fn name_to_handle_at(
+    cx: &mut Ctx<'_>,
+    dirfd: Fd,
+    path: PathPtr,
+    handle: Addr,
+    _mount: Addr,
+    flags: i32,
+) -> SysResult {
+    const HANDLE_FID: i32 = 0x200;
+    if flags & !(libc::AT_SYMLINK_FOLLOW | libc::AT_EMPTY_PATH | HANDLE_FID) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    at(cx, dirfd.0, path.0, flags & libc::AT_SYMLINK_FOLLOW != 0, flags & libc::AT_EMPTY_PATH != 0)?;
+    let room: u32 = cx.read(handle.0)?;
+    if room > HANDLE_MAX {
+        return Err(Errno::EINVAL.into());
+    }
+    Err(Errno::EOPNOTSUPP.into())
+}
+
+pub fn open_by_handle_at(cx: &mut Ctx<'_>, mountfd: Fd, handle: Addr, _flags: i32) -> SysResult {
+    if !cx.task.cred().has(CAP_DAC_READ_SEARCH) {
+        return Err(Errno::EPERM.into());
+    }
+    if mountfd.0 != libc::AT_FDCWD {
+        cx.file(mountfd.0)?;
+    }
+    let size: u32 = cx.read(handle.0)?;
+    if size == 0 || size > HANDLE_MAX {
+        return Err(Errno::EINVAL.into());
+    }
+    Err(Errno::ESTALE.into())
+}

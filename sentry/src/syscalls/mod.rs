@@ -16,6 +16,7 @@ pub mod fs_stat;
 pub mod ids;
 pub mod io;
 pub mod limits;
+pub mod mqueue;
 pub mod pidfd;
 pub mod prctl;
 pub mod sched;

@@ -222,8 +222,16 @@ syscall_table! {
         424 pidfd_send_signal(pidfd: Fd, sig: Sig, info: Addr, flags: u32) => pidfd::pidfd_send_signal, Partial, "not through /proc/pid";
         434 pidfd_open(pid: i32, flags: i32) => pidfd::pidfd_open, Full, "";
         438 pidfd_getfd(pidfd: Fd, targetfd: Fd, flags: u32) => pidfd::pidfd_getfd, Full, "";
+        240 mq_open(name: PathPtr, flags: i32, mode: Mode, attr: Addr) => mqueue::mq_open, Full, "";
+        241 mq_unlink(name: PathPtr) => mqueue::mq_unlink, Full, "";
+        244 mq_notify(fd: Fd, event: Addr) => mqueue::mq_notify, Partial, "no SIGEV_THREAD";
+        245 mq_getsetattr(fd: Fd, new: Addr, old: Addr) => mqueue::mq_getsetattr, Full, "";
+        303 name_to_handle_at(dirfd: Fd, path: PathPtr, handle: Addr, mount: Addr, flags: i32) => fs_dir::name_to_handle_at, Partial, "no file system gives handles: EOPNOTSUPP";
+        304 open_by_handle_at(mountfd: Fd, handle: Addr, flags: i32) => fs_dir::open_by_handle_at, Partial, "no handle is valid: ESTALE";
     }
     wait {
+        242 mq_timedsend(fd: Fd, msg: Addr, len: usize, prio: u32, timeout: Addr) => mqueue::mq_timedsend, Full, "";
+        243 mq_timedreceive(fd: Fd, buf: Addr, len: usize, prio: Addr, timeout: Addr) => mqueue::mq_timedreceive, Full, "";
         0 read(fd: Fd, buf: Addr, count: usize) => io::read, Full, "";
         1 write(fd: Fd, buf: Addr, count: usize) => io::write, Full, "";
         19 readv(fd: Fd, iov: Addr, n: usize) => fs_rw::readv, Full, "";

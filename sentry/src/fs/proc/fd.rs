@@ -1,13 +1,13 @@
 //! `/proc/[pid]/{fd,fdinfo,ns}` and the links that are places: cwd, root, exe.
 
 use super::pid::{ino, Target, Who};
-use crate::error::{Errno, Result};
-use crate::fs::file::FileOps;
-use crate::fs::pseudo::{Content, List, OpenDir, OpenText, Put, Symlink, FIRST};
+use crate::error::{Errno, Result, SysResult};
+use crate::fs::file::{File, FileOps};
+use crate::fs::pseudo::{Content, List, OpenDir, OpenText, Put, FIRST};
 use crate::fs::types::*;
 use crate::fs::vfs::{anon_path, Path};
 use crate::kernel::fdtable::FdEntry;
-use crate::kernel::{current, Cred};
+use crate::kernel::{current, Cred, Task};
 use std::any::Any;
 use std::sync::Arc;
 
@@ -220,6 +220,89 @@ const NAMESPACES: [(&str, &str, u64); 10] = [
     ("time_for_children", "time", 4_026_531_834),
 ];
 
+/// A namespace: what its link in `ns` leads to. It can be compared with others and asked for its kind, no more.
+struct Namespace {
+    kind: &'static str,
+    id: u64,
+}
+
+impl FileOps for Namespace {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn ioctl(&self, _file: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
+        const NS_GET_USERNS: u32 = 0xb701;
+        const NS_GET_PARENT: u32 = 0xb702;
+        const NS_GET_NSTYPE: u32 = 0xb703;
+        const NS_GET_OWNER_UID: u32 = 0xb704;
+        match (cmd, self.kind) {
+            (NS_GET_NSTYPE, kind) => Ok(match kind {
+                "net" => libc::CLONE_NEWNET,
+                "uts" => libc::CLONE_NEWUTS,
+                "ipc" => libc::CLONE_NEWIPC,
+                "pid" => libc::CLONE_NEWPID,
+                "user" => libc::CLONE_NEWUSER,
+                "mnt" => libc::CLONE_NEWNS,
+                "cgroup" => libc::CLONE_NEWCGROUP,
+                _ => 0x80, // CLONE_NEWTIME
+            } as u64),
+            // The parents of the first ones, and whom they belong to, are nobody's to see.
+            (NS_GET_USERNS, _) | (NS_GET_PARENT, "user" | "pid") => Err(Errno::EPERM.into()),
+            (NS_GET_OWNER_UID, "user") => {
+                task.mem().write(arg, &0u32)?;
+                Ok(0)
+            }
+            (NS_GET_PARENT | NS_GET_OWNER_UID, _) => Err(Errno::EINVAL.into()),
+            _ => Err(Errno::ENOTTY.into()),
+        }
+    }
+    fn attr(&self) -> Result<Attr> {
+        const NSFS_DEV: u64 = 4;
+        Ok(Attr {
+            dev: NSFS_DEV,
+            ino: self.id,
+            mode: libc::S_IFREG | 0o444,
+            nlink: 1,
+            blksize: 4096,
+            ..Attr::default()
+        })
+    }
+    fn anon_name(&self) -> String {
+        format!("{}:[{}]", self.kind, self.id)
+    }
+}
+
+/// A link in `ns`.
+struct NsLink {
+    target: Target,
+    index: usize,
+    kind: &'static str,
+    id: u64,
+}
+
+impl Inode for NsLink {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn attr(&self) -> Result<Attr> {
+        let a = self.target.attr(0, libc::S_IFLNK | 0o777, 1)?;
+        Ok(Attr { ino: ino(self.target.id, true, 64 + self.index), ..a })
+    }
+    fn readlink(&self) -> Result<Vec<u8>> {
+        Ok(format!("{}:[{}]", self.kind, self.id).into_bytes())
+    }
+    fn follow_magic(&self, _cred: &Cred) -> Option<Result<Path>> {
+        let ops = Namespace { kind: self.kind, id: self.id };
+        Some(anon_path(&File::new(Box::new(ops), libc::O_RDONLY, None)))
+    }
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+        Err(Errno::ELOOP)
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        Ok(self.target.sup.statfs())
+    }
+}
+
 struct NsDir {
     target: Target,
     index: usize,
@@ -238,11 +321,12 @@ impl Inode for NsDir {
     }
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
         let who = self.target.exists()?;
-        let (_, kind, id) = NAMESPACES.iter().find(|(n, _, _)| n.as_bytes() == name).ok_or(Errno::ENOENT)?;
+        let found = NAMESPACES.iter().enumerate().find(|(_, (n, _, _))| n.as_bytes() == name);
+        let (index, &(_, kind, id)) = found.ok_or(Errno::ENOENT)?;
         if !who.may_access() {
             return Err(Errno::EACCES);
         }
-        Ok(Symlink::make(&self.target.sup, format!("{kind}:[{id}]")))
+        Ok(Arc::new(NsLink { target: self.target.clone(), index, kind, id }))
     }
     fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
         Ok(Box::new(OpenDir(self)))

@@ -12,6 +12,8 @@ pub const CASES: &[crate::Case] = cases![
     directory_signals,
     fdinfo_of_special_files,
     epoll_no_event_twice,
+    namespaces_are_files,
+    events_of_an_unlinked_file,
 ];
 
 const F_SETSIG: i32 = 10;
@@ -214,4 +216,32 @@ unsafe fn epoll_no_event_twice() {
     ok(epoll_ctl(ep, EPOLL_CTL_DEL, w, &mut out));
     is(epoll_wait(ep, got.as_mut_ptr(), 4, -1), 1);
     assert_eq!({ got[0].u64 }, 1);
+}
+
+unsafe fn namespaces_are_files() {
+    let net = c("/proc/self/ns/net");
+    let fd = ok(open(net.as_ptr(), O_RDONLY));
+    let text = std::fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
+    assert_eq!(text, format!("net:[{}]", fstat_of(fd).st_ino));
+    assert_eq!(stat_of(&net).st_ino, fstat_of(fd).st_ino);
+    is(ioctl(fd, 0xb703), CLONE_NEWNET.into()); // NS_GET_NSTYPE
+    fails(ioctl(fd, 0xb702), EINVAL); // NS_GET_PARENT
+    fails(read(fd, [0u8; 1].as_mut_ptr().cast(), 1), EINVAL);
+}
+
+unsafe fn events_of_an_unlinked_file() {
+    let t = Tmp::new();
+    for (mask, count) in [(IN_MODIFY, 2), (IN_MODIFY | IN_EXCL_UNLINK, 1)] {
+        let i = ok(inotify_init1(IN_NONBLOCK));
+        let fd = t.open("f");
+        ok(inotify_add_watch(i, t.p("").as_ptr(), mask));
+        put(fd, b"a");
+        assert!(!get(i, 4096).is_empty());
+        ok(unlink(t.p("f").as_ptr()));
+        put(fd, b"b");
+        let n = read(i, [0u8; 4096].as_mut_ptr().cast(), 4096);
+        assert_eq!(n > 0, count == 2);
+        ok(close(i));
+        ok(close(fd));
+    }
 }

@@ -1,11 +1,15 @@
-//! System V IPC (sysvipc(7)).
+//! System V IPC (sysvipc(7)), POSIX message queues.
+
+mod mqueue;
 
 use crate::t::*;
 use libc::*;
 use std::ptr::null;
 
-pub const GROUPS: &[(&str, &[crate::Case])] =
-    &[("sysv", cases![semaphores, undo_at_exit, messages, shared_memory, many_sets, limits_are_told])];
+pub const GROUPS: &[(&str, &[crate::Case])] = &[
+    ("sysv", cases![semaphores, undo_at_exit, messages, shared_memory, many_sets, limits_are_told]),
+    ("mqueue", mqueue::CASES),
+];
 
 const NEW: i32 = IPC_CREAT | IPC_EXCL | 0o600;
 
