@@ -92,6 +92,10 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = PlatformKind::Systrap)]
     pub platform: PlatformKind,
 
+    /// How the Sentry and the guests' threads wait for each other (for tests and to find out why something is slow)
+    #[arg(long, value_enum, default_value_t = HandOff::Adaptive)]
+    pub hand_off: HandOff,
+
     /// Print every system call of the sandbox, to FILE if given, else to standard error
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     pub strace: Option<Option<PathBuf>>,
@@ -138,6 +142,16 @@ pub enum PlatformKind {
     Systrap,
     /// ptrace (not yet)
     Ptrace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+pub enum HandOff {
+    /// Spin as long as it pays, then sleep
+    Adaptive,
+    /// Always sleep at once
+    Sleep,
+    /// Always spin, as long as anything runs in the sandbox
+    Spin,
 }
 
 #[derive(Debug, Args)]

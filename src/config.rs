@@ -79,6 +79,7 @@ pub struct SentryConfig {
     pub overlay: bool,
     pub strace: bool,
     pub verbosity: Verbosity,
+    pub hand_off: crate::cli::HandOff,
     pub stats: bool,
     /// Ids to change to, when started with privileges.
     pub become_ids: Option<HostIds>,

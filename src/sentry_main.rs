@@ -3,6 +3,7 @@
 //! The order matters: everything up to [`confine::seccomp::Filter::lock`] is set-up from trusted input; what a guest or the Gofer says is first
 //! looked at after it.
 
+use crate::cli::HandOff;
 use crate::config::{fd, from_memfd, SentryConfig, Verbosity};
 use crate::control::{FromSentry, ToSentry};
 use crate::stats::Stats;
@@ -52,7 +53,12 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<FromSentry> {
     // The filter is made while the zygote starts. Besides, glibc sets its signal handlers up with the first thread; afterwards
     // `rt_sigaction` is not needed any more.
     let filter = std::thread::spawn(confine::seccomp::Filter::make);
-    let executor = Executor::new().context("starting the executor")?;
+    let executor = Executor::new(match config.hand_off {
+        HandOff::Adaptive => platform::HandOff::Adaptive,
+        HandOff::Sleep => platform::HandOff::Sleep,
+        HandOff::Spin => platform::HandOff::Spin,
+    })
+    .context("starting the executor")?;
     let platform = start_platform(&executor, config.strace)?;
     filter.join().map_err(|_| anyhow!("making the seccomp filter"))??.lock()?;
     log::debug!("the Sentry is locked in");

@@ -11,8 +11,10 @@
 //! looks at every cell and queue once more, then sleeps. A poster first posts, then reads the flag and rings the doorbell if
 //! it is clear. Both sides have a full barrier in between, so one of them sees the other.
 //!
+//! When it sleeps at all, and on which cores everyone runs, is decided in `pace.rs`.
+//!
 //! # Lock order
-//! `active` before a `Watched::waker`; `ready`, `timers`, `watches` are leaves. No lock is held while a task or a callback runs.
+//! `pace` before `active` before a `Watched::waker`; `ready`, `timers`, `watches` are leaves. No lock is held while a task or a callback runs.
 
 use std::cell::Cell as StdCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -28,6 +30,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::{Condvar, Mutex};
 
+use crate::cores::{Cores, Place};
+use crate::pace::{Gait, HandOff, Look, Next, Pace};
 use crate::systrap::abi::state::WAITING;
 use crate::systrap::watched::{is_posted, GlobalPage, Watched};
 
@@ -71,6 +75,9 @@ impl Wake for Task {
     }
 }
 
+/// See [`Executor::later`].
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
+
 type OnReady = Arc<dyn Fn(u32) + Send + Sync>;
 
 #[derive(Default)]
@@ -87,6 +94,8 @@ pub(crate) struct Counters {
     pub(crate) sleeps: AtomicU64,
     pub(crate) kicks: AtomicU64,
     pub(crate) handovers: AtomicU64,
+    pub(crate) turns: AtomicU64,
+    pub(crate) moves: AtomicU64,
 }
 
 /// One per Sentry.
@@ -110,7 +119,17 @@ pub struct Executor {
     lead_free: Condvar,
     exit: AtomicBool,
     exit_code: AtomicU32,
-    cores: usize,
+    cores: Cores,
+    pace: Mutex<Pace>,
+    /// Guests are to leave the leader's core to it ([`Gait::narrow`]).
+    narrow: AtomicBool,
+    /// How many await an event of epoll that comes at any moment: it is then asked at every look.
+    eager: AtomicUsize,
+    /// What is to be done when there is nothing better to do.
+    later: Mutex<VecDeque<Job>>,
+    /// Guests that ran at the last look.
+    running: AtomicUsize,
+    hand_off: HandOff,
     pub(crate) counters: Counters,
 }
 
@@ -120,21 +139,29 @@ thread_local! {
 
 /// `data` of the doorbell in the epoll set; ids of watches start above.
 const BELL: u64 = 0;
-/// How long a leader looks at the cells of running guests before it sleeps, while there is a core to spare.
-const SPIN_NS: u64 = 100_000;
-/// The same when the guests could use all cores: about what a sleep and a wake-up cost, so that at worst both are paid.
-const SHORT_SPIN_NS: u64 = 15_000;
 /// How often a spinning leader asks epoll.
 const GLANCE_NS: u64 = 25_000;
+/// How often a stub looks for its answer, while somebody looks at its cell.
+const STUB_SPINS: u32 = 1000;
+/// Most jobs that wait for a quiet moment.
+const JOBS: usize = 64;
+/// Most threads that are moved when the gait changes; the others follow as they are woken.
+const MOVED_AT_ONCE: usize = 128;
 
 impl Executor {
-    pub fn new() -> io::Result<Arc<Self>> {
+    pub fn new(hand_off: HandOff) -> io::Result<Arc<Self>> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let bell = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
         let global = Arc::new(GlobalPage::new()?);
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        global.set_spin(if cores > 1 { 2000 } else { 0 });
+        let cores = Cores::new();
+        let pace = Pace::new(hand_off, cores.count(), now_ns());
+        global.set_spin(match hand_off {
+            HandOff::Spin => STUB_SPINS,
+            HandOff::Adaptive if cores.count() > 1 => STUB_SPINS,
+            _ => 0,
+        });
+        let narrow = pace.gait().narrow();
         Ok(Arc::new_cyclic(|me| Executor {
             me: me.clone(),
             ready: Mutex::default(),
@@ -153,6 +180,12 @@ impl Executor {
             exit: AtomicBool::new(false),
             exit_code: AtomicU32::new(0),
             cores,
+            pace: Mutex::new(pace),
+            narrow: AtomicBool::new(narrow),
+            eager: AtomicUsize::new(0),
+            later: Mutex::default(),
+            running: AtomicUsize::new(0),
+            hand_off,
             counters: Counters::default(),
         }))
     }
@@ -307,6 +340,7 @@ impl Executor {
     }
 
     fn give_lead(&self) {
+        self.cores.go(Place::Anywhere);
         LEADING.set(false);
         self.lead.lock().held = false;
         self.lead_free.notify_one();
@@ -315,8 +349,9 @@ impl Executor {
     /// Leads until shutdown, or until a task handed the leadership over.
     fn lead(&self) {
         self.global.set_polling(true);
+        let mut gait = self.pace.lock().gait();
+        self.cores.go(place_of(gait));
         let mut glance_at = now_ns() + GLANCE_NS;
-        let mut last_found = now_ns();
         loop {
             if self.exit.load(Relaxed) {
                 return;
@@ -325,37 +360,104 @@ impl Executor {
             if !LEADING.get() {
                 return;
             }
-            let (found, running) = self.scan();
+            let mut look = self.scan();
+            look.ran = ran;
             let now = now_ns();
-            if found {
-                last_found = now;
-            }
-            if now >= glance_at {
+            if now >= glance_at || self.eager.load(Relaxed) > 0 {
                 self.events(0);
                 self.fire_timers();
-                glance_at = now_ns() + GLANCE_NS;
+                glance_at = now + GLANCE_NS;
             }
-            if ran || found {
+            let (next, new_gait) = {
+                let mut pace = self.pace.lock();
+                (pace.look(now, look), pace.gait())
+            };
+            if new_gait != gait {
+                gait = new_gait;
+                self.turn(gait);
+            }
+            if ran || look.found > 0 || self.ready_len.load(Acquire) > 0 {
                 continue;
             }
-            if now >= self.next_deadline.load(Relaxed) {
+            let deadline = self.next_deadline.load(Relaxed);
+            if now >= deadline {
                 self.fire_timers();
                 continue;
             }
-            let patience = match running {
-                0 => 0,
-                n if n < self.cores => SPIN_NS,
-                _ => SHORT_SPIN_NS,
-            };
-            if now - last_found < patience {
+            let job = self.later.lock().pop_front();
+            if let Some(job) = job {
+                job();
+                continue;
+            }
+            if next == Next::Again {
                 for _ in 0..8 {
                     std::hint::spin_loop();
                 }
                 continue;
             }
             self.sleep();
-            glance_at = now_ns() + GLANCE_NS;
+            let now = now_ns();
+            self.pace.lock().woke(now);
+            glance_at = now + GLANCE_NS;
         }
+    }
+
+    /// Puts the leader and the guests that may run where the gait wants them. Those that sleep follow when they are woken.
+    fn turn(&self, gait: Gait) {
+        self.counters.turns.fetch_add(1, Relaxed);
+        self.narrow.store(gait.narrow(), Relaxed);
+        self.cores.go(place_of(gait));
+        for watched in self.active.lock().iter().filter(|w| w.armed.load(Relaxed)).take(MOVED_AT_ONCE) {
+            self.place(watched);
+        }
+    }
+
+    /// Has the thread of a cell run where guests are to run now.
+    pub(crate) fn place(&self, watched: &Watched) {
+        let narrow = self.narrow.load(Relaxed);
+        if watched.narrow.load(Relaxed) != narrow {
+            watched.narrow.store(narrow, Relaxed);
+            self.counters.moves.fetch_add(1, Relaxed);
+            self.cores.put(watched.tid.load(Relaxed), if narrow { Place::Guests } else { Place::Anywhere });
+        }
+    }
+
+    /// Whether a stub whose call waits should give its core away at once, rather than spin for a while: it should, unless
+    /// there are cores enough for all who run and the leader.
+    pub(crate) fn parks(&self) -> bool {
+        match self.hand_off {
+            HandOff::Adaptive | HandOff::Spin => self.running.load(Relaxed) + 2 >= self.cores.count(),
+            HandOff::Sleep => true,
+        }
+    }
+
+    /// Moves a stub that nobody watches yet, and tells whether it is narrow then.
+    pub(crate) fn place_first(&self, pid: i32) -> bool {
+        let narrow = self.narrow.load(Relaxed);
+        if narrow {
+            self.cores.put(pid, Place::Guests);
+        }
+        narrow
+    }
+
+    /// Does something small that nobody waits for, once nothing else is to be done.
+    pub(crate) fn later(&self, job: Job) {
+        let mut later = self.later.lock();
+        if later.len() >= JOBS {
+            drop(later);
+            return job();
+        }
+        later.push_back(job);
+        drop(later);
+        if !LEADING.get() {
+            self.kick_if_asleep();
+        }
+    }
+
+    /// Until the value is dropped, events of epoll are looked for without delay.
+    pub(crate) fn eager(self: &Arc<Self>) -> Eager {
+        self.eager.fetch_add(1, Relaxed);
+        Eager(self.clone())
     }
 
     fn run_ready(&self) -> bool {
@@ -404,11 +506,10 @@ impl Executor {
         }
     }
 
-    /// Wakes the tasks of cells that have been posted. Returns whether there were any, and how many still run.
-    fn scan(&self) -> (bool, usize) {
+    /// Wakes the tasks of cells that have been posted.
+    fn scan(&self) -> Look {
         let mut active = self.active.lock();
-        let mut found = false;
-        let mut running = 0;
+        let mut look = Look::default();
         let mut i = 0;
         while i < active.len() {
             let w = &active[i];
@@ -416,13 +517,14 @@ impl Executor {
                 let state = w.state();
                 if is_posted(state) {
                     w.armed.store(false, SeqCst);
-                    found = true;
-                    self.counters.found.fetch_add(1, Relaxed);
+                    look.found += 1;
                     if let Some(waker) = w.waker.lock().as_ref() {
                         waker.wake_by_ref();
                     }
-                } else if state != WAITING {
-                    running += 1;
+                } else if state == WAITING {
+                    look.waiting += 1;
+                } else {
+                    look.running += 1;
                 }
                 i += 1;
                 continue;
@@ -435,15 +537,22 @@ impl Executor {
                 active.swap_remove(i);
             }
         }
-        (found, running)
+        self.running.store(look.running, Relaxed);
+        if look.found > 0 {
+            self.counters.found.fetch_add(look.found as u64, Relaxed);
+        }
+        look
     }
 
     fn sleep(&self) {
         self.asleep.store(true, SeqCst);
         self.global.set_polling(false);
         fence(SeqCst);
-        let (found, _) = self.scan();
-        if !found && self.ready_len.load(SeqCst) == 0 && !self.exit.load(SeqCst) {
+        if self.scan().found == 0
+            && self.ready_len.load(SeqCst) == 0
+            && self.later.lock().is_empty()
+            && !self.exit.load(SeqCst)
+        {
             let deadline = self.next_deadline.load(SeqCst);
             let wait =
                 if deadline == u64::MAX { i64::MAX } else { deadline.saturating_sub(now_ns()).min(1 << 50) as i64 };
@@ -496,6 +605,23 @@ impl Executor {
         for waker in due {
             waker.wake();
         }
+    }
+}
+
+fn place_of(gait: Gait) -> Place {
+    match gait {
+        Gait::Spin => Place::Home,
+        Gait::Near => Place::Guests,
+        Gait::Wide => Place::Anywhere,
+    }
+}
+
+/// See [`Executor::eager`].
+pub(crate) struct Eager(Arc<Executor>);
+
+impl Drop for Eager {
+    fn drop(&mut self) {
+        self.0.eager.fetch_sub(1, Relaxed);
     }
 }
 

@@ -16,9 +16,11 @@
 //! once, into Sentry memory, before anything is decided upon it.
 
 pub mod aux;
+mod cores;
 pub mod cpuid;
 pub mod executor;
 pub mod host;
+mod pace;
 pub mod patch;
 pub mod systrap;
 
@@ -27,6 +29,7 @@ use std::task::{Context, Poll};
 
 pub use executor::Executor;
 pub use nix::errno::Errno;
+pub use pace::HandOff;
 
 /// General registers of a guest thread. `orig_rax` is the system call number after a [`Trap::Syscall`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -271,6 +274,8 @@ pub trait Interrupter: Send + Sync {
     fn interrupt(&self);
     /// Whether the thread sleeps in a futex call that the stub made itself. As the guest's memory says: for showing only.
     fn sleeps(&self) -> bool;
+    /// As [`GuestThread::park`]; does nothing to a thread that runs.
+    fn park(&self);
 }
 
 /// What a thread's stub answers by itself, without asking. The guest can forge all of it, for itself. Changes hold from its

@@ -55,7 +55,7 @@ pub const HOST_CALLS: &[(libc::c_long, &str)] = &[
     (libc::SYS_read, "doorbell eventfd"),
     (libc::SYS_write, "doorbell eventfd"),
     (libc::SYS_clock_gettime, "time (vDSO as a rule), and processor time of stubs"),
-    (libc::SYS_sched_yield, "the executor, when cores are short"),
+    (libc::SYS_sched_setaffinity, "which cores guests and the spinning executor run on"),
     (libc::SYS_memfd_create, "hand-off area of a new process"),
     (libc::SYS_ftruncate, "its size"),
     (libc::SYS_fcntl, "its seals (F_ADD_SEALS); F_DUPFD_CLOEXEC for a descriptor watched twice"),
@@ -97,7 +97,7 @@ pub(crate) struct Inner {
 /// A stub that has not been reaped.
 pub(crate) struct Stub {
     space: Weak<Space>,
-    watch: WatchHandle,
+    watch: Option<WatchHandle>,
 }
 
 #[derive(Default)]
@@ -140,6 +140,8 @@ impl Systrap {
     /// Errors with `Unsupported` where this platform cannot work.
     pub fn new(config: Config) -> io::Result<Arc<Systrap>> {
         let launched = launch::launch(&config.executor)?;
+        // Not before: it is inherited.
+        crate::cores::short_slice();
         let fp_size = launch::fp_state_size();
         let inner = Arc::new_cyclic(|me| Inner {
             me: me.clone(),
@@ -165,8 +167,10 @@ impl Systrap {
             }),
         );
         *inner.listener_watch.lock() = Some(watch);
-        let space = inner.adopt(launched.pid, launched.area, launched.control, 0).map_err(io::Error::from)?;
-        let mut zygote = Thread::waiting(space, 0, launched.pid);
+        let space = Space::unborn(inner.clone(), launched.area, launched.control, 0, 0);
+        inner.adopt(&space, launched.pid).map_err(io::Error::from)?;
+        let narrow = inner.executor.place_first(launched.pid);
+        let mut zygote = Thread::waiting(space, 0, launched.pid, narrow);
         zygote.close_in_stub(launched.listener_number)?;
         let weak = inner.me.clone();
         inner.executor.spawn(Box::pin(keep_pool(weak, zygote)));
@@ -232,16 +236,31 @@ async fn keep_pool(inner: Weak<Inner>, mut zygote: Thread) {
 
 impl Inner {
     /// Takes charge of a stub: has its death watched.
-    fn adopt(
-        &self,
-        pid: i32,
-        area: Arc<watched::Area>,
-        control: std::os::fd::OwnedFd,
-        slot: usize,
-    ) -> Result<Arc<Space>, Errno> {
+    fn adopt(&self, space: &Arc<Space>, pid: i32) -> Result<(), Errno> {
         let pidfd = Arc::new(launch::pidfd_open(pid)?);
-        let inner = self.me.upgrade().ok_or(Errno::ESRCH)?;
-        let space = Space::new(inner, pid, pidfd.clone(), area, control, slot);
+        self.stubs.lock().insert(pid, Stub { space: Arc::downgrade(space), watch: None });
+        space.born(pid, pidfd.clone());
+        self.watch_death(pid, pidfd);
+        Ok(())
+    }
+
+    /// Ends a process that nobody wants, and sees to it that it is reaped.
+    fn end_orphan(&self, pid: i32) {
+        if let Ok(pidfd) = launch::pidfd_open(pid) {
+            space::kill(&pidfd);
+            self.stubs.lock().insert(pid, Stub { space: Weak::new(), watch: None });
+            self.watch_death(pid, Arc::new(pidfd));
+        }
+    }
+
+    fn kill_known(&self, pid: i32) {
+        let space = self.stubs.lock().get(&pid).and_then(|s| s.space.upgrade());
+        if let Some(space) = space {
+            crate::AddressSpace::kill(&*space);
+        }
+    }
+
+    fn watch_death(&self, pid: i32, pidfd: Arc<std::os::fd::OwnedFd>) {
         let weak = self.me.clone();
         let watch = self.executor.watch(
             pidfd,
@@ -252,8 +271,9 @@ impl Inner {
                 }
             }),
         );
-        self.stubs.lock().insert(pid, Stub { space: Arc::downgrade(&space), watch });
-        Ok(space)
+        if let Some(stub) = self.stubs.lock().get_mut(&pid) {
+            stub.watch = Some(watch);
+        }
     }
 
     fn reap(&self, pid: i32) {
@@ -274,7 +294,7 @@ impl Inner {
         if pid == self.zygote_pid {
             (self.on_fatal)(&format!("the stub that all guest processes are made from is gone (signal {fate})"));
         }
-        drop(stub.map(|s| s.watch));
+        drop(stub.and_then(|s| s.watch));
     }
 }
 
@@ -324,6 +344,8 @@ impl Platform for Systrap {
             ("sleeps", &e.sleeps),
             ("kicks", &e.kicks),
             ("handovers", &e.handovers),
+            ("changes of gait", &e.turns),
+            ("threads moved to other cores", &e.moves),
         ]
         .into_iter()
         .map(|(name, v)| (name, v.load(Relaxed)))

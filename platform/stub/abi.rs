@@ -102,7 +102,7 @@ pub mod kind {
     pub const INTERRUPTED: u32 = 3;
     pub const OPS_DONE: u32 = 4;
     pub const OP_FAILED: u32 = 5;
-    /// A new thread or process is ready; its registers are those of its parent.
+    /// The zygote is ready.
     pub const BORN: u32 = 6;
     /// A system call from a patched site.
     pub const CALL: u32 = 7;
@@ -129,9 +129,11 @@ pub mod op {
     pub const SET_GS: u64 = 5;
     pub const SAVE_FP: u64 = 6;
     pub const RESTORE_FP: u64 = 7;
-    /// args: token. The new process posts BORN in the same slot of its own area.
+    /// args: token. The parent tells the child's number in `post.tid`. The new process waits for an answer in the same slot
+    /// of its own area, where the Sentry has set the state to PARKED beforehand, or answered already.
     pub const FORK: u64 = 8;
-    /// args: slot, whether to set FS, FS base. The new thread posts BORN in that slot.
+    /// args: slot, whether to set FS, FS base. The parent tells the new thread's number in `post.tid`; the new thread waits for
+    /// an answer in its slot, as a new process does.
     pub const THREAD: u64 = 9;
     /// addr, old, new: `EAGAIN` when the 32-bit word is not `old`.
     pub const COMPARE_EXCHANGE: u64 = 10;

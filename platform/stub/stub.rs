@@ -605,8 +605,7 @@ unsafe fn serve_answer(cell: *mut Cell, uc: *mut UContext) {
                 }
             }
             if failed == -1 {
-                (*cell).post.tid = 0;
-                post_any(cell, uc, kind::BORN);
+                // Its answer may be there already.
                 continue;
             }
             if failed != 0 {
@@ -711,6 +710,7 @@ unsafe fn carry_out(cell: *mut Cell, uc: *mut UContext, op: *const OpSlot) -> Re
                     return Ok(true);
                 }
                 SysResult(pid).check()?;
+                (*cell).post.tid = pid as i32;
             }
             op::THREAD => {
                 let tid = spawn_thread(cell, uc, a[0], a[1], a[2])?;
@@ -768,7 +768,6 @@ unsafe extern "C" fn stub_thread_main(slot: u64, uc: *mut UContext, set_fs: u64,
         }
         enter::own_cell(slot);
         let cell = cell_of(slot);
-        post_any(cell, uc, kind::BORN);
         serve(cell, uc);
         if uc.is_null() {
             enter::leave();

@@ -72,6 +72,7 @@ impl Interrupter for Nothing {
     fn sleeps(&self) -> bool {
         false
     }
+    fn park(&self) {}
 }
 impl SelfService for Nothing {
     fn answer(&self, _: u64, _: Option<u32>) {}
@@ -281,7 +282,7 @@ fn time(mut f: impl FnMut()) -> f64 {
 
 fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with("--"));
-    let executor = Executor::new().expect("executor");
+    let executor = Executor::new(platform::HandOff::default()).expect("executor");
     let kernel = Kernel::new(Arc::new(NoPlatform), executor, Options::default(), "bench".into());
     let space = Arc::new(Memory(Mutex::new(vec![0; 4 << 20])));
     let task = task(&kernel, &space, root(&kernel));

@@ -72,6 +72,7 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         overlay: args.overlay == Overlay::Memory,
         strace: strace.is_some(),
         verbosity,
+        hand_off: args.hand_off,
         stats: args.stats,
         become_ids: (!rootless).then_some(NOBODY),
     };

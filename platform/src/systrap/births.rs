@@ -8,6 +8,13 @@
 //! A process of the guest's that makes the call with a token of its own fork, instead of the child, gets what would have
 //! been the child's: memory shared with the Sentry for a process that does not exist. It has gained nothing.
 //!
+//! # Early answers
+//! The Sentry does not wait for the child: the fork is done once its parent has made it, and the child's first answer is put
+//! into its area, perhaps before the child has that area. Until the birth call comes, the Sentry does not know the
+//! process's number (what the parent says counts for nothing: it would let a guest name another's process). So whoever wants
+//! to reach into its memory waits for the call for a moment ([`Space::pid`](super::space::Space)), an interrupt is kept for it, and a
+//! kill has it refused. [`Births::check`] finds those that died, or never call.
+//!
 //! # Forks that nobody asked for
 //! Hostile code can also make the `clone` of a fork and not the birth call. The result is a process with its maker's
 //! memory and no area of its own: its first trapped call or fault ends it, and it can reach nothing, but it may compute.
@@ -17,8 +24,9 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::sync::{Arc, Weak};
+use std::task::{Poll, Waker};
 
 use parking_lot::Mutex;
 
@@ -26,67 +34,133 @@ use super::abi;
 use super::space::Space;
 use super::watched::Area;
 use super::Inner;
+use crate::executor::now_ns;
 use crate::{host, Errno};
 
+/// What a child is to get, made beforehand.
+struct Cradle {
+    area: Arc<Area>,
+    area_fd: OwnedFd,
+    /// Our end and its end of the control socket.
+    ours: OwnedFd,
+    theirs: OwnedFd,
+}
+
+impl Cradle {
+    fn new() -> Result<Self, Errno> {
+        let (area, area_fd) = Area::new().map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::ENOMEM)))?;
+        let (ours, theirs) = super::launch::control_pair()?;
+        Ok(Cradle { area, area_fd, ours, theirs })
+    }
+}
+
 /// A birth that is awaited.
-pub(super) struct Birth {
-    token: u64,
-    slot: usize,
-    state: Mutex<State>,
+struct Birth {
+    space: Weak<Space>,
+    area_fd: OwnedFd,
+    control: OwnedFd,
+    /// The child's number as its parent tells it; 0 if it has not.
+    claimed: i32,
+    since: u64,
 }
 
-#[derive(Default)]
-struct State {
-    /// What the child is to get: area, its memfd, our end and its end of the control socket.
-    gifts: Option<(Arc<Area>, OwnedFd, OwnedFd, OwnedFd)>,
-    outcome: Option<Result<Arc<Space>, Errno>>,
-    waker: Option<Waker>,
-}
-
-impl Birth {
-    pub(super) fn token(&self) -> u64 {
-        self.token
-    }
-    /// The new address space, once the child has asked for its descriptors.
-    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<Arc<Space>, Errno>> {
-        let mut state = self.state.lock();
-        match state.outcome.take() {
-            Some(outcome) => Poll::Ready(outcome),
-            None => {
-                state.waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-}
+/// How many cradles are kept ready.
+const CRADLES: usize = 3;
+/// When a birth that has not come is looked after, and when it is given up.
+const CHECK_NS: u64 = 100_000_000;
+const GIVE_UP_NS: u64 = 10_000_000_000;
 
 pub(super) struct Births {
     listener: Arc<OwnedFd>,
-    pending: Mutex<HashMap<u64, Arc<Birth>>>,
+    pending: Mutex<HashMap<u64, Birth>>,
+    cradles: Mutex<Vec<Cradle>>,
+    /// Taken to receive: two threads must not wait for one call.
+    receiving: Mutex<()>,
+    /// The guard runs.
+    guarded: AtomicBool,
 }
 
 impl Births {
     pub(super) fn new(listener: OwnedFd) -> Self {
-        Births { listener: Arc::new(listener), pending: Mutex::default() }
+        Births {
+            listener: Arc::new(listener),
+            pending: Mutex::default(),
+            cradles: Mutex::default(),
+            receiving: Mutex::default(),
+            guarded: AtomicBool::new(false),
+        }
     }
     pub(super) fn listener(&self) -> Arc<OwnedFd> {
         self.listener.clone()
     }
-    /// Awaits the child of a fork of the thread in `slot`.
-    pub(super) fn expect(&self, slot: usize) -> Result<Arc<Birth>, Errno> {
-        let (area, area_fd) = Area::new().map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::ENOMEM)))?;
-        let (ours, theirs) = super::launch::control_pair()?;
-        let state = State { gifts: Some((area, area_fd, ours, theirs)), ..State::default() };
-        let birth = Arc::new(Birth { token: host::random_u64(), slot, state: Mutex::new(state) });
-        self.pending.lock().insert(birth.token, birth.clone());
-        Ok(birth)
+
+    /// Makes one more cradle if there are few.
+    pub(super) fn prepare(&self) {
+        if self.cradles.lock().len() < CRADLES {
+            // A failure shows when one is needed.
+            if let Ok(cradle) = Cradle::new() {
+                self.cradles.lock().push(cradle);
+            }
+        }
     }
-    pub(super) fn forget(&self, birth: &Birth) {
-        self.pending.lock().remove(&birth.token);
+
+    /// Awaits the child of a fork of the thread in `slot`.
+    pub(super) fn expect(&self, inner: &Arc<Inner>, slot: usize) -> Result<(u64, Arc<Space>), Errno> {
+        let ready = self.cradles.lock().pop();
+        let Cradle { area, area_fd, ours, theirs } = match ready {
+            Some(cradle) => cradle,
+            None => Cradle::new()?,
+        };
+        area.state(slot).store(abi::state::PARKED, Release);
+        let token = host::random_u64();
+        let space = Space::unborn(inner.clone(), area, ours, slot, token);
+        let birth = Birth { space: Arc::downgrade(&space), area_fd, control: theirs, claimed: 0, since: now_ns() };
+        self.pending.lock().insert(token, birth);
+        if !self.guarded.swap(true, AcqRel) {
+            inner.executor.spawn(Box::pin(guard(inner.me.clone())));
+        }
+        Ok((token, space))
+    }
+    /// What the parent says is the number of the child; for [`Births::check`] alone.
+    pub(super) fn claim(&self, token: u64, pid: i32) {
+        if let Some(birth) = self.pending.lock().get_mut(&token) {
+            birth.claimed = pid;
+        }
+    }
+    pub(super) fn forget(&self, token: u64) {
+        let birth = self.pending.lock().remove(&token);
+        drop(birth);
+    }
+
+    /// Looks after the births that should have come; returns whether any is awaited.
+    fn check(&self, inner: &Inner) -> bool {
+        let now = now_ns();
+        let mut lost = Vec::new();
+        let mut pending = self.pending.lock();
+        pending.retain(|_, birth| {
+            let age = now - birth.since;
+            // A number of a stub that we know is a lie, and nothing to act on.
+            let claimed = birth.claimed;
+            let known = claimed <= 1 || inner.stubs.lock().contains_key(&claimed);
+            let dead = age > CHECK_NS && !known && super::space::gone(claimed);
+            let keep = birth.space.strong_count() > 0 && !dead && age < GIVE_UP_NS;
+            if !keep {
+                lost.extend(birth.space.upgrade());
+            }
+            keep
+        });
+        let more = !pending.is_empty();
+        drop(pending);
+        for space in lost {
+            log::warn!("a forked stub is dead before it was born");
+            space.lost();
+        }
+        more
     }
 
     /// Answers every birth call that waits.
     pub(super) fn serve(&self, inner: &Inner) {
+        let _receiving = self.receiving.lock();
         while host::readable_now(self.listener.as_fd()) {
             // SAFETY: all zeroes is a valid `seccomp_notif`, and the kernel demands it.
             let mut req: libc::seccomp_notif = unsafe { std::mem::zeroed() };
@@ -99,29 +173,18 @@ impl Births {
             let pid = req.pid as i32;
             let birth = self.pending.lock().remove(&req.data.args[0]);
             // A process that we know already does not get born.
-            let birth = birth.filter(|_| !inner.stubs.lock().contains_key(&pid));
-            let Some(birth) = birth else {
-                log::warn!("stub {pid}: a birth that nobody awaits");
-                self.refuse(req.id, pid);
+            let known = inner.stubs.lock().contains_key(&pid);
+            let awaited = birth.and_then(|b| b.space.upgrade().map(|s| (b, s))).filter(|_| !known);
+            let Some((birth, space)) = awaited else {
+                log::debug!("stub {pid}: a birth that nobody awaits");
+                self.refuse(inner, req.id, pid, known);
                 continue;
             };
-            let gifts = birth.state.lock().gifts.take();
-            let outcome = match gifts {
-                Some((area, area_fd, ours, theirs)) => {
-                    self.give(req.id, &theirs, &area_fd).and_then(|()| inner.adopt(pid, area, ours, birth.slot))
-                }
-                None => Err(Errno::EINVAL),
-            };
-            if outcome.is_err() {
-                self.refuse(req.id, pid);
-            }
-            let waker = {
-                let mut state = birth.state.lock();
-                state.outcome = Some(outcome);
-                state.waker.take()
-            };
-            if let Some(waker) = waker {
-                waker.wake();
+            let given = self.give(req.id, &birth.control, &birth.area_fd);
+            if let Err(e) = given.and_then(|()| inner.adopt(&space, pid)) {
+                log::warn!("stub {pid} could not be born: {e}");
+                self.refuse(inner, req.id, pid, known);
+                space.lost();
             }
         }
     }
@@ -142,12 +205,46 @@ impl Births {
     }
 
     /// Ends a process that we did not ask for. It is still ours to reap, so the pid is its own.
-    fn refuse(&self, id: u64, pid: i32) {
+    fn refuse(&self, inner: &Inner, id: u64, pid: i32, known: bool) {
         // SAFETY: the kernel reads one id.
         let valid = unsafe { libc::ioctl(self.listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &id) } == 0;
-        if valid {
-            // SAFETY: no memory is involved.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
+        if !valid {
+            return;
+        }
+        if known {
+            inner.kill_known(pid);
+        } else {
+            inner.end_orphan(pid);
+        }
+    }
+}
+
+/// Looks after the births that are awaited, as long as there are any.
+async fn guard(inner: Weak<Inner>) {
+    loop {
+        let deadline = now_ns() + CHECK_NS;
+        let mut timer = None;
+        std::future::poll_fn(|cx| {
+            if now_ns() >= deadline {
+                return Poll::Ready(());
+            }
+            let waker: &Waker = cx.waker();
+            timer = inner.upgrade().map(|i| i.executor.timer(deadline, waker.clone()));
+            if timer.is_some() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
+        drop(timer);
+        let Some(inner) = inner.upgrade() else { return };
+        let births = &inner.births;
+        if !births.check(&inner) {
+            births.guarded.store(false, SeqCst);
+            if births.pending.lock().is_empty() || births.guarded.swap(true, SeqCst) {
+                return;
+            }
         }
     }
 }

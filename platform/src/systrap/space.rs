@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::*};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
 use super::abi;
 use super::watched::{Area, Watched};
 use super::Inner;
+use crate::executor::Eager;
 use crate::{host, AddressSpace, Errno, GUEST_MAX};
 
 /// Whether the process lives, for those who must not keep it alive.
@@ -25,8 +26,14 @@ impl Fate {
 
 pub(super) struct Space {
     pub(super) inner: Arc<Inner>,
-    pub(super) pid: i32,
-    pidfd: Arc<OwnedFd>,
+    /// 0 as long as the process has not asked to be born.
+    pid: AtomicI32,
+    pidfd: OnceLock<Arc<OwnedFd>>,
+    token: u64,
+    /// Until then the executor is on the look-out for that.
+    eager: Mutex<Option<Eager>>,
+    /// Its first thread was to be interrupted before its number was known.
+    early_interrupt: AtomicBool,
     pub(super) area: Arc<Area>,
     control: OwnedFd,
     pub(super) fate: Arc<Fate>,
@@ -40,6 +47,9 @@ pub(super) struct Space {
     pub(super) retreats: AtomicU64,
 }
 
+/// How often a birth is looked for, every 20 µs, by somebody who needs it.
+const BIRTH_TRIES: u32 = 1000;
+
 struct Slots {
     used: HashMap<usize, Weak<Watched>>,
     /// Given back; to be used again once the area says that the thread is gone.
@@ -48,19 +58,16 @@ struct Slots {
 }
 
 impl Space {
-    pub(super) fn new(
-        inner: Arc<Inner>,
-        pid: i32,
-        pidfd: Arc<OwnedFd>,
-        area: Arc<Area>,
-        control: OwnedFd,
-        slot: usize,
-    ) -> Arc<Self> {
+    /// The address space of a process that is to be adopted; its first thread has `slot`.
+    pub(super) fn unborn(inner: Arc<Inner>, area: Arc<Area>, control: OwnedFd, slot: usize, token: u64) -> Arc<Self> {
         let used = HashMap::from([(slot, Weak::new())]);
         Arc::new(Space {
             inner,
-            pid,
-            pidfd,
+            pid: AtomicI32::new(0),
+            pidfd: OnceLock::new(),
+            token,
+            eager: Mutex::new(None),
+            early_interrupt: AtomicBool::new(false),
             area,
             control,
             fate: Arc::new(Fate(AtomicI32::new(Fate::ALIVE))),
@@ -69,6 +76,43 @@ impl Space {
             slots: Mutex::new(Slots { used, free: Vec::new(), next: 0 }),
             retreats: AtomicU64::new(0),
         })
+    }
+
+    pub(super) fn keep_until_born(&self, eager: Eager) {
+        *self.eager.lock() = Some(eager);
+    }
+
+    /// The process's number is known now.
+    pub(super) fn born(&self, pid: i32, pidfd: Arc<OwnedFd>) {
+        let _ = self.pidfd.set(pidfd);
+        *self.eager.lock() = None;
+        for watched in self.slots.lock().used.values().filter_map(Weak::upgrade) {
+            watched.tid.store(pid, SeqCst);
+        }
+        self.pid.store(pid, SeqCst);
+        if self.early_interrupt.swap(false, SeqCst) {
+            self.signal_thread(pid);
+        }
+    }
+
+    /// The process's number; waits a little for one that is being born. 0: it is not.
+    pub(super) fn pid(&self) -> i32 {
+        let mut tries = 0;
+        loop {
+            let pid = self.pid.load(SeqCst);
+            if pid != 0 || tries == BIRTH_TRIES || self.fate.dead().is_some() {
+                return pid;
+            }
+            self.inner.births.serve(&self.inner);
+            if tries > 0 {
+                std::thread::sleep(std::time::Duration::from_micros(20));
+            }
+            tries += 1;
+        }
+    }
+    /// As [`Space::pid`], without waiting.
+    pub(super) fn pid_now(&self) -> i32 {
+        self.pid.load(SeqCst)
     }
 
     pub(super) fn control(&self) -> BorrowedFd<'_> {
@@ -118,8 +162,23 @@ impl Space {
             watched.wake();
         }
         if signal == libc::SIGKILL && !self.killed.load(Acquire) {
-            log::warn!("stub {} was killed from outside (out of memory?)", self.pid);
+            let text = "a process of the sandbox was killed from outside (by hand, or for want of memory)";
+            (self.inner.on_fatal)(text);
         }
+    }
+
+    /// It will never be born.
+    pub(super) fn lost(&self) {
+        self.killed.store(true, SeqCst);
+        self.died(libc::SIGKILL);
+    }
+
+    /// Stops a thread that runs.
+    pub(super) fn interrupt(&self, watched: &Watched) {
+        if watched.tid.load(SeqCst) == 0 {
+            self.early_interrupt.store(true, SeqCst);
+        }
+        self.signal_thread(watched.tid.load(SeqCst));
     }
 
     /// Sends the interrupt signal to one thread. A tid that the stub made up can only be a thread of its own process.
@@ -127,7 +186,7 @@ impl Space {
         let life = self.life.read();
         if life.is_none() && tid > 0 {
             // SAFETY: no memory is involved.
-            unsafe { libc::syscall(libc::SYS_tgkill, self.pid, tid, abi::INT_SIGNAL) };
+            unsafe { libc::syscall(libc::SYS_tgkill, self.pid_now(), tid, abi::INT_SIGNAL) };
         }
     }
 
@@ -141,8 +200,9 @@ impl Space {
         if len == 0 {
             return Ok(0);
         }
+        let pid = self.pid();
         let life = self.life.read();
-        if life.is_some() {
+        if life.is_some() || pid == 0 {
             return Err(Errno::ESRCH);
         }
         let local = libc::iovec { iov_base: buf.cast(), iov_len: len };
@@ -150,9 +210,9 @@ impl Space {
         // SAFETY: `buf` has `len` bytes, writable if `!write`; the kernel checks the other side.
         let n = unsafe {
             if write {
-                libc::process_vm_writev(self.pid, &local, 1, &remote, 1, 0)
+                libc::process_vm_writev(pid, &local, 1, &remote, 1, 0)
             } else {
-                libc::process_vm_readv(self.pid, &local, 1, &remote, 1, 0)
+                libc::process_vm_readv(pid, &local, 1, &remote, 1, 0)
             }
         };
         match Errno::result(n) {
@@ -160,7 +220,7 @@ impl Space {
             Err(Errno::ESRCH) => Err(Errno::ESRCH),
             Err(Errno::EFAULT) => Ok(0),
             Err(e) => {
-                log::error!("guest memory of stub {}: {e}", self.pid);
+                log::error!("guest memory of stub {}: {e}", pid);
                 Ok(0)
             }
         }
@@ -204,6 +264,27 @@ pub(super) fn wait_for(pid: i32, space: Option<&Space>) -> Option<i32> {
     Some(if libc::WIFSIGNALED(status) { libc::WTERMSIG(status) } else { 0 })
 }
 
+/// Whether a process that might be a stub we do not know is dead; reaps it then.
+pub(super) fn gone(pid: i32) -> bool {
+    let mut status = 0;
+    // SAFETY: a valid place for the answer.
+    let r = unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG | libc::__WALL) };
+    r == pid || (r < 0 && Errno::last() == Errno::ECHILD)
+}
+
+pub(super) fn kill(pidfd: &OwnedFd) {
+    // SAFETY: no memory is involved.
+    unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            libc::SIGKILL,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+}
+
 impl AddressSpace for Space {
     fn read(&self, addr: u64, buf: &mut [u8]) -> Result<usize, Errno> {
         self.inner.counters.vm_reads.fetch_add(1, Relaxed);
@@ -214,7 +295,7 @@ impl AddressSpace for Space {
         self.transfer_all(addr, data.as_ptr().cast_mut(), data.len(), true)
     }
     fn host_pid(&self) -> i32 {
-        self.pid
+        self.pid()
     }
     fn vdso(&self) -> Option<(u64, u64)> {
         self.inner.vdso
@@ -223,25 +304,29 @@ impl AddressSpace for Space {
         self.retreats.fetch_add(1, SeqCst);
     }
     fn kill(&self) {
-        self.killed.store(true, Release);
-        // SAFETY: no memory is involved.
-        unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.pidfd.as_raw_fd(),
-                libc::SIGKILL,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
+        self.killed.store(true, SeqCst);
+        if self.pid_now() == 0 {
+            // Should it come yet, it is refused.
+            self.inner.births.forget(self.token);
+            if self.pid_now() == 0 {
+                return self.died(libc::SIGKILL);
+            }
+        }
+        if let Some(pidfd) = self.pidfd.get() {
+            kill(pidfd);
+        }
     }
     fn cpu_time(&self) -> (u64, u64) {
         let life = self.life.read();
         if let Some(times) = *life {
             return times;
         }
+        let pid = self.pid_now();
+        if pid == 0 {
+            return (0, 0);
+        }
         // The kernel's encoding of a process's clocks: PROF (0) counts all, VIRT (1) user time.
-        let clock = |which: i32| (!self.pid) << 3 | which;
+        let clock = |which: i32| (!pid) << 3 | which;
         let (all, user) = (host::clock_ns(clock(0)), host::clock_ns(clock(1)));
         (user, all.saturating_sub(user))
     }
@@ -249,9 +334,19 @@ impl AddressSpace for Space {
 
 impl Drop for Space {
     fn drop(&mut self) {
-        if self.fate.dead().is_none() {
-            // Reaped when its pidfd tells.
-            self.kill();
+        if self.fate.dead().is_some() {
+            return;
+        }
+        if self.pid_now() == 0 {
+            self.inner.births.forget(self.token);
+        }
+        // Reaped when its pidfd tells. Nobody waits for that: not now, if there is anything else to do.
+        if let Some(pidfd) = self.pidfd.get().cloned() {
+            let area = self.area.clone();
+            self.inner.executor.later(Box::new(move || {
+                kill(&pidfd);
+                drop(area);
+            }));
         }
     }
 }

@@ -2,12 +2,11 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::abi::{self, kind, mode, op, OpSlot};
-use super::births::Birth;
 use super::space::{Fate, Space};
 use super::watched::{Area, Watched};
 use crate::{
@@ -42,7 +41,6 @@ enum Expect {
 
 /// What interrupters and the like share with the thread.
 struct Shared {
-    tid: AtomicI32,
     running: AtomicBool,
     /// `seq` of the last answer.
     seq: AtomicU32,
@@ -83,15 +81,13 @@ enum Queued {
 }
 
 struct Forking {
-    birth: Arc<Birth>,
-    parent_done: bool,
-    child: Option<Box<Thread>>,
+    token: u64,
+    child: Box<Thread>,
 }
 
 struct Starting {
     slot: usize,
     watched: Arc<Watched>,
-    parent_done: Option<i32>,
     fs_base: u64,
 }
 
@@ -103,12 +99,12 @@ struct Stage {
 
 impl Thread {
     /// A thread whose stub waits for its first answer.
-    pub(super) fn waiting(space: Arc<Space>, slot: usize, tid: i32) -> Self {
-        let watched = Watched::new(space.area.clone(), slot);
-        Self::with(space, watched, tid)
+    pub(super) fn waiting(space: Arc<Space>, slot: usize, tid: i32, narrow: bool) -> Self {
+        let watched = Watched::new(space.area.clone(), slot, tid, narrow);
+        Self::with(space, watched)
     }
 
-    fn with(space: Arc<Space>, watched: Arc<Watched>, tid: i32) -> Self {
+    fn with(space: Arc<Space>, watched: Arc<Watched>) -> Self {
         space.register(&watched);
         let slot = watched.slot;
         space.area.reset(slot);
@@ -117,11 +113,7 @@ impl Thread {
             space,
             slot,
             watched,
-            shared: Arc::new(Shared {
-                tid: AtomicI32::new(tid),
-                running: AtomicBool::new(false),
-                seq: AtomicU32::new(0),
-            }),
+            shared: Arc::new(Shared { running: AtomicBool::new(false), seq: AtomicU32::new(0) }),
             regs: Regs::default(),
             fs_base: 0,
             expect: Expect::Stopped,
@@ -199,7 +191,7 @@ impl Thread {
         self.area().write_answer(self.slot, code, stage.ops as u32, seq, regs.as_ref(), rax);
         self.expect = if how == Enter::Stay { Expect::Round } else { Expect::Guest };
         self.shared.running.store(true, SeqCst);
-        self.area().reply(self.slot);
+        self.area().reply(self.slot, || self.space.inner.executor.place(&self.watched));
     }
 
     /// Puts one operation into the round; `false` if there is no room (then nothing of it has been put, except that the
@@ -247,20 +239,10 @@ impl Thread {
 
     /// The stub did what no stub of ours does: end it.
     fn violation(&mut self, what: &str, kind: u32) -> Poll<Trap> {
-        log::warn!("stub {}: {what} (kind {kind}); killed", self.space.pid);
+        log::warn!("stub {}: {what} (kind {kind}); killed", self.space.pid_now());
         self.space.kill();
         self.expect = Expect::Stopped;
         Poll::Ready(Trap::Dead { signal: libc::SIGKILL })
-    }
-
-    /// True when something has been posted; otherwise `cx` will be woken.
-    fn posted(watched: &Arc<Watched>, space: &Space, cx: &mut Context<'_>) -> bool {
-        if watched.posted() {
-            return true;
-        }
-        watched.set_waker(cx.waker());
-        space.inner.executor.arm(watched);
-        watched.posted()
     }
 
     fn take_post(&mut self) -> Poll<Option<Trap>> {
@@ -370,63 +352,45 @@ impl Thread {
         let Some(forking) = self.forking.take() else {
             return Poll::Ready(Err(Errno::EINVAL));
         };
-        let mut forking = match forking {
+        let forking = match forking {
             Ok(forking) => forking,
             Err(e) => return Poll::Ready(Err(e)),
         };
-        if !forking.parent_done {
-            match self.poll_trap(cx) {
-                Poll::Ready(Trap::OpsDone) => forking.parent_done = true,
-                Poll::Ready(other) => {
-                    self.space.inner.births.forget(&forking.birth);
-                    return Poll::Ready(Err(match other {
-                        Trap::OpFailed { errno, .. } => errno,
-                        _ => Errno::ESRCH,
-                    }));
-                }
-                Poll::Pending => {}
+        match self.poll_trap(cx) {
+            Poll::Ready(Trap::OpsDone) => {
+                let inner = &self.space.inner;
+                inner.births.claim(forking.token, self.area().read_post(self.slot).tid);
+                inner.counters.forks.fetch_add(1, Relaxed);
+                Poll::Ready(Ok(forking.child))
+            }
+            Poll::Ready(other) => Poll::Ready(Err(match other {
+                Trap::OpFailed { errno, .. } => errno,
+                _ => Errno::ESRCH,
+            })),
+            Poll::Pending => {
+                self.forking = Some(Ok(forking));
+                Poll::Pending
             }
         }
-        if forking.child.is_none() {
-            match forking.birth.poll(cx) {
-                Poll::Ready(Ok(space)) => {
-                    let pid = space.pid;
-                    let mut child = Box::new(Thread::waiting(space, self.slot, pid));
-                    child.regs = self.regs;
-                    child.fs_base = self.fs_base;
-                    child.expect = Expect::Round;
-                    forking.child = Some(child);
-                }
-                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
-                Poll::Pending => {}
-            }
-        }
-        if let Some(child) = &mut forking.child {
-            if child.expect == Expect::Round {
-                if child.space.fate.dead().is_some() {
-                    return Poll::Ready(Err(Errno::EAGAIN));
-                }
-                if Self::posted(&child.watched, &child.space, cx) {
-                    if child.area().read_post(child.slot).kind != kind::BORN {
-                        return Poll::Ready(Err(Errno::EAGAIN));
-                    }
-                    child.stop();
-                }
-            }
-            if child.expect == Expect::Stopped && forking.parent_done {
-                self.space.inner.counters.forks.fetch_add(1, Relaxed);
-                return Poll::Ready(forking.child.take().ok_or(Errno::EAGAIN));
-            }
-        }
-        self.forking = Some(Ok(forking));
-        Poll::Pending
     }
 
     fn begin_fork(&mut self) -> Result<Forking, Errno> {
-        let birth = self.space.inner.births.expect(self.slot)?;
-        self.queue.push(Queued::Raw(OpSlot { code: op::FORK, args: [birth.token(), 0, 0, 0, 0, 0, 0] }));
+        let inner = &self.space.inner;
+        let (token, space) = inner.births.expect(inner, self.slot)?;
+        let mut child = Box::new(Thread::waiting(space, self.slot, 0, self.watched.narrow.load(Relaxed)));
+        child.regs = self.regs;
+        child.fs_base = self.fs_base;
+        let eager = inner.executor.eager();
+        let weak = inner.me.clone();
+        inner.executor.later(Box::new(move || {
+            if let Some(inner) = weak.upgrade() {
+                inner.births.prepare();
+            }
+        }));
+        self.queue.push(Queued::Raw(OpSlot { code: op::FORK, args: [token, 0, 0, 0, 0, 0, 0] }));
         self.enter(Enter::Stay);
-        Ok(Forking { birth, parent_done: false, child: None })
+        child.space.keep_until_born(eager);
+        Ok(Forking { token, child })
     }
 
     fn begin_thread(&mut self, fs_base: Option<u64>) -> Result<Starting, Errno> {
@@ -434,53 +398,44 @@ impl Thread {
             return Err(Errno::EPERM);
         }
         let slot = self.space.take_slot().ok_or(Errno::EAGAIN)?;
-        let watched = Watched::new(self.space.area.clone(), slot);
+        let watched = Watched::new(self.space.area.clone(), slot, 0, self.watched.narrow.load(Relaxed));
         self.space.register(&watched);
+        self.area().state(slot).store(abi::state::PARKED, Release);
         let args = [slot as u64, fs_base.is_some().into(), fs_base.unwrap_or(0), 0, 0, 0, 0];
         self.queue.push(Queued::Raw(OpSlot { code: op::THREAD, args }));
         self.enter(Enter::Stay);
-        Ok(Starting { slot, watched, parent_done: None, fs_base: fs_base.unwrap_or(self.fs_base) })
+        Ok(Starting { slot, watched, fs_base: fs_base.unwrap_or(self.fs_base) })
     }
 
     fn poll_thread_typed(&mut self, cx: &mut Context<'_>) -> Poll<Result<Thread, Errno>> {
         let Some(starting) = self.starting.take() else {
             return Poll::Ready(Err(Errno::EINVAL));
         };
-        let mut starting = match starting {
+        let starting = match starting {
             Ok(starting) => starting,
             Err(e) => return Poll::Ready(Err(e)),
         };
-        if starting.parent_done.is_none() {
-            match self.poll_trap(cx) {
-                Poll::Ready(Trap::OpsDone) => starting.parent_done = Some(self.area().read_post(self.slot).tid),
-                Poll::Ready(other) => {
-                    self.space.give_slot(starting.slot, true);
-                    return Poll::Ready(Err(match other {
-                        Trap::OpFailed { errno, .. } => errno,
-                        _ => Errno::ESRCH,
-                    }));
-                }
-                Poll::Pending => {}
-            }
-        }
-        if self.dead().is_some() {
-            return Poll::Ready(Err(Errno::ESRCH));
-        }
-        if Self::posted(&starting.watched, &self.space, cx) {
-            if let Some(tid) = starting.parent_done {
-                if self.area().read_post(starting.slot).kind != kind::BORN {
-                    let _ = self.violation("a new thread began wrongly", 0);
-                    return Poll::Ready(Err(Errno::EAGAIN));
-                }
+        match self.poll_trap(cx) {
+            Poll::Ready(Trap::OpsDone) => {
                 self.space.inner.counters.threads.fetch_add(1, Relaxed);
-                let mut thread = Thread::with(self.space.clone(), starting.watched, tid);
+                starting.watched.tid.store(self.area().read_post(self.slot).tid, SeqCst);
+                let mut thread = Thread::with(self.space.clone(), starting.watched);
                 thread.regs = self.regs;
                 thread.fs_base = starting.fs_base;
-                return Poll::Ready(Ok(thread));
+                Poll::Ready(Ok(thread))
+            }
+            Poll::Ready(other) => {
+                self.space.give_slot(starting.slot, true);
+                Poll::Ready(Err(match other {
+                    Trap::OpFailed { errno, .. } => errno,
+                    _ => Errno::ESRCH,
+                }))
+            }
+            Poll::Pending => {
+                self.starting = Some(Ok(starting));
+                Poll::Pending
             }
         }
-        self.starting = Some(Ok(starting));
-        Poll::Pending
     }
 }
 
@@ -623,7 +578,11 @@ impl GuestThread for Thread {
         OpsSettled(Arc::new(move || settled(&shared, &area, &fate, slot)))
     }
     fn interrupter(&self) -> Arc<dyn Interrupter> {
-        Arc::new(Interrupt { space: Arc::downgrade(&self.space), slot: self.slot, shared: self.shared.clone() })
+        Arc::new(Interrupt {
+            space: Arc::downgrade(&self.space),
+            watched: self.watched.clone(),
+            shared: self.shared.clone(),
+        })
     }
     fn trapped(&self) -> bool {
         self.patched.is_none()
@@ -683,7 +642,7 @@ impl SelfService for Cellar {
 
 struct Interrupt {
     space: Weak<Space>,
-    slot: usize,
+    watched: Arc<Watched>,
     shared: Arc<Shared>,
 }
 
@@ -691,13 +650,21 @@ impl Interrupter for Interrupt {
     fn interrupt(&self) {
         if self.shared.running.load(SeqCst) {
             if let Some(space) = self.space.upgrade() {
-                space.signal_thread(self.shared.tid.load(Relaxed));
+                space.interrupt(&self.watched);
             }
         }
     }
     fn sleeps(&self) -> bool {
-        let state = self.space.upgrade().map(|s| s.area.state(self.slot).load(Relaxed));
-        state == Some(super::abi::state::WAITING)
+        self.watched.state() == abi::state::WAITING
+    }
+    fn park(&self) {
+        if !self.shared.running.load(SeqCst) {
+            if let Some(space) = self.space.upgrade() {
+                if space.inner.executor.parks() {
+                    self.watched.area.park(self.watched.slot);
+                }
+            }
+        }
     }
 }
 
@@ -716,7 +683,7 @@ impl Wake for Orphan {
         let posted = super::watched::is_posted(self.area.state(self.slot).load(Acquire));
         if posted && !self.done.swap(true, AcqRel) {
             self.area.write_answer(self.slot, mode::EXIT, 0, 0, None, 0);
-            self.area.reply(self.slot);
+            self.area.reply(self.slot, || ());
         }
     }
 }
@@ -735,14 +702,11 @@ impl Thread {
 impl Drop for Thread {
     fn drop(&mut self) {
         self.count();
-        if let Some(Ok(forking)) = self.forking.take() {
-            self.space.inner.births.forget(&forking.birth);
-        }
-        let tid = self.shared.tid.load(Relaxed);
+        let tid = self.watched.tid.load(SeqCst);
         if self.space.fate.dead().is_some() || Arc::strong_count(&self.space) == 1 {
             return;
         }
-        if tid == self.space.pid {
+        if tid == self.space.pid_now() {
             // The first thread stays, asleep: its process is known to the host by it.
             if self.expect == Expect::Stopped {
                 self.area().park(self.slot);
@@ -754,7 +718,7 @@ impl Drop for Thread {
         let orphan = Arc::new(Orphan { area: self.space.area.clone(), slot: self.slot, done: AtomicBool::new(false) });
         if self.expect == Expect::Stopped {
             orphan.area.write_answer(self.slot, mode::EXIT, 0, 0, None, 0);
-            orphan.area.reply(self.slot);
+            orphan.area.reply(self.slot, || ());
         } else {
             self.watched.set_waker(&Waker::from(orphan));
             self.space.inner.executor.arm(&self.watched);

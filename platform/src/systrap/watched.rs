@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{addr_of, addr_of_mut, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::*};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -204,12 +204,15 @@ impl Area {
             into.set_len(len);
         }
     }
-    /// Lets the waiting stub have its answer.
-    pub(crate) fn reply(&self, slot: usize) {
+    /// Lets the waiting stub have its answer; `before` is called if it has to be woken for that.
+    pub(crate) fn reply(&self, slot: usize, before: impl FnOnce()) {
         let word = self.state(slot);
         match word.swap(state::REPLY, SeqCst) {
             state::POSTED | state::RUNNING => {}
-            _ => futex_wake(word),
+            _ => {
+                before();
+                futex_wake(word);
+            }
         }
     }
     /// Tells the stub not to spin.
@@ -231,6 +234,9 @@ pub(crate) fn is_posted(state: u32) -> bool {
 pub(crate) struct Watched {
     pub(crate) area: Arc<Area>,
     pub(crate) slot: usize,
+    /// The host's thread, as far as is known (0: not yet), and whether it has been told to leave the leader's core alone.
+    pub(crate) tid: AtomicI32,
+    pub(crate) narrow: AtomicBool,
     /// The Sentry waits for a post.
     pub(crate) armed: AtomicBool,
     /// In the executor's list.
@@ -239,10 +245,12 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    pub(crate) fn new(area: Arc<Area>, slot: usize) -> Arc<Self> {
+    pub(crate) fn new(area: Arc<Area>, slot: usize, tid: i32, narrow: bool) -> Arc<Self> {
         Arc::new(Watched {
             area,
             slot,
+            tid: AtomicI32::new(tid),
+            narrow: AtomicBool::new(narrow),
             armed: AtomicBool::new(false),
             listed: AtomicBool::new(false),
             waker: Mutex::new(None),

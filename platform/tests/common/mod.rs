@@ -5,7 +5,7 @@ use std::future::{poll_fn, Future};
 use std::sync::Arc;
 
 use platform::systrap::{Config, Systrap};
-use platform::{Enter, Executor, GuestThread, Op, Platform, Trap};
+use platform::{Enter, Executor, GuestThread, HandOff, Op, Platform, Trap};
 
 pub const CODE: u64 = 0x40_0000;
 pub const DATA: u64 = 0x50_0000;
@@ -20,7 +20,7 @@ where
     F: FnOnce(Arc<Systrap>, Arc<Executor>) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let executor = Executor::new().unwrap();
+    let executor = Executor::new(HandOff::default()).unwrap();
     let platform =
         Systrap::new(Config { executor: executor.clone(), pool: 2, on_fatal: Arc::new(|m| eprintln!("fatal: {m}")) })
             .unwrap();

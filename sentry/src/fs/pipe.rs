@@ -409,7 +409,18 @@ pub fn new_pipe(anon: Option<AnonInode>, flags: i32) -> (Arc<File>, Arc<File>) {
 
 /// The pipe behind an open file, if it is one.
 pub fn of(file: &File) -> Option<&Arc<Pipe>> {
-    file.ops.as_any().downcast_ref::<PipeEnd>().map(|e| &e.pipe)
+    end_of(file).map(|e| &e.pipe)
+}
+
+pub fn end_of(file: &File) -> Option<&PipeEnd> {
+    file.ops.as_any().downcast_ref::<PipeEnd>()
+}
+
+impl PipeEnd {
+    /// Opens the same pipe once more, as its FIFO would be (`/proc/self/fd/N`).
+    pub async fn again(&self, task: &Task, flags: i32) -> SysResult<Box<dyn FileOps>> {
+        open_end(task, self.pipe.clone(), self.anon.clone(), flags).await
+    }
 }
 
 /// `fcntl(F_SETPIPE_SZ)` and `fcntl(F_GETPIPE_SZ)`; `EBADF` when the file is no pipe.
@@ -427,15 +438,29 @@ struct Fifo(Arc<Pipe>);
 
 /// Opens a FIFO (fifo(7)): waits for the other end unless `O_NONBLOCK` or `O_RDWR`. The VFS has checked permissions.
 pub async fn open_fifo(task: &Task, extra: &InodeExtra, flags: i32) -> SysResult<Box<dyn FileOps>> {
-    let pipe = extra.get_or_insert(|| Fifo(Arc::default())).0.clone();
+    open_end(task, extra.get_or_insert(|| Fifo(Arc::default())).0.clone(), None, flags).await
+}
+
+async fn open_end(
+    task: &Task,
+    pipe: Arc<Pipe>,
+    anon: Option<Arc<AnonInode>>,
+    flags: i32,
+) -> SysResult<Box<dyn FileOps>> {
     let nonblock = flags & libc::O_NONBLOCK != 0;
     let mode = flags & libc::O_ACCMODE;
     if mode == libc::O_RDWR {
-        let end = PipeEnd::open(pipe.clone(), true, true, None);
+        let end = PipeEnd::open(pipe.clone(), true, true, anon);
         pipe.queue.wake_all();
         return Ok(Box::new(end));
     }
     let reading = mode == libc::O_RDONLY;
+    if anon.is_some() {
+        // A pipe without a name does not wait for its other end.
+        let end = PipeEnd::open(pipe.clone(), reading, !reading, anon);
+        pipe.queue.wake_all();
+        return Ok(Box::new(end));
+    }
     if !reading && nonblock && pipe.state.lock().readers == 0 {
         return Err(Errno::ENXIO.into());
     }

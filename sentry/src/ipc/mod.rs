@@ -13,6 +13,7 @@ use crate::kernel::cred::{CAP_IPC_OWNER, CAP_SYS_ADMIN};
 use crate::kernel::Cred;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 /// Identifiers are `sequence << 15 | index`, so that one that was removed is not mistaken for its successor.
@@ -124,6 +125,8 @@ struct Slots<T> {
 /// All objects of one kind.
 pub struct Registry<T> {
     slots: Mutex<Slots<T>>,
+    /// How many there may be: as set, and at most.
+    limit: AtomicUsize,
     max: usize,
 }
 
@@ -131,8 +134,19 @@ impl<T: Object> Registry<T> {
     fn new(max: usize) -> Self {
         Registry {
             slots: Mutex::new(Slots { objects: BTreeMap::new(), keys: BTreeMap::new(), seq: 0, last: None }),
+            limit: AtomicUsize::new(max),
             max,
         }
+    }
+
+    pub fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+    /// The sysctls `msgmni` and `shmmni`; `EINVAL` beyond what the Sentry allows.
+    pub fn set_limit(&self, n: i64) -> Result<()> {
+        let n = usize::try_from(n).ok().filter(|n| *n <= self.max).ok_or(Errno::EINVAL)?;
+        self.limit.store(n, Ordering::Relaxed);
+        Ok(())
     }
 
     fn purge(s: &mut Slots<T>) {
@@ -164,7 +178,7 @@ impl<T: Object> Registry<T> {
         if key != libc::IPC_PRIVATE && flags & libc::IPC_CREAT == 0 {
             return Err(Errno::ENOENT);
         }
-        if s.objects.len() >= self.max {
+        if s.objects.len() >= self.limit() {
             return Err(Errno::ENOSPC);
         }
         // The next free one, in turn, within bounds that keep indices small (`ipc_idr_alloc`).

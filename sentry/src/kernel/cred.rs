@@ -334,13 +334,6 @@ impl Cred {
     pub fn may_set_scheduling(&self, target: &Cred) -> bool {
         self.euid == target.uid || self.euid == target.euid || self.has(CAP_SYS_NICE)
     }
-
-    /// ptrace(2) access check, for calls that look into another process (`kcmp`, `prlimit`).
-    pub fn may_inspect(&self, target: &Cred) -> bool {
-        let ids = [target.uid, target.euid, target.suid].iter().all(|&u| u == self.uid)
-            && [target.gid, target.egid, target.sgid].iter().all(|&g| g == self.gid);
-        (ids && target.permitted & !self.permitted == 0) || self.has(CAP_SYS_PTRACE)
-    }
 }
 
 /// The `security.capability` attribute of a file.

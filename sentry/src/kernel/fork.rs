@@ -4,6 +4,7 @@ use super::process::ThreadGroup;
 use super::task::{TaskSignals, VforkDone};
 use super::{run, Task};
 use crate::error::{Errno, Result, SysResult};
+use crate::mm::vma::{Backing, Vma};
 use crate::mm::Mm;
 use crate::syscalls::Ctx;
 use parking_lot::{Mutex, RwLock};
@@ -141,7 +142,15 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
         let _ = parent.mem().write(a.parent_tid, &pid);
     }
     if has(CLONE_CHILD_SETTID) {
-        let _ = child.mem().write(a.child_tid, &pid);
+        // As the child's first act, unless that could fail: a write from here would have to wait for the process.
+        let writable = |v: &Vma| v.prot & libc::PROT_WRITE != 0 && matches!(v.backing, Backing::Anon);
+        let page = (a.child_tid, a.child_tid.saturating_add(4));
+        let sure = child.mm().map().vmas.find(a.child_tid).is_some_and(|v| writable(v) && page.1 <= v.end);
+        if sure {
+            thread.queue(platform::Op::CopyOut { addr: a.child_tid, data: pid.to_le_bytes().to_vec() });
+        } else {
+            let _ = child.mem().write(a.child_tid, &pid);
+        }
     }
     if has(CLONE_PIDFD) {
         let file = crate::kernel::pidfd::open(child.group.clone(), 0);

@@ -86,8 +86,10 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
             }
         }
     };
-    drop(thread);
+    // No answer will come: it need not spin for one while the process is taken down.
+    thread.park();
     exit::exit_task(&task, status);
+    drop(thread);
 }
 
 /// What follows a call.

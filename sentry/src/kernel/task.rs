@@ -113,12 +113,8 @@ impl Task {
     }
     /// May `by` look into this task as a debugger could (ptrace(2), "Ptrace access mode checking")?
     pub fn inspectable_by(&self, by: &Task) -> bool {
-        if Arc::ptr_eq(&self.group, &by.group) {
-            return true;
-        }
         let cred = by.cred();
-        cred.has(super::cred::CAP_SYS_PTRACE)
-            || (self.group.dumpable.load(Ordering::Relaxed) == 1 && cred.may_inspect(&self.cred()))
+        by.may_access(self, cred.uid, cred.gid)
     }
     pub fn limit(&self, which: u32) -> u64 {
         self.group.limit(which)
@@ -210,6 +206,7 @@ impl Task {
             if deadline_ns.is_some_and(|d| platform::executor::now_ns() >= d) {
                 return Poll::Ready(Err(WaitError::TimedOut));
             }
+            self.park();
             Poll::Pending
         })
         .await;
@@ -249,6 +246,7 @@ impl Task {
             if deadline_ns.is_some_and(|d| platform::executor::now_ns() >= d) {
                 return Poll::Ready(Err(WaitError::TimedOut));
             }
+            self.park();
             Poll::Pending
         })
         .await;
@@ -273,9 +271,17 @@ impl Task {
             if self.killed.load(Ordering::SeqCst) {
                 return Poll::Ready(Err(WaitError::Interrupted));
             }
+            self.park();
             Poll::Pending
         })
         .await
+    }
+
+    /// The call waits: the host thread need not look out for its answer.
+    fn park(&self) {
+        if let Some(i) = &*self.interrupter.read() {
+            i.park();
+        }
     }
 
     /// Queues a signal for this thread; process-wide ones go through [`super::send::to_group`].

@@ -30,7 +30,16 @@ const KNOWN: i32 = libc::O_ACCMODE
 pub const O_LARGEFILE: i32 = 0o100_000;
 
 async fn fifo(cx: &mut Ctx<'_>, place: Path, flags: i32) -> SysResult<Arc<File>> {
-    let extra = place.inode().extra().ok_or(Errno::ENXIO)?;
+    let inode = place.inode().clone();
+    if let Some(anon) = inode.as_any().downcast_ref::<crate::fs::vfs::anon::AnonInode>() {
+        // A pipe without a name, by its link in /proc.
+        let ops = match pipe::end_of(anon.file()) {
+            Some(end) => end.again(cx.task, flags).await?,
+            None => inode.clone().open(flags)?,
+        };
+        return Ok(File::new(ops, flags, None));
+    }
+    let extra = inode.extra().ok_or(Errno::ENXIO)?;
     let ops: Box<dyn FileOps> = pipe::open_fifo(cx.task, extra, flags).await?;
     Ok(File::new(ops, flags, Some(place)))
 }

@@ -67,14 +67,16 @@ fn implied(cx: &Ctx<'_>, prot: i32) -> i32 {
 }
 
 pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32, fd: Fd, offset: u64) -> SysResult {
+    if !page_aligned(offset) {
+        return Err(Errno::EINVAL.into());
+    }
+    let anonymous = flags & libc::MAP_ANONYMOUS != 0;
+    let file = if anonymous { None } else { Some(cx.io_file(fd.0)?) };
     let len = page_up(len).filter(|&l| l > 0 && l <= GUEST_MAX).ok_or(if len == 0 {
         Errno::EINVAL
     } else {
         Errno::ENOMEM
     })?;
-    if !page_aligned(offset) {
-        return Err(Errno::EINVAL.into());
-    }
     let kind = flags & libc::MAP_TYPE;
     let shared = match kind {
         libc::MAP_PRIVATE => false,
@@ -86,7 +88,6 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
         return Err(Errno::EOPNOTSUPP.into());
     }
     let mut prot = implied(cx, prot & PROT_ALL);
-    let anonymous = flags & libc::MAP_ANONYMOUS != 0;
     if flags & libc::MAP_HUGETLB != 0 {
         // No huge page pool in the guest.
         return Err(Errno::ENOMEM.into());
@@ -95,8 +96,7 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
         return Err(Errno::EOPNOTSUPP.into());
     }
     let (mut backing, mut max_prot) = (Backing::Anon, PROT_ALL);
-    if !anonymous {
-        let file = cx.io_file(fd.0)?;
+    if let Some(file) = file {
         if offset.checked_add(len).is_none_or(|e| i64::try_from(e).is_err()) {
             return Err(Errno::EOVERFLOW.into());
         }
@@ -384,6 +384,7 @@ pub async fn madvise(cx: &mut Ctx<'_>, addr: Addr, len: u64, advice: i32) -> Sys
     if !page_aligned(addr.0) {
         return Err(Errno::EINVAL.into());
     }
+    // Merging is a side channel between whoever's pages are compared: as on a kernel without it.
     let known = matches!(
         advice,
         libc::MADV_NORMAL
@@ -395,8 +396,6 @@ pub async fn madvise(cx: &mut Ctx<'_>, addr: Addr, len: u64, advice: i32) -> Sys
             | libc::MADV_REMOVE
             | libc::MADV_DONTFORK
             | libc::MADV_DOFORK
-            | libc::MADV_MERGEABLE
-            | libc::MADV_UNMERGEABLE
             | libc::MADV_HUGEPAGE
             | libc::MADV_NOHUGEPAGE
             | libc::MADV_DONTDUMP
@@ -428,6 +427,9 @@ pub async fn madvise(cx: &mut Ctx<'_>, addr: Addr, len: u64, advice: i32) -> Sys
             let private_anon = matches!(v.backing, Backing::Anon) && !v.shared;
             match advice {
                 libc::MADV_REMOVE if !matches!(v.backing, Backing::SharedAnon(_)) => return Err(Errno::EINVAL.into()),
+                libc::MADV_REMOVE | libc::MADV_DONTNEED | libc::MADV_FREE if v.locked => {
+                    return Err(Errno::EINVAL.into())
+                }
                 libc::MADV_FREE | 18 if !private_anon => return Err(Errno::EINVAL.into()),
                 _ => {}
             }
@@ -435,15 +437,8 @@ pub async fn madvise(cx: &mut Ctx<'_>, addr: Addr, len: u64, advice: i32) -> Sys
         }
         (!map.vmas.covers(start, end), ranges)
     };
-    // Merging is a side channel, and paging out acts on files' pages that others use too: both stay off.
-    let no_effect = [
-        libc::MADV_MERGEABLE,
-        libc::MADV_UNMERGEABLE,
-        libc::MADV_DONTDUMP,
-        libc::MADV_DODUMP,
-        libc::MADV_COLD,
-        libc::MADV_PAGEOUT,
-    ];
+    // Paging out would act on files' pages that others use too.
+    let no_effect = [libc::MADV_DONTDUMP, libc::MADV_DODUMP, libc::MADV_COLD, libc::MADV_PAGEOUT];
     if !no_effect.contains(&advice) {
         for (s, e) in ranges {
             cx.thread.queue(Op::Advise { addr: s, len: e - s, advice });

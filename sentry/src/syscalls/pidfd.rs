@@ -3,6 +3,7 @@
 use super::arg::*;
 use super::{signal, Ctx};
 use crate::error::{Errno, Result, SysResult};
+use crate::fs::proc::process_of;
 use crate::kernel::signal::NSIG;
 use crate::kernel::{pidfd, send, ThreadGroup};
 use std::sync::Arc;
@@ -38,7 +39,8 @@ pub fn pidfd_send_signal(cx: &mut Ctx<'_>, fd: Fd, sig: Sig, info: Addr, flags: 
     if flags != 0 {
         return Err(Errno::EINVAL.into());
     }
-    let group = group(cx, fd.0)?;
+    let file = cx.io_file(fd.0)?;
+    let group = pidfd::group(&file).map(Ok).or_else(|| process_of(&file)).ok_or(Errno::EBADF)??;
     let sig = sig.0;
     let what = if info.is_null() {
         signal::own_info(cx, sig)

@@ -89,7 +89,8 @@ pub fn msgctl(cx: &mut Ctx<'_>, id: i32, cmd: i32, buf: Addr) -> SysResult {
                 map = used.0 as i32;
                 tql = used.1 as i32;
             }
-            let info = [pool, map, msg::MSGMAX as i32, msg::MSGMNB as i32, msg::MSGMNI as i32, 16, tql, 0xffff];
+            let mni = all.limit() as i32;
+            let info = [pool, map, msg::MSGMAX as i32, msg::MSGMNB as i32, mni, 16, tql, 0xffff];
             cx.write_bytes(buf.0, &ints(&info))?;
             Ok(all.max_index())
         }
@@ -401,7 +402,7 @@ pub fn shmctl(cx: &mut Ctx<'_>, id: i32, cmd: i32, buf: Addr) -> SysResult {
     let cred = cx.task.cred();
     match cmd {
         IPC_INFO => {
-            let mni = shm::SHMMNI as u64;
+            let mni = all.limit() as u64;
             let info = [shm::SHMMAX, 1, mni, mni, shm::SHMALL, 0, 0, 0, 0];
             cx.write_bytes(buf.0, &longs(&info))?;
             Ok(all.max_index())

@@ -219,7 +219,7 @@ syscall_table! {
         289 signalfd4(fd: i32, mask: Addr, size: usize, flags: i32) => pipe::signalfd4, Partial, "after fork, wakes still come from the process that made it";
         272 unshare(flags: u64) => unshare::unshare, Partial, "no new namespaces";
         308 setns(fd: Fd, nstype: i32) => unshare::setns, Partial, "there are no namespaces to join";
-        424 pidfd_send_signal(pidfd: Fd, sig: Sig, info: Addr, flags: u32) => pidfd::pidfd_send_signal, Partial, "not through /proc/pid";
+        424 pidfd_send_signal(pidfd: Fd, sig: Sig, info: Addr, flags: u32) => pidfd::pidfd_send_signal, Full, "";
         434 pidfd_open(pid: i32, flags: i32) => pidfd::pidfd_open, Full, "";
         438 pidfd_getfd(pidfd: Fd, targetfd: Fd, flags: u32) => pidfd::pidfd_getfd, Full, "";
         240 mq_open(name: PathPtr, flags: i32, mode: Mode, attr: Addr) => mqueue::mq_open, Full, "";
@@ -259,7 +259,7 @@ syscall_table! {
         12 brk(addr: Addr) => memory::brk, Full, "";
         25 mremap(old_addr: Addr, old_size: u64, new_size: u64, flags: i32, new_addr: Addr) => memory::mremap, Partial, "no duplicating of shared mappings (old_size 0)";
         26 msync(addr: Addr, length: u64, flags: i32) => memory::msync, Full, "";
-        28 madvise(addr: Addr, length: u64, advice: i32) => memory::madvise, Partial, "advice is passed to the host; merging and dump advice have no effect";
+        28 madvise(addr: Addr, length: u64, advice: i32) => memory::madvise, Partial, "advice is passed to the host; no merging; dump and paging advice have no effect";
         34 pause() => signal::pause, Full, "";
         56 clone(flags: u64, stack: Addr, parent_tid: Addr, child_tid: Addr, tls: Addr) => process::clone, Partial, "no new namespaces";
         57 fork() => process::fork, Full, "";

@@ -19,12 +19,14 @@ mod pid;
 mod status;
 mod sysctl;
 mod system;
+mod sysvipc;
 
 use super::file::FileOps;
 use super::pseudo::{dir_kind, List, OpenDir, Super, FIRST, PROC_SUPER_MAGIC};
 use super::types::*;
 use crate::error::{Errno, Result};
 use crate::kernel::{current, Kernel};
+pub use pid::process_of;
 use pid::PidDir;
 use std::any::Any;
 use std::sync::Arc;

@@ -184,6 +184,15 @@ pub(super) struct PidDir {
     target: Target,
 }
 
+/// The process whose `/proc/[pid]` a description has open, for pidfd_send_signal(2); `ESRCH` if it has gone.
+pub fn process_of(file: &crate::fs::File) -> Option<Result<Arc<ThreadGroup>>> {
+    let dir = file.path.as_ref()?.inode().as_any().downcast_ref::<PidDir>()?;
+    if dir.target.task.is_some() {
+        return None;
+    }
+    Some(dir.target.group.upgrade().ok_or(Errno::ESRCH))
+}
+
 impl PidDir {
     pub fn of_group(sup: &Arc<Super>, group: &Arc<ThreadGroup>) -> Arc<dyn Inode> {
         let target = Target { sup: sup.clone(), id: group.pid, group: Arc::downgrade(group), task: None };

@@ -80,7 +80,7 @@ const TABLE: &[(&str, Node)] = &[
     ("kernel/msg_next_id", Text("-1")),
     ("kernel/msgmax", Int(8192, 0, MAX)),
     ("kernel/msgmnb", Int(16384, 0, MAX)),
-    ("kernel/msgmni", Int(32000, 0, MAX)),
+    ("kernel/msgmni", Live(msgmni, set_msgmni)),
     ("kernel/ngroups_max", Text("65536")),
     ("kernel/ns_last_pid", Gen(last_pid)),
     ("kernel/osrelease", Text(RELEASE)),
@@ -114,7 +114,7 @@ const TABLE: &[(&str, Node)] = &[
     ("kernel/shm_rmid_forced", Int(0, 0, 1)),
     ("kernel/shmall", Keep("18446744073692774399")),
     ("kernel/shmmax", Keep("18446744073692774399")),
-    ("kernel/shmmni", Int(4096, 0, 32768)),
+    ("kernel/shmmni", Live(shmmni, set_shmmni)),
     ("kernel/sysctl_writes_strict", Int(1, -1, 1)),
     ("kernel/sysrq", Text("0")),
     ("kernel/tainted", Text("0")),
@@ -198,6 +198,18 @@ fn set_lease_time(_: &Kernel, data: &[u8]) -> Result<()> {
 
 fn file_nr(_: &Kernel, out: &mut Vec<u8>) {
     out.s("0\t0\t9223372036854775807");
+}
+fn msgmni(k: &Kernel, out: &mut Vec<u8>) {
+    out.d(k.ipc.msgs.limit() as u64);
+}
+fn set_msgmni(k: &Kernel, text: &[u8]) -> Result<()> {
+    k.ipc.msgs.set_limit(parse_int(text)?)
+}
+fn shmmni(k: &Kernel, out: &mut Vec<u8>) {
+    out.d(k.ipc.shms.limit() as u64);
+}
+fn set_shmmni(k: &Kernel, text: &[u8]) -> Result<()> {
+    k.ipc.shms.set_limit(parse_int(text)?)
 }
 fn nr_open(_: &Kernel, out: &mut Vec<u8>) {
     out.d(fdtable::NR_OPEN as u64);

@@ -52,7 +52,7 @@ pub(super) fn entries(sup: &Arc<Super>) -> Vec<(Vec<u8>, Arc<dyn Inode>)> {
     let pressure =
         ["cpu", "io", "memory"].map(|n| (n.as_bytes().to_vec(), TextFile::fixed(sup, 0o444, PRESSURE))).to_vec();
     out.push((b"pressure".to_vec(), StaticDir::make(sup, pressure)));
-    out.push((b"sysvipc".to_vec(), sysvipc(sup)));
+    out.push((b"sysvipc".to_vec(), super::sysvipc::tree(sup)));
     let tty = vec![(b"drivers".to_vec(), TextFile::fixed(sup, 0o444, TTY_DRIVERS))];
     out.push((b"tty".to_vec(), StaticDir::make(sup, tty)));
     for name in ["bus", "driver", "fs", "irq"] {
@@ -70,16 +70,6 @@ const TTY_DRIVERS: &str = "/dev/tty             /dev/tty        5       0 system
 pty_slave            /dev/pts      136 0-1048575 pty:slave
 pty_master           /dev/ptm      128 0-1048575 pty:master
 ";
-
-fn sysvipc(sup: &Arc<Super>) -> Arc<dyn Inode> {
-    let heads = [
-        ("msg", "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      rtime      ctime\n"),
-        ("sem", "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n"),
-        ("shm", "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime      ctime                   rss                  swap\n"),
-    ];
-    let files = heads.map(|(n, head)| (n.as_bytes().to_vec(), TextFile::fixed(sup, 0o444, head))).to_vec();
-    StaticDir::make(sup, files)
-}
 
 fn empty(_: &Kernel, _: &mut Vec<u8>) -> Result<()> {
     Ok(())

@@ -19,6 +19,7 @@ pub const CASES: &[crate::Case] = cases![
     unlink_removes_link_only,
     dangling,
     link_to_symlink,
+    open_pipe_by_proc,
 ];
 
 fn target(p: &std::ffi::CString) -> String {
@@ -206,4 +207,27 @@ unsafe fn link_to_symlink() {
     ok(lstat(t.p("l").as_ptr(), &mut a));
     ok(lstat(t.p("m").as_ptr(), &mut b));
     assert_eq!((a.st_ino, a.st_nlink), (b.st_ino, 2));
+}
+
+/// `/dev/stdin` and `/dev/fd/N` open a pipe once more, like a FIFO.
+unsafe fn open_pipe_by_proc() {
+    let (r, w) = pipe_pair();
+    let by = |fd: i32| c(&format!("/proc/self/fd/{fd}"));
+    let again = ok(open(by(r).as_ptr(), O_RDONLY));
+    put(w, b"abc");
+    assert_eq!(get(again, 2), b"ab");
+    assert_eq!(get(r, 1), b"c");
+    let to = ok(open(by(r).as_ptr(), O_WRONLY));
+    ok(close(w));
+    put(to, b"x");
+    assert_eq!(get(again, 1), b"x");
+    let (a, b) = (fstat_of(r), fstat_of(again));
+    assert_eq!((a.st_dev, a.st_ino, a.st_mode), (b.st_dev, b.st_ino, b.st_mode));
+    ok(close(to));
+    assert_eq!(get(again, 1), b"");
+    // Nor does it wait for the other end.
+    assert_eq!(get(ok(open(by(r).as_ptr(), O_RDONLY)), 1), b"");
+    fails(open(by(r).as_ptr(), O_WRONLY | O_DIRECTORY), ENOTDIR);
+    let s = ok(socket(AF_UNIX, SOCK_STREAM, 0));
+    fails(open(by(s).as_ptr(), O_RDWR), ENXIO);
 }

@@ -7,7 +7,7 @@ use libc::*;
 use std::ptr::null;
 
 pub const GROUPS: &[(&str, &[crate::Case])] = &[
-    ("sysv", cases![semaphores, undo_at_exit, messages, shared_memory, many_sets, limits_are_told]),
+    ("sysv", cases![semaphores, undo_at_exit, messages, shared_memory, many_sets, limits_are_told, listed_in_proc]),
     ("mqueue", mqueue::CASES),
 ];
 
@@ -110,6 +110,28 @@ unsafe fn many_sets() {
     let id = ok(semget(IPC_PRIVATE, 1, NEW));
     assert!(!distinct.contains(&id));
     ok(semctl(id, 0, IPC_RMID));
+}
+
+unsafe fn listed_in_proc() {
+    let row = |kind: &str, id: i32| {
+        let text = std::fs::read_to_string(format!("/proc/sysvipc/{kind}")).unwrap();
+        let words = |l: &str| l.split_whitespace().map(str::to_string).collect::<Vec<_>>();
+        text.lines().skip(1).map(words).find(|w| w[1] == id.to_string())
+    };
+    let id = ok(msgget(IPC_PRIVATE, NEW));
+    ok(msgsnd(id, [1i64, 2].as_ptr().cast(), 8, 0));
+    let w = row("msg", id).unwrap();
+    assert_eq!((w[0].as_str(), &w[2..5]), ("0", ["600", "8", "1"].map(String::from).as_slice()));
+    assert_eq!(w[7], geteuid().to_string());
+    ok(msgctl(id, IPC_RMID, std::ptr::null_mut()));
+    assert!(row("msg", id).is_none());
+    let id = ok(semget(IPC_PRIVATE, 3, NEW));
+    assert_eq!(row("sem", id).unwrap()[2..4], ["600", "3"].map(String::from));
+    ok(semctl(id, 0, IPC_RMID));
+    let id = ok(shmget(IPC_PRIVATE, 5000, NEW));
+    let w = row("shm", id).unwrap();
+    assert_eq!((w[3].as_str(), w[4].parse(), w[6].as_str()), ("5000", Ok(getpid()), "0"));
+    ok(shmctl(id, IPC_RMID, std::ptr::null_mut()));
 }
 
 unsafe fn limits_are_told() {

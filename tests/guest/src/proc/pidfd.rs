@@ -4,7 +4,7 @@ use crate::t::*;
 use libc::*;
 
 pub const CASES: &[crate::Case] =
-    cases![open_and_poll, send_signal, errors, wait_by_pidfd, getfd, nonblocking_wait, epoll_on_pidfd];
+    cases![open_and_poll, send_signal, through_proc, errors, wait_by_pidfd, getfd, nonblocking_wait, epoll_on_pidfd];
 
 unsafe fn pidfd(pid: pid_t, flags: u32) -> i32 {
     syscall(SYS_pidfd_open, pid, flags) as i32
@@ -36,6 +36,17 @@ unsafe fn send_signal() {
     ok(syscall(SYS_pidfd_send_signal, fd, SIGTERM, 0, 0));
     dies(pid, SIGTERM);
     fails(syscall(SYS_pidfd_send_signal, fd, 0, 0, 0), ESRCH);
+}
+
+unsafe fn through_proc() {
+    let pid = idle();
+    let fd = ok(open(c(&format!("/proc/{pid}")).as_ptr(), O_RDONLY | O_DIRECTORY));
+    ok(syscall(SYS_pidfd_send_signal, fd, 0, 0, 0));
+    ok(syscall(SYS_pidfd_send_signal, fd, SIGTERM, 0, 0));
+    dies(pid, SIGTERM);
+    fails(syscall(SYS_pidfd_send_signal, fd, 0, 0, 0), ESRCH);
+    let other = ok(open(c("/proc").as_ptr(), O_RDONLY | O_DIRECTORY));
+    fails(syscall(SYS_pidfd_send_signal, other, 0, 0, 0), EBADF);
 }
 
 unsafe fn errors() {

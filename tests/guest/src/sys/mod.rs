@@ -54,6 +54,12 @@ unsafe fn advice_on_paging() {
         assert_eq!(*p, 5);
     }
     fails(madvise(p.cast(), PAGE, 999), EINVAL);
+    if mlock(p.cast(), PAGE) == 0 {
+        fails(madvise(p.cast(), PAGE, MADV_DONTNEED), EINVAL);
+        ok(munlock(p.cast(), PAGE));
+    }
+    // What is wrong with the descriptor comes before what is wrong with the length.
+    fails(mmap(null_mut(), 0, RW, MAP_PRIVATE, -1, 0), EBADF);
     ok(munmap(p.cast(), 4 * PAGE));
     fails(madvise(p.cast(), PAGE, MADV_COLD), ENOMEM);
 }
