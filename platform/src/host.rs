@@ -214,6 +214,12 @@ unsafe impl Sync for SharedFile {}
 /// Largest [`SharedFile`].
 pub const SHARED_FILE_MAX: u64 = 1 << 40;
 
+impl std::fmt::Debug for SharedFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SharedFile").field(&self.fd).finish()
+    }
+}
+
 impl SharedFile {
     pub fn new() -> Result<Self, Errno> {
         let fd = memfd_create(c"runsc-file", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
@@ -257,6 +263,14 @@ impl SharedFile {
         // SAFETY: offset + n <= len <= mapped, and the file has that length; raw pointers, since a guest may write meanwhile.
         unsafe { std::ptr::copy_nonoverlapping(base.as_ptr().add(offset as usize), buf.as_mut_ptr(), n) };
         n
+    }
+    /// Has `f` work on the mapped bytes at `offset`: a pointer and how many there are, `len` at most.
+    pub(crate) fn with_bytes<R>(&self, offset: u64, len: usize, f: impl FnOnce(*mut u8, usize) -> R) -> Option<R> {
+        let view = self.inner.read();
+        let n = len.min(usize::try_from(view.len.saturating_sub(offset)).unwrap_or(usize::MAX));
+        let base = view.base.filter(|_| n > 0)?;
+        // SAFETY: offset + n <= len <= mapped. The lock is held while `f` uses the pointer.
+        Some(f(unsafe { base.as_ptr().add(offset as usize) }, n))
     }
     /// Copies to `offset`, growing the file when needed.
     pub fn copy_in(&self, offset: u64, data: &[u8]) -> Result<usize, Errno> {

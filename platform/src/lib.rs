@@ -162,6 +162,14 @@ pub enum Op {
     Barrier {
         command: i32,
     },
+    /// The same from a file in memory, `len` bytes at `offset`, as they are when the stub gets them; zeroes where the file has become shorter.
+    /// The bytes move twice, once on each side, and never through a buffer of ours.
+    CopyFile {
+        addr: u64,
+        file: Arc<host::SharedFile>,
+        offset: u64,
+        len: usize,
+    },
     /// Sets the FS / GS base register of this thread.
     SetFs(u64),
     SetGs(u64),
@@ -205,6 +213,12 @@ pub trait AddressSpace: Send + Sync {
     fn read(&self, addr: u64, buf: &mut [u8]) -> Result<usize, Errno>;
     /// Copies `data` to guest memory; same rules.
     fn write(&self, addr: u64, data: &[u8]) -> Result<usize, Errno>;
+    /// Copies `len` bytes of guest memory to `offset` of `file`, which has that length already; same rules.
+    fn read_to_file(&self, addr: u64, file: &host::SharedFile, offset: u64, len: usize) -> Result<usize, Errno> {
+        let mut buf = vec![0; len];
+        let n = self.read(addr, &mut buf)?;
+        file.copy_in(offset, buf.get(..n).unwrap_or(&[]))
+    }
     /// Host process id in the Sentry's pid namespace (for logs only).
     fn host_pid(&self) -> i32;
     /// Address and length of the vDSO image that every guest has mapped, if the host gives one.

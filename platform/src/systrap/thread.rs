@@ -57,6 +57,8 @@ pub(super) struct Thread {
     queue: Vec<Queued>,
     /// Operations of the current `enter` that have been sent to the stub already.
     sent: usize,
+    /// Bytes of the operation after those that have been sent already.
+    copied: usize,
     /// What to do when the queue has been carried out.
     then: Enter,
     /// For each operation of the round in the cell, its index in the queue.
@@ -119,6 +121,7 @@ impl Thread {
             expect: Expect::Stopped,
             queue: Vec::new(),
             sent: 0,
+            copied: 0,
             then: Enter::Stay,
             round: Vec::new(),
             efault: false,
@@ -205,23 +208,18 @@ impl Thread {
             Queued::Bad(e) => return Err(*e),
             Queued::Raw(op) => *op,
             Queued::Op(Op::CopyOut { addr, data }) => {
-                let room = abi::STAGE_OUT_MAX - stage.bytes;
-                if room == 0 {
-                    return Ok(false);
-                }
-                let n = data.len().min(room);
-                self.space.area.stage_out(slot, stage.bytes, &data[..n]);
-                let op = OpSlot { code: op::COPY_OUT, args: [*addr, n as u64, stage.bytes as u64, 0, 0, 0, 0] };
-                self.space.area.write_op(slot, stage.ops, op);
-                stage.ops += 1;
-                stage.bytes += n;
-                self.round.push(index);
-                if n == data.len() {
-                    return Ok(true);
-                }
-                data.drain(..n);
-                *addr += n as u64;
-                return Ok(false);
+                let rest = data.get(self.copied..).unwrap_or(&[]);
+                let n = rest.len().min(abi::STAGE_OUT_MAX - stage.bytes);
+                self.space.area.stage_out(slot, stage.bytes, &rest[..n]);
+                let (to, done) = (addr.wrapping_add(self.copied as u64), n == rest.len());
+                return Ok(self.put_copy(index, stage, to, n, done));
+            }
+            Queued::Op(Op::CopyFile { addr, file, offset, len }) => {
+                let rest = len.saturating_sub(self.copied);
+                let n = rest.min(abi::STAGE_OUT_MAX - stage.bytes);
+                self.space.area.stage_file(slot, stage.bytes, file, offset.wrapping_add(self.copied as u64), n);
+                let (to, done) = (addr.wrapping_add(self.copied as u64), n == rest);
+                return Ok(self.put_copy(index, stage, to, n, done));
             }
             Queued::Op(Op::MapFile { addr, len, prot, shared, file, offset }) => {
                 let flags = libc::MAP_FIXED | if *shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
@@ -235,6 +233,19 @@ impl Thread {
         stage.ops += 1;
         self.round.push(index);
         Ok(true)
+    }
+
+    /// Enters a copy of `n` staged bytes into the round; says whether that was all of operation `index`.
+    fn put_copy(&mut self, index: usize, stage: &mut Stage, addr: u64, n: usize, done: bool) -> bool {
+        if n > 0 || done {
+            let op = OpSlot { code: op::COPY_OUT, args: [addr, n as u64, stage.bytes as u64, 0, 0, 0, 0] };
+            self.space.area.write_op(self.slot, stage.ops, op);
+            stage.ops += 1;
+            stage.bytes += n;
+            self.round.push(index);
+        }
+        self.copied = if done { 0 } else { self.copied + n };
+        done
     }
 
     /// The stub did what no stub of ours does: end it.
@@ -271,10 +282,11 @@ impl Thread {
                     if errno == Errno::EFAULT
                         && expect == Expect::Round
                         && self.then == Enter::Return
-                        && matches!(self.queue.get(index), Some(Queued::Op(Op::CopyOut { .. })))
+                        && matches!(self.queue.get(index), Some(Queued::Op(Op::CopyOut { .. } | Op::CopyFile { .. })))
                     {
                         self.efault = true;
                         self.sent = index + 1;
+                        self.copied = 0;
                         self.post_round();
                         return Poll::Ready(None);
                     }
@@ -335,6 +347,7 @@ impl Thread {
         self.expect = Expect::Stopped;
         self.queue.clear();
         self.sent = 0;
+        self.copied = 0;
         self.efault = false;
     }
 
@@ -470,7 +483,7 @@ fn plain(op: &Op) -> OpSlot {
         Op::SaveFp { addr } => one(op::SAVE_FP, addr),
         Op::RestoreFp { addr } => one(op::RESTORE_FP, addr),
         // Handled where they are put; never here.
-        Op::MapFile { .. } | Op::CopyOut { .. } => OpSlot::default(),
+        Op::MapFile { .. } | Op::CopyOut { .. } | Op::CopyFile { .. } => OpSlot::default(),
     }
 }
 
@@ -504,6 +517,10 @@ fn check(op: &Op) -> Result<(), Errno> {
         }
         Op::CompareExchange { addr, .. } => (addr % 4 == 0 && addr < GUEST_MAX).then_some(()).ok_or(Errno::EFAULT),
         Op::Barrier { command } => matches!(command, 1 | 8 | 16).then_some(()).ok_or(Errno::EINVAL),
+        Op::CopyFile { addr, len, .. } => {
+            let ok = addr <= GUEST_MAX && len as u64 <= GUEST_MAX - addr;
+            ok.then_some(()).ok_or(Errno::EFAULT)
+        }
         Op::SetFs(v) | Op::SetGs(v) => base(v),
         Op::SaveFp { addr } | Op::RestoreFp { addr } => (addr < GUEST_MAX - 65536).then_some(()).ok_or(Errno::EFAULT),
     }
@@ -520,7 +537,7 @@ impl GuestThread for Thread {
         self.queue.push(match check(&op) {
             Ok(()) => Queued::Op(op),
             // Copies to impossible addresses fail as the stub's copy would.
-            Err(Errno::EFAULT) if matches!(op, Op::CopyOut { .. }) => {
+            Err(Errno::EFAULT) if matches!(op, Op::CopyOut { .. } | Op::CopyFile { .. }) => {
                 Queued::Op(Op::CopyOut { addr: 0, data: vec![0] })
             }
             Err(e) => {

@@ -192,6 +192,20 @@ impl Area {
             std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len());
         }
     }
+    /// Puts bytes of a file into the slot's staging buffer; zeroes where it has none.
+    pub(crate) fn stage_file(&self, slot: usize, at: usize, file: &crate::host::SharedFile, offset: u64, len: usize) {
+        assert!(at <= abi::STAGE_OUT_MAX && len <= abi::STAGE_OUT_MAX - at);
+        // SAFETY: in bounds, as just checked; raw pointers, because guests may read or write both sides meanwhile.
+        unsafe {
+            let to = self.slot(slot).add(abi::STAGE_OUT as usize + at);
+            let copy = |from: *mut u8, n: usize| {
+                std::ptr::copy_nonoverlapping(from, to, n);
+                n
+            };
+            let n = file.with_bytes(offset, len, copy).unwrap_or(0);
+            std::ptr::write_bytes(to.add(n), 0, len - n);
+        }
+    }
     /// Copies what the stub put into the staging buffer.
     pub(crate) fn stage_in(&self, slot: usize, len: usize, into: &mut Vec<u8>) {
         let len = len.min(abi::STAGE_IN_MAX);

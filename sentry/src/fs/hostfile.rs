@@ -130,6 +130,12 @@ impl FileOps for HostFile {
     }
     fn write(&self, _file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
         let _turn = self.writing.lock();
+        if self.regular() && src.append == Some(true) {
+            // The host's description need not be in append mode. Whoever writes to the file outside is not kept from it.
+            let end = attr_of(&self.fd)?.size;
+            let n = super::gofer::write_fd(&self.fd, src, end)?;
+            return Ok((n, end.saturating_add(n as u64)));
+        }
         if self.regular() && offset != NO_OFFSET {
             let n = super::gofer::write_fd(&self.fd, src, offset)?;
             return Ok((n, offset.saturating_add(n as u64)));

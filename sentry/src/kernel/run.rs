@@ -108,7 +108,7 @@ async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut
             task,
             nr,
             args: [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9],
-            staged: Vec::new(),
+            staged: Default::default(),
             full: false,
             exit: None,
             undo: None,

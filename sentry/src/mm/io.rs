@@ -1,7 +1,15 @@
 //! Where `read` puts bytes and `write` takes them from: guest buffers (gathered and scattered) or the kernel's own.
+//!
+//! How file bytes move, and why so: `docs/decisions/file-data.md`.
 
 use crate::error::{Errno, Result};
-use platform::{AddressSpace, STAGE_MAX};
+use platform::host::SharedFile;
+use platform::{AddressSpace, Op};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// Most bytes of one read that travel as a copy of ours to be stored by the stub; more go straight into guest memory.
+const STAGE_MAX: usize = 256 * 1024;
 
 /// One element of an I/O vector.
 #[derive(Clone, Copy, Debug, Default)]
@@ -11,7 +19,84 @@ pub struct IoVec {
 }
 
 /// Data on its way to guest memory, to be carried out by the stub when the call returns.
-pub type Staged = Vec<(u64, Vec<u8>)>;
+#[derive(Default)]
+pub struct Staged(Vec<(u64, Piece)>);
+
+enum Piece {
+    Bytes(Vec<u8>),
+    File(Arc<SharedFile>, u64, usize),
+}
+
+impl Staged {
+    pub fn push(&mut self, addr: u64, data: Vec<u8>) {
+        self.0.push((addr, Piece::Bytes(data)));
+    }
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    /// Puts what of it lies at `addr` over `buf`; gives the end of that in `buf`.
+    pub fn overlay(&self, addr: u64, buf: &mut [u8]) -> usize {
+        let mut end = 0;
+        for (at, piece) in &self.0 {
+            let len = match piece {
+                Piece::Bytes(d) => d.len(),
+                Piece::File(_, _, n) => *n,
+            };
+            // Where the two ranges overlap.
+            let from = addr.max(*at);
+            let to = addr.saturating_add(buf.len() as u64).min(at.saturating_add(len as u64));
+            if from >= to {
+                continue;
+            }
+            let (there, here) = ((from - at) as usize, (from - addr) as usize);
+            let Some(part) = buf.get_mut(here..here + (to - from) as usize) else { continue };
+            let n = part.len();
+            match piece {
+                Piece::Bytes(d) => part.copy_from_slice(&d[there..there + n]),
+                Piece::File(f, offset, _) => drop(f.copy_out(offset + there as u64, part)),
+            }
+            end = end.max(here + n);
+        }
+        end
+    }
+    /// The operations that store it.
+    pub fn drain(&mut self) -> impl Iterator<Item = Op> + '_ {
+        self.0.drain(..).map(|(addr, piece)| match piece {
+            Piece::Bytes(data) => Op::CopyOut { addr, data },
+            Piece::File(file, offset, len) => Op::CopyFile { addr, file, offset, len },
+        })
+    }
+    /// The bytes that end at `addr`, to be appended to; new ones have room for `room` more.
+    fn at(&mut self, addr: u64, room: usize) -> &mut Vec<u8> {
+        let joins = matches!(self.0.last(), Some((a, Piece::Bytes(d))) if *a + d.len() as u64 == addr);
+        if !joins {
+            self.push(addr, Vec::with_capacity(room));
+        }
+        match self.0.last_mut() {
+            Some((_, Piece::Bytes(d))) => d,
+            // Just pushed.
+            _ => unreachable!(),
+        }
+    }
+}
+
+thread_local! {
+    /// For bytes that pass through.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `f` with a buffer of `len` bytes, of which nothing is promised.
+fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
+    let mut buf = SCRATCH.take();
+    if buf.len() < len {
+        buf.resize(len, 0);
+    }
+    let r = f(&mut buf[..len]);
+    if buf.len() <= STAGE_MAX {
+        SCRATCH.set(buf);
+    }
+    r
+}
 
 enum DstKind<'a> {
     Kernel(&'a mut [u8]),
@@ -37,10 +122,9 @@ impl<'a> Dst<'a> {
         let len = buf.len();
         Dst { kind: DstKind::Kernel(buf), len, done: 0, at: (0, 0) }
     }
-    /// Guest memory. With `stage`, small amounts are left to the stub; a fault then shows as `EFAULT` of the call.
+    /// Guest memory. With `stage`, which is for memory that can be written, what is small or in a file in memory is left to the stub.
     pub fn user(space: &'a dyn AddressSpace, iov: &'a [IoVec], stage: Option<&'a mut Staged>) -> Self {
         let len = iov_len(iov);
-        let stage = if len <= STAGE_MAX { stage } else { None };
         Dst { kind: DstKind::User { space, iov, stage }, len, done: 0, at: (0, 0) }
     }
     pub fn remaining(&self) -> usize {
@@ -69,14 +153,11 @@ impl<'a> Dst<'a> {
                     let addr = v.addr.checked_add(self.at.1 as u64).ok_or(Errno::EFAULT)?;
                     let chunk = &data[put..put + n];
                     let k = match stage {
-                        Some(s) => {
-                            match s.last_mut() {
-                                Some((a, d)) if *a + d.len() as u64 == addr => d.extend_from_slice(chunk),
-                                _ => s.push((addr, chunk.to_vec())),
-                            }
+                        Some(s) if self.len <= STAGE_MAX => {
+                            s.at(addr, n).extend_from_slice(chunk);
                             n
                         }
-                        None => space.write(addr, chunk).map_err(|_| Errno::EFAULT)?,
+                        _ => space.write(addr, chunk).map_err(|_| Errno::EFAULT)?,
                     };
                     put += k;
                     self.at.1 += k;
@@ -100,9 +181,57 @@ impl<'a> Dst<'a> {
             self.done += n;
             return Ok(n);
         }
-        let mut buf = vec![0u8; want];
-        let n = f(&mut buf)?;
-        self.put(&buf[..n])
+        if let (DstKind::User { iov, stage: Some(s), .. }, true) = (&mut self.kind, self.len <= STAGE_MAX) {
+            // Straight to where it waits for the stub, if it is to stay in one piece.
+            if let Some((v, addr)) = iov.get(self.at.0).and_then(|v| Some((v, v.addr.checked_add(self.at.1 as u64)?))) {
+                if v.len - self.at.1 >= want {
+                    let out = s.at(addr, want);
+                    let before = out.len();
+                    out.resize(before + want, 0);
+                    let r = f(&mut out[before..]);
+                    let n = *r.as_ref().unwrap_or(&0);
+                    out.truncate(before + n);
+                    self.at.1 += n;
+                    self.done += n;
+                    return r;
+                }
+            }
+        }
+        with_scratch(want, |buf| {
+            let n = f(buf)?;
+            self.put(&buf[..n])
+        })
+    }
+    /// Stores bytes `offset..offset + len` of a file in memory, which it has; as `put` otherwise.
+    pub fn put_file(&mut self, file: &Arc<SharedFile>, offset: u64, len: usize) -> Result<usize> {
+        let want = len.min(self.remaining());
+        let mut done = 0;
+        if let DstKind::User { iov, stage: Some(s), .. } = &mut self.kind {
+            while done < want {
+                let Some(v) = iov.get(self.at.0) else { break };
+                if self.at.1 == v.len {
+                    self.at = (self.at.0 + 1, 0);
+                    continue;
+                }
+                let n = (v.len - self.at.1).min(want - done);
+                let addr = v.addr.checked_add(self.at.1 as u64).ok_or(Errno::EFAULT)?;
+                s.0.push((addr, Piece::File(file.clone(), offset + done as u64, n)));
+                done += n;
+                self.at.1 += n;
+            }
+            self.done += done;
+            return Ok(done);
+        }
+        while done < want {
+            let part = (want - done).min(STAGE_MAX);
+            match self.fill(part, &mut |buf| Ok(file.copy_out(offset + done as u64, buf))) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
     }
     pub fn put_zeros(&mut self, n: usize) -> Result<usize> {
         const ZEROS: [u8; 4096] = [0; 4096];
@@ -125,6 +254,8 @@ enum SrcKind<'a> {
 
 /// Source of a write.
 pub struct Src<'a> {
+    /// Whether to write at the end, if the call says so itself (`RWF_APPEND`).
+    pub append: Option<bool>,
     kind: SrcKind<'a>,
     len: usize,
     done: usize,
@@ -133,17 +264,21 @@ pub struct Src<'a> {
 
 impl<'a> Src<'a> {
     pub fn kernel(data: &'a [u8]) -> Self {
-        Src { kind: SrcKind::Kernel(data), len: data.len(), done: 0, at: (0, 0) }
+        Src { append: None, kind: SrcKind::Kernel(data), len: data.len(), done: 0, at: (0, 0) }
     }
     /// Guest memory; `prefetched` holds bytes that the stub copied in ahead of time from that address.
     pub fn user(space: &'a dyn AddressSpace, iov: &'a [IoVec], prefetched: Option<(u64, &'a [u8])>) -> Self {
-        Src { kind: SrcKind::User { space, iov, prefetched }, len: iov_len(iov), done: 0, at: (0, 0) }
+        Src { append: None, kind: SrcKind::User { space, iov, prefetched }, len: iov_len(iov), done: 0, at: (0, 0) }
     }
     pub fn remaining(&self) -> usize {
         self.len - self.done
     }
     pub fn done(&self) -> usize {
         self.done
+    }
+    /// Whether to write at the end of a file that is open with these flags.
+    pub fn appends(&self, flags: i32) -> bool {
+        self.append.unwrap_or(flags & libc::O_APPEND != 0)
     }
     /// Takes up to `buf.len()` bytes; fewer at the end or before unreadable memory, `EFAULT` if none could be read.
     pub fn take(&mut self, buf: &mut [u8]) -> Result<usize> {
@@ -185,6 +320,45 @@ impl<'a> Src<'a> {
             }
         }
         self.done += got;
+        Ok(got)
+    }
+    /// Writes up to `len` bytes to `offset` of a file in memory, which has that length already; as `take` otherwise.
+    pub fn take_to_file(&mut self, file: &SharedFile, offset: u64, len: usize) -> Result<usize> {
+        let want = len.min(self.remaining());
+        let mut got = 0;
+        while got < want {
+            let at = offset + got as u64;
+            let k = match &self.kind {
+                SrcKind::Kernel(data) => {
+                    file.copy_in(at, data.get(self.done..self.done + want - got).unwrap_or(&[]))?
+                }
+                SrcKind::User { space, iov, prefetched } => {
+                    let Some(v) = iov.get(self.at.0) else { break };
+                    if self.at.1 == v.len {
+                        self.at = (self.at.0 + 1, 0);
+                        continue;
+                    }
+                    let n = (v.len - self.at.1).min(want - got);
+                    let addr = v.addr.checked_add(self.at.1 as u64).ok_or(Errno::EFAULT)?;
+                    let near = prefetched.and_then(|(base, bytes)| {
+                        bytes.get(usize::try_from(addr.checked_sub(base)?).ok()?..).filter(|b| !b.is_empty())
+                    });
+                    match near {
+                        Some(bytes) => file.copy_in(at, bytes.get(..n).unwrap_or(bytes))?,
+                        None => match space.read_to_file(addr, file, at, n) {
+                            Ok(k) if k > 0 => k,
+                            _ => break,
+                        },
+                    }
+                }
+            };
+            got += k;
+            self.done += k;
+            self.at.1 += k;
+        }
+        if got == 0 && want > 0 {
+            return Err(Errno::EFAULT);
+        }
         Ok(got)
     }
     /// All that is left, at most `max` bytes.

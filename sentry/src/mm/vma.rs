@@ -111,6 +111,17 @@ impl VmaTree {
         }
         at >= end
     }
+    /// True if every page of the range can be written.
+    pub fn writable(&self, start: u64, end: u64) -> bool {
+        let mut at = start;
+        while at < end {
+            match self.find(at) {
+                Some(v) if v.prot & libc::PROT_WRITE != 0 => at = v.end,
+                _ => return false,
+            }
+        }
+        true
+    }
     pub fn mapped_in(&self, start: u64, end: u64) -> u64 {
         self.range(start, end).map(|v| v.end.min(end) - v.start.max(start)).sum()
     }

@@ -1,7 +1,7 @@
 //! lseek(2), pread(2) and kin, readv(2), getdents(2), fallocate(2), fsync(2), sendfile(2), copy_file_range(2).
 
 use super::arg::*;
-use super::io::{blocking, read_iov, sigpipe, write_iov};
+use super::io::{blocking, read_iov, sigpipe, write_iov, write_iov_as};
 use super::{Ctx, MAX_RW_COUNT};
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::{inotify, vfs, DirEntry, File, NO_OFFSET};
@@ -48,7 +48,7 @@ fn read_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64) -> SysResult {
     Ok(n as u64)
 }
 
-fn write_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64) -> SysResult {
+fn write_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64, append: Option<bool>) -> SysResult {
     if offset < 0 {
         return Err(Errno::EINVAL.into());
     }
@@ -57,8 +57,12 @@ fn write_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64) -> SysResult {
     if !f.writable() {
         return Err(Errno::EBADF.into());
     }
-    let iov = super::io::within_limit(cx, &f, iov, at)?;
-    let n = cx.with_src(&iov, |src| f.ops.write(&f, src, at))?.0;
+    let iov = super::io::within_limit(cx, &f, iov, at, append)?;
+    let write = |src: &mut Src<'_>| {
+        src.append = append;
+        f.ops.write(&f, src, at)
+    };
+    let n = cx.with_src(&iov, write)?.0;
     wrote(cx, &f);
     Ok(n as u64)
 }
@@ -68,7 +72,7 @@ pub fn pread64(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: usize, offset: i64) -
 }
 
 pub fn pwrite64(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: usize, offset: i64) -> SysResult {
-    write_at(cx, fd, &one(buf, count), offset)
+    write_at(cx, fd, &one(buf, count), offset, None)
 }
 
 pub fn preadv(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize, low: i64) -> SysResult {
@@ -78,7 +82,7 @@ pub fn preadv(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize, low: i64) -> SysRes
 
 pub fn pwritev(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize, low: i64) -> SysResult {
     let iov = cx.read_iov(iov.0, n)?;
-    write_at(cx, fd, &iov, low)
+    write_at(cx, fd, &iov, low, None)
 }
 
 pub async fn readv(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize) -> SysResult {
@@ -103,6 +107,8 @@ const RWF_HIPRI: i32 = 1;
 const RWF_DSYNC: i32 = 2;
 const RWF_SYNC: i32 = 4;
 const RWF_NOWAIT: i32 = 8;
+const RWF_APPEND: i32 = 0x10;
+const RWF_NOAPPEND: i32 = 0x20;
 
 pub async fn preadv2(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize, low: i64, _high: u64, flags: i32) -> SysResult {
     if flags & !(RWF_HIPRI | RWF_NOWAIT) != 0 {
@@ -123,12 +129,21 @@ pub async fn preadv2(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize, low: i64, _h
 }
 
 pub async fn pwritev2(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize, low: i64, _high: u64, flags: i32) -> SysResult {
-    if flags & !(RWF_HIPRI | RWF_DSYNC | RWF_SYNC) != 0 {
+    if flags & !(RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_APPEND | RWF_NOAPPEND) != 0 {
         return Err(Errno::EOPNOTSUPP.into());
     }
-    let done = if low == -1 { writev(cx, fd, iov, n).await? } else { pwritev(cx, fd, iov, n, low)? };
+    let append = match flags & (RWF_APPEND | RWF_NOAPPEND) {
+        0 => None,
+        RWF_APPEND => Some(true),
+        RWF_NOAPPEND => Some(false),
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    let f = cx.io_file(fd.0)?;
+    let iov = cx.read_iov(iov.0, n)?;
+    let done =
+        if low == -1 { write_iov_as(cx, f.clone(), &iov, append).await? } else { write_at(cx, fd, &iov, low, append)? };
     if flags & (RWF_DSYNC | RWF_SYNC) != 0 {
-        cx.io_file(fd.0)?.ops.fsync(flags & RWF_SYNC == 0)?;
+        f.ops.fsync(flags & RWF_SYNC == 0)?;
     }
     Ok(done)
 }
@@ -179,10 +194,15 @@ fn list(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: u32, old: bool) -> SysResult
     if too_small {
         return Err(Errno::EINVAL.into());
     }
-    // At once: when it cannot be stored, the position stays.
-    cx.mem().write_bytes(buf.0, &out)?;
+    let len = out.len();
+    if cx.can_store(&one(buf, len)) {
+        cx.staged.push(buf.0, out);
+    } else {
+        // At once: when it cannot be stored, the position stays.
+        cx.mem().write_bytes(buf.0, &out)?;
+    }
     *at = pos;
-    Ok(out.len() as u64)
+    Ok(len as u64)
 }
 
 pub fn getdents(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: u32) -> SysResult {

@@ -7,7 +7,7 @@ use crate::fs::{File, NO_OFFSET};
 use crate::kernel::signal::SigInfo;
 use crate::kernel::wait::WaitError;
 use crate::kernel::Task;
-use crate::mm::io::IoVec;
+use crate::mm::io::{IoVec, Src};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -69,13 +69,17 @@ pub(super) fn was_read(file: &File, n: usize) {
     }
 }
 
-fn write_once(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec]) -> SysResult<usize> {
+fn write_once(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec], append: Option<bool>) -> SysResult<usize> {
+    let write = |src: &mut Src<'_>, at| {
+        src.append = append;
+        file.ops.write(file, src, at)
+    };
     if !file.ops.seekable() || file.ops.own_offset() {
-        return Ok(cx.with_src(iov, |src| file.ops.write(file, src, NO_OFFSET))?.0);
+        return Ok(cx.with_src(iov, |src| write(src, NO_OFFSET))?.0);
     }
     let mut off = file.offset.lock();
-    let part = within_limit(cx, file, iov, *off)?;
-    let (n, end) = cx.with_src(&part, |src| file.ops.write(file, src, *off))?;
+    let part = within_limit(cx, file, iov, *off, append)?;
+    let (n, end) = cx.with_src(&part, |src| write(src, *off))?;
     *off = end;
     drop(off);
     super::fs_rw::wrote(cx, file);
@@ -90,12 +94,19 @@ pub fn too_big(cx: &Ctx<'_>) -> SysError {
 }
 
 /// The part of a write at `offset` that `RLIMIT_FSIZE` allows; none is an error.
-pub fn within_limit<'a>(cx: &Ctx<'_>, file: &File, iov: &'a [IoVec], offset: u64) -> SysResult<Cow<'a, [IoVec]>> {
+pub fn within_limit<'a>(
+    cx: &Ctx<'_>,
+    file: &File,
+    iov: &'a [IoVec],
+    offset: u64,
+    append: Option<bool>,
+) -> SysResult<Cow<'a, [IoVec]>> {
     let limit = cx.task.limit(libc::RLIMIT_FSIZE);
     if limit == u64::MAX || file.path.as_ref().is_none_or(|p| p.kind() != libc::S_IFREG) {
         return Ok(Cow::Borrowed(iov));
     }
-    let at = if file.flags() & libc::O_APPEND != 0 { file.attr()?.size } else { offset };
+    let append = append.unwrap_or(file.flags() & libc::O_APPEND != 0);
+    let at = if append { file.attr()?.size } else { offset };
     let total = crate::mm::io::iov_len(iov) as u64;
     if total == 0 || at.saturating_add(total) <= limit {
         return Ok(Cow::Borrowed(iov));
@@ -128,6 +139,11 @@ pub async fn read_iov(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec]) -> SysRe
 }
 
 pub async fn write_iov(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec]) -> SysResult {
+    write_iov_as(cx, file, iov, None).await
+}
+
+/// As `write_iov`; `append`: whether at the end, whatever mode the file is in.
+pub async fn write_iov_as(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec], append: Option<bool>) -> SysResult {
     if !file.writable() {
         return Err(Errno::EBADF.into());
     }
@@ -139,7 +155,7 @@ pub async fn write_iov(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec]) -> SysR
     let mut rest = None;
     loop {
         let part = rest.as_deref().unwrap_or(iov);
-        let r = blocking(cx, &file, OUT, deadline, nonblock, |cx| write_once(cx, &file, part)).await;
+        let r = blocking(cx, &file, OUT, deadline, nonblock, |cx| write_once(cx, &file, part, append)).await;
         if r == Err(SysError::Errno(Errno::EPIPE)) && file.ops.sigpipe() {
             sigpipe(cx.task);
         }

@@ -45,7 +45,7 @@ use crate::error::{Errno, Result, SysResult};
 use crate::kernel::{Kernel, Task};
 use crate::mm::io::{Dst, IoVec, Src, Staged};
 use crate::mm::UserMem;
-use platform::{AddressSpace, GuestThread, Op};
+use platform::{AddressSpace, GuestThread};
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -107,7 +107,7 @@ impl<'a> Ctx<'a> {
             return Err(Errno::EFAULT);
         }
         if data.len() <= 4096 {
-            self.staged.push((addr, data.to_vec()));
+            self.staged.push(addr, data.to_vec());
             Ok(())
         } else {
             self.mem().write_bytes(addr, data)
@@ -147,10 +147,17 @@ impl<'a> Ctx<'a> {
         }
         Ok(out)
     }
+    /// Whether all of a buffer can be written. What is left to the stub must not fail later, when a file's position has moved.
+    pub fn can_store(&self, iov: &[IoVec]) -> bool {
+        let mm = self.task.mm.read();
+        let map = mm.map();
+        iov.iter().all(|v| v.addr.checked_add(v.len as u64).is_some_and(|end| map.vmas.writable(v.addr, end)))
+    }
     /// Runs `f` with a destination over guest memory.
     pub fn with_dst<R>(&mut self, iov: &[IoVec], f: impl FnOnce(&mut Dst<'_>) -> R) -> R {
         let space = self.thread.address_space();
-        let mut dst = Dst::user(&*space, iov, Some(&mut self.staged));
+        let stage = self.can_store(iov);
+        let mut dst = Dst::user(&*space, iov, stage.then_some(&mut self.staged));
         f(&mut dst)
     }
     /// Runs `f` with a source over guest memory.
@@ -169,8 +176,10 @@ impl<'a> Ctx<'a> {
     }
     /// Hands the staged results to the stub.
     pub fn flush(&mut self) {
-        for (addr, data) in self.staged.drain(..) {
-            self.thread.queue(Op::CopyOut { addr, data });
+        if !self.staged.is_empty() {
+            for op in self.staged.drain() {
+                self.thread.queue(op);
+            }
         }
     }
     pub fn space(&self) -> Arc<dyn AddressSpace> {

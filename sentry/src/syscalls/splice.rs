@@ -208,7 +208,7 @@ fn limited(cx: &Ctx<'_>, to: &File, at: &At, len: usize) -> SysResult<usize> {
         At::Own => *to.offset.lock(),
     };
     let whole = [IoVec { addr: 0, len }];
-    let part = within_limit(cx, to, &whole, start)?;
+    let part = within_limit(cx, to, &whole, start, None)?;
     Ok(part.iter().map(|v| v.len).sum())
 }
 

@@ -78,7 +78,7 @@ impl Line {
             told: 0,
             started_ns: platform::executor::now_ns(),
         };
-        let view = View { mem: cx.mem(), args: cx.args, result: 0, staged: &[] };
+        let view = View { mem: cx.mem(), args: cx.args, result: 0, staged: None };
         let mut known = String::new();
         match line.kinds {
             Some(kinds) => {
@@ -111,7 +111,7 @@ impl Line {
 
     fn end(self, cx: &Ctx<'_>, task: &Task, result: &SysResult, unfinished: bool) {
         let value = result.as_ref().ok().copied();
-        let view = View { mem: cx.mem(), args: self.args, result: value.unwrap_or(0), staged: &cx.staged };
+        let view = View { mem: cx.mem(), args: self.args, result: value.unwrap_or(0), staged: Some(&cx.staged) };
         let name = &self.name;
         let mut text = if unfinished { format!("<... {name} resumed>") } else { format!("{name}({}", self.known) };
         self.write(&view, self.told..usize::MAX, value.is_some(), &mut text);

@@ -237,7 +237,7 @@ syscall_table! {
         19 readv(fd: Fd, iov: Addr, n: usize) => fs_rw::readv, Full, "";
         20 writev(fd: Fd, iov: Addr, n: usize) => fs_rw::writev, Full, "";
         327 preadv2(fd: Fd, iov: Addr, n: usize, offset: i64, high: u64, flags: i32) => fs_rw::preadv2, Full, "";
-        328 pwritev2(fd: Fd, iov: Addr, n: usize, offset: i64, high: u64, flags: i32) => fs_rw::pwritev2, Partial, "no RWF_APPEND, RWF_NOWAIT";
+        328 pwritev2(fd: Fd, iov: Addr, n: usize, offset: i64, high: u64, flags: i32) => fs_rw::pwritev2, Partial, "no RWF_NOWAIT";
         40 sendfile(out: Fd, input: Fd, offset: Addr, count: usize) => fs_rw::sendfile, Full, "";
         2 open(path: PathPtr, flags: i32, mode: Mode) => fs_open::open, Full, "";
         257 openat(dirfd: Fd, path: PathPtr, flags: i32, mode: Mode) => fs_open::openat, Full, "";

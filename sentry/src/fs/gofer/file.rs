@@ -91,7 +91,7 @@ impl FileOps for GoferFile {
         Ok(read_fd(&self.fd, dst, offset)?)
     }
     fn write(&self, file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
-        let append = file.flags() & libc::O_APPEND != 0;
+        let append = src.appends(file.flags());
         let _one_at_a_time = append.then(|| self.inode.appending.lock());
         let at = if append { nix::sys::stat::fstat(&*self.fd)?.st_size as u64 } else { offset };
         let n = write_fd(&self.fd, src, at)?;

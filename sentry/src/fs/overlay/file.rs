@@ -57,7 +57,8 @@ impl FileOps for OvlFile {
     }
     fn write(&self, file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
         let u = self.inode.copy_up(true)?;
-        Ok(u.write_at(src, offset, file.flags() & libc::O_APPEND != 0)?)
+        let append = src.appends(file.flags());
+        Ok(u.write_at(src, offset, append)?)
     }
     fn seekable(&self) -> bool {
         true

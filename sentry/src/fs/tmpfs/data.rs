@@ -4,13 +4,15 @@ use super::{TmpFs, PAGE};
 use crate::error::{Errno, Result};
 use crate::mm::io::{Dst, Src};
 use platform::host::SharedFile;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 /// Largest content kept in the heap.
 const HEAP_MAX: u64 = 128 * 1024;
 /// Bytes moved at a time between a memfd and a guest.
-const CHUNK: usize = 64 * 1024;
+const CHUNK: usize = 1 << 20;
 /// Bytes written to a memfd between two looks at how much memory it has.
-const RECOUNT: u64 = 256 * 1024;
+const RECOUNT: u64 = 1 << 20;
 
 #[derive(Default)]
 pub struct Data {
@@ -19,11 +21,15 @@ pub struct Data {
     charged: u64,
     /// Bytes written since the last count.
     uncounted: u64,
+    /// What `blocks` said, plus one; 0 when that may have changed.
+    blocks: AtomicU64,
+    /// Guests may change it behind our back.
+    mapped: bool,
 }
 
 enum Store {
     Heap(Vec<u8>),
-    Shared(SharedFile),
+    Shared(Arc<SharedFile>),
 }
 
 impl Default for Store {
@@ -50,8 +56,22 @@ impl Data {
     pub fn blocks(&self) -> u64 {
         match &self.store {
             Store::Heap(v) => pages(v.len() as u64) / 512,
-            Store::Shared(f) => f.blocks(),
+            Store::Shared(f) => {
+                if let Some(known) = self.blocks.load(Ordering::Relaxed).checked_sub(1) {
+                    return known;
+                }
+                let now = f.blocks();
+                if !self.mapped {
+                    self.blocks.store(now.wrapping_add(1), Ordering::Relaxed);
+                }
+                now
+            }
         }
+    }
+    /// It is about to be mapped writable and shared.
+    pub fn set_mapped(&mut self) {
+        self.mapped = true;
+        *self.blocks.get_mut() = 0;
     }
 
     pub fn read(&self, dst: &mut Dst<'_>, offset: u64) -> Result<usize> {
@@ -61,25 +81,13 @@ impl Data {
                 let from = usize::try_from(offset).map_err(|_| Errno::EINVAL)?;
                 dst.put(v.get(from..).unwrap_or(&[]))
             }
-            Store::Shared(f) => {
-                let mut done = 0u64;
-                while done < left && dst.remaining() > 0 {
-                    let max = usize::try_from(left - done).unwrap_or(CHUNK).min(CHUNK);
-                    let n = match dst.fill(max, &mut |buf| Ok(f.copy_out(offset + done, buf))) {
-                        Ok(0) => break,
-                        Ok(n) => n as u64,
-                        Err(_) if done > 0 => break,
-                        Err(e) => return Err(e),
-                    };
-                    done += n;
-                }
-                Ok(done as usize)
-            }
+            Store::Shared(f) => dst.put_file(f, offset, usize::try_from(left).unwrap_or(usize::MAX)),
         }
     }
 
     /// Writes at `offset` and grows as needed.
     pub fn write(&mut self, fs: &TmpFs, src: &mut Src<'_>, offset: u64) -> Result<usize> {
+        *self.blocks.get_mut() = 0;
         let want = src.remaining();
         if want == 0 {
             return Ok(0);
@@ -111,38 +119,36 @@ impl Data {
                 r
             }
             Store::Shared(f) => {
-                let mut buf = vec![0u8; want.min(CHUNK)];
                 let mut done = 0usize;
                 while done < want {
-                    let part = buf.len().min(want - done) as u64;
-                    if self.uncounted + part > fs.room() || self.uncounted >= RECOUNT {
+                    if self.uncounted + CHUNK as u64 > fs.room() || self.uncounted >= RECOUNT {
                         let now = f.blocks() * 512;
                         fs.recharge(self.charged, now);
                         (self.charged, self.uncounted) = (now, 0);
-                        if part > fs.room() {
-                            // Only overwriting what is there already is possible; the host tells holes apart, we do not.
-                            return if done > 0 { Ok(done) } else { Err(Errno::ENOSPC) };
-                        }
                     }
-                    let n = match src.take(&mut buf[..part as usize]) {
-                        Ok(0) => break,
-                        Ok(n) => n,
-                        Err(_) if done > 0 => break,
-                        Err(e) => return Err(e),
-                    };
-                    match f.copy_in(offset + done as u64, &buf[..n]) {
-                        Ok(k) => {
-                            done += k;
-                            self.uncounted += k as u64;
-                            if k < n {
-                                src.give_back(n - k);
-                                break;
-                            }
-                        }
-                        Err(e) => {
-                            src.give_back(n);
-                            return if done > 0 { Ok(done) } else { Err(e) };
-                        }
+                    // Where the limit is near, overwriting counts as growth; the host tells holes apart, we do not.
+                    let room = fs.room().saturating_sub(self.uncounted);
+                    let part = CHUNK.min(want - done).min(usize::try_from(room).unwrap_or(CHUNK));
+                    if part == 0 {
+                        return if done > 0 { Ok(done) } else { Err(Errno::ENOSPC) };
+                    }
+                    let at = offset + done as u64;
+                    let len = f.len();
+                    if at + part as u64 > len {
+                        f.set_len(at + part as u64)?;
+                    }
+                    let r = src.take_to_file(f, at, part);
+                    let n = *r.as_ref().unwrap_or(&0);
+                    if n < part && f.len() > len {
+                        // What was not written does not make the file longer.
+                        f.set_len((at + n as u64).max(len))?;
+                    }
+                    done += n;
+                    self.uncounted += n as u64;
+                    match r {
+                        Err(e) if done == 0 => return Err(e),
+                        Ok(_) if n == part => {}
+                        _ => break,
                     }
                 }
                 Ok(done)
@@ -151,6 +157,7 @@ impl Data {
     }
 
     pub fn set_len(&mut self, fs: &TmpFs, len: u64) -> Result<()> {
+        *self.blocks.get_mut() = 0;
         if len > i64::MAX as u64 {
             return Err(Errno::EFBIG);
         }
@@ -186,11 +193,12 @@ impl Data {
 
     /// Moves the content to a memfd, if it is not there.
     pub fn share(&mut self, fs: &TmpFs) -> Result<&SharedFile> {
+        *self.blocks.get_mut() = 0;
         if let Store::Heap(v) = &mut self.store {
             let f = SharedFile::new()?;
             f.copy_in(0, v)?;
             f.set_len(v.len() as u64)?;
-            self.store = Store::Shared(f);
+            self.store = Store::Shared(Arc::new(f));
             self.recount(fs);
         }
         match &self.store {
@@ -207,6 +215,7 @@ impl Data {
 
     /// fallocate(2): `offset + len` has been checked.
     pub fn fallocate(&mut self, fs: &TmpFs, mode: i32, offset: u64, len: u64) -> Result<()> {
+        *self.blocks.get_mut() = 0;
         let end = offset.checked_add(len).filter(|e| *e <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
         let keep = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         match mode & !libc::FALLOC_FL_KEEP_SIZE {
@@ -235,6 +244,7 @@ impl Data {
     }
 
     fn punch(&mut self, fs: &TmpFs, offset: u64, end: u64) -> Result<()> {
+        *self.blocks.get_mut() = 0;
         let end = end.min(self.len());
         if offset >= end {
             return Ok(());

@@ -70,6 +70,9 @@ impl TmpInode {
         }
         let fd = {
             let mut d = self.data()?.write();
+            if write_shared {
+                d.set_mapped();
+            }
             d.share(self.fs())?.fd()
         };
         if writable && seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) == 0 {
@@ -135,7 +138,8 @@ impl FileOps for TmpFile {
         Ok(n)
     }
     fn write(&self, file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
-        Ok(self.0.write_at(src, offset, file.flags() & libc::O_APPEND != 0)?)
+        let append = src.appends(file.flags());
+        Ok(self.0.write_at(src, offset, append)?)
     }
     fn seekable(&self) -> bool {
         true

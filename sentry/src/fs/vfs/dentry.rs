@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 /// Dentries that one superblock keeps before it drops those not used lately.
-const CACHE_MAX: usize = 128 * 1024;
+const CACHE_MAX: usize = 192 * 1024;
 /// Names known to be missing that one directory keeps.
 const NEGATIVE_MAX: usize = 8 * 1024;
 

@@ -50,7 +50,7 @@ pub struct View<'a> {
     /// Result of a call that has succeeded.
     pub result: u64,
     /// What the call has answered but is not in the guest's memory yet.
-    pub staged: &'a [(u64, Vec<u8>)],
+    pub staged: Option<&'a crate::mm::io::Staged>,
 }
 
 impl View<'_> {
@@ -61,21 +61,7 @@ impl View<'_> {
     pub fn some(&self, addr: u64, n: usize) -> Option<Vec<u8>> {
         let mut buf = vec![0u8; n];
         let got = self.mem.read_some(addr, &mut buf).unwrap_or(0);
-        let mut end = got;
-        for (at, data) in self.staged {
-            // Where the two ranges overlap.
-            let from = addr.max(*at);
-            let to = addr.saturating_add(n as u64).min(at.saturating_add(data.len() as u64));
-            if from >= to {
-                continue;
-            }
-            let (there, here) = ((from - at) as usize, (from - addr) as usize);
-            let len = (to - from) as usize;
-            if let (Some(d), Some(s)) = (buf.get_mut(here..here + len), data.get(there..there + len)) {
-                d.copy_from_slice(s);
-                end = end.max(here + len);
-            }
-        }
+        let end = got.max(self.staged.map_or(0, |s| s.overlay(addr, &mut buf)));
         buf.truncate(end);
         (end > 0 || n == 0).then_some(buf)
     }

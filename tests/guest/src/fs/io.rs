@@ -30,6 +30,8 @@ pub const CASES: &[crate::Case] = cases![
     read_at_end,
     write_past_end,
     partly_bad_buffer,
+    large_vectors,
+    large_bad_buffers,
 ];
 
 fn iov(b: &mut [u8]) -> iovec {
@@ -450,4 +452,60 @@ unsafe fn partly_bad_buffer() {
     }
     let n = pwrite(fd, p.add(PAGE - 100).cast(), 200, 0);
     assert!(n == 100 || (n == -1 && errno() == EFAULT), "{n}");
+}
+
+fn pattern(n: usize) -> Vec<u8> {
+    (0..n as u32).map(|i| (i.wrapping_mul(2654435761) >> 13) as u8).collect()
+}
+
+unsafe fn large_vectors() {
+    let t = Tmp::new();
+    let fd = t.open("f");
+    let data = pattern((1 << 20) + 123);
+    let (a, b) = data.split_at(300_001);
+    let (mut a, mut b) = (a.to_vec(), b.to_vec());
+    let v = [iov(&mut a), iov(&mut b)];
+    is(writev(fd, v.as_ptr(), 2), data.len() as i64);
+    is(fstat_of(fd).st_size, data.len() as i64);
+    let mut parts = [vec![0u8; 5], vec![0u8; 70_000], vec![0u8; 0], vec![0u8; 2_000_000]];
+    let v: Vec<_> = parts.iter_mut().map(|p| iov(p)).collect();
+    is(preadv(fd, v.as_ptr(), 4, 17), data.len() as i64 - 17);
+    let got: Vec<u8> = parts.concat();
+    assert!(got[..data.len() - 17] == data[17..]);
+    assert!(got[data.len() - 17..].iter().all(|b| *b == 0));
+    // Over what is there, and beyond it.
+    is(pwrite(fd, data.as_ptr().cast(), data.len(), 500_000), data.len() as i64);
+    let all = std::fs::read(t.s("f")).unwrap();
+    assert!(all[..500_000] == data[..500_000] && all[500_000..] == data[..]);
+}
+
+unsafe fn large_bad_buffers() {
+    let t = Tmp::new();
+    let fd = t.open("f");
+    let len = 64 * PAGE;
+    let data = pattern(len);
+    put(fd, &data);
+    let p = anon(len, RW);
+    // The last page cannot be written: all before it comes, and the position says so.
+    ok(mprotect(p.add(len - PAGE).cast(), PAGE, PROT_READ));
+    ok(lseek(fd, 0, SEEK_SET));
+    is(read(fd, p.cast(), len), (len - PAGE) as i64);
+    is(lseek(fd, 0, SEEK_CUR), (len - PAGE) as i64);
+    assert!(std::slice::from_raw_parts(p, len - PAGE) == &data[..len - PAGE]);
+    assert_eq!(*p.add(len - 1), 0);
+    // The first page cannot: nothing comes.
+    ok(mprotect(p.cast(), PAGE, PROT_READ));
+    ok(lseek(fd, 0, SEEK_SET));
+    fails(read(fd, p.cast(), len), EFAULT);
+    is(lseek(fd, 0, SEEK_CUR), 0);
+    // A write of what can be read only in part.
+    ok(mprotect(p.cast(), len, RW));
+    p.copy_from(data.as_ptr(), len);
+    ok(mprotect(p.add(len - PAGE).cast(), PAGE, PROT_NONE));
+    let out = t.open("g");
+    is(write(out, p.cast(), len), (len - PAGE) as i64);
+    is(fstat_of(out).st_size, (len - PAGE) as i64);
+    fails(write(out, p.add(len - PAGE).cast(), PAGE), EFAULT);
+    is(fstat_of(out).st_size, (len - PAGE) as i64);
+    assert!(std::fs::read(t.s("g")).unwrap() == data[..len - PAGE]);
 }
