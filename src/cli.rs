@@ -96,6 +96,10 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = HandOff::Adaptive)]
     pub hand_off: HandOff,
 
+    /// Whether call sites that trap often are patched to enter the sandbox's kernel without a trap (`off` to compare)
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Switch::On)]
+    pub patch: Switch,
+
     /// Print every system call of the sandbox, to FILE if given, else to standard error
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     pub strace: Option<Option<PathBuf>>,
@@ -116,6 +120,12 @@ pub struct RunArgs {
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = false, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -80,6 +80,8 @@ pub struct SentryConfig {
     pub strace: bool,
     pub verbosity: Verbosity,
     pub hand_off: crate::cli::HandOff,
+    /// Patch call sites.
+    pub patch: bool,
     pub stats: bool,
     /// Ids to change to, when started with privileges.
     pub become_ids: Option<HostIds>,

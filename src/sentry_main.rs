@@ -63,8 +63,14 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<FromSentry> {
     filter.join().map_err(|_| anyhow!("making the seccomp filter"))??.lock()?;
     log::debug!("the Sentry is locked in");
 
-    let debug = config.verbosity == Verbosity::Everything;
-    let options = Options { strace: config.strace, debug, init: false, stats: config.stats };
+    let options = Options {
+        strace: config.strace,
+        debug: config.verbosity == Verbosity::Everything,
+        init: false,
+        stats: config.stats,
+        patch: config.patch,
+        self_service: config.patch && !config.strace,
+    };
     let kernel = Kernel::new(platform, executor.clone(), options, config.hostname.clone());
     if let Some(strace) = strace {
         *kernel.strace_out.lock() = Box::new(strace);

@@ -11,7 +11,13 @@ const LISTED: usize = 15;
 
 /// What the platform's counters mean to somebody who looks for the reason of slowness.
 const MEANINGS: &[(&str, &str)] = &[
-    ("syscalls", "trapped or handed over to the Sentry"),
+    ("calls trapped", "by a signal: the slow way, until their sites are patched"),
+    ("calls from patched sites", "handed over to the Sentry without a signal"),
+    ("calls answered by stubs", "getpid and kin: nobody was asked (counted as threads end)"),
+    ("calls made by stubs", "private futexes and sched_yield: the host's own (counted as threads end)"),
+    ("patched sites", "in the newest copies of code"),
+    ("patched copies", "of files' code made"),
+    ("moves to patched code", "running processes that got such a copy; new ones start with it"),
     ("faults", "exceptions that became signals"),
     ("interrupts", "running guest threads stopped for a signal"),
     ("forks", "address spaces made, some ahead of need"),
@@ -60,7 +66,13 @@ impl Stats {
             calls as f64 / wall.max(1e-6)
         )?;
         writeln!(out, "{:>14}  requests to the Gofer", self.client.requests())?;
-        for (name, value) in kernel.platform.stats() {
+        let texts = &kernel.texts;
+        let patching = [
+            ("patched sites", texts.patched() as u64),
+            ("patched copies", texts.copies.load(Ordering::Relaxed)),
+            ("moves to patched code", texts.moves.load(Ordering::Relaxed)),
+        ];
+        for (name, value) in kernel.platform.stats().into_iter().chain(patching) {
             match MEANINGS.iter().find(|m| m.0 == name) {
                 Some((_, meaning)) => writeln!(out, "{value:>14}  {name}: {meaning}")?,
                 None => writeln!(out, "{value:>14}  {name}")?,

@@ -109,6 +109,24 @@ impl Text {
         Ok(text)
     }
 
+    /// Another text with all that this one has, not in use yet: sites that had to wait can be patched there. Slots are the
+    /// same, so that it can be mapped over this one while threads are on their way through the island. `filled`: the
+    /// ranges of the file that have been filled in.
+    pub fn successor(&self, filled: &[(u64, u64)]) -> io::Result<Text> {
+        let next = Text::new(self.len, self.island)?;
+        let state = self.state.lock();
+        let copy = |at: u64, len: u64| {
+            self.bytes(at, len as usize, |from| next.bytes(at, len as usize, |to| to.copy_from_slice(from)))
+        };
+        copy(0, ISLAND);
+        for (start, end) in filled {
+            copy(ISLAND + start, end.min(&self.len).saturating_sub(*start));
+        }
+        *next.state.lock() = State { sites: state.sites.clone(), slots: state.slots.clone() };
+        drop(state);
+        Ok(next)
+    }
+
     /// What is to be mapped: the island at 0, the file's byte N at [`ISLAND`]` + N`.
     pub fn fd(&self) -> &Arc<OwnedFd> {
         &self.fd
@@ -128,6 +146,11 @@ impl Text {
         let _state = self.state.lock();
         let n = data.len().min(self.len.saturating_sub(offset) as usize);
         self.bytes(ISLAND + offset.min(self.len), n, |b| b.copy_from_slice(&data[..n]));
+    }
+
+    /// How many sites are patched.
+    pub fn patched(&self) -> usize {
+        self.state.lock().sites.values().filter(|o| **o == Outcome::Done).count()
     }
 
     /// Whether the site is patched.

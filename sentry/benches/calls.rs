@@ -197,6 +197,7 @@ fn task(kernel: &Arc<Kernel>, space: &Arc<Memory>, root: Path) -> Arc<Task> {
         killed: Default::default(),
         waker: Default::default(),
         interrupter: Default::default(),
+        service: Default::default(),
         in_call: AtomicI32::new(-1),
         sleeping: Default::default(),
         affinity: Default::default(),
@@ -231,6 +232,7 @@ impl Guest {
             exit: None,
             undo: None,
             replace: None,
+            native: false,
             thread: &mut self.thread,
         };
         let result = {

@@ -5,7 +5,7 @@
 //! [`syscalls`], the one table from which dispatch, `--strace` and the compatibility page are made.
 //!
 //! # Lock order (outermost first)
-//! `Kernel::tree` → `ThreadGroup` locks → `Task` locks → `Mm` → VFS rename lock → dentry → inode → file → wait queue.
+//! `Kernel::tree` → `ThreadGroup` locks → `Task` locks → `Mm` → `FileText` → VFS rename lock → dentry → inode → file → wait queue.
 //! No lock is held over an `.await`.
 #![forbid(unsafe_code)]
 

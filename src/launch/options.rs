@@ -1,6 +1,6 @@
 //! From the command line to the configurations of the two processes. Every mistake is found here, with a line that says what to do.
 
-use crate::cli::{Network, Overlay, PlatformKind, RunArgs};
+use crate::cli::{Network, Overlay, PlatformKind, RunArgs, Switch};
 use crate::config::{GoferConfig, HostIds, Identity, SentryConfig, Tree, Verbosity};
 use anyhow::{anyhow, bail, Context, Result};
 use nix::unistd::{getegid, geteuid, getgroups};
@@ -73,6 +73,7 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         strace: strace.is_some(),
         verbosity,
         hand_off: args.hand_off,
+        patch: args.patch == Switch::On,
         stats: args.stats,
         become_ids: (!rootless).then_some(NOBODY),
     };

@@ -459,6 +459,8 @@ impl Task {
             self.pdeathsig.store(0, Ordering::SeqCst);
         }
         *slot = Arc::new(new);
+        drop(slot);
+        self.refresh_answers();
     }
 }
 

@@ -12,6 +12,7 @@ use crate::fs::vfs::{self, LookupFlags, Path};
 use crate::fs::{File, MapSource};
 use crate::mm::io::Dst;
 use crate::mm::space::Map;
+use crate::mm::text::{is_code, Images, Texts};
 use crate::mm::vma::{page_up, Backing, Vma};
 use crate::mm::Mm;
 use crate::syscalls::Ctx;
@@ -162,12 +163,29 @@ fn map_segments(
     file: &Arc<File>,
     bias: u64,
     map: &mut Map,
+    texts: &Texts,
     ops: &mut Vec<Op>,
     zero: &mut Vec<(u64, usize)>,
 ) -> Result<()> {
     let fd = host_fd(file)?;
+    let first = ops.len();
+    let mut code = Vec::new();
     for p in elf.loads() {
-        map_segment(p, file, &fd, bias, map, ops, zero)?;
+        code.extend(map_segment(p, file, &fd, bias, map, texts, ops, zero)?);
+    }
+    let lowest = bias.wrapping_add(elf.extent().0);
+    let island = (lowest.saturating_sub(platform::patch::ISLAND), lowest);
+    if island.0 >= platform::GUEST_MIN && map.vmas.range(island.0, island.1).next().is_none() {
+        map.vmas.update(lowest, lowest + PAGE_SIZE, |v| v.gap = true);
+    }
+    // All segments are in place now, so that an island collides with none of them.
+    for start in code {
+        let at = ops[first..].iter().position(|op| matches!(op, Op::MapFile { addr, .. } if *addr == start));
+        let Some(at) = at.map(|at| first + at) else { continue };
+        let mut op = Some(ops.remove(at));
+        let patched = Images::mapped(map, start, &mut op);
+        ops.extend(op);
+        ops.extend(patched);
     }
     Ok(())
 }
@@ -178,9 +196,11 @@ fn map_segment(
     fd: &Arc<OwnedFd>,
     bias: u64,
     map: &mut Map,
+    texts: &Texts,
     ops: &mut Vec<Op>,
     zero: &mut Vec<(u64, usize)>,
-) -> Result<()> {
+) -> Result<Option<u64>> {
+    let mut code = None;
     let at = bias.checked_add(p.vaddr).ok_or(Errno::ENOEXEC)?;
     let start = at & !(PAGE_SIZE - 1);
     let pad = at - start;
@@ -195,9 +215,12 @@ fn map_segment(
         let file_end = page_up(at + p.filesz).ok_or(Errno::ENOEXEC)?;
         let offset = p.offset - pad;
         ops.push(Op::MapFile { addr: start, len: file_end - start, prot, shared: false, file: fd.clone(), offset });
+        let text = if is_code(prot, false) { texts.of(file) } else { None };
+        code = text.is_some().then_some(start);
         map.vmas.insert(Vma {
             backing: Backing::File { file: file.clone(), fd: fd.clone() },
             offset,
+            text,
             ..Map::anon(start, file_end, prot, "")
         });
         anon_from = file_end;
@@ -210,7 +233,7 @@ fn map_segment(
         ops.push(Op::MapAnon { addr: anon_from, len: mem_end - anon_from, prot, shared: false, flags: 0 });
         map.vmas.insert(Map::anon(anon_from, mem_end, prot, ""));
     }
-    Ok(())
+    Ok(code)
 }
 
 fn random_u64() -> u64 {
@@ -267,6 +290,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program) -> Result<Image> {
     let stack_len = page_up(stack_limit.clamp(STACK_MIN, STACK_MAX)).unwrap_or(STACK_MAX);
     let mut map = Map::with_stack(stack_len, random_u64());
     let (mut ops, mut zero) = (Vec::new(), Vec::new());
+    let texts = &task.kernel.texts;
 
     let (lo, hi) = elf.extent();
     let bias = if !elf.pie {
@@ -275,16 +299,16 @@ pub async fn load(task: &Arc<Task>, mut prog: Program) -> Result<Image> {
         let align = elf.align();
         ((0x5555_5555_4000 + ((random_u64() & 0xfff_ffff) << 12)) & !(align - 1)).wrapping_sub(lo & !(align - 1))
     } else {
-        (map.find_room(hi - lo + elf.align())? & !(elf.align() - 1)).wrapping_sub(lo)
+        (map.find_room_for_text(hi - lo + elf.align())?.0 & !(elf.align() - 1)).wrapping_sub(lo)
     };
-    map_segments(&elf, &file, bias, &mut map, &mut ops, &mut zero)?;
+    map_segments(&elf, &file, bias, &mut map, texts, &mut ops, &mut zero)?;
     let entry = bias.wrapping_add(elf.entry);
     let (start, base) = match &interp {
         None => (entry, 0),
         Some((f, e)) => {
             let (ilo, ihi) = e.extent();
-            let ibias = if e.pie { map.find_room(ihi - ilo)?.wrapping_sub(ilo) } else { 0 };
-            map_segments(e, f, ibias, &mut map, &mut ops, &mut zero)?;
+            let ibias = if e.pie { map.find_room_for_text(ihi - ilo)?.0.wrapping_sub(ilo) } else { 0 };
+            map_segments(e, f, ibias, &mut map, texts, &mut ops, &mut zero)?;
             (ibias.wrapping_add(e.entry), ibias)
         }
     };

@@ -118,6 +118,7 @@ fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) 
             // Whatever signal it was made with, a foster parent gets SIGCHLD.
             r.exit_signal = libc::SIGCHLD;
             drop(r);
+            super::answers::parent_changed(o);
             if let Some(h) = &heir {
                 h.rel.lock().children.push(o.clone());
             }

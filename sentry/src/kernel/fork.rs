@@ -250,6 +250,7 @@ fn build(parent: &Arc<Task>, a: &CloneArgs, tid: i32, mm: Arc<Mm>, thread: &dyn 
         killed: AtomicBool::new(false),
         waker: Mutex::new(None),
         interrupter: RwLock::new(Some(thread.interrupter())),
+        service: Mutex::new(None),
         in_call: AtomicI32::new(-1),
         sleeping: AtomicBool::new(false),
         affinity: Mutex::new(parent.affinity.lock().clone()),

@@ -94,6 +94,7 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), T
         killed: AtomicBool::new(false),
         waker: Mutex::new(None),
         interrupter: RwLock::new(None),
+        service: Mutex::new(None),
         in_call: AtomicI32::new(-1),
         sleeping: AtomicBool::new(false),
         affinity: Mutex::new(Vec::new()),

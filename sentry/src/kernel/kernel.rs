@@ -65,6 +65,10 @@ pub struct Options {
     pub init: bool,
     /// Count calls.
     pub stats: bool,
+    /// Patch call sites.
+    pub patch: bool,
+    /// Have stubs answer and make by themselves what they can.
+    pub self_service: bool,
 }
 
 pub struct Kernel {
@@ -102,6 +106,8 @@ pub struct Kernel {
     pub lock_waits: crate::fs::lock::Waits,
     /// System V IPC.
     pub ipc: crate::ipc::IpcNamespace,
+    /// Code that is mapped patched.
+    pub texts: crate::mm::text::Texts,
     /// Unknown calls that have been logged already, by number.
     pub logged_unknown: Mutex<std::collections::BTreeSet<u64>>,
 }
@@ -111,7 +117,9 @@ impl Kernel {
         let now = crate::fs::Timespec::now();
         let mut boot_id = [0; 16];
         platform::host::getrandom(&mut boot_id);
+        let texts = crate::mm::text::Texts::new(options.patch);
         Arc::new(Kernel {
+            texts,
             platform,
             executor,
             tree: Mutex::default(),

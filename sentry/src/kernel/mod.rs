@@ -1,5 +1,6 @@
 //! Tasks, thread groups, signals, credentials, descriptors, waiting.
 
+pub mod answers;
 pub mod attrs;
 pub mod cred;
 pub mod current;

@@ -25,12 +25,14 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
     })
     .await;
     *task.interrupter.write() = Some(thread.interrupter());
+    task.set_service(thread.self_service());
     let mut enter = Enter::Full;
     // What the last call mapped, while the host may still refuse it.
     let mut undo = None;
     let status = loop {
         if task.signal_pending() {
-            match deliver::signals(&task, &mut *thread, None, None).await {
+            let restart = (enter == Enter::Native).then(|| futex_restart(&*thread));
+            match deliver::signals(&task, &mut *thread, restart, None).await {
                 Flow::Resume => {}
                 Flow::Handler => enter = Enter::Full,
                 Flow::Exit(st) => break st,
@@ -40,10 +42,15 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
         let trap = poll_fn(|cx| thread.poll_trap(cx)).await;
         enter = Enter::Full;
         match trap {
-            Trap::Syscall => match syscall(&task, &mut thread, &mut undo).await {
-                Next::Enter(e) => enter = e,
-                Next::Exit(st) => break st,
-            },
+            Trap::Syscall => {
+                if thread.trapped() {
+                    crate::mm::text::trapped(&task, &mut thread).await;
+                }
+                match syscall(&task, &mut thread, &mut undo).await {
+                    Next::Enter(e) => enter = e,
+                    Next::Exit(st) => break st,
+                }
+            }
             Trap::Fault(f) => {
                 let flow = fault(&task, &mut *thread, f).await;
                 if let Flow::Exit(st) = flow {
@@ -52,8 +59,7 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
             }
             // A futex wait that the stub made itself was cut short: it ends, or is made again, like a call of ours.
             Trap::Interrupted if thread.regs().orig_rax == libc::SYS_futex as u64 => {
-                let timed = thread.regs().r10 != 0;
-                let restart = if timed { Restart::NoHand } else { Restart::Sys };
+                let restart = futex_restart(&*thread);
                 match deliver::signals(&task, &mut *thread, Some(restart), None).await {
                     Flow::Exit(st) => break st,
                     Flow::Handler => {}
@@ -92,6 +98,15 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
     drop(thread);
 }
 
+/// How a futex wait goes on that a signal has cut short.
+fn futex_restart(thread: &dyn GuestThread) -> Restart {
+    if thread.regs().r10 != 0 {
+        Restart::NoHand
+    } else {
+        Restart::Sys
+    }
+}
+
 /// What follows a call.
 enum Next {
     Enter(Enter),
@@ -113,6 +128,7 @@ async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut
             exit: None,
             undo: None,
             replace: None,
+            native: false,
             thread: &mut **thread,
         };
         let began = task.kernel.stats.as_ref().map(|s| (s, platform::executor::now_ns()));
@@ -125,10 +141,12 @@ async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut
             stats.record(nr, at, &result);
         }
         cx.flush();
+        let native = cx.native;
         let (full, leave, replace) = (cx.full, cx.exit, cx.replace.take());
         *undo = cx.undo;
         if let Some(new) = replace {
             *task.interrupter.write() = Some(new.interrupter());
+            task.set_service(new.self_service());
             *thread = new;
             task.in_call.store(-1, Ordering::Relaxed);
             return Next::Enter(Enter::Full);
@@ -136,6 +154,9 @@ async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut
         task.in_call.store(-1, Ordering::Relaxed);
         if let Some(st) = leave {
             return Next::Exit(st);
+        }
+        if native {
+            return Next::Enter(Enter::Native);
         }
         if full {
             return Next::Enter(Enter::Full);

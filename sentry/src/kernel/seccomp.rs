@@ -160,6 +160,7 @@ impl Filter {
 fn install(task: &Task, filter: &Arc<Filter>) {
     *task.attrs.filters.write() = Some(filter.clone());
     task.attrs.filtered.store(true, Ordering::SeqCst);
+    task.refresh_answers();
 }
 
 /// Adds a filter to the caller, or with `sync` to all threads of its process. `Ok(tid)` other than 0 names a thread

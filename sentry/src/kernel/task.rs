@@ -49,6 +49,8 @@ pub struct Task {
     pub waker: Mutex<Option<Waker>>,
     /// Stops the guest when it runs.
     pub interrupter: RwLock<Option<Arc<dyn Interrupter>>>,
+    /// What its stub answers by itself.
+    pub service: Mutex<Option<Arc<dyn platform::SelfService>>>,
     /// Number of the call that it is in, or -1 (for /proc/pid/stat, wchan and strace).
     pub in_call: AtomicI32,
     /// True while its future waits in [`Task::wait`].

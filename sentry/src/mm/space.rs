@@ -39,6 +39,8 @@ pub struct Map {
     /// Keeps the program from being written to.
     pub runs: Option<Arc<crate::fs::deny::Runner>>,
     pub locked_future: bool,
+    /// Patched texts.
+    pub images: super::text::Images,
 }
 
 pub struct Mm {
@@ -148,11 +150,23 @@ impl Map {
     }
     /// Room for a mapping, from the top of the mapping area down.
     pub fn find_room(&self, len: u64) -> Result<u64> {
-        self.vmas
-            .find_gap(len, self.mmap_base)
-            .filter(|&a| a >= self.brk.max(platform::GUEST_MIN))
-            .or_else(|| self.vmas.find_gap_up(len, self.mmap_base))
-            .ok_or(Errno::ENOMEM)
+        let mut top = self.mmap_base;
+        while let Some(a) = self.vmas.find_gap(len, top).filter(|&a| a >= self.brk.max(platform::GUEST_MIN)) {
+            match self.images.island_in(a, a + len) {
+                None => return Ok(a),
+                Some(island) => top = island,
+            }
+        }
+        let up = self.vmas.find_gap_up(len, self.mmap_base).filter(|&a| self.images.island_in(a, a + len).is_none());
+        up.ok_or(Errno::ENOMEM)
+    }
+    /// Room for a mapping of a file that may hold code: with room for an island below. The second value: it is there.
+    pub fn find_room_for_text(&self, len: u64) -> Result<(u64, bool)> {
+        let island = platform::patch::ISLAND;
+        match self.find_room(len.saturating_add(island)) {
+            Ok(a) => Ok((a + island, true)),
+            Err(_) => Ok((self.find_room(len)?, false)),
+        }
     }
     pub fn anon(start: u64, end: u64, prot: i32, label: &'static str) -> Vma {
         Vma {
@@ -167,6 +181,8 @@ impl Map {
             label,
             grows_down: label == "[stack]",
             dont_fork: false,
+            text: None,
+            gap: false,
         }
     }
     /// The page-aligned end of the heap.

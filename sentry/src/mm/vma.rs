@@ -38,6 +38,10 @@ pub struct Vma {
     pub grows_down: bool,
     /// `madvise(MADV_DONTFORK)`.
     pub dont_fork: bool,
+    /// The file's record as text, if this is a mapping of code that has never been writable.
+    pub text: Option<Arc<super::text::FileText>>,
+    /// Room for an island is kept free below.
+    pub gap: bool,
 }
 
 impl Vma {
@@ -54,6 +58,7 @@ impl Vma {
         }
     }
     fn advance(&mut self, start: u64) {
+        self.gap &= start == self.start;
         self.offset += start - self.start;
         self.start = start;
     }
@@ -66,6 +71,8 @@ impl Vma {
             && self.label == next.label
             && self.grows_down == next.grows_down
             && self.dont_fork == next.dont_fork
+            && self.text.is_some() == next.text.is_some()
+            && !next.gap
             && match (&self.backing, &next.backing) {
                 (Backing::Anon, Backing::Anon) => true,
                 (Backing::SharedAnon(a), Backing::SharedAnon(b)) => a == b && self.offset + self.len() == next.offset,
@@ -159,6 +166,7 @@ impl VmaTree {
             if p.joins(&v) {
                 v.offset = p.offset;
                 v.start = k;
+                v.gap = p.gap;
                 self.map.remove(&k);
             }
         }
@@ -185,7 +193,7 @@ impl VmaTree {
             if v.end <= ceiling && ceiling - v.end >= len {
                 return Some(ceiling - len);
             }
-            ceiling = ceiling.min(v.start);
+            ceiling = ceiling.min(if v.gap { v.start.saturating_sub(platform::patch::ISLAND) } else { v.start });
         }
         (ceiling >= GUEST_MIN + len).then(|| ceiling - len)
     }
@@ -235,7 +243,20 @@ mod tests {
             label: "",
             grows_down: false,
             dont_fork: false,
+            text: None,
+            gap: false,
         }
+    }
+
+    #[test]
+    fn room_for_an_island_stays_free() {
+        let mut t = VmaTree::default();
+        t.insert(Vma { gap: true, ..anon(0x90000, 0xa0000, 3) });
+        assert_eq!(t.find_gap(0x1000, 0xa0000), Some(0x7f000));
+        t.update(0x91000, 0x92000, |v| v.prot = 1);
+        assert_eq!(t.find_gap(0x1000, 0xa0000), Some(0x7f000));
+        t.remove(0x90000, 0x91000);
+        assert_eq!(t.find_gap(0x1000, 0xa0000), Some(0x90000));
     }
 
     #[test]

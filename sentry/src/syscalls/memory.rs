@@ -5,6 +5,7 @@ use super::{Ctx, Undo};
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::MapSource;
 use crate::mm::space::Map;
+use crate::mm::text::{self, Images};
 use crate::mm::vma::{page_aligned, page_up, valid_range, Backing, Vma};
 use platform::{Op, GUEST_MAX, GUEST_MIN, PAGE_SIZE};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,6 +47,14 @@ pub(super) async fn begin(cx: &mut Ctx<'_>) {
 pub(super) fn finish(cx: &mut Ctx<'_>) {
     let mm = cx.task.mm();
     mm.started(cx.task.tid(), &*cx.thread);
+}
+
+/// Queues what gives a range that is about to change its file's own pages back, where patched code is mapped.
+pub(super) fn retire_text(cx: &mut Ctx<'_>, map: &mut Map, range: (u64, u64), gone: bool) {
+    let space = cx.task.mm().space();
+    for op in Images::retire(map, &*space, range, gone) {
+        cx.thread.queue(op);
+    }
 }
 
 pub(super) fn check_as(cx: &Ctx<'_>, map: &Map, more: u64) -> Result<()> {
@@ -96,6 +105,7 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
         return Err(Errno::EOPNOTSUPP.into());
     }
     let (mut backing, mut max_prot) = (Backing::Anon, PROT_ALL);
+    let mut code = None;
     if let Some(file) = file {
         if offset.checked_add(len).is_none_or(|e| i64::try_from(e).is_err()) {
             return Err(Errno::EOVERFLOW.into());
@@ -118,7 +128,12 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
         match file.ops.map(&file, shared && file.writable())? {
             MapSource::Anon if shared => backing = Backing::SharedAnon(next_object()),
             MapSource::Anon => {}
-            MapSource::Host(fd) => backing = Backing::File { file, fd },
+            MapSource::Host(fd) => {
+                if text::is_code(prot, shared) {
+                    code = cx.kernel().texts.of(&file);
+                }
+                backing = Backing::File { file, fd };
+            }
         }
     } else if shared {
         backing = Backing::SharedAnon(next_object());
@@ -127,6 +142,7 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
     let mm = cx.task.mm();
     let mut map = mm.map();
     let fixed = flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) != 0;
+    let mut gap = false;
     let start = if fixed {
         let (s, e) = valid_range(addr.0, len).ok_or(if page_aligned(addr.0) {
             if addr.0 < GUEST_MIN {
@@ -144,7 +160,17 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
     } else {
         let hint = addr.0 & !(PAGE_SIZE - 1);
         match valid_range(hint, len) {
-            Some((s, e)) if hint != 0 && map.vmas.range(s, e).next().is_none() => s,
+            Some((s, e))
+                if hint != 0 && map.vmas.range(s, e).next().is_none() && map.images.island_in(s, e).is_none() =>
+            {
+                s
+            }
+            // A dynamic loader maps a library's whole length first.
+            _ if matches!(backing, Backing::File { .. }) && !shared && offset == 0 => {
+                let (s, room) = map.find_room_for_text(len)?;
+                gap = room;
+                s
+            }
             _ => map.find_room(len)?,
         }
     };
@@ -160,6 +186,7 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
         Backing::File { fd, .. } => Op::MapFile { addr: start, len, prot, shared, file: fd.clone(), offset },
     };
     let file_offset = if matches!(backing, Backing::File { .. }) { offset } else { 0 };
+    retire_text(cx, &mut map, (start, end), true);
     map.vmas.remove(start, end);
     let locked = map.locked_future || flags & libc::MAP_LOCKED != 0;
     map.vmas.insert(Vma {
@@ -169,10 +196,16 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
         offset: file_offset,
         locked,
         grows_down: flags & libc::MAP_GROWSDOWN != 0,
+        text: code,
+        gap,
         ..Map::anon(start, end, prot, "")
     });
+    let mut op = Some(op);
+    let patched = Images::mapped(&mut map, start, &mut op);
     drop(map);
-    cx.thread.queue(op);
+    for op in op.into_iter().chain(patched) {
+        cx.thread.queue(op);
+    }
     cx.undo = Some(Undo { start, end, brk: None });
     finish(cx);
     Ok(start)
@@ -187,6 +220,7 @@ pub async fn munmap(cx: &mut Ctx<'_>, addr: Addr, len: u64) -> SysResult {
         if map.vmas.range(start, end).next().is_none() {
             return Ok(0);
         }
+        retire_text(cx, &mut map, (start, end), true);
         map.vmas.remove(start, end);
     }
     cx.thread.queue(Op::Unmap { addr: start, len: end - start });
@@ -239,7 +273,16 @@ pub async fn mprotect(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32) -> SysR
             result = Err(Errno::ENOMEM.into());
         }
         if done > start {
-            map.vmas.update(start, done, |v| v.prot = prot);
+            let writable = prot & libc::PROT_WRITE != 0;
+            if writable {
+                retire_text(cx, &mut map, (start, done), false);
+            }
+            map.vmas.update(start, done, |v| {
+                v.prot = prot;
+                if writable {
+                    v.text = None;
+                }
+            });
         }
     }
     if done > start {
@@ -266,6 +309,7 @@ pub async fn brk(cx: &mut Ctx<'_>, want: Addr) -> SysResult {
     let op = if new_end > old_end {
         // A page of distance to the next mapping, as Linux keeps.
         if map.vmas.range(old_end, new_end + PAGE_SIZE).next().is_some()
+            || map.images.island_in(old_end, new_end).is_some()
             || check_as(cx, &map, new_end - old_end).is_err()
         {
             return Ok(now);
@@ -326,6 +370,7 @@ pub async fn mremap(cx: &mut Ctx<'_>, addr: Addr, old_len: u64, new_len: u64, fl
     // Shrinking (and equal) in place.
     if flags & (FIXED | DONTUNMAP) == 0 && new_len <= old_len {
         if new_len < old_len {
+            retire_text(cx, &mut map, (addr.0 + new_len, old_end), true);
             map.vmas.remove(addr.0 + new_len, old_end);
             drop(map);
             cx.thread.queue(Op::Unmap { addr: addr.0 + new_len, len: old_len - new_len });
@@ -340,9 +385,12 @@ pub async fn mremap(cx: &mut Ctx<'_>, addr: Addr, old_len: u64, new_len: u64, fl
     if flags & (FIXED | DONTUNMAP) == 0
         && !copy
         && old_end == first.end
-        && new_end.is_some_and(|e| e <= GUEST_MAX && map.vmas.range(old_end, e).next().is_none())
+        && new_end.is_some_and(|e| {
+            e <= GUEST_MAX && map.vmas.range(old_end, e).next().is_none() && map.images.island_in(old_end, e).is_none()
+        })
     {
         let end = addr.0 + new_len;
+        retire_text(cx, &mut map, (addr.0, old_end), false);
         let mut v = first.clone();
         v.offset += old_end - v.start;
         v.start = old_end;
@@ -367,6 +415,8 @@ pub async fn mremap(cx: &mut Ctx<'_>, addr: Addr, old_len: u64, new_len: u64, fl
         ops.push(Op::Unmap { addr: addr.0 + new_len, len: old_len - new_len });
     }
     ops.push(Op::Remap { addr: addr.0, len: old_len.min(new_len), new_addr: to, new_len, flags: flags & DONTUNMAP });
+    retire_text(cx, &mut map, (addr.0, old_end), false);
+    retire_text(cx, &mut map, (to, to + new_len), true);
     map.vmas.remove(to, to + new_len);
     if flags & DONTUNMAP == 0 && !copy {
         map.vmas.remove(addr.0, old_end);
@@ -609,7 +659,11 @@ pub fn arch_prctl(cx: &mut Ctx<'_>, code: i32, addr: Addr) -> SysResult {
             cx.write(addr.0, &v)?;
             Ok(0)
         }
-        GET_GS => Err(Errno::EINVAL.into()),
+        GET_GS => {
+            let v = cx.thread.gs_base();
+            cx.write(addr.0, &v)?;
+            Ok(0)
+        }
         // cpuid does not fault, and nobody can make it.
         GET_CPUID => Ok(1),
         SET_CPUID => Err(Errno::ENODEV.into()),

@@ -65,6 +65,8 @@ pub struct Ctx<'a> {
     pub undo: Option<Undo>,
     /// execve: the thread to go on with.
     pub replace: Option<Box<dyn GuestThread>>,
+    /// The stub is to make this (futex) call itself; the result given here does not count.
+    pub native: bool,
 }
 
 /// A range that a call has entered in the map.

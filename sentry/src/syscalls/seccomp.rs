@@ -47,6 +47,7 @@ pub fn set_strict(cx: &mut Ctx<'_>) -> SysResult {
     }
     a.strict.store(true, Ordering::SeqCst);
     a.filtered.store(true, Ordering::SeqCst);
+    cx.task.refresh_answers();
     Ok(0)
 }
 

@@ -330,6 +330,7 @@ pub async fn shmat(cx: &mut Ctx<'_>, id: i32, addr: Addr, flags: i32) -> SysResu
         if map.vmas.count() >= MAX_MAP_COUNT {
             return Err(Errno::ENOMEM.into());
         }
+        super::memory::retire_text(cx, &mut map, (at, end), true);
         map.vmas.remove(at, end);
         map.vmas.insert(Vma {
             max_prot,

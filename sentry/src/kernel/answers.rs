@@ -1,0 +1,64 @@
+//! What stubs answer by themselves: calls whose result depends only on the task and changes only when we change it. The
+//! values are in memory that the guest's process can write; it can deceive nobody but itself.
+//!
+//! Off with `--strace`, which is to show all calls, and for tasks with a seccomp filter, which is to see them.
+//! `getppid` is kept right by whoever gives a process another parent, under the lock of its `rel`.
+
+use super::process::ThreadGroup;
+use super::Task;
+use platform::SelfService;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+const GETPPID: u64 = libc::SYS_getppid as u64;
+
+/// Calls that depend on credentials or ids alone.
+const FIXED: [i64; 7] = [
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_getppid,
+    libc::SYS_getuid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getegid,
+];
+
+impl Task {
+    /// The task runs on another stub from now on.
+    pub fn set_service(&self, service: Arc<dyn SelfService>) {
+        *self.service.lock() = Some(service);
+        self.refresh_answers();
+    }
+
+    /// The task's ids or credentials, or whether it has filters, have changed.
+    pub fn refresh_answers(&self) {
+        let r = self.group.rel.lock();
+        let slot = self.service.lock();
+        let Some(service) = slot.as_ref() else { return };
+        let filtered = self.attrs.filtered.load(Ordering::SeqCst);
+        service.filtered(filtered);
+        if filtered || !self.kernel.options.self_service {
+            for nr in FIXED {
+                service.answer(nr as u64, None);
+            }
+            return;
+        }
+        let cred = self.cred();
+        service.answer(libc::SYS_getpid as u64, Some(self.group.pid as u32));
+        service.answer(libc::SYS_gettid as u64, Some(self.tid() as u32));
+        service.answer(libc::SYS_getuid as u64, Some(cred.uid));
+        service.answer(libc::SYS_geteuid as u64, Some(cred.euid));
+        service.answer(libc::SYS_getgid as u64, Some(cred.gid));
+        service.answer(libc::SYS_getegid as u64, Some(cred.egid));
+        let parent = self.group.parent_pid_in(&r);
+        service.answer(GETPPID, Some(parent as u32));
+    }
+}
+
+/// A process has another parent.
+pub fn parent_changed(group: &ThreadGroup) {
+    let threads = group.rel.lock().threads.clone();
+    for t in threads {
+        t.refresh_answers();
+    }
+}

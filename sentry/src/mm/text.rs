@@ -1,0 +1,468 @@
+//! Which files' code is mapped patched (see [`platform::patch`]), and when.
+//!
+//! The unit is the file: traps are counted for each file of the sandbox, whichever process they come from. Once they have cost about
+//! as much as a copy of the code does, the copy is made, with all sites patched that have trapped so far; from
+//! then on every `mmap` and `execve` of the file maps the copy in place of the file's pages. A process that runs already
+//! is moved over when it traps at a patched site. Sites that show later are patched in the copy, for all at once, where
+//! that is possible while it is in use; for the rest a new copy is made by the same rule.
+//!
+//! Only code is replaced that is mapped privately and has never been writable. Before a process changes such a mapping (writable,
+//! moved, partly replaced) it gets the file's own pages back: [`Images::retire`]. The island is not among the VMAs: the
+//! guest neither sees it nor is given its place.
+
+use super::vma::{Backing, Vma};
+use crate::error::{Errno, Result, SysError};
+use crate::fs::types::Timespec;
+use crate::fs::File;
+use crate::kernel::Task;
+use crate::mm::io::Dst;
+use crate::mm::space::Map;
+use parking_lot::Mutex;
+use platform::patch::{Outcome, Text, ISLAND, MAX_LEN};
+use platform::{Enter, GuestThread, Op, Trap, GUEST_MAX, GUEST_MIN, PAGE_SIZE};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// Files that are kept count of.
+const MAX_FILES: usize = 1024;
+/// Sites of one file that are kept count of.
+const MAX_SITES: usize = 2048;
+/// Bytes of all copies together.
+const MAX_COPIED: u64 = 64 << 20;
+/// Code up to this length is copied whole, more in windows.
+const WHOLE: u64 = 2 << 20;
+const WINDOW: u64 = 512 << 10;
+/// Traps at patched sites after which a process is moved to the copy.
+const MOVE_AFTER: u32 = 6;
+
+/// Identity of a file's contents, as far as attributes tell.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Version {
+    size: u64,
+    mtime: Timespec,
+    ctime: Timespec,
+}
+
+/// All files that code has been mapped from.
+#[derive(Default)]
+pub struct Texts {
+    pub enabled: bool,
+    files: Mutex<HashMap<(u64, u64), Arc<FileText>>>,
+    copied: AtomicU64,
+    /// For `--stats`.
+    pub copies: AtomicU64,
+    pub moves: AtomicU64,
+}
+
+/// What is known of one file's code.
+pub struct FileText {
+    version: Version,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Traps that a (new) copy would save from now on.
+    heat: u64,
+    /// Copies made so far: each must be worth more than the one before.
+    made: u32,
+    /// Offset of the `syscall` instruction: the call's number.
+    sites: HashMap<u64, u32>,
+    copy: Option<Arc<Copy>>,
+}
+
+/// A patched copy of some of a file's pages.
+pub struct Copy {
+    text: Text,
+    /// Sorted ranges of the file.
+    filled: Vec<(u64, u64)>,
+}
+
+/// A copy that is mapped in an address space.
+#[derive(Clone)]
+struct Image {
+    copy: Arc<Copy>,
+    file: Arc<FileText>,
+    /// Where the first byte of the file is or would be.
+    base: u64,
+    /// Addresses that show the copy.
+    pieces: Vec<(u64, u64)>,
+}
+
+impl Image {
+    fn island(&self) -> (u64, u64) {
+        let start = self.base.wrapping_add_signed(self.copy.text.island());
+        (start, start.wrapping_add(ISLAND))
+    }
+}
+
+/// The copies in an address space.
+#[derive(Clone, Default)]
+pub struct Images {
+    list: Vec<Image>,
+    /// Traps at patched sites by way of the file's own pages.
+    missed: u32,
+    /// Moving has failed: not tried again.
+    fixed: bool,
+}
+
+fn meets(a: (u64, u64), b: (u64, u64)) -> bool {
+    a.0 < b.1 && b.0 < a.1
+}
+
+impl Texts {
+    pub fn new(enabled: bool) -> Texts {
+        Texts { enabled, ..Texts::default() }
+    }
+
+    /// The record of a file that is about to be mapped as code.
+    pub fn of(&self, file: &File) -> Option<Arc<FileText>> {
+        if !self.enabled {
+            return None;
+        }
+        let attr = file.attr().ok().filter(|a| a.size > 0 && a.size < MAX_LEN)?;
+        let version = Version { size: attr.size, mtime: attr.mtime, ctime: attr.ctime };
+        let mut files = self.files.lock();
+        if let Some(known) = files.get(&(attr.dev, attr.ino)).filter(|f| f.version == version) {
+            return Some(known.clone());
+        }
+        if files.len() >= MAX_FILES {
+            return None;
+        }
+        let new = Arc::new(FileText { version, state: Mutex::default() });
+        if let Some(old) = files.insert((attr.dev, attr.ino), new.clone()) {
+            let copied = old.state.lock().copy.as_ref().map_or(0, |c| c.len());
+            self.copied.fetch_sub(copied, Ordering::Relaxed);
+        }
+        Some(new)
+    }
+
+    /// Sites that are patched in the newest copies, for `--stats`.
+    pub fn patched(&self) -> usize {
+        let copies: Vec<_> = self.files.lock().values().filter_map(|f| f.state.lock().copy.clone()).collect();
+        copies.iter().map(|c| c.text.patched()).sum()
+    }
+}
+
+impl Copy {
+    fn len(&self) -> u64 {
+        self.filled.iter().map(|(s, e)| e - s).sum()
+    }
+    fn has(&self, offset: u64) -> bool {
+        self.filled.iter().any(|(s, e)| (*s..*e).contains(&offset))
+    }
+}
+
+/// Reads code for a copy.
+fn read(file: &Arc<File>, offset: u64, len: u64) -> Result<Vec<u8>> {
+    let mut buf = vec![0u8; len as usize];
+    let mut done = 0;
+    while done < buf.len() {
+        match file.ops.read(file, &mut Dst::kernel(&mut buf[done..]), offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(SysError::Errno(e)) => return Err(e),
+            Err(SysError::Restart(_)) => return Err(Errno::EIO),
+        }
+    }
+    Ok(buf)
+}
+
+/// What has to be known of the mapping that trapped.
+struct Place {
+    file: Arc<File>,
+    text: Arc<FileText>,
+    /// The mapping, in the file.
+    code: (u64, u64),
+    base: u64,
+    offset: u64,
+}
+
+impl Place {
+    fn of(vma: &Vma, site: u64) -> Option<Place> {
+        let (Backing::File { file, .. }, Some(text)) = (&vma.backing, &vma.text) else { return None };
+        Some(Place {
+            file: file.clone(),
+            text: text.clone(),
+            code: (vma.offset, vma.offset + vma.len()),
+            base: vma.start.checked_sub(vma.offset)?,
+            offset: vma.offset + (site - vma.start),
+        })
+    }
+    /// What is copied around the site.
+    fn window(&self) -> (u64, u64) {
+        let (start, end) = self.code;
+        if end - start <= WHOLE {
+            return self.code;
+        }
+        let w = self.offset / WINDOW * WINDOW;
+        (w.max(start), (w + WINDOW).min(end))
+    }
+}
+
+impl FileText {
+    /// Counts a trap, and makes or changes the copy if it is time. True if the site is patched in the newest copy.
+    fn trapped(&self, texts: &Texts, place: &Place, nr: u32, island: impl FnOnce() -> Option<i64>) -> bool {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.sites.len() < MAX_SITES {
+            state.sites.insert(place.offset, nr);
+        }
+        let mut wait = false;
+        if let Some(copy) = state.copy.as_ref().filter(|c| c.has(place.offset)) {
+            match copy.text.patch(place.offset, nr, true) {
+                Outcome::Done => return true,
+                Outcome::Never => return false,
+                Outcome::Later => wait = true,
+            }
+        }
+        state.heat += 1;
+        let (start, end) = place.window();
+        let price = (16 + (end - start) / (16 << 10)) << state.made.min(16);
+        if state.heat < price || texts.copied.load(Ordering::Relaxed) + (end - start) > MAX_COPIED {
+            return false;
+        }
+        state.heat = 0;
+        state.made += 1;
+        let made = match (&state.copy, wait) {
+            (Some(old), true) => old.text.successor(&old.filled).ok().map(|t| (t, old.filled.clone())),
+            (Some(old), false) => old.text.successor(&old.filled).ok().and_then(|t| {
+                let mut filled = old.filled.clone();
+                t.fill(start, &read(&place.file, start, end - start).ok()?);
+                filled.push((start, end));
+                filled.sort_unstable();
+                Some((t, filled))
+            }),
+            (None, _) => island().and_then(|island| {
+                let t = Text::new(self.version.size, island).ok()?;
+                t.fill(start, &read(&place.file, start, end - start).ok()?);
+                Some((t, vec![(start, end)]))
+            }),
+        };
+        let Some((text, filled)) = made else { return false };
+        let copy = Copy { text, filled };
+        for (offset, nr) in state.sites.iter().filter(|(o, _)| copy.has(**o)) {
+            copy.text.patch(*offset, *nr, false);
+        }
+        texts.copies.fetch_add(1, Ordering::Relaxed);
+        let before = state.copy.as_ref().map_or(0, |c| c.len());
+        texts.copied.fetch_add(copy.len() - before, Ordering::Relaxed);
+        let done = copy.text.is_patched(place.offset);
+        log::debug!("patched text: {} bytes, {} sites", copy.len(), copy.text.patched());
+        state.copy = Some(Arc::new(copy));
+        done
+    }
+}
+
+/// Where an island for a file mapped at `base` can be, seen from there: below the lowest mapping that follows on.
+fn island_for(map: &Map, vma_start: u64, base: u64) -> Option<i64> {
+    let mut low = vma_start;
+    while let Some(v) = map.vmas.find(low.checked_sub(1)?) {
+        low = v.start;
+        if vma_start - low > MAX_LEN {
+            return None;
+        }
+    }
+    let start = low.checked_sub(ISLAND).filter(|s| *s >= GUEST_MIN)?;
+    let free = map.vmas.range(start, low).next().is_none() && map.images.island_in(start, low).is_none();
+    free.then(|| start.wrapping_sub(base) as i64)
+}
+
+impl Images {
+    /// The start of an island in the range.
+    pub fn island_in(&self, start: u64, end: u64) -> Option<u64> {
+        self.list.iter().map(Image::island).find(|i| meets(*i, (start, end))).map(|i| i.0)
+    }
+
+    /// To be called before the mappings of a range change: `gone` if they are unmapped or replaced, else because they become
+    /// writable or move. Gives back the files' own pages; the operations come before the change's own.
+    pub fn retire(map: &mut Map, space: &dyn platform::AddressSpace, range: (u64, u64), gone: bool) -> Vec<Op> {
+        let mut ops = Vec::new();
+        if map.images.list.is_empty() {
+            return ops;
+        }
+        let hit = |i: &Image| meets(i.island(), range) || i.pieces.iter().any(|p| meets(*p, range));
+        let (out, keep) = std::mem::take(&mut map.images.list).into_iter().partition(hit);
+        map.images.list = keep;
+        let out: Vec<Image> = out;
+        for image in out {
+            let mut left = false;
+            for v in image.pieces.iter().flat_map(|(s, e)| map.vmas.range(*s, *e).map(move |v| (v, *s, *e))) {
+                let (v, (start, end)) = (v.0, (v.0.start.max(v.1), v.0.end.min(v.2)));
+                let Backing::File { fd, .. } = &v.backing else { continue };
+                let mut own = |start: u64, end: u64| {
+                    if start < end {
+                        left = true;
+                        ops.push(Op::MapFile {
+                            addr: start,
+                            len: end - start,
+                            prot: v.prot,
+                            shared: false,
+                            file: fd.clone(),
+                            offset: v.offset + (start - v.start),
+                        });
+                    }
+                };
+                if gone {
+                    own(start, end.min(range.0));
+                    own(start.max(range.1), end);
+                } else {
+                    own(start, end);
+                }
+            }
+            // Threads may be on their way back through the island; it stays while the code does.
+            let island = image.island();
+            if !left || meets(island, range) {
+                ops.push(Op::Unmap { addr: island.0, len: ISLAND });
+                space.retreat();
+            }
+        }
+        ops
+    }
+
+    /// Operations that map the newest copy of `vma`'s code (about to be inserted, or there already) in place of the file's.
+    fn show(map: &mut Map, vma: &Vma) -> Vec<Op> {
+        let mut ops = Vec::new();
+        let Some(file) = vma.text.clone() else { return ops };
+        let Some(copy) = file.state.lock().copy.clone() else { return ops };
+        let Some(base) = vma.start.checked_sub(vma.offset) else { return ops };
+        let mut image = Image { copy, file, base, pieces: Vec::new() };
+        let text = &image.copy.text;
+        for (s, e) in &image.copy.filled {
+            let (s, e) = ((*s).max(vma.offset), (*e).min(vma.offset + vma.len()));
+            if s >= e {
+                continue;
+            }
+            image.pieces.push((base + s, base + e));
+            ops.push(Op::MapFile {
+                addr: base + s,
+                len: e - s,
+                prot: vma.prot,
+                shared: false,
+                file: text.fd().clone(),
+                offset: ISLAND + s,
+            });
+        }
+        if ops.is_empty() {
+            return ops;
+        }
+        let (start, end) = image.island();
+        let known = map.images.list.iter().position(|i| i.base == base && Arc::ptr_eq(&i.file, &image.file));
+        let same = known.is_some_and(|k| Arc::ptr_eq(&map.images.list[k].copy, &image.copy));
+        if !same {
+            let free = start >= GUEST_MIN
+                && start < end
+                && end <= GUEST_MAX
+                && map.vmas.range(start, end).next().is_none()
+                && !map
+                    .images
+                    .list
+                    .iter()
+                    .enumerate()
+                    .any(|(n, i)| Some(n) != known && meets(i.island(), (start, end)));
+            if !free {
+                return Vec::new();
+            }
+            let prot = libc::PROT_READ | libc::PROT_EXEC;
+            let op = Op::MapFile { addr: start, len: ISLAND, prot, shared: false, file: text.fd().clone(), offset: 0 };
+            ops.insert(0, op);
+        }
+        match known {
+            Some(k) => {
+                let old = &mut map.images.list[k];
+                old.copy = image.copy;
+                old.pieces.retain(|p| !image.pieces.iter().any(|q| meets(*p, *q)));
+                old.pieces.extend(image.pieces);
+            }
+            None => map.images.list.push(image),
+        }
+        ops
+    }
+
+    /// A mapping of code is being made (its VMA is in place): operations to come after the one that maps the file. May
+    /// replace that one, if it covers the same.
+    pub fn mapped(map: &mut Map, start: u64, op: &mut Option<Op>) -> Vec<Op> {
+        let Some(vma) = map.vmas.find(start).cloned() else { return Vec::new() };
+        if vma.text.is_none() {
+            return Vec::new();
+        }
+        let ops = Self::show(map, &vma);
+        let whole = |o: &Op| match (o, &*op) {
+            (Op::MapFile { addr, len, .. }, Some(Op::MapFile { addr: a, len: l, .. })) => addr == a && len == l,
+            _ => false,
+        };
+        if ops.iter().any(whole) {
+            *op = None;
+        }
+        ops
+    }
+}
+
+/// The thread has trapped: perhaps its code is to be patched. Called before the call is carried out.
+pub async fn trapped(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>) {
+    let texts = &task.kernel.texts;
+    if !texts.enabled {
+        return;
+    }
+    let site = thread.regs().rip.wrapping_sub(2);
+    let nr = thread.regs().orig_rax as u32;
+    let mm = task.mm();
+    {
+        let mut map = mm.map();
+        if map.images.fixed {
+            return;
+        }
+        let Some(vma) = map.vmas.find(site) else { return };
+        let Some(place) = Place::of(vma, site) else { return };
+        let vma_start = vma.start;
+        let patched = place.text.trapped(texts, &place, nr, || island_for(&map, vma_start, place.base));
+        if !patched {
+            return;
+        }
+        let newest = place.text.state.lock().copy.clone();
+        let current = map.images.list.iter().any(|i| {
+            i.pieces.iter().any(|(s, e)| (*s..*e).contains(&site))
+                && newest.as_ref().is_some_and(|n| Arc::ptr_eq(n, &i.copy))
+        });
+        // It is there already: the trap was under way, or the thread has a GS of its own.
+        if current {
+            return;
+        }
+        map.images.missed += 1;
+        if map.images.missed < MOVE_AFTER {
+            return;
+        }
+        map.images.missed = 0;
+    }
+    mm.begin(task).await;
+    let ops = {
+        let mut map = mm.map();
+        let Some(vma) = map.vmas.find(site).cloned() else { return };
+        let ops = Images::show(&mut map, &vma);
+        map.images.fixed |= ops.is_empty();
+        ops
+    };
+    if ops.is_empty() {
+        return;
+    }
+    for op in ops {
+        thread.queue(op);
+    }
+    mm.started(task.tid(), &**thread);
+    thread.enter(Enter::Stay);
+    let trap = poll_fn(|cx| thread.poll_trap(cx)).await;
+    texts.moves.fetch_add(1, Ordering::Relaxed);
+    if let Trap::OpFailed { errno, .. } = trap {
+        log::debug!("[{}] patched text could not be mapped: {errno}", task.tid());
+        mm.map().images.fixed = true;
+    }
+}
+
+/// Whether a mapping of a file can be of use as patched text.
+pub fn is_code(prot: i32, shared: bool) -> bool {
+    !shared && prot & libc::PROT_EXEC != 0 && prot & libc::PROT_WRITE == 0
+}
+
+const _: () = assert!(ISLAND % PAGE_SIZE == 0);
