@@ -1,0 +1,19 @@
+# git: init, add, commit, branch, merge, rebase, log, blame, gc, local clone, fetch and push.
+set -u
+export GIT_CONFIG_NOSYSTEM=1 GIT_AUTHOR_NAME=A GIT_AUTHOR_EMAIL=a@example.org GIT_COMMITTER_NAME=C GIT_COMMITTER_EMAIL=c@example.org GIT_PAGER=cat
+tick=1000000000; commit() { tick=$((tick + 60)); GIT_AUTHOR_DATE="$tick +0000" GIT_COMMITTER_DATE="$tick +0000" git commit -q "$@"; }
+export GIT_AUTHOR_DATE='1000000000 +0000' GIT_COMMITTER_DATE='1000000000 +0000'
+git config --global init.defaultBranch main; git config --global protocol.file.allow always; git config --global gc.auto 0; git config --global pack.threads 1; git config --global index.threads 1; git config --global advice.detachedHead false
+git init -q repo && cd repo && git status
+for i in 1 2 3 4 5 6 7 8; do mkdir -p dir$i; for j in 1 2 3 4 5 6 7 8 9; do seq $((i * j * 10)) >dir$i/file$j; done; git add dir$i; commit -m "commit $i"; done
+echo change >>dir1/file1; ln -s dir1/file1 link; chmod +x dir2/file2; : >untracked; git status --short; git diff; git add -A; commit -m 'several changes'; git mv dir3/file3 dir3/renamed; git rm -q dir4/file4; commit -m 'moved and removed'
+git log --oneline; git log --stat -2 --format='%h %an %ad %s' --date=iso; git show --format=%s HEAD~3 | tail -5; git shortlog -s HEAD; git rev-parse HEAD HEAD^{tree}
+git checkout -q -b topic HEAD~3; echo topic >topic; git add topic; commit -m topic; git checkout -q main; tick=$((tick + 60)); git merge -q -m merge topic; git log --graph --oneline -6; git branch -a; git diff --stat main~1 main
+git checkout -q -b conflict HEAD~1; echo other >dir1/file1; commit -am other; git merge main >/dev/null; git checkout -q main; echo mine >dir1/file1; commit -am mine; git merge conflict; echo "status $?"; git status --short; git merge --abort; git tag -a v1 -m one; git describe
+git checkout -q -b rebased topic; for i in 1 2 3; do echo $i >r$i; git add r$i; commit -m "r$i"; done; git rebase -q main; git log --oneline -4; git checkout -q main; git cherry-pick conflict~1 >/dev/null 2>&1; echo "status $?"; git cherry-pick --abort 2>/dev/null; git stash list
+echo wip >>dir5/file5; git stash -q; git status --short; git stash pop -q; git diff --stat; git checkout -q -- dir5/file5; git grep -n '^77$' | head -3; git blame -s dir1/file1 | tail -1; git ls-files | wc -l; git ls-tree -r HEAD | sha256sum; git bisect start -q HEAD HEAD~5 >/dev/null; git bisect run sh -c 'test ! -e topic' | grep 'first bad'; git bisect reset -q
+git count-objects | cut -d' ' -f1; git gc -q; git count-objects -v | grep -e ^count -e in-pack -e packs; git fsck --full; git repack -adq; git prune; ls .git/objects/pack | sed 's/.*\.//' | sort; git verify-pack .git/objects/pack/*.idx && echo verified; git reflog | wc -l
+cd ..; git clone -q repo clone; git -C clone log --oneline -1; diff -r --exclude=.git repo clone && echo same; git clone -q --bare repo bare.git; git clone -q --no-local --depth 2 "file://$PWD/bare.git" shallow; git -C shallow log --oneline | wc -l; git clone -q --shared repo shared; git -C shared rev-parse HEAD
+cd clone; echo more >more; git add more; commit -m more; git push -q ../bare.git main 2>&1; git -C ../bare.git log --oneline -1; cd ../repo; git pull -q ../bare.git main; git log --oneline -1; git fetch -q ../clone 'refs/heads/*:refs/remotes/clone/*'; git branch -r; git worktree add -q ../wt topic; git -C ../wt status -s; ls ../wt; git archive HEAD | tar -t | wc -l; git archive HEAD | sha256sum; git format-patch -q -1 -o ../patches; ls ../patches; git bundle create -q ../b.bundle main; git clone -q -b main ../b.bundle ../fromb; git -C ../fromb rev-parse HEAD; git submodule --quiet add ../bare.git sub; git submodule status | cut -c2-9; git hash-object --stdin <link; git cat-file -t HEAD; git clean -fdq; git status --short; git nothing-there; echo "status $?"; git -C / rev-parse; echo "status $?"
+# An index holds times and inode numbers.
+find "$HOME" -name index -path '*git/*' -delete
