@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -195,6 +196,8 @@ pub fn recv_with_fds(
 /// guest's change half done, as on Linux.
 pub struct SharedFile {
     fd: Arc<OwnedFd>,
+    /// It may have holes: those are not to be read through the mapping, which would fill them with pages.
+    sparse: AtomicBool,
     inner: RwLock<View>,
 }
 
@@ -226,7 +229,11 @@ impl SharedFile {
         // Nobody may seal it against us later. (A guest that maps it has the descriptor for a moment only.) Shrinking is done
         // by us alone; a stub's descriptor could shrink it too, but `ftruncate` is not in a stub's filter.
         fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SEAL))?;
-        Ok(SharedFile { fd: Arc::new(fd), inner: RwLock::new(View { base: None, mapped: 0, len: 0 }) })
+        Ok(SharedFile {
+            fd: Arc::new(fd),
+            sparse: AtomicBool::new(false),
+            inner: RwLock::new(View { base: None, mapped: 0, len: 0 }),
+        })
     }
     /// For `Op::MapFile`.
     pub fn fd(&self) -> Arc<OwnedFd> {
@@ -250,6 +257,9 @@ impl SharedFile {
             view.zero(from, end);
         }
         nix::unistd::ftruncate(&*self.fd, len as i64)?;
+        if len > view.len.next_multiple_of(crate::PAGE_SIZE) {
+            self.sparse.store(true, Ordering::Relaxed);
+        }
         view.len = len;
         view.map(&self.fd, len)
     }
@@ -260,6 +270,18 @@ impl SharedFile {
         let Some(base) = view.base.filter(|_| n > 0) else {
             return 0;
         };
+        if self.sparse.load(Ordering::Relaxed) {
+            let mut done = 0;
+            while done < n {
+                match nix::sys::uio::pread(&*self.fd, &mut buf[done..n], (offset + done as u64) as i64) {
+                    Ok(0) => break,
+                    Ok(k) => done += k,
+                    Err(Errno::EINTR) => {}
+                    Err(_) => break,
+                }
+            }
+            return done;
+        }
         // SAFETY: offset + n <= len <= mapped, and the file has that length; raw pointers, since a guest may write meanwhile.
         unsafe { std::ptr::copy_nonoverlapping(base.as_ptr().add(offset as usize), buf.as_mut_ptr(), n) };
         n
@@ -278,8 +300,14 @@ impl SharedFile {
         if data.is_empty() {
             return Ok(0);
         }
-        if end > self.len() {
+        let len = self.len();
+        if end > len {
+            let was = self.sparse.load(Ordering::Relaxed);
             self.set_len_at_least(end)?;
+            if offset <= len.next_multiple_of(crate::PAGE_SIZE) {
+                // What follows fills it.
+                self.sparse.store(was, Ordering::Relaxed);
+            }
         }
         let view = self.inner.read();
         if end > view.len {
@@ -301,6 +329,7 @@ impl SharedFile {
     }
     /// Gives the pages of a range back; they read as zeroes then.
     pub fn punch_hole(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        self.sparse.store(true, Ordering::Relaxed);
         fallocate(self.fd.as_fd(), libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset as i64, len as i64)
     }
     /// 512-byte blocks in use, as the host tells.

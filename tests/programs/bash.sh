@@ -6,7 +6,7 @@ printf 'c\nb\na\n' | tee copy | sort | tr a-z A-Z | paste -sd,
 yes | head -c 100000 | wc -c
 false | true | (exit 3); echo "${PIPESTATUS[*]} $?"
 set -o pipefail; false | true; echo $?; set +o pipefail
-for i in $(seq 60); do echo $i; done | while read -r n; do ((sum += n)); [ "$n" = 60 ] && echo "$sum"; done
+sum=0; for i in $(seq 60); do echo $i; done | while read -r n; do ((sum += n)); [ "$n" = 60 ] && echo "$sum"; done
 seq 200000 | tail -1
 yes | true; echo "${PIPESTATUS[0]}"
 
@@ -50,11 +50,10 @@ sleep 0.2 & a=$!
 wait $b; echo "b: $?"
 wait $a; echo "a: $?"
 for i in 1 2 3 4 5 6 7 8; do (sleep 0.0$i; echo "$i" >>order; exit $i) & done; wait
-sort order | paste -sd' '
-(exit 4) & wait -n; echo "wait -n: $?"
+sort order | paste -sd' '; rm order
+bash -c '(sleep 0.1; exit 4) & wait -n; echo "wait -n: $?"' 
 sleep 100 & kill $!; wait $! 2>/dev/null; echo "killed: $?"
 sleep 100 & kill -9 $!; wait $! 2>/dev/null; echo "killed: $?"
-jobs | wc -l
 { sleep 0.05; echo late; } & echo early; wait
 coproc cat; echo through >&"${COPROC[1]}"; read -r line <&"${COPROC[0]}"; echo "$line"
 eval "exec ${COPROC[1]}>&-"; wait; echo "coproc: $?"
@@ -84,14 +83,15 @@ exec 7<>rw; echo abc >&7; exec 7>&-; cat rw
 cat </dev/null; echo null >/dev/null
 cat /no/such/file; echo "status $?"
 echo x >/no/such/dir/file; echo "status $?"
-echo fd >/dev/fd/1; echo std >/dev/stdout; echo e >/dev/stderr
-ls /proc/self/fd | head -3 | paste -sd' '
+(echo fd >/dev/fd/1; echo std >/dev/stdout; echo e >/dev/stderr) 2>&1 | cat
+ls -d /proc/self/fd/[012]
 
 echo "== variables, patterns, arrays"
 declare -A m=([one]=1 [two]=2); for k in one two; do echo "$k=${m[$k]}"; done
 a=(x y 'z z'); echo "${#a[@]} ${a[-1]} ${a[@]:1:1}"
 v=file.tar.gz; echo "${v%%.*} ${v#*.} ${v/tar/TAR} ${v^^}"
-touch g1 g2 h1; echo g* [gh]1 {1..3}{a,b}; shopt -s extglob nullglob; echo !(g*|h*|*[a-z]) none*
+touch g1 g2 h1; echo g* [gh]1 {1..3}{a,b}; shopt -s extglob nullglob
+echo !(g*|h*|*[a-z]) none*
 printf '%05d|%-5s|%q\n' 42 ab 'a b'
 case foo.c in *.h) echo h ;; *.c) echo c ;; esac
 [[ abc =~ ^a(.)c$ ]] && echo "${BASH_REMATCH[1]}"

@@ -64,7 +64,7 @@ def writer(): [os.write(w, b"x" * 50000) for _ in range(20)]; os.close(w)
 t = threading.Thread(target=writer); t.start(); n = 0
 while b := os.read(r, 1 << 16): n += len(b)
 t.join(); print(n, threading.active_count())
-ts = [threading.Thread(target=time.sleep, args=(0.05,), daemon=True) for _ in range(200)]; [t.start() for t in ts]; print(threading.active_count() > 100); [t.join() for t in ts]
+ev = threading.Event(); ts = [threading.Thread(target=ev.wait, daemon=True) for _ in range(200)]; [t.start() for t in ts]; print(threading.active_count()); ev.set(); [t.join() for t in ts]
 sys.setswitchinterval(1e-5)
 def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)
 with ThreadPoolExecutor(8) as pool: print(list(pool.map(fib, [15] * 8)))

@@ -93,7 +93,8 @@ impl Data {
             return Ok(0);
         }
         let end = offset.checked_add(want as u64).filter(|e| *e <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
-        if end > HEAP_MAX {
+        // On the heap there are no holes.
+        if end > HEAP_MAX || offset > pages(self.len()) {
             self.share(fs)?;
         }
         match &mut self.store {
@@ -161,7 +162,7 @@ impl Data {
         if len > i64::MAX as u64 {
             return Err(Errno::EFBIG);
         }
-        if len > HEAP_MAX && len > self.len() {
+        if len > self.len() && (len > HEAP_MAX || len > pages(self.len())) {
             self.share(fs)?;
         }
         match &mut self.store {

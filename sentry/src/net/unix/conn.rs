@@ -5,6 +5,7 @@
 
 use super::names::{unnamed, Bound, Name};
 use crate::error::{Errno, Result};
+use crate::fs::vfs::Path;
 use crate::kernel::current;
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::Task;
@@ -69,6 +70,8 @@ struct Inner {
     kind: i32,
     wake: Arc<WaitQueue>,
     name: Mutex<Option<Name>>,
+    /// Where it is bound, if in the file system.
+    place: OnceLock<Path>,
     link: OnceLock<Link>,
     listening: Mutex<Option<Listening>>,
     is_listening: AtomicBool,
@@ -89,6 +92,7 @@ impl Conn {
                 kind,
                 wake: Arc::default(),
                 name: Mutex::new(None),
+                place: OnceLock::new(),
                 link: OnceLock::new(),
                 listening: Mutex::new(None),
                 is_listening: AtomicBool::new(false),
@@ -202,7 +206,10 @@ impl Proto for Conn {
         if own.is_some() {
             return if name == Name::Auto { Ok(()) } else { Err(Errno::EINVAL) };
         }
-        let got = self.inner.ns.unix.bind(task, name, self.bound())?;
+        let (got, place) = self.inner.ns.unix.bind(task, name, self.bound())?;
+        if let Some(place) = place {
+            let _ = self.inner.place.set(place);
+        }
         if let Some(l) = self.link() {
             *l.own().name.lock() = Some(got.sockaddr());
         }

@@ -3,6 +3,7 @@
 use super::conn::finish_scm;
 use super::names::{unnamed, Bound, Name};
 use crate::error::{Errno, Result};
+use crate::fs::vfs::Path;
 use crate::kernel::current;
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::Task;
@@ -14,7 +15,7 @@ use crate::net::NetNs;
 use parking_lot::Mutex;
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Most senders that one full queue remembers; others poll in vain until it moves again.
 const MAX_BLOCKED: usize = 1 << 16;
@@ -24,6 +25,8 @@ struct Inner {
     wake: Arc<WaitQueue>,
     queue: Queue,
     name: Mutex<Option<Name>>,
+    /// Where it is bound, if in the file system.
+    place: OnceLock<Path>,
     /// What senders attach: the name as `sockaddr`.
     from: Mutex<Option<Arc<[u8]>>>,
     peer: Mutex<Option<Weak<Inner>>>,
@@ -76,6 +79,7 @@ impl Dgram {
                 wake: Arc::default(),
                 queue: Queue::new(true, BUF_DEFAULT),
                 name: Mutex::new(None),
+                place: OnceLock::new(),
                 from: Mutex::new(None),
                 peer: Mutex::new(None),
                 cred: Mutex::new(Ucred::NONE),
@@ -109,7 +113,10 @@ impl Dgram {
         if own.is_some() {
             return if name == Name::Auto { Ok(()) } else { Err(Errno::EINVAL) };
         }
-        let got = self.inner.ns.unix.bind(task, name, self.bound())?;
+        let (got, place) = self.inner.ns.unix.bind(task, name, self.bound())?;
+        if let Some(place) = place {
+            let _ = self.inner.place.set(place);
+        }
         *self.inner.from.lock() = Some(got.sockaddr());
         *own = Some(got);
         Ok(())

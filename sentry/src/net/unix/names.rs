@@ -2,7 +2,7 @@
 
 use crate::error::{Errno, Result};
 use crate::fs::vfs::walk::{self, LookupFlags};
-use crate::fs::vfs::{ops, perm};
+use crate::fs::vfs::{ops, perm, Path as Place};
 use crate::fs::NewNode;
 use crate::kernel::Task;
 use parking_lot::Mutex;
@@ -73,8 +73,9 @@ pub fn unnamed() -> Vec<u8> {
 }
 
 impl Names {
-    /// Binds `sock` to `name`; returns the name it got.
-    pub fn bind(&self, task: &Task, name: Name, sock: Bound) -> Result<Name> {
+    /// Binds `sock` to `name`; returns the name it got and its place in the file system, which the socket must hold on to: the
+    /// socket is found by what hangs on the inode, and that would otherwise be forgotten.
+    pub fn bind(&self, task: &Task, name: Name, sock: Bound) -> Result<(Name, Option<Place>)> {
         match name {
             Name::Path(p) => {
                 let mode = 0o777 & !task.fs().lock().umask;
@@ -85,7 +86,7 @@ impl Names {
                 let extra = place.inode().extra().ok_or(Errno::EPERM)?;
                 let at = extra.get_or_insert(|| AtInode(Mutex::new(sock.clone())));
                 *at.0.lock() = sock;
-                Ok(Name::Path(p))
+                Ok((Name::Path(p), Some(place)))
             }
             Name::Abstract(n) => {
                 let mut t = self.taken.lock();
@@ -93,7 +94,7 @@ impl Names {
                     return Err(Errno::EADDRINUSE);
                 }
                 t.insert(n.clone(), sock);
-                Ok(Name::Abstract(n))
+                Ok((Name::Abstract(n), None))
             }
             Name::Auto => {
                 let mut t = self.taken.lock();
@@ -104,7 +105,7 @@ impl Names {
                     n.extend_from_slice(format!("{:05x}", *last).as_bytes());
                     if t.get(&n).is_none_or(|s| s.strong_count() == 0) {
                         t.insert(n.clone(), sock);
-                        return Ok(Name::Abstract(n));
+                        return Ok((Name::Abstract(n), None));
                     }
                 }
                 Err(Errno::ENOSPC)
