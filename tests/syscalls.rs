@@ -85,5 +85,5 @@ groups! {
     files fileio fileattr dirs links rename perms xattr locks inotify told
     mmap mprotect mremap memshare
     fork wait clone exec signals sigframe threads futex pidfd jobs pty ids
-    sysv mqueue system
+    patched sysv mqueue system
 }
