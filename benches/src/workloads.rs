@@ -79,7 +79,8 @@ sed -e 's/HAVE/HAS/' config.h | sort >config.sorted; grep -c define config.sorte
             name: "find",
             about: "find /usr with stat of each",
             needs: &[],
-            script: "find /usr -xdev -newer /etc/hostname >/dev/null",
+            // Where a sandbox may not look it says so; that is not what is measured.
+            script: "find /usr -xdev -newer /etc/hostname >/dev/null 2>&1 || :",
         },
         Workload {
             name: "tar",
