@@ -52,7 +52,10 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<FromSentry> {
     let strace = if config.strace { Some(File::from(sys::inherited_fd(fd::STRACE)?)) } else { None };
     // The filter is made while the zygote starts. Besides, glibc sets its signal handlers up with the first thread; afterwards
     // `rt_sigaction` is not needed any more.
-    let filter = std::thread::spawn(confine::seccomp::Filter::make);
+    let filter = std::thread::spawn(|| {
+        settle_allocator();
+        confine::seccomp::Filter::make()
+    });
     let executor = Executor::new(match config.hand_off {
         HandOff::Adaptive => platform::HandOff::Adaptive,
         HandOff::Sleep => platform::HandOff::Sleep,
@@ -100,6 +103,14 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<FromSentry> {
         Some(trouble) => trouble.clone(),
         None => FromSentry::Exited(u8::try_from(status).unwrap_or(crate::OWN_FAILURE)),
     })
+}
+
+/// Has glibc give memory of a thread's heap back once: the first time it looks for `/proc/sys/vm/overcommit_memory`, with a call
+/// that is not allowed later on.
+fn settle_allocator() {
+    // Less than what gets a mapping of its own each, and more than what is kept together.
+    let blocks: [Vec<u8>; 5] = std::array::from_fn(|_| Vec::with_capacity(100 << 10));
+    drop(std::hint::black_box(blocks));
 }
 
 /// Sets the process up, from the outermost confinement inwards.
