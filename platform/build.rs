@@ -7,7 +7,8 @@ use std::process::Command;
 
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("stub.elf");
-    for file in ["stub.rs", "abi.rs", "boot.rs", "enter.rs", "fp.rs", "prefetch.rs", "sys.rs", "stub.ld"] {
+    for file in ["stub.rs", "abi.rs", "boot.rs", "enter.rs", "fp.rs", "handoff.rs", "prefetch.rs", "sys.rs", "stub.ld"]
+    {
         println!("cargo:rerun-if-changed=stub/{file}");
     }
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());

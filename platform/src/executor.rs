@@ -33,7 +33,8 @@ use parking_lot::{Condvar, Mutex};
 use crate::cores::{Cores, Place};
 use crate::pace::{Gait, HandOff, Look, Next, Pace};
 use crate::systrap::abi::state::WAITING;
-use crate::systrap::watched::{is_posted, GlobalPage, Watched};
+use crate::systrap::handoff::{self, is_posted};
+use crate::systrap::watched::{GlobalPage, Watched};
 
 type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -546,13 +547,13 @@ impl Executor {
 
     fn sleep(&self) {
         self.asleep.store(true, SeqCst);
-        self.global.set_polling(false);
-        fence(SeqCst);
-        if self.scan().found == 0
-            && self.ready_len.load(SeqCst) == 0
-            && self.later.lock().is_empty()
-            && !self.exit.load(SeqCst)
-        {
+        let found = || {
+            self.scan().found > 0
+                || self.ready_len.load(SeqCst) > 0
+                || !self.later.lock().is_empty()
+                || self.exit.load(SeqCst)
+        };
+        let sleep = || {
             let deadline = self.next_deadline.load(SeqCst);
             let wait =
                 if deadline == u64::MAX { i64::MAX } else { deadline.saturating_sub(now_ns()).min(1 << 50) as i64 };
@@ -560,9 +561,9 @@ impl Executor {
                 self.counters.sleeps.fetch_add(1, Relaxed);
                 self.events(wait);
             }
-        }
+        };
+        handoff::doze(self.global.polling(), found, sleep);
         self.asleep.store(false, SeqCst);
-        self.global.set_polling(true);
         self.fire_timers();
     }
 

@@ -1,6 +1,7 @@
 //! Systrap: seccomp `RET_TRAP` + SIGSYS, shared-memory hand-off.
 //!
 //! * [`abi`]: what the Sentry and the stub agree on (`stub/abi.rs`).
+//! * [`handoff`]: the state machine of the hand-off (`stub/handoff.rs`, model-checked).
 //! * [`filter`]: the stubs' seccomp filter, where their harmlessness is argued.
 //! * [`launch`]: the zygote's start.
 //! * [`births`]: how a fork gets its descriptors.
@@ -15,6 +16,8 @@
 pub(crate) mod abi;
 mod births;
 mod filter;
+#[path = "../stub/handoff.rs"]
+pub(crate) mod handoff;
 mod launch;
 mod space;
 mod thread;

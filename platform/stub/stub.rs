@@ -16,6 +16,7 @@ mod abi;
 mod boot;
 mod enter;
 mod fp;
+mod handoff;
 mod prefetch;
 mod sys;
 
@@ -509,12 +510,10 @@ unsafe fn post_kind(cell: *mut Cell, kind: u32) {
     // SAFETY: `cell` is this thread's own.
     unsafe {
         (*cell).post.kind = kind;
-        // A full barrier: the Sentry says "not polling" and then looks at the state once more.
-        (*cell).state.swap(state::POSTED, SeqCst);
-    }
-    if global().polling.load(SeqCst) == 0 {
-        let one = 1u64;
-        syscall(sys::WRITE, [BELL_FD as u64, addr_of!(one) as u64, 8, 0, 0, 0]);
+        handoff::post(&(*cell).state, &global().polling, || {
+            let one = 1u64;
+            syscall(sys::WRITE, [BELL_FD as u64, addr_of!(one) as u64, 8, 0, 0, 0]);
+        });
     }
 }
 
@@ -522,27 +521,10 @@ unsafe fn wait_answer(cell: *mut Cell) {
     // SAFETY: `cell` is this thread's own.
     let word = unsafe { &(*cell).state };
     // Somebody who has just been woken takes too long to be waited for.
-    let mut spins = if global().polling.load(Relaxed) != 0 { global().spin.load(Relaxed) } else { 0 };
-    loop {
-        let s = word.load(Acquire);
-        if s == state::REPLY {
-            break;
-        }
-        if s == state::POSTED {
-            if spins > 0 {
-                spins -= 1;
-                core::hint::spin_loop();
-                continue;
-            }
-            if word.compare_exchange(state::POSTED, state::ASLEEP, AcqRel, Relaxed).is_err() {
-                continue;
-            }
-            syscall(sys::FUTEX, [addr_of!(*word) as u64, 0, state::ASLEEP as u64, 0, 0, 0]);
-        } else {
-            syscall(sys::FUTEX, [addr_of!(*word) as u64, 0, s as u64, 0, 0, 0]);
-        }
-    }
-    word.store(state::RUNNING, Relaxed);
+    let spins = if global().polling.load(Relaxed) != 0 { global().spin.load(Relaxed) } else { 0 };
+    handoff::wait(word, spins, core::hint::spin_loop, |seen| {
+        syscall(sys::FUTEX, [addr_of!(*word) as u64, 0, seen as u64, 0, 0, 0]);
+    });
 }
 
 /// Waits for answers and carries them out until one says to go back to the guest.

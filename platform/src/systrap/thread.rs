@@ -697,7 +697,7 @@ impl Wake for Orphan {
         self.wake_by_ref();
     }
     fn wake_by_ref(self: &Arc<Self>) {
-        let posted = super::watched::is_posted(self.area.state(self.slot).load(Acquire));
+        let posted = super::handoff::is_posted(self.area.state(self.slot).load(Acquire));
         if posted && !self.done.swap(true, AcqRel) {
             self.area.write_answer(self.slot, mode::EXIT, 0, 0, None, 0);
             self.area.reply(self.slot, || ());

@@ -12,7 +12,8 @@ use nix::fcntl::{fcntl, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use parking_lot::Mutex;
 
-use super::abi::{self, state, Answer, Cell, Global, OpSlot, Post};
+use super::abi::{self, Answer, Cell, Global, OpSlot, Post};
+use super::handoff::{self, is_posted};
 
 /// A memfd mapped shared and writable here, sealed against resizing.
 pub(crate) struct Mapping {
@@ -85,8 +86,11 @@ impl GlobalPage {
         // SAFETY: the page is mapped, zeroed at first, aligned, and only accessed through atomics.
         unsafe { &*self.0.base.as_ptr().cast::<Global>() }
     }
+    pub(crate) fn polling(&self) -> &AtomicU32 {
+        &self.global().polling
+    }
     pub(crate) fn set_polling(&self, on: bool) {
-        self.global().polling.store(on.into(), SeqCst);
+        self.polling().store(on.into(), SeqCst);
     }
     pub(crate) fn set_spin(&self, n: u32) {
         self.global().spin.store(n, Relaxed);
@@ -221,27 +225,20 @@ impl Area {
     /// Lets the waiting stub have its answer; `before` is called if it has to be woken for that.
     pub(crate) fn reply(&self, slot: usize, before: impl FnOnce()) {
         let word = self.state(slot);
-        match word.swap(state::REPLY, SeqCst) {
-            state::POSTED | state::RUNNING => {}
-            _ => {
-                before();
-                futex_wake(word);
-            }
-        }
+        handoff::reply(word, || {
+            before();
+            futex_wake(word);
+        });
     }
     /// Tells the stub not to spin.
     pub(crate) fn park(&self, slot: usize) {
-        let _ = self.state(slot).compare_exchange(state::POSTED, state::PARKED, AcqRel, Relaxed);
+        handoff::park(self.state(slot));
     }
 }
 
 fn futex_wake(word: &AtomicU32) {
     // SAFETY: a live word; the call reads nothing else.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1, 0, 0, 0) };
-}
-
-pub(crate) fn is_posted(state: u32) -> bool {
-    matches!(state, state::POSTED | state::ASLEEP)
 }
 
 /// A cell that the executor looks at.

@@ -1,0 +1,133 @@
+//! The hand-off's state machine: every step that either side makes on the words both can see. Compiled into the stub and
+//! into the Sentry; generic over the words, so that `tests/handoff_model.rs` can run it under loom, which tries all
+//! interleavings and all that weak memory allows.
+//!
+//! * The stub: [`post`], then [`wait`].
+//! * The Sentry: [`is_posted`], then [`reply`]; before it, when no answer will come soon, [`park`]. Its leader sleeps by [`doze`].
+//! * A new thread or process begins in [`wait`], with PARKED as its state: so its first answer may come before it does.
+//!
+//! What holds, if the stub is ours (a hostile one can only keep itself waiting, or have the Sentry look in vain):
+//!
+//! 1. No post is slept through: the stub posts, then looks whether somebody polls, and rings if not; the leader says that
+//!    it does not poll, then looks at the cells, then sleeps. A full barrier stands between both pairs, so one sees the other.
+//! 2. No answer is slept through: the stub sleeps only on a state that it has seen, and which an answer changes; whoever
+//!    overwrites a state that tells of sleep wakes.
+//! 3. What was written before a post (an answer) is seen after it was found (received).
+#![allow(dead_code)]
+
+use super::abi::state;
+
+/// A word that both sides can see.
+pub trait Word {
+    fn load_acquire(&self) -> u32;
+    fn load_seq_cst(&self) -> u32;
+    fn store_relaxed(&self, v: u32);
+    fn store_seq_cst(&self, v: u32);
+    fn swap_seq_cst(&self, v: u32) -> u32;
+    /// Compare and exchange (acquire, release); whether it succeeded.
+    fn change(&self, from: u32, to: u32) -> bool;
+    /// A full barrier.
+    fn fence();
+    /// A full barrier after a swap: on x86 the swap is one itself.
+    fn fence_after_swap() {}
+}
+
+/// The stub has filled in its post. `ring` wakes the leader.
+#[inline(always)]
+pub fn post<W: Word>(word: &W, polling: &W, ring: impl FnOnce()) {
+    word.swap_seq_cst(state::POSTED);
+    W::fence_after_swap();
+    if polling.load_seq_cst() == 0 {
+        ring();
+    }
+}
+
+/// The stub waits for its answer, looking for it `spins` times before it sleeps. `sleep` is FUTEX_WAIT: it may return at
+/// any time, and does not sleep if the word is not the one given.
+#[inline(always)]
+pub fn wait<W: Word>(word: &W, mut spins: u32, relax: impl Fn(), sleep: impl Fn(u32)) {
+    loop {
+        let s = word.load_acquire();
+        if s == state::REPLY {
+            break;
+        }
+        if s == state::POSTED {
+            if spins > 0 {
+                spins -= 1;
+                relax();
+                continue;
+            }
+            if word.change(state::POSTED, state::ASLEEP) {
+                sleep(state::ASLEEP);
+            }
+        } else {
+            sleep(s);
+        }
+    }
+    word.store_relaxed(state::RUNNING);
+}
+
+/// Whether there is a post in the cell.
+#[inline(always)]
+pub fn is_posted(state: u32) -> bool {
+    matches!(state, state::POSTED | state::ASLEEP)
+}
+
+/// The Sentry has filled in the answer. `wake` is FUTEX_WAKE.
+#[inline(always)]
+pub fn reply<W: Word>(word: &W, wake: impl FnOnce()) {
+    match word.swap_seq_cst(state::REPLY) {
+        state::POSTED | state::RUNNING => {}
+        _ => wake(),
+    }
+}
+
+/// The Sentry tells the stub that it need not look out for its answer.
+#[inline(always)]
+pub fn park<W: Word>(word: &W) {
+    let _ = word.change(state::POSTED, state::PARKED);
+}
+
+/// The leader stops looking and sleeps, unless `found` (one more look) says that there is something to do. `sleep` returns
+/// when the bell has been rung since the last sleep, or for any other reason.
+#[inline(always)]
+pub fn doze<W: Word>(polling: &W, found: impl FnOnce() -> bool, sleep: impl FnOnce()) {
+    polling.store_seq_cst(0);
+    W::fence();
+    if !found() {
+        sleep();
+    }
+    polling.store_seq_cst(1);
+}
+
+impl Word for core::sync::atomic::AtomicU32 {
+    #[inline(always)]
+    fn load_acquire(&self) -> u32 {
+        self.load(core::sync::atomic::Ordering::Acquire)
+    }
+    #[inline(always)]
+    fn load_seq_cst(&self) -> u32 {
+        self.load(core::sync::atomic::Ordering::SeqCst)
+    }
+    #[inline(always)]
+    fn store_relaxed(&self, v: u32) {
+        self.store(v, core::sync::atomic::Ordering::Relaxed)
+    }
+    #[inline(always)]
+    fn store_seq_cst(&self, v: u32) {
+        self.store(v, core::sync::atomic::Ordering::SeqCst)
+    }
+    #[inline(always)]
+    fn swap_seq_cst(&self, v: u32) -> u32 {
+        self.swap(v, core::sync::atomic::Ordering::SeqCst)
+    }
+    #[inline(always)]
+    fn change(&self, from: u32, to: u32) -> bool {
+        use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+        self.compare_exchange(from, to, AcqRel, Relaxed).is_ok()
+    }
+    #[inline(always)]
+    fn fence() {
+        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst)
+    }
+}
