@@ -34,7 +34,10 @@ pub fn read_addr(cx: &Ctx<'_>, addr: Addr, len: i32) -> Result<Vec<u8>> {
 pub fn write_addr(cx: &mut Ctx<'_>, addr: Addr, len: Addr, value: &[u8]) -> Result<()> {
     let room: i32 = cx.read(len.0)?;
     let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
-    cx.write_bytes(addr.0, &value[..value.len().min(room)])?;
+    let n = value.len().min(room);
+    if n > 0 {
+        cx.write_bytes(addr.0, &value[..n])?;
+    }
     cx.write(len.0, &(value.len() as i32))
 }
 

@@ -11,6 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// `net.ipv4.igmp_max_memberships`.
 const MAX_GROUPS: usize = 20;
+const MCAST_JOIN_GROUP: i32 = 42;
+const MCAST_LEAVE_GROUP: i32 = 45;
+/// `sizeof(struct group_req)`.
+const GROUP_REQ: usize = 136;
 
 #[derive(Default)]
 pub struct Multicast {
@@ -69,6 +73,21 @@ impl Multicast {
         Ok(())
     }
 
+    /// `struct group_req`: an interface and a `sockaddr_storage`.
+    fn group_req(&self, level: i32, name: i32, value: &[u8]) -> Result<()> {
+        let (Some(index), Some(addr)) = (int(Some(value)), value.get(8..GROUP_REQ)) else { return Err(Errno::EINVAL) };
+        let group = match (level, addr::family(addr)?) {
+            (libc::IPPROTO_IP, libc::AF_INET) => addr::parse_v4(addr)?,
+            (libc::IPPROTO_IPV6, libc::AF_INET6) => addr::parse_v6(addr)?,
+            _ => return Err(Errno::EADDRNOTAVAIL),
+        };
+        if name == MCAST_JOIN_GROUP {
+            self.join(group.ip(), index == LO_INDEX)
+        } else {
+            self.leave(group.ip())
+        }
+    }
+
     /// `None`: not an option of multicast.
     pub fn set(&self, v6: bool, level: i32, name: i32, value: &[u8]) -> Option<Result<()>> {
         match (level, name) {
@@ -79,6 +98,8 @@ impl Multicast {
                 let join = name == libc::IP_ADD_MEMBERSHIP;
                 Some(if join { self.join(group.into(), on_lo) } else { self.leave(group.into()) })
             }
+            (libc::IPPROTO_IP, MCAST_JOIN_GROUP | MCAST_LEAVE_GROUP)
+            | (libc::IPPROTO_IPV6, MCAST_JOIN_GROUP | MCAST_LEAVE_GROUP) => Some(self.group_req(level, name, value)),
             (libc::IPPROTO_IP, libc::IP_MULTICAST_IF) => {
                 let on = match value.len() {
                     4..8 => v4(value).map(|a| (a.is_unspecified(), addr::kind(a.into()) == Kind::Local)),

@@ -38,6 +38,13 @@ struct St {
     bound_port: bool,
 }
 
+/// What has been sent so far of a datagram in pieces.
+struct Corked {
+    to: SocketAddr,
+    header: Header,
+    data: Vec<u8>,
+}
+
 pub struct Inner {
     ns: Arc<NetNs>,
     pub v6: bool,
@@ -56,6 +63,8 @@ pub struct Inner {
     /// One of [`HEADER_OPTS`] is on.
     wants_header: AtomicBool,
     shut: AtomicU8,
+    /// A datagram that is sent in pieces (`MSG_MORE`).
+    cork: Mutex<Option<Corked>>,
     /// Datagrams that found no room.
     pub drops: AtomicU64,
     st: Mutex<St>,
@@ -133,6 +142,7 @@ impl Udp {
                 broadcast: AtomicBool::new(false),
                 wants_header: AtomicBool::new(false),
                 shut: AtomicU8::new(0),
+                cork: Mutex::new(None),
                 drops: AtomicU64::new(0),
                 st: Mutex::new(St {
                     claim: None,
@@ -236,6 +246,39 @@ impl Udp {
             }
         }
         Ok(data.len())
+    }
+
+    /// Sends one datagram.
+    fn transmit(
+        &self,
+        src: &mut Src<'_>,
+        from: SocketAddr,
+        to: SocketAddr,
+        header: Header,
+        connected: bool,
+    ) -> Result<usize> {
+        let i = &self.inner;
+        let len = src.remaining();
+        if addr::kind(to.ip()) != Kind::Local {
+            return self.spread(src, from, to, header);
+        }
+        match i.table().receiver(from, to) {
+            Some(sock) => sock.deliver(src, from, header)?,
+            None => {
+                if src.take_vec(len)?.len() < len {
+                    return Err(Errno::EFAULT);
+                }
+                // The answer is an ICMP message, which only a connected socket hears of.
+                let hears = connected
+                    || i.opts.on(libc::IPPROTO_IP, libc::IP_RECVERR)
+                    || i.opts.on(libc::IPPROTO_IPV6, libc::IPV6_RECVERR);
+                if hears {
+                    i.error.store(libc::ECONNREFUSED, Ordering::SeqCst);
+                    i.wake.wake_all();
+                }
+            }
+        }
+        Ok(len)
     }
 
     fn take_err(&self) -> Result<()> {
@@ -398,23 +441,31 @@ impl Proto for Udp {
             (SocketAddr::new(ip, st.local.port()), to, st.remote.is_some())
         };
         let header = self.header(to.ip(), &msg.control)?;
-        if addr::kind(to.ip()) != Kind::Local {
-            return self.spread(src, from, to, header);
-        }
-        match i.table().receiver(from, to) {
-            Some(sock) => sock.deliver(src, from, header)?,
-            None => {
-                // The answer is an ICMP message, which only a connected socket hears of.
-                let hears = connected
-                    || i.opts.on(libc::IPPROTO_IP, libc::IP_RECVERR)
-                    || i.opts.on(libc::IPPROTO_IPV6, libc::IPV6_RECVERR);
-                if hears {
-                    i.error.store(libc::ECONNREFUSED, Ordering::SeqCst);
-                    i.wake.wake_all();
+        let more = msg.flags & libc::MSG_MORE != 0;
+        {
+            let mut cork = i.cork.lock();
+            if more || cork.is_some() {
+                let piece = src.take_vec(len)?;
+                if piece.len() < len {
+                    return Err(Errno::EFAULT);
+                }
+                let c = cork.get_or_insert_with(|| Corked { to, header, data: Vec::new() });
+                if c.data.len() + len > MAX_V4 {
+                    *cork = None;
+                    return Err(Errno::EMSGSIZE);
+                }
+                c.data.extend_from_slice(&piece);
+                if more {
+                    return Ok(len);
                 }
             }
+            if let Some(c) = cork.take() {
+                drop(cork);
+                self.transmit(&mut Src::kernel(&c.data), from, c.to, c.header, connected)?;
+                return Ok(len);
+            }
         }
-        Ok(len)
+        self.transmit(src, from, to, header, connected)
     }
 
     fn recv(&self, _s: &Socket, dst: &mut Dst<'_>, msg: &mut RecvMsg) -> Result<usize> {

@@ -19,6 +19,7 @@ pub const CASES: &[crate::Case] = cases![
     disconnect,
     packet_info,
     header_fields,
+    in_pieces,
     udp_lite,
     many_messages,
     broadcast,
@@ -448,4 +449,21 @@ unsafe fn udp_lite() {
     is(to4(ok(lite()), b"lite", lo(1, port)), 4);
     assert_eq!(from4(s).0, b"lite");
     assert_eq!(get_int(s, SOL_SOCKET, SO_PROTOCOL), IPPROTO_UDPLITE);
+}
+
+unsafe fn in_pieces() {
+    let (s, port) = bound();
+    let c = udp();
+    ok(connect4(c, lo(1, port)));
+    is(send_to(c, b"one ", MSG_MORE), 4);
+    is(send_to(c, b"data", MSG_MORE), 4);
+    recv_fails(s, MSG_DONTWAIT, EAGAIN);
+    is(send_to(c, b"gram", 0), 4);
+    assert_eq!(from4(s).0, b"one datagram");
+    is(send_to(c, b"x", 0), 1);
+    assert_eq!(from4(s).0, b"x");
+    // A bad buffer is an error even where nobody listens.
+    close(s);
+    let a = lo(1, port);
+    fails(sendto(udp(), BAD, 10, 0, (&raw const a).cast(), LEN4), EFAULT);
 }
