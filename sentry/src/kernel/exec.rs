@@ -478,12 +478,16 @@ pub async fn execve(
 ) -> SysResult {
     let task = cx.task.clone();
     let image = load(&task, Program { file, name, argv, envp }).await?;
+    // It may take the number of the process's first thread over.
+    let tid = task.tid();
     // The point of no return: the other threads end.
     alone(&task).await?;
     if task.mm.read().user_count() == 1 {
         crate::time::cpu::settle(&task);
     }
     let old_mm = std::mem::replace(&mut *task.mm.write(), image.mm);
+    // Nobody else in there (after vfork) is to wait for operations of a thread that has left.
+    old_mm.settled(tid);
     old_mm.user_gone();
     *task.comm.lock() = image.comm;
     {

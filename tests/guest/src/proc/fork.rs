@@ -73,13 +73,15 @@ unsafe fn close_is_not_shared() {
 }
 
 unsafe fn signal_state_is_inherited() {
-    on(SIGUSR1, nothing as *const () as usize, 0);
+    // Taken once: a function may have more than one address.
+    let handler = nothing as *const () as usize;
+    on(SIGUSR1, handler, 0);
     signal(SIGUSR2, SIG_IGN);
     block(&[SIGTERM]);
     in_child(|| {
         let mut a: sigaction = zeroed();
         ok(sigaction(SIGUSR1, std::ptr::null(), &mut a));
-        assert_eq!(a.sa_sigaction, nothing as *const () as usize);
+        assert_eq!(a.sa_sigaction, handler);
         ok(sigaction(SIGUSR2, std::ptr::null(), &mut a));
         assert_eq!(a.sa_sigaction, SIG_IGN);
         let mut m = zeroed();
@@ -215,10 +217,10 @@ unsafe fn orphans_leave_no_zombie() {
     let s = shared(PAGE).cast::<pid_t>();
     in_child(|| {
         // One that ends before its parent does, one after.
+        let parent = getpid();
         for i in 0..2 {
             let pid = ok(fork());
             if pid == 0 {
-                let parent = getppid();
                 eventually("its parent has gone", || i == 0 || getppid() != parent);
                 _exit(0);
             }
