@@ -213,6 +213,12 @@ pub trait AddressSpace: Send + Sync {
     fn read(&self, addr: u64, buf: &mut [u8]) -> Result<usize, Errno>;
     /// Copies `data` to guest memory; same rules.
     fn write(&self, addr: u64, data: &[u8]) -> Result<usize, Errno>;
+    /// Copies `len` bytes at `offset` of `file`, as far as it has them, to guest memory; same rules.
+    fn write_from_file(&self, addr: u64, file: &host::SharedFile, offset: u64, len: usize) -> Result<usize, Errno> {
+        let mut buf = vec![0; len];
+        let n = file.copy_out(offset, &mut buf);
+        self.write(addr, buf.get(..n).unwrap_or(&[]))
+    }
     /// Copies `len` bytes of guest memory to `offset` of `file`, which has that length already; same rules.
     fn read_to_file(&self, addr: u64, file: &host::SharedFile, offset: u64, len: usize) -> Result<usize, Errno> {
         let mut buf = vec![0; len];

@@ -294,6 +294,10 @@ impl AddressSpace for Space {
         self.inner.counters.vm_writes.fetch_add(1, Relaxed);
         self.transfer_all(addr, data.as_ptr().cast_mut(), data.len(), true)
     }
+    fn write_from_file(&self, addr: u64, file: &host::SharedFile, offset: u64, len: usize) -> Result<usize, Errno> {
+        self.inner.counters.vm_writes.fetch_add(1, Relaxed);
+        file.with_bytes(offset, len, |from, len| self.transfer_all(addr, from, len, true)).unwrap_or(Ok(0))
+    }
     fn read_to_file(&self, addr: u64, file: &host::SharedFile, offset: u64, len: usize) -> Result<usize, Errno> {
         self.inner.counters.vm_reads.fetch_add(1, Relaxed);
         file.with_bytes(offset, len, |to, len| self.transfer_all(addr, to, len, false)).unwrap_or(Ok(0))

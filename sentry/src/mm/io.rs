@@ -4,12 +4,12 @@
 
 use crate::error::{Errno, Result};
 use platform::host::SharedFile;
-use platform::{AddressSpace, Op};
+use platform::{AddressSpace, Op, STAGE_MAX};
 use std::cell::RefCell;
 use std::sync::Arc;
 
-/// Most bytes of one read that travel as a copy of ours to be stored by the stub; more go straight into guest memory.
-const STAGE_MAX: usize = 256 * 1024;
+/// Most bytes that pass through a buffer of ours at a time.
+const CHUNK: usize = 256 * 1024;
 
 /// One element of an I/O vector.
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,7 +92,7 @@ fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
         buf.resize(len, 0);
     }
     let r = f(&mut buf[..len]);
-    if buf.len() <= STAGE_MAX {
+    if buf.len() <= CHUNK {
         SCRATCH.set(buf);
     }
     r
@@ -122,7 +122,7 @@ impl<'a> Dst<'a> {
         let len = buf.len();
         Dst { kind: DstKind::Kernel(buf), len, done: 0, at: (0, 0) }
     }
-    /// Guest memory. With `stage`, which is for memory that can be written, what is small or in a file in memory is left to the stub.
+    /// Guest memory. With `stage`, which is for memory that can be written, what fits into one round is left to the stub.
     pub fn user(space: &'a dyn AddressSpace, iov: &'a [IoVec], stage: Option<&'a mut Staged>) -> Self {
         let len = iov_len(iov);
         Dst { kind: DstKind::User { space, iov, stage }, len, done: 0, at: (0, 0) }
@@ -206,7 +206,7 @@ impl<'a> Dst<'a> {
     pub fn put_file(&mut self, file: &Arc<SharedFile>, offset: u64, len: usize) -> Result<usize> {
         let want = len.min(self.remaining());
         let mut done = 0;
-        if let DstKind::User { iov, stage: Some(s), .. } = &mut self.kind {
+        if let DstKind::User { space, iov, stage } = &mut self.kind {
             while done < want {
                 let Some(v) = iov.get(self.at.0) else { break };
                 if self.at.1 == v.len {
@@ -215,15 +215,25 @@ impl<'a> Dst<'a> {
                 }
                 let n = (v.len - self.at.1).min(want - done);
                 let addr = v.addr.checked_add(self.at.1 as u64).ok_or(Errno::EFAULT)?;
-                s.0.push((addr, Piece::File(file.clone(), offset + done as u64, n)));
-                done += n;
-                self.at.1 += n;
+                let from = offset + done as u64;
+                let k = match stage {
+                    Some(s) if self.len <= STAGE_MAX => {
+                        s.0.push((addr, Piece::File(file.clone(), from, n)));
+                        n
+                    }
+                    _ => space.write_from_file(addr, file, from, n).map_err(|_| Errno::EFAULT)?,
+                };
+                done += k;
+                self.at.1 += k;
+                if k < n {
+                    break;
+                }
             }
             self.done += done;
-            return Ok(done);
+            return if done == 0 && want > 0 { Err(Errno::EFAULT) } else { Ok(done) };
         }
         while done < want {
-            let part = (want - done).min(STAGE_MAX);
+            let part = (want - done).min(CHUNK);
             match self.fill(part, &mut |buf| Ok(file.copy_out(offset + done as u64, buf))) {
                 Ok(0) => break,
                 Ok(n) => done += n,
