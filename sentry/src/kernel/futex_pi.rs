@@ -151,20 +151,14 @@ pub async fn unlock(cx: &mut Ctx<'_>, addr: u64, private: bool) -> SysResult {
         if word & FUTEX_TID_MASK != task.tid() as u32 {
             return Err(Errno::EPERM.into());
         }
-        let (next, more) = {
+        let next = {
             let mut locks = LOCKS.lock();
-            match locks.get_mut(&key) {
-                Some(q) => {
-                    let w = q.waiters.pop_front();
-                    if let Some(w) = &w {
-                        w.state.store(TAKING, Ordering::SeqCst);
-                    }
-                    (w, !q.waiters.is_empty())
-                }
-                None => (None, false),
-            }
+            let w = locks.get_mut(&key).and_then(|q| q.waiters.pop_front());
+            // Under the lock, so that whoever finds itself out of the queue sees why.
+            w.inspect(|w| w.state.store(TAKING, Ordering::SeqCst))
         };
-        let new = next.as_ref().map_or(0, |w| w.tid as u32 | if more { FUTEX_WAITERS } else { 0 });
+        // Whether more will be in the queue when the word changes is not known yet: the next owner comes to look.
+        let new = next.as_ref().map_or(0, |w| w.tid as u32 | FUTEX_WAITERS);
         let done = compare_exchange(cx, addr, word, new).await;
         let stored = matches!(done, Ok(true));
         if let Some(w) = next {
@@ -206,10 +200,8 @@ pub fn exit(tid: i32) {
     let keys: Vec<Key> = locks.iter().filter(|(_, q)| q.owner == tid).map(|(k, _)| *k).collect();
     for key in keys {
         let Some(w) = locks.get_mut(&key).and_then(|q| q.waiters.pop_front()) else { continue };
-        let more = locks.get(&key).is_some_and(|q| !q.waiters.is_empty());
-        let flag = if more { FUTEX_WAITERS } else { 0 };
         // Nobody else may change the word while it names a dead owner, so a plain store will do.
-        let _ = w.mem.write(w.addr, &(w.tid as u32 | flag | FUTEX_OWNER_DIED));
+        let _ = w.mem.write(w.addr, &(w.tid as u32 | FUTEX_WAITERS | FUTEX_OWNER_DIED));
         settle(&mut locks, &key, &w);
         heirs.push(w);
     }
