@@ -10,7 +10,8 @@
 //! ```text
 //! WAITING --unlock chooses it--> TAKING --stored--> OWNER
 //!    |  ^------the word changed-----'
-//!    '--timeout, signal--> (out of the queue)
+//!    |--timeout, signal--> (out of the queue)
+//!    '--the lock became free before it was in the queue--> AGAIN
 //! ```
 
 use super::futex::{key_of, FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS};
@@ -29,6 +30,8 @@ use std::sync::{Arc, LazyLock};
 const WAITING: u8 = 0;
 const TAKING: u8 = 1;
 const OWNER: u8 = 2;
+/// Out of the queue, since the lock was free when it came: it is to try again.
+const AGAIN: u8 = 3;
 
 struct Waiter {
     tid: i32,
@@ -39,11 +42,7 @@ struct Waiter {
     queue: WaitQueue,
 }
 
-#[derive(Default)]
-struct Queue {
-    owner: i32,
-    waiters: VecDeque<Arc<Waiter>>,
-}
+type Queue = VecDeque<Arc<Waiter>>;
 
 /// Locks that somebody waits for. An entry goes with its last waiter, so there are no more of them than threads.
 static LOCKS: LazyLock<Mutex<HashMap<Key, Queue>>> = LazyLock::new(Default::default);
@@ -65,11 +64,11 @@ pub(super) async fn compare_exchange(cx: &mut Ctx<'_>, addr: u64, old: u32, new:
 fn remove(key: &Key, w: &Arc<Waiter>) -> bool {
     let mut locks = LOCKS.lock();
     let Some(q) = locks.get_mut(key) else { return false };
-    let before = q.waiters.len();
+    let before = q.len();
     // One that an unlock has chosen is not in the queue; it comes back or becomes the owner.
-    q.waiters.retain(|x| !Arc::ptr_eq(x, w));
-    let out = q.waiters.len() < before;
-    if q.waiters.is_empty() && w.state.load(Ordering::SeqCst) != TAKING {
+    q.retain(|x| !Arc::ptr_eq(x, w));
+    let out = q.len() < before;
+    if q.is_empty() && w.state.load(Ordering::SeqCst) != TAKING {
         locks.remove(key);
     }
     COUNT.store(locks.len(), Ordering::SeqCst);
@@ -106,17 +105,22 @@ pub async fn lock(cx: &mut Ctx<'_>, addr: u64, private: bool, deadline_ns: Optio
             Arc::new(Waiter { tid: me, mem: cx.mem(), addr, state: AtomicU8::new(WAITING), queue: WaitQueue::new() });
         {
             let mut locks = LOCKS.lock();
-            let q = locks.entry(key).or_default();
-            q.owner = owner;
-            q.waiters.push_back(w.clone());
+            locks.entry(key).or_default().push_back(w.clone());
             COUNT.store(locks.len(), Ordering::SeqCst);
         }
         // The owner may have gone before it could see the queue.
         let now: Result<u32> = cx.mem().read(addr);
-        if now.as_ref().is_ok_and(|n| n & FUTEX_TID_MASK == owner as u32) && task.kernel.task(owner).is_some() {
-            let r = task.wait(&[(&w.queue, u32::MAX)], deadline_ns, || owned(&w)).await;
-            let r = match r {
-                Ok(()) => return Ok(0),
+        let waited_for = owner as u32 | FUTEX_WAITERS;
+        if now.as_ref().is_ok_and(|n| n & (FUTEX_TID_MASK | FUTEX_WAITERS) == waited_for)
+            && task.kernel.task(owner).is_some()
+        {
+            let left = || match w.state.load(Ordering::SeqCst) {
+                s @ (OWNER | AGAIN) => Some(s),
+                _ => None,
+            };
+            let r = match task.wait(&[(&w.queue, u32::MAX)], deadline_ns, left).await {
+                Ok(OWNER) => return Ok(0),
+                Ok(_) => continue,
                 Err(e) => e,
             };
             if remove(&key, &w) {
@@ -153,7 +157,7 @@ pub async fn unlock(cx: &mut Ctx<'_>, addr: u64, private: bool) -> SysResult {
         }
         let next = {
             let mut locks = LOCKS.lock();
-            let w = locks.get_mut(&key).and_then(|q| q.waiters.pop_front());
+            let w = locks.get_mut(&key).and_then(|q| q.pop_front());
             // Under the lock, so that whoever finds itself out of the queue sees why.
             w.inspect(|w| w.state.store(TAKING, Ordering::SeqCst))
         };
@@ -167,26 +171,41 @@ pub async fn unlock(cx: &mut Ctx<'_>, addr: u64, private: bool) -> SysResult {
                 settle(&mut locks, &key, &w);
             } else {
                 w.state.store(WAITING, Ordering::SeqCst);
-                locks.entry(key).or_default().waiters.push_front(w.clone());
+                locks.entry(key).or_default().push_front(w.clone());
             }
             COUNT.store(locks.len(), Ordering::SeqCst);
             drop(locks);
             w.queue.wake_all();
         }
         if done? {
+            if new == 0 {
+                come_again(&key);
+            }
             return Ok(0);
         }
+    }
+}
+
+/// The lock is free: who has queued since its owner looked tries once more.
+fn come_again(key: &Key) {
+    let mut locks = LOCKS.lock();
+    let w = locks.get_mut(key).and_then(|q| q.pop_front());
+    if locks.get(key).is_some_and(VecDeque::is_empty) {
+        locks.remove(key);
+    }
+    COUNT.store(locks.len(), Ordering::SeqCst);
+    drop(locks);
+    if let Some(w) = w {
+        w.state.store(AGAIN, Ordering::SeqCst);
+        w.queue.wake_all();
     }
 }
 
 /// `w` owns the lock now.
 fn settle(locks: &mut HashMap<Key, Queue>, key: &Key, w: &Waiter) {
     w.state.store(OWNER, Ordering::SeqCst);
-    if let Some(q) = locks.get_mut(key) {
-        q.owner = w.tid;
-        if q.waiters.is_empty() {
-            locks.remove(key);
-        }
+    if locks.get(key).is_some_and(VecDeque::is_empty) {
+        locks.remove(key);
     }
 }
 
@@ -197,9 +216,13 @@ pub fn exit(tid: i32) {
     }
     let mut heirs = Vec::new();
     let mut locks = LOCKS.lock();
-    let keys: Vec<Key> = locks.iter().filter(|(_, q)| q.owner == tid).map(|(k, _)| *k).collect();
+    // The word says who the owner is; nobody else's notes are as fresh.
+    let owned = |q: &Queue| {
+        q.front().is_some_and(|w| w.mem.read::<u32>(w.addr).is_ok_and(|word| word & FUTEX_TID_MASK == tid as u32))
+    };
+    let keys: Vec<Key> = locks.iter().filter(|(_, q)| owned(q)).map(|(k, _)| *k).collect();
     for key in keys {
-        let Some(w) = locks.get_mut(&key).and_then(|q| q.waiters.pop_front()) else { continue };
+        let Some(w) = locks.get_mut(&key).and_then(|q| q.pop_front()) else { continue };
         // Nobody else may change the word while it names a dead owner, so a plain store will do.
         let _ = w.mem.write(w.addr, &(w.tid as u32 | FUTEX_WAITERS | FUTEX_OWNER_DIED));
         settle(&mut locks, &key, &w);
