@@ -182,7 +182,11 @@ fn watch_control(kernel: &Arc<Kernel>, control: &Arc<OwnedFd>) -> WatchHandle {
 
 /// A signal that the command was sent.
 fn from_command(kernel: &Kernel, signal: i32, terminal: bool) {
-    if signal == libc::SIGCONT {
+    const FATAL: [i32; 6] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
+    if FATAL.contains(&signal) && kernel.group(kernel.first_pid()).is_none() {
+        // There is no process yet that could have another mind: it would have died of it.
+        give_up(&kernel.executor, FromSentry::Exited(u8::try_from(128 + signal).unwrap_or(crate::OWN_FAILURE)));
+    } else if signal == libc::SIGCONT {
         init::carry_on(kernel);
     } else if terminal {
         sentry::kernel::tty::signal_foreground(kernel, signal);

@@ -67,9 +67,7 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
                 Ok(Some(FromSentry::Exited(n))) => status = Some(n),
                 Ok(Some(FromSentry::LostGofer)) => return Err(gofer_trouble(&sandbox)),
                 // Without its Gofer a Sentry can fail in many ways; the cause is what counts.
-                Ok(Some(FromSentry::Failed { status: crate::OWN_FAILURE, .. }))
-                    if wait_for_end(&sandbox.gofer) && died(&sandbox.gofer) =>
-                {
+                Ok(Some(FromSentry::Failed { .. })) if wait_for_end(&sandbox.gofer) && died(&sandbox.gofer) => {
                     return Err(gofer_trouble(&sandbox))
                 }
                 Ok(Some(FromSentry::Failed { status: n, text })) => {

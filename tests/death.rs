@@ -1,0 +1,206 @@
+//! Whatever dies, everything ends: kills of the Sentry, the Gofer, a stub and the command, and signals to the command, at varying
+//! moments of a sandbox's life. It must end by itself with a clear message and a status that is not 0, and leave nothing.
+//!
+//! The test adopts what loses its parent, so that a process left behind shows as a child of its own.
+
+mod common;
+
+use common::{alive, children, command_line, descendants, end_within, eventually, Scratch, RUNSC};
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::thread::sleep;
+use std::time::Duration;
+
+/// One sandbox at a time, should these run as threads of one process.
+static ALONE: Mutex<()> = Mutex::new(());
+/// Far more than it should take (a second), since machines can be slow.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What the guest is doing when it happens.
+const LIVES: [(&str, &str); 5] = [
+    ("starting", "exec sleep 1000"),
+    ("idle", "echo ready; exec sleep 1000"),
+    ("computing", "echo ready; while :; do :; done"),
+    ("forking", "echo ready; while :; do /bin/true; (:); done"),
+    ("piping", "echo ready; while :; do yes | cat | head -c 10000000 | wc -c >/dev/null; done"),
+];
+
+/// A varying number, the same in each run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+/// Mounts, cgroups and temporary files that could be of a sandbox.
+fn traces(tmp: &Scratch) -> Vec<String> {
+    let mut all: Vec<String> = fs::read_to_string("/proc/self/mountinfo")
+        .unwrap()
+        .lines()
+        .filter(|l| l.contains("runsc"))
+        .map(str::to_owned)
+        .collect();
+    for dir in [tmp.0.as_path(), "/dev/shm".as_ref(), "/sys/fs/cgroup".as_ref()] {
+        let ours = |name: &str| dir == tmp.0 || name.contains("runsc");
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        all.extend(entries.map(|e| e.path().display().to_string()).filter(|p| ours(p)));
+    }
+    all
+}
+
+fn start(script: &str, tmp: &Scratch) -> Child {
+    let mut command = Command::new(RUNSC);
+    command.args(["run", "--", "/bin/sh", "-c", script]).env("TMPDIR", &tmp.0).env("RUST_BACKTRACE", "0");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn pid(child: &Child) -> i32 {
+    i32::try_from(child.id()).unwrap()
+}
+
+/// Waits until the guest has said that it runs.
+fn ready(child: &mut Child) {
+    let mut line = [0; 6];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+    assert_eq!(&line, b"ready\n");
+}
+
+fn kill(pid: i32, signal: i32) -> bool {
+    common::kill(pid, signal)
+}
+
+/// A process of the sandbox, by what it is called; `None` if there is none (yet).
+fn find(command: i32, who: &str, dice: &mut Dice) -> Option<i32> {
+    let direct = |text: &str| children(command).into_iter().find(|p| command_line(*p).contains(text));
+    match who {
+        "Sentry" => direct("internal-sentry"),
+        "Gofer" => direct("internal-gofer"),
+        "stub" => {
+            let stubs = descendants(direct("internal-sentry")?);
+            let n = stubs.len() as u64;
+            (n > 0).then(|| stubs[dice.below(n) as usize])
+        }
+        _ => Some(command),
+    }
+}
+
+/// What happened, for messages.
+type Failure = Option<String>;
+
+/// One sandbox's life and death.
+fn once(life: (&str, &str), who: &str, signal: i32, dice: &mut Dice) -> Failure {
+    let tmp = Scratch::new("death");
+    let before = traces(&tmp);
+    let mut child = start(life.1, &tmp);
+    let command = pid(&child);
+    if life.0 == "starting" {
+        sleep(Duration::from_micros(dice.below(25_000)));
+    } else {
+        ready(&mut child);
+        sleep(Duration::from_micros(dice.below(20_000)));
+    }
+    let mut victim = None;
+    for _ in 0..2000 {
+        victim = find(command, who, dice);
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        if victim.is_some_and(|v| kill(v, signal)) {
+            // A stub that was about to end anyway (an old program's, say) takes nothing with it: then another one.
+            let wait = if who == "stub" { 250 } else { 0 };
+            sleep(Duration::from_millis(wait));
+            if who != "stub" || child.try_wait().unwrap().is_some() {
+                break;
+            }
+        }
+        sleep(Duration::from_millis(1));
+    }
+    let what = format!("{who} {victim:?}, signal {signal}, while {}", life.0);
+    let ended = match std::panic::catch_unwind(|| end_within(child, LIMIT)) {
+        Ok(ended) => ended,
+        Err(_) => return Some(format!("{what}: it did not end")),
+    };
+    let text = String::from_utf8_lossy(&ended.err).into_owned();
+    let mut failure = None;
+    let mut fail = |why: String| failure.get_or_insert(format!("{what}: {why}; it said: {text:?}")).truncate(2000);
+    match (who, signal) {
+        ("command", 9) => {}
+        // Signals are the guest's, or end the command where there is no guest yet.
+        ("command", n) => {
+            use std::os::unix::process::ExitStatusExt;
+            if ended.status.code() != Some(128 + n) && ended.status.signal() != Some(n) {
+                fail(format!("{}", ended.status));
+            }
+        }
+        _ => {
+            if ended.status.code() != Some(125) {
+                fail(format!("{}", ended.status));
+            }
+            // The guest may have complained before.
+            let last = text.rfind("runsc-rs: ").map_or("", |at| &text[at..]);
+            let named = last.contains(who) || (who == "stub" && last.contains("process of the sandbox"));
+            if !named || last.lines().count() != 1 {
+                fail("no clear message".into());
+            }
+        }
+    }
+    let me = std::process::id() as i32;
+    eventually(&format!("{what}: no process is left"), LIMIT, || {
+        use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
+        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|s| s != WaitStatus::StillAlive) {}
+        Ok(!descendants(me).into_iter().any(alive))
+    });
+    let after = traces(&tmp);
+    if after != before {
+        fail(format!("left {after:?}"));
+    }
+    failure
+}
+
+/// `times` deaths in each life.
+fn deaths(who: &str, signals: &[i32], times: usize) {
+    let _alone = ALONE.lock();
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ who.len() as u64);
+    let mut failures = Vec::new();
+    // A stub that is killed before it is born, as while the sandbox starts or the guest forks, is only a fork that failed.
+    let lives = if who == "stub" { &LIVES[1..3] } else { &LIVES[..] };
+    for i in 0..times {
+        for &life in lives {
+            failures.extend(once(life, who, signals[i % signals.len()], &mut dice));
+        }
+    }
+    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), times * lives.len(), failures.join("\n"));
+}
+
+#[test]
+fn of_the_sentry() {
+    deaths("Sentry", &[9], 5);
+}
+
+#[test]
+fn of_the_gofer() {
+    deaths("Gofer", &[9], 5);
+}
+
+#[test]
+fn of_a_stub() {
+    deaths("stub", &[9], 10);
+}
+
+#[test]
+fn of_the_command() {
+    deaths("command", &[9], 4);
+}
+
+#[test]
+fn by_a_signal_to_the_command() {
+    // SIGINT is not among them: a shell that waits for a child does not die of it.
+    deaths("command", &[15, 1, 10], 6);
+}
