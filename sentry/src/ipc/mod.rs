@@ -13,7 +13,7 @@ use crate::kernel::cred::{CAP_IPC_OWNER, CAP_SYS_ADMIN};
 use crate::kernel::Cred;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 /// Identifiers are `sequence << 15 | index`, so that one that was removed is not mistaken for its successor.
@@ -249,6 +249,8 @@ pub struct IpcNamespace {
     pub msgs: Registry<msg::Queue>,
     pub sems: Registry<sem::Set>,
     pub shms: Registry<shm::Segment>,
+    /// Largest segment (`kernel.shmmax`).
+    pub shmmax: AtomicU64,
     pub mqueues: mqueue::Names,
 }
 
@@ -258,6 +260,7 @@ impl Default for IpcNamespace {
             msgs: Registry::new(msg::MSGMNI),
             sems: Registry::new(sem::SEMMNI),
             shms: Registry::new(shm::SHMMNI),
+            shmmax: AtomicU64::new(shm::SHMMAX),
             mqueues: mqueue::Names::default(),
         }
     }

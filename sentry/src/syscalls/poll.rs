@@ -135,6 +135,12 @@ fn left_of(deadline_ns: u64) -> u64 {
     }
 }
 
+/// With the personality `STICKY_TIMEOUTS`, the rest of the time is not stored.
+fn sticky(cx: &Ctx<'_>) -> bool {
+    const STICKY_TIMEOUTS: u32 = 0x400_0000;
+    cx.task.attrs.personality.load(Ordering::Relaxed) & STICKY_TIMEOUTS != 0
+}
+
 pub async fn ppoll(cx: &mut Ctx<'_>, fds: Addr, nfds: u32, timeout: Addr, mask: Addr, size: usize) -> SysResult {
     let deadline = match timeout.is_null() {
         true => None,
@@ -146,7 +152,7 @@ pub async fn ppoll(cx: &mut Ctx<'_>, fds: Addr, nfds: u32, timeout: Addr, mask: 
         r = Err(SysError::Restart(Restart::NoHand));
     }
     unswap_mask(cx, &r);
-    if let Some(d) = deadline {
+    if let Some(d) = deadline.filter(|_| !sticky(cx)) {
         // The rest is written on success only as a courtesy; a fault there is not the call's.
         let _ = cx.write_now(timeout.0, &UserTimespec::from_ns(left_of(d)));
     }
@@ -242,7 +248,7 @@ pub async fn select(cx: &mut Ctx<'_>, n: i32, r: Addr, w: Addr, e: Addr, timeout
         }
     };
     let res = do_select(cx, n, [r, w, e], deadline).await;
-    if let Some(d) = deadline {
+    if let Some(d) = deadline.filter(|_| !sticky(cx)) {
         let _ = cx.write_now(timeout.0, &UserTimeval::from_ns(left_of(d)));
     }
     res
@@ -259,7 +265,7 @@ pub async fn pselect6(cx: &mut Ctx<'_>, n: i32, r: Addr, w: Addr, e: Addr, timeo
     }
     let res = do_select(cx, n, [r, w, e], deadline).await;
     unswap_mask(cx, &res);
-    if let Some(d) = deadline {
+    if let Some(d) = deadline.filter(|_| !sticky(cx)) {
         let _ = cx.write_now(timeout.0, &UserTimespec::from_ns(left_of(d)));
     }
     res

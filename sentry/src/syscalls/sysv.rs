@@ -13,6 +13,7 @@ use crate::mm::space::Map;
 use crate::mm::vma::{page_aligned, valid_range, Backing, Vma};
 use crate::time::clock::{timeout, UserTimespec};
 use platform::{Op, PAGE_SIZE};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 const IPC_RMID: i32 = 0;
@@ -253,9 +254,10 @@ pub fn semctl(cx: &mut Ctx<'_>, id: i32, num: i32, cmd: i32, arg: u64) -> SysRes
 pub fn shmget(cx: &mut Ctx<'_>, key: i32, size: u64, flags: i32) -> SysResult {
     let cred = cx.task.cred();
     let used = shm::total(cx.kernel());
+    let shmmax = cx.kernel().ipc.shmmax.load(Ordering::Relaxed);
     let fits = |s: &Segment| if s.size() < size { Err(Errno::EINVAL) } else { Ok(()) };
     let id = cx.kernel().ipc.shms.get_or_create(key, flags, &cred, fits, |p| {
-        if size == 0 || size > shm::SHMMAX {
+        if size == 0 || size > shmmax {
             return Err(Errno::EINVAL);
         }
         if flags & libc::SHM_HUGETLB != 0 {
@@ -404,7 +406,8 @@ pub fn shmctl(cx: &mut Ctx<'_>, id: i32, cmd: i32, buf: Addr) -> SysResult {
     match cmd {
         IPC_INFO => {
             let mni = all.limit() as u64;
-            let info = [shm::SHMMAX, 1, mni, mni, shm::SHMALL, 0, 0, 0, 0];
+            let max = kernel.ipc.shmmax.load(Ordering::Relaxed);
+            let info = [max, 1, mni, mni, shm::SHMALL, 0, 0, 0, 0];
             cx.write_bytes(buf.0, &longs(&info))?;
             Ok(all.max_index())
         }

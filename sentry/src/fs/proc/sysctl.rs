@@ -113,7 +113,7 @@ const TABLE: &[(&str, Node)] = &[
     ("kernel/shm_next_id", Text("-1")),
     ("kernel/shm_rmid_forced", Int(0, 0, 1)),
     ("kernel/shmall", Keep("18446744073692774399")),
-    ("kernel/shmmax", Keep("18446744073692774399")),
+    ("kernel/shmmax", Live(shmmax, set_shmmax)),
     ("kernel/shmmni", Live(shmmni, set_shmmni)),
     ("kernel/sysctl_writes_strict", Int(1, -1, 1)),
     ("kernel/sysrq", Text("0")),
@@ -204,6 +204,15 @@ fn msgmni(k: &Kernel, out: &mut Vec<u8>) {
 }
 fn set_msgmni(k: &Kernel, text: &[u8]) -> Result<()> {
     k.ipc.msgs.set_limit(parse_int(text)?)
+}
+fn shmmax(k: &Kernel, out: &mut Vec<u8>) {
+    out.d(k.ipc.shmmax.load(Ordering::Relaxed));
+}
+fn set_shmmax(k: &Kernel, text: &[u8]) -> Result<()> {
+    let text = std::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
+    let n = text.trim_end_matches('\0').trim().parse().map_err(|_| Errno::EINVAL)?;
+    k.ipc.shmmax.store(n, Ordering::Relaxed);
+    Ok(())
 }
 fn shmmni(k: &Kernel, out: &mut Vec<u8>) {
     out.d(k.ipc.shms.limit() as u64);

@@ -70,6 +70,10 @@ unsafe fn personality_bits() {
         ok(personality((old | bit) as c_ulong));
         is(personality(0xffff_ffff), i64::from(old | bit));
     }
+    ok(personality(0x400_0000));
+    let mut t = timeval { tv_sec: 0, tv_usec: 2000 };
+    is(select(0, null_mut(), null_mut(), null_mut(), &mut t), 0);
+    assert_eq!(t.tv_usec, 2000);
     ok(personality(0x002_0000));
     let mut u: utsname = zeroed();
     ok(uname(&mut u));
