@@ -54,6 +54,7 @@ pub fn ioctl(task: &Task, cmd: u32, arg: u64) -> SysResult {
         SIOCGIFCONF => return conf(task, arg),
         SIOCGSTAMP | SIOCGSTAMPNS => return Err(Errno::ENOENT.into()),
         c if CHANGES.contains(&c) => {
+            mem.read_bytes(arg, &mut [0u8; IFREQ])?;
             // The network is not the guest's to change.
             let admin = task.cred().has(CAP_NET_ADMIN);
             return Err(if admin { Errno::EOPNOTSUPP } else { Errno::EPERM }.into());

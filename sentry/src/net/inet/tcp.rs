@@ -7,6 +7,7 @@
 
 use super::addr::{self, Kind};
 use super::conn::{state, Link, Shared, PRI};
+use super::mcast::Multicast;
 use super::opts::{IpOpts, Shape};
 use super::ports::{self, Claim, Want};
 use super::tcp_info;
@@ -71,6 +72,8 @@ pub struct Inner {
     pub ino: AtomicU64,
     shared: Arc<Shared>,
     opts: IpOpts,
+    /// Joined for the host's sake: a stream gets nothing from a group. Not inherited.
+    groups: Multicast,
     reuse: AtomicBool,
     reuse_port: AtomicBool,
     inline: AtomicBool,
@@ -137,6 +140,7 @@ impl Inner {
             ino: AtomicU64::new(0),
             shared: Arc::new(shared),
             opts,
+            groups: Multicast::default(),
             reuse: AtomicBool::new(false),
             reuse_port: AtomicBool::new(false),
             inline: AtomicBool::new(false),
@@ -642,6 +646,9 @@ impl Proto for Tcp {
                 return v;
             }
         }
+        if let Some(v) = self.inner.groups.get(self.inner.v6, level, name) {
+            return Ok(v);
+        }
         super::get_opt(&self.inner.opts, self.inner.shape(), s, self.inner.st.lock().remote.is_some(), level, name)
     }
 
@@ -654,6 +661,9 @@ impl Proto for Tcp {
             if let Some(r) = tcp_info::set(name, value) {
                 return r;
             }
+        }
+        if let Some(r) = i.groups.set(i.v6, level, name, value) {
+            return r;
         }
         i.opts.set(i.shape(), task, level, name, value)
     }
