@@ -221,3 +221,13 @@ fn git() {
 fn sqlite() {
     check("sqlite", &["bash"], "sqlite.sh", &["sqlite3", "awk"]);
 }
+
+#[test]
+fn go() {
+    check("go", &["bash"], "golang.sh", &["go", "gcc"]);
+}
+
+#[test]
+fn musl() {
+    check("musl", &["bash"], "musl.sh", &["musl-gcc"]);
+}
