@@ -68,7 +68,7 @@ pub const HOST_CALLS: &[(libc::c_long, &str)] = &[
     (libc::SYS_madvise, "memory allocation"),
     (libc::SYS_brk, "memory allocation"),
     (libc::SYS_socketpair, "control socket of a new process (AF_UNIX, SOCK_SEQPACKET)"),
-    (libc::SYS_sendmsg, "hand a descriptor to a stub for one mmap"),
+    (libc::SYS_sendmsg, "hand descriptors to a stub for one round of mappings"),
     (libc::SYS_close, "all of these"),
     (libc::SYS_poll, "is a birth waiting on the seccomp listener"),
     (libc::SYS_ioctl, "seccomp listener: NOTIF_RECV, NOTIF_SEND, NOTIF_ADDFD, NOTIF_ID_VALID"),

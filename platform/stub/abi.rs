@@ -48,6 +48,8 @@ pub const STAGE_IN_MAX: usize = 0x2000;
 pub const STAGE_OUT: u64 = 0x1_0000;
 pub const STAGE_OUT_MAX: usize = 0x1_0000;
 pub const MAX_OPS: usize = 40;
+/// Descriptors that come with the operations of one answer.
+pub const MAX_FDS: usize = 8;
 
 /// Descriptors of every stub.
 pub const CTL_FD: i32 = 0;
@@ -121,7 +123,7 @@ pub mod mode {
 pub mod op {
     /// `args[0]` is a host call number, the rest are its arguments.
     pub const SYSCALL: u64 = 1;
-    /// addr, len, prot, flags, offset; the descriptor comes by the control socket.
+    /// addr, len, prot, flags, offset, which of the answer's descriptors.
     pub const MAP_FD: u64 = 2;
     /// addr, len, offset into the staging buffer.
     pub const COPY_OUT: u64 = 3;
@@ -188,6 +190,8 @@ pub struct Answer {
     pub nops: u32,
     pub regs: [u64; NREGS],
     pub seq: u32,
+    /// How many descriptors wait in the control socket, in one message. They are closed when the operations are done.
+    pub nfds: u32,
 }
 
 #[repr(C, align(64))]

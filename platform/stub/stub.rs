@@ -567,9 +567,14 @@ unsafe fn serve_answer(cell: *mut Cell, uc: *mut UContext) {
             (*cell).post.efault = 0;
             let mut failed = 0;
             let mut i = 0;
+            let mut fds = sys::Fds::none();
+            if (*cell).answer.nfds != 0 {
+                // Those that do not come are missed by the operations that need them.
+                let _ = fds.receive();
+            }
             while i < nops && i < MAX_OPS {
                 let op = addr_of!((*cell).ops[i]);
-                match carry_out(cell, uc, op) {
+                match carry_out(cell, uc, op, &fds) {
                     Ok(false) => i += 1,
                     Ok(true) => {
                         // The forked child: nothing is left of the parent's answer.
@@ -586,6 +591,7 @@ unsafe fn serve_answer(cell: *mut Cell, uc: *mut UContext) {
                     }
                 }
             }
+            fds.close();
             if failed == -1 {
                 // Its answer may be there already.
                 continue;
@@ -650,7 +656,7 @@ unsafe fn post_any(cell: *mut Cell, uc: *mut UContext, kind: u32) {
 }
 
 /// Carries out one operation. `Ok(true)`: this is the child of a fork.
-unsafe fn carry_out(cell: *mut Cell, uc: *mut UContext, op: *const OpSlot) -> Result<bool, i32> {
+unsafe fn carry_out(cell: *mut Cell, uc: *mut UContext, op: *const OpSlot, fds: &sys::Fds) -> Result<bool, i32> {
     // SAFETY: `cell` and `uc` are this thread's own, `op` lies in the cell. The operations themselves touch guest memory
     // only through `stub_copy` and through the kernel.
     unsafe {
@@ -660,10 +666,7 @@ unsafe fn carry_out(cell: *mut Cell, uc: *mut UContext, op: *const OpSlot) -> Re
                 syscall(a[0] as u32, [a[1], a[2], a[3], a[4], a[5], a[6]]).check()?;
             }
             op::MAP_FD => {
-                let fd = sys::receive_fd()?;
-                let r = syscall(sys::MMAP, [a[0], a[1], a[2], a[3], fd, a[4]]).check();
-                syscall(sys::CLOSE, [fd, 0, 0, 0, 0, 0]);
-                r?;
+                syscall(sys::MMAP, [a[0], a[1], a[2], a[3], fds.get(a[5])?, a[4]]).check()?;
             }
             op::COPY_OUT => {
                 let from = cell as u64 + STAGE_OUT + a[2];

@@ -1,6 +1,6 @@
 //! Host calls and the few instructions that Rust has no words for.
 
-use crate::abi::{CTL_FD, FIRST_FREE_FD};
+use crate::abi::{CTL_FD, FIRST_FREE_FD, MAX_FDS};
 use core::arch::asm;
 use core::ptr::{addr_of, addr_of_mut};
 
@@ -78,26 +78,62 @@ struct MsgHdr {
     namelen: u64,
     iov: *const [u64; 2],
     iovlen: u64,
-    control: *mut [u64; 4],
+    control: *mut Control,
     controllen: u64,
     flags: u64,
 }
 
-/// Takes the next descriptor from the control socket.
-pub fn receive_fd() -> Result<u64, i32> {
-    let mut byte = 0u64;
-    let iov = [addr_of_mut!(byte) as u64, 8];
-    let mut control = [0u64; 4];
-    let mut msg =
-        MsgHdr { name: 0, namelen: 0, iov: addr_of!(iov), iovlen: 1, control: addr_of_mut!(control), controllen: 32, flags: 0 };
-    syscall(RECVMSG, [CTL_FD as u64, addr_of_mut!(msg) as u64, 0, 0, 0, 0]).check()?;
-    // cmsghdr: len u64, level i32, type i32; then the descriptor.
-    // SAFETY: our own array, which the kernel has written to.
-    let fd = unsafe { addr_of!(control[2]).cast::<i32>().read_volatile() };
-    // SAFETY: the same.
-    let len = unsafe { addr_of!(control[0]).read_volatile() };
-    if len < 20 || fd < FIRST_FREE_FD - 2 {
-        return Err(9);
-    }
-    Ok(fd as u64)
+/// Room for a `cmsghdr` (len u64, level i32, type i32) and its descriptors.
+type Control = [u64; 2 + MAX_FDS / 2];
+
+/// Descriptors that have come.
+pub struct Fds {
+    control: Control,
 }
+
+impl Fds {
+    pub const fn none() -> Self {
+        Fds { control: [0; 2 + MAX_FDS / 2] }
+    }
+
+    /// Takes the next message from the control socket.
+    pub fn receive(&mut self) -> Result<(), i32> {
+        let mut byte = 0u64;
+        let iov = [addr_of_mut!(byte) as u64, 8];
+        let mut msg = MsgHdr {
+            name: 0,
+            namelen: 0,
+            iov: addr_of!(iov),
+            iovlen: 1,
+            control: addr_of_mut!(self.control),
+            controllen: core::mem::size_of::<Control>() as u64,
+            flags: 0,
+        };
+        syscall(RECVMSG, [CTL_FD as u64, addr_of_mut!(msg) as u64, 0, 0, 0, 0]).check().map(drop)
+    }
+
+    pub fn get(&self, i: u64) -> Result<u64, i32> {
+        // SAFETY: our own array, which the kernel has written to.
+        let len = unsafe { addr_of!(self.control[0]).read_volatile() };
+        if i >= MAX_FDS as u64 || len < 16 + 4 * (i + 1) {
+            return Err(EBADF);
+        }
+        // SAFETY: the same; `i` is in bounds.
+        let fd = unsafe { addr_of!(self.control[2]).cast::<i32>().add(i as usize).read_volatile() };
+        if fd < FIRST_FREE_FD - 2 {
+            return Err(EBADF);
+        }
+        Ok(fd as u64)
+    }
+
+    pub fn close(&mut self) {
+        let mut i = 0;
+        while let Ok(fd) = self.get(i) {
+            syscall(CLOSE, [fd, 0, 0, 0, 0, 0]);
+            i += 1;
+        }
+        self.control[0] = 0;
+    }
+}
+
+const EBADF: i32 = 9;

@@ -1,7 +1,7 @@
 //! One guest thread: a slot of a stub's hand-off area, and what the Sentry knows about it.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
@@ -93,10 +93,12 @@ struct Starting {
     fs_base: u64,
 }
 
-/// Pieces of a large copy-out.
+/// How much of a round is used.
 struct Stage {
     ops: usize,
     bytes: usize,
+    /// What the operations map.
+    files: Vec<Arc<OwnedFd>>,
 }
 
 impl Thread {
@@ -158,20 +160,20 @@ impl Thread {
     fn post_round(&mut self) {
         self.prefetched.clear();
         self.round.clear();
-        let mut stage = Stage { ops: 0, bytes: 0 };
-        let mut failed = None;
-        while self.sent < self.queue.len() {
-            match self.put(self.sent, &mut stage) {
-                Ok(true) => self.sent += 1,
-                Ok(false) => break,
-                Err(e) => {
-                    failed = Some(e);
-                    break;
-                }
-            }
+        let mut stage = Stage { ops: 0, bytes: 0, files: Vec::new() };
+        let first = self.sent;
+        while self.sent < self.queue.len() && self.put(self.sent, &mut stage) {
+            self.sent += 1;
+        }
+        if let Err(e) = self.give_files(&stage) {
+            // Nothing of this round is done.
+            self.queue[first] = Queued::Bad(e);
+            self.sent = first;
+            self.round.clear();
+            stage = Stage { ops: 0, bytes: 0, files: Vec::new() };
         }
         let last = self.sent == self.queue.len();
-        let mut how = if failed.is_some() || !last { Enter::Stay } else { self.then };
+        let mut how = if last { self.then } else { Enter::Stay };
         if self.patched.is_some_and(|p| how == Enter::Return && p != self.space.retreats.load(Relaxed)) {
             // The way back through the island may be gone.
             how = Enter::Full;
@@ -191,48 +193,64 @@ impl Thread {
             Enter::Stay => mode::STAY,
             Enter::Native => mode::NATIVE,
         };
-        self.area().write_answer(self.slot, code, stage.ops as u32, seq, regs.as_ref(), rax);
+        let nfds = stage.files.len() as u32;
+        self.area().write_answer(self.slot, code, stage.ops as u32, nfds, seq, regs.as_ref(), rax);
         self.expect = if how == Enter::Stay { Expect::Round } else { Expect::Guest };
         self.shared.running.store(true, SeqCst);
         self.area().reply(self.slot, || self.space.inner.executor.place(&self.watched));
     }
 
+    /// Sends the files that the round maps.
+    fn give_files(&self, stage: &Stage) -> Result<(), Errno> {
+        if stage.files.is_empty() {
+            return Ok(());
+        }
+        let fds: Vec<_> = stage.files.iter().map(|f| f.as_fd()).collect();
+        host::send_with_fds(self.space.control(), &[io::IoSlice::new(b"f")], &fds, libc::MSG_DONTWAIT).map(drop)
+    }
+
     /// Puts one operation into the round; `false` if there is no room (then nothing of it has been put, except that the
-    /// head of a large copy-out may have been).
-    fn put(&mut self, index: usize, stage: &mut Stage) -> Result<bool, Errno> {
+    /// head of a large copy-out may have been), or if it cannot be done.
+    fn put(&mut self, index: usize, stage: &mut Stage) -> bool {
         let slot = self.slot;
         if stage.ops >= abi::MAX_OPS {
-            return Ok(false);
+            return false;
         }
         let made = match &mut self.queue[index] {
-            Queued::Bad(e) => return Err(*e),
+            Queued::Bad(_) => return false,
             Queued::Raw(op) => *op,
             Queued::Op(Op::CopyOut { addr, data }) => {
                 let rest = data.get(self.copied..).unwrap_or(&[]);
                 let n = rest.len().min(abi::STAGE_OUT_MAX - stage.bytes);
                 self.space.area.stage_out(slot, stage.bytes, &rest[..n]);
                 let (to, done) = (addr.wrapping_add(self.copied as u64), n == rest.len());
-                return Ok(self.put_copy(index, stage, to, n, done));
+                return self.put_copy(index, stage, to, n, done);
             }
             Queued::Op(Op::CopyFile { addr, file, offset, len }) => {
                 let rest = len.saturating_sub(self.copied);
                 let n = rest.min(abi::STAGE_OUT_MAX - stage.bytes);
                 self.space.area.stage_file(slot, stage.bytes, file, offset.wrapping_add(self.copied as u64), n);
                 let (to, done) = (addr.wrapping_add(self.copied as u64), n == rest);
-                return Ok(self.put_copy(index, stage, to, n, done));
+                return self.put_copy(index, stage, to, n, done);
             }
             Queued::Op(Op::MapFile { addr, len, prot, shared, file, offset }) => {
                 let flags = libc::MAP_FIXED | if *shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
-                let byte = [io::IoSlice::new(b"f")];
-                host::send_with_fds(self.space.control(), &byte, &[file.as_fd()], libc::MSG_DONTWAIT)?;
-                OpSlot { code: op::MAP_FD, args: [*addr, *len, *prot as u64, flags as u64, *offset, 0, 0] }
+                let known = stage.files.iter().position(|f| Arc::ptr_eq(f, file));
+                let which = known.unwrap_or(stage.files.len());
+                if which == abi::MAX_FDS {
+                    return false;
+                }
+                if known.is_none() {
+                    stage.files.push(file.clone());
+                }
+                OpSlot { code: op::MAP_FD, args: [*addr, *len, *prot as u64, flags as u64, *offset, which as u64, 0] }
             }
             Queued::Op(op) => plain(op),
         };
         self.space.area.write_op(slot, stage.ops, made);
         stage.ops += 1;
         self.round.push(index);
-        Ok(true)
+        true
     }
 
     /// Enters a copy of `n` staged bytes into the round; says whether that was all of operation `index`.
@@ -699,7 +717,7 @@ impl Wake for Orphan {
     fn wake_by_ref(self: &Arc<Self>) {
         let posted = super::handoff::is_posted(self.area.state(self.slot).load(Acquire));
         if posted && !self.done.swap(true, AcqRel) {
-            self.area.write_answer(self.slot, mode::EXIT, 0, 0, None, 0);
+            self.area.write_answer(self.slot, mode::EXIT, 0, 0, 0, None, 0);
             self.area.reply(self.slot, || ());
         }
     }
@@ -734,7 +752,7 @@ impl Drop for Thread {
         }
         let orphan = Arc::new(Orphan { area: self.space.area.clone(), slot: self.slot, done: AtomicBool::new(false) });
         if self.expect == Expect::Stopped {
-            orphan.area.write_answer(self.slot, mode::EXIT, 0, 0, None, 0);
+            orphan.area.write_answer(self.slot, mode::EXIT, 0, 0, 0, None, 0);
             orphan.area.reply(self.slot, || ());
         } else {
             self.watched.set_waker(&Waker::from(orphan));

@@ -166,6 +166,7 @@ impl Area {
         slot: usize,
         mode: u32,
         nops: u32,
+        nfds: u32,
         seq: u32,
         regs: Option<&[u64; abi::NREGS]>,
         rax: u64,
@@ -175,6 +176,7 @@ impl Area {
             let answer: *mut Answer = addr_of_mut!((*self.cell(slot)).answer);
             addr_of_mut!((*answer).mode).write_volatile(mode);
             addr_of_mut!((*answer).nops).write_volatile(nops);
+            addr_of_mut!((*answer).nfds).write_volatile(nfds);
             addr_of_mut!((*answer).seq).write_volatile(seq);
             match regs {
                 Some(regs) => addr_of_mut!((*answer).regs).write_volatile(*regs),

@@ -9,17 +9,18 @@ use crate::arch::elf::{Elf, Phdr};
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::deny::{self, Runner};
 use crate::fs::vfs::{self, LookupFlags, Path};
-use crate::fs::{File, MapSource};
+use crate::fs::{Attr, File, MapSource, Timespec};
 use crate::mm::io::Dst;
 use crate::mm::space::Map;
 use crate::mm::text::{is_code, Images, Texts};
 use crate::mm::vma::{page_up, Backing, Vma};
 use crate::mm::Mm;
 use crate::syscalls::Ctx;
+use parking_lot::Mutex;
 use platform::{Enter, GuestThread, Op, Regs, Trap, PAGE_SIZE};
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 /// Deepest chain of `#!` interpreters.
@@ -236,6 +237,33 @@ fn map_segment(
     Ok(code)
 }
 
+/// What is remembered of a program.
+#[derive(Default)]
+struct Known {
+    /// Its capabilities, and the `ctime` that goes with them: whatever changes them changes that.
+    caps: Mutex<Option<(Timespec, Option<cred::FileCaps>)>>,
+    /// The host has mapped all of its segments before.
+    mapped: AtomicBool,
+}
+
+fn known(p: &Path) -> Option<Arc<Known>> {
+    Some(p.inode().extra()?.get_or_insert(Known::default))
+}
+
+fn file_caps(p: &Path, attr: &Attr) -> Option<cred::FileCaps> {
+    // Where others change the files, times are too coarse to tell.
+    let known = if p.inode().volatile() { None } else { known(p) };
+    if let Some((_, caps)) = known.as_ref().and_then(|k| *k.caps.lock()).filter(|(t, _)| *t == attr.ctime) {
+        return caps;
+    }
+    let raw = p.inode().get_xattr(b"security.capability").ok();
+    let caps = raw.and_then(|raw| cred::FileCaps::parse(&raw));
+    if let Some(k) = known {
+        *k.caps.lock() = Some((attr.ctime, caps));
+    }
+    caps
+}
+
 fn random_u64() -> u64 {
     let mut b = [0u8; 8];
     platform::aux::random(&mut b);
@@ -279,8 +307,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program) -> Result<Image> {
         Some(p) => {
             let nosuid = p.mount().flags().contains(vfs::MountFlags::NOSUID);
             let a = p.inode().attr()?;
-            let caps = p.inode().get_xattr(b"security.capability").ok();
-            let caps = caps.and_then(|raw| cred::FileCaps::parse(&raw));
+            let caps = file_caps(p, &a);
             cred::exec_cred(&old, &cred::ExecFile { uid: a.uid, gid: a.gid, mode: a.mode, caps, nosuid })?
         }
         None => cred::ExecCred { cred: (*old).clone(), secure: false },
@@ -345,21 +372,28 @@ pub async fn load(task: &Arc<Task>, mut prog: Program) -> Result<Image> {
     for op in ops {
         thread.queue(op);
     }
-    thread.enter(Enter::Stay);
-    match poll_fn(|cx| thread.poll_trap(cx)).await {
-        Trap::OpsDone => {}
-        Trap::OpFailed { errno, .. } => return Err(errno),
-        t => {
-            log::debug!("loading a program: unexpected {t:?}");
-            return Err(Errno::ENOMEM);
+    // As a rule all of it is done when the program starts; what fails then is its end (`run`). A file that the host might
+    // not want to map is tried before there is no way back.
+    let files = [Some(&file), interp.as_ref().map(|(f, _)| f)].into_iter().flatten();
+    let known: Vec<_> = files.map(|f| f.path.as_ref().and_then(known)).collect();
+    if !known.iter().all(|k| k.as_ref().is_some_and(|k| k.mapped.load(Ordering::Relaxed))) {
+        thread.enter(Enter::Stay);
+        match poll_fn(|cx| thread.poll_trap(cx)).await {
+            Trap::OpsDone => {}
+            Trap::OpFailed { errno, .. } => return Err(errno),
+            t => {
+                log::debug!("loading a program: unexpected {t:?}");
+                return Err(Errno::ENOMEM);
+            }
+        }
+        for k in known.into_iter().flatten() {
+            k.mapped.store(true, Ordering::Relaxed);
         }
     }
     for (addr, n) in zero {
-        space.write(addr, &vec![0u8; n])?;
+        thread.queue(Op::CopyOut { addr, data: vec![0; n] });
     }
-    if space.write(sp, &bytes)? != bytes.len() {
-        return Err(Errno::EFAULT);
-    }
+    thread.queue(Op::CopyOut { addr: sp, data: bytes });
     thread.queue(Op::SetFs(0));
     *thread.regs_mut() = Regs { rip: start, rsp: sp, eflags: 0x202, orig_rax: u64::MAX, ..Regs::default() };
     let base_name = prog.name.rsplit(|&b| b == b'/').next().unwrap_or_default();

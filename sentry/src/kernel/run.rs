@@ -29,6 +29,8 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
     let mut enter = Enter::Full;
     // What the last call mapped, while the host may still refuse it.
     let mut undo = None;
+    // The program is being loaded: what execve(2) has left to the host.
+    let mut loading = false;
     let status = loop {
         if task.signal_pending() {
             let restart = (enter == Enter::Native).then(|| futex_restart(&*thread));
@@ -39,8 +41,12 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
             }
         }
         thread.enter(enter);
+        if loading {
+            task.mm.read().loads(&*thread);
+        }
         let trap = poll_fn(|cx| thread.poll_trap(cx)).await;
         enter = Enter::Full;
+        let loads = std::mem::take(&mut loading);
         match trap {
             Trap::Syscall => {
                 if thread.trapped() {
@@ -48,6 +54,7 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
                 }
                 match syscall(&task, &mut thread, &mut undo).await {
                     Next::Enter(e) => enter = e,
+                    Next::Load => loading = true,
                     Next::Exit(st) => break st,
                 }
             }
@@ -71,6 +78,11 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
                 }
             }
             Trap::Interrupted | Trap::OpsDone => {}
+            Trap::OpFailed { errno, .. } if loads => {
+                log::debug!("[{}] a program could not be loaded: {errno}", task.tid());
+                exit::start_group_exit(&task.group, exit::signaled(libc::SIGKILL, false), Some(task.tid()));
+                break exit::signaled(libc::SIGKILL, false);
+            }
             Trap::OpFailed { index, errno } => {
                 log::debug!("[{}] memory operation {index} failed: {errno}", task.tid());
                 // The operations of a call are checked before they are queued, so what is left is a host short of memory.
@@ -110,6 +122,8 @@ fn futex_restart(thread: &dyn GuestThread) -> Restart {
 /// What follows a call.
 enum Next {
     Enter(Enter),
+    /// Into a new program.
+    Load,
     Exit(i32),
 }
 
@@ -149,7 +163,7 @@ async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut
             task.set_service(new.self_service());
             *thread = new;
             task.in_call.store(-1, Ordering::Relaxed);
-            return Next::Enter(Enter::Full);
+            return Next::Load;
         }
         task.in_call.store(-1, Ordering::Relaxed);
         if let Some(st) = leave {

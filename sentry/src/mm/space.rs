@@ -50,11 +50,19 @@ pub struct Mm {
     users: AtomicUsize,
     /// The last operation, if its stub may still be carrying it out: thread and handle.
     inflight: Mutex<Option<(i32, OpsSettled)>>,
+    /// The stub may still be loading the program.
+    loading: Mutex<Option<OpsSettled>>,
 }
 
 impl Mm {
     pub fn new(space: Arc<dyn AddressSpace>, map: Map) -> Arc<Self> {
-        Arc::new(Mm { space, map: Mutex::new(map), users: AtomicUsize::new(1), inflight: Mutex::new(None) })
+        Arc::new(Mm {
+            space,
+            map: Mutex::new(map),
+            users: AtomicUsize::new(1),
+            inflight: Mutex::default(),
+            loading: Mutex::default(),
+        })
     }
     pub fn space(&self) -> Arc<dyn AddressSpace> {
         self.space.clone()
@@ -112,6 +120,23 @@ impl Mm {
         if f.as_ref().is_some_and(|(t, _)| *t == tid) {
             *f = None;
         }
+    }
+    /// The stub has been told to load a program and to start it.
+    pub fn loads(&self, thread: &dyn GuestThread) {
+        *self.loading.lock() = Some(thread.ops_settled());
+    }
+    /// The memory for somebody else than its own tasks: with the program in it, or after a wait that a stub which does
+    /// not load it can cause once.
+    pub fn for_others(&self) -> crate::mm::UserMem {
+        if let Some(loading) = self.loading.lock().take() {
+            for _ in 0..100 {
+                if loading.settled() {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_micros(20));
+            }
+        }
+        crate::mm::UserMem { space: self.space() }
     }
     /// For futexes and the like: what object and offset an address stands for.
     pub fn key(&self, addr: u64) -> Option<Key> {

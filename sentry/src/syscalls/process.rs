@@ -9,6 +9,7 @@ use crate::kernel::fork::{self, CloneArgs};
 use crate::kernel::signal::{SigFields, SigInfo};
 use crate::kernel::wait::WaitError;
 use crate::kernel::{exec, Task, ThreadGroup};
+use crate::mm::UserMem;
 use std::sync::Arc;
 
 pub async fn clone(
@@ -86,38 +87,78 @@ pub async fn vfork(cx: &mut Ctx<'_>) -> SysResult {
     fork::clone(cx, CloneArgs { flags, exit_signal: libc::SIGCHLD, ..Default::default() }).await
 }
 
+/// Guest memory read two pages at a time, for things that lie close together.
+struct Window {
+    mem: UserMem,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    fn new(mem: UserMem) -> Self {
+        Window { mem, start: 0, bytes: Vec::new() }
+    }
+    /// What is there from `addr` on: at least one byte.
+    fn at(&mut self, addr: u64) -> Result<&[u8]> {
+        let off = |start: u64, len: usize| addr.checked_sub(start).filter(|o| *o < len as u64).map(|o| o as usize);
+        if off(self.start, self.bytes.len()).is_none() {
+            self.start = addr & !4095;
+            self.bytes.resize(8192, 0);
+            let got = self.mem.read_some(self.start, &mut self.bytes);
+            self.bytes.truncate(*got.as_ref().unwrap_or(&0));
+            got?;
+        }
+        let off = off(self.start, self.bytes.len()).ok_or(Errno::EFAULT)?;
+        Ok(&self.bytes[off..])
+    }
+    /// A NUL-terminated string shorter than `max`.
+    fn cstr(&mut self, addr: u64, max: usize) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        while out.len() < max {
+            let rest = max - out.len();
+            let piece = self.at(addr.checked_add(out.len() as u64).ok_or(Errno::EFAULT)?)?;
+            let piece = &piece[..piece.len().min(rest)];
+            let end = piece.iter().position(|&b| b == 0);
+            out.extend_from_slice(&piece[..end.unwrap_or(piece.len())]);
+            if end.is_some() {
+                return Ok(out);
+            }
+        }
+        Err(Errno::E2BIG)
+    }
+}
+
 /// Reads a NULL-terminated array of strings; `total` counts the bytes of all so far.
-fn read_strings(cx: &Ctx<'_>, addr: u64, total: &mut usize) -> Result<Vec<Vec<u8>>> {
+fn read_strings(windows: &mut [Window; 2], addr: u64, total: &mut usize) -> Result<Vec<Vec<u8>>> {
     const MAX: usize = 6 << 20;
     let mut out = Vec::new();
     if addr == 0 {
         return Ok(out);
     }
-    let mem = cx.mem();
+    let [pointers, strings] = windows;
     let mut at = addr;
-    'chunks: loop {
-        // Pointers are read in bulk, up to the end of the page.
-        let n = (((4096 - at % 4096) / 8) as usize).clamp(1, 64);
-        let mut raw = vec![0u8; n * 8];
-        let got = mem.read_some(at, &mut raw)? / 8;
-        if got == 0 {
-            return Err(Errno::EFAULT);
+    loop {
+        let mut word = [0u8; 8];
+        // A pointer may lie across the end of a window.
+        let mut have = 0;
+        while have < 8 {
+            let piece = pointers.at(at.checked_add(have as u64).ok_or(Errno::EFAULT)?)?;
+            let n = piece.len().min(8 - have);
+            word[have..have + n].copy_from_slice(&piece[..n]);
+            have += n;
         }
-        for p in raw.chunks_exact(8).take(got) {
-            let p = p.iter().rev().fold(0u64, |v, &x| v << 8 | u64::from(x));
-            if p == 0 {
-                break 'chunks;
-            }
-            let s = mem.read_cstr(p, exec::MAX_ARG_STRLEN, Errno::E2BIG)?;
-            *total += s.len() + 9;
-            if *total > MAX {
-                return Err(Errno::E2BIG);
-            }
-            out.push(s);
+        let p = u64::from_le_bytes(word);
+        if p == 0 {
+            return Ok(out);
         }
-        at += got as u64 * 8;
+        let s = strings.cstr(p, exec::MAX_ARG_STRLEN)?;
+        *total += s.len() + 9;
+        if *total > MAX {
+            return Err(Errno::E2BIG);
+        }
+        out.push(s);
+        at = at.checked_add(8).ok_or(Errno::EFAULT)?;
     }
-    Ok(out)
 }
 
 pub async fn execve(cx: &mut Ctx<'_>, path: PathPtr, argv: Addr, envp: Addr) -> SysResult {
@@ -142,8 +183,9 @@ async fn do_exec(cx: &mut Ctx<'_>, dirfd: i32, path: u64, argv: u64, envp: u64, 
     }
     let file = exec::open_exec(cx.task, dirfd, &name, look)?;
     let mut total = name.len();
-    let args = read_strings(cx, argv, &mut total)?;
-    let env = read_strings(cx, envp, &mut total)?;
+    let mut windows = [Window::new(cx.mem()), Window::new(cx.mem())];
+    let args = read_strings(&mut windows, argv, &mut total)?;
+    let env = read_strings(&mut windows, envp, &mut total)?;
     // A name that only a descriptor gives shows as /dev/fd/N (execveat(2)).
     let shown = if dirfd != libc::AT_FDCWD && !name.starts_with(b"/") {
         let mut s = format!("/dev/fd/{dirfd}").into_bytes();

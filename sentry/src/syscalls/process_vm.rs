@@ -42,7 +42,7 @@ fn sides(
     if !cx.task.may_access(&target, mine.uid, mine.gid) {
         return Err(Errno::EPERM);
     }
-    Ok(Some(Sides { local, remote, mem: target.mem() }))
+    Ok(Some(Sides { local, remote, mem: target.mm().for_others() }))
 }
 
 /// Copies until either side ends or faults: the number of bytes, an error only if there were none.

@@ -32,7 +32,7 @@ pub(super) fn cmdline(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
         let m = mm.map();
         (m.args, m.env)
     };
-    let mem = task.mem();
+    let mem = task.mm().for_others();
     copy(&mem, args.0, args.1, out);
     // setproctitle(3): a process that has overwritten its last NUL goes on into what was the environment.
     if out.last().is_some_and(|&c| c != 0) && env.0 == args.1 {
@@ -49,7 +49,7 @@ pub(super) fn environ(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     let Some(task) = &who.task else { return Ok(()) };
     let mm = task.mm();
     let env = mm.map().env;
-    copy(&task.mem(), env.0, env.1, out);
+    copy(&task.mm().for_others(), env.0, env.1, out);
     Ok(())
 }
 
@@ -204,7 +204,7 @@ impl FileOps for Mem {
     }
     fn read(&self, _: &File, dst: &mut Dst<'_>, offset: u64) -> SysResult<usize> {
         let Some(mm) = self.mm.upgrade() else { return Ok(0) };
-        let mem = UserMem { space: mm.space() };
+        let mem = mm.for_others();
         let mut done = 0usize;
         while dst.remaining() > 0 {
             let Some(at) = offset.checked_add(done as u64) else { break };
@@ -220,7 +220,7 @@ impl FileOps for Mem {
     }
     fn write(&self, _: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
         let Some(mm) = self.mm.upgrade() else { return Ok((0, offset)) };
-        let mem = UserMem { space: mm.space() };
+        let mem = mm.for_others();
         let mut at = offset;
         let mut buf = vec![0u8; src.remaining().min(CHUNK)];
         while src.remaining() > 0 {
