@@ -136,6 +136,10 @@ pub struct Executor {
 
 thread_local! {
     static LEADING: StdCell<bool> = const { StdCell::new(false) };
+    /// How often the leader may still wait in [`Executor::linger`] before it looks around.
+    static LINGERS: StdCell<u32> = const { StdCell::new(0) };
+    /// Calls found there since then.
+    static LINGERED: StdCell<usize> = const { StdCell::new(0) };
 }
 
 /// `data` of the doorbell in the epoll set; ids of watches start above.
@@ -144,6 +148,9 @@ const BELL: u64 = 0;
 const GLANCE_NS: u64 = 25_000;
 /// How often a stub looks for its answer, while somebody looks at its cell.
 const STUB_SPINS: u32 = 1000;
+/// Calls of one guest that the leader answers without looking around, and how often it looks for the next one.
+const LINGERS_AT_ONCE: u32 = 32;
+const LINGER_LOOKS: u32 = 60;
 /// Most jobs that wait for a quiet moment.
 const JOBS: usize = 64;
 /// Most threads that are moved when the gait changes; the others follow as they are woken.
@@ -279,6 +286,29 @@ impl Executor {
         f()
     }
 
+    /// The leader stays with the one guest that runs, whose call it has just answered: whether the next one has come soon. In a
+    /// guest that makes one call after the other each is then found by a load and answered without a turn of the executor.
+    pub(crate) fn linger(&self, watched: &Watched) -> bool {
+        let left = LINGERS.get();
+        if left == 0 || !LEADING.get() {
+            return false;
+        }
+        for _ in 0..LINGER_LOOKS {
+            if watched.posted() {
+                LINGERS.set(left - 1);
+                LINGERED.set(LINGERED.get() + 1);
+                self.counters.found.fetch_add(1, Relaxed);
+                return true;
+            }
+            if self.ready_len.load(Relaxed) > 0 {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        LINGERS.set(0);
+        false
+    }
+
     /// Has the cell looked at; when something is posted there, `watched`'s waker is called once.
     pub(crate) fn arm(&self, watched: &Arc<Watched>) {
         watched.armed.store(true, SeqCst);
@@ -353,16 +383,22 @@ impl Executor {
         let mut gait = self.pace.lock().gait();
         self.cores.go(place_of(gait));
         let mut glance_at = now_ns() + GLANCE_NS;
+        let mut lingers = 0;
         loop {
             if self.exit.load(Relaxed) {
                 return;
             }
+            LINGERS.set(lingers);
+            LINGERED.set(0);
             let ran = self.run_ready();
             if !LEADING.get() {
                 return;
             }
             let mut look = self.scan();
+            let alone = gait == Gait::Spin && look.found + look.running == 1;
+            lingers = if alone { LINGERS_AT_ONCE } else { 0 };
             look.ran = ran;
+            look.found += LINGERED.get();
             let now = now_ns();
             if now >= glance_at || self.eager.load(Relaxed) > 0 {
                 self.events(0);

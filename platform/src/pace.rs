@@ -10,9 +10,11 @@
 //! | [`Gait::Wide`] | sleeps between calls, anywhere | anywhere | cores are short: guests compute, or others use the machine |
 //!
 //! Only the third uses all cores for guests, so it is taken as soon as more guests want to run than there are cores for
-//! them and their calls do not pay for the core that spinning takes; and when the leader finds that it had been put off its
-//! core (a gap between two looks), which tells of load from outside. That last one holds for a time that doubles each time
-//! spinning is tried again in vain.
+//! them and their calls do not pay for the core that spinning takes.
+//!
+//! When the leader finds that it had been put off its core (a gap between two looks), there is load from outside. With half a core each,
+//! a spinning hand-off still beats a sleeping one where calls follow each other within some microseconds, so then it goes on. Otherwise
+//! it sleeps (near a guest that is alone), for a time that doubles each time spinning is tried again in vain.
 //!
 //! `Near` keeps guests together while nobody looks at them, so it is not for programs whose threads could wake each other
 //! without asking (futex calls that the stub makes itself).
@@ -95,6 +97,8 @@ pub(crate) struct Pace {
     last_look: u64,
     window: u64,
     calls: usize,
+    /// Calls came often in the last full window of spinning.
+    was_often: bool,
     looks: u32,
     crowded: u32,
     close: u32,
@@ -118,6 +122,7 @@ impl Pace {
             last_look: now,
             window: now,
             calls: 0,
+            was_often: false,
             looks: 0,
             crowded: 0,
             close: 0,
@@ -135,6 +140,7 @@ impl Pace {
         self.since = now;
         self.window = now;
         (self.calls, self.looks, self.crowded, self.close) = (0, 0, 0, 0);
+        self.was_often = false;
     }
 
     /// The leader has slept.
@@ -146,6 +152,11 @@ impl Pace {
     pub(crate) fn look(&mut self, now: u64, look: Look) -> Next {
         let gap = now - self.last_look;
         self.last_look = now;
+        if gap > GAP {
+            // Nothing could be seen meanwhile.
+            self.window += gap;
+            self.last_found += gap;
+        }
         let apart = now - self.last_found;
         if look.found > 0 {
             self.last_found = now;
@@ -175,23 +186,27 @@ impl Pace {
         next
     }
 
+    /// Whether calls come so often that spinning is worth half a core's loss.
+    fn often(&self, now: u64) -> bool {
+        let elapsed = now - self.window;
+        self.was_often || elapsed >= WINDOW / 8 && self.calls as u64 * PAYS >= elapsed
+    }
+
     fn look_spinning(&mut self, now: u64, look: Look, gap: u64, apart: u64) -> Next {
-        if gap > GAP && !look.ran {
+        if gap > GAP && !look.ran && !self.often(now) {
+            // Somebody else had this core, and calls are too rare to be worth what is left of it.
             log::debug!("the leader had no core for {} us", gap / US);
-            // Somebody else had this core.
             if now - self.since > 8 * self.hold {
                 self.hold = HOLD_MIN;
             }
             self.hold_until = now + self.hold;
             self.hold = (self.hold * 2).min(HOLD_MAX);
-            self.turn(Gait::Wide, now);
+            let alone = look.running + look.found + look.waiting < self.cores;
+            self.turn(if alone { Gait::Near } else { Gait::Wide }, now);
             return Next::Again;
         }
-        if look.found > 0 || look.ran {
-            return Next::Again;
-        }
-        let crowded = look.running >= self.cores;
         self.looks += 1;
+        let crowded = look.running >= self.cores;
         self.crowded += u32::from(crowded);
         if now - self.window >= WINDOW {
             let mostly = self.crowded * 5 >= self.looks * 4;
@@ -199,7 +214,11 @@ impl Pace {
                 self.turn(Gait::Wide, now);
                 return Next::Again;
             }
+            self.was_often = self.calls as u64 * PAYS >= now - self.window;
             (self.window, self.calls, self.looks, self.crowded) = (now, 0, 0, 0);
+        }
+        if look.found > 0 || look.ran {
+            return Next::Again;
         }
         if look.running == 0 {
             if look.waiting > 1 {
@@ -227,7 +246,7 @@ impl Pace {
             let often = elapsed >= WINDOW / 2 && self.calls as u64 * PAYS >= elapsed;
             let room = busy < self.cores && self.close >= CLOSE_CALLS;
             let stayed = self.gait == Gait::Near || now - self.since >= STAY;
-            if now >= self.hold_until && stayed && (often || room) {
+            if stayed && (often || room && now >= self.hold_until) {
                 self.turn(Gait::Spin, now);
                 return Next::Again;
             }
@@ -309,14 +328,25 @@ mod tests {
             go(&mut p, now, now + 100 * US, 10 * US, 1);
             now += 3000 * US;
             p.look(now, RUNNING);
-            assert_eq!(p.gait(), Gait::Wide);
+            assert_eq!(p.gait(), Gait::Near);
             let began = now;
-            while p.gait() == Gait::Wide {
+            while p.gait() != Gait::Spin {
                 now = go(&mut p, now, now + 20 * US, 10 * US, 1);
             }
             holds.push(now - began);
         }
         assert!(holds.windows(2).all(|w| w[1] > w[0]), "{holds:?}");
+    }
+
+    #[test]
+    fn calls_that_follow_each_other_are_worth_half_a_core() {
+        let mut p = Pace::new(HandOff::Adaptive, 2, 0);
+        let mut now = 0;
+        for _ in 0..4 {
+            now = go(&mut p, now, now + 2000 * US, 2 * US, 1) + 3000 * US;
+            p.look(now, RUNNING);
+            assert_eq!(p.gait(), Gait::Spin);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! `Cell::state` is the only word that both sides wait on.
 //!
 //! ```text
-//!   RUNNING --stub: xchg--> POSTED --Sentry: xchg--> REPLY --stub--> RUNNING
+//!   RUNNING --stub: xchg--> POSTED --Sentry: xchg--> REPLY (the stub goes on, and posts the next time)
 //!                             |  \
 //!          stub, tired of     |   \ Sentry: cmpxchg ("no answer will come soon")
 //!          spinning: cmpxchg  v    v
@@ -88,6 +88,7 @@ pub const SLOT_MARK: u64 = 0x7570_cbd1_9a4e_03f5;
 pub const INT_SIGNAL: i32 = 10;
 
 pub mod state {
+    /// As REPLY, but that the stub has said so: after a futex call, and before its first post.
     pub const RUNNING: u32 = 0;
     pub const POSTED: u32 = 1;
     pub const ASLEEP: u32 = 2;
@@ -152,15 +153,15 @@ pub const R_RIP: usize = 16;
 pub const R_EFL: usize = 17;
 pub const R_ORIG: usize = 18;
 
-#[repr(C)]
+#[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OpSlot {
     pub code: u64,
     pub args: [u64; 7],
 }
 
-/// What the stub posts.
-#[repr(C)]
+/// What the stub posts: three cache lines, since each is a transfer between two cores.
+#[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
 pub struct Post {
     pub kind: u32,
@@ -168,6 +169,16 @@ pub struct Post {
     pub regs: [u64; NREGS],
     pub fs_base: u64,
     pub gs_base: u64,
+    /// Where the prefetched bytes came from; `pre_len` bytes at `STAGE_IN`.
+    pub pre_addr: u64,
+    pub pre_len: u64,
+}
+const _: () = assert!(core::mem::size_of::<Post>() == 192);
+
+/// More of a post, for faults and for operations that failed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
     pub signal: i32,
     pub code: i32,
     pub addr: u64,
@@ -175,29 +186,25 @@ pub struct Post {
     pub error: u64,
     pub op_index: u32,
     pub op_errno: i32,
-    /// Where the prefetched bytes came from; `pre_len` bytes at `STAGE_IN`.
-    pub pre_addr: u64,
-    pub pre_len: u32,
-    /// A copy-out of this round failed.
-    pub efault: u32,
 }
 
-/// What the Sentry answers.
+/// What the Sentry answers; beside the state word, so that they come together. With [`mode::FULL`], `Cell::regs` too.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Answer {
     pub mode: u32,
     pub nops: u32,
-    pub regs: [u64; NREGS],
     pub seq: u32,
     /// How many descriptors wait in the control socket, in one message. They are closed when the operations are done.
     pub nfds: u32,
+    pub rax: u64,
 }
 
 #[repr(C, align(64))]
 pub struct Cell {
     pub state: AtomicU32,
-    pub pad: [u32; 15],
+    pub answer: Answer,
+    pub pad: [u32; 8],
     /// The `seq` of the last answer whose operations have all been carried out.
     pub ops_done: AtomicU32,
     /// Set by the last instruction but one of a thread that exits: its signal stack is free.
@@ -217,7 +224,9 @@ pub struct Cell {
     pub answered: u64,
     pub native: u64,
     pub post: Post,
-    pub answer: Answer,
+    pub report: Report,
+    /// All of the guest's registers, as the answer wants them.
+    pub regs: [u64; NREGS],
     pub ops: [OpSlot; MAX_OPS],
     /// Answers known in advance, by system call number, each bit inverted; 0: ask the Sentry.
     pub answers: [AtomicU32; ANSWERS],
@@ -226,6 +235,8 @@ pub const CELL_MAGIC: u32 = 0x5ce1_1a7e;
 /// Numbers below this can have an answer in the cell.
 pub const ANSWERS: usize = 192;
 const _: () = assert!(core::mem::size_of::<Cell>() <= STAGE_IN as usize);
+// What one side writes in a call is not in a line with what the other writes.
+const _: () = assert!(core::mem::offset_of!(Cell, ops_done) == 64 && core::mem::offset_of!(Cell, post) == 128);
 
 #[repr(C)]
 pub struct Global {

@@ -21,7 +21,6 @@ use super::abi::state;
 pub trait Word {
     fn load_acquire(&self) -> u32;
     fn load_seq_cst(&self) -> u32;
-    fn store_relaxed(&self, v: u32);
     fn store_seq_cst(&self, v: u32);
     fn swap_seq_cst(&self, v: u32) -> u32;
     /// Compare and exchange (acquire, release); whether it succeeded.
@@ -64,7 +63,7 @@ pub fn wait<W: Word>(word: &W, mut spins: u32, relax: impl Fn(), sleep: impl Fn(
             sleep(s);
         }
     }
-    word.store_relaxed(state::RUNNING);
+    // REPLY stays: one store less, and the line stays where both can read it.
 }
 
 /// Whether there is a post in the cell.
@@ -77,7 +76,7 @@ pub fn is_posted(state: u32) -> bool {
 #[inline(always)]
 pub fn reply<W: Word>(word: &W, wake: impl FnOnce()) {
     match word.swap_seq_cst(state::REPLY) {
-        state::POSTED | state::RUNNING => {}
+        state::POSTED | state::RUNNING | state::REPLY => {}
         _ => wake(),
     }
 }
@@ -108,10 +107,6 @@ impl Word for core::sync::atomic::AtomicU32 {
     #[inline(always)]
     fn load_seq_cst(&self) -> u32 {
         self.load(core::sync::atomic::Ordering::SeqCst)
-    }
-    #[inline(always)]
-    fn store_relaxed(&self, v: u32) {
-        self.store(v, core::sync::atomic::Ordering::Relaxed)
     }
     #[inline(always)]
     fn store_seq_cst(&self, v: u32) {

@@ -70,7 +70,7 @@ pub unsafe fn prefetch(cell: *mut Cell, nr: u64, gregs: &[u64; R_ORIG]) {
             }
         };
         (*cell).post.pre_addr = addr;
-        (*cell).post.pre_len = len as u32;
+        (*cell).post.pre_len = len;
     }
 }
 

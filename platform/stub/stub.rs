@@ -335,6 +335,7 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
         let slot = (uc as u64).wrapping_sub(ALT_BASE) / ALT_SIZE % MAX_SLOTS as u64;
         let cell = cell_of(slot);
         let post = addr_of_mut!((*cell).post);
+        let report = addr_of_mut!((*cell).report);
         // A call that came by a slot's slow way: where it goes back to, and where the guest believes that to be.
         let mut slow = None;
         let kind = match sig {
@@ -389,11 +390,11 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
             }
             _ => {
                 (*post).regs[R_ORIG] = u64::MAX;
-                (*post).signal = sig;
-                (*post).code = (*info).code;
-                (*post).addr = (*info).addr;
-                (*post).trapno = (*uc).gregs[G_TRAPNO];
-                (*post).error = (*uc).gregs[G_ERR];
+                (*report).signal = sig;
+                (*report).code = (*info).code;
+                (*report).addr = (*info).addr;
+                (*report).trapno = (*uc).gregs[G_TRAPNO];
+                (*report).error = (*uc).gregs[G_ERR];
                 kind::FAULT
             }
         };
@@ -564,7 +565,7 @@ unsafe fn serve_answer(cell: *mut Cell, uc: *mut UContext) {
             if uc.is_null() && needs_frame(cell, nops) {
                 enter::make_frame();
             }
-            (*cell).post.efault = 0;
+            let mut efault = false;
             let mut failed = 0;
             let mut i = 0;
             let mut fds = sys::Fds::none();
@@ -582,7 +583,7 @@ unsafe fn serve_answer(cell: *mut Cell, uc: *mut UContext) {
                         break;
                     }
                     Err(EFAULT) if (*op).code == op::COPY_OUT && mode == mode::RETURN => {
-                        (*cell).post.efault = 1;
+                        efault = true;
                         i += 1;
                     }
                     Err(e) => {
@@ -597,16 +598,15 @@ unsafe fn serve_answer(cell: *mut Cell, uc: *mut UContext) {
                 continue;
             }
             if failed != 0 {
-                (*cell).post.op_index = i as u32;
-                (*cell).post.op_errno = failed;
+                (*cell).report.op_index = i as u32;
+                (*cell).report.op_errno = failed;
                 post_kind(cell, kind::OP_FAILED);
                 continue;
             }
             (*cell).ops_done.store((*cell).answer.seq, Release);
             match mode {
                 mode::RETURN => {
-                    let efault = (*cell).post.efault != 0;
-                    let rax = if efault { -(EFAULT as i64) as u64 } else { (*cell).answer.regs[R_RAX] };
+                    let rax = if efault { -(EFAULT as i64) as u64 } else { (*cell).answer.rax };
                     if uc.is_null() {
                         (*cell).post.regs[R_RAX] = rax;
                     } else {
@@ -615,7 +615,7 @@ unsafe fn serve_answer(cell: *mut Cell, uc: *mut UContext) {
                     return;
                 }
                 mode::FULL => {
-                    let regs = addr_of!((*cell).answer.regs);
+                    let regs = addr_of!((*cell).regs);
                     if uc.is_null() {
                         (*cell).ret = (*regs)[R_RIP];
                         copy_regs(addr_of_mut!((*cell).post.regs).cast(), regs.cast());

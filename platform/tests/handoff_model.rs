@@ -22,9 +22,6 @@ impl Word for ModelWord {
     fn load_seq_cst(&self) -> u32 {
         self.0.load(SeqCst)
     }
-    fn store_relaxed(&self, v: u32) {
-        self.0.store(v, Relaxed)
-    }
     fn store_seq_cst(&self, v: u32) {
         self.0.store(v, SeqCst)
     }

@@ -277,10 +277,8 @@ impl Thread {
     fn take_post(&mut self) -> Poll<Option<Trap>> {
         let post = self.area().read_post(self.slot);
         let expect = self.expect;
-        let failed_index = |thread: &Self| thread.round.get(post.op_index as usize).copied();
         match (expect, post.kind) {
             (Expect::Round, kind::OPS_DONE) => {
-                self.efault |= post.efault != 0;
                 if let Some(Queued::Bad(e)) = self.queue.get(self.sent) {
                     let errno = *e;
                     return Poll::Ready(Some(self.op_failed(self.sent, errno)));
@@ -292,26 +290,32 @@ impl Thread {
                 self.stop();
                 Poll::Ready(Some(Trap::OpsDone))
             }
-            (_, kind::OP_FAILED) => match failed_index(self) {
-                Some(index) => {
-                    let errno = Errno::from_raw(post.op_errno);
-                    let errno = if errno == Errno::UnknownErrno { Errno::EINVAL } else { errno };
-                    // A copy-out that fails only spoils the result of the call.
-                    if errno == Errno::EFAULT
-                        && expect == Expect::Round
-                        && self.then == Enter::Return
-                        && matches!(self.queue.get(index), Some(Queued::Op(Op::CopyOut { .. } | Op::CopyFile { .. })))
-                    {
-                        self.efault = true;
-                        self.sent = index + 1;
-                        self.copied = 0;
-                        self.post_round();
-                        return Poll::Ready(None);
+            (_, kind::OP_FAILED) => {
+                let report = self.area().read_report(self.slot);
+                match self.round.get(report.op_index as usize).copied() {
+                    Some(index) => {
+                        let errno = Errno::from_raw(report.op_errno);
+                        let errno = if errno == Errno::UnknownErrno { Errno::EINVAL } else { errno };
+                        // A copy-out that fails only spoils the result of the call.
+                        if errno == Errno::EFAULT
+                            && expect == Expect::Round
+                            && self.then == Enter::Return
+                            && matches!(
+                                self.queue.get(index),
+                                Some(Queued::Op(Op::CopyOut { .. } | Op::CopyFile { .. }))
+                            )
+                        {
+                            self.efault = true;
+                            self.sent = index + 1;
+                            self.copied = 0;
+                            self.post_round();
+                            return Poll::Ready(None);
+                        }
+                        Poll::Ready(Some(self.op_failed(index, errno)))
                     }
-                    Poll::Ready(Some(self.op_failed(index, errno)))
+                    None => self.violation("an operation failed that it was not given", post.kind).map(Some),
                 }
-                None => self.violation("an operation failed that it was not given", post.kind).map(Some),
-            },
+            }
             (Expect::Guest, kind::SYSCALL | kind::CALL | kind::FAULT | kind::INTERRUPTED | kind::BORN) => {
                 self.stop();
                 self.regs = Regs::from_array(post.regs);
@@ -322,16 +326,17 @@ impl Thread {
                 Poll::Ready(Some(match post.kind {
                     kind::FAULT => {
                         counters.faults.fetch_add(1, Relaxed);
-                        let signal = match post.signal {
+                        let report = self.area().read_report(self.slot);
+                        let signal = match report.signal {
                             s @ (libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGTRAP) => s,
                             _ => libc::SIGSEGV,
                         };
                         Trap::Fault(Fault {
                             signal,
-                            code: post.code,
-                            addr: post.addr,
-                            trapno: post.trapno,
-                            error: post.error,
+                            code: report.code,
+                            addr: report.addr,
+                            trapno: report.trapno,
+                            error: report.error,
                         })
                     }
                     kind::INTERRUPTED => {
@@ -345,7 +350,7 @@ impl Thread {
                         } else {
                             counters.syscalls.fetch_add(1, Relaxed);
                         }
-                        let len = post.pre_len as usize;
+                        let len = usize::try_from(post.pre_len).unwrap_or(usize::MAX);
                         if post.kind != kind::BORN && len > 0 && post.pre_addr < GUEST_MAX {
                             let room = GUEST_MAX - post.pre_addr;
                             let len = len.min(usize::try_from(room).unwrap_or(usize::MAX));
@@ -587,6 +592,9 @@ impl GuestThread for Thread {
             if let Some(dead) = self.dead() {
                 self.stop();
                 return Poll::Ready(dead);
+            }
+            if self.expect != Expect::Stopped && self.space.inner.executor.linger(&self.watched) {
+                continue;
             }
             self.watched.set_waker(cx.waker());
             if self.expect == Expect::Stopped {

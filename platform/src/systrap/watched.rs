@@ -12,7 +12,7 @@ use nix::fcntl::{fcntl, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use parking_lot::Mutex;
 
-use super::abi::{self, Answer, Cell, Global, OpSlot, Post};
+use super::abi::{self, Answer, Cell, Global, OpSlot, Post, Report};
 use super::handoff::{self, is_posted};
 
 /// A memfd mapped shared and writable here, sealed against resizing.
@@ -161,6 +161,11 @@ impl Area {
         // SAFETY: in the live mapping; any bytes are a valid `Post`; volatile, because the guest may write meanwhile.
         unsafe { addr_of!((*self.cell(slot)).post).read_volatile() }
     }
+    /// The one read of the rest of it.
+    pub(crate) fn read_report(&self, slot: usize) -> Report {
+        // SAFETY: as above.
+        unsafe { addr_of!((*self.cell(slot)).report).read_volatile() }
+    }
     pub(crate) fn write_answer(
         &self,
         slot: usize,
@@ -173,15 +178,15 @@ impl Area {
     ) {
         // SAFETY: in the live mapping; the stub reads it only after the state word says so.
         unsafe {
+            if let Some(regs) = regs {
+                addr_of_mut!((*self.cell(slot)).regs).write_volatile(*regs);
+            }
             let answer: *mut Answer = addr_of_mut!((*self.cell(slot)).answer);
             addr_of_mut!((*answer).mode).write_volatile(mode);
             addr_of_mut!((*answer).nops).write_volatile(nops);
             addr_of_mut!((*answer).nfds).write_volatile(nfds);
             addr_of_mut!((*answer).seq).write_volatile(seq);
-            match regs {
-                Some(regs) => addr_of_mut!((*answer).regs).write_volatile(*regs),
-                None => addr_of_mut!((*answer).regs[abi::R_RAX]).write_volatile(rax),
-            }
+            addr_of_mut!((*answer).rax).write_volatile(rax);
         }
     }
     pub(crate) fn write_op(&self, slot: usize, index: usize, op: OpSlot) {
