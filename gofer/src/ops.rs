@@ -2,11 +2,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use protocol::reply::{self, NodeRef, WalkEnd};
+use protocol::reply::{self, FileContent, NodeRef, WalkEnd};
 use protocol::request::Names;
 use protocol::wire::Writer;
 use protocol::{
-    Attr, Fid, FileKind, MknodKind, NewNode, OpenFlags, RenameFlags, SetAttr, SetTime, WalkFids, MAX_TARGET,
+    Attr, Fid, FileKind, MknodKind, NewNode, OpenFlags, RenameFlags, SetAttr, SetTime, WalkFids, MAX_MESSAGE,
+    MAX_TARGET,
 };
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
@@ -123,6 +124,49 @@ impl Server {
             FileKind::Symlink => Err(Errno::LOOP),
             _ => Err(Errno::NXIO),
         }
+    }
+
+    /// Content of small files, as far as one reply has room.
+    pub(crate) fn read_files(&mut self, dir: Fid, max_size: u32, names: Names<'_>, w: &mut Writer<'_>) -> Answer {
+        let dir = self.fids.get(dir)?;
+        dir.check_directory()?;
+        let mut buf = std::mem::take(&mut self.scratch);
+        for name in names.iter() {
+            let file = match self.read_small(dir.fd.as_fd(), name, max_size, &mut buf) {
+                Ok((attr, n)) => buf.get(..n).map(|content| (attr, content)),
+                Err(_) => None,
+            };
+            let need = FileContent::size(file.map_or(0, |(_, content)| content.len()));
+            if w.len() + need > MAX_MESSAGE {
+                break;
+            }
+            FileContent { file }.encode(w);
+        }
+        self.scratch = buf;
+        Ok(None)
+    }
+
+    /// Reads all of a regular file of at most `max_size` bytes into `buf`.
+    fn read_small(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        max_size: u32,
+        buf: &mut [u8],
+    ) -> Result<(Attr, usize), Errno> {
+        let fd = sys::open_child(dir, name)?;
+        let attr = sys::stat(&fd)?;
+        let size = usize::try_from(attr.size).unwrap_or(usize::MAX);
+        if attr.kind() != FileKind::Regular || attr.size > u64::from(max_size) {
+            return Err(Errno::FBIG);
+        }
+        // One byte more than there should be, to see that there is none.
+        let room = buf.get_mut(..=size).ok_or(Errno::FBIG)?;
+        let file = self.descriptors.reopen(&fd, OFlags::RDONLY)?;
+        if rustix::io::read(&file, room)? != size {
+            return Err(Errno::AGAIN);
+        }
+        Ok((attr, size))
     }
 
     /// Opens what is known to be a regular file.

@@ -68,6 +68,7 @@ pub const SECCOMP: &[Rule] = &[
         "hold a tree's root; is it a memfd?; the standard library's check of descriptors in debug builds",
     ),
     // Asking.
+    rule(libc::SYS_read, &[], "content of small files"),
     rule(libc::SYS_statx, &[], "attributes"),
     rule(libc::SYS_readlinkat, &[], "target of a symlink"),
     rule(libc::SYS_fstatfs, &[], "statfs"),

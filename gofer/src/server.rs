@@ -149,6 +149,7 @@ impl Server {
                 self.read_dir(dir, cookie, max_bytes, with_attr, w)
             }
             Request::List { dir, names, with_attr } => self.list(dir, names, with_attr, w),
+            Request::ReadFiles { dir, max_size, names } => self.read_files(dir, max_size, names, w),
             Request::Statfs { fid } => {
                 reply::encode_statfs(w, &sys::statfs(&self.fids.get(fid)?.fd)?);
                 Ok(None)

@@ -34,6 +34,7 @@ cases!(
     setattr_sets,
     listing_is_complete,
     listing_goes_on_while_entries_vanish,
+    small_files_are_read_together,
     attributes_of_the_file_system,
     extended_attributes,
     read_only_trees_stay_as_they_are,
@@ -329,6 +330,35 @@ fn listing_is_complete(fx: &Fixture, client: &Client) {
     assert!(page.is_empty() && page.eof);
     assert_eq!(find(&root, "file").handle.read_dir(0, false).unwrap_err(), Errno::ENOTDIR);
     assert!(many.read_dir(u64::MAX, false).is_err());
+}
+
+fn small_files_are_read_together(fx: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap().handle;
+    fs::write(fx.host("empty"), "").unwrap();
+    fs::write(fx.host("exact"), "x".repeat(100)).unwrap();
+    fs::write(fx.host("larger"), "x".repeat(101)).unwrap();
+    nix::unistd::mkfifo(&fx.host("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let names: Vec<&[u8]> =
+        vec![b"file", b"none", b"dir", b"to_file", b"secret", b"abs", b"empty", b"fifo", b"exact", b"larger", b"file"];
+    let files = root.read_files(&names, 100).unwrap();
+    let read: Vec<_> = files.iter().map(|f| f.as_ref().map(|(_, c)| c.len())).collect();
+    assert_eq!(read, [Some(5), None, None, None, None, None, Some(0), None, Some(100), None, Some(5)]);
+    let (attr, content) = files[0].as_ref().unwrap();
+    assert_eq!((&content[..], attr.ino), (&b"hello"[..], fs::metadata(fx.host("file")).unwrap().ino()));
+    // As many as one reply holds.
+    let big = vec![7u8; 30_000];
+    for i in 0..5 {
+        fs::write(fx.host(&format!("big{i}")), &big).unwrap();
+    }
+    let files = root.read_files(&[b"big0", b"big1", b"big2", b"big3", b"big4"], protocol::MAX_CONTENT).unwrap();
+    assert_eq!(files.len(), 2);
+    assert!(files.iter().all(|f| f.as_ref().is_some_and(|(_, c)| **c == big[..])));
+    fs::write(fx.host("big0"), vec![1u8; 65_536]).unwrap();
+    let files = root.read_files(&[b"big0", b"big1"], protocol::MAX_CONTENT).unwrap();
+    assert_eq!(files.iter().flatten().map(|(_, c)| c.len()).collect::<Vec<_>>(), [65_536]);
+    assert_eq!(find(&root, "file").handle.read_files(&[b"x"], 1).unwrap_err(), Errno::ENOTDIR);
+    assert_eq!(root.read_files(&[b".."], 1).unwrap_err(), Errno::EINVAL);
+    assert_eq!(root.read_files(&[], 1).unwrap_err(), Errno::EINVAL);
 }
 
 fn listing_goes_on_while_entries_vanish(fx: &Fixture, client: &Client) {

@@ -87,6 +87,8 @@ fn paths_cannot_be_expressed() {
         let new = NewNode::with_mode(0o777);
         for request in [
             Request::Walk { dir, fids: WalkFids::Last, open: Some(OpenFlags::READ), names: Names::List(&names) },
+            Request::List { dir, with_attr: true, names: Names::List(&names) },
+            Request::ReadFiles { dir, max_size: 10, names: Names::List(&names) },
             Request::Create { dir, name, new, flags: OpenFlags::READ },
             Request::Mkdir { dir, name, new },
             Request::Link { target: dir, dir, name },
@@ -170,7 +172,7 @@ fn noise_never_panics_the_server() {
             let name = [b'a' + (random() % 4) as u8];
             let dir = Fid::new(1 << 32 | (1 + random() % 6)).unwrap();
             let open = OpenFlags::READ_WRITE;
-            let request = match random() % 15 {
+            let request = match random() % 16 {
                 0 => {
                     Request::Walk { dir, fids: WalkFids::Each, open: Some(open), names: Names::List(&[&name, b"dir"]) }
                 }
@@ -193,6 +195,7 @@ fn noise_never_panics_the_server() {
                 11 => Request::Mknod { dir, name: &name, kind: protocol::MknodKind::Fifo, new },
                 12 => Request::SetXattr { fid: dir, name: b"user.x", value: b"y", mode: protocol::XattrMode::Any },
                 13 => Request::List { dir, with_attr: true, names: Names::List(&[b"dir", &name]) },
+                14 => Request::ReadFiles { dir, max_size: 1000, names: Names::List(&[b"dir", &name, b"file"]) },
                 _ => Request::Open { fid: dir, flags: open },
             };
             let mut packet = encoded(&request);

@@ -97,6 +97,9 @@ pub struct Walk {
     pub file: Option<Result<OwnedFd>>,
 }
 
+/// Attributes and all of the content of a file; nothing if it could not be had in this way.
+pub type SmallFile = Option<(Attr, Box<[u8]>)>;
+
 /// A run of directory entries.
 #[derive(Debug, Default)]
 pub struct DirPage {
@@ -307,6 +310,23 @@ impl Handle {
             let fid = reply::List::decode(r)?.fid;
             let handle = fid.map(|fid| Handle { inner: self.inner.clone(), fid });
             Ok((handle, DirPage::decode(r)?))
+        })
+    }
+
+    /// Attributes and content of the regular files `names` (1 to [`MAX_WALK`](crate::MAX_WALK)) in this directory, of those that are no larger than
+    /// `max_size`. There are fewer answers than names if no more fitted into one reply.
+    pub fn read_files(&self, names: &[&[u8]], max_size: u32) -> Result<Vec<SmallFile>> {
+        let request = Request::ReadFiles { dir: self.fid, max_size, names: Names::List(names) };
+        self.inner.call(&request, None, |r, _| {
+            let mut files = Vec::with_capacity(names.len());
+            while !r.rest().is_empty() {
+                if files.len() == names.len() {
+                    return Err(DecodeError::Trailing);
+                }
+                let file = reply::FileContent::decode(r)?.file;
+                files.push(file.map(|(attr, content)| (attr, content.into())));
+            }
+            Ok(files)
         })
     }
 

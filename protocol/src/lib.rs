@@ -31,16 +31,18 @@ pub use types::*;
 /// First field of the handshake: "RSGF".
 pub const MAGIC: u32 = u32::from_le_bytes(*b"RSGF");
 /// The protocol's version. Both sides must have the same: they are parts of one binary.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Size of the largest packet, header included. It fits the default socket buffer three times.
 pub const MAX_MESSAGE: usize = 68 * 1024;
 /// Most bytes of directory entries in one reply.
 pub const MAX_DIR_BYTES: u32 = 64 * 1024;
+/// Most bytes of content of one file in a reply to [`Op::ReadFiles`](request::Op::ReadFiles).
+pub const MAX_CONTENT: u32 = 64 * 1024;
 /// Longest name, as in Linux (`NAME_MAX`).
 pub const MAX_NAME: usize = 255;
 /// Longest symlink target: `PATH_MAX` less the NUL.
 pub const MAX_TARGET: usize = 4095;
-/// Most components in one walk.
+/// Most names in one request.
 pub const MAX_WALK: usize = 64;
 /// Most fids released along with one request.
 pub const MAX_RELEASE: usize = 256;

@@ -272,6 +272,43 @@ impl List {
     }
 }
 
+/// What a reply to [`Op::ReadFiles`] tells of one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileContent<'a> {
+    /// Attributes and all of the content, which is as long as they say. Nothing of what is no regular file, is too large, is being changed, or
+    /// cannot be read.
+    pub file: Option<(Attr, &'a [u8])>,
+}
+
+impl<'a> FileContent<'a> {
+    /// Bytes on the wire of a file of `len` bytes.
+    pub fn size(len: usize) -> usize {
+        1 + Attr::SIZE + 4 + len
+    }
+
+    /// Appends it.
+    pub fn encode(&self, w: &mut Writer<'_>) {
+        w.u8(u8::from(self.file.is_some()));
+        if let Some((attr, content)) = &self.file {
+            attr.encode(w);
+            w.long_bytes(content);
+        }
+    }
+
+    /// Reads it.
+    pub fn decode(r: &mut Reader<'a>) -> Result<Self> {
+        if !r.bool("has_content")? {
+            return Ok(Self { file: None });
+        }
+        let attr = Attr::decode(r)?;
+        let content = r.long_bytes(MAX_MESSAGE, "content")?;
+        if attr.kind() != FileKind::Regular || attr.size != content.len() as u64 {
+            return Err(DecodeError::BadValue("content"));
+        }
+        Ok(Self { file: Some((attr, content)) })
+    }
+}
+
 /// Appends attributes as a body.
 pub fn encode_attr(w: &mut Writer<'_>, attr: &Attr) {
     attr.encode(w);

@@ -2,7 +2,7 @@
 
 use crate::types::*;
 use crate::wire::{check_name, DecodeError, Reader, Result, Writer};
-use crate::{MAX_DIR_BYTES, MAX_MESSAGE, MAX_NAME, MAX_RELEASE, MAX_TARGET, MAX_WALK, MAX_XATTR};
+use crate::{MAX_CONTENT, MAX_DIR_BYTES, MAX_MESSAGE, MAX_NAME, MAX_RELEASE, MAX_TARGET, MAX_WALK, MAX_XATTR};
 
 /// Number of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,11 +33,12 @@ pub enum Op {
     Release = 22,
     ReopenReadOnly = 23,
     List = 24,
+    ReadFiles = 25,
 }
 
 impl Op {
     /// Every operation, in the order of the numbers.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Hello,
         Self::Attach,
         Self::Walk,
@@ -62,6 +63,7 @@ impl Op {
         Self::Release,
         Self::ReopenReadOnly,
         Self::List,
+        Self::ReadFiles,
     ];
 
     /// The operation with this number.
@@ -122,7 +124,7 @@ impl Released<'_> {
     }
 }
 
-/// Names to walk, either the caller's own or still in a packet (and then already checked).
+/// Names, either the caller's own or still in a packet (and then already checked).
 #[derive(Debug, Clone, Copy)]
 pub enum Names<'a> {
     /// The caller's.
@@ -247,6 +249,9 @@ pub enum Request<'a> {
     ReopenReadOnly,
     /// The first page of the directory that `names` lead to, one below the other, starting in `dir`: → [`List`](crate::reply::List), page.
     List { dir: Fid, with_attr: bool, names: Names<'a> },
+    /// Attributes and content of regular files of at most `max_size` bytes, which lie side by side in `dir`: → as many
+    /// [`FileContent`](crate::reply::FileContent)s as fit, in the order of `names`.
+    ReadFiles { dir: Fid, max_size: u32, names: Names<'a> },
 }
 
 impl<'a> Request<'a> {
@@ -277,6 +282,7 @@ impl<'a> Request<'a> {
             Self::Release => Op::Release,
             Self::ReopenReadOnly => Op::ReopenReadOnly,
             Self::List { .. } => Op::List,
+            Self::ReadFiles { .. } => Op::ReadFiles,
         }
     }
 
@@ -384,6 +390,11 @@ impl<'a> Request<'a> {
                 w.u8(u8::from(with_attr));
                 names.encode(w);
             }
+            Self::ReadFiles { dir, max_size, names } => {
+                w.u64(dir.raw());
+                w.u32(max_size);
+                names.encode(w);
+            }
             Self::Release | Self::ReopenReadOnly => {}
         }
     }
@@ -475,6 +486,13 @@ impl<'a> Request<'a> {
             Op::Release => Self::Release,
             Op::ReopenReadOnly => Self::ReopenReadOnly,
             Op::List => Self::List { dir: Fid::decode(r)?, with_attr: r.bool("with_attr")?, names: Names::decode(r)? },
+            Op::ReadFiles => {
+                let (dir, max_size) = (Fid::decode(r)?, r.u32()?);
+                if max_size > MAX_CONTENT {
+                    return Err(DecodeError::TooLong("content"));
+                }
+                Self::ReadFiles { dir, max_size, names: Names::decode(r)? }
+            }
         })
     }
 
@@ -483,7 +501,8 @@ impl<'a> Request<'a> {
     pub fn check(&self) -> Result<()> {
         match *self {
             Self::Attach { name } if name.len() > MAX_TARGET => Err(DecodeError::TooLong("attach name")),
-            Self::Walk { names, .. } => {
+            Self::ReadFiles { max_size, .. } if max_size > MAX_CONTENT => Err(DecodeError::TooLong("content")),
+            Self::Walk { names, .. } | Self::List { names, .. } | Self::ReadFiles { names, .. } => {
                 if names.is_empty() {
                     return Err(DecodeError::BadValue("number of names"));
                 }

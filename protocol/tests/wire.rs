@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use protocol::reply::{self, DirEntry, NodeRef, WalkEnd};
+use protocol::reply::{self, DirEntry, FileContent, NodeRef, WalkEnd};
 use protocol::request::{Header, Names, Op, Request};
 use protocol::wire::{DecodeError, Reader, Writer};
 use protocol::{
@@ -143,6 +143,7 @@ fn requests<'a>(p: &'a Parts, names: &'a [&'a [u8]]) -> Vec<Request<'a>> {
         Request::Release,
         Request::ReopenReadOnly,
         Request::List { dir, with_attr: p.choice.1, names: Names::List(names) },
+        Request::ReadFiles { dir, max_size: p.numbers.1, names: Names::List(names) },
     ]
 }
 
@@ -214,6 +215,7 @@ proptest! {
         let _ = DirEntry::decode(&mut Reader::new(&body));
         let _ = reply::Walk::decode(&mut Reader::new(&body));
         let _ = reply::decode_bytes(&mut Reader::new(&body));
+        let _ = FileContent::decode(&mut Reader::new(&body));
         let _ = Header::decode(&body);
     }
 
@@ -265,6 +267,19 @@ proptest! {
             entry.encode(&mut Writer::new(&mut buf));
             prop_assert_eq!(buf.len(), entry.size());
             prop_assert_eq!(DirEntry::decode(&mut Reader::new(&buf)), Ok(entry));
+        }
+        let regular = Attr { mode: 0o100_644, size: name.len() as u64, ..attr };
+        for file in [None, Some((regular, &name[..]))] {
+            let content = FileContent { file };
+            let mut buf = Vec::new();
+            content.encode(&mut Writer::new(&mut buf));
+            prop_assert_eq!(buf.len(), file.map_or(1, |_| FileContent::size(name.len())));
+            prop_assert_eq!(FileContent::decode(&mut Reader::new(&buf)), Ok(content));
+        }
+        for wrong in [Attr { size: regular.size + 1, ..regular }, Attr { mode: 0o040_755, ..regular }] {
+            let mut buf = Vec::new();
+            FileContent { file: Some((wrong, &name)) }.encode(&mut Writer::new(&mut buf));
+            prop_assert_eq!(FileContent::decode(&mut Reader::new(&buf)), Err(DecodeError::BadValue("content")));
         }
         let mut buf = Vec::new();
         reply::encode_attr(&mut Writer::new(&mut buf), &attr);
@@ -342,6 +357,14 @@ fn limits_hold() {
             Request::Walk { dir: fid, fids: WalkFids::None, open: None, names: Names::List(&names) },
             DecodeError::TooLong("list of names"),
         ),
+        (
+            Request::ReadFiles { dir: fid, max_size: 1, names: Names::List(&names) },
+            DecodeError::TooLong("list of names"),
+        ),
+        (
+            Request::ReadFiles { dir: fid, max_size: protocol::MAX_CONTENT + 1, names: Names::List(&names[..1]) },
+            DecodeError::TooLong("content"),
+        ),
     ] {
         assert_eq!(request.check(), Err(error));
         request.encode(&mut buf, 0, &[]);
@@ -371,7 +394,7 @@ fn other_versions_are_refused() {
         assert_eq!(Request::decode(&buf).err(), Some(DecodeError::BadVersion));
     }
     assert_eq!(Op::from_raw(0), Err(DecodeError::UnknownOp(0)));
-    assert_eq!(Op::from_raw(25), Err(DecodeError::UnknownOp(25)));
+    assert_eq!(Op::from_raw(26), Err(DecodeError::UnknownOp(26)));
     for (i, op) in Op::ALL.iter().enumerate() {
         assert_eq!((*op as usize, Op::from_raw(*op as u16)), (i + 1, Ok(*op)));
     }

@@ -1,7 +1,7 @@
 //! Open files and directories of the Gofer's.
 
 use super::listing::Listing;
-use super::GoferInode;
+use super::{Content, GoferInode};
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::tmpfs::file::{dir_seek, emit_dots};
 use crate::fs::*;
@@ -10,7 +10,7 @@ use nix::sys::uio::{pread, pwrite};
 use parking_lot::Mutex;
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Bytes moved at a time.
 const CHUNK: usize = 256 * 1024;
@@ -79,8 +79,27 @@ pub(super) fn retry<T>(mut f: impl FnMut() -> nix::Result<T>) -> Result<T> {
 }
 
 pub(super) struct GoferFile {
-    pub(super) inode: Arc<GoferInode>,
-    pub(super) fd: Arc<OwnedFd>,
+    inode: Arc<GoferInode>,
+    /// All of it, if it was read ahead. Then it is open for reading, in a tree that nobody changes.
+    content: Option<Arc<Content>>,
+    /// Opened when it is needed.
+    fd: OnceLock<Arc<OwnedFd>>,
+}
+
+impl GoferFile {
+    pub(super) fn with_descriptor(inode: Arc<GoferInode>, fd: Arc<OwnedFd>) -> GoferFile {
+        GoferFile { inode, content: None, fd: OnceLock::from(fd) }
+    }
+    pub(super) fn with_content(inode: Arc<GoferInode>, content: Arc<Content>) -> GoferFile {
+        GoferFile { inode, content: Some(content), fd: OnceLock::new() }
+    }
+    fn fd(&self) -> Result<&Arc<OwnedFd>> {
+        if let Some(fd) = self.fd.get() {
+            return Ok(fd);
+        }
+        let fd = self.inode.descriptor(libc::O_RDONLY)?;
+        Ok(self.fd.get_or_init(|| fd))
+    }
 }
 
 impl FileOps for GoferFile {
@@ -88,13 +107,20 @@ impl FileOps for GoferFile {
         self
     }
     fn read(&self, _file: &File, dst: &mut Dst<'_>, offset: u64) -> SysResult<usize> {
-        Ok(read_fd(&self.fd, dst, offset)?)
+        match &self.content {
+            Some(c) => {
+                let from = usize::try_from(offset).unwrap_or(usize::MAX);
+                Ok(dst.put(c.bytes.get(from..).unwrap_or(&[]))?)
+            }
+            None => Ok(read_fd(self.fd()?, dst, offset)?),
+        }
     }
     fn write(&self, file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
         let append = src.appends(file.flags());
         let _one_at_a_time = append.then(|| self.inode.appending.lock());
-        let at = if append { nix::sys::stat::fstat(&*self.fd)?.st_size as u64 } else { offset };
-        let n = write_fd(&self.fd, src, at)?;
+        let fd = self.fd()?;
+        let at = if append { nix::sys::stat::fstat(&**fd)?.st_size as u64 } else { offset };
+        let n = write_fd(fd, src, at)?;
         if n > 0 {
             self.inode.mark_stale();
         }
@@ -110,20 +136,24 @@ impl FileOps for GoferFile {
             _ => return file.default_seek(offset, whence, current),
         };
         // The descriptor's own offset is used for nothing else.
-        Ok(nix::unistd::lseek(&*self.fd, offset, how)? as u64)
+        Ok(nix::unistd::lseek(&**self.fd()?, offset, how)? as u64)
     }
     fn map(&self, _file: &File, write_shared: bool) -> Result<MapSource> {
         if write_shared {
             self.inode.mark_stale();
         }
-        Ok(MapSource::Host(self.fd.clone()))
+        if self.content.is_some() {
+            self.inode.is_mapped();
+        }
+        Ok(MapSource::Host(self.fd()?.clone()))
     }
     fn fsync(&self, data_only: bool) -> Result<()> {
-        retry(|| if data_only { nix::unistd::fdatasync(&*self.fd) } else { nix::unistd::fsync(&*self.fd) })
+        let fd = self.fd()?;
+        retry(|| if data_only { nix::unistd::fdatasync(&**fd) } else { nix::unistd::fsync(&**fd) })
     }
     fn fallocate(&self, _file: &File, mode: i32, offset: u64, len: u64) -> Result<()> {
         let (Ok(o), Ok(l)) = (i64::try_from(offset), i64::try_from(len)) else { return Err(Errno::EFBIG) };
-        platform::host::fallocate(self.fd.as_fd(), mode, o, l)?;
+        platform::host::fallocate(self.fd()?.as_fd(), mode, o, l)?;
         self.inode.mark_stale();
         Ok(())
     }

@@ -54,7 +54,16 @@ impl Listing {
             .iter()
             .map_while(|at| DirEntry::decode(&mut Reader::new(self.tail(*at))).ok())
     }
+    /// The number of an entry.
+    pub fn index(&self, name: &[u8]) -> Option<usize> {
+        let at = self.position(name)?;
+        self.at.binary_search(&at).ok()
+    }
     pub fn find(&self, name: &[u8]) -> Option<DirEntry<'_>> {
+        DirEntry::decode(&mut Reader::new(self.tail(self.position(name)?))).ok()
+    }
+    /// Where the entry of this name begins.
+    fn position(&self, name: &[u8]) -> Option<u32> {
         let named = |at: &u32| DirEntry::peek_name(self.tail(*at)).unwrap_or(&[]);
         let order = self.by_name.get_or_init(|| {
             let mut order = self.at.clone();
@@ -62,6 +71,6 @@ impl Listing {
             order.into_boxed_slice()
         });
         let i = order.binary_search_by(|at| named(at).cmp(name)).ok()?;
-        DirEntry::decode(&mut Reader::new(self.tail(*order.get(i)?))).ok()
+        order.get(i).copied()
     }
 }

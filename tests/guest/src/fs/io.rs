@@ -32,6 +32,7 @@ pub const CASES: &[crate::Case] = cases![
     partly_bad_buffer,
     large_vectors,
     large_bad_buffers,
+    one_file_after_the_other,
 ];
 
 fn iov(b: &mut [u8]) -> iovec {
@@ -508,4 +509,47 @@ unsafe fn large_bad_buffers() {
     fails(write(out, p.add(len - PAGE).cast(), PAGE), EFAULT);
     is(fstat_of(out).st_size, (len - PAGE) as i64);
     assert!(std::fs::read(t.s("g")).unwrap() == data[..len - PAGE]);
+}
+
+/// Files of the system's own, in the order in which they are listed: whatever way their content comes, it is the same one.
+unsafe fn one_file_after_the_other() {
+    let mut seen = 0;
+    for dir in ["/etc", "/usr/share/common-licenses", "/usr/lib/os-release/..", "/usr/share/perl5", "/usr/include"] {
+        let Ok(list) = std::fs::read_dir(dir) else { continue };
+        for entry in list.flatten().take(200) {
+            if !entry.file_type().is_ok_and(|k| k.is_file()) {
+                continue;
+            }
+            let path = c(entry.path().to_str().unwrap_or("/"));
+            let fd = open(path.as_ptr(), O_RDONLY | O_CLOEXEC);
+            if fd < 0 {
+                assert!(errno() == EACCES && !root());
+                continue;
+            }
+            let size = fstat_of(fd).st_size as usize;
+            is(lseek(fd, 0, SEEK_END), size as i64);
+            is(lseek(fd, 0, SEEK_SET), 0);
+            let read = get_all(fd, size);
+            assert_eq!(get(fd, 10), b"");
+            if size > 0 {
+                let p = mmap(std::ptr::null_mut(), size, PROT_READ, MAP_PRIVATE, fd, 0);
+                ok(p);
+                assert!(std::slice::from_raw_parts(p.cast::<u8>(), size) == &read[..], "{path:?}");
+                ok(munmap(p, size));
+                let mut last = [0u8; 10];
+                is(pread(fd, last.as_mut_ptr().cast(), 10, size as i64 - 1), 1);
+                assert_eq!(last[0], read[size - 1]);
+                is(lseek(fd, 0, SEEK_DATA), 0);
+            }
+            is(pread(fd, [0u8; 4].as_mut_ptr().cast(), 4, size as i64 + 5), 0);
+            fails(write(fd, b"x".as_ptr().cast(), 1), EBADF);
+            let again = open(path.as_ptr(), O_RDONLY | O_CLOEXEC);
+            ok(again);
+            assert!(get_all(again, size) == read, "{path:?}");
+            ok(close(again));
+            ok(close(fd));
+            seen += 1;
+        }
+    }
+    assert!(seen > 0);
 }

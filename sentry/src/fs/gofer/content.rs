@@ -1,0 +1,155 @@
+//! Small files read ahead: when the files of a listed directory are opened one after the other, one request brings the contents of many.
+//!
+//! Only in trees that nobody changes, and on file systems that hold what they list (reading a file of another kind may do something). Which files come
+//! along is told by the order of the listing, in which most programs go. How many is told by what has become of those read before.
+
+use super::*;
+use protocol::client::DirEntry;
+
+/// Largest file that is read ahead.
+const FILE_MAX: u32 = 16 * 1024;
+/// Bytes of contents that are kept.
+const READ_MAX: usize = 8 << 20;
+/// Files in the first request of a directory, and in the later ones.
+const FIRST: usize = 8;
+const MANY: usize = 64;
+
+/// All of a small file.
+pub(super) struct Content {
+    pub(super) bytes: Box<[u8]>,
+    used: AtomicBool,
+}
+
+/// How far a directory's files have been read ahead.
+#[derive(Default)]
+pub(super) struct Reading {
+    /// Files in it that were opened and not there.
+    opened: u32,
+    /// A bit for each entry of the listing, set once it has been asked for.
+    asked: Vec<bool>,
+    /// The files are mapped, which needs descriptors.
+    off: bool,
+}
+
+/// Counts what is read ahead and how much of that is opened; both fade.
+#[derive(Default)]
+pub(super) struct Trust {
+    read: AtomicU32,
+    used: AtomicU32,
+}
+
+impl Trust {
+    fn read(&self, n: u32) {
+        if self.read.fetch_add(n, Ordering::Relaxed) > 1024 {
+            for c in [&self.read, &self.used] {
+                c.store(c.load(Ordering::Relaxed) / 2, Ordering::Relaxed);
+            }
+        }
+    }
+    /// Most of what was read has been used, or is about to be.
+    fn proven(&self) -> bool {
+        let (read, used) = (self.read.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed));
+        used >= 32 && used.saturating_mul(2) >= read
+    }
+}
+
+impl GoferInode {
+    /// All of this file, if it was read ahead or is now, along with others.
+    pub(super) fn content(&self) -> Option<Arc<Content>> {
+        let mut content = self.content.lock().clone();
+        if content.is_none() {
+            if self.fds.get(RO).is_some_and(|fd| fd.lock().strong_count() > 0) {
+                return None;
+            }
+            let (dir, name) = self.origin.as_ref()?;
+            let a = self.attr.read();
+            if a.size > u64::from(FILE_MAX) || self.held().is_some() {
+                return None;
+            }
+            drop(a);
+            dir.read_ahead(name);
+            content = self.content.lock().clone();
+        }
+        let c = content?;
+        if !c.used.swap(true, Ordering::Relaxed) {
+            self.fs.trust.used.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(c)
+    }
+
+    /// The content of this file would have better been a descriptor; and so would that of its neighbours.
+    pub(super) fn is_mapped(&self) {
+        if let Some((dir, _)) = &self.origin {
+            dir.reading.lock().off = true;
+        }
+    }
+
+    /// The file `name` is being opened: reads it and some of those listed after it, if that is likely to pay.
+    fn read_ahead(self: &Arc<Self>, name: &[u8]) {
+        if !self.lists_all() || self.fs.changed.load(Ordering::Acquire) {
+            return;
+        }
+        let Some(listing) = self.listing.lock().clone() else { return };
+        let Some(first) = listing.index(name) else { return };
+        let mut names: Vec<&[u8]> = Vec::new();
+        let mut asked = Vec::new();
+        {
+            let mut r = self.reading.lock();
+            r.opened = r.opened.saturating_add(1);
+            let most = match r.opened {
+                _ if r.off => return,
+                _ if self.fs.trust.proven() => MANY,
+                1 => return,
+                2 => FIRST,
+                _ => MANY,
+            };
+            r.asked.resize(listing.len(), false);
+            if r.asked.get(first) != Some(&false) {
+                return;
+            }
+            let small = |e: &DirEntry<'_>| {
+                e.kind == protocol::FileKind::Regular
+                    && e.attr.is_none_or(|a| (1..=u64::from(FILE_MAX)).contains(&a.size))
+            };
+            let order = listing.iter(first).zip(first..).chain(listing.iter(0).zip(0..).take(first));
+            for (e, i) in order.take(4 * most) {
+                if names.len() == most {
+                    break;
+                }
+                if let Some(bit) = r.asked.get_mut(i).filter(|bit| !**bit && (i == first || small(&e))) {
+                    *bit = true;
+                    asked.push(i);
+                    names.push(e.name);
+                }
+            }
+        }
+        let Ok(files) = self.handle().and_then(|h| h.read_files(&names, FILE_MAX)) else { return };
+        if let Some(left) = asked.get(files.len()..).filter(|l| !l.is_empty()) {
+            // The reply was full.
+            let mut r = self.reading.lock();
+            for i in left {
+                if let Some(bit) = r.asked.get_mut(*i) {
+                    *bit = false;
+                }
+            }
+        }
+        let mut came = 0;
+        for (name, file) in names.into_iter().zip(files) {
+            let Some((attr, bytes)) = file else { continue };
+            came += 1;
+            let (inode, new) = self.fs.inode_or_new(&attr, Some((self, name)), None, None);
+            inode.keep_content(bytes);
+            if new {
+                self.expect(name, Some(inode));
+            }
+        }
+        self.fs.trust.read(came);
+    }
+
+    fn keep_content(&self, bytes: Box<[u8]>) {
+        let new = bytes.len();
+        let old = self.content.lock().replace(Arc::new(Content { bytes, used: AtomicBool::new(false) }));
+        let sizes = (old.map_or(0, |c| c.bytes.len()), new);
+        Kept::add(&self.fs.read, self, sizes, READ_MAX, |i| i.content.lock().take().map_or(0, |c| c.bytes.len()));
+    }
+}

@@ -1,0 +1,284 @@
+//! The operations that the VFS asks for.
+
+use super::*;
+
+/// The inode behind a trait object, if it is of the Gofer.
+pub fn gofer(inode: &Arc<dyn Inode>) -> Result<&GoferInode> {
+    inode.as_any().downcast_ref().ok_or(Errno::EXDEV)
+}
+
+/// With the owner that the guest means; without, where the Gofer may not give files away.
+fn with_owner<T>(mode: u32, uid: u32, gid: u32, f: impl Fn(Fresh) -> Result<T>) -> Result<T> {
+    match f(Fresh { mode: mode & 0o7777, uid: Some(uid), gid: Some(gid) }) {
+        Err(Errno::EPERM) => f(Fresh::with_mode(mode & 0o7777)),
+        r => r,
+    }
+}
+
+impl Inode for GoferInode {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn attr(&self) -> Result<Attr> {
+        self.refresh()?;
+        Ok(*self.attr.read())
+    }
+    fn perm(&self) -> Result<Perm> {
+        if !self.fs.exclusive {
+            self.refresh()?;
+        }
+        let a = self.attr.read();
+        Ok(Perm { mode: a.mode, uid: a.uid, gid: a.gid })
+    }
+    fn set_attr(&self, set: &SetAttr) -> Result<()> {
+        let t = |t: Option<Timespec>| t.map(|t| SetTime::At(protocol::Time { sec: t.sec, nsec: t.nsec }));
+        let a = self.handle()?.setattr(protocol::SetAttr {
+            mode: set.mode,
+            uid: set.uid,
+            gid: set.gid,
+            size: set.size,
+            atime: t(set.atime),
+            mtime: t(set.mtime),
+        })?;
+        self.fs.changed.store(true, Ordering::Release);
+        self.store(self.fs.convert(&a));
+        Ok(())
+    }
+    fn prefetch(&self, names: &[&[u8]], open: bool) {
+        if !self.fs.exclusive || self.kind != libc::S_IFDIR {
+            return;
+        }
+        let Ok(mut dir) = self.arc() else { return };
+        let mut rest = names;
+        while let Some((name, below)) = rest.split_first() {
+            match dir.find_out(name) {
+                Ok(Known::Node(i)) => {
+                    dir.expect(name, Some(i.clone()));
+                    if i.kind != libc::S_IFDIR {
+                        return;
+                    }
+                    (dir, rest) = (i, below);
+                }
+                Ok(Known::Unknown) => break,
+                Ok(Known::Missing) | Err(_) => return,
+            }
+        }
+        let known = dir.clone();
+        let Ok((start, mut way)) = known.way() else { return };
+        let above = way.len();
+        way.extend(rest.iter().take(MAX_WALK.saturating_sub(above)));
+        if way.len() == above {
+            return;
+        }
+        let Ok(walk) = start.walk(&way, WalkFids::None, open.then_some(OpenFlags::READ)) else { return };
+        let complete = walk.nodes.len() == way.len() && way.len() == above + rest.len();
+        let mut names = way.iter().skip(above);
+        for node in walk.nodes.into_iter().skip(above) {
+            let Some(name) = names.next() else { return };
+            let inode = self.fs.inode(&node.attr, Some((&dir, name)), None, node.target);
+            dir.expect(name, Some(inode.clone()));
+            dir = inode;
+        }
+        if let (WalkEnd::Missing, Some(name)) = (walk.end, names.next()) {
+            dir.expect(name, None);
+        }
+        if let (Some(Ok(fd)), true) = (walk.file, complete) {
+            let fd = Arc::new(fd);
+            if let Some(slot) = dir.fds.get(RO) {
+                let mut slot = slot.lock();
+                if slot.strong_count() == 0 {
+                    *slot = Arc::downgrade(&fd);
+                    drop(slot);
+                    self.fs.keep(&fd);
+                }
+            }
+        }
+    }
+    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        if self.kind != libc::S_IFDIR {
+            return Err(Errno::ENOTDIR);
+        }
+        let me = self.arc()?;
+        let exclusive = self.fs.exclusive;
+        if exclusive {
+            match me.find_out(name)? {
+                Known::Node(i) => return Ok(i),
+                Known::Missing => return Err(Errno::ENOENT),
+                Known::Unknown => {}
+            }
+        }
+        let mut walk = if exclusive {
+            let (start, mut way) = self.way()?;
+            let start = if way.len() == MAX_WALK { self.handle()? } else { start };
+            way.truncate(if way.len() == MAX_WALK { 0 } else { MAX_WALK });
+            way.push(name);
+            let mut walk = start.walk(&way, WalkFids::None, None)?;
+            if walk.nodes.len() < way.len() - 1 {
+                return Err(Errno::ESTALE);
+            }
+            walk.nodes.drain(..way.len() - 1);
+            walk
+        } else {
+            self.handle()?.walk(&[name], WalkFids::Last, None)?
+        };
+        match (walk.nodes.pop(), walk.end) {
+            (Some(node), _) => {
+                if !exclusive && node.handle.is_none() {
+                    return Err(Errno::EIO);
+                }
+                Ok(self.fs.inode(&node.attr, Some((&me, name)), node.handle, node.target))
+            }
+            (None, WalkEnd::Failed(e)) => Err(Errno::from_raw(e as i32)),
+            (None, WalkEnd::NotDirectory) => Err(Errno::ENOTDIR),
+            (None, _) => {
+                if exclusive {
+                    self.expect(name, None);
+                }
+                Err(Errno::ENOENT)
+            }
+        }
+    }
+    fn create(&self, name: &[u8], node: NewNode<'_>, mode: u32, uid: u32, gid: u32) -> Result<Arc<dyn Inode>> {
+        let me = self.arc()?;
+        let h = self.handle()?;
+        let inode = match node {
+            NewNode::File => {
+                // Whatever the mode says, the one who makes a file may write it.
+                let (n, fd) = with_owner(mode, uid, gid, |new| h.create(name, new, OpenFlags::READ_WRITE))?;
+                let inode = me.add_child(n, name);
+                let fd = Arc::new(fd);
+                for slot in [RO, WO, RW] {
+                    if let Some(s) = inode.fds.get(slot).filter(|_| slot != RO) {
+                        *s.lock() = Arc::downgrade(&fd);
+                    }
+                }
+                self.fs.keep(&fd);
+                inode
+            }
+            NewNode::Dir => me.add_child(with_owner(mode, uid, gid, |new| h.mkdir(name, new))?, name),
+            NewNode::Symlink(t) => me.add_child(with_owner(mode, uid, gid, |new| h.symlink(name, t, new))?, name),
+            NewNode::Fifo => me.add_child(with_owner(mode, uid, gid, |new| h.mknod(name, MknodKind::Fifo, new))?, name),
+            NewNode::Socket => {
+                me.add_child(with_owner(mode, uid, gid, |new| h.mknod(name, MknodKind::Socket, new))?, name)
+            }
+            NewNode::Char(_) | NewNode::Block(_) => return Err(Errno::EPERM),
+        };
+        Ok(inode)
+    }
+    fn link(&self, name: &[u8], target: &Arc<dyn Inode>) -> Result<()> {
+        let t = gofer(target)?;
+        let n = self.handle()?.link(name, &*t.handle()?)?;
+        self.entries_changed(name);
+        t.store(self.fs.convert(&n.attr));
+        Ok(())
+    }
+    fn unlink(&self, name: &[u8], child: &Arc<dyn Inode>) -> Result<()> {
+        let child = gofer(child)?;
+        child.pin()?;
+        self.handle()?.unlink(name, false)?;
+        self.entries_changed(name);
+        child.mark_stale();
+        Ok(())
+    }
+    fn rmdir(&self, name: &[u8], child: &Arc<dyn Inode>) -> Result<()> {
+        let child = gofer(child)?;
+        child.pin()?;
+        self.handle()?.unlink(name, true)?;
+        self.entries_changed(name);
+        child.mark_stale();
+        Ok(())
+    }
+    fn rename(&self, name: &[u8], moved: &Arc<dyn Inode>, target: &Target<'_>, flags: RenameFlags) -> Result<()> {
+        let to = gofer(target.dir)?;
+        let new_name = target.name;
+        if flags.contains(RenameFlags::WHITEOUT) {
+            return Err(Errno::EINVAL);
+        }
+        let f = protocol::RenameFlags::from_bits_truncate(flags.bits());
+        gofer(moved)?.pin()?;
+        if let Some(r) = target.replaced {
+            gofer(r)?.pin()?;
+        }
+        self.handle()?.rename(name, &*to.handle()?, new_name, f)?;
+        self.entries_changed(name);
+        to.entries_changed(new_name);
+        // A replaced file has lost a name, a moved one has a new ctime.
+        let all: Vec<_> = self.fs.nodes.lock().values().filter_map(Weak::upgrade).collect();
+        for i in all {
+            i.mark_stale();
+        }
+        Ok(())
+    }
+    fn readlink(&self) -> Result<Vec<u8>> {
+        if self.kind != libc::S_IFLNK {
+            return Err(Errno::EINVAL);
+        }
+        if let Some(t) = self.target.get() {
+            return Ok(t.to_vec());
+        }
+        let t = match self.held() {
+            Some(h) => h.readlink()?.into(),
+            None => self.again(WalkFids::None, None)?.nodes.pop().and_then(|n| n.target).ok_or(Errno::EIO)?,
+        };
+        Ok(self.target.get_or_init(|| t).to_vec())
+    }
+    fn open(self: Arc<Self>, flags: i32) -> Result<Box<dyn FileOps>> {
+        match self.kind {
+            libc::S_IFREG => {
+                let access = flags & libc::O_ACCMODE;
+                let content = if access == libc::O_RDONLY { self.content() } else { None };
+                Ok(Box::new(match content {
+                    Some(c) => GoferFile::with_content(self, c),
+                    None => {
+                        let fd = self.descriptor(access)?;
+                        GoferFile::with_descriptor(self, fd)
+                    }
+                }))
+            }
+            libc::S_IFDIR => Ok(Box::new(GoferDir::new(self))),
+            libc::S_IFLNK => Err(Errno::ELOOP),
+            _ => Err(Errno::ENXIO),
+        }
+    }
+    fn statfs(&self) -> Result<StatFs> {
+        let s = self.handle()?.statfs()?;
+        Ok(StatFs {
+            magic: s.kind,
+            bsize: s.bsize,
+            blocks: s.blocks,
+            bfree: s.bfree,
+            bavail: s.bavail,
+            files: s.files,
+            ffree: s.ffree,
+            namelen: s.namelen,
+        })
+    }
+    fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
+        self.handle()?.get_xattr(name)
+    }
+    fn set_xattr(&self, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+        let mode = match flags {
+            libc::XATTR_CREATE => XattrMode::Create,
+            libc::XATTR_REPLACE => XattrMode::Replace,
+            _ => XattrMode::Any,
+        };
+        self.handle()?.set_xattr(name, value, mode)?;
+        self.mark_stale();
+        Ok(())
+    }
+    fn list_xattr(&self) -> Result<Vec<Vec<u8>>> {
+        let raw = self.handle()?.list_xattr()?;
+        Ok(raw.split(|&b| b == 0).filter(|n| !n.is_empty()).map(<[u8]>::to_vec).collect())
+    }
+    fn remove_xattr(&self, name: &[u8]) -> Result<()> {
+        self.handle()?.remove_xattr(name)?;
+        self.mark_stale();
+        Ok(())
+    }
+    fn volatile(&self) -> bool {
+        !self.fs.exclusive
+    }
+    fn extra(&self) -> Option<&InodeExtra> {
+        Some(&self.extra)
+    }
+}
