@@ -10,7 +10,7 @@ use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One sandbox at a time, should these run as threads of one process.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -75,12 +75,48 @@ fn kill(pid: i32, signal: i32) -> bool {
     common::kill(pid, signal)
 }
 
+/// The next stub that comes to be, as soon as it does or a few hundred microseconds later: while it is made, or born, or runs its first
+/// instructions. `None` if none comes.
+fn newborn(command: i32, dice: &mut Dice) -> Option<i32> {
+    let sentry = children(command).into_iter().find(|p| command_line(*p).contains("internal-sentry"))?;
+    // The Sentry's first thread is parent to all of them.
+    let list = format!("/proc/{sentry}/task/{sentry}/children");
+    let stubs = || -> Vec<i32> {
+        let text = fs::read_to_string(&list).unwrap_or_default();
+        text.split_whitespace().filter_map(|p| p.parse().ok()).collect()
+    };
+    let mut known = stubs();
+    // Which one to take: among the first are the zygote, those that are kept ready, and the first program's.
+    let mut skip = dice.below(4);
+    let delay = Duration::from_micros([0, dice.below(300), dice.below(2000)][dice.below(3) as usize]);
+    let end = Instant::now() + Duration::from_millis(100);
+    while Instant::now() < end {
+        for stub in stubs() {
+            if known.contains(&stub) {
+                continue;
+            }
+            if skip == 0 {
+                let then = Instant::now() + delay;
+                while Instant::now() < then {
+                    std::hint::spin_loop();
+                }
+                return Some(stub);
+            }
+            skip -= 1;
+            known.push(stub);
+        }
+    }
+    None
+}
+
 /// A process of the sandbox, by what it is called; `None` if there is none (yet).
 fn find(command: i32, who: &str, dice: &mut Dice) -> Option<i32> {
     let direct = |text: &str| children(command).into_iter().find(|p| command_line(*p).contains(text));
     match who {
         "Sentry" => direct("internal-sentry"),
         "Gofer" => direct("internal-gofer"),
+        // If none comes any more, one that is kept ready.
+        "newborn" => newborn(command, dice).or_else(|| find(command, "stub", dice)),
         "stub" => {
             let stubs = descendants(direct("internal-sentry")?);
             let n = stubs.len() as u64;
@@ -105,6 +141,7 @@ fn once(life: (&str, &str), who: &str, signal: i32, dice: &mut Dice) -> Failure 
         ready(&mut child);
         sleep(Duration::from_micros(dice.below(20_000)));
     }
+    let a_stub = matches!(who, "stub" | "newborn");
     let mut victim = None;
     for _ in 0..2000 {
         victim = find(command, who, dice);
@@ -112,11 +149,13 @@ fn once(life: (&str, &str), who: &str, signal: i32, dice: &mut Dice) -> Failure 
             break;
         }
         if victim.is_some_and(|v| kill(v, signal)) {
-            // A stub that was about to end anyway (an old program's, say) takes nothing with it: then another one.
-            let wait = if who == "stub" { 250 } else { 0 };
-            sleep(Duration::from_millis(wait));
-            if who != "stub" || child.try_wait().unwrap().is_some() {
+            if !a_stub {
                 break;
+            }
+            // One that was dead already (an old program's, say) takes nothing with it: then another one.
+            let end = Instant::now() + Duration::from_millis(400);
+            while child.try_wait().unwrap().is_none() && Instant::now() < end {
+                sleep(Duration::from_millis(2));
             }
         }
         sleep(Duration::from_millis(1));
@@ -144,7 +183,8 @@ fn once(life: (&str, &str), who: &str, signal: i32, dice: &mut Dice) -> Failure 
             }
             // The guest may have complained before.
             let last = text.rfind("runsc-rs: ").map_or("", |at| &text[at..]);
-            let named = last.contains(who) || (who == "stub" && last.contains("process of the sandbox"));
+            let named =
+                last.contains(who) || (a_stub && (last.contains("process of the sandbox") || last.contains("zygote")));
             if !named || last.lines().count() != 1 {
                 fail("no clear message".into());
             }
@@ -169,10 +209,10 @@ fn deaths(who: &str, signals: &[i32], times: usize) {
     nix::sys::prctl::set_child_subreaper(true).unwrap();
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ who.len() as u64);
     let mut failures = Vec::new();
-    // A stub that is killed before it is born, as while the sandbox starts or the guest forks, is only a fork that failed.
-    let lives = if who == "stub" { &LIVES[1..3] } else { &LIVES[..] };
+    let lives: Vec<_> =
+        LIVES.into_iter().filter(|(name, _)| who != "newborn" || matches!(*name, "starting" | "forking")).collect();
     for i in 0..times {
-        for &life in lives {
+        for &life in &lives {
             failures.extend(once(life, who, signals[i % signals.len()], &mut dice));
         }
     }
@@ -191,7 +231,12 @@ fn of_the_gofer() {
 
 #[test]
 fn of_a_stub() {
-    deaths("stub", &[9], 10);
+    deaths("stub", &[9], 8);
+}
+
+#[test]
+fn of_a_stub_that_is_being_born() {
+    deaths("newborn", &[9], 60);
 }
 
 #[test]

@@ -85,6 +85,13 @@ pub fn readable_now(fd: BorrowedFd<'_>) -> bool {
     unsafe { libc::poll(&mut p, 1, 0) > 0 && p.revents & libc::POLLIN != 0 }
 }
 
+/// `poll` for reading, for `timeout_ms` at most.
+pub fn wait_readable(fd: BorrowedFd<'_>, timeout_ms: i32) {
+    let mut p = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid pollfd.
+    unsafe { libc::poll(&mut p, 1, timeout_ms) };
+}
+
 /// Poll bits (`POLL*`) of a host descriptor now, out of `events`.
 pub fn poll_now(fd: BorrowedFd<'_>, events: i16) -> i16 {
     let mut p = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };

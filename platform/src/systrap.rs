@@ -100,6 +100,7 @@ pub(crate) struct Inner {
 /// A stub that has not been reaped.
 pub(crate) struct Stub {
     space: Weak<Space>,
+    fate: Arc<space::Fate>,
     watch: Option<WatchHandle>,
 }
 
@@ -241,7 +242,7 @@ impl Inner {
     /// Takes charge of a stub: has its death watched.
     fn adopt(&self, space: &Arc<Space>, pid: i32) -> Result<(), Errno> {
         let pidfd = Arc::new(launch::pidfd_open(pid)?);
-        self.stubs.lock().insert(pid, Stub { space: Arc::downgrade(space), watch: None });
+        self.stubs.lock().insert(pid, Stub { space: Arc::downgrade(space), fate: space.fate.clone(), watch: None });
         space.born(pid, pidfd.clone());
         self.watch_death(pid, pidfd);
         Ok(())
@@ -250,8 +251,9 @@ impl Inner {
     /// Ends a process that nobody wants, and sees to it that it is reaped.
     fn end_orphan(&self, pid: i32) {
         if let Ok(pidfd) = launch::pidfd_open(pid) {
-            space::kill(&pidfd);
-            self.stubs.lock().insert(pid, Stub { space: Weak::new(), watch: None });
+            let fate = space::Fate::alive();
+            fate.seal(&pidfd);
+            self.stubs.lock().insert(pid, Stub { space: Weak::new(), fate, watch: None });
             self.watch_death(pid, Arc::new(pidfd));
         }
     }
@@ -279,23 +281,32 @@ impl Inner {
         }
     }
 
+    /// Reaps a stub that is dead. One that was killed by somebody else takes the sandbox along, whatever the guest was about to
+    /// do with it: the host is short of memory, or somebody wants an end.
     fn reap(&self, pid: i32) {
         let stub = {
             let mut stubs = self.stubs.lock();
             // Reaped under the lock: as long as a pid is in the table, nobody else can have it.
             let Some(stub) = stubs.get(&pid) else { return };
             let space = stub.space.upgrade();
-            let Some(fate) = space::wait_for(pid, space.as_deref()) else {
+            let Some(signal) = space::wait_for(pid, space.as_deref()) else {
                 return;
             };
-            (stubs.remove(&pid), space, fate)
+            let ours = stub.fate.ours.load(SeqCst);
+            (stubs.remove(&pid), space, signal, ours)
         };
-        let (stub, space, fate) = stub;
+        let (stub, space, fate, ours) = stub;
+        if ours {
+            self.counters.killed.fetch_add(1, Relaxed);
+        }
+        // First of all: once those who wait for it know, the sandbox may end by itself, without a word about the cause.
+        if pid == self.zygote_pid {
+            (self.on_fatal)(&format!("the zygote (the stub that all others are made from) {}", space::told(fate)));
+        } else if fate == libc::SIGKILL && !ours {
+            (self.on_fatal)("a process of the sandbox was killed from outside (by hand, or for want of memory)");
+        }
         if let Some(space) = &space {
             space.died(fate);
-        }
-        if pid == self.zygote_pid {
-            (self.on_fatal)(&format!("the stub that all guest processes are made from is gone (signal {fate})"));
         }
         drop(stub.and_then(|s| s.watch));
     }

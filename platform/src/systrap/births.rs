@@ -13,7 +13,9 @@
 //! into its area, perhaps before the child has that area. Until the birth call comes, the Sentry does not know the
 //! process's number (what the parent says counts for nothing: it would let a guest name another's process). So whoever wants
 //! to reach into its memory waits for the call for a moment ([`Space::pid`](super::space::Space)), an interrupt is kept for it, and a
-//! kill has it refused. [`Births::check`] finds those that died, or never call.
+//! kill has it refused. [`Births::check`] finds those that died, or never call. A child that was killed, by nobody here, ends the
+//! sandbox as the death of any other stub does, also if nobody cares for the child any more: a call of the guest's may have failed for
+//! it already.
 //!
 //! # Forks that nobody asked for
 //! Hostile code can also make the `clone` of a fork and not the birth call. The result is a process with its maker's
@@ -115,12 +117,17 @@ impl Births {
         let token = host::random_u64();
         let space = Space::unborn(inner.clone(), area, ours, slot, token);
         let birth = Birth { space: Arc::downgrade(&space), area_fd, control: theirs, claimed: 0, since: now_ns() };
+        self.put(inner, token, birth);
+        Ok((token, space))
+    }
+
+    fn put(&self, inner: &Inner, token: u64, birth: Birth) {
         self.pending.lock().insert(token, birth);
         if !self.guarded.swap(true, AcqRel) {
             inner.executor.spawn(Box::pin(guard(inner.me.clone())));
         }
-        Ok((token, space))
     }
+
     /// What the parent says is the number of the child; for [`Births::check`] alone.
     pub(super) fn claim(&self, token: u64, pid: i32) {
         if let Some(birth) = self.pending.lock().get_mut(&token) {
@@ -132,28 +139,34 @@ impl Births {
         drop(birth);
     }
 
-    /// Looks after the births that should have come; returns whether any is awaited.
-    fn check(&self, inner: &Inner) -> bool {
+    /// Looks after the births that should have come by now; returns whether any is awaited.
+    pub(super) fn check(&self, inner: &Inner, patience_ns: u64) -> bool {
         let now = now_ns();
         let mut lost = Vec::new();
         let mut pending = self.pending.lock();
         pending.retain(|_, birth| {
-            let age = now - birth.since;
+            let age = now.saturating_sub(birth.since);
             // A number of a stub that we know is a lie, and nothing to act on.
             let claimed = birth.claimed;
             let known = claimed <= 1 || inner.stubs.lock().contains_key(&claimed);
-            let dead = age > CHECK_NS && !known && super::space::gone(claimed);
-            let keep = birth.space.strong_count() > 0 && !dead && age < GIVE_UP_NS;
+            let fate = if age >= patience_ns && !known { super::space::fate_of(claimed) } else { None };
+            let keep = fate.is_none() && age < GIVE_UP_NS;
             if !keep {
-                lost.extend(birth.space.upgrade());
+                lost.push((birth.space.upgrade(), fate));
             }
             keep
         });
         let more = !pending.is_empty();
         drop(pending);
-        for space in lost {
-            log::warn!("a forked stub is dead before it was born");
-            space.lost();
+        for (space, fate) in lost {
+            if fate == Some(libc::SIGKILL) {
+                let text = "a process of the sandbox was killed from outside while it was being born (by hand, or for want of memory)";
+                (inner.on_fatal)(text);
+            }
+            if let Some(space) = space {
+                log::debug!("a forked stub is dead before it was born");
+                space.lost();
+            }
         }
         more
     }
@@ -181,7 +194,11 @@ impl Births {
                 continue;
             };
             let given = self.give(req.id, &birth.control, &birth.area_fd);
-            if let Err(e) = given.and_then(|()| inner.adopt(&space, pid)) {
+            if given == Err(Errno::ENOENT) {
+                // The call is not there any more: the caller is dead or about to be. How, shows when it is.
+                let token = req.data.args[0];
+                self.put(inner, token, Birth { claimed: pid, since: now_ns(), ..birth });
+            } else if let Err(e) = given.and_then(|()| inner.adopt(&space, pid)) {
                 log::warn!("stub {pid} could not be born: {e}");
                 self.refuse(inner, req.id, pid, known);
                 space.lost();
@@ -240,7 +257,7 @@ async fn guard(inner: Weak<Inner>) {
         drop(timer);
         let Some(inner) = inner.upgrade() else { return };
         let births = &inner.births;
-        if !births.check(&inner) {
+        if !births.check(&inner, CHECK_NS) {
             births.guarded.store(false, SeqCst);
             if births.pending.lock().is_empty() || births.guarded.swap(true, SeqCst) {
                 return;

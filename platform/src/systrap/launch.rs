@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,18 +55,7 @@ pub(super) fn launch(executor: &Executor) -> io::Result<Launched> {
 
     let deadline = Instant::now() + Duration::from_secs(10);
     while area.state(0).load(std::sync::atomic::Ordering::Acquire) == abi::state::RUNNING {
-        let mut status = 0;
-        // SAFETY: our own child; `status` is a valid place.
-        if unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) } == pid {
-            return Err(io::Error::other(format!(
-                "the zygote ended while starting: {}",
-                if libc::WIFEXITED(status) {
-                    format!("step {}", libc::WEXITSTATUS(status))
-                } else {
-                    format!("signal {}", libc::WTERMSIG(status))
-                }
-            )));
-        }
+        lives(pid)?;
         if Instant::now() > deadline {
             // SAFETY: our own child, not reaped yet.
             unsafe { libc::kill(pid, libc::SIGKILL) };
@@ -83,11 +72,30 @@ pub(super) fn launch(executor: &Executor) -> io::Result<Launched> {
     let pidfd = pidfd_open(pid)?;
     // SAFETY: a new descriptor, if it succeeds.
     let listener = unsafe {
-        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), listener_number, 0))?;
+        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), listener_number, 0));
+        if fd.is_err() {
+            // A dying process has no descriptors any more a moment before it is dead.
+            crate::host::wait_readable(pidfd.as_fd(), 200);
+        }
+        lives(pid)?;
+        let fd = fd?;
         OwnedFd::from_raw_fd(fd as i32)
     };
     let vdso = (vdso != 0).then_some((vdso, vdso_len));
     Ok(Launched { pid, area, control, listener, listener_number, vdso })
+}
+
+/// Whether the zygote, which nobody watches yet, has not ended; left to be reaped.
+pub(super) fn lives(pid: i32) -> io::Result<()> {
+    use nix::sys::wait::{waitid, Id, WaitPidFlag, WaitStatus};
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(nix::unistd::Pid::from_raw(pid)), flags)? {
+        WaitStatus::Exited(_, step) => Err(io::Error::other(format!("the zygote ended while starting: step {step}"))),
+        WaitStatus::Signaled(_, signal, _) => {
+            Err(io::Error::other(format!("the zygote was killed by {signal} while starting")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The two ends of a control socket: ours and the stub's.

@@ -14,13 +14,27 @@ use crate::executor::Eager;
 use crate::{host, AddressSpace, Errno, GUEST_MAX};
 
 /// Whether the process lives, for those who must not keep it alive.
-pub(super) struct Fate(AtomicI32);
+pub(super) struct Fate {
+    signal: AtomicI32,
+    /// Its end is our doing.
+    pub(super) ours: AtomicBool,
+}
 
 impl Fate {
     const ALIVE: i32 = -1;
+    pub(super) fn alive() -> Arc<Self> {
+        Arc::new(Fate { signal: AtomicI32::new(Self::ALIVE), ours: AtomicBool::new(false) })
+    }
     /// The signal it died of (0: it exited), if it is dead.
     pub(super) fn dead(&self) -> Option<i32> {
-        Some(self.0.load(Acquire)).filter(|s| *s != Self::ALIVE)
+        Some(self.signal.load(Acquire)).filter(|s| *s != Self::ALIVE)
+    }
+    /// Kills the process, unless somebody else has.
+    pub(super) fn seal(&self, pidfd: &OwnedFd) {
+        if !host::readable_now(pidfd.as_fd()) {
+            self.ours.store(true, SeqCst);
+            kill(pidfd);
+        }
     }
 }
 
@@ -40,8 +54,6 @@ pub(super) struct Space {
     /// Held for reading while the pid is used, for writing while the process is reaped: so the pid is never another's.
     /// Once reaped: the processor time it used.
     life: RwLock<Option<(u64, u64)>>,
-    /// Somebody asked for its end.
-    killed: AtomicBool,
     slots: Mutex<Slots>,
     /// How often a way back through an island has been taken away.
     pub(super) retreats: AtomicU64,
@@ -49,6 +61,8 @@ pub(super) struct Space {
 
 /// How often a birth is looked for, every 20 µs, by somebody who needs it.
 const BIRTH_TRIES: u32 = 1000;
+/// How long a dying process may take until it is dead.
+const SETTLE_MS: i32 = 200;
 
 struct Slots {
     used: HashMap<usize, Weak<Watched>>,
@@ -70,9 +84,8 @@ impl Space {
             early_interrupt: AtomicBool::new(false),
             area,
             control,
-            fate: Arc::new(Fate(AtomicI32::new(Fate::ALIVE))),
+            fate: Fate::alive(),
             life: RwLock::new(None),
-            killed: AtomicBool::new(false),
             slots: Mutex::new(Slots { used, free: Vec::new(), next: 0 }),
             retreats: AtomicU64::new(0),
         })
@@ -100,8 +113,13 @@ impl Space {
         let mut tries = 0;
         loop {
             let pid = self.pid.load(SeqCst);
-            if pid != 0 || tries == BIRTH_TRIES || self.fate.dead().is_some() {
+            if pid != 0 || self.fate.dead().is_some() {
                 return pid;
+            }
+            if tries == BIRTH_TRIES {
+                // Before a call of the guest's fails for it.
+                self.inner.births.check(&self.inner, 0);
+                return self.pid_now();
             }
             self.inner.births.serve(&self.inner);
             if tries > 0 {
@@ -156,20 +174,24 @@ impl Space {
     }
 
     pub(super) fn died(&self, signal: i32) {
-        self.fate.0.store(signal, Release);
+        self.fate.signal.store(signal, Release);
         let all: Vec<_> = self.slots.lock().used.values().filter_map(Weak::upgrade).collect();
         for watched in all {
             watched.wake();
         }
-        if signal == libc::SIGKILL && !self.killed.load(Acquire) {
-            let text = "a process of the sandbox was killed from outside (by hand, or for want of memory)";
-            (self.inner.on_fatal)(text);
+    }
+
+    /// The host says that the process is gone, or going: waits a little until it is known what it died of, before whatever was to be
+    /// done with it fails, and takes the space along.
+    pub(super) fn settle(&self) {
+        if let Some(pidfd) = self.pidfd.get() {
+            host::wait_readable(pidfd.as_fd(), SETTLE_MS);
+            self.inner.reap(self.pid_now());
         }
     }
 
     /// It will never be born.
     pub(super) fn lost(&self) {
-        self.killed.store(true, SeqCst);
         self.died(libc::SIGKILL);
     }
 
@@ -217,7 +239,11 @@ impl Space {
         };
         match Errno::result(n) {
             Ok(n) => Ok(n as usize),
-            Err(Errno::ESRCH) => Err(Errno::ESRCH),
+            Err(Errno::ESRCH) => {
+                drop(life);
+                self.settle();
+                Err(Errno::ESRCH)
+            }
             Err(Errno::EFAULT) => Ok(0),
             Err(e) => {
                 log::error!("guest memory of stub {}: {e}", pid);
@@ -264,15 +290,26 @@ pub(super) fn wait_for(pid: i32, space: Option<&Space>) -> Option<i32> {
     Some(if libc::WIFSIGNALED(status) { libc::WTERMSIG(status) } else { 0 })
 }
 
-/// Whether a process that might be a stub we do not know is dead; reaps it then.
-pub(super) fn gone(pid: i32) -> bool {
+/// What a process that might be a stub we do not know died of (0: not of a signal, or there is none), if it is dead; reaps it then.
+pub(super) fn fate_of(pid: i32) -> Option<i32> {
     let mut status = 0;
     // SAFETY: a valid place for the answer.
     let r = unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG | libc::__WALL) };
-    r == pid || (r < 0 && Errno::last() == Errno::ECHILD)
+    if r == pid {
+        return Some(if libc::WIFSIGNALED(status) { libc::WTERMSIG(status) } else { 0 });
+    }
+    (r < 0 && Errno::last() == Errno::ECHILD).then_some(0)
 }
 
-pub(super) fn kill(pidfd: &OwnedFd) {
+/// A fate in words.
+pub(super) fn told(fate: i32) -> String {
+    match fate {
+        0 => "has exited".into(),
+        n => format!("was killed by signal {n}"),
+    }
+}
+
+fn kill(pidfd: &OwnedFd) {
     // SAFETY: no memory is involved.
     unsafe {
         libc::syscall(
@@ -312,7 +349,6 @@ impl AddressSpace for Space {
         self.retreats.fetch_add(1, SeqCst);
     }
     fn kill(&self) {
-        self.killed.store(true, SeqCst);
         if self.pid_now() == 0 {
             // Should it come yet, it is refused.
             self.inner.births.forget(self.token);
@@ -321,7 +357,7 @@ impl AddressSpace for Space {
             }
         }
         if let Some(pidfd) = self.pidfd.get() {
-            kill(pidfd);
+            self.fate.seal(pidfd);
         }
     }
     fn cpu_time(&self) -> (u64, u64) {
@@ -345,14 +381,12 @@ impl Drop for Space {
         if self.fate.dead().is_some() {
             return;
         }
-        if self.pid_now() == 0 {
-            self.inner.births.forget(self.token);
-        }
+        // A birth that is awaited stays so: the process is refused when it asks, and heard of if it was killed from outside.
         // Reaped when its pidfd tells. Nobody waits for that: not now, if there is anything else to do.
         if let Some(pidfd) = self.pidfd.get().cloned() {
-            let area = self.area.clone();
+            let (area, fate) = (self.area.clone(), self.fate.clone());
             self.inner.executor.later(Box::new(move || {
-                kill(&pidfd);
+                fate.seal(&pidfd);
                 drop(area);
             }));
         }

@@ -143,6 +143,7 @@ impl Thread {
         self.enter(Enter::Stay);
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..10_000 {
+            super::launch::lives(self.space.pid_now())?;
             match self.poll_trap(&mut cx) {
                 Poll::Ready(Trap::OpsDone) => return Ok(()),
                 Poll::Ready(other) => return Err(io::Error::other(format!("the zygote: {other:?}"))),
@@ -206,7 +207,11 @@ impl Thread {
             return Ok(());
         }
         let fds: Vec<_> = stage.files.iter().map(|f| f.as_fd()).collect();
-        host::send_with_fds(self.space.control(), &[io::IoSlice::new(b"f")], &fds, libc::MSG_DONTWAIT).map(drop)
+        let sent = host::send_with_fds(self.space.control(), &[io::IoSlice::new(b"f")], &fds, libc::MSG_DONTWAIT);
+        if matches!(sent, Err(Errno::EPIPE | Errno::ECONNRESET)) {
+            self.space.settle();
+        }
+        sent.map(drop)
     }
 
     /// Puts one operation into the round; `false` if there is no room (then nothing of it has been put, except that the
