@@ -70,6 +70,7 @@ pub struct SentryConfig {
     pub cwd: Vec<u8>,
     pub user: Identity,
     pub umask: u32,
+    pub nice: i32,
     /// Soft and hard limit of each resource.
     pub limits: Vec<(u64, u64)>,
     pub hostname: String,

@@ -107,6 +107,17 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// The nice value of this process.
+pub fn nice() -> i32 {
+    // SAFETY: takes no pointer. The bare call tells 20 less the value, so that it cannot be taken for an error.
+    let told = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) };
+    if (1..=40).contains(&told) {
+        20 - told as i32
+    } else {
+        0
+    }
+}
+
 /// Soft and hard limit of each resource of this process, in the order of their numbers.
 pub fn limits() -> Vec<(u64, u64)> {
     let mut all = Vec::new();

@@ -1,16 +1,17 @@
 //! The command from outside: exit statuses, what carries over, where writes go, mistakes, signals, and the death of each process.
 
+mod common;
+
+use common::{alive, command_line, descendants, eventually, Scratch, RUNSC};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn runsc(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_runsc-rs"));
+    let mut command = Command::new(RUNSC);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -30,26 +31,6 @@ fn out(output: Output) -> String {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}: {err}", output.status);
     out.into_owned()
-}
-
-/// A directory of the test's own, removed at the end.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Scratch {
-        let dir = std::env::temp_dir().join(format!("runsc-rs-{name}-{}", std::process::id()));
-        fs::create_dir(&dir).unwrap();
-        Scratch(dir)
-    }
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 #[test]
@@ -189,8 +170,6 @@ fn writes_stay_in_memory_or_go_where_they_are_allowed() {
 fn another_root() {
     let root = Scratch::new("root");
     fs::create_dir(root.0.join("bin")).unwrap();
-    let helper = Path::new(env!("CARGO_BIN_EXE_runsc-rs"));
-    let _ = helper;
     fs::write(root.0.join("bin/script"), "text").unwrap();
     let output = run(&["--rootfs", root.path(), "/bin/script"]);
     assert_eq!(output.status.code(), Some(126));
@@ -223,48 +202,16 @@ fn sleeper() -> (Child, i32) {
 }
 
 fn kill(pid: i32, signal: i32) {
-    assert_eq!(unsafe_free_kill(pid, signal), Some(0), "kill {pid}");
-}
-
-fn unsafe_free_kill(pid: i32, signal: i32) -> Option<i32> {
-    Command::new("/bin/sh").args(["-c", &format!("kill -{signal} {pid}")]).status().unwrap().code()
-}
-
-/// Every descendant: process ids.
-fn descendants(pid: i32) -> Vec<i32> {
-    let mut all = Vec::new();
-    let mut queue = vec![pid];
-    while let Some(p) = queue.pop() {
-        let children = fs::read_dir(format!("/proc/{p}/task")).into_iter().flatten().flatten();
-        for task in children {
-            let text = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            for child in text.split_whitespace().filter_map(|c| c.parse().ok()) {
-                all.push(child);
-                queue.push(child);
-            }
-        }
-    }
-    all
+    assert!(common::kill(pid, signal), "kill {pid}");
 }
 
 fn process_called(among: &[i32], text: &str) -> i32 {
-    let called = |p: &i32| fs::read_to_string(format!("/proc/{p}/cmdline")).unwrap_or_default().contains(text);
-    among.iter().copied().find(called).unwrap_or_else(|| panic!("no {text} among {among:?}"))
+    let found = among.iter().copied().find(|p| command_line(*p).contains(text));
+    found.unwrap_or_else(|| panic!("no {text} among {among:?}"))
 }
 
 fn assert_gone(pids: &[i32]) {
-    let end = Instant::now() + Duration::from_secs(5);
-    let alive = || -> Vec<i32> {
-        let is_alive = |p: &i32| {
-            fs::read_to_string(format!("/proc/{p}/stat"))
-                .is_ok_and(|s| !s.rsplit(')').next().unwrap_or("").starts_with(" Z"))
-        };
-        pids.iter().copied().filter(is_alive).collect()
-    };
-    while !alive().is_empty() {
-        assert!(Instant::now() < end, "left behind: {:?}", alive());
-        sleep(Duration::from_millis(10));
-    }
+    eventually(&format!("all of {pids:?} are gone"), Duration::from_secs(5), || Ok(!pids.iter().copied().any(alive)));
 }
 
 #[test]
@@ -359,7 +306,7 @@ fn stats_tell_of_calls_and_requests() {
 
 #[test]
 fn closed_streams_stay_closed() {
-    let run = format!("{} run --", env!("CARGO_BIN_EXE_runsc-rs"));
+    let run = format!("{} run --", RUNSC);
     for (script, expected) in [
         (format!("{run} /bin/sh -c 'cat 2>/dev/null || echo closed' <&-"), "closed\n"),
         (format!("{run} /bin/sh -c 'echo x 2>/dev/null || echo closed >&2' 2>&1 >&-"), "closed\n"),
@@ -386,7 +333,7 @@ fn a_stopped_command_stops_us_until_it_is_continued() {
     let script = format!(
         "set -m; {} run -- /bin/sh -c 'kill -TSTP $$; echo on' & \
          while ! jobs -s | grep -q .; do sleep 0.05; done; fg >/dev/null; echo $?",
-        env!("CARGO_BIN_EXE_runsc-rs")
+        RUNSC
     );
     let output = Command::new("timeout").args(["20", "bash", "-c", &script]).stdin(Stdio::null()).output().unwrap();
     assert_eq!(out(output), "on\n0\n");
@@ -394,17 +341,28 @@ fn a_stopped_command_stops_us_until_it_is_continued() {
 
 #[test]
 fn limits_and_umask_carry_over() {
-    let script = format!(
-        "umask 027; ulimit -Sn 77; ulimit -c 0; {} run -- /bin/sh -c 'umask; ulimit -n; ulimit -c'",
-        env!("CARGO_BIN_EXE_runsc-rs")
-    );
+    let script =
+        format!("umask 027; ulimit -Sn 77; ulimit -c 0; {} run -- /bin/sh -c 'umask; ulimit -n; ulimit -c'", RUNSC);
     assert_eq!(out(Command::new("sh").args(["-c", &script]).output().unwrap()), "0027\n77\n0\n");
+}
+
+#[test]
+fn nice_value_carries_over() {
+    for n in ["0", "7", "19"] {
+        // `nice` alone tells the value.
+        let output = runsc(&["run", "--", "sh", "-c", "nice; cut -d' ' -f19 /proc/self/stat"]);
+        let args =
+            [output.get_program()].into_iter().chain(output.get_args()).map(|a| a.to_owned()).collect::<Vec<_>>();
+        let told = |args: &[std::ffi::OsString]| out(Command::new("nice").args(["-n", n]).args(args).output().unwrap());
+        let outside = told(&args[3..]);
+        assert_eq!(told(&args), outside, "{n}");
+    }
 }
 
 #[test]
 fn the_callers_limits_do_not_hinder_the_runtime() {
     for limit in ["-Sv 200000", "-Sf 1", "-Su 1", "-Sn 20"] {
-        let script = format!("ulimit {limit} && {} run -- /bin/echo ok", env!("CARGO_BIN_EXE_runsc-rs"));
+        let script = format!("ulimit {limit} && {} run -- /bin/echo ok", RUNSC);
         let output = Command::new("bash").args(["-c", &script]).output().unwrap();
         assert_eq!(output.stdout, b"ok\n", "ulimit {limit}: {}", String::from_utf8_lossy(&output.stderr));
     }
@@ -430,7 +388,7 @@ fn works_without_root() {
     let dir = Scratch::new("rootless");
     fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o755)).unwrap();
     let copy = dir.0.join("runsc-rs");
-    fs::copy(env!("CARGO_BIN_EXE_runsc-rs"), &copy).unwrap();
+    fs::copy(RUNSC, &copy).unwrap();
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     let output = Command::new("setpriv")
         .args(["--reuid", "65533", "--regid", "65533", "--clear-groups"])

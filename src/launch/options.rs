@@ -66,6 +66,7 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         cwd: cwd.into_os_string().into_vec(),
         user: identity(args.user.as_deref())?,
         umask: umask(),
+        nice: crate::sys::nice(),
         limits,
         hostname,
         trees: trees.clone(),

@@ -18,8 +18,9 @@ pub struct Scratch(pub PathBuf);
 
 impl Scratch {
     pub fn new(name: &str) -> Scratch {
-        let dir = std::env::temp_dir().join(format!("runsc-rs-{name}-{}", std::process::id()));
-        fs::create_dir(&dir).unwrap();
+        // Tests may be threads of one process, and a run that was cut short may have left its own.
+        let name = |n: u32| std::env::temp_dir().join(format!("runsc-rs-{name}-{}-{n}", std::process::id()));
+        let dir = (0..1000).map(name).find(|d| fs::create_dir(d).is_ok()).expect("no directory can be made");
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         Scratch(dir)
     }

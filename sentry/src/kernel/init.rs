@@ -27,6 +27,8 @@ pub struct InitConfig {
     pub files: Vec<Option<Arc<File>>>,
     pub root: Path,
     pub umask: u32,
+    /// The host schedules by it; the guest is told.
+    pub nice: i32,
     pub limits: Limits,
 }
 
@@ -98,7 +100,7 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), T
         in_call: AtomicI32::new(-1),
         sleeping: AtomicBool::new(false),
         affinity: Mutex::new(Vec::new()),
-        nice: AtomicI32::new(0),
+        nice: AtomicI32::new(c.nice.clamp(-20, 19)),
         vfork_done: Mutex::new(None),
         exec_kill: Mutex::new(None),
         start_ns: platform::executor::now_ns(),
