@@ -47,6 +47,10 @@ Examples:
   See every system call:
       runsc-rs run --strace=calls.txt -- ls -l
 
+Signals: SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGTSTP and SIGCONT are passed on to the command, which may \
+handle or ignore them. Should the sandbox itself be stuck, so that nothing in it takes them, a second SIGINT, SIGTERM, SIGHUP or SIGQUIT \
+ends it, at the latest half a second after the first, with status 128+N. SIGKILL ends a sandbox in any state.
+
 Exit status: the command's own, 128+N if signal N ended it, 127 if it was not found, 126 if it could not be executed, \
 125 if runsc-rs itself failed.";
 

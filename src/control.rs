@@ -26,6 +26,8 @@ pub enum FromSentry {
     Exited(u8),
     /// The guest's first process was stopped by job control.
     Stopped,
+    /// A [`ToSentry::Signal`] has been taken up: one for each, in their order.
+    Taken,
     /// The connection to the Gofer has ended. How, the command knows.
     LostGofer,
     /// Nothing could be run: what to print, and the exit status.
@@ -33,13 +35,14 @@ pub enum FromSentry {
 }
 
 impl ToSentry {
+    /// Fails with `EAGAIN` if the Sentry has not taken up anything for long.
     pub fn send(self, socket: impl AsFd) -> nix::Result<()> {
         let ToSentry::Signal { signal, terminal } = self;
         let mut packet = [0u8; 6];
         packet[0] = b's';
         packet[1] = u8::from(terminal);
         packet[2..].copy_from_slice(&signal.to_le_bytes());
-        send_packet(socket, &packet)
+        send_packet(socket, &packet, MsgFlags::MSG_DONTWAIT)
     }
 
     /// The next message, if there is one; `None` means that the command is gone. Fails with `EAGAIN` when there is nothing yet.
@@ -61,6 +64,7 @@ impl FromSentry {
             FromSentry::Started => vec![b'r'],
             FromSentry::Exited(status) => vec![b'x', *status],
             FromSentry::Stopped => vec![b'z'],
+            FromSentry::Taken => vec![b't'],
             FromSentry::LostGofer => vec![b'g'],
             FromSentry::Failed { status, text } => {
                 let mut p = vec![b'f', *status];
@@ -68,7 +72,7 @@ impl FromSentry {
                 p
             }
         };
-        send_packet(socket, &packet)
+        send_packet(socket, &packet, MsgFlags::empty())
     }
 
     /// As [`ToSentry::receive`].
@@ -79,6 +83,7 @@ impl FromSentry {
             [b'r'] => Ok(Some(FromSentry::Started)),
             [b'x', status] => Ok(Some(FromSentry::Exited(*status))),
             [b'z'] => Ok(Some(FromSentry::Stopped)),
+            [b't'] => Ok(Some(FromSentry::Taken)),
             [b'g'] => Ok(Some(FromSentry::LostGofer)),
             [b'f', status, text @ ..] => {
                 Ok(Some(FromSentry::Failed { status: *status, text: String::from_utf8_lossy(text).into_owned() }))
@@ -88,9 +93,9 @@ impl FromSentry {
     }
 }
 
-fn send_packet(socket: impl AsFd, packet: &[u8]) -> nix::Result<()> {
+fn send_packet(socket: impl AsFd, packet: &[u8], flags: MsgFlags) -> nix::Result<()> {
     loop {
-        match send(socket.as_fd().as_raw_fd(), packet, MsgFlags::MSG_NOSIGNAL) {
+        match send(socket.as_fd().as_raw_fd(), packet, flags | MsgFlags::MSG_NOSIGNAL) {
             Ok(_) => return Ok(()),
             Err(Errno::EINTR) => {}
             Err(e) => return Err(e),
@@ -121,6 +126,7 @@ mod tests {
             FromSentry::Started,
             FromSentry::Exited(200),
             FromSentry::Stopped,
+            FromSentry::Taken,
             FromSentry::LostGofer,
             FromSentry::Failed { status: 127, text: "no".into() },
         ] {

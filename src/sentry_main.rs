@@ -171,7 +171,11 @@ fn watch_control(kernel: &Arc<Kernel>, control: &Arc<OwnedFd>) -> WatchHandle {
             let Some(kernel) = kernel.upgrade() else { return };
             loop {
                 match ToSentry::receive(&socket) {
-                    Ok(Some(ToSentry::Signal { signal, terminal })) => from_command(&kernel, signal, terminal),
+                    Ok(Some(ToSentry::Signal { signal, terminal })) => {
+                        from_command(&kernel, signal, terminal);
+                        // If the command is gone, the next look tells.
+                        let _ = FromSentry::Taken.send(&socket);
+                    }
                     Err(Errno::EAGAIN) => return,
                     Ok(None) | Err(_) => return give_up(&kernel.executor, failed("the command is gone")),
                 }
@@ -242,6 +246,7 @@ fn boot(kernel: &Arc<Kernel>, client: Client, config: SentryConfig, stdio: [nix:
         files,
         root,
         umask: config.umask,
+        nice: config.nice,
         limits: limits(&config.limits),
     };
     init::spawn(

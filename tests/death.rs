@@ -240,6 +240,51 @@ fn of_a_stub_that_is_being_born() {
 }
 
 #[test]
+fn of_a_stuck_sentry_by_a_second_signal() {
+    let _alone = ALONE.lock();
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
+    for (first, second) in [(15, 15), (2, 2), (2, 15), (1, 3)] {
+        let tmp = Scratch::new("death");
+        let before = traces(&tmp);
+        let mut child = start(LIVES[1].1, &tmp);
+        ready(&mut child);
+        let command = pid(&child);
+        let sentry = find(command, "Sentry", &mut Dice(1)).unwrap();
+        assert!(kill(sentry, 19) && kill(command, first));
+        // One signal may be for the guest, who may take its time.
+        sleep(Duration::from_millis(800));
+        assert!(child.try_wait().unwrap().is_none());
+        // Others than those that ask for an end do not count.
+        assert!(kill(command, 28) && kill(command, 10));
+        sleep(Duration::from_millis(100));
+        assert!(child.try_wait().unwrap().is_none());
+        assert!(kill(command, second));
+        let ended = end_within(child, LIMIT);
+        let text = String::from_utf8_lossy(&ended.err);
+        assert_eq!(ended.status.code(), Some(128 + second), "{text}");
+        assert!(text.starts_with("runsc-rs: ") && text.contains("Sentry") && text.lines().count() == 1, "{text}");
+        let me = std::process::id() as i32;
+        eventually("no process is left", LIMIT, || Ok(!descendants(me).into_iter().any(alive)));
+        assert_eq!(traces(&tmp), before);
+    }
+}
+
+#[test]
+fn not_of_many_signals_that_the_guest_ignores() {
+    let _alone = ALONE.lock();
+    let tmp = Scratch::new("death");
+    let mut child =
+        start("trap '' INT TERM; echo ready; while test $((n += 1)) -lt 200; do sleep 0.01; done; exit 7", &tmp);
+    ready(&mut child);
+    for i in 0..100 {
+        kill(pid(&child), [2, 15][i % 2]);
+        sleep(Duration::from_millis(5));
+    }
+    let ended = end_within(child, LIMIT);
+    assert_eq!((ended.status.code(), ended.err), (Some(7), Vec::new()));
+}
+
+#[test]
 fn of_the_command() {
     deaths("command", &[9], 4);
 }

@@ -10,7 +10,9 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{raise, SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{waitid, Id, WaitPidFlag, WaitStatus};
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 /// Passed on to the guest.
 const PASSED: [Signal; 9] = [
@@ -24,6 +26,55 @@ const PASSED: [Signal; 9] = [
     Signal::SIGTSTP,
     Signal::SIGCONT,
 ];
+
+/// Those that ask for an end. As a rule a program that does not want to end may go on, as outside of a sandbox; but if it is the Sentry
+/// that does not listen, the second one means the sandbox.
+const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+/// How long a Sentry may take to take up a signal. It needs far less than a millisecond, unless the machine is short of processors.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The signals that have been passed on and that the Sentry has not taken up yet.
+#[derive(Default)]
+struct Passed(VecDeque<(Signal, Instant)>);
+
+impl Passed {
+    /// More than these are not remembered.
+    const MOST: usize = 256;
+
+    /// Passes a signal on.
+    fn pass(&mut self, sandbox: &Sandbox, signal: Signal, terminal: bool) {
+        // If the Sentry is gone, its pidfd tells; if it takes up nothing, a signal less is no loss.
+        let _ = ToSentry::Signal { signal: signal as i32, terminal }.send(&sandbox.control);
+        if self.0.len() < Self::MOST {
+            self.0.push_back((signal, Instant::now()));
+        }
+    }
+
+    fn taken(&mut self) {
+        self.0.pop_front();
+    }
+
+    /// Whether several of those wait that ask for an end.
+    fn insisting(&self) -> Option<Insisting> {
+        let mut ending = self.0.iter().filter(|(s, _)| ENDING.contains(s));
+        let (first, last) = (ending.next()?, ending.next_back()?);
+        Some(Insisting { first: first.0, since: first.1, last: last.0 })
+    }
+}
+
+/// Somebody wants an end, more than once, and the Sentry does not listen.
+struct Insisting {
+    first: Signal,
+    since: Instant,
+    last: Signal,
+}
+
+impl Insisting {
+    /// What is left of it.
+    fn patience(&self) -> Duration {
+        (self.since + PATIENCE).saturating_duration_since(Instant::now())
+    }
+}
 
 /// The signals, taken as messages instead of interruptions.
 pub struct Signals {
@@ -47,6 +98,7 @@ impl Signals {
 /// Passes signals on and waits until the sandbox has ended; returns the status to exit with. Whatever happens, both processes are gone then.
 pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Result<u8> {
     let mut status = None;
+    let mut passed = Passed::default();
     loop {
         let mut fds = [
             PollFd::new(sandbox.control.as_fd(), PollFlags::POLLIN),
@@ -54,7 +106,9 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
             PollFd::new(sandbox.gofer.pidfd.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.fd.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut fds, PollTimeout::NONE) {
+        // Rounded up, or it would be asked for again and again.
+        let timeout = passed.insisting().and_then(|i| PollTimeout::try_from(i.patience().as_millis() + 1).ok());
+        match poll(&mut fds, timeout.unwrap_or(PollTimeout::NONE)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(e).context("poll"),
         }
@@ -63,7 +117,8 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
         while control && status.is_none() {
             match FromSentry::receive(&sandbox.control) {
                 Ok(Some(FromSentry::Started)) => {}
-                Ok(Some(FromSentry::Stopped)) => stop_ourselves(&sandbox, terminal),
+                Ok(Some(FromSentry::Stopped)) => stop_ourselves(&sandbox, terminal, &mut passed),
+                Ok(Some(FromSentry::Taken)) => passed.taken(),
                 Ok(Some(FromSentry::Exited(n))) => status = Some(n),
                 Ok(Some(FromSentry::LostGofer)) => return Err(gofer_trouble(&sandbox)),
                 // Without its Gofer a Sentry can fail in many ways; the cause is what counts.
@@ -86,6 +141,14 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
         if sentry_ended {
             return Err(sentry_trouble(&sandbox));
         }
+        // Not before it is known what has been taken up: it may be we who were stopped.
+        if let Some(insisting) = passed.insisting().filter(|i| i.patience().is_zero()) {
+            eprintln!(
+                "runsc-rs: the Sentry is stuck: it has taken up neither {} nor {}; the sandbox has been ended",
+                insisting.first, insisting.last
+            );
+            return Ok(u8::try_from(128 + insisting.last as i32).unwrap_or(crate::OWN_FAILURE));
+        }
         if gofer_ended {
             // A Gofer ends by itself when the Sentry's end of the connection is closed, which a dying Sentry does first of all.
             if !died(&sandbox.gofer) && wait_for_end(&sandbox.sentry) {
@@ -95,18 +158,18 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
         }
         if signal {
             while let Ok(Some(info)) = signals.fd.read_signal() {
-                let Ok(signal) = i32::try_from(info.ssi_signo) else { continue };
+                let number = i32::try_from(info.ssi_signo).ok();
+                let Some(signal) = number.and_then(|n| Signal::try_from(n).ok()) else { continue };
                 // The terminal's own signals come from the kernel, others from a process.
                 let terminal = info.ssi_code == libc::SI_KERNEL;
-                // If the Sentry is gone, its pidfd tells.
-                let _ = ToSentry::Signal { signal, terminal }.send(&sandbox.control);
+                passed.pass(&sandbox, signal, terminal);
             }
         }
     }
 }
 
 /// The guest's first process has stopped: so do we, that the shell we were started from takes over, and both go on together.
-fn stop_ourselves(sandbox: &Sandbox, terminal: &Saved) {
+fn stop_ourselves(sandbox: &Sandbox, terminal: &Saved, passed: &mut Passed) {
     let settings = terminal.current();
     terminal.restore();
     // The host ignores this one if nobody could continue us; SIGSTOP would be for good then.
@@ -116,11 +179,11 @@ fn stop_ourselves(sandbox: &Sandbox, terminal: &Saved) {
     let _ = stop.thread_unblock();
     // Here we have been continued, or were not stopped at all. The SIGCONT of the former waits in the signalfd.
     let _ = stop.thread_block();
-    let _ = ToSentry::Signal { signal: libc::SIGCONT, terminal: false }.send(&sandbox.control);
+    passed.pass(sandbox, Signal::SIGCONT, false);
     if let Some(settings) = settings {
         terminal.set(&settings);
     }
-    let _ = ToSentry::Signal { signal: libc::SIGWINCH, terminal: true }.send(&sandbox.control);
+    passed.pass(sandbox, Signal::SIGWINCH, true);
 }
 
 fn sentry_trouble(sandbox: &Sandbox) -> anyhow::Error {
