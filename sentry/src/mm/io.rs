@@ -98,9 +98,50 @@ fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
     r
 }
 
+/// A walk along a vector.
+struct Cursor<'a> {
+    iov: &'a [IoVec],
+    /// Element, and offset in it.
+    at: (usize, usize),
+}
+
+impl<'a> Cursor<'a> {
+    fn new(iov: &'a [IoVec]) -> Self {
+        Cursor { iov, at: (0, 0) }
+    }
+    /// Address and length of what comes next, at most `max` bytes of one element; none at the end.
+    fn piece(&mut self, max: usize) -> Result<Option<(u64, usize)>> {
+        while let Some(v) = self.iov.get(self.at.0) {
+            let left = v.len - self.at.1;
+            if left > 0 {
+                let addr = v.addr.checked_add(self.at.1 as u64).ok_or(Errno::EFAULT)?;
+                return Ok(Some((addr, left.min(max))));
+            }
+            self.at = (self.at.0 + 1, 0);
+        }
+        Ok(None)
+    }
+    /// `n` bytes of that piece are done.
+    fn advance(&mut self, n: usize) {
+        self.at.1 += n;
+    }
+    fn back(&mut self, mut n: usize) {
+        while n > 0 {
+            if self.at.1 == 0 {
+                let Some(prev) = self.at.0.checked_sub(1) else { break };
+                self.at = (prev, self.iov[prev].len);
+                continue;
+            }
+            let k = n.min(self.at.1);
+            self.at.1 -= k;
+            n -= k;
+        }
+    }
+}
+
 enum DstKind<'a> {
     Kernel(&'a mut [u8]),
-    User { space: &'a dyn AddressSpace, iov: &'a [IoVec], stage: Option<&'a mut Staged> },
+    User { space: &'a dyn AddressSpace, iov: Cursor<'a>, stage: Option<&'a mut Staged> },
 }
 
 /// Destination of a read.
@@ -108,8 +149,6 @@ pub struct Dst<'a> {
     kind: DstKind<'a>,
     len: usize,
     done: usize,
-    /// Position in the vector: element and offset in it.
-    at: (usize, usize),
 }
 
 /// Total length of a vector.
@@ -120,12 +159,12 @@ pub fn iov_len(iov: &[IoVec]) -> usize {
 impl<'a> Dst<'a> {
     pub fn kernel(buf: &'a mut [u8]) -> Self {
         let len = buf.len();
-        Dst { kind: DstKind::Kernel(buf), len, done: 0, at: (0, 0) }
+        Dst { kind: DstKind::Kernel(buf), len, done: 0 }
     }
     /// Guest memory. With `stage`, which is for memory that can be written, what fits into one round is left to the stub.
     pub fn user(space: &'a dyn AddressSpace, iov: &'a [IoVec], stage: Option<&'a mut Staged>) -> Self {
         let len = iov_len(iov);
-        Dst { kind: DstKind::User { space, iov, stage }, len, done: 0, at: (0, 0) }
+        Dst { kind: DstKind::User { space, iov: Cursor::new(iov), stage }, len, done: 0 }
     }
     pub fn remaining(&self) -> usize {
         self.len - self.done
@@ -144,13 +183,7 @@ impl<'a> Dst<'a> {
             }
             DstKind::User { space, iov, stage } => {
                 while put < want {
-                    let Some(v) = iov.get(self.at.0) else { break };
-                    if self.at.1 == v.len {
-                        self.at = (self.at.0 + 1, 0);
-                        continue;
-                    }
-                    let n = (v.len - self.at.1).min(want - put);
-                    let addr = v.addr.checked_add(self.at.1 as u64).ok_or(Errno::EFAULT)?;
+                    let Some((addr, n)) = iov.piece(want - put)? else { break };
                     let chunk = &data[put..put + n];
                     let k = match stage {
                         Some(s) if self.len <= STAGE_MAX => {
@@ -160,7 +193,7 @@ impl<'a> Dst<'a> {
                         _ => space.write(addr, chunk).map_err(|_| Errno::EFAULT)?,
                     };
                     put += k;
-                    self.at.1 += k;
+                    iov.advance(k);
                     if k < n {
                         break;
                     }
@@ -183,15 +216,15 @@ impl<'a> Dst<'a> {
         }
         if let (DstKind::User { iov, stage: Some(s), .. }, true) = (&mut self.kind, self.len <= STAGE_MAX) {
             // Straight to where it waits for the stub, if it is to stay in one piece.
-            if let Some((v, addr)) = iov.get(self.at.0).and_then(|v| Some((v, v.addr.checked_add(self.at.1 as u64)?))) {
-                if v.len - self.at.1 >= want {
+            if let Ok(Some((addr, n))) = iov.piece(want) {
+                if n == want {
                     let out = s.at(addr, want);
                     let before = out.len();
                     out.resize(before + want, 0);
                     let r = f(&mut out[before..]);
                     let n = *r.as_ref().unwrap_or(&0);
                     out.truncate(before + n);
-                    self.at.1 += n;
+                    iov.advance(n);
                     self.done += n;
                     return r;
                 }
@@ -208,13 +241,7 @@ impl<'a> Dst<'a> {
         let mut done = 0;
         if let DstKind::User { space, iov, stage } = &mut self.kind {
             while done < want {
-                let Some(v) = iov.get(self.at.0) else { break };
-                if self.at.1 == v.len {
-                    self.at = (self.at.0 + 1, 0);
-                    continue;
-                }
-                let n = (v.len - self.at.1).min(want - done);
-                let addr = v.addr.checked_add(self.at.1 as u64).ok_or(Errno::EFAULT)?;
+                let Some((addr, n)) = iov.piece(want - done)? else { break };
                 let from = offset + done as u64;
                 let k = match stage {
                     Some(s) if self.len <= STAGE_MAX => {
@@ -224,7 +251,7 @@ impl<'a> Dst<'a> {
                     _ => space.write_from_file(addr, file, from, n).map_err(|_| Errno::EFAULT)?,
                 };
                 done += k;
-                self.at.1 += k;
+                iov.advance(k);
                 if k < n {
                     break;
                 }
@@ -259,7 +286,7 @@ impl<'a> Dst<'a> {
 
 enum SrcKind<'a> {
     Kernel(&'a [u8]),
-    User { space: &'a dyn AddressSpace, iov: &'a [IoVec], prefetched: Option<(u64, &'a [u8])> },
+    User { space: &'a dyn AddressSpace, iov: Cursor<'a>, prefetched: Option<(u64, &'a [u8])> },
 }
 
 /// Source of a write.
@@ -269,16 +296,16 @@ pub struct Src<'a> {
     kind: SrcKind<'a>,
     len: usize,
     done: usize,
-    at: (usize, usize),
 }
 
 impl<'a> Src<'a> {
     pub fn kernel(data: &'a [u8]) -> Self {
-        Src { append: None, kind: SrcKind::Kernel(data), len: data.len(), done: 0, at: (0, 0) }
+        Src { append: None, kind: SrcKind::Kernel(data), len: data.len(), done: 0 }
     }
     /// Guest memory; `prefetched` holds bytes that the stub copied in ahead of time from that address.
     pub fn user(space: &'a dyn AddressSpace, iov: &'a [IoVec], prefetched: Option<(u64, &'a [u8])>) -> Self {
-        Src { append: None, kind: SrcKind::User { space, iov, prefetched }, len: iov_len(iov), done: 0, at: (0, 0) }
+        let kind = SrcKind::User { space, iov: Cursor::new(iov), prefetched };
+        Src { append: None, kind, len: iov_len(iov), done: 0 }
     }
     pub fn remaining(&self) -> usize {
         self.len - self.done
@@ -301,13 +328,7 @@ impl<'a> Src<'a> {
             }
             SrcKind::User { space, iov, prefetched } => {
                 while got < want {
-                    let Some(v) = iov.get(self.at.0) else { break };
-                    if self.at.1 == v.len {
-                        self.at = (self.at.0 + 1, 0);
-                        continue;
-                    }
-                    let n = (v.len - self.at.1).min(want - got);
-                    let addr = v.addr.checked_add(self.at.1 as u64).ok_or(Errno::EFAULT)?;
+                    let Some((addr, n)) = iov.piece(want - got)? else { break };
                     let out = &mut buf[got..got + n];
                     let k = match prefetched {
                         Some((base, bytes)) if addr >= *base && addr - *base < bytes.len() as u64 => {
@@ -322,7 +343,7 @@ impl<'a> Src<'a> {
                         },
                     };
                     got += k;
-                    self.at.1 += k;
+                    iov.advance(k);
                 }
                 if got == 0 && want > 0 {
                     return Err(Errno::EFAULT);
@@ -338,33 +359,28 @@ impl<'a> Src<'a> {
         let mut got = 0;
         while got < want {
             let at = offset + got as u64;
-            let k = match &self.kind {
+            let k = match &mut self.kind {
                 SrcKind::Kernel(data) => {
                     file.copy_in(at, data.get(self.done..self.done + want - got).unwrap_or(&[]))?
                 }
                 SrcKind::User { space, iov, prefetched } => {
-                    let Some(v) = iov.get(self.at.0) else { break };
-                    if self.at.1 == v.len {
-                        self.at = (self.at.0 + 1, 0);
-                        continue;
-                    }
-                    let n = (v.len - self.at.1).min(want - got);
-                    let addr = v.addr.checked_add(self.at.1 as u64).ok_or(Errno::EFAULT)?;
+                    let Some((addr, n)) = iov.piece(want - got)? else { break };
                     let near = prefetched.and_then(|(base, bytes)| {
                         bytes.get(usize::try_from(addr.checked_sub(base)?).ok()?..).filter(|b| !b.is_empty())
                     });
-                    match near {
+                    let k = match near {
                         Some(bytes) => file.copy_in(at, bytes.get(..n).unwrap_or(bytes))?,
                         None => match space.read_to_file(addr, file, at, n) {
                             Ok(k) if k > 0 => k,
                             _ => break,
                         },
-                    }
+                    };
+                    iov.advance(k);
+                    k
                 }
             };
             got += k;
             self.done += k;
-            self.at.1 += k;
         }
         if got == 0 && want > 0 {
             return Err(Errno::EFAULT);
@@ -382,18 +398,8 @@ impl<'a> Src<'a> {
     pub fn give_back(&mut self, n: usize) {
         let n = n.min(self.done);
         self.done -= n;
-        let mut left = n;
-        if let SrcKind::User { iov, .. } = &self.kind {
-            while left > 0 {
-                if self.at.1 == 0 {
-                    let Some(prev) = self.at.0.checked_sub(1) else { break };
-                    self.at = (prev, iov[prev].len);
-                    continue;
-                }
-                let k = left.min(self.at.1);
-                self.at.1 -= k;
-                left -= k;
-            }
+        if let SrcKind::User { iov, .. } = &mut self.kind {
+            iov.back(n);
         }
     }
 }
