@@ -188,32 +188,14 @@ impl Task {
             return Ok(v);
         }
         let mut reg = Registrations::default();
-        let mut timer = None;
-        self.sleeping.store(true, Ordering::Relaxed);
-        let r = poll_fn(|cx| {
-            if reg.is_empty() && timer.is_none() {
+        let register = |waker: &Waker| {
+            if reg.is_empty() {
                 for (q, mask) in queues {
-                    reg.push(q, q.add_waker(*mask, cx.waker().clone()));
-                }
-                if let Some(d) = deadline_ns {
-                    timer = Some(self.kernel.executor.timer(d, cx.waker().clone()));
+                    reg.push(q, q.add_waker(*mask, waker.clone()));
                 }
             }
-            if let Some(v) = cond() {
-                return Poll::Ready(Ok(v));
-            }
-            if self.signal_pending() {
-                return Poll::Ready(Err(WaitError::Interrupted));
-            }
-            if deadline_ns.is_some_and(|d| platform::executor::now_ns() >= d) {
-                return Poll::Ready(Err(WaitError::TimedOut));
-            }
-            self.park();
-            Poll::Pending
-        })
-        .await;
-        self.sleeping.store(false, Ordering::Relaxed);
-        r
+        };
+        self.sleep(deadline_ns, register, cond).await
     }
 
     /// As [`Task::wait`] on one queue, of whose exclusive waiters a wake reaches one (`accept`, `epoll_wait`).
@@ -228,18 +210,30 @@ impl Task {
             return Ok(v);
         }
         let mut reg = Exclusive { queue, mask, id: None, used: false };
+        let register = |waker: &Waker| match reg.id {
+            Some(id) => queue.rearm(id),
+            None => reg.id = Some(queue.add_exclusive(mask, waker.clone())),
+        };
+        let r = self.sleep(deadline_ns, register, cond).await;
+        reg.used = r.is_ok();
+        r
+    }
+
+    /// The waiting itself: `register` is called before each test of `cond`, so no wake is lost.
+    async fn sleep<T>(
+        &self,
+        deadline_ns: Option<u64>,
+        mut register: impl FnMut(&Waker) + Send,
+        mut cond: impl FnMut() -> Option<T> + Send,
+    ) -> Result<T, WaitError> {
         let mut timer = None;
         self.sleeping.store(true, Ordering::Relaxed);
         let r = poll_fn(|cx| {
-            match reg.id {
-                Some(id) => queue.rearm(id),
-                None => {
-                    reg.id = Some(queue.add_exclusive(mask, cx.waker().clone()));
-                    timer = deadline_ns.map(|d| self.kernel.executor.timer(d, cx.waker().clone()));
-                }
+            register(cx.waker());
+            if let (None, Some(d)) = (&timer, deadline_ns) {
+                timer = Some(self.kernel.executor.timer(d, cx.waker().clone()));
             }
             if let Some(v) = cond() {
-                reg.used = true;
                 return Poll::Ready(Ok(v));
             }
             if self.signal_pending() {
