@@ -687,11 +687,20 @@ unsafe fn carry_out(cell: *mut Cell, uc: *mut UContext, op: *const OpSlot, fds: 
                 let mut regs = [0u64; NREGS];
                 copy_regs(regs.as_mut_ptr(), addr_of!((*cell).post.regs).cast());
                 let ret = (*cell).ret;
+                // The child may be interrupted as soon as it exists, and before it has a cell to note that in.
+                if uc.is_null() {
+                    hold_interrupts(SIG_BLOCK);
+                }
                 let pid = stub_fork(a[0]);
                 if pid == 0 {
                     copy_regs(addr_of_mut!((*cell).post.regs).cast(), regs.as_ptr());
                     (*cell).ret = ret;
                     enter::own_cell((cell as u64 - AREA_BASE) / SLOT_SIZE);
+                }
+                if uc.is_null() {
+                    hold_interrupts(SIG_UNBLOCK);
+                }
+                if pid == 0 {
                     return Ok(true);
                 }
                 SysResult(pid).check()?;
@@ -705,6 +714,15 @@ unsafe fn carry_out(cell: *mut Cell, uc: *mut UContext, op: *const OpSlot, fds: 
         }
         Ok(false)
     }
+}
+
+const SIG_BLOCK: u64 = 0;
+const SIG_UNBLOCK: u64 = 1;
+
+/// Keeps our interrupt out, or lets it in again (outside of signal handlers, which keep it out themselves).
+fn hold_interrupts(how: u64) {
+    let mask = 1u64 << (INT_SIGNAL - 1);
+    syscall(sys::RT_SIGPROCMASK, [how, addr_of!(mask) as u64, 0, 8, 0, 0]);
 }
 
 /// Makes a host thread whose context is a copy of this one's, on the signal stack of `slot`.

@@ -4,6 +4,7 @@ use crate::t::*;
 use libc::*;
 
 pub const CASES: &[crate::Case] = cases![
+    killed_at_birth,
     child_sees_zero,
     memory_is_private,
     descriptors_are_shared,
@@ -309,4 +310,16 @@ unsafe fn children_in_parallel() {
         })
         .collect();
     hs.into_iter().for_each(|h| h.join().unwrap());
+}
+
+/// The signal finds a child that has just been made, by a call that was made often before.
+unsafe fn killed_at_birth() {
+    for i in 0..300 {
+        let child = spawn(|| loop {
+            pause();
+        });
+        let sig = if i % 2 == 0 { SIGTERM } else { SIGKILL };
+        ok(kill(child, sig));
+        dies(child, sig);
+    }
 }
