@@ -124,8 +124,6 @@ pub struct Executor {
     pace: Mutex<Pace>,
     /// Guests are to leave the leader's core to it ([`Gait::narrow`]).
     narrow: AtomicBool,
-    /// How many await an event of epoll that comes at any moment: it is then asked at every look.
-    eager: AtomicUsize,
     /// What is to be done when there is nothing better to do.
     later: Mutex<VecDeque<Job>>,
     /// Guests that ran at the last look.
@@ -190,7 +188,6 @@ impl Executor {
             cores,
             pace: Mutex::new(pace),
             narrow: AtomicBool::new(narrow),
-            eager: AtomicUsize::new(0),
             later: Mutex::default(),
             running: AtomicUsize::new(0),
             hand_off,
@@ -400,7 +397,7 @@ impl Executor {
             look.ran = ran;
             look.found += LINGERED.get();
             let now = now_ns();
-            if now >= glance_at || self.eager.load(Relaxed) > 0 {
+            if now >= glance_at {
                 self.events(0);
                 self.fire_timers();
                 glance_at = now + GLANCE_NS;
@@ -489,12 +486,6 @@ impl Executor {
         if !LEADING.get() {
             self.kick_if_asleep();
         }
-    }
-
-    /// Until the value is dropped, events of epoll are looked for without delay.
-    pub(crate) fn eager(self: &Arc<Self>) -> Eager {
-        self.eager.fetch_add(1, Relaxed);
-        Eager(self.clone())
     }
 
     fn run_ready(&self) -> bool {
@@ -650,15 +641,6 @@ fn place_of(gait: Gait) -> Place {
         Gait::Spin => Place::Home,
         Gait::Near => Place::Guests,
         Gait::Wide => Place::Anywhere,
-    }
-}
-
-/// See [`Executor::eager`].
-pub(crate) struct Eager(Arc<Executor>);
-
-impl Drop for Eager {
-    fn drop(&mut self) {
-        self.0.eager.fetch_sub(1, Relaxed);
     }
 }
 

@@ -94,7 +94,6 @@ pub(crate) struct Inner {
     pub(crate) stubs: Mutex<HashMap<i32, Stub>>,
     pool: Mutex<Pool>,
     pub(crate) counters: Counters,
-    listener_watch: Mutex<Option<WatchHandle>>,
 }
 
 /// A stub that has not been reaped.
@@ -158,19 +157,8 @@ impl Systrap {
             stubs: Mutex::default(),
             pool: Mutex::new(Pool { target: config.pool.max(1), ..Pool::default() }),
             counters: Counters::default(),
-            listener_watch: Mutex::new(None),
         });
-        let weak = inner.me.clone();
-        let watch = inner.executor.watch(
-            inner.births.listener(),
-            libc::EPOLLIN as u32,
-            Arc::new(move |_| {
-                if let Some(inner) = weak.upgrade() {
-                    inner.births.serve(&inner);
-                }
-            }),
-        );
-        *inner.listener_watch.lock() = Some(watch);
+        births::attend(inner.me.clone(), inner.births.listener())?;
         let space = Space::unborn(inner.clone(), launched.area, launched.control, 0, 0);
         inner.adopt(&space, launched.pid).map_err(io::Error::from)?;
         let narrow = inner.executor.place_first(launched.pid);

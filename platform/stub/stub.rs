@@ -87,7 +87,7 @@ stub_cmpxchg_fix:
     ret
 
     // fork(token rdi) -> child's pid, or 0 in the child with the area mapped, or a negative errno (in the child: it exits).
-    // The child's area is not mapped before the Sentry has given it, and the stack is private: registers only.
+    // The child's area is not mapped before the Sentry has given it; the stack is private.
     .globl stub_fork
 stub_fork:
     push rbx
@@ -101,41 +101,11 @@ stub_fork:
     syscall
     test rax, rax
     jnz 3f
-    // prctl(PR_SET_PDEATHSIG, SIGKILL)
-    mov eax, 157
-    mov edi, 1
-    mov esi, 9
-    syscall
-    mov eax, {birth_nr}
     mov rdi, rbx
-    syscall
-    cmp rax, {area_fd}
-    jne 4f
-    mov eax, 9
-    movabs rdi, {area_base}
-    mov esi, {area_size}
-    mov edx, 3
-    mov r10d, 0x11
-    mov r8d, {area_fd}
-    xor r9d, r9d
-    syscall
-    cmp rax, rdi
-    jne 4f
-    mov eax, 28
-    mov edx, 10
-    syscall
-    test rax, rax
-    jnz 4f
-    mov eax, 3
-    mov edi, {area_fd}
-    syscall
+    call stub_born
     xor eax, eax
 3:  pop rbx
     ret
-4:  mov eax, 231
-    mov edi, 113
-    syscall
-    hlt
 
     // thread(stack rdi, slot rsi, uc rdx, set_fs rcx, fs r8) -> tid or negative errno; the new thread goes to thread_main
     .globl stub_thread
@@ -226,10 +196,6 @@ stub_exit:
     "#,
     fork_flags = const FORK_FLAGS,
     thread_flags = const THREAD_FLAGS,
-    birth_nr = const BIRTH_NR,
-    area_fd = const AREA_FD,
-    area_base = const AREA_BASE,
-    area_size = const AREA_SIZE,
 );
 
 extern "C" {
@@ -723,6 +689,28 @@ const SIG_UNBLOCK: u64 = 1;
 fn hold_interrupts(how: u64) {
     let mask = 1u64 << (INT_SIGNAL - 1);
     syscall(sys::RT_SIGPROCMASK, [how, addr_of!(mask) as u64, 0, 8, 0, 0]);
+}
+
+/// A forked child gets its own control socket, by the birth call, and its area through that. It touches no cell before.
+#[no_mangle]
+unsafe extern "C" fn stub_born(token: u64) {
+    // PR_SET_PDEATHSIG, SIGKILL
+    syscall(sys::PRCTL, [1, 9, 0, 0, 0, 0]);
+    let mut fds = sys::Fds::none();
+    let born = syscall(BIRTH_NR, [token, 0, 0, 0, 0, 0]).0 == i64::from(CTL_FD)
+        && fds.receive().is_ok()
+        && fds.get(0).is_ok_and(map_area);
+    if !born {
+        syscall(sys::EXIT_GROUP, [113, 0, 0, 0, 0, 0]);
+    }
+    fds.close();
+}
+
+/// Maps the hand-off area for good, in this process alone.
+fn map_area(fd: u64) -> bool {
+    // MAP_SHARED | MAP_FIXED; MADV_DONTFORK
+    syscall(sys::MMAP, [AREA_BASE, AREA_SIZE, 3, 0x11, fd, 0]).0 as u64 == AREA_BASE
+        && syscall(sys::MADVISE, [AREA_BASE, AREA_SIZE, 10, 0, 0, 0]).0 == 0
 }
 
 /// Makes a host thread whose context is a copy of this one's, on the signal stack of `slot`.

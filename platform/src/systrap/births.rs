@@ -2,8 +2,11 @@
 //!
 //! The child of a fork is made by hostile memory, so nothing in that memory can keep a descriptor for it alone. The child
 //! makes the birth call instead, which its filter turns into a user notification; the Sentry looks the token up (random,
-//! good for one use) and puts both descriptors into the caller's table, which after a `clone` without `CLONE_FILES` is the
-//! child's own.
+//! good for one use) and puts the child's control socket into the caller's table, which after a `clone` without `CLONE_FILES`
+//! is the child's own. The area's descriptor waits in that socket.
+//!
+//! Giving a descriptor that way waits for the child to take it, which wants a core for that. So a thread of its own serves
+//! births, the *midwife*; where the host knows how, it and the child take turns on the child's core.
 //!
 //! A process of the guest's that makes the call with a token of its own fork, instead of the child, gets what would have
 //! been the child's: memory shared with the Sentry for a process that does not exist. It has gained nothing.
@@ -25,12 +28,14 @@
 //! astray too.)
 
 use std::collections::HashMap;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Arc, Weak};
 use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::abi;
 use super::space::Space;
@@ -42,8 +47,7 @@ use crate::{host, Errno};
 /// What a child is to get, made beforehand.
 struct Cradle {
     area: Arc<Area>,
-    area_fd: OwnedFd,
-    /// Our end and its end of the control socket.
+    /// Our end and its end of the control socket; in it waits the area's descriptor.
     ours: OwnedFd,
     theirs: OwnedFd,
 }
@@ -52,14 +56,14 @@ impl Cradle {
     fn new() -> Result<Self, Errno> {
         let (area, area_fd) = Area::new().map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::ENOMEM)))?;
         let (ours, theirs) = super::launch::control_pair()?;
-        Ok(Cradle { area, area_fd, ours, theirs })
+        host::send_with_fds(ours.as_fd(), &[IoSlice::new(b"a")], &[area_fd.as_fd()], libc::MSG_DONTWAIT)?;
+        Ok(Cradle { area, ours, theirs })
     }
 }
 
 /// A birth that is awaited.
 struct Birth {
     space: Weak<Space>,
-    area_fd: OwnedFd,
     control: OwnedFd,
     /// The child's number as its parent tells it; 0 if it has not.
     claimed: i32,
@@ -71,13 +75,15 @@ const CRADLES: usize = 3;
 /// When a birth that has not come is looked after, and when it is given up.
 const CHECK_NS: u64 = 100_000_000;
 const GIVE_UP_NS: u64 = 10_000_000_000;
+/// How long somebody who needs the child's number waits for it.
+const BIRTH_TAKES: Duration = Duration::from_millis(50);
 
 pub(super) struct Births {
     listener: Arc<OwnedFd>,
     pending: Mutex<HashMap<u64, Birth>>,
     cradles: Mutex<Vec<Cradle>>,
-    /// Taken to receive: two threads must not wait for one call.
-    receiving: Mutex<()>,
+    /// Told of each birth, for those who wait for one.
+    bell: (Mutex<()>, Condvar),
     /// The guard runs.
     guarded: AtomicBool,
 }
@@ -88,7 +94,7 @@ impl Births {
             listener: Arc::new(listener),
             pending: Mutex::default(),
             cradles: Mutex::default(),
-            receiving: Mutex::default(),
+            bell: Default::default(),
             guarded: AtomicBool::new(false),
         }
     }
@@ -109,14 +115,14 @@ impl Births {
     /// Awaits the child of a fork of the thread in `slot`.
     pub(super) fn expect(&self, inner: &Arc<Inner>, slot: usize) -> Result<(u64, Arc<Space>), Errno> {
         let ready = self.cradles.lock().pop();
-        let Cradle { area, area_fd, ours, theirs } = match ready {
+        let Cradle { area, ours, theirs } = match ready {
             Some(cradle) => cradle,
             None => Cradle::new()?,
         };
         area.state(slot).store(abi::state::PARKED, Release);
         let token = host::random_u64();
         let space = Space::unborn(inner.clone(), area, ours, slot, token);
-        let birth = Birth { space: Arc::downgrade(&space), area_fd, control: theirs, claimed: 0, since: now_ns() };
+        let birth = Birth { space: Arc::downgrade(&space), control: theirs, claimed: 0, since: now_ns() };
         self.put(inner, token, birth);
         Ok((token, space))
     }
@@ -171,51 +177,43 @@ impl Births {
         more
     }
 
-    /// Answers every birth call that waits.
-    pub(super) fn serve(&self, inner: &Inner) {
-        let _receiving = self.receiving.lock();
-        while host::readable_now(self.listener.as_fd()) {
-            // SAFETY: all zeroes is a valid `seccomp_notif`, and the kernel demands it.
-            let mut req: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-            // SAFETY: the kernel writes one `seccomp_notif`.
-            let r = unsafe { libc::ioctl(self.listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &mut req) };
-            if r < 0 {
-                // The caller was killed meanwhile.
-                continue;
-            }
-            let pid = req.pid as i32;
-            let birth = self.pending.lock().remove(&req.data.args[0]);
-            // A process that we know already does not get born.
-            let known = inner.stubs.lock().contains_key(&pid);
-            let awaited = birth.and_then(|b| b.space.upgrade().map(|s| (b, s))).filter(|_| !known);
-            let Some((birth, space)) = awaited else {
-                log::debug!("stub {pid}: a birth that nobody awaits");
-                self.refuse(inner, req.id, pid, known);
-                continue;
-            };
-            let given = self.give(req.id, &birth.control, &birth.area_fd);
-            if given == Err(Errno::ENOENT) {
-                // The call is not there any more: the caller is dead or about to be. How, shows when it is.
-                let token = req.data.args[0];
-                self.put(inner, token, Birth { claimed: pid, since: now_ns(), ..birth });
-            } else if let Err(e) = given.and_then(|()| inner.adopt(&space, pid)) {
-                log::warn!("stub {pid} could not be born: {e}");
-                self.refuse(inner, req.id, pid, known);
-                space.lost();
-            }
+    /// Waits until `born` says so, but not for long.
+    pub(super) fn wait(&self, born: impl Fn() -> bool) {
+        let deadline = Instant::now() + BIRTH_TAKES;
+        let mut bell = self.bell.0.lock();
+        while !born() && !self.bell.1.wait_until(&mut bell, deadline).timed_out() {}
+    }
+
+    /// The midwife's call.
+    fn serve(&self, inner: &Arc<Inner>, req: &libc::seccomp_notif) {
+        let pid = req.pid as i32;
+        let birth = self.pending.lock().remove(&req.data.args[0]);
+        // A process that we know already does not get born.
+        let known = inner.stubs.lock().contains_key(&pid);
+        let awaited = birth.and_then(|b| b.space.upgrade().map(|s| (b, s))).filter(|_| !known);
+        let Some((birth, space)) = awaited else {
+            log::debug!("stub {pid}: a birth that nobody awaits");
+            return self.refuse(inner, req.id, pid, known);
+        };
+        let given = self.give(req.id, &birth.control);
+        if given == Err(Errno::ENOENT) {
+            // The call is not there any more: the caller is dead or about to be. How, shows when it is.
+            let token = req.data.args[0];
+            self.put(inner, token, Birth { claimed: pid, since: now_ns(), ..birth });
+        } else if let Err(e) = given.and_then(|()| inner.adopt(&space, pid)) {
+            log::warn!("stub {pid} could not be born: {e}");
+            self.refuse(inner, req.id, pid, known);
+            space.lost();
         }
+        drop(self.bell.0.lock());
+        self.bell.1.notify_all();
     }
 
-    /// Puts the descriptors into the caller's table and lets its call return.
-    fn give(&self, id: u64, control: &OwnedFd, area: &OwnedFd) -> Result<(), Errno> {
-        let set = libc::SECCOMP_ADDFD_FLAG_SETFD as u32;
-        self.add_fd(id, control, abi::CTL_FD, set)?;
-        self.add_fd(id, area, abi::AREA_FD, set | libc::SECCOMP_ADDFD_FLAG_SEND as u32)
-    }
-
-    fn add_fd(&self, id: u64, fd: &OwnedFd, number: i32, flags: u32) -> Result<(), Errno> {
-        let add =
-            libc::seccomp_notif_addfd { id, flags, srcfd: fd.as_raw_fd() as u32, newfd: number as u32, newfd_flags: 0 };
+    /// Puts the descriptor into the caller's table and lets its call return.
+    fn give(&self, id: u64, control: &OwnedFd) -> Result<(), Errno> {
+        let flags = (libc::SECCOMP_ADDFD_FLAG_SETFD | libc::SECCOMP_ADDFD_FLAG_SEND) as u32;
+        let (srcfd, newfd) = (control.as_raw_fd() as u32, abi::CTL_FD as u32);
+        let add = libc::seccomp_notif_addfd { id, flags, srcfd, newfd, newfd_flags: 0 };
         // SAFETY: the kernel reads one `seccomp_notif_addfd`.
         Errno::result(unsafe { libc::ioctl(self.listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &add) })
             .map(drop)
@@ -234,6 +232,29 @@ impl Births {
             inner.end_orphan(pid);
         }
     }
+}
+
+/// The midwife: answers birth calls as long as there are stubs. To be started before the Sentry's filter is in place.
+pub(super) fn attend(inner: Weak<Inner>, listener: Arc<OwnedFd>) -> io::Result<()> {
+    // Both sides are woken on the core where the other one has just gone to sleep (Linux 6.6; others do without).
+    const SET_FLAGS: libc::Ioctl = 0x4008_2104;
+    const SYNC_WAKE_UP: u64 = 1;
+    // SAFETY: the argument is a plain number.
+    unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS, SYNC_WAKE_UP) };
+    std::thread::Builder::new().name("midwife".into()).spawn(move || loop {
+        // SAFETY: all zeroes is a valid `seccomp_notif`, and the kernel demands it.
+        let mut req: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel writes one `seccomp_notif`.
+        let r = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &mut req) };
+        let Some(inner) = inner.upgrade() else { return };
+        if r == 0 {
+            inner.births.serve(&inner, &req);
+        } else if host::poll_now(listener.as_fd(), libc::POLLIN) & libc::POLLHUP != 0 {
+            return;
+        }
+        // Else the caller was killed meanwhile.
+    })?;
+    Ok(())
 }
 
 /// Looks after the births that are awaited, as long as there are any.

@@ -10,7 +10,6 @@ use parking_lot::{Mutex, RwLock};
 use super::abi;
 use super::watched::{Area, Watched};
 use super::Inner;
-use crate::executor::Eager;
 use crate::{host, AddressSpace, Errno, GUEST_MAX};
 
 /// Whether the process lives, for those who must not keep it alive.
@@ -44,10 +43,10 @@ pub(super) struct Space {
     pid: AtomicI32,
     pidfd: OnceLock<Arc<OwnedFd>>,
     token: u64,
-    /// Until then the executor is on the look-out for that.
-    eager: Mutex<Option<Eager>>,
     /// Its first thread was to be interrupted before its number was known.
     early_interrupt: AtomicBool,
+    /// It is to end, born or not.
+    unwanted: AtomicBool,
     pub(super) area: Arc<Area>,
     control: OwnedFd,
     pub(super) fate: Arc<Fate>,
@@ -59,8 +58,6 @@ pub(super) struct Space {
     pub(super) retreats: AtomicU64,
 }
 
-/// How often a birth is looked for, every 20 µs, by somebody who needs it.
-const BIRTH_TRIES: u32 = 1000;
 /// How long a dying process may take until it is dead.
 const SETTLE_MS: i32 = 200;
 
@@ -80,8 +77,8 @@ impl Space {
             pid: AtomicI32::new(0),
             pidfd: OnceLock::new(),
             token,
-            eager: Mutex::new(None),
             early_interrupt: AtomicBool::new(false),
+            unwanted: AtomicBool::new(false),
             area,
             control,
             fate: Fate::alive(),
@@ -91,14 +88,9 @@ impl Space {
         })
     }
 
-    pub(super) fn keep_until_born(&self, eager: Eager) {
-        *self.eager.lock() = Some(eager);
-    }
-
     /// The process's number is known now.
     pub(super) fn born(&self, pid: i32, pidfd: Arc<OwnedFd>) {
         let _ = self.pidfd.set(pidfd);
-        *self.eager.lock() = None;
         for watched in self.slots.lock().used.values().filter_map(Weak::upgrade) {
             watched.tid.store(pid, SeqCst);
         }
@@ -106,27 +98,25 @@ impl Space {
         if self.early_interrupt.swap(false, SeqCst) {
             self.signal_thread(pid);
         }
+        // Its end was asked for before there was a number to name it by.
+        if self.unwanted.load(SeqCst) {
+            if let Some(pidfd) = self.pidfd.get() {
+                self.fate.seal(pidfd);
+            }
+        }
     }
 
     /// The process's number; waits a little for one that is being born. 0: it is not.
     pub(super) fn pid(&self) -> i32 {
-        let mut tries = 0;
-        loop {
-            let pid = self.pid.load(SeqCst);
-            if pid != 0 || self.fate.dead().is_some() {
-                return pid;
-            }
-            if tries == BIRTH_TRIES {
+        if self.pid_now() == 0 {
+            let births = &self.inner.births;
+            births.wait(|| self.pid_now() != 0 || self.fate.dead().is_some());
+            if self.pid_now() == 0 {
                 // Before a call of the guest's fails for it.
-                self.inner.births.check(&self.inner, 0);
-                return self.pid_now();
+                births.check(&self.inner, 0);
             }
-            self.inner.births.serve(&self.inner);
-            if tries > 0 {
-                std::thread::sleep(std::time::Duration::from_micros(20));
-            }
-            tries += 1;
         }
+        self.pid_now()
     }
     /// As [`Space::pid`], without waiting.
     pub(super) fn pid_now(&self) -> i32 {
@@ -349,6 +339,7 @@ impl AddressSpace for Space {
         self.retreats.fetch_add(1, SeqCst);
     }
     fn kill(&self) {
+        self.unwanted.store(true, SeqCst);
         if self.pid_now() == 0 {
             // Should it come yet, it is refused.
             self.inner.births.forget(self.token);

@@ -422,7 +422,6 @@ impl Thread {
         let mut child = Box::new(Thread::waiting(space, self.slot, 0, self.watched.narrow.load(Relaxed)));
         child.regs = self.regs;
         child.fs_base = self.fs_base;
-        let eager = inner.executor.eager();
         let weak = inner.me.clone();
         inner.executor.later(Box::new(move || {
             if let Some(inner) = weak.upgrade() {
@@ -431,7 +430,6 @@ impl Thread {
         }));
         self.queue.push(Queued::Raw(OpSlot { code: op::FORK, args: [token, 0, 0, 0, 0, 0, 0] }));
         self.enter(Enter::Stay);
-        child.space.keep_until_born(eager);
         Ok(Forking { token, child })
     }
 
