@@ -119,7 +119,7 @@ fn working_directory_carries_over() {
 fn user_and_hostname() {
     let own = out(Command::new("id").stderr(Stdio::piped()).output().unwrap());
     assert_eq!(out(run(&["id"])), own);
-    assert_eq!(out(run(&["--user", "12:34", "/bin/sh", "-c", "id -u; id -g"])), "12\n34\n");
+    assert_eq!(out(run(&["--user", "12:34", "--cwd", "/", "/bin/sh", "-c", "id -u; id -g"])), "12\n34\n");
     assert_eq!(out(run(&["--hostname", "elsewhere", "uname", "-n"])), "elsewhere\n");
 }
 

@@ -202,7 +202,7 @@ fn clone_trouble(e: Errno) -> String {
         Errno::EPERM => {
             "the host does not allow user namespaces here. Look at `sysctl kernel.unprivileged_userns_clone` (must be 1) and \
              `kernel.apparmor_restrict_unprivileged_userns` (must be 0); in a container, its seccomp profile must allow \
-             clone(CLONE_NEWUSER) (docker: --security-opt seccomp=unconfined)"
+             clone(CLONE_NEWUSER) (docker: --security-opt seccomp=unconfined); in a chroot, the kernel never does (pivot_root is fine)"
                 .into()
         }
         Errno::ENOSPC | Errno::EUSERS => {

@@ -27,6 +27,19 @@ enum Server {
     Process(Child),
 }
 
+/// Whether this is root; if not, `./test` is told that `test` was left out.
+pub fn root_for(test: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("left out: {test} needs root");
+        if let Some(list) = std::env::var_os("RUNSC_RS_LEFT_OUT") {
+            use std::io::Write;
+            let _ = fs::OpenOptions::new().append(true).open(list).and_then(|mut f| writeln!(f, "gofer: {test}"));
+        }
+    }
+    root
+}
+
 /// A temporary directory with these trees: `root` (writable), `ro` (read-only) and `file` (a single file, writable). Beside them lies `secret`.
 pub struct Fixture {
     pub dir: PathBuf,
