@@ -215,7 +215,8 @@ pub struct Cell {
     pub magic: u32,
     /// Not 0: the Sentry wants to see every call (the guest has set a seccomp filter).
     pub filtered: AtomicU32,
-    pub pad2: u32,
+    /// The stub's own: how many calls that it makes itself came by a signal.
+    pub trapped: u32,
     /// Where a patched call goes back to.
     pub ret: u64,
     /// Top of this slot's signal stack.
