@@ -62,7 +62,7 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<FromSentry> {
         HandOff::Spin => platform::HandOff::Spin,
     })
     .context("starting the executor")?;
-    let platform = start_platform(&executor, config.strace)?;
+    let platform = start_platform(&executor, config.strace, config.patch)?;
     filter.join().map_err(|_| anyhow!("making the seccomp filter"))??.lock()?;
     log::debug!("the Sentry is locked in");
 
@@ -143,7 +143,7 @@ fn failed(text: &str) -> FromSentry {
     FromSentry::Failed { status: crate::OWN_FAILURE, text: text.to_owned() }
 }
 
-fn start_platform(executor: &Arc<Executor>, strace: bool) -> Result<Arc<dyn Platform>> {
+fn start_platform(executor: &Arc<Executor>, strace: bool, patch: bool) -> Result<Arc<dyn Platform>> {
     let weak = Arc::downgrade(executor);
     let on_fatal = Arc::new(move |text: &str| {
         if let Some(executor) = weak.upgrade() {
@@ -153,7 +153,7 @@ fn start_platform(executor: &Arc<Executor>, strace: bool) -> Result<Arc<dyn Plat
     let config = systrap::Config { executor: executor.clone(), pool: POOL, on_fatal };
     let platform = Systrap::new(config).context("the systrap platform cannot start")?;
     // A trace is to show all calls.
-    platform.set_native_futex(!strace);
+    platform.set_native_futex(!strace, patch);
     Ok(platform)
 }
 

@@ -306,6 +306,15 @@ fn stats_tell_of_calls_and_requests() {
 }
 
 #[test]
+fn sites_of_calls_that_stubs_make_are_patched() {
+    let output = run(&["--stats", "--", "/usr/bin/perl", "-e", "syscall(24) for 1..20000"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    let line = text.lines().find(|l| l.contains("calls made by stubs")).unwrap();
+    let made: u64 = line.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(made > 10_000, "{text}");
+}
+
+#[test]
 fn closed_streams_stay_closed() {
     let run = format!("{} run --", RUNSC);
     for (script, expected) in [

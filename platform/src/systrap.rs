@@ -181,9 +181,10 @@ impl Systrap {
     /// short (`ERESTARTSYS`). All other interrupts have `orig_rax` = -1.
     ///
     /// A thread under [`crate::SelfService::filtered`] asks for these calls, too; [`Enter::Native`] then says "do it". The
-    /// same switch has stubs make `sched_yield` themselves.
-    pub fn set_native_futex(&self, on: bool) {
-        self.inner.executor.global.set_native_futex(on);
+    /// same switch has stubs make `sched_yield` themselves. So it is, with `told`, for some of those that come by a signal, in order
+    /// that the kernel may learn which sites are worth patching.
+    pub fn set_native_futex(&self, on: bool, told: bool) {
+        self.inner.executor.global.set_native_futex(if told { 2 * u32::from(on) } else { on.into() });
     }
 }
 

@@ -245,7 +245,7 @@ pub struct Global {
     pub polling: AtomicU32,
     /// How often a stub looks for its answer before it sleeps.
     pub spin: AtomicU32,
-    /// Not 0: stubs make the guest's private futex calls themselves.
+    /// Not 0: stubs make the guest's private futex calls themselves; 2: the Sentry wants to hear of some that are trapped.
     pub native_futex: AtomicU32,
     pub reserved: AtomicU32,
 }

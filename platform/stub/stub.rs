@@ -422,7 +422,7 @@ unsafe fn tells(cell: *mut Cell) -> bool {
         (*cell).trapped = n.wrapping_add(1);
         n
     };
-    n < 32 || n % 8 == 0
+    (n < 32 || n % 8 == 0) && global().native_futex.load(Relaxed) == 2
 }
 
 /// Whether a futex operation (`rsi`) concerns this process alone, and is one that the filter lets through: WAIT, WAKE,

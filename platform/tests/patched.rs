@@ -329,7 +329,7 @@ guest_code!(
 #[test]
 fn futex_waits_by_a_patched_call_end_with_an_interrupt() {
     sandbox(|platform, executor| async move {
-        platform.set_native_futex(true);
+        platform.set_native_futex(true, false);
         let (mut t, text) = load_text(&*platform, waiting()).await;
         // Asks for the call, and does it when told to.
         t.self_service().filtered(true);

@@ -454,7 +454,7 @@ guest_code!(
 fn private_futexes_need_no_sentry() {
     sandbox(|platform, executor| async move {
         use platform::Platform;
-        platform.set_native_futex(true);
+        platform.set_native_futex(true, false);
         let (mut t, _) = start(&platform, futexes()).await;
         let mut c = thread(&mut t, None).await;
         let calls = |platform: &platform::systrap::Systrap| platform.stats()[0].1;

@@ -95,8 +95,8 @@ impl GlobalPage {
     pub(crate) fn set_spin(&self, n: u32) {
         self.global().spin.store(n, Relaxed);
     }
-    pub(crate) fn set_native_futex(&self, on: bool) {
-        self.global().native_futex.store(on.into(), SeqCst);
+    pub(crate) fn set_native_futex(&self, how: u32) {
+        self.global().native_futex.store(how, SeqCst);
     }
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.1.as_fd()
