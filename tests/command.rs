@@ -143,6 +143,20 @@ fn streams_carry_over() {
     let append = fs::OpenOptions::new().append(true).open(&file).unwrap();
     runsc(&["run", "echo", "third"]).stdout(append).status().unwrap();
     assert_eq!(fs::read_to_string(&file).unwrap(), "first\nsecond\nthird\n");
+    // Opened again by its name in /dev a file has another offset, on bare Linux too.
+    let script = "read a; read b </dev/stdin; read c; read d </proc/self/fd/0; echo $a $b $c $d; \
+                  echo out; echo err >/dev/stderr; cat <&3; head -c 5 /dev/fd/3";
+    let both = |mut command: Command| {
+        let (log, other) = (dir.0.join("log"), fs::File::open(&file).unwrap());
+        fs::write(&log, "").unwrap();
+        let log_file = fs::OpenOptions::new().write(true).open(&log).unwrap();
+        command.args(["/bin/sh", "-c", &format!("exec 3<&0; {script}")]);
+        let status = command.stdin(other).stdout(log_file.try_clone().unwrap()).stderr(log_file).status().unwrap();
+        (status.code(), fs::read_to_string(&log).unwrap())
+    };
+    let native = both(Command::new("/usr/bin/env"));
+    assert!(native.1.starts_with("err\n") || native.1.contains("first first second first"), "{native:?}");
+    assert_eq!(both(runsc(&["run"])), native);
 }
 
 #[test]

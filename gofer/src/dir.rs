@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use protocol::reply::{self, DirEntry, DirPage};
+use protocol::reply::{self, DirEntry, DirPage, TreeDir};
 use protocol::request::Names;
 use protocol::wire::{check_name, Writer};
 use protocol::{Fid, FileKind};
@@ -12,11 +12,15 @@ use rustix::fs::{FileType, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use crate::fids::File;
+use crate::ops::io;
 use crate::server::{Answer, Server};
 use crate::sys;
 
 /// Most directories open for listing at a time.
 const MAX_STREAMS: usize = 32;
+
+/// How far down one listing of a tree goes; each level holds a descriptor.
+const MAX_LEVELS: usize = 32;
 
 /// Smallest page: one entry fits, whatever its name and with attributes.
 const MIN_PAGE: usize = 512;
@@ -67,7 +71,7 @@ impl Server {
         }
         rustix::fs::seek(&stream, SeekFrom::Start(cookie))?;
         let max_bytes = usize::try_from(max_bytes).unwrap_or(0);
-        let page = fill(&mut self.entries, stream.as_fd(), file.fd.as_fd(), max_bytes, with_attr, w)?;
+        let page = fill(&mut self.entries, stream.as_fd(), file.fd.as_fd(), max_bytes, with_attr, None, w)?;
         if !page.eof {
             self.streams.put(dir, stream);
         }
@@ -90,7 +94,7 @@ impl Server {
         let stream = self.descriptors.reopen(&fd, OFlags::RDONLY | OFlags::DIRECTORY)?;
         reply::List { fid: None }.encode(w);
         let max_bytes = protocol::MAX_DIR_BYTES as usize;
-        let page = fill(&mut self.entries, stream.as_fd(), fd.as_fd(), max_bytes, with_attr, w)?;
+        let page = fill(&mut self.entries, stream.as_fd(), fd.as_fd(), max_bytes, with_attr, None, w)?;
         if !page.eof {
             let fid = self.fids.insert(File { fd, kind: FileKind::Directory, tree, read_only })?;
             reply::List { fid: Some(fid) }.patch(w);
@@ -98,15 +102,82 @@ impl Server {
         }
         Ok(None)
     }
+
+    /// Several directories of `dir` and what is below each, on the same file system, as far as there is room.
+    pub(crate) fn list_tree(
+        &mut self,
+        dir: Fid,
+        max_bytes: u32,
+        with_attr: bool,
+        names: Names<'_>,
+        w: &mut Writer<'_>,
+    ) -> Answer {
+        let top = self.fids.get(dir)?;
+        top.check_directory()?;
+        let device = sys::stat(&top.fd)?.dev;
+        let end = w.len() + usize::try_from(max_bytes).unwrap_or(0);
+        let mut left: Vec<Box<[u8]>> = names.iter().map(Box::from).collect();
+        left.reverse();
+        let mut levels = vec![Level { fd: top.fd.try_clone().map_err(io)?, number: 0, left }];
+        let mut number = 0u16;
+        while let Some(level) = levels.last_mut() {
+            let Some(name) = level.left.pop() else {
+                levels.pop();
+                continue;
+            };
+            let open = || -> Result<_, Errno> {
+                let fd = sys::open_child(&level.fd, &name)?;
+                let attr = sys::stat(&fd)?;
+                if attr.kind() != FileKind::Directory || attr.dev != device {
+                    return Err(Errno::NOTDIR);
+                }
+                Ok((self.descriptors.reopen(&fd, OFlags::RDONLY | OFlags::DIRECTORY)?, fd, attr))
+            };
+            // Who asks for it by itself gets to know what is wrong with it.
+            let Ok((stream, fd, attr)) = open() else { continue };
+            let start = w.len();
+            let record = TreeDir { parent: level.number, name: &name, attr };
+            let room = end.saturating_sub(start + record.size());
+            if room < MIN_PAGE || number == u16::MAX {
+                break;
+            }
+            record.encode(w);
+            let mut left = Vec::new();
+            match fill(&mut self.entries, stream.as_fd(), fd.as_fd(), room, with_attr, Some(&mut left), w) {
+                Ok(page) if page.eof => {}
+                Ok(page) if page.count > 0 => break,
+                _ => {
+                    w.truncate(start);
+                    break;
+                }
+            }
+            number += 1;
+            if !left.is_empty() && levels.len() < MAX_LEVELS {
+                left.reverse();
+                levels.push(Level { fd, number, left });
+            }
+        }
+        Ok(None)
+    }
 }
 
-/// Appends a page of what `stream` (the directory `dir`, open for reading) gives next.
+/// A directory on the way down a tree.
+struct Level {
+    fd: OwnedFd,
+    /// Its number in the reply.
+    number: u16,
+    /// What is still to be listed in it, the last first.
+    left: Vec<Box<[u8]>>,
+}
+
+/// Appends a page of what `stream` (the directory `dir`, open for reading) gives next, and names the subdirectories among it.
 fn fill(
     buf: &mut [MaybeUninit<u8>],
     stream: BorrowedFd<'_>,
     dir: BorrowedFd<'_>,
     max_bytes: usize,
     with_attr: bool,
+    mut subdirectories: Option<&mut Vec<Box<[u8]>>>,
     w: &mut Writer<'_>,
 ) -> Result<DirPage, Errno> {
     let mut page = DirPage { count: 0, eof: true };
@@ -142,6 +213,9 @@ fn fill(
         }
         entry.encode(w);
         page.count += 1;
+        if let (Some(list), FileKind::Directory) = (&mut subdirectories, entry.kind) {
+            list.push(name.into());
+        }
     }
     page.patch(w, head);
     Ok(page)

@@ -376,6 +376,6 @@ fn wire_errno(e: Errno) -> u32 {
 }
 
 /// The errno in an error of the standard library's.
-fn io(e: std::io::Error) -> Errno {
+pub(crate) fn io(e: std::io::Error) -> Errno {
     Errno::from_io_error(&e).unwrap_or(Errno::IO)
 }

@@ -149,6 +149,9 @@ impl Server {
                 self.read_dir(dir, cookie, max_bytes, with_attr, w)
             }
             Request::List { dir, names, with_attr } => self.list(dir, names, with_attr, w),
+            Request::ListTree { dir, max_bytes, with_attr, names } => {
+                self.list_tree(dir, max_bytes, with_attr, names, w)
+            }
             Request::ReadFiles { dir, max_size, names } => self.read_files(dir, max_size, names, w),
             Request::Statfs { fid } => {
                 reply::encode_statfs(w, &sys::statfs(&self.fids.get(fid)?.fd)?);

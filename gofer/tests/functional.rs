@@ -35,6 +35,7 @@ cases!(
     listing_is_complete,
     listing_goes_on_while_entries_vanish,
     small_files_are_read_together,
+    trees_are_listed_as_one_walks_down,
     attributes_of_the_file_system,
     extended_attributes,
     read_only_trees_stay_as_they_are,
@@ -359,6 +360,52 @@ fn small_files_are_read_together(fx: &Fixture, client: &Client) {
     assert_eq!(find(&root, "file").handle.read_files(&[b"x"], 1).unwrap_err(), Errno::ENOTDIR);
     assert_eq!(root.read_files(&[b".."], 1).unwrap_err(), Errno::EINVAL);
     assert_eq!(root.read_files(&[], 1).unwrap_err(), Errno::EINVAL);
+}
+
+fn trees_are_listed_as_one_walks_down(fx: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap().handle;
+    for dir in ["t/a/x", "t/a/y/z", "t/b", "t/c"] {
+        fs::create_dir_all(fx.host(dir)).unwrap();
+        fs::write(fx.host(dir).join("file"), "").unwrap();
+    }
+    std::os::unix::fs::symlink("../b", fx.host("t/a/link")).unwrap();
+    let t = find(&root, "t").handle;
+    // Their paths, in order, and how many entries each has.
+    let paths = |pages: &[protocol::client::TreePage]| {
+        let mut paths: Vec<(String, usize)> = vec![(String::new(), 0)];
+        for p in pages {
+            let path = format!("{}/{}", paths[p.parent].0, String::from_utf8_lossy(&p.name));
+            assert_eq!(p.attr.ino, fs::metadata(fx.host("t").join(&path[1..])).unwrap().ino());
+            paths.push((path, p.page.len()));
+        }
+        paths.split_off(1)
+    };
+    for with_attr in [false, true] {
+        let pages = t.list_tree(&[b"c", b"none", b"a", b"link", b"b"], 60_000, with_attr).unwrap();
+        assert!(pages.iter().all(|p| p.page.eof && p.page.iter().all(|e| e.attr.is_some() == with_attr)));
+        let paths = paths(&pages);
+        let (first, last) = (&paths[..2], &paths[paths.len() - 1]);
+        assert_eq!((first, last), (&[("/c".into(), 1), ("/a".into(), 3)][..], &("/b".into(), 1)));
+        let mut below = paths[2..paths.len() - 1].to_vec();
+        below.sort();
+        assert_eq!(below, [("/a/x".into(), 1), ("/a/y".into(), 1), ("/a/y/z".into(), 1)]);
+        let at = |path: &str| paths.iter().position(|p| p.0 == path).unwrap();
+        assert_eq!(at("/a/y/z"), at("/a/y") + 1);
+    }
+    assert!(t.list_tree(&[b"none", b"a"], 0, true).unwrap().is_empty());
+    // Where the room ends, the last one has only begun.
+    fs::create_dir(fx.host("t/a/many")).unwrap();
+    for i in 0..1000 {
+        fs::write(fx.host(&format!("t/a/many/{i}")), "").unwrap();
+    }
+    let pages = t.list_tree(&[b"a", b"b"], 8192, true).unwrap();
+    let (last, whole) = pages.split_last().unwrap();
+    assert!(!last.page.eof && &*last.name == b"many" && whole.iter().all(|p| p.page.eof));
+    let many = find(&root, "t/a/many").handle;
+    let rest = many.read_dir(last.page.iter().last().unwrap().cookie, false).unwrap();
+    assert_eq!(last.page.len() + rest.len(), 1000);
+    assert_eq!(t.list_tree(&[b".."], 100, true).unwrap_err(), Errno::EINVAL);
+    assert_eq!(find(&root, "file").handle.list_tree(&[b"x"], 100, true).unwrap_err(), Errno::ENOTDIR);
 }
 
 fn listing_goes_on_while_entries_vanish(fx: &Fixture, client: &Client) {

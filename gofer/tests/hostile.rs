@@ -89,6 +89,7 @@ fn paths_cannot_be_expressed() {
             Request::Walk { dir, fids: WalkFids::Last, open: Some(OpenFlags::READ), names: Names::List(&names) },
             Request::List { dir, with_attr: true, names: Names::List(&names) },
             Request::ReadFiles { dir, max_size: 10, names: Names::List(&names) },
+            Request::ListTree { dir, max_bytes: 1000, with_attr: true, names: Names::List(&names) },
             Request::Create { dir, name, new, flags: OpenFlags::READ },
             Request::Mkdir { dir, name, new },
             Request::Link { target: dir, dir, name },
@@ -172,7 +173,7 @@ fn noise_never_panics_the_server() {
             let name = [b'a' + (random() % 4) as u8];
             let dir = Fid::new(1 << 32 | (1 + random() % 6)).unwrap();
             let open = OpenFlags::READ_WRITE;
-            let request = match random() % 16 {
+            let request = match random() % 17 {
                 0 => {
                     Request::Walk { dir, fids: WalkFids::Each, open: Some(open), names: Names::List(&[&name, b"dir"]) }
                 }
@@ -196,6 +197,12 @@ fn noise_never_panics_the_server() {
                 12 => Request::SetXattr { fid: dir, name: b"user.x", value: b"y", mode: protocol::XattrMode::Any },
                 13 => Request::List { dir, with_attr: true, names: Names::List(&[b"dir", &name]) },
                 14 => Request::ReadFiles { dir, max_size: 1000, names: Names::List(&[b"dir", &name, b"file"]) },
+                15 => Request::ListTree {
+                    dir,
+                    max_bytes: (random() % 65_536) as u32,
+                    with_attr: random() % 2 == 0,
+                    names: Names::List(&[b"dir", &name, b"up", b"file"]),
+                },
                 _ => Request::Open { fid: dir, flags: open },
             };
             let mut packet = encoded(&request);

@@ -109,13 +109,27 @@ pub struct DirPage {
     pub eof: bool,
 }
 
+/// A directory out of a tree, and its first entries.
+#[derive(Debug)]
+pub struct TreePage {
+    /// 0 for the directory that was asked about, else the number of one before this, of which the first is 1.
+    pub parent: usize,
+    /// Its name in there.
+    pub name: Box<[u8]>,
+    /// Its attributes.
+    pub attr: Attr,
+    /// Its entries.
+    pub page: DirPage,
+}
+
 impl DirPage {
     fn decode(r: &mut Reader<'_>) -> crate::wire::Result<Self> {
         let head = reply::DirPage::decode(r)?;
-        let bytes = r.rest();
+        let start = r.rest();
         for _ in 0..head.count {
             DirEntry::decode(r)?;
         }
+        let bytes = start.get(..start.len() - r.rest().len()).ok_or(DecodeError::Truncated)?;
         Ok(DirPage { bytes: bytes.to_vec(), count: head.count, eof: head.eof })
     }
 
@@ -310,6 +324,21 @@ impl Handle {
             let fid = reply::List::decode(r)?.fid;
             let handle = fid.map(|fid| Handle { inner: self.inner.clone(), fid });
             Ok((handle, DirPage::decode(r)?))
+        })
+    }
+
+    /// The directories `names` (1 to [`MAX_WALK`](crate::MAX_WALK)) in this one and what lies below them, as far as `max_bytes` go: each directory comes before
+    /// what is in it, and only the last may have more entries than its page tells.
+    pub fn list_tree(&self, names: &[&[u8]], max_bytes: u32, with_attr: bool) -> Result<Vec<TreePage>> {
+        let request = Request::ListTree { dir: self.fid, max_bytes, with_attr, names: Names::List(names) };
+        self.inner.call(&request, None, |r, _| {
+            let mut pages = Vec::new();
+            while !r.rest().is_empty() {
+                let dir = reply::TreeDir::decode(r, pages.len() + 1)?;
+                let (parent, name, attr) = (usize::from(dir.parent), dir.name.into(), dir.attr);
+                pages.push(TreePage { parent, name, attr, page: DirPage::decode(r)? });
+            }
+            Ok(pages)
         })
     }
 

@@ -272,6 +272,40 @@ impl List {
     }
 }
 
+/// What stands in front of each page in a reply to [`Op::ListTree`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TreeDir<'a> {
+    /// Where it lies: 0 for the directory that was asked about, else the number of an earlier one of this reply, of which the first is 1.
+    pub parent: u16,
+    /// Its name there.
+    pub name: &'a [u8],
+    /// Its attributes.
+    pub attr: Attr,
+}
+
+impl<'a> TreeDir<'a> {
+    /// Bytes on the wire.
+    pub fn size(&self) -> usize {
+        2 + 1 + self.name.len() + Attr::SIZE
+    }
+
+    /// Appends it.
+    pub fn encode(&self, w: &mut Writer<'_>) {
+        w.u16(self.parent);
+        w.name(self.name);
+        self.attr.encode(w);
+    }
+
+    /// Reads it; it is number `number` of its reply.
+    pub fn decode(r: &mut Reader<'a>, number: usize) -> Result<Self> {
+        let dir = Self { parent: r.u16()?, name: r.name()?, attr: Attr::decode(r)? };
+        if usize::from(dir.parent) >= number || dir.attr.kind() != FileKind::Directory {
+            return Err(DecodeError::BadValue("directory"));
+        }
+        Ok(dir)
+    }
+}
+
 /// What a reply to [`Op::ReadFiles`] tells of one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileContent<'a> {

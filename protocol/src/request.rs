@@ -34,11 +34,12 @@ pub enum Op {
     ReopenReadOnly = 23,
     List = 24,
     ReadFiles = 25,
+    ListTree = 26,
 }
 
 impl Op {
     /// Every operation, in the order of the numbers.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Hello,
         Self::Attach,
         Self::Walk,
@@ -64,6 +65,7 @@ impl Op {
         Self::ReopenReadOnly,
         Self::List,
         Self::ReadFiles,
+        Self::ListTree,
     ];
 
     /// The operation with this number.
@@ -252,6 +254,9 @@ pub enum Request<'a> {
     /// Attributes and content of regular files of at most `max_size` bytes, which lie side by side in `dir`: → as many
     /// [`FileContent`](crate::reply::FileContent)s as fit, in the order of `names`.
     ReadFiles { dir: Fid, max_size: u32, names: Names<'a> },
+    /// The directories `names`, which lie side by side in `dir`, and those below each of them, in the order in which a program walks down a
+    /// tree, as far as `max_bytes` of entries go: → [`TreeDir`](crate::reply::TreeDir)s, each with a page.
+    ListTree { dir: Fid, max_bytes: u32, with_attr: bool, names: Names<'a> },
 }
 
 impl<'a> Request<'a> {
@@ -283,6 +288,7 @@ impl<'a> Request<'a> {
             Self::ReopenReadOnly => Op::ReopenReadOnly,
             Self::List { .. } => Op::List,
             Self::ReadFiles { .. } => Op::ReadFiles,
+            Self::ListTree { .. } => Op::ListTree,
         }
     }
 
@@ -395,6 +401,12 @@ impl<'a> Request<'a> {
                 w.u32(max_size);
                 names.encode(w);
             }
+            Self::ListTree { dir, max_bytes, with_attr, names } => {
+                w.u64(dir.raw());
+                w.u32(max_bytes);
+                w.u8(u8::from(with_attr));
+                names.encode(w);
+            }
             Self::Release | Self::ReopenReadOnly => {}
         }
     }
@@ -493,6 +505,13 @@ impl<'a> Request<'a> {
                 }
                 Self::ReadFiles { dir, max_size, names: Names::decode(r)? }
             }
+            Op::ListTree => {
+                let (dir, max_bytes) = (Fid::decode(r)?, r.u32()?);
+                if max_bytes > MAX_DIR_BYTES {
+                    return Err(DecodeError::TooLong("directory page"));
+                }
+                Self::ListTree { dir, max_bytes, with_attr: r.bool("with_attr")?, names: Names::decode(r)? }
+            }
         })
     }
 
@@ -502,7 +521,13 @@ impl<'a> Request<'a> {
         match *self {
             Self::Attach { name } if name.len() > MAX_TARGET => Err(DecodeError::TooLong("attach name")),
             Self::ReadFiles { max_size, .. } if max_size > MAX_CONTENT => Err(DecodeError::TooLong("content")),
-            Self::Walk { names, .. } | Self::List { names, .. } | Self::ReadFiles { names, .. } => {
+            Self::ListTree { max_bytes, .. } if max_bytes > MAX_DIR_BYTES => {
+                Err(DecodeError::TooLong("directory page"))
+            }
+            Self::Walk { names, .. }
+            | Self::List { names, .. }
+            | Self::ReadFiles { names, .. }
+            | Self::ListTree { names, .. } => {
                 if names.is_empty() {
                     return Err(DecodeError::BadValue("number of names"));
                 }

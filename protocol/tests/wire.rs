@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use protocol::reply::{self, DirEntry, FileContent, NodeRef, WalkEnd};
+use protocol::reply::{self, DirEntry, FileContent, NodeRef, TreeDir, WalkEnd};
 use protocol::request::{Header, Names, Op, Request};
 use protocol::wire::{DecodeError, Reader, Writer};
 use protocol::{
@@ -144,6 +144,7 @@ fn requests<'a>(p: &'a Parts, names: &'a [&'a [u8]]) -> Vec<Request<'a>> {
         Request::ReopenReadOnly,
         Request::List { dir, with_attr: p.choice.1, names: Names::List(names) },
         Request::ReadFiles { dir, max_size: p.numbers.1, names: Names::List(names) },
+        Request::ListTree { dir, max_bytes: p.numbers.1, with_attr: p.choice.1, names: Names::List(names) },
     ]
 }
 
@@ -216,6 +217,7 @@ proptest! {
         let _ = reply::Walk::decode(&mut Reader::new(&body));
         let _ = reply::decode_bytes(&mut Reader::new(&body));
         let _ = FileContent::decode(&mut Reader::new(&body));
+        let _ = TreeDir::decode(&mut Reader::new(&body), 1);
         let _ = Header::decode(&body);
     }
 
@@ -275,6 +277,15 @@ proptest! {
             content.encode(&mut Writer::new(&mut buf));
             prop_assert_eq!(buf.len(), file.map_or(1, |_| FileContent::size(name.len())));
             prop_assert_eq!(FileContent::decode(&mut Reader::new(&buf)), Ok(content));
+        }
+        let directory = Attr { mode: 0o040_755, ..attr };
+        for (parent, number, good) in [(0, 1, true), (4, 5, true), (5, 5, false), (6, 5, false)] {
+            let dir = TreeDir { parent, name: &name, attr: directory };
+            let mut buf = Vec::new();
+            dir.encode(&mut Writer::new(&mut buf));
+            prop_assert_eq!(buf.len(), dir.size());
+            let decoded = TreeDir::decode(&mut Reader::new(&buf), number);
+            prop_assert_eq!(decoded, if good { Ok(dir) } else { Err(DecodeError::BadValue("directory")) });
         }
         for wrong in [Attr { size: regular.size + 1, ..regular }, Attr { mode: 0o040_755, ..regular }] {
             let mut buf = Vec::new();
@@ -365,6 +376,10 @@ fn limits_hold() {
             Request::ReadFiles { dir: fid, max_size: protocol::MAX_CONTENT + 1, names: Names::List(&names[..1]) },
             DecodeError::TooLong("content"),
         ),
+        (
+            Request::ListTree { dir: fid, max_bytes: 65537, with_attr: true, names: Names::List(&names[..1]) },
+            DecodeError::TooLong("directory page"),
+        ),
     ] {
         assert_eq!(request.check(), Err(error));
         request.encode(&mut buf, 0, &[]);
@@ -394,7 +409,7 @@ fn other_versions_are_refused() {
         assert_eq!(Request::decode(&buf).err(), Some(DecodeError::BadVersion));
     }
     assert_eq!(Op::from_raw(0), Err(DecodeError::UnknownOp(0)));
-    assert_eq!(Op::from_raw(26), Err(DecodeError::UnknownOp(26)));
+    assert_eq!(Op::from_raw(27), Err(DecodeError::UnknownOp(27)));
     for (i, op) in Op::ALL.iter().enumerate() {
         assert_eq!((*op as usize, Op::from_raw(*op as u16)), (i + 1, Ok(*op)));
     }

@@ -27,6 +27,8 @@ pub struct HostFile {
     fd: Arc<OwnedFd>,
     /// `S_IFMT` bits.
     kind: u32,
+    /// Opened again by the guest: not at the host's offset, but at one of its own.
+    again: bool,
     queue: Arc<WaitQueue>,
     _watch: Option<WatchHandle>,
     /// One operation at a time, so that what `poll` said still holds.
@@ -65,13 +67,26 @@ impl HostFile {
             let events = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP) as u32;
             executor.watch(fd.clone(), events, Arc::new(move |ready| q.wake(ready)))
         });
-        Ok(HostFile { fd, kind, queue, _watch: watch, reading: Mutex::new(()), writing: Mutex::new(()) })
+        Ok(HostFile { fd, kind, again: false, queue, _watch: watch, reading: Mutex::new(()), writing: Mutex::new(()) })
     }
 
     /// The description for a guest, with the access mode of the host's.
     pub fn open(executor: &Arc<Executor>, fd: OwnedFd) -> Result<Arc<File>> {
         let flags = fcntl(&fd, FcntlArg::F_GETFL)? & (libc::O_ACCMODE | libc::O_APPEND);
         Ok(File::new(Box::new(HostFile::new(executor, fd)?), flags, None))
+    }
+
+    /// The same regular file as if opened anew (`/dev/stdin`).
+    pub fn reopened(&self) -> Option<HostFile> {
+        self.regular().then(|| HostFile {
+            fd: self.fd.clone(),
+            kind: self.kind,
+            again: true,
+            queue: Arc::default(),
+            _watch: None,
+            reading: Mutex::new(()),
+            writing: Mutex::new(()),
+        })
     }
 
     pub fn fd(&self) -> &Arc<OwnedFd> {
@@ -128,9 +143,10 @@ impl FileOps for HostFile {
         }
         Ok(dst.fill(CHUNK, &mut |buf| retry(|| nix::unistd::read(&*self.fd, buf)))?)
     }
-    fn write(&self, _file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
+    fn write(&self, file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
         let _turn = self.writing.lock();
-        if self.regular() && src.append == Some(true) {
+        let append = src.append == Some(true) || (self.again && src.appends(file.flags()));
+        if self.regular() && append {
             // The host's description need not be in append mode. Whoever writes to the file outside is not kept from it.
             let end = attr_of(&self.fd)?.size;
             let n = super::gofer::write_fd(&self.fd, src, end)?;
@@ -178,10 +194,13 @@ impl FileOps for HostFile {
         self.regular()
     }
     fn own_offset(&self) -> bool {
-        true
+        !self.again
     }
-    fn seek(&self, _file: &File, offset: i64, whence: i32, _current: u64) -> Result<u64> {
-        use nix::unistd::Whence;
+    fn seek(&self, file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
+        use nix::unistd::{lseek, Whence};
+        if self.again && !matches!(whence, libc::SEEK_DATA | libc::SEEK_HOLE) {
+            return file.default_seek(offset, whence, current);
+        }
         let how = match whence {
             libc::SEEK_SET => Whence::SeekSet,
             libc::SEEK_CUR => Whence::SeekCur,
@@ -190,7 +209,14 @@ impl FileOps for HostFile {
             libc::SEEK_HOLE => Whence::SeekHole,
             _ => return Err(Errno::EINVAL),
         };
-        Ok(nix::unistd::lseek(&*self.fd, offset, how)? as u64)
+        if !self.again {
+            return Ok(lseek(&*self.fd, offset, how)? as u64);
+        }
+        // The host's offset is not ours to move.
+        let before = lseek(&*self.fd, 0, Whence::SeekCur)?;
+        let found = lseek(&*self.fd, offset, how);
+        lseek(&*self.fd, before, Whence::SeekSet)?;
+        Ok(found? as u64)
     }
     fn poll(&self, _file: &File) -> u32 {
         if self.regular() {

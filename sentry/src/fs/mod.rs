@@ -11,6 +11,7 @@
 pub mod anon;
 pub mod deny;
 pub mod dev;
+pub mod dir;
 pub mod dnotify;
 pub mod epoll;
 pub mod eventfd;
@@ -35,5 +36,6 @@ pub mod tty;
 pub mod types;
 pub mod vfs;
 
+pub use dir::DirFile;
 pub use file::{File, FileOps, InodeExtra, MapSource, Noop};
 pub use types::*;

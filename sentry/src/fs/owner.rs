@@ -1,14 +1,16 @@
 //! Who is told by a signal that something happened to an open file: fcntl(2) `F_SETOWN`, `F_SETSIG`, `O_ASYNC`.
 //!
-//! Signals are sent by a future of their own: what happens to a file is announced under the locks of whoever made it happen, and
-//! those come after the locks of tasks.
+//! Signals are sent a little later: what happens to a file is announced under the locks of whoever made it happen, and those come after the locks
+//! of tasks. They are sent at the end of the system call during which it happened ([`send_late`]), so that they are there when it returns,
+//! and at the latest by a future of their own.
 
 use super::File;
 use crate::error::{Errno, Result};
 use crate::kernel::signal::{SigFields, SigInfo, NSIG};
 use crate::kernel::wait::Waiter;
 use crate::kernel::{pgrp, send, Cred, Kernel, Task};
-use std::sync::atomic::{AtomicU32, Ordering};
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 const IN: u32 = (libc::POLLIN | libc::POLLRDNORM) as u32;
@@ -122,7 +124,35 @@ impl Owner {
     pub fn tell(&self, fd: i32) {
         let Some(k) = self.kernel.upgrade().filter(|_| self.who != Who::Nobody) else { return };
         let (owner, kernel) = (self.clone(), k.clone());
-        k.executor.spawn(Box::pin(async move { owner.deliver(&kernel, fd, MSG) }));
+        later(&k, Box::new(move || owner.deliver(&kernel, fd, MSG)));
+    }
+}
+
+type Late = Box<dyn FnOnce() + Send>;
+
+/// What is to be sent as soon as no lock is held.
+static LATE: Mutex<Vec<Late>> = Mutex::new(Vec::new());
+/// There is something.
+static ANY: AtomicBool = AtomicBool::new(false);
+
+fn later(kernel: &Kernel, send: Late) {
+    LATE.lock().push(send);
+    ANY.store(true, Ordering::Release);
+    kernel.executor.spawn(Box::pin(async { send_late() }));
+}
+
+/// Sends the signals that have been put off. Called with nothing locked.
+pub fn send_late() {
+    if !ANY.load(Ordering::Acquire) {
+        return;
+    }
+    let late = {
+        let mut l = LATE.lock();
+        ANY.store(false, Ordering::Release);
+        std::mem::take(&mut *l)
+    };
+    for send in late {
+        send();
     }
 }
 
@@ -145,22 +175,25 @@ impl Waiter for Tell {
         }
         let Some(k) = w.kernel.upgrade() else { return };
         let (w, kernel) = (w.clone(), k.clone());
-        k.executor.spawn(Box::pin(async move {
-            let events = w.events.swap(0, Ordering::AcqRel);
-            let Some(file) = w.file.upgrade() else { return };
-            let ready = if events == u32::MAX { file.poll() } else { events };
-            let owner = file.owner.lock().clone();
-            let ours = |bits: u32| match bits {
-                IN => file.readable(),
-                OUT => file.writable(),
-                _ => true,
-            };
-            for (bits, code, band) in REASONS {
-                if ready & bits != 0 && ours(bits) {
-                    owner.deliver(&kernel, w.fd, (code, band));
+        later(
+            &k,
+            Box::new(move || {
+                let events = w.events.swap(0, Ordering::AcqRel);
+                let Some(file) = w.file.upgrade() else { return };
+                let ready = if events == u32::MAX { file.poll() } else { events };
+                let owner = file.owner.lock().clone();
+                let ours = |bits: u32| match bits {
+                    IN => file.readable(),
+                    OUT => file.writable(),
+                    _ => true,
+                };
+                for (bits, code, band) in REASONS {
+                    if ready & bits != 0 && ours(bits) {
+                        owner.deliver(&kernel, w.fd, (code, band));
+                    }
                 }
-            }
-        }));
+            }),
+        );
     }
 }
 

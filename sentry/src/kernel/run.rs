@@ -154,6 +154,7 @@ async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut
         if let Some((stats, at)) = began {
             stats.record(nr, at, &result);
         }
+        crate::fs::owner::send_late();
         cx.flush();
         let native = cx.native;
         let (full, leave, replace) = (cx.full, cx.exit, cx.replace.take());

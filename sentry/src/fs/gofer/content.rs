@@ -31,28 +31,6 @@ pub(super) struct Reading {
     off: bool,
 }
 
-/// Counts what is read ahead and how much of that is opened; both fade.
-#[derive(Default)]
-pub(super) struct Trust {
-    read: AtomicU32,
-    used: AtomicU32,
-}
-
-impl Trust {
-    fn read(&self, n: u32) {
-        if self.read.fetch_add(n, Ordering::Relaxed) > 1024 {
-            for c in [&self.read, &self.used] {
-                c.store(c.load(Ordering::Relaxed) / 2, Ordering::Relaxed);
-            }
-        }
-    }
-    /// Most of what was read has been used, or is about to be.
-    fn proven(&self) -> bool {
-        let (read, used) = (self.read.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed));
-        used >= 32 && used.saturating_mul(2) >= read
-    }
-}
-
 impl GoferInode {
     /// All of this file, if it was read ahead or is now, along with others.
     pub(super) fn content(&self) -> Option<Arc<Content>> {
@@ -72,7 +50,7 @@ impl GoferInode {
         }
         let c = content?;
         if !c.used.swap(true, Ordering::Relaxed) {
-            self.fs.trust.used.fetch_add(1, Ordering::Relaxed);
+            self.fs.trust.used();
         }
         Some(c)
     }

@@ -3,11 +3,10 @@
 use super::listing::Listing;
 use super::{Content, GoferInode};
 use crate::error::{Errno, Result, SysResult};
-use crate::fs::tmpfs::file::{dir_seek, emit_dots};
+use crate::fs::dir::{Dir, Snapshot};
 use crate::fs::*;
 use crate::mm::io::{Dst, Src};
 use nix::sys::uio::{pread, pwrite};
-use parking_lot::Mutex;
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
@@ -164,44 +163,25 @@ impl FileOps for GoferFile {
 
 pub(super) struct GoferDir {
     inode: Arc<GoferInode>,
-    /// The listing as it was when offset 0 was read last.
-    snapshot: Mutex<Option<Arc<Listing>>>,
+    listing: Snapshot<Listing>,
 }
 
 impl GoferDir {
-    pub(super) fn new(inode: Arc<GoferInode>) -> GoferDir {
-        GoferDir { inode, snapshot: Mutex::default() }
+    pub(super) fn open(inode: Arc<GoferInode>) -> DirFile<GoferDir> {
+        DirFile(GoferDir { inode, listing: Snapshot::default() })
     }
 }
 
-impl FileOps for GoferDir {
-    fn as_any(&self) -> &dyn Any {
-        self
+impl Dir for GoferDir {
+    fn attr(&self) -> Result<Attr> {
+        self.inode.attr()
     }
-    fn read(&self, _file: &File, _dst: &mut Dst<'_>, _offset: u64) -> SysResult<usize> {
-        Err(Errno::EISDIR.into())
+    fn rewind(&self) -> Result<()> {
+        self.listing.forget();
+        Ok(())
     }
-    fn seekable(&self) -> bool {
-        true
-    }
-    fn seek(&self, file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
-        dir_seek(file, offset, whence, current)
-    }
-    fn readdir(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
-        let list = {
-            let mut s = self.snapshot.lock();
-            match &*s {
-                Some(l) if pos != 0 => l.clone(),
-                _ => {
-                    let l = self.inode.entries()?;
-                    *s = Some(l.clone());
-                    l
-                }
-            }
-        };
-        if !emit_dots(file, pos, self.inode.attr()?.ino, sink) {
-            return Ok(());
-        }
+    fn list(&self, _file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        let list = self.listing.get(|| self.inode.entries())?;
         let from = usize::try_from(pos.saturating_sub(2)).unwrap_or(usize::MAX);
         for (i, e) in list.iter(from).enumerate() {
             let next = (from + i) as u64 + 3;
@@ -213,8 +193,5 @@ impl FileOps for GoferDir {
     }
     fn fsync(&self, data_only: bool) -> Result<()> {
         self.inode.handle()?.fsync(data_only)
-    }
-    fn attr(&self) -> Result<Attr> {
-        self.inode.attr()
     }
 }

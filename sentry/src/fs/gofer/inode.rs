@@ -235,7 +235,7 @@ impl Inode for GoferInode {
                     }
                 }))
             }
-            libc::S_IFDIR => Ok(Box::new(GoferDir::new(self))),
+            libc::S_IFDIR => Ok(Box::new(GoferDir::open(self))),
             libc::S_IFLNK => Err(Errno::ELOOP),
             _ => Err(Errno::ENXIO),
         }

@@ -3,6 +3,7 @@
 use crate::error::{Errno, Result};
 use protocol::client::{DirEntry, DirPage};
 use protocol::wire::Reader;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::OnceLock;
 
 /// Entries of a directory without `.` and `..`: entry `i` is at directory offset `i + 2`.
@@ -14,11 +15,22 @@ pub struct Listing {
     by_name: OnceLock<Box<[u32]>>,
     /// With attributes.
     pub full: bool,
+    /// Someone has asked for it.
+    pub used: AtomicBool,
+    /// The entry that will be looked up next, if they are in their order.
+    next: AtomicUsize,
 }
 
 impl Listing {
     pub fn new(full: bool) -> Listing {
-        Listing { bytes: Vec::new(), at: Vec::new(), by_name: OnceLock::new(), full }
+        Listing {
+            bytes: Vec::new(),
+            at: Vec::new(),
+            by_name: OnceLock::new(),
+            full,
+            used: AtomicBool::new(false),
+            next: AtomicUsize::new(0),
+        }
     }
     /// Appends a page; gives the cookie of its last entry.
     pub fn push(&mut self, page: &DirPage) -> Result<Option<u64>> {
@@ -65,12 +77,19 @@ impl Listing {
     /// Where the entry of this name begins.
     fn position(&self, name: &[u8]) -> Option<u32> {
         let named = |at: &u32| DirEntry::peek_name(self.tail(*at)).unwrap_or(&[]);
+        let next = self.next.load(Ordering::Relaxed);
+        if let Some(at) = self.at.get(next).filter(|at| named(at) == name) {
+            self.next.store(next + 1, Ordering::Relaxed);
+            return Some(*at);
+        }
         let order = self.by_name.get_or_init(|| {
             let mut order = self.at.clone();
             order.sort_unstable_by(|a, b| named(a).cmp(named(b)));
             order.into_boxed_slice()
         });
         let i = order.binary_search_by(|at| named(at).cmp(name)).ok()?;
-        order.get(i).copied()
+        let at = order.get(i).copied()?;
+        self.next.store(self.at.binary_search(&at).map_or(0, |i| i + 1), Ordering::Relaxed);
+        Some(at)
     }
 }

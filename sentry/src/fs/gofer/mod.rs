@@ -70,7 +70,11 @@ pub struct GoferFs {
     /// Contents that are kept.
     read: Mutex<Kept>,
     /// How much of what is read ahead is used.
-    trust: content::Trust,
+    trust: Trust,
+    /// The same for listings of whole trees.
+    trees: Trust,
+    /// The listing that the last of those broke off in, of which directory, and from where to go on.
+    begun: Mutex<Option<(Weak<GoferInode>, Listing, u64)>>,
     /// Programs look up what they list: how many listings to fetch with attributes.
     looked_up: AtomicU32,
     /// We have changed something: attributes in listings may be old.
@@ -145,6 +149,8 @@ impl GoferFs {
             listed: Mutex::default(),
             read: Mutex::default(),
             trust: Default::default(),
+            trees: Default::default(),
+            begun: Mutex::default(),
             looked_up: AtomicU32::new(0),
             changed: AtomicBool::new(false),
         });
@@ -268,6 +274,35 @@ impl GoferFs {
         let old = if r.len() > KEEP_OPEN { r.pop_front() } else { None };
         drop(r);
         drop(old);
+    }
+}
+
+/// Counts what was fetched ahead and how much of that was used; both fade.
+#[derive(Default)]
+struct Trust {
+    read: AtomicU32,
+    used: AtomicU32,
+}
+
+impl Trust {
+    fn read(&self, n: u32) {
+        if self.read.fetch_add(n, Ordering::Relaxed) > 1024 {
+            for c in [&self.read, &self.used] {
+                c.store(c.load(Ordering::Relaxed) / 2, Ordering::Relaxed);
+            }
+        }
+    }
+    fn used(&self) {
+        self.used.fetch_add(1, Ordering::Relaxed);
+    }
+    /// Much was read for nothing.
+    fn disproven(&self) -> bool {
+        self.read.load(Ordering::Relaxed) > 256 && !self.proven()
+    }
+    /// Half of what was read has been used, or is about to be.
+    fn proven(&self) -> bool {
+        let (read, used) = (self.read.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed));
+        used >= 32 && used.saturating_mul(2) >= read
     }
 }
 

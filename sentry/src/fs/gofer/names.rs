@@ -1,6 +1,11 @@
 //! Names in a directory: what is known without asking, what is asked for along with others, listings.
 
 use super::*;
+use protocol::client::{DirEntry, DirPage};
+use protocol::{FileKind, MAX_DIR_BYTES};
+
+/// Bytes of listings that are fetched ahead as long as nothing is known about what for.
+const FIRST_TREE: u32 = 4096;
 
 impl GoferInode {
     /// The entries, for a reader.
@@ -16,22 +21,15 @@ impl GoferInode {
     pub(super) fn list(&self, full: bool) -> Result<(Arc<Listing>, bool)> {
         let full = full && !self.fs.changed.load(Ordering::Acquire);
         if self.fs.exclusive {
-            if let Some(l) = self.listing.lock().as_ref().filter(|l| l.full || !full || l.len() > FULL_MAX) {
-                return Ok((l.clone(), true));
+            if let Some(l) = self.listed_before(full).or_else(|| self.list_ahead(full)) {
+                return Ok((l, true));
             }
         }
-        let mut out = Listing::new(full);
-        let (mut handle, mut page) = match self.held() {
-            Some(h) => (None, h.read_dir(0, full)?),
+        let (mut out, mut handle, mut page) = match self.begun(full) {
+            Some((out, cookie)) => (out, None, self.handle()?.read_dir(cookie, full)?),
             None => {
-                let (start, names) = self.way()?;
-                match start.list(&names, full) {
-                    Err(Errno::EMFILE) => {
-                        self.fs.let_go();
-                        start.list(&names, full)?
-                    }
-                    r => r?,
-                }
+                let (handle, page) = self.first_page(full)?;
+                (Listing::new(full), handle, page)
             }
         };
         while let (Some(cookie), false) = (out.push(&page)?, page.eof) {
@@ -47,11 +45,84 @@ impl GoferInode {
         let keep = self.fs.exclusive && out.size() < LISTED_MAX / 4;
         let l = Arc::new(out);
         if keep {
-            let old = self.listing.lock().replace(l.clone());
-            let sizes = (old.map_or(0, |o| o.size()), l.size());
-            Kept::add(&self.fs.listed, self, sizes, LISTED_MAX, |i| i.listing.lock().take().map_or(0, |l| l.size()));
+            self.keep_listing(l.clone());
         }
         Ok((l, keep))
+    }
+
+    /// The first part of the listing, if one broke off in this directory.
+    fn begun(&self, full: bool) -> Option<(Listing, u64)> {
+        let mut begun = self.fs.begun.lock();
+        begun.take_if(|(i, l, _)| Weak::ptr_eq(i, &self.me) && (l.full || !full)).map(|(_, l, cookie)| (l, cookie))
+    }
+
+    fn first_page(&self, full: bool) -> Result<(Option<Handle>, DirPage)> {
+        if let Some(h) = self.held() {
+            return Ok((None, h.read_dir(0, full)?));
+        }
+        let (start, names) = self.way()?;
+        match start.list(&names, full) {
+            Err(Errno::EMFILE) => {
+                self.fs.let_go();
+                start.list(&names, full)
+            }
+            r => r,
+        }
+    }
+
+    fn keep_listing(&self, l: Arc<Listing>) {
+        let new = l.size();
+        let old = self.listing.lock().replace(l);
+        let sizes = (old.map_or(0, |o| o.size()), new);
+        Kept::add(&self.fs.listed, self, sizes, LISTED_MAX, |i| i.listing.lock().take().map_or(0, |l| l.size()));
+    }
+
+    /// The entries, if the directory above was listed: then this looks like a walk down a tree, and what the walk will come to next is fetched
+    /// along with them.
+    fn list_ahead(&self, full: bool) -> Option<Arc<Listing>> {
+        let (dir, name) = self.origin.as_ref()?;
+        let above = dir.listing.lock().clone()?;
+        let most = match (self.fs.trees.proven(), self.fs.trees.disproven()) {
+            (true, _) => MAX_DIR_BYTES,
+            (_, true) => return None,
+            _ => FIRST_TREE,
+        };
+        let first = above.index(name)?;
+        let subdirectory = |e: &DirEntry<'_>| e.kind == FileKind::Directory;
+        let names: Vec<&[u8]> =
+            above.iter(first).take(4 * MAX_WALK).filter(subdirectory).take(MAX_WALK).map(|e| e.name).collect();
+        let pages = dir.handle().ok()?.list_tree(&names, most, full).ok()?;
+        self.fs.trees.read(u32::try_from(pages.len()).unwrap_or(0));
+        let mut inodes = vec![dir.clone()];
+        for p in pages {
+            let parent = inodes.get(p.parent)?.clone();
+            let (inode, new) = self.fs.inode_or_new(&p.attr, Some((&parent, &p.name)), None, None);
+            if new {
+                parent.expect(&p.name, Some(inode.clone()));
+            }
+            let mut l = Listing::new(full);
+            let last = l.push(&p.page).ok()?;
+            if let (false, Some(cookie)) = (p.page.eof, last) {
+                *self.fs.begun.lock() = Some((Arc::downgrade(&inode), l, cookie));
+                break;
+            }
+            l.finish();
+            // Not instead of one that someone may be reading.
+            if inode.listing.lock().is_none() {
+                inode.keep_listing(Arc::new(l));
+            }
+            inodes.push(inode);
+        }
+        self.listed_before(full)
+    }
+
+    /// The listing that there is, if it will do.
+    fn listed_before(&self, full: bool) -> Option<Arc<Listing>> {
+        let l = self.listing.lock().as_ref().filter(|l| l.full || !full || l.len() > FULL_MAX)?.clone();
+        if !l.used.swap(true, Ordering::Relaxed) {
+            self.fs.trees.used();
+        }
+        Some(l)
     }
 
     /// Whether a name that is not listed is missing: file systems that make up names on demand are not on a disk.
@@ -78,7 +149,7 @@ impl GoferInode {
         let Some(listing) = listing else { return Known::Unknown };
         match listing.find(name) {
             None if self.lists_all() => Known::Missing,
-            Some(protocol::client::DirEntry { attr: Some(a), .. }) if !self.fs.changed.load(Ordering::Acquire) => {
+            Some(DirEntry { attr: Some(a), .. }) if !self.fs.changed.load(Ordering::Acquire) => {
                 self.fs.looked_up.store(LOOKED_UP, Ordering::Relaxed);
                 Known::Node(self.fs.inode(&a, Some((self, name)), None, None))
             }

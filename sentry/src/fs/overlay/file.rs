@@ -2,10 +2,10 @@
 
 use super::{Listing, OvlInode};
 use crate::error::{Errno, Result, SysResult};
-use crate::fs::tmpfs::file::{dir_seek, emit_dots, seek};
+use crate::fs::dir::{Dir, Snapshot};
+use crate::fs::tmpfs::file::seek;
 use crate::fs::*;
 use crate::mm::io::{Dst, Src};
-use parking_lot::Mutex;
 use std::any::Any;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(super) fn open(inode: Arc<OvlInode>, flags: i32) -> Result<Box<dyn FileOps>>
             };
             Ok(Box::new(OvlFile { inode, lower }))
         }
-        libc::S_IFDIR => Ok(Box::new(OvlDir { inode, snapshot: Mutex::default() })),
+        libc::S_IFDIR => Ok(Box::new(DirFile(OvlDir { inode, entries: Snapshot::default() }))),
         libc::S_IFLNK => Err(Errno::ELOOP),
         libc::S_IFCHR => {
             let task = crate::kernel::current::get().ok_or(Errno::ENXIO)?;
@@ -91,51 +91,41 @@ impl FileOps for OvlFile {
 
 struct OvlDir {
     inode: Arc<OvlInode>,
-    /// The entries as they were when offset 0 was read last.
-    snapshot: Mutex<Option<Arc<Snapshot>>>,
+    entries: Snapshot<Entries>,
 }
 
-enum Snapshot {
+enum Entries {
     /// Nothing was changed here: the lower layer's.
     Lower(Box<dyn FileOps>),
     /// Those of both layers; entry `i` is at offset `i + 2`.
     Merged(Listing),
 }
 
-impl FileOps for OvlDir {
-    fn as_any(&self) -> &dyn Any {
-        self
+impl OvlDir {
+    fn take(&self) -> Result<Arc<Entries>> {
+        Ok(Arc::new(match (self.inode.upper.get(), &self.inode.lower) {
+            (None, Some(l)) => Entries::Lower(l.clone().open(libc::O_RDONLY | libc::O_DIRECTORY)?),
+            _ => Entries::Merged(self.inode.entries()?),
+        }))
     }
-    fn read(&self, _file: &File, _dst: &mut Dst<'_>, _offset: u64) -> SysResult<usize> {
-        Err(Errno::EISDIR.into())
+}
+
+impl Dir for OvlDir {
+    fn attr(&self) -> Result<Attr> {
+        self.inode.attr()
     }
-    fn seekable(&self) -> bool {
-        true
+    fn ino(&self) -> Result<u64> {
+        Ok(self.inode.ino)
     }
-    fn seek(&self, file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
-        dir_seek(file, offset, whence, current)
+    fn rewind(&self) -> Result<()> {
+        self.entries.forget();
+        Ok(())
     }
-    fn readdir(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
-        let snapshot = {
-            let mut s = self.snapshot.lock();
-            match &*s {
-                Some(l) if pos != 0 => l.clone(),
-                _ => {
-                    let l = Arc::new(match (self.inode.upper.get(), &self.inode.lower) {
-                        (None, Some(l)) => Snapshot::Lower(l.clone().open(libc::O_RDONLY | libc::O_DIRECTORY)?),
-                        _ => Snapshot::Merged(self.inode.entries()?),
-                    });
-                    *s = Some(l.clone());
-                    l
-                }
-            }
-        };
-        if !emit_dots(file, pos, self.inode.ino, sink) {
-            return Ok(());
-        }
-        let list = match &*snapshot {
-            Snapshot::Lower(dir) => return dir.readdir(file, pos.max(2), sink),
-            Snapshot::Merged(list) => list,
+    fn list(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        let entries = self.entries.get(|| self.take())?;
+        let list = match &*entries {
+            Entries::Lower(dir) => return dir.readdir(file, pos, sink),
+            Entries::Merged(list) => list,
         };
         let skip = usize::try_from(pos.saturating_sub(2)).unwrap_or(usize::MAX);
         for (i, (name, ino, kind)) in list.iter().enumerate().skip(skip) {
@@ -144,11 +134,5 @@ impl FileOps for OvlDir {
             }
         }
         Ok(())
-    }
-    fn fsync(&self, _data_only: bool) -> Result<()> {
-        Ok(())
-    }
-    fn attr(&self) -> Result<Attr> {
-        self.inode.attr()
     }
 }

@@ -30,6 +30,10 @@ pub struct Overlay {
     dev: u64,
     /// Inodes of lower files with several names, by number; kept alive once copied up.
     links: Mutex<HashMap<u64, Shared>>,
+    /// The lower layer's root, until it has been asked for `lower_used`.
+    lower: Mutex<Option<Arc<dyn Inode>>>,
+    /// Blocks that the lower layer has in use: it does not change.
+    lower_used: OnceLock<u64>,
 }
 
 /// The inode of a lower file with several names, and the same to keep it alive.
@@ -57,7 +61,12 @@ pub struct OvlInode {
 impl Overlay {
     /// The root directory of a new overlay.
     pub fn root(upper: Arc<TmpInode>, lower: Arc<dyn Inode>) -> Result<Arc<OvlInode>> {
-        let fs = Arc::new(Overlay { dev: anonymous_dev(), links: Mutex::default() });
+        let fs = Arc::new(Overlay {
+            dev: anonymous_dev(),
+            links: Mutex::default(),
+            lower: Mutex::default(),
+            lower_used: OnceLock::new(),
+        });
         let a = lower.attr()?;
         if !a.is_dir() {
             return Err(Errno::ENOTDIR);
@@ -70,7 +79,19 @@ impl Overlay {
         })?;
         upper.copy_times(&a);
         *upper.below.lock() = Some(lower.clone());
+        *fs.lower.lock() = Some(lower.clone());
         Ok(OvlInode::make(&fs, a.file_type(), a.ino, Some(lower), Some(upper), None))
+    }
+
+    /// Blocks of `bsize` bytes that the lower layer's file system has in use.
+    fn lower_used(&self, bsize: u64) -> u64 {
+        *self.lower_used.get_or_init(|| {
+            let lower = self.lower.lock().take();
+            let used = lower
+                .and_then(|l| l.statfs().ok())
+                .map_or(0, |s| s.blocks.saturating_sub(s.bfree).saturating_mul(s.bsize));
+            used / bsize.max(1)
+        })
     }
 }
 
@@ -338,7 +359,12 @@ impl Inode for OvlInode {
     }
     fn statfs(&self) -> Result<StatFs> {
         match (self.upper.get(), &self.lower) {
-            (Some(u), _) => Ok(StatFs { magic: OVERLAYFS_MAGIC, ..u.statfs()? }),
+            (Some(u), _) => {
+                let mut s = StatFs { magic: OVERLAYFS_MAGIC, ..u.statfs()? };
+                // What shows of the lower layer takes room too, which nobody can free.
+                s.blocks = s.blocks.saturating_add(self.fs.lower_used(s.bsize));
+                Ok(s)
+            }
             (None, Some(_)) => match &self.place {
                 Some((p, _)) => p.statfs(),
                 None => Err(Errno::ESTALE),

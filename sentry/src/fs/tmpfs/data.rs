@@ -25,6 +25,8 @@ pub struct Data {
     blocks: AtomicU64,
     /// Guests may change it behind our back.
     mapped: bool,
+    /// There may be holes in it. To look at one through a mapping would fill it.
+    sparse: bool,
 }
 
 enum Store {
@@ -81,6 +83,9 @@ impl Data {
                 let from = usize::try_from(offset).map_err(|_| Errno::EINVAL)?;
                 dst.put(v.get(from..).unwrap_or(&[]))
             }
+            Store::Shared(f) if self.sparse && self.blocks() * 512 < self.len() => {
+                crate::fs::gofer::read_fd(&f.fd(), dst, offset)
+            }
             Store::Shared(f) => dst.put_file(f, offset, usize::try_from(left).unwrap_or(usize::MAX)),
         }
     }
@@ -94,6 +99,7 @@ impl Data {
         }
         let end = offset.checked_add(want as u64).filter(|e| *e <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
         // On the heap there are no holes.
+        self.sparse |= offset > pages(self.len());
         if end > HEAP_MAX || offset > pages(self.len()) {
             self.share(fs)?;
         }
@@ -162,6 +168,7 @@ impl Data {
         if len > i64::MAX as u64 {
             return Err(Errno::EFBIG);
         }
+        self.sparse |= len > pages(self.len());
         if len > self.len() && (len > HEAP_MAX || len > pages(self.len())) {
             self.share(fs)?;
         }
@@ -257,6 +264,7 @@ impl Data {
                 }
             }
             Store::Shared(f) => {
+                self.sparse = true;
                 f.punch_hole(offset, end - offset)?;
                 self.recount(fs);
             }

@@ -2,6 +2,7 @@
 
 use super::{TmpInode, PAGE};
 use crate::error::{Errno, Result, SysResult};
+use crate::fs::dir::Dir;
 use crate::fs::*;
 use crate::mm::io::{Dst, Src};
 use std::any::Any;
@@ -62,11 +63,8 @@ impl TmpInode {
     /// A descriptor to map: writable only for a file open for writing.
     pub fn map_source(&self, writable: bool, write_shared: bool) -> Result<MapSource> {
         let seals = self.seals.load(Ordering::Relaxed) as i32;
-        if write_shared {
-            if seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 {
-                return Err(Errno::EPERM);
-            }
-            self.mapped_writable.store(true, Ordering::Relaxed);
+        if write_shared && seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 {
+            return Err(Errno::EPERM);
         }
         let fd = {
             let mut d = self.data()?.write();
@@ -75,6 +73,16 @@ impl TmpInode {
             }
             d.share(self.fs())?.fd()
         };
+        if write_shared {
+            // One for writable shared mappings alone: it is in use as long as there is one.
+            let mut writable = self.mapped_writable.lock();
+            if let Some(fd) = writable.upgrade() {
+                return Ok(MapSource::Host(fd));
+            }
+            let own = Arc::new(fd.try_clone().map_err(|_| Errno::ENFILE)?);
+            *writable = Arc::downgrade(&own);
+            return Ok(MapSource::Host(own));
+        }
         if writable && seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) == 0 {
             return Ok(MapSource::Host(fd));
         }
@@ -108,7 +116,7 @@ impl TmpInode {
         if self.seals() & libc::F_SEAL_SEAL != 0 {
             return Err(Errno::EPERM);
         }
-        if add & libc::F_SEAL_WRITE != 0 && self.mapped_writable.load(Ordering::Relaxed) {
+        if add & libc::F_SEAL_WRITE != 0 && self.mapped_writable.lock().strong_count() > 0 {
             return Err(Errno::EBUSY);
         }
         self.seals.fetch_or(add as u32, Ordering::Relaxed);
@@ -166,24 +174,14 @@ impl FileOps for TmpFile {
 
 pub struct TmpDir(pub Arc<TmpInode>);
 
-impl FileOps for TmpDir {
-    fn as_any(&self) -> &dyn Any {
-        self
+impl Dir for TmpDir {
+    fn attr(&self) -> Result<Attr> {
+        self.0.attr()
     }
-    fn read(&self, _file: &File, _dst: &mut Dst<'_>, _offset: u64) -> SysResult<usize> {
-        Err(Errno::EISDIR.into())
+    fn ino(&self) -> Result<u64> {
+        Ok(self.0.ino())
     }
-    fn seekable(&self) -> bool {
-        true
-    }
-    fn seek(&self, file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
-        dir_seek(file, offset, whence, current)
-    }
-    fn readdir(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
-        if !emit_dots(file, pos, self.0.ino(), sink) {
-            return Ok(());
-        }
-        let mut pos = pos;
+    fn list(&self, _file: &File, mut pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
         loop {
             let batch = self.0.entries(pos, 64);
             let Some(last) = batch.last() else { break };
@@ -198,39 +196,6 @@ impl FileOps for TmpDir {
         self.0.accessed();
         Ok(())
     }
-    fn fsync(&self, _data_only: bool) -> Result<()> {
-        Ok(())
-    }
-    fn attr(&self) -> Result<Attr> {
-        self.0.attr()
-    }
-}
-
-/// Entries `.` (at offset 0) and `..` (at 1) of an open directory; false when the sink is full. Others begin at offset 2.
-pub fn emit_dots(file: &File, pos: u64, ino: u64, sink: &mut DirSink<'_>) -> bool {
-    if pos == 0 && !sink(DirEntry { name: b".", ino, kind: libc::DT_DIR, next: 1 }) {
-        return false;
-    }
-    if pos <= 1 {
-        let up = file.path.as_ref().and_then(|p| {
-            let root = Arc::ptr_eq(p.dentry(), p.mount().root_dentry());
-            let at = if root { p.mount().mountpoint()? } else { p.clone() };
-            at.dentry().parent()?.inode().attr().ok()
-        });
-        let ino = up.map_or(ino, |a| a.ino);
-        return sink(DirEntry { name: b"..", ino, kind: libc::DT_DIR, next: 2 });
-    }
-    true
-}
-
-/// `lseek` of a directory whose offsets are cookies: no `SEEK_END`.
-pub fn dir_seek(_file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
-    let base = match whence {
-        libc::SEEK_SET => 0,
-        libc::SEEK_CUR => current as i64,
-        _ => return Err(Errno::EINVAL),
-    };
-    base.checked_add(offset).and_then(|v| u64::try_from(v).ok()).ok_or(Errno::EINVAL)
 }
 
 const _: () = assert!(PAGE == platform::PAGE_SIZE);

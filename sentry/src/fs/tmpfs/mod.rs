@@ -18,7 +18,7 @@ use parking_lot::{Mutex, RwLock};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 pub const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -189,8 +189,8 @@ pub struct TmpInode {
     extra: InodeExtra,
     /// `F_SEAL_*` of a memfd; files in a tree have `F_SEAL_SEAL`.
     seals: AtomicU32,
-    /// It has (had) a writable shared mapping.
-    mapped_writable: AtomicBool,
+    /// What its writable shared mappings hold.
+    mapped_writable: Mutex<Weak<OwnedFd>>,
     read_only: OnceLock<Arc<OwnedFd>>,
     /// Overlay: the lower directory whose entries show through; and the overlay's inode over this one.
     pub below: Mutex<Option<Arc<dyn Inode>>>,
@@ -216,7 +216,7 @@ impl TmpInode {
             xattrs: Mutex::default(),
             extra: InodeExtra::default(),
             seals: AtomicU32::new(libc::F_SEAL_SEAL as u32),
-            mapped_writable: AtomicBool::new(false),
+            mapped_writable: Mutex::default(),
             read_only: OnceLock::new(),
             below: Mutex::new(None),
             owner: Mutex::new(None),
@@ -555,7 +555,7 @@ impl Inode for TmpInode {
     fn open(self: Arc<Self>, flags: i32) -> Result<Box<dyn FileOps>> {
         match &self.body {
             Body::File(_) => Ok(Box::new(file::TmpFile(self))),
-            Body::Dir(_) => Ok(Box::new(file::TmpDir(self))),
+            Body::Dir(_) => Ok(Box::new(DirFile(file::TmpDir(self)))),
             Body::Symlink(_) => Err(Errno::ELOOP),
             Body::Other if self.kind() == libc::S_IFCHR => {
                 let task = crate::kernel::current::get().ok_or(Errno::ENXIO)?;

@@ -44,7 +44,15 @@ impl Inode for AnonInode {
     fn set_attr(&self, set: &SetAttr) -> Result<()> {
         self.file.ops.set_attr(set)
     }
-    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+    fn open(self: Arc<Self>, flags: i32) -> Result<Box<dyn FileOps>> {
+        let host = self.file.ops.as_any().downcast_ref::<hostfile::HostFile>();
+        if let Some(again) = host.and_then(hostfile::HostFile::reopened) {
+            // What the host has not opened for it cannot be had.
+            let access = flags & libc::O_ACCMODE;
+            let may = (access == libc::O_WRONLY || self.file.readable())
+                && (access == libc::O_RDONLY || self.file.writable());
+            return if may { Ok(Box::new(again)) } else { Err(Errno::EACCES) };
+        }
         match self.attr()?.file_type() {
             libc::S_IFSOCK => Err(Errno::ENXIO),
             _ => Ok(Box::new(Again(self.file.clone()))),

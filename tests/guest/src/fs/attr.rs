@@ -272,6 +272,8 @@ unsafe fn statfs_call() {
     assert_eq!(g.f_type, s.f_type);
     ok(statfs(c("/proc").as_ptr(), &mut s));
     assert_eq!(s.f_type, 0x9fa0);
+    ok(statfs(c("/").as_ptr(), &mut s));
+    assert!(s.f_bfree < s.f_blocks && s.f_bavail <= s.f_bfree, "something is in use");
     fails(statfs(t.p("none").as_ptr(), &mut s), ENOENT);
     fails(fstatfs(-1, &mut s), EBADF);
     fails(statfs(t.p("").as_ptr(), BAD.cast()), EFAULT);

@@ -478,6 +478,22 @@ unsafe fn memfd_seals() {
     ok(fcntl(fd, F_ADD_SEALS, F_SEAL_GROW));
     fails(ftruncate(fd, 300), EPERM);
     put(fd, b"x");
+    // A mapping that could be written stands in the way, in whatever process it is; private ones do not.
+    let map = |kind| mmap(std::ptr::null_mut(), PAGE, RW, kind, fd, 0);
+    let (shared, private) = (map(MAP_SHARED), map(MAP_PRIVATE));
+    ok(shared);
+    ok(private);
+    fails(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), EBUSY);
+    let (r, w) = pipe_pair();
+    let child = spawn(|| {
+        close(w);
+        get(r, 1);
+        0
+    });
+    ok(munmap(shared, PAGE));
+    fails(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), EBUSY);
+    put(w, b"x");
+    exits(child, 0);
     ok(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE));
     fails(write(fd, b"x".as_ptr().cast(), 1), EPERM);
     fails(mmap(std::ptr::null_mut(), PAGE, RW, MAP_SHARED, fd, 0), EPERM);

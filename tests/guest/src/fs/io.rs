@@ -181,6 +181,24 @@ unsafe fn seek_hole_data() {
     fails(lseek(fd, 100, SEEK_DATA), ENXIO);
     fails(lseek(fd, 100, SEEK_HOLE), ENXIO);
     fails(lseek(fd, -1, SEEK_DATA), ENXIO);
+    // A hole stays one when it is looked at.
+    const BLOCK: i64 = 1 << 16;
+    let fd = t.open("sparse");
+    for at in [0, 10, 20] {
+        is(pwrite(fd, [7u8; 512].as_ptr().cast(), 512, at * BLOCK), 512);
+    }
+    let blocks = fstat_of(fd).st_blocks;
+    let mut b = vec![1u8; BLOCK as usize];
+    for at in 1..10 {
+        is(pread(fd, b.as_mut_ptr().cast(), b.len(), at * BLOCK), BLOCK);
+        assert!(b.iter().all(|&x| x == 0));
+    }
+    is(pread(fd, b.as_mut_ptr().cast(), b.len(), 10 * BLOCK), BLOCK);
+    assert_eq!((b[511], b[512]), (7, 0));
+    assert_eq!(fstat_of(fd).st_blocks, blocks);
+    is(lseek(fd, BLOCK, SEEK_DATA), 10 * BLOCK);
+    is(lseek(fd, 11 * BLOCK, SEEK_DATA), 20 * BLOCK);
+    assert!((10 * BLOCK + 512..=11 * BLOCK).contains(&lseek(fd, 10 * BLOCK, SEEK_HOLE)));
 }
 
 unsafe fn holes_read_zero() {

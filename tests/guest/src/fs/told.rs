@@ -2,6 +2,7 @@
 
 use crate::t::*;
 use libc::*;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 pub const CASES: &[crate::Case] = cases![
     owners,
@@ -184,6 +185,18 @@ unsafe fn directory_signals() {
     none(sig);
     let f = ok(open(t.p("b").as_ptr(), O_RDONLY));
     fails(fcntl(f, F_NOTIFY, DN_CREATE), ENOTDIR);
+    // It is there when the call that caused it returns.
+    static TOLD: AtomicI32 = AtomicI32::new(0);
+    extern "C" fn told(_: i32) {
+        TOLD.fetch_add(1, Ordering::SeqCst);
+    }
+    ok(fcntl(d, F_SETSIG, SIGUSR1));
+    on(SIGUSR1, told as extern "C" fn(i32) as usize, 0);
+    ok(fcntl(d, F_NOTIFY, DN_CREATE | DN_MULTISHOT));
+    for i in 0..50 {
+        ok(mkdir(t.p(&format!("now{i}")).as_ptr(), 0o700));
+        assert_eq!(TOLD.load(Ordering::SeqCst), i + 1);
+    }
 }
 
 unsafe fn info(fd: i32) -> String {

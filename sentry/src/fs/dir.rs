@@ -1,0 +1,105 @@
+//! Open directories, the same for all file systems that keep entries: `.` and `..` at offsets 0 and 1, the entries from 2 on.
+
+use super::*;
+use crate::error::{Errno, Result, SysResult};
+use crate::mm::io::Dst;
+use parking_lot::Mutex;
+use std::any::Any;
+use std::sync::Arc;
+
+/// What a file system knows of a directory that is open.
+pub trait Dir: Send + Sync + 'static {
+    fn attr(&self) -> Result<Attr>;
+    fn ino(&self) -> Result<u64> {
+        Ok(self.attr()?.ino)
+    }
+    /// A listing begins: what was kept for the last one is old.
+    fn rewind(&self) -> Result<()> {
+        Ok(())
+    }
+    /// The entries from offset `pos` (at least 2) on, each with the offset of the next.
+    fn list(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()>;
+    fn fsync(&self, _data_only: bool) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// An open directory.
+pub struct DirFile<D>(pub D);
+
+impl<D: Dir> FileOps for DirFile<D> {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, _file: &File, _dst: &mut Dst<'_>, _offset: u64) -> SysResult<usize> {
+        Err(Errno::EISDIR.into())
+    }
+    fn seekable(&self) -> bool {
+        true
+    }
+    /// Offsets are cookies: there is no `SEEK_END`.
+    fn seek(&self, _file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
+        let base = match whence {
+            libc::SEEK_SET => 0,
+            libc::SEEK_CUR => current as i64,
+            _ => return Err(Errno::EINVAL),
+        };
+        base.checked_add(offset).and_then(|v| u64::try_from(v).ok()).ok_or(Errno::EINVAL)
+    }
+    fn readdir(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        if pos == 0 {
+            self.0.rewind()?;
+        }
+        if !emit_dots(file, pos, self.0.ino()?, sink) {
+            return Ok(());
+        }
+        self.0.list(file, pos.max(2), sink)
+    }
+    fn fsync(&self, data_only: bool) -> Result<()> {
+        self.0.fsync(data_only)
+    }
+    fn attr(&self) -> Result<Attr> {
+        self.0.attr()
+    }
+}
+
+/// Entries `.` and `..`; false when the sink is full.
+fn emit_dots(file: &File, pos: u64, ino: u64, sink: &mut DirSink<'_>) -> bool {
+    if pos == 0 && !sink(DirEntry { name: b".", ino, kind: libc::DT_DIR, next: 1 }) {
+        return false;
+    }
+    if pos <= 1 {
+        let up = file.path.as_ref().and_then(|p| {
+            let root = Arc::ptr_eq(p.dentry(), p.mount().root_dentry());
+            let at = if root { p.mount().mountpoint()? } else { p.clone() };
+            at.dentry().parent()?.inode().attr().ok()
+        });
+        let ino = up.map_or(ino, |a| a.ino);
+        return sink(DirEntry { name: b"..", ino, kind: libc::DT_DIR, next: 2 });
+    }
+    true
+}
+
+/// The entries as they were when the listing began.
+pub struct Snapshot<T>(Mutex<Option<Arc<T>>>);
+
+impl<T> Default for Snapshot<T> {
+    fn default() -> Self {
+        Snapshot(Mutex::new(None))
+    }
+}
+
+impl<T> Snapshot<T> {
+    pub fn forget(&self) {
+        let old = self.0.lock().take();
+        drop(old);
+    }
+    /// What was taken, or else is taken now.
+    pub fn get(&self, take: impl FnOnce() -> Result<Arc<T>>) -> Result<Arc<T>> {
+        let mut s = self.0.lock();
+        if let Some(l) = &*s {
+            return Ok(l.clone());
+        }
+        Ok(s.insert(take()?).clone())
+    }
+}
