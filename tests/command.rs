@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{alive, command_line, descendants, eventually, Scratch, RUNSC};
+use common::{alive, command_line, descendants, eventually, left_out, Scratch, RUNSC};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -444,7 +444,10 @@ fn sentry_and_gofer_are_locked_in() {
         for kind in ["mnt", "user", "pid", "net", "ipc", "uts"] {
             let ours = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
             let theirs = fs::read_link(format!("/proc/{p}/ns/{kind}"));
-            if who == "internal-sentry" || kind == "mnt" {
+            let seen = nix::unistd::geteuid().is_root() || theirs.is_ok() || who == "internal-sentry";
+            if !seen {
+                left_out("command: the Gofer's namespaces"); // it has capabilities, so only root may look
+            } else if who == "internal-sentry" || kind == "mnt" {
                 assert!(theirs.is_ok_and(|t| t != ours), "{who} {kind}");
             }
         }

@@ -1,7 +1,9 @@
 //! The cases of `guest-tests`, one test per group: each case first on the host (if bare Linux fails it, the case is
 //! wrong), then in a sandbox. `GUEST_TESTS_HOST_ONLY=1` leaves the sandbox out, `GUEST_TESTS_ONLY=group/case` picks some.
 
-use std::io::{Read, Write};
+mod common;
+
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -48,14 +50,6 @@ fn run(mut c: Command, limit: Duration) -> Result<String, String> {
     Err(format!("{status}: {}", said.trim_end()))
 }
 
-/// Has `./test` say so.
-fn left_out(case: &str) {
-    if let Some(list) = std::env::var_os("RUNSC_RS_LEFT_OUT") {
-        let list = std::fs::OpenOptions::new().append(true).open(list);
-        let _ = list.and_then(|mut f| writeln!(f, "system calls: {case}"));
-    }
-}
-
 fn group(name: &str) {
     let guest = guest();
     let list = Command::new(&guest).arg("list").output().expect("guest-tests list");
@@ -70,7 +64,7 @@ fn group(name: &str) {
         let mut host = Command::new(&guest);
         host.args(["run", case]);
         match run(host, Duration::from_secs(20)) {
-            Ok(said) if said.contains("left out: needs root") => left_out(case),
+            Ok(said) if said.contains("left out: needs root") => common::left_out(&format!("system calls: {case}")),
             Ok(_) => {}
             Err(e) => {
                 failed.push(format!("{case} is wrong, bare Linux fails it: {e}"));

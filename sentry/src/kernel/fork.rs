@@ -60,21 +60,35 @@ const KNOWN: u64 = CLONE_VM
     | CLONE_CLEAR_SIGHAND
     | CLONE_NOOP;
 
+/// Namespaces.
+const SPACES: u64 = (libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWCGROUP) as u64;
+
 fn check(a: &CloneArgs, privileged: bool) -> Result<()> {
     let f = a.flags;
     let has = |b| f & b != 0;
-    if f & !KNOWN != 0 {
-        // Namespaces and the like: not in a sandbox.
-        let other = f & !KNOWN & !(libc::CLONE_NEWUSER as u64) != 0;
-        return Err(if other && !privileged { Errno::EPERM } else { Errno::EINVAL });
-    }
-    if (has(CLONE_SIGHAND) && !has(CLONE_VM))
+    let (user, fs) = (libc::CLONE_NEWUSER as u64, libc::CLONE_NEWNS as u64);
+    if f & !(KNOWN | SPACES) != 0
+        || (has(user | fs) && has(CLONE_FS))
+        || (has(user | libc::CLONE_NEWPID as u64) && has(CLONE_THREAD))
+        || (has(CLONE_SIGHAND) && !has(CLONE_VM))
         || (has(CLONE_THREAD) && !has(CLONE_SIGHAND))
         || (has(CLONE_CLEAR_SIGHAND) && has(CLONE_SIGHAND))
         || (has(CLONE_PIDFD) && (has(libc::CLONE_DETACHED as u64) || has(CLONE_THREAD)))
-        || (has(CLONE_SETTLS) && a.tls > platform::GUEST_MAX)
     {
-        return Err(if has(CLONE_SETTLS) && a.tls > platform::GUEST_MAX { Errno::EPERM } else { Errno::EINVAL });
+        return Err(Errno::EINVAL);
+    }
+    if has(SPACES) {
+        // Not in a sandbox: as in a kernel without them.
+        return Err(if has(user) || privileged { Errno::EINVAL } else { Errno::EPERM });
+    }
+    if has(CLONE_SETTLS) && a.tls > platform::GUEST_MAX {
+        return Err(Errno::EPERM);
     }
     Ok(())
 }
