@@ -1,12 +1,123 @@
-//! Floating point and vector state, as the kernel has put it into a signal frame.
+//! Floating point and vector state: as the kernel has put it into a signal frame, or straight from the registers where
+//! there is no frame.
 
-use crate::abi::ALT_SIZE;
+use crate::abi::{ALT_SIZE, R_RIP};
 use crate::{stub_copy, UContext, EFAULT};
-use core::ptr::addr_of_mut;
+use core::ptr::{addr_of, addr_of_mut};
+
+core::arch::global_asm!(
+    r#"
+    // xsave(to rdi, components rsi) -> 0, or 1 after a fault
+    .globl stub_xsave
+    .globl stub_xsave_insn
+    .globl stub_xsave_fix
+stub_xsave:
+    mov rax, rsi
+    mov rdx, rsi
+    shr rdx, 32
+stub_xsave_insn:
+    xsave64 [rdi]
+    xor eax, eax
+    ret
+stub_xsave_fix:
+    mov eax, 1
+    ret
+
+    // xrstor(from rdi, components rsi)
+    .globl stub_xrstor
+stub_xrstor:
+    mov rax, rsi
+    mov rdx, rsi
+    shr rdx, 32
+    xrstor64 [rdi]
+    ret
+    "#
+);
+
+extern "C" {
+    fn stub_xsave(to: u64, components: u64) -> u64;
+    fn stub_xsave_insn();
+    fn stub_xsave_fix();
+    fn stub_xrstor(from: u64, components: u64);
+}
+
+/// What the kernel says in each of its frames about the state there (`struct _fpx_sw_bytes`): learned from the first one, by
+/// the zygote. All zero where it says nothing.
+static mut SW: [u64; 6] = [0; 6];
+
+/// The initial state: nothing present, but the two control words that are loaded anyway.
+#[repr(C, align(64))]
+struct Initial([u32; 144]);
+static INITIAL: Initial = {
+    let mut words = [0; 144];
+    words[0] = 0x37f;
+    words[6] = 0x1f80;
+    Initial(words)
+};
+
+/// Protection keys' rights stay as they are.
+const PKRU: u64 = 1 << 9;
+/// x87 and SSE: told to be there always, so that a handler's changes count.
+const FPSSE: u64 = 3;
+
+/// Remembers what the kernel says in a frame.
+pub unsafe fn learn(uc: *mut UContext) {
+    // SAFETY: the frame is this thread's own, and no other thread exists.
+    unsafe {
+        let fp = (*uc).fpstate;
+        if *((fp + FP_SW) as *const u32) == FP_MAGIC1 {
+            stub_copy(addr_of_mut!(SW) as u64, fp + FP_SW, 48);
+        }
+    }
+}
+
+/// Whether [`save_live`] can be used.
+pub fn learned() -> bool {
+    // SAFETY: written once, before there was another thread.
+    unsafe { addr_of!(SW[0]).read() != 0 }
+}
+
+/// Stores the state that is in the registers, in the form of the kernel's frames, and makes it the initial one.
+pub unsafe fn save_live(to: u64) -> Result<(), i32> {
+    let zero = [0u64; 14];
+    // SAFETY: guest memory is touched by `stub_copy` and by the instruction that `mend` knows.
+    unsafe {
+        let sw = addr_of!(SW).read();
+        let (components, size) = (sw[1], sw[2] as u32 as u64);
+        // What the kernel keeps for itself, and the header: the instruction writes only its first word.
+        let failed = stub_copy(to + FP_SW, addr_of!(zero) as u64, 112) | stub_xsave(to, components);
+        let mut present = 0u64;
+        if failed | stub_copy(addr_of_mut!(present) as u64, to + FP_LEGACY, 8) != 0 {
+            return Err(EFAULT);
+        }
+        let present = addr_of!(present).read_volatile() | FPSSE;
+        let failed = stub_copy(to + FP_LEGACY, addr_of!(present) as u64, 8)
+            | stub_copy(to + FP_SW, addr_of!(SW) as u64, 48)
+            | stub_copy(to + size, addr_of!(FP_MAGIC2) as u64, 4);
+        if failed != 0 {
+            return Err(EFAULT);
+        }
+        stub_xrstor(addr_of!(INITIAL) as u64, components & !PKRU);
+        Ok(())
+    }
+}
+
+/// A fault of the instruction that stores: it has failed.
+pub unsafe fn mend(uc: *mut UContext) -> bool {
+    // SAFETY: `uc` is this thread's own.
+    unsafe {
+        let hit = (*uc).gregs[R_RIP] == stub_xsave_insn as *const () as u64;
+        if hit {
+            (*uc).gregs[R_RIP] = stub_xsave_fix as *const () as u64;
+        }
+        hit
+    }
+}
 
 const FP_LEGACY: u64 = 512;
 const FP_SW: u64 = 464;
 const FP_MAGIC1: u32 = 0x4650_5853;
+static FP_MAGIC2: u32 = 0x4650_5845;
 const XSTATE_HEADER: u64 = 64;
 
 /// Bytes of the frame's floating point state, all included.

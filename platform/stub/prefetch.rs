@@ -14,6 +14,8 @@ enum Want {
     Buf(usize, usize, u64),
     /// Pointer argument and size.
     Fixed(usize, u64),
+    /// So many bytes at the stack pointer.
+    Stack(u64),
 }
 
 fn want(nr: u64) -> Want {
@@ -34,6 +36,8 @@ fn want(nr: u64) -> Want {
         // rt_sigaction rt_sigprocmask
         13 => Fixed(1, 32),
         14 => Fixed(1, 8),
+        // rt_sigreturn
+        15 => Stack(304),
         // nanosleep clock_nanosleep
         35 => Fixed(0, 16),
         230 => Fixed(2, 16),
@@ -64,6 +68,7 @@ pub unsafe fn prefetch(cell: *mut Cell, nr: u64, gregs: &[u64; R_ORIG]) {
                 let n = if n > STAGE_IN_MAX as u64 { 0 } else { n * each };
                 (p, copy(to, p, n))
             }
+            Want::Stack(n) => (gregs[R_RSP], copy(to, gregs[R_RSP], n)),
             Want::Fixed(p, n) => {
                 let p = gregs[ARG[p]];
                 (p, copy(to, p, n))

@@ -287,7 +287,7 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
                 (*uc).gregs[R_RIP] = stub_cmpxchg_fix as *const () as u64;
                 return;
             }
-            if enter::mend_check(uc) {
+            if enter::mend_check(uc) || fp::mend(uc) {
                 return;
             }
         }
@@ -313,6 +313,7 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
                 }
                 (*post).regs[R_ORIG] = nr;
                 if nr == HELLO_NR as u64 {
+                    fp::learn(uc);
                     kind::BORN
                 } else if ours && nr == IRQ_NR as u64 {
                     enter::after_tail(cell, uc);
@@ -520,8 +521,10 @@ unsafe fn needs_frame(cell: *mut Cell, nops: usize) -> bool {
     let mut i = 0;
     while i < nops && i < MAX_OPS {
         // SAFETY: in bounds of this thread's own cell.
-        if matches!(unsafe { (*cell).ops[i].code }, op::SET_GS | op::SAVE_FP | op::RESTORE_FP) {
-            return true;
+        match unsafe { (*cell).ops[i].code } {
+            op::SET_GS | op::RESTORE_FP => return true,
+            op::SAVE_FP if !fp::learned() => return true,
+            _ => {}
         }
         i += 1;
     }
@@ -658,6 +661,7 @@ unsafe fn carry_out(cell: *mut Cell, uc: *mut UContext, op: *const OpSlot, fds: 
             },
             op::SET_FS => sys::set_fs_base(a[0]),
             op::SET_GS => sys::set_gs_base(a[0]),
+            op::SAVE_FP if uc.is_null() => fp::save_live(a[0])?,
             op::SAVE_FP => fp::fp_save(uc, a[0])?,
             op::RESTORE_FP => fp::fp_restore(uc, a[0])?,
             op::FORK => {

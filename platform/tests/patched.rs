@@ -303,6 +303,12 @@ fn an_answer_may_need_a_frame() {
             t.queue(Op::SaveFp { addr: DATA + 0x1000 });
             assert_eq!(enter(&mut t, Enter::Full).await, Trap::Syscall);
             assert_eq!((t.regs().r13, trapped(&t)), (0, false));
+            // In the kernel's form.
+            let mut saved = vec![0; platform.fp_state_size()];
+            t.address_space().read(DATA + 0x1000, &mut saved).unwrap();
+            let word = |at: usize| u32::from_le_bytes(saved[at..at + 4].try_into().unwrap());
+            assert_eq!((word(464), word(160 + 5 * 16), word(512) & 3), (0x4650_5853, 0x1234, 3));
+            assert_eq!(word(word(480) as usize), 0x4650_5845);
             // … and comes back.
             t.queue(Op::RestoreFp { addr: DATA + 0x1000 });
             assert_eq!(enter(&mut t, Enter::Full).await, Trap::Syscall);

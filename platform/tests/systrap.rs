@@ -326,6 +326,15 @@ fn floating_point_state_is_kept_saved_and_loaded() {
         t.queue(Op::RestoreFp { addr: DATA + 0x1000 });
         answer(&mut t, 0).await;
         assert_eq!(peek(DATA + 16), 0x0909_0909_0909_0909);
+        // The last place that has room for it.
+        let top = platform::GUEST_MAX - 0x4000;
+        t.queue(Op::MapAnon { addr: top, len: 0x4000, prot: 3, shared: false, flags: 0 });
+        let last = (platform::GUEST_MAX - platform.fp_state_size() as u64) & !63;
+        t.queue(Op::SaveFp { addr: last });
+        answer(&mut t, 0).await;
+        assert_eq!(peek(last + 464) as u32, 0x4650_5853);
+        t.queue(Op::RestoreFp { addr: last });
+        answer(&mut t, 0).await;
         let mut c = fork(&mut t).await;
         answer(&mut c, 0).await;
         t.queue(Op::RestoreFp { addr: 0x1000 });

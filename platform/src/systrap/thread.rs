@@ -519,7 +519,7 @@ fn one(code: u64, arg: u64) -> OpSlot {
 }
 
 /// What the platform promises to check.
-fn check(op: &Op) -> Result<(), Errno> {
+fn check(op: &Op, fp_size: usize) -> Result<(), Errno> {
     let pages = |addr: u64, len: u64| {
         let ok = addr % PAGE_SIZE == 0
             && len > 0
@@ -549,7 +549,9 @@ fn check(op: &Op) -> Result<(), Errno> {
             ok.then_some(()).ok_or(Errno::EFAULT)
         }
         Op::SetFs(v) | Op::SetGs(v) => base(v),
-        Op::SaveFp { addr } | Op::RestoreFp { addr } => (addr < GUEST_MAX - 65536).then_some(()).ok_or(Errno::EFAULT),
+        Op::SaveFp { addr } => (addr <= GUEST_MAX - fp_size as u64).then_some(()).ok_or(Errno::EFAULT),
+        // How much is there is told there; what reaches beyond the guest's memory faults in the stub.
+        Op::RestoreFp { addr } => (addr < GUEST_MAX).then_some(()).ok_or(Errno::EFAULT),
     }
 }
 
@@ -561,7 +563,7 @@ impl GuestThread for Thread {
         &mut self.regs
     }
     fn queue(&mut self, op: Op) {
-        self.queue.push(match check(&op) {
+        self.queue.push(match check(&op, self.space.inner.fp_size) {
             Ok(()) => Queued::Op(op),
             // Copies to impossible addresses fail as the stub's copy would.
             Err(Errno::EFAULT) if matches!(op, Op::CopyOut { .. } | Op::CopyFile { .. }) => {

@@ -226,7 +226,7 @@ fn enter_handler(
 pub fn sigreturn(cx: &mut Ctx<'_>) -> SysResult {
     let sp = cx.thread.regs().rsp;
     let mut b = [0u8; frame::RESTORE_SIZE];
-    if cx.mem().read_bytes(sp, &mut b).is_err() {
+    if cx.read_bytes(sp, &mut b).is_err() {
         super::send::force(cx.task, SigInfo::kernel(libc::SIGSEGV));
         return Err(SysError::Errno(Errno::EFAULT));
     }
