@@ -11,6 +11,7 @@ pub fn main() -> Result<()> {
     let config = sys::inherited_fd(fd::CONFIG).context("this is an internal subcommand: `runsc-rs run` starts it")?;
     let config: GoferConfig = from_memfd(config)?;
     logging::init("gofer", config.verbosity);
+    sys::report_panics("the Gofer");
     confine::die_with_parent()?;
     confine::raise_limits()?;
     let connection = sys::inherited_fd(fd::GOFER)?;

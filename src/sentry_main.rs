@@ -35,6 +35,7 @@ pub fn main() -> Result<u8> {
     let config = sys::inherited_fd(fd::CONFIG).context("this is an internal subcommand: `runsc-rs run` starts it")?;
     let config: SentryConfig = from_memfd(config)?;
     logging::init("sentry", config.verbosity);
+    sys::report_panics("the Sentry");
     let control = Arc::new(sys::inherited_fd(fd::CONTROL)?);
     let message = match run(config, &control) {
         Ok(message) => message,

@@ -189,6 +189,18 @@ pub fn report_sigsys() -> nix::Result<()> {
     }
 }
 
+/// Has a panic end the process with one line. What the standard library would do, abort(3), makes host calls that are not on
+/// the list.
+pub fn report_panics(who: &'static str) {
+    std::panic::set_hook(Box::new(move |panic| {
+        eprintln!("runsc-rs: {who} met what should not be possible; this is a bug of runsc-rs: {panic}");
+        exit_now(PANIC_STATUS)
+    }));
+}
+
+/// Status of a process that panicked.
+pub const PANIC_STATUS: i32 = 123;
+
 /// Status of a process that [`on_sigsys`] ended.
 pub const SIGSYS_STATUS: i32 = 124;
 

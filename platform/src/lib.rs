@@ -170,6 +170,11 @@ pub enum Op {
         offset: u64,
         len: usize,
     },
+    /// getcpu(2): the number of the processor that the thread is on goes to `cpu`, that of its node to `node`; 0 for neither.
+    Processor {
+        cpu: u64,
+        node: u64,
+    },
     /// Sets the FS / GS base register of this thread.
     SetFs(u64),
     SetGs(u64),

@@ -43,6 +43,17 @@ pub fn left_out(what: &str) {
     }
 }
 
+/// The program of `tests/guest`, built on demand: it is another package's binary, so cargo does not tell where it is.
+pub fn guest_tests() -> PathBuf {
+    let done = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--package", "guest-tests"])
+        .args((!cfg!(debug_assertions)).then_some("--release"))
+        .status()
+        .expect("cargo");
+    assert!(done.success(), "guest-tests does not build");
+    PathBuf::from(RUNSC).with_file_name("guest-tests")
+}
+
 /// How a command ended and what it said.
 pub struct Ended {
     pub status: ExitStatus,

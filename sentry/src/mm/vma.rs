@@ -102,10 +102,10 @@ impl VmaTree {
     pub fn find(&self, addr: u64) -> Option<&Vma> {
         self.map.range(..=addr).next_back().map(|(_, v)| v).filter(|v| addr < v.end)
     }
-    /// Mappings that meet the range, in order.
+    /// Mappings that meet the range, in order; none if it ends before it begins.
     pub fn range(&self, start: u64, end: u64) -> impl Iterator<Item = &Vma> {
         let first = self.find(start).map_or(start, |v| v.start);
-        self.map.range(first..end).map(|(_, v)| v)
+        self.map.range(first..end.max(first)).map(|(_, v)| v)
     }
     /// True if every page of the range is mapped.
     pub fn covers(&self, start: u64, end: u64) -> bool {
@@ -149,7 +149,7 @@ impl VmaTree {
     pub fn remove(&mut self, start: u64, end: u64) -> Vec<Vma> {
         self.split(start);
         self.split(end);
-        let keys: Vec<u64> = self.map.range(start..end).map(|(k, _)| *k).collect();
+        let keys: Vec<u64> = self.map.range(start..end.max(start)).map(|(k, _)| *k).collect();
         let mut out = Vec::with_capacity(keys.len());
         for k in keys {
             if let Some(v) = self.map.remove(&k) {

@@ -93,13 +93,12 @@ pub fn sysinfo(cx: &mut Ctx<'_>, info: Addr) -> SysResult {
     Ok(0)
 }
 
+/// getcpu(2): only the thread itself knows where it is.
 pub fn getcpu(cx: &mut Ctx<'_>, cpu: Addr, node: Addr) -> SysResult {
-    if !cpu.is_null() {
-        cx.write(cpu.0, &(rustix::thread::sched_getcpu() as u32))?;
+    if cpu.0.max(node.0) > platform::GUEST_MAX - 4 {
+        return Err(Errno::EFAULT.into());
     }
-    if !node.is_null() {
-        cx.write(node.0, &0u32)?;
-    }
+    cx.thread.queue(platform::Op::Processor { cpu: cpu.0, node: node.0 });
     Ok(0)
 }
 

@@ -7,6 +7,7 @@ use std::ptr::null_mut;
 pub const GROUPS: &[(&str, &[crate::Case])] = &[(
     "system",
     cases![
+        processor_of_thread,
         strict_seccomp,
         break_that_cannot_grow,
         advice_on_paging,
@@ -123,4 +124,19 @@ unsafe fn validated_map_flags() {
 unsafe fn no_cpuid_faulting() {
     // Where the processor has it, turning it off and asking works too.
     is(syscall(SYS_arch_prctl, 0x1011, 0), 1);
+}
+
+unsafe fn processor_of_thread() {
+    let (mut cpu, mut node) = (0u32, 0u32);
+    let mut same = false;
+    for _ in 0..1000 {
+        ok(syscall(SYS_getcpu, &mut cpu, &mut node, 0));
+        assert_eq!(node, 0);
+        // It may move between the two, but not every time.
+        same |= cpu as i32 == sched_getcpu();
+    }
+    assert!(same);
+    ok(syscall(SYS_getcpu, 0, 0, 0));
+    fails(syscall(SYS_getcpu, 8, 0, 0), EFAULT);
+    fails(syscall(SYS_getcpu, 0, u64::MAX, 0), EFAULT);
 }
