@@ -28,6 +28,9 @@ const MEANINGS: &[(&str, &str)] = &[
     ("task polls", "times the Sentry took up a guest thread"),
     ("posts found by looking", "calls that met a Sentry awake: the fast way"),
     ("sleeps", "times the Sentry went to sleep; the next call has to wake it"),
+    ("looks in vain", "times the Sentry looked for calls and there were none: it spins"),
+    ("stubs woken", "answers whose thread had gone to sleep: a host call each, and perhaps an idle core"),
+    ("stubs killed", "processes that have ended"),
     ("kicks", "wake-ups of the Sentry by itself"),
     ("handovers", "times another thread took over while one was in a slow host call"),
 ];

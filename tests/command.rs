@@ -311,10 +311,32 @@ fn strace_decodes_calls_signals_and_ends() {
 }
 
 #[test]
+fn strace_shows_what_stubs_answer_or_do_by_themselves() {
+    let dir = Scratch::new("answered");
+    let trace = dir.0.join("trace");
+    let script = "import os, threading\nfor i in range(2000): os.getppid(); os.sched_yield()\n\
+                  e = threading.Event(); t = threading.Thread(target=e.wait); t.start(); e.set(); t.join()";
+    out(run(&[&format!("--strace={}", trace.display()), "--", "/usr/bin/python3", "-c", script]));
+    let text = fs::read_to_string(&trace).unwrap();
+    for (part, least) in [("getppid() = ", 2000), ("sched_yield() = 0", 2000), ("futex(0x", 2)] {
+        let n = text.lines().filter(|l| l.contains(part)).count();
+        assert!(n >= least, "{part}: {n}");
+    }
+}
+
+#[test]
 fn stats_tell_of_calls_and_requests() {
     let output = run(&["--stats", "--", "/bin/sh", "-c", "ls /usr >/dev/null; test -e /no/such"]);
     let text = String::from_utf8(output.stderr).unwrap();
-    for part in ["system calls answered", "requests to the Gofer", "CALL", "  openat\n", "sleeps"] {
+    for part in [
+        "system calls answered",
+        "requests to the Gofer",
+        "CALL",
+        "  openat\n",
+        "sleeps",
+        "looks in vain",
+        "patched sites",
+    ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
 }

@@ -92,6 +92,7 @@ struct Lead {
 pub(crate) struct Counters {
     pub(crate) polls: AtomicU64,
     pub(crate) found: AtomicU64,
+    pub(crate) spins: AtomicU64,
     pub(crate) sleeps: AtomicU64,
     pub(crate) kicks: AtomicU64,
     pub(crate) handovers: AtomicU64,
@@ -424,6 +425,9 @@ impl Executor {
                 continue;
             }
             if next == Next::Again {
+                // Written by leaders only, who are one at a time.
+                let spins = self.counters.spins.load(Relaxed);
+                self.counters.spins.store(spins + 1, Relaxed);
                 for _ in 0..8 {
                     std::hint::spin_loop();
                 }

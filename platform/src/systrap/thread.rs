@@ -199,7 +199,11 @@ impl Thread {
         self.area().write_answer(self.slot, code, stage.ops as u32, nfds, seq, regs.as_ref(), rax);
         self.expect = if how == Enter::Stay { Expect::Round } else { Expect::Guest };
         self.shared.running.store(true, SeqCst);
-        self.area().reply(self.slot, || self.space.inner.executor.place(&self.watched));
+        let inner = &self.space.inner;
+        self.area().reply(self.slot, || {
+            inner.counters.woken.fetch_add(1, Relaxed);
+            inner.executor.place(&self.watched);
+        });
     }
 
     /// Sends the files that the round maps.
