@@ -101,6 +101,11 @@ pub trait FileOps: Send + Sync {
     fn map(&self, _file: &File, _write_shared: bool) -> Result<MapSource> {
         Err(Errno::ENODEV)
     }
+    /// What `len` bytes at `offset` of a private mapping begin with, of a small file that nobody changes and whose bytes are at hand: then they
+    /// can be copied where a descriptor would have to be had and passed on. `None` also where a part of the mapping lies behind the file's last page.
+    fn copied(&self, _offset: u64, _len: u64) -> Option<Vec<u8>> {
+        None
+    }
     /// Directory entries from offset `pos`.
     fn readdir(&self, _file: &File, _pos: u64, _sink: &mut DirSink<'_>) -> Result<()> {
         Err(Errno::ENOTDIR)

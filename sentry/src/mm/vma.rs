@@ -16,6 +16,8 @@ pub enum Backing {
     SharedAnon(u64),
     /// A file; `fd` is what the stub maps.
     File { file: Arc<File>, fd: Arc<OwnedFd> },
+    /// A small file, mapped private: anonymous memory into which its bytes were copied.
+    Copied { file: Arc<File> },
 }
 
 /// One mapping.
@@ -53,7 +55,7 @@ impl Vma {
     }
     pub fn path(&self) -> Option<&Path> {
         match &self.backing {
-            Backing::File { file, .. } => file.path.as_ref(),
+            Backing::File { file, .. } | Backing::Copied { file } => file.path.as_ref(),
             _ => None,
         }
     }
@@ -76,7 +78,8 @@ impl Vma {
             && match (&self.backing, &next.backing) {
                 (Backing::Anon, Backing::Anon) => true,
                 (Backing::SharedAnon(a), Backing::SharedAnon(b)) => a == b && self.offset + self.len() == next.offset,
-                (Backing::File { file: a, .. }, Backing::File { file: b, .. }) => {
+                (Backing::File { file: a, .. }, Backing::File { file: b, .. })
+                | (Backing::Copied { file: a }, Backing::Copied { file: b }) => {
                     Arc::ptr_eq(a, b) && self.offset + self.len() == next.offset
                 }
                 _ => false,

@@ -106,6 +106,7 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
     }
     let (mut backing, mut max_prot) = (Backing::Anon, PROT_ALL);
     let mut code = None;
+    let mut copied = None;
     if let Some(file) = file {
         if offset.checked_add(len).is_none_or(|e| i64::try_from(e).is_err()) {
             return Err(Errno::EOVERFLOW.into());
@@ -125,10 +126,15 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
                 prot &= !libc::PROT_EXEC;
             }
         }
-        match file.ops.map(&file, shared && file.writable())? {
-            MapSource::Anon if shared => backing = Backing::SharedAnon(next_object()),
-            MapSource::Anon => {}
-            MapSource::Host(fd) => {
+        if !shared && asked & libc::PROT_EXEC == 0 {
+            copied = file.ops.copied(offset, len);
+        }
+        let source = if copied.is_some() { None } else { Some(file.ops.map(&file, shared && file.writable())?) };
+        match source {
+            None => backing = Backing::Copied { file },
+            Some(MapSource::Anon) if shared => backing = Backing::SharedAnon(next_object()),
+            Some(MapSource::Anon) => {}
+            Some(MapSource::Host(fd)) => {
                 if text::is_code(prot, shared) {
                     code = cx.kernel().texts.of(&file);
                 }
@@ -183,9 +189,12 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
         Backing::Anon | Backing::SharedAnon(_) => {
             Op::MapAnon { addr: start, len, prot, shared, flags: flags & (libc::MAP_NORESERVE | libc::MAP_POPULATE) }
         }
+        Backing::Copied { .. } => {
+            Op::MapAnon { addr: start, len, prot: libc::PROT_READ | libc::PROT_WRITE, shared: false, flags: 0 }
+        }
         Backing::File { fd, .. } => Op::MapFile { addr: start, len, prot, shared, file: fd.clone(), offset },
     };
-    let file_offset = if matches!(backing, Backing::File { .. }) { offset } else { 0 };
+    let file_offset = if matches!(backing, Backing::File { .. } | Backing::Copied { .. }) { offset } else { 0 };
     retire_text(cx, &mut map, (start, end), true);
     map.vmas.remove(start, end);
     let locked = map.locked_future || flags & libc::MAP_LOCKED != 0;
@@ -205,6 +214,12 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
     drop(map);
     for op in op.into_iter().chain(patched) {
         cx.thread.queue(op);
+    }
+    if let Some(data) = copied {
+        cx.thread.queue(Op::CopyOut { addr: start, data });
+        if prot != libc::PROT_READ | libc::PROT_WRITE {
+            cx.thread.queue(Op::Protect { addr: start, len, prot });
+        }
     }
     cx.undo = Some(Undo { start, end, brk: None });
     finish(cx);
@@ -483,15 +498,27 @@ pub async fn madvise(cx: &mut Ctx<'_>, addr: Addr, len: u64, advice: i32) -> Sys
                 libc::MADV_FREE | 18 if !private_anon => return Err(Errno::EINVAL.into()),
                 _ => {}
             }
-            ranges.push((v.start.max(start), v.end.min(end)));
+            let (from, to) = (v.start.max(start), v.end.min(end));
+            let again = match (&v.backing, advice) {
+                // The file's bytes have to show again. What cannot be written shows them already.
+                (Backing::Copied { .. }, libc::MADV_DONTNEED) if v.prot & libc::PROT_WRITE == 0 => continue,
+                (Backing::Copied { file }, libc::MADV_DONTNEED) => {
+                    file.ops.copied(v.offset + (from - v.start), to - from)
+                }
+                _ => None,
+            };
+            ranges.push((from, to, again));
         }
         (!map.vmas.covers(start, end), ranges)
     };
     // Paging out would act on files' pages that others use too.
     let no_effect = [libc::MADV_DONTDUMP, libc::MADV_DODUMP, libc::MADV_COLD, libc::MADV_PAGEOUT];
     if !no_effect.contains(&advice) {
-        for (s, e) in ranges {
+        for (s, e, again) in ranges {
             cx.thread.queue(Op::Advise { addr: s, len: e - s, advice });
+            if let Some(data) = again {
+                cx.thread.queue(Op::CopyOut { addr: s, data });
+            }
         }
         finish(cx);
     }

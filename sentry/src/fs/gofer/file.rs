@@ -146,6 +146,14 @@ impl FileOps for GoferFile {
         }
         Ok(MapSource::Host(self.fd()?.clone()))
     }
+    fn copied(&self, offset: u64, len: u64) -> Option<Vec<u8>> {
+        let bytes = self.content.as_ref()?.bytes.get(usize::try_from(offset).ok()?..)?;
+        let len = usize::try_from(len).ok()?;
+        if len > bytes.len().next_multiple_of(platform::PAGE_SIZE as usize) {
+            return None;
+        }
+        Some(bytes.get(..len).unwrap_or(bytes).to_vec())
+    }
     fn fsync(&self, data_only: bool) -> Result<()> {
         let fd = self.fd()?;
         retry(|| if data_only { nix::unistd::fdatasync(&**fd) } else { nix::unistd::fsync(&**fd) })

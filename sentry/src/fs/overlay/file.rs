@@ -75,6 +75,12 @@ impl FileOps for OvlFile {
             None => self.lower()?.map(file, write_shared),
         }
     }
+    fn copied(&self, offset: u64, len: u64) -> Option<Vec<u8>> {
+        match self.inode.upper.get() {
+            Some(_) => None,
+            None => self.lower.as_ref()?.copied(offset, len),
+        }
+    }
     fn fsync(&self, _data_only: bool) -> Result<()> {
         Ok(())
     }

@@ -553,6 +553,19 @@ unsafe fn one_file_after_the_other() {
                 let p = mmap(std::ptr::null_mut(), size, PROT_READ, MAP_PRIVATE, fd, 0);
                 ok(p);
                 assert!(std::slice::from_raw_parts(p.cast::<u8>(), size) == &read[..], "{path:?}");
+                assert_eq!(
+                    *p.cast::<u8>().add(size.next_multiple_of(4096) - 1),
+                    if size % 4096 == 0 { read[size - 1] } else { 0 }
+                );
+                // Changes are the mapping's own, and gone when it is told to forget them.
+                ok(mprotect(p, size, PROT_READ | PROT_WRITE));
+                *p.cast::<u8>() = !read[0];
+                is(pread(fd, [0u8; 1].as_mut_ptr().cast(), 1, 0), 1);
+                ok(madvise(p, size, MADV_DONTNEED));
+                assert!(std::slice::from_raw_parts(p.cast::<u8>(), size) == &read[..], "{path:?}");
+                ok(mprotect(p, size, PROT_READ));
+                ok(madvise(p, size, MADV_DONTNEED));
+                assert_eq!(*p.cast::<u8>(), read[0]);
                 ok(munmap(p, size));
                 let mut last = [0u8; 10];
                 is(pread(fd, last.as_mut_ptr().cast(), 10, size as i64 - 1), 1);
