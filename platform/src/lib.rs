@@ -183,7 +183,7 @@ pub enum Op {
     SaveFp {
         addr: u64,
     },
-    /// Loads that state from `addr`; 0 resets it.
+    /// Loads that state from `addr`; 0 resets it (at once, or upon the return to the guest).
     RestoreFp {
         addr: u64,
     },
@@ -268,6 +268,8 @@ pub trait GuestThread: Send + Sync {
     fn trapped(&self) -> bool;
     /// Handle to what the stub may answer by itself on behalf of this thread.
     fn self_service(&self) -> Arc<dyn SelfService>;
+    /// True if no other host thread is, or is still ending, in the address space. As its stub says.
+    fn sole(&self) -> bool;
     /// GS base as last set by the guest; 0 if it has not set it.
     fn gs_base(&self) -> u64;
     /// FS base as last set or reported.

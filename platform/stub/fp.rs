@@ -149,6 +149,12 @@ unsafe fn fp_reset(fp: u64) {
     }
 }
 
+/// Makes the live state the initial one.
+pub fn fp_init() {
+    // SAFETY: the guest's registers are to be lost.
+    unsafe { stub_xrstor(addr_of!(INITIAL) as u64, !PKRU) };
+}
+
 pub unsafe fn fp_save(uc: *mut UContext, to: u64) -> Result<(), i32> {
     // SAFETY: the frame is this thread's own.
     unsafe {

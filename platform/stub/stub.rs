@@ -521,8 +521,10 @@ unsafe fn needs_frame(cell: *mut Cell, nops: usize) -> bool {
     let mut i = 0;
     while i < nops && i < MAX_OPS {
         // SAFETY: in bounds of this thread's own cell.
-        match unsafe { (*cell).ops[i].code } {
-            op::SET_GS | op::RESTORE_FP => return true,
+        let (code, arg) = unsafe { ((*cell).ops[i].code, (*cell).ops[i].args[0]) };
+        match code {
+            op::SET_GS => return true,
+            op::RESTORE_FP if arg != 0 => return true,
             op::SAVE_FP if !fp::learned() => return true,
             _ => {}
         }
@@ -663,6 +665,7 @@ unsafe fn carry_out(cell: *mut Cell, uc: *mut UContext, op: *const OpSlot, fds: 
             op::SET_GS => sys::set_gs_base(a[0]),
             op::SAVE_FP if uc.is_null() => fp::save_live(a[0])?,
             op::SAVE_FP => fp::fp_save(uc, a[0])?,
+            op::RESTORE_FP if uc.is_null() => fp::fp_init(),
             op::RESTORE_FP => fp::fp_restore(uc, a[0])?,
             op::FORK => {
                 // The child has the stack, not the cell.

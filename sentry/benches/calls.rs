@@ -80,6 +80,9 @@ impl SelfService for Nothing {
 }
 
 impl GuestThread for Thread {
+    fn sole(&self) -> bool {
+        false
+    }
     fn regs(&self) -> &Regs {
         &self.regs
     }
@@ -232,6 +235,7 @@ impl Guest {
             exit: None,
             undo: None,
             replace: None,
+            reloads: false,
             native: false,
             thread: &mut self.thread,
         };

@@ -148,6 +148,11 @@ impl Space {
         None
     }
 
+    pub(super) fn has_one_thread(&self) -> bool {
+        let slots = self.slots.lock();
+        slots.used.len() == 1 && slots.free.iter().all(|s| self.area.gone(*s).load(Acquire) != 0)
+    }
+
     /// The slot's thread has been told to exit, or never came to be (`gone`).
     pub(super) fn give_slot(&self, slot: usize, gone: bool) {
         if gone {

@@ -644,6 +644,9 @@ impl GuestThread for Thread {
     fn trapped(&self) -> bool {
         self.patched.is_none()
     }
+    fn sole(&self) -> bool {
+        self.space.has_one_thread()
+    }
     fn gs_base(&self) -> u64 {
         let ours = abi::AREA_BASE..abi::AREA_BASE + abi::AREA_SIZE;
         if ours.contains(&self.gs_base) {

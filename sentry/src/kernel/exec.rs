@@ -49,10 +49,13 @@ pub fn is_bare_script(file: &Arc<File>) -> bool {
     !head.starts_with(b"\x7fELF") && !head.starts_with(b"#!") && !line.contains(&0)
 }
 
-/// A new image, in place in `thread`'s address space.
+/// A new image.
 pub struct Image {
     pub mm: Arc<Mm>,
-    pub thread: Box<dyn GuestThread>,
+    /// Where it is to run, in a new address space; `None`: the caller's thread loads it in place of what it runs now, by `ops`.
+    pub thread: Option<Box<dyn GuestThread>>,
+    ops: Vec<Op>,
+    regs: Regs,
     pub cred: Cred,
     /// `AT_SECURE`.
     pub secure: bool,
@@ -270,8 +273,24 @@ fn random_u64() -> u64 {
     u64::from_le_bytes(b)
 }
 
-/// Loads a program into a fresh address space.
-pub async fn load(task: &Arc<Task>, mut prog: Program) -> Result<Image> {
+/// Whether the program may do what its caller might not.
+fn gains(old: &Cred, new: &Cred) -> bool {
+    new.euid != old.euid
+        || new.egid != old.egid
+        || new.fsuid != old.fsuid
+        || new.fsgid != old.fsgid
+        || new.permitted & !old.permitted != 0
+}
+
+/// Whether the program may be loaded in the process that `thread` is in. Who is alone in it can clean it up; that its memory
+/// may have been tampered with (the stub's, too) harms nobody as long as the program has no right that its caller lacks.
+fn may_stay(task: &Task, thread: &dyn GuestThread) -> bool {
+    let sole = task.mm.read().user_count() == 1 && task.tid() == task.group.pid;
+    sole && task.group.rel.lock().threads.len() == 1 && thread.sole() && thread.gs_base() == 0
+}
+
+/// Loads a program into a fresh address space, or prepares to load it in that of `own`.
+pub async fn load(task: &Arc<Task>, mut prog: Program, own: Option<&dyn GuestThread>) -> Result<Image> {
     if prog.argv.is_empty() {
         // As Linux since 5.18: an empty argv gets one empty string.
         prog.argv.push(Vec::new());
@@ -357,8 +376,29 @@ pub async fn load(task: &Arc<Task>, mut prog: Program) -> Result<Image> {
     ops.push(Op::MapAnon { addr: bottom, len: top - bottom, prot, shared: false, flags: libc::MAP_NORESERVE });
     map.vmas.insert(Map::anon(bottom, top, prot, "[stack]"));
 
-    let mut thread = poll_fn(|cx| task.kernel.platform.poll_new(cx)).await?;
-    let space = thread.address_space();
+    let readable = match &file.path {
+        Some(p) => vfs::perm::permission(p, &old, vfs::perm::MAY_READ).is_ok(),
+        None => true,
+    };
+    // As a rule all of it is done when the program starts; what fails then is its end (`run`). A file that the host might
+    // not want to map is tried before there is no way back.
+    let files = [Some(&file), interp.as_ref().map(|(f, _)| f)].into_iter().flatten();
+    let known: Vec<_> = files.map(|f| f.path.as_ref().and_then(known)).collect();
+    let tried = known.iter().all(|k| k.as_ref().is_some_and(|k| k.mapped.load(Ordering::Relaxed)));
+    let rights = secure || !readable || gains(&old, &new_cred);
+    let (mut thread, space) = match own.filter(|own| tried && !rights && may_stay(task, *own)) {
+        Some(own) => {
+            let all = (platform::GUEST_MIN, platform::GUEST_MAX - platform::GUEST_MIN);
+            ops.insert(0, Op::Unmap { addr: all.0, len: all.1 });
+            ops.push(Op::RestoreFp { addr: 0 });
+            (None, own.address_space())
+        }
+        None => {
+            let new = poll_fn(|cx| task.kernel.platform.poll_new(cx)).await?;
+            let space = new.address_space();
+            (Some(new), space)
+        }
+    };
     let aux = Aux {
         phdr: bias.wrapping_add(elf.phdr_addr()),
         phnum: elf.phdrs.len() as u64,
@@ -369,14 +409,10 @@ pub async fn load(task: &Arc<Task>, mut prog: Program) -> Result<Image> {
         cred: &new_cred,
     };
     let (sp, bytes) = stack_content(&mut map, &prog, &aux)?;
-    for op in ops {
-        thread.queue(op);
-    }
-    // As a rule all of it is done when the program starts; what fails then is its end (`run`). A file that the host might
-    // not want to map is tried before there is no way back.
-    let files = [Some(&file), interp.as_ref().map(|(f, _)| f)].into_iter().flatten();
-    let known: Vec<_> = files.map(|f| f.path.as_ref().and_then(known)).collect();
-    if !known.iter().all(|k| k.as_ref().is_some_and(|k| k.mapped.load(Ordering::Relaxed))) {
+    if let Some(thread) = thread.as_mut().filter(|_| !tried) {
+        for op in ops.drain(..) {
+            thread.queue(op);
+        }
         thread.enter(Enter::Stay);
         match poll_fn(|cx| thread.poll_trap(cx)).await {
             Trap::OpsDone => {}
@@ -390,19 +426,24 @@ pub async fn load(task: &Arc<Task>, mut prog: Program) -> Result<Image> {
             k.mapped.store(true, Ordering::Relaxed);
         }
     }
-    for (addr, n) in zero {
-        thread.queue(Op::CopyOut { addr, data: vec![0; n] });
-    }
-    thread.queue(Op::CopyOut { addr: sp, data: bytes });
-    thread.queue(Op::SetFs(0));
-    *thread.regs_mut() = Regs { rip: start, rsp: sp, eflags: 0x202, orig_rax: u64::MAX, ..Regs::default() };
+    ops.extend(zero.into_iter().map(|(addr, n)| Op::CopyOut { addr, data: vec![0; n] }));
+    ops.push(Op::CopyOut { addr: sp, data: bytes });
+    ops.push(Op::SetFs(0));
+    let regs = Regs { rip: start, rsp: sp, eflags: 0x202, orig_rax: u64::MAX, ..Regs::default() };
     let base_name = prog.name.rsplit(|&b| b == b'/').next().unwrap_or_default();
     let comm = base_name[..base_name.len().min(15)].to_vec();
-    let readable = match &file.path {
-        Some(p) => vfs::perm::permission(p, &old, vfs::perm::MAY_READ).is_ok(),
-        None => true,
-    };
-    Ok(Image { mm: Mm::new(space, map), thread, cred: new_cred, secure, readable, comm })
+    if let Some(thread) = &mut thread {
+        prepare(&mut **thread, std::mem::take(&mut ops), regs);
+    }
+    Ok(Image { mm: Mm::new(space, map), thread, ops, regs, cred: new_cred, secure, readable, comm })
+}
+
+/// What a thread is to do first when it is entered.
+fn prepare(thread: &mut dyn GuestThread, ops: Vec<Op>, regs: Regs) {
+    for op in ops {
+        thread.queue(op);
+    }
+    *thread.regs_mut() = regs;
 }
 
 struct Aux<'a> {
@@ -511,12 +552,12 @@ pub async fn execve(
     envp: Vec<Vec<u8>>,
 ) -> SysResult {
     let task = cx.task.clone();
-    let image = load(&task, Program { file, name, argv, envp }).await?;
+    let image = load(&task, Program { file, name, argv, envp }, Some(&*cx.thread)).await?;
     // It may take the number of the process's first thread over.
     let tid = task.tid();
     // The point of no return: the other threads end.
     alone(&task).await?;
-    if task.mm.read().user_count() == 1 {
+    if image.thread.is_some() && task.mm.read().user_count() == 1 {
         crate::time::cpu::settle(&task);
     }
     let old_mm = std::mem::replace(&mut *task.mm.write(), image.mm);
@@ -545,11 +586,7 @@ pub async fn execve(
     }
     task.robust_list.store(0, Ordering::SeqCst);
     let (old, new) = (task.cred(), &image.cred);
-    let gains = new.euid != old.euid
-        || new.egid != old.egid
-        || new.fsuid != old.fsuid
-        || new.fsgid != old.fsgid
-        || new.permitted & !old.permitted != 0;
+    let gains = gains(&old, new);
     if gains || image.secure {
         task.pdeathsig.store(0, Ordering::SeqCst);
     }
@@ -574,7 +611,14 @@ pub async fn execve(
     if let Some(v) = done {
         v.complete();
     }
-    cx.replace = Some(image.thread);
+    match image.thread {
+        Some(new) => cx.replace = Some(new),
+        None => {
+            old_mm.space().retreat();
+            prepare(cx.thread, image.ops, image.regs);
+            cx.reloads = true;
+        }
+    }
     Ok(0)
 }
 

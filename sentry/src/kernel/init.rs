@@ -134,7 +134,7 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), T
         Errno::ENOENT | Errno::ENOTDIR => Trouble { status: NOT_FOUND, text: format!("{shown}: command not found") },
         e => Trouble { status: NOT_EXECUTABLE, text: format!("{shown}: {}", e.desc()) },
     })?;
-    let loaded = super::current::scope(task.clone(), exec::load(&task, program)).await;
+    let loaded = super::current::scope(task.clone(), exec::load(&task, program, None)).await;
     let image = loaded.map_err(|e| match e {
         // The file is there, or it would not have been found.
         Errno::ENOENT => Trouble {
@@ -147,7 +147,9 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), T
     *task.mm.write() = image.mm;
     *task.comm.lock() = image.comm;
     *task.cred.write() = Arc::new(image.cred);
-    run::start(task, image.thread);
+    if let Some(thread) = image.thread {
+        run::start(task, thread);
+    }
     Ok(())
 }
 

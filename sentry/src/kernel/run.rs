@@ -31,6 +31,7 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
     let mut undo = None;
     // The program is being loaded: what execve(2) has left to the host.
     let mut loading = false;
+    let mut left = None;
     let status = loop {
         if task.signal_pending() {
             let restart = (enter == Enter::Native).then(|| futex_restart(&*thread));
@@ -43,6 +44,7 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
         thread.enter(enter);
         if loading {
             task.mm.read().loads(&*thread);
+            drop(left.take());
         }
         let trap = poll_fn(|cx| thread.poll_trap(cx)).await;
         enter = Enter::Full;
@@ -54,7 +56,10 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
                 }
                 match syscall(&task, &mut thread, &mut undo).await {
                     Next::Enter(e) => enter = e,
-                    Next::Load => loading = true,
+                    Next::Load(old) => {
+                        left = old;
+                        loading = true;
+                    }
                     Next::Exit(st) => break st,
                 }
             }
@@ -122,8 +127,8 @@ fn futex_restart(thread: &dyn GuestThread) -> Restart {
 /// What follows a call.
 enum Next {
     Enter(Enter),
-    /// Into a new program.
-    Load,
+    /// Into a new program; where it leaves the old one's thread behind, that is to end.
+    Load(Option<Box<dyn GuestThread>>),
     Exit(i32),
 }
 
@@ -142,6 +147,7 @@ async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut
             exit: None,
             undo: None,
             replace: None,
+            reloads: false,
             native: false,
             thread: &mut **thread,
         };
@@ -157,16 +163,18 @@ async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut
         crate::fs::owner::send_late();
         cx.flush();
         let native = cx.native;
-        let (full, leave, replace) = (cx.full, cx.exit, cx.replace.take());
+        let (full, leave, replace, reloads) = (cx.full, cx.exit, cx.replace.take(), cx.reloads);
         *undo = cx.undo;
         if let Some(new) = replace {
             *task.interrupter.write() = Some(new.interrupter());
             task.set_service(new.self_service());
-            *thread = new;
             task.in_call.store(-1, Ordering::Relaxed);
-            return Next::Load;
+            return Next::Load(Some(std::mem::replace(thread, new)));
         }
         task.in_call.store(-1, Ordering::Relaxed);
+        if reloads {
+            return Next::Load(None);
+        }
         if let Some(st) = leave {
             return Next::Exit(st);
         }

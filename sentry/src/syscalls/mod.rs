@@ -65,6 +65,8 @@ pub struct Ctx<'a> {
     pub undo: Option<Undo>,
     /// execve: the thread to go on with.
     pub replace: Option<Box<dyn GuestThread>>,
+    /// execve: the thread is to load the new program itself.
+    pub reloads: bool,
     /// The stub is to make this (futex) call itself; the result given here does not count.
     pub native: bool,
 }

@@ -42,6 +42,17 @@ pub fn main(args: &[String]) -> i32 {
             println!("{r} {e} {s} pid {} tid {}", getpid(), gettid());
             0
         },
+        Some("state") => unsafe {
+            // The processor's state and the page at the address given.
+            let (mut mxcsr, mut fcw, mut xmm) = (0u32, 0u16, 0u64);
+            std::arch::asm!(
+                "stmxcsr [{m}]", "fnstcw [{f}]", "movq {x}, xmm15", m = in(reg) &mut mxcsr, f = in(reg) &mut fcw, x = out(reg) xmm
+            );
+            let page = args[1].parse::<usize>().unwrap() as *mut c_void;
+            let mapped = msync(page, 4096, MS_ASYNC) == 0;
+            println!("{mxcsr:x} {fcw:x} {} {mapped}", xmm == 0x1234_5678_9abc);
+            0
+        },
         Some("comm") => {
             print!("{}", std::fs::read_to_string("/proc/self/comm").unwrap());
             0

@@ -34,6 +34,7 @@ pub const CASES: &[crate::Case] = cases![
     vfork_then_exec,
     setuid_program,
     memory_is_new,
+    state_is_new,
     text_busy,
 ];
 
@@ -497,6 +498,20 @@ unsafe fn setuid_program() {
         exec(&p, &["g", "helper", "ids"], &[]);
     });
     assert!(o.text.starts_with("65534 65534 65534 "), "{:?}", o.text);
+}
+
+unsafe fn state_is_new() {
+    // Twice: what is known of the program is known the second time at the latest.
+    for _ in 0..2 {
+        let o = run(|| {
+            let at = 0x2000_0000_0000usize as *mut c_void;
+            assert_eq!(mmap(at, PAGE, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), at);
+            let (mxcsr, fcw, mark) = (0x7f80u32, 0x27fu16, 0x1234_5678_9abcu64);
+            std::arch::asm!("ldmxcsr [{m}]", "fldcw [{f}]", "movq xmm15, {x}", m = in(reg) &mxcsr, f = in(reg) &fcw, x = in(reg) mark, out("xmm15") _);
+            exec(&me(), &["guest-tests", "helper", "state", &(at as usize).to_string()], &[]);
+        });
+        exited(&o, 0, "1f80 37f false false\n");
+    }
 }
 
 unsafe fn memory_is_new() {
