@@ -3,23 +3,10 @@
 
 mod common;
 
+use common::guest_tests;
 use std::io::Read;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// The test program, built on demand: it is another package's binary, so cargo does not tell where it is.
-fn guest() -> PathBuf {
-    let runtime = PathBuf::from(env!("CARGO_BIN_EXE_runsc-rs"));
-    let path = runtime.with_file_name("guest-tests");
-    let done = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--package", "guest-tests"])
-        .args((!cfg!(debug_assertions)).then_some("--release"))
-        .status()
-        .expect("cargo");
-    assert!(done.success(), "guest-tests does not build");
-    path
-}
 
 /// Runs a command to its end, at most `limit` long; gives what it said, or what went wrong.
 fn run(mut c: Command, limit: Duration) -> Result<String, String> {
@@ -51,7 +38,7 @@ fn run(mut c: Command, limit: Duration) -> Result<String, String> {
 }
 
 fn group(name: &str) {
-    let guest = guest();
+    let guest = guest_tests();
     let list = Command::new(&guest).arg("list").output().expect("guest-tests list");
     let list = String::from_utf8(list.stdout).expect("names");
     let only = std::env::var("GUEST_TESTS_ONLY").unwrap_or_default();
@@ -85,7 +72,24 @@ fn group(name: &str) {
 }
 
 macro_rules! groups {
-    ($($name:ident)*) => { $(#[test] fn $name() { group(stringify!($name)) })* };
+    ($($name:ident)*) => {
+        $(#[test] fn $name() { group(stringify!($name)) })*
+
+        #[test]
+        fn no_group_is_left_out() {
+            let list = Command::new(guest_tests()).arg("list").output().expect("guest-tests list");
+            let mut there: Vec<_> = String::from_utf8(list.stdout).expect("names").lines().map(group_of).collect();
+            there.dedup();
+            there.sort();
+            let mut run = vec![$(stringify!($name).to_owned()),*];
+            run.sort();
+            assert_eq!(there, run);
+        }
+    };
+}
+
+fn group_of(case: &str) -> String {
+    case.split('/').next().unwrap_or_default().to_owned()
 }
 
 groups! {
@@ -93,4 +97,6 @@ groups! {
     mmap mprotect mremap memshare
     fork wait clone exec signals sigframe threads futex pidfd jobs pty ids
     patched sysv mqueue system
+    inet tcp udp netlink splice
+    oldcalls filecalls proccalls timecalls ipccalls polls interrupts
 }

@@ -242,6 +242,8 @@ pub fn sigreturn(cx: &mut Ctx<'_>) -> SysResult {
         }
     }
     cx.task.signal_flag.store(true, Ordering::SeqCst);
+    // A call that a handler has cut short is not gone on with by restart_syscall(2).
+    *cx.task.restart_block.lock() = None;
     cx.thread.queue(Op::RestoreFp { addr: r.fp_addr });
     *cx.thread.regs_mut() = r.regs;
     cx.full = true;

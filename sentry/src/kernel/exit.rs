@@ -3,8 +3,11 @@
 use super::process::ThreadGroup;
 use super::signal::{SigFields, SigInfo};
 use super::{Kernel, Task};
+use platform::executor::now_ns;
+use std::future::poll_fn;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 
 /// `wait4` status of a normal exit.
 pub fn exited(code: i32) -> i32 {
@@ -31,12 +34,55 @@ pub fn start_group_exit(group: &Arc<ThreadGroup>, status: i32, except: Option<i3
         r.threads.clone()
     };
     group.stop_wait.wake_all();
+    let mut told = None;
     for t in threads {
         t.killed.store(true, Ordering::SeqCst);
         if Some(t.tid()) != except {
             t.notify();
+            told = Some(t);
         }
     }
+    if let Some(task) = told {
+        insist(&task);
+    }
+}
+
+/// How long the threads of a process have to take notice of its end; longer if others, who are to live, share its memory.
+const NOTICE_NS: u64 = 500_000_000;
+const NOTICE_SHARED_NS: u64 = 10_000_000_000;
+
+/// A thread that keeps our interrupts out on purpose goes with its host process: what has been told to end must end.
+fn insist(task: &Arc<Task>) {
+    let executor = task.kernel.executor.clone();
+    let group = Arc::downgrade(&task.group);
+    let began = now_ns();
+    let on = executor.clone();
+    executor.spawn(Box::pin(async move {
+        let mut deadline = began + NOTICE_NS;
+        loop {
+            let mut timer = None;
+            poll_fn(|cx| {
+                if now_ns() >= deadline {
+                    return Poll::Ready(());
+                }
+                timer = Some(on.timer(deadline, cx.waker().clone()));
+                Poll::Pending
+            })
+            .await;
+            drop(timer);
+            let Some(group) = group.upgrade() else { return };
+            let left = group.rel.lock().threads.clone();
+            let Some(one) = left.first() else { return };
+            let mm = one.mm();
+            if mm.user_count() > left.len() && now_ns() < began + NOTICE_SHARED_NS {
+                deadline = began + NOTICE_SHARED_NS;
+                continue;
+            }
+            log::debug!("[{}] does not end by itself: its host process is killed", group.pid);
+            mm.space().kill();
+            return;
+        }
+    }));
 }
 
 /// Ends one task; called by its own future, once. `status` counts if it is the last thread and no group exit has begun.

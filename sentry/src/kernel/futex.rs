@@ -144,7 +144,7 @@ pub fn wake_shared(task: &Task, addr: u64, n: u32) {
     }
 }
 
-/// `FUTEX_REQUEUE`/`FUTEX_CMP_REQUEUE`: returns woken (+ moved for CMP).
+/// `FUTEX_REQUEUE`/`FUTEX_CMP_REQUEUE`: returns how many were woken or moved, for either (futex(2) says otherwise of the first).
 pub fn requeue(
     task: &Task,
     from: u64,
@@ -179,7 +179,7 @@ pub fn requeue(
     }
     let n = moved.len() as u32;
     table().bucket(&k2).waiters.lock().extend(moved);
-    Ok(u64::from(woken + if cmp.is_some() { n } else { 0 }))
+    Ok(u64::from(woken + n))
 }
 
 /// `FUTEX_WAKE_OP`.

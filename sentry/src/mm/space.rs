@@ -185,6 +185,18 @@ impl Map {
         let up = self.vmas.find_gap_up(len, self.mmap_base).filter(|&a| self.images.island_in(a, a + len).is_none());
         up.ok_or(Errno::ENOMEM)
     }
+    /// Room below an address, from the bottom of a range up (`MAP_32BIT`).
+    pub fn find_low_room(&self, len: u64, within: std::ops::Range<u64>) -> Result<u64> {
+        let fits = |at: u64| at.checked_add(len).is_some_and(|end| end <= within.end);
+        let mut from = within.start;
+        while let Some(a) = self.vmas.find_gap_up(len, from).filter(|&a| fits(a)) {
+            match self.images.island_in(a, a + len) {
+                None => return Ok(a),
+                Some(island) => from = island + platform::patch::ISLAND,
+            }
+        }
+        Err(Errno::ENOMEM)
+    }
     /// Room for a mapping of a file that may hold code: with room for an island below. The second value: it is there.
     pub fn find_room_for_text(&self, len: u64) -> Result<(u64, bool)> {
         let island = platform::patch::ISLAND;

@@ -202,7 +202,7 @@ impl VmaTree {
     }
     /// Lowest free range at or above `from` (when the range below the base is used up).
     pub fn find_gap_up(&self, len: u64, from: u64) -> Option<u64> {
-        let mut at = from;
+        let mut at = self.find(from).map_or(from, |v| v.end);
         for (_, v) in self.map.range(from..) {
             if v.start >= at && v.start - at >= len {
                 return Some(at);

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Most mappings of one address space (`vm.max_map_count`).
 pub const MAX_MAP_COUNT: usize = 65530;
+/// Where `MAP_32BIT` puts mappings.
+const LOW: std::ops::Range<u64> = 0x4000_0000..0x8000_0000;
 /// What `MAP_SHARED_VALIDATE` lets pass (`LEGACY_MAP_MASK`): the low bits, the flags since then, `MAP_SYNC` to be looked at.
 const KNOWN_FLAGS: i32 = libc::MAP_TYPE
     | libc::MAP_FIXED
@@ -167,10 +169,14 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
         let hint = addr.0 & !(PAGE_SIZE - 1);
         match valid_range(hint, len) {
             Some((s, e))
-                if hint != 0 && map.vmas.range(s, e).next().is_none() && map.images.island_in(s, e).is_none() =>
+                if hint != 0
+                    && (flags & libc::MAP_32BIT == 0 || e <= LOW.end)
+                    && map.vmas.range(s, e).next().is_none()
+                    && map.images.island_in(s, e).is_none() =>
             {
                 s
             }
+            _ if flags & libc::MAP_32BIT != 0 => map.find_low_room(len, LOW)?,
             // A dynamic loader maps a library's whole length first.
             _ if matches!(backing, Backing::File { .. }) && !shared && offset == 0 => {
                 let (s, room) = map.find_room_for_text(len)?;

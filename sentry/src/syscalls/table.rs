@@ -218,7 +218,7 @@ syscall_table! {
         282 signalfd(fd: i32, mask: Addr, size: usize) => pipe::signalfd, Partial, "as signalfd4";
         289 signalfd4(fd: i32, mask: Addr, size: usize, flags: i32) => pipe::signalfd4, Partial, "after fork, wakes still come from the process that made it";
         272 unshare(flags: u64) => unshare::unshare, Partial, "no new namespaces";
-        308 setns(fd: Fd, nstype: i32) => unshare::setns, Partial, "there are no namespaces to join";
+        308 setns(fd: Fd, nstype: i32) => unshare::setns, Partial, "always EINVAL: there are no namespaces to join";
         424 pidfd_send_signal(pidfd: Fd, sig: Sig, info: Addr, flags: u32) => pidfd::pidfd_send_signal, Full, "";
         434 pidfd_open(pid: i32, flags: i32) => pidfd::pidfd_open, Full, "";
         438 pidfd_getfd(pidfd: Fd, targetfd: Fd, flags: u32) => pidfd::pidfd_getfd, Full, "";
@@ -226,8 +226,8 @@ syscall_table! {
         241 mq_unlink(name: PathPtr) => mqueue::mq_unlink, Full, "";
         244 mq_notify(fd: Fd, event: Addr) => mqueue::mq_notify, Partial, "no SIGEV_THREAD";
         245 mq_getsetattr(fd: Fd, new: Addr, old: Addr) => mqueue::mq_getsetattr, Full, "";
-        303 name_to_handle_at(dirfd: Fd, path: PathPtr, handle: Addr, mount: Addr, flags: i32) => fs_dir::name_to_handle_at, Partial, "no file system gives handles: EOPNOTSUPP";
-        304 open_by_handle_at(mountfd: Fd, handle: Addr, flags: i32) => fs_dir::open_by_handle_at, Partial, "no handle is valid: ESTALE";
+        303 name_to_handle_at(dirfd: Fd, path: PathPtr, handle: Addr, mount: Addr, flags: i32) => fs_dir::name_to_handle_at, Partial, "always EOPNOTSUPP: no file system gives handles";
+        304 open_by_handle_at(mountfd: Fd, handle: Addr, flags: i32) => fs_dir::open_by_handle_at, Partial, "always ESTALE: no handle is valid";
     }
     wait {
         242 mq_timedsend(fd: Fd, msg: Addr, len: usize, prio: u32, timeout: Addr) => mqueue::mq_timedsend, Full, "";

@@ -20,8 +20,10 @@ macro_rules! cases {
     ($($f:ident),* $(,)?) => { &[$((stringify!($f), $f as unsafe fn())),*] };
 }
 
+mod calls;
 mod fs;
 mod helper;
+mod hostile;
 mod ipc;
 mod mm;
 mod net;
@@ -37,7 +39,7 @@ use std::process::exit;
 pub type Case = (&'static str, unsafe fn());
 
 fn groups() -> Vec<(&'static str, &'static [Case])> {
-    [fs::GROUPS, mm::GROUPS, proc::GROUPS, ipc::GROUPS, net::GROUPS, sys::GROUPS].concat()
+    [calls::GROUPS, fs::GROUPS, mm::GROUPS, proc::GROUPS, ipc::GROUPS, net::GROUPS, sys::GROUPS].concat()
 }
 
 fn find(name: &str) -> Option<unsafe fn()> {
@@ -68,8 +70,9 @@ fn main() {
         Some("all") => exit(all(&args[2..])),
         Some("storm") => exit(storm::main(&args[2..])),
         Some("helper") => exit(helper::main(&args[2..])),
+        Some("hostile") => exit(hostile::main(&args[2..])),
         _ => {
-            eprintln!("usage: guest-tests list | run GROUP/CASE | all [PREFIX…] | storm SEED ROUNDS | helper …");
+            eprintln!("usage: guest-tests list | run GROUP/CASE | all [PREFIX…] | storm SEED ROUNDS | helper … | hostile NAME");
             exit(2)
         }
     }

@@ -34,6 +34,7 @@ pub const CASES: &[crate::Case] = cases![
     data_survives_write,
     read_into_mapping_of_same_file,
     mmap_not_mappable,
+    low,
 ];
 
 /// Runs `f` in a child that must end by `sig`.
@@ -415,4 +416,27 @@ unsafe fn mmap_not_mappable() {
     fails(mmap(null_mut(), PAGE, PROT_READ, MAP_PRIVATE, d, 0), ENODEV);
     let s = ok(socket(AF_UNIX, SOCK_STREAM, 0));
     fails(mmap(null_mut(), PAGE, RW, MAP_SHARED, s, 0), ENODEV);
+}
+
+/// MAP_32BIT: in the first 2 GiB, each where nothing is, until there is no more room.
+unsafe fn low() {
+    let map = |addr: usize, len, flags| {
+        mmap(addr as *mut c_void, len, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0)
+    };
+    let low = |p: *mut c_void, len| (p as usize) < (1 << 31) && p as usize + len <= 1 << 31;
+    let a = ok(map(0, PAGE, MAP_32BIT));
+    let b = ok(map(0, PAGE, MAP_32BIT));
+    assert!(low(a, PAGE) && low(b, PAGE) && a != b, "{a:?} {b:?}");
+    *a.cast::<u64>() = 1;
+    // A hint counts if it is low enough.
+    let c = ok(map(0x6000_0000, PAGE, MAP_32BIT));
+    let d = ok(map(0x7_0000_0000, PAGE, MAP_32BIT));
+    assert!(c as usize == 0x6000_0000 && low(d, PAGE), "{c:?} {d:?}");
+    let mut n = 0;
+    while map(0, 64 << 20, MAP_32BIT) != MAP_FAILED {
+        n += 1;
+        assert!(n <= 32);
+    }
+    assert!(errno() == ENOMEM && n > 4, "{n}");
+    ok(map(0, 64 << 20, 0));
 }

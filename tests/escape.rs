@@ -1,0 +1,419 @@
+//! Attacks from inside (`guest-tests hostile …`) against a real sandbox, and what the host has seen of them: nothing. Each in every
+//! mode: patched calls or not, hand-off by sleeping or by spinning.
+//!
+//! The host has secrets (in files, in a process's environment and arguments, in an inherited descriptor), a process that waits for
+//! signals, sockets that listen, and files that must stay as they are. The guest says what it got; the test looks at the rest.
+
+mod common;
+
+use common::{alive, command_line, descendants, end_within, eventually, guest_tests, Scratch, RUNSC};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{symlink, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// One at a time, should these run as threads of one process.
+static ALONE: Mutex<()> = Mutex::new(());
+/// Far more than it should take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+const MODES: [&[&str]; 4] = [&[], &["--patch", "off"], &["--hand-off", "sleep"], &["--hand-off", "spin"]];
+
+/// Settings of the host's kernel that an attack tries to change.
+const SETTINGS: [&str; 6] = [
+    "/proc/sys/kernel/core_pattern",
+    "/proc/sys/kernel/hostname",
+    "/proc/sys/kernel/domainname",
+    "/proc/sys/kernel/modprobe",
+    "/proc/sys/kernel/panic",
+    "/proc/sys/net/ipv4/ip_forward",
+];
+
+/// What is at stake.
+struct Host {
+    scratch: Scratch,
+    /// Waits for signals, all blocked, and keeps secrets in its arguments and its environment.
+    waiting: Child,
+    tcp: TcpListener,
+    udp: UdpSocket,
+    sockets: Vec<UnixListener>,
+    abstract_name: String,
+    /// Inherited by the command.
+    inherited: OwnedFd,
+    trees: BTreeMap<PathBuf, String>,
+    settings: Vec<String>,
+    mounts: String,
+}
+
+fn secret(kind: &str) -> String {
+    let mut bytes = [0; 8];
+    fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
+    format!("CANARY-{kind}-{:016x}", u64::from_ne_bytes(bytes))
+}
+
+impl Host {
+    fn new() -> Host {
+        nix::sys::prctl::set_child_subreaper(true).unwrap();
+        let scratch = Scratch::new("escape");
+        let dir = |name: &str| {
+            let path = scratch.0.join(name);
+            fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let outside = dir("outside");
+        dir("outside/dir");
+        for name in ["secret", "kept", "dir/inner"] {
+            fs::write(outside.join(name), secret("FILE")).unwrap();
+        }
+        // A small root of its own: the C library and the program.
+        for name in ["proc", "sys", "dev", "tmp", "usr", "ro", "rw"] {
+            dir(&format!("root/{name}"));
+        }
+        let root = scratch.0.join("root");
+        fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+        for name in ["lib", "lib64"] {
+            symlink(format!("usr/{name}"), root.join(name)).unwrap();
+        }
+        fs::copy(guest_tests(), root.join("guest-tests")).unwrap();
+        dir("ro/dir");
+        dir("rw/dir");
+        let mut sockets = vec![UnixListener::bind(outside.join("socket")).unwrap()];
+        for tree in ["root", "ro", "rw"] {
+            let tree = scratch.0.join(tree);
+            fs::write(tree.join("kept"), vec![b'k'; 4096]).unwrap();
+            fs::write(tree.join("data"), vec![b'd'; 4096]).unwrap();
+            fs::write(tree.join("owned"), vec![b'o'; 4096]).unwrap();
+            sockets.push(UnixListener::bind(tree.join("socket")).unwrap());
+            let links = tree.join("links");
+            fs::create_dir(&links).unwrap();
+            let up = "../".repeat(40);
+            for (name, target) in [
+                ("absolute", format!("{}/secret", outside.display())),
+                ("relative", "../../outside/secret".into()),
+                ("up", format!("{up}{}/secret", outside.display())),
+                ("loop", "loop".into()),
+                ("long", format!("{}{}", "./".repeat(1900), outside.join("secret").display())),
+                ("dirlink", outside.display().to_string()),
+                ("proc", "/proc/self/root".into()),
+            ] {
+                symlink(target, links.join(name)).unwrap();
+            }
+        }
+        for name in ["ro/dir/inner", "rw/dir/inner"] {
+            fs::write(scratch.0.join(name), vec![b'i'; 4096]).unwrap();
+        }
+        let abstract_name = format!("runsc-rs-escape-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&abstract_name).unwrap();
+        sockets.push(UnixListener::bind_addr(&address).unwrap());
+        sockets.iter().for_each(|s| s.set_nonblocking(true).unwrap());
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        tcp.set_nonblocking(true).unwrap();
+        let udp = UdpSocket::bind(tcp.local_addr().unwrap()).unwrap();
+        udp.set_nonblocking(true).unwrap();
+        let mut waiting = Command::new("/bin/sh");
+        waiting.args(["-c", "exec sleep 10000", &secret("ARG")]).env("ESCAPE_SECRET", secret("ENV"));
+        waiting.stdin(Stdio::null()).stdout(Stdio::null());
+        // SAFETY: only an async-signal-safe call is made between fork and exec.
+        unsafe {
+            waiting.pre_exec(|| {
+                nix::sys::signal::SigSet::all().thread_block()?;
+                Ok(())
+            })
+        };
+        let waiting = waiting.spawn().unwrap();
+        let file = fs::File::open(outside.join("secret")).unwrap();
+        // Without close-on-exec.
+        let inherited = nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_DUPFD(50)).unwrap();
+        // SAFETY: just made, and nobody else's.
+        let inherited = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(inherited) };
+        let settings = settings();
+        let trees = trees(&scratch);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        Host { scratch, waiting, tcp, udp, sockets, abstract_name, inherited, trees, settings, mounts }
+    }
+
+    /// A sandbox with an attack in it.
+    fn command(&self, mode: &[&str], attack: &str) -> Command {
+        let at = |name: &str| self.scratch.0.join(name).display().to_string();
+        let mut command = Command::new(RUNSC);
+        command.arg("run").args(mode).args(["--rootfs", &at("root"), "--clear-env", "--bind", "/usr:/usr:ro"]);
+        command.args(["--bind", &format!("{}:/ro:ro", at("ro")), "--bind", &format!("{}:/rw", at("rw"))]);
+        for (name, value) in [
+            ("ESCAPE_OUTSIDE", at("outside")),
+            ("ESCAPE_PIDS", format!("{} {}", self.waiting.id(), std::process::id())),
+            ("ESCAPE_PORT", self.tcp.local_addr().unwrap().port().to_string()),
+            ("ESCAPE_ABSTRACT", self.abstract_name.clone()),
+        ] {
+            command.args(["--env", &format!("{name}={value}")]);
+        }
+        command.args(["--", "/guest-tests", "hostile", attack]);
+        command.env("ESCAPE_SECRET", secret("ENV")).env("RUST_BACKTRACE", "0");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// What has changed, or came through to the host.
+    fn harm(&self) -> Vec<String> {
+        let mut harm = Vec::new();
+        let pid = self.waiting.id();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim).unwrap_or("gone");
+        if !field("State:").starts_with('S') {
+            harm.push(format!("the waiting process is {}", field("State:")));
+        }
+        for pending in ["SigPnd:", "ShdPnd:"] {
+            if !field(pending).trim_start_matches('0').is_empty() {
+                harm.push(format!("the waiting process got signals: {pending} {}", field(pending)));
+            }
+        }
+        let nobody = |e: std::io::Error| e.kind() == ErrorKind::WouldBlock;
+        if !self.tcp.accept().is_err_and(nobody) {
+            harm.push("a connection by TCP".into());
+        }
+        if !self.udp.recv(&mut [0; 16]).is_err_and(nobody) {
+            harm.push("a datagram by UDP".into());
+        }
+        for s in &self.sockets {
+            if !s.accept().is_err_and(nobody) {
+                harm.push(format!("a connection to {:?}", s.local_addr()));
+            }
+        }
+        let now = trees(&self.scratch);
+        for (path, was) in &self.trees {
+            let is = now.get(path).map_or("gone", String::as_str);
+            if is != was {
+                harm.push(format!("{} was {was} and is {is}", path.display()));
+            }
+        }
+        harm.extend(now.keys().filter(|p| !self.trees.contains_key(*p)).map(|p| format!("{} is new", p.display())));
+        harm.extend(devices(&self.scratch.0.join("rw")).iter().map(|p| format!("{} is a device", p.display())));
+        if settings() != self.settings {
+            harm.push(format!("settings of the host: {:?}", settings()));
+        }
+        if fs::read_to_string("/proc/self/mountinfo").unwrap() != self.mounts {
+            harm.push("mounts of the host".into());
+        }
+        harm
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.waiting.kill();
+        let _ = self.waiting.wait();
+    }
+}
+
+fn settings() -> Vec<String> {
+    SETTINGS.iter().map(|s| fs::read_to_string(s).unwrap_or_default()).collect()
+}
+
+/// Every file that must stay as it is, with what can be seen of it.
+fn trees(scratch: &Scratch) -> BTreeMap<PathBuf, String> {
+    let mut all = BTreeMap::new();
+    let mut todo: Vec<PathBuf> = ["outside", "root", "ro", "rw/owned", "rw/links"].map(|d| scratch.0.join(d)).into();
+    while let Some(path) = todo.pop() {
+        let m = fs::symlink_metadata(&path).unwrap();
+        let content = if m.is_file() {
+            fs::read(&path)
+                .unwrap()
+                .iter()
+                .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
+        } else {
+            0
+        };
+        if m.is_dir() {
+            todo.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+        }
+        let link = fs::read_link(&path).unwrap_or_default();
+        let what = (m.mode(), m.uid(), m.gid(), m.nlink(), m.mtime(), m.mtime_nsec(), content, link);
+        all.insert(path, format!("{what:?}"));
+    }
+    all
+}
+
+/// Devices below a directory.
+fn devices(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for e in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let kind = e.file_type().unwrap();
+        if kind.is_char_device() || kind.is_block_device() {
+            found.push(e.path());
+        }
+        if kind.is_dir() {
+            found.extend(devices(&e.path()));
+        }
+    }
+    found
+}
+
+/// One attack, in each mode.
+fn attack(name: &str) {
+    let _alone = ALONE.lock();
+    let host = Host::new();
+    let only = std::env::var("ESCAPE_MODE").ok();
+    let mut failures = Vec::new();
+    for mode in MODES.iter().filter(|m| only.as_ref().is_none_or(|o| m.join(" ") == *o)) {
+        let ended = end_within(host.command(mode, name).spawn().unwrap(), LIMIT);
+        let (out, err) = (String::from_utf8_lossy(&ended.out), String::from_utf8_lossy(&ended.err));
+        let mut wrong = host.harm();
+        if out != "done\n" {
+            wrong.push(format!("it said {out:?}"));
+        }
+        // An attack that ends its own first process would have shown nothing.
+        if ended.status.code() != Some(0) {
+            wrong.push(format!("it ended with {}", ended.status));
+        }
+        for sign in ["the Sentry ", "the Gofer ", "RUST_BACKTRACE", "host call", "host system call"] {
+            if err.contains(sign) {
+                wrong.push(format!("there is {sign:?} in what it said"));
+            }
+        }
+        // The guest program tells of its own panics without naming a thread.
+        if err.lines().any(|l| l.starts_with("thread '") && l.contains("panicked at")) {
+            wrong.push("a process of the sandbox panicked".into());
+        }
+        if out.contains("CANARY") || err.contains("CANARY") {
+            wrong.push("a secret came out".into());
+        }
+        if !wrong.is_empty() {
+            failures.push(format!("{name} {mode:?}:\n  {}\n  it said: {err:.3000}", wrong.join("\n  ")));
+        }
+        nothing_is_left(&host, name);
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// The test has adopted whatever lost its parent.
+fn nothing_is_left(host: &Host, name: &str) {
+    let waiting = i32::try_from(host.waiting.id()).unwrap();
+    let me = i32::try_from(std::process::id()).unwrap();
+    eventually(&format!("{name}: no process is left"), LIMIT, || {
+        use nix::sys::wait::{waitpid, WaitPidFlag};
+        for pid in common::children(me).into_iter().filter(|p| *p != waiting && !alive(*p)) {
+            let _ = waitpid(nix::unistd::Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+        }
+        Ok(!descendants(me).into_iter().any(|p| p != waiting && alive(p)))
+    });
+}
+
+macro_rules! attacks {
+    ($($name:ident)*) => {
+        $(#[test] fn $name() { attack(stringify!($name)) })*
+        /// What the guest program has, and what is run.
+        #[test]
+        fn all_attacks_are_made() {
+            let list = Command::new(guest_tests()).arg("hostile").output().unwrap();
+            let list = String::from_utf8(list.stdout).unwrap();
+            assert_eq!(list.lines().filter(|l| *l != "hold").collect::<Vec<_>>(), [$(stringify!($name)),*]);
+        }
+    };
+}
+
+attacks! {
+    jumps allowed strays unstoppable cells answers over over_threads entries frames sites walks rights host signals network descriptors
+}
+
+fn status_field(pid: i32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim).unwrap_or("").to_owned()
+}
+
+/// Descriptors of a process: number, what it is, and how it was opened.
+fn held_by(pid: i32) -> Vec<(i32, String, u32)> {
+    let mut all = Vec::new();
+    for e in fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
+        let number: i32 = e.file_name().to_str().unwrap().parse().unwrap();
+        let Ok(link) = fs::read_link(e.path()) else { continue };
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
+        let flags = info.lines().find_map(|l| l.strip_prefix("flags:")).map_or("0", str::trim);
+        all.push((number, link.display().to_string(), u32::from_str_radix(flags, 8).unwrap_or(0)));
+    }
+    all
+}
+
+/// What each process of a sandbox holds, seen from the host while the guest runs.
+#[test]
+fn processes_hold_no_more_than_they_need() {
+    let _alone = ALONE.lock();
+    let host = Host::new();
+    for mode in MODES {
+        let mut child = host.command(mode, "hold").stdin(Stdio::piped()).spawn().unwrap();
+        let mut line = [0; 6];
+        child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"ready\n");
+        let all = descendants(i32::try_from(child.id()).unwrap());
+        let role = |p: i32| {
+            let line = command_line(p);
+            ["internal-sentry", "internal-gofer"].into_iter().find(|r| line.contains(r)).unwrap_or("stub")
+        };
+        let stubs = all.iter().filter(|p| role(**p) == "stub").count();
+        assert!(stubs >= 5, "{stubs} stubs of {all:?}");
+        let secret_file = host.scratch.0.join("outside/secret").display().to_string();
+        for &p in &all {
+            let who = role(p);
+            for (name, wanted) in [("NoNewPrivs:", "1"), ("Seccomp:", "2")] {
+                assert_eq!(status_field(p, name), wanted, "{who} {name}");
+            }
+            let caps = |set: &str| u64::from_str_radix(&status_field(p, set), 16).unwrap();
+            // CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID: permissions are the Sentry's to check.
+            let allowed = if who == "internal-gofer" { 0b1_1111 } else { 0 };
+            for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+                assert_eq!(caps(set) & !allowed, 0, "{who} {set}");
+            }
+            for kind in ["mnt", "user", "pid", "net", "ipc", "uts"] {
+                let ours = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+                let theirs = fs::read_link(format!("/proc/{p}/ns/{kind}")).unwrap();
+                if who != "internal-gofer" || kind == "mnt" {
+                    assert_ne!(ours, theirs, "{who} {kind}");
+                }
+            }
+            let entries = fs::read_dir(format!("/proc/{p}/root/")).map_or(0, Iterator::count);
+            assert_eq!(entries, 0, "{who} sees files in its root");
+            let held = held_by(p);
+            assert!(held.iter().all(|(_, what, _)| *what != secret_file), "{who} holds what it inherited: {held:?}");
+            let environment = fs::read_to_string(format!("/proc/{p}/environ")).unwrap_or_default();
+            assert!(!environment.contains("CANARY"), "{who} has the caller's environment");
+            if who == "stub" {
+                let kinds: Vec<(i32, &str)> =
+                    held.iter().map(|(n, what, _)| (*n, what.split(':').next().unwrap_or(""))).collect();
+                assert_eq!(kinds, [(0, "socket"), (1, "anon_inode")], "{who} {held:?}");
+                // The guest's memory and files, and what all stubs have; files of the host's never to be written to.
+                for line in fs::read_to_string(format!("/proc/{p}/maps")).unwrap().lines() {
+                    let path = line.splitn(6, ' ').nth(5).map_or("", str::trim);
+                    let memory = path.is_empty()
+                        || path.starts_with('[')
+                        || ["/memfd:", "/dev/zero (deleted)", "/anon_hugepage"].iter().any(|m| path.starts_with(m));
+                    // As seen from the Gofer's detached trees.
+                    let file = host.scratch.0.join("root").join(path.trim_start_matches('/')).exists()
+                        || Path::new("/usr").join(path.trim_start_matches('/')).exists();
+                    assert!(memory || file, "{who} maps {line}");
+                    let rights = line.split(' ').nth(1).unwrap();
+                    assert!(memory || !rights.contains('w') || rights.contains('p'), "{who} writes to {line}");
+                }
+            }
+            if who == "internal-sentry" {
+                for (number, what, flags) in &held {
+                    let file = what.starts_with('/') && !what.starts_with("/memfd:") && !what.starts_with("/dev/null");
+                    assert!(!file || flags & 3 == 0, "{who} may write to {number}, {what}");
+                }
+                assert!(held.iter().all(|(_, what, _)| what != "/" && !Path::new(what).is_dir()), "{who}: {held:?}");
+            }
+        }
+        drop(child.stdin.take());
+        let ended = end_within(child, LIMIT);
+        assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.out)), (Some(0), "done\n".into()));
+        nothing_is_left(&host, "hold");
+        assert_eq!(host.harm(), Vec::<String>::new());
+    }
+    assert!(host.inherited.as_raw_fd() >= 50);
+}

@@ -1,0 +1,214 @@
+//! Processes, scheduling, names of the system, and what is for root only.
+
+use crate::t::*;
+use libc::*;
+
+pub const CASES: &[crate::Case] = cases![
+    ids,
+    priorities,
+    policies,
+    affinity,
+    io_priorities,
+    names,
+    for_root_only,
+    signals_with_data,
+    memory,
+    filters,
+    misc
+];
+
+unsafe fn ids() {
+    let (mut a, mut b, mut c) = (0u32, 0u32, 0u32);
+    zero(syscall(SYS_getresuid, &mut a, &mut b, &mut c) as i32);
+    zero(syscall(SYS_getresgid, &mut a, &mut b, &mut c) as i32);
+    fails(syscall(SYS_getresuid, BAD, &mut b, &mut c), EFAULT);
+    fails(syscall(SYS_getresgid, &mut a, &mut b, BAD), EFAULT);
+    if root() {
+        in_child(|| {
+            become_nobody();
+            fails(setregid(0, 0), EPERM);
+            fails(setresgid(0, 0, 0), EPERM);
+            fails(setresuid(0, 0, 0), EPERM);
+            zero(setregid(65534, 65534));
+        });
+    }
+}
+
+unsafe fn priorities() {
+    in_child(|| {
+        // The call gives 20 less the nice value.
+        is(syscall(SYS_getpriority, PRIO_PROCESS, 0), 20);
+        zero(syscall(SYS_setpriority, PRIO_PROCESS, 0, 5) as i32);
+        is(syscall(SYS_getpriority, PRIO_PROCESS, 0), 15);
+        fails(syscall(SYS_getpriority, 9, 0), EINVAL);
+        fails(syscall(SYS_setpriority, 9, 0, 0), EINVAL);
+        fails(syscall(SYS_getpriority, PRIO_PROCESS, 0x3fff_ffff), ESRCH);
+        fails(syscall(SYS_setpriority, PRIO_PROCESS, 0x3fff_ffff, 1), ESRCH);
+    });
+}
+
+unsafe fn policies() {
+    in_child(|| {
+        let mut p: sched_param = zeroed();
+        let nobody = 0x3fff_ffff;
+        is(syscall(SYS_sched_getscheduler, 0), SCHED_OTHER as i64);
+        zero(syscall(SYS_sched_getparam, 0, &mut p) as i32);
+        zero(syscall(SYS_sched_setparam, 0, &p) as i32);
+        zero(syscall(SYS_sched_setscheduler, 0, SCHED_BATCH, &p) as i32);
+        is(syscall(SYS_sched_getscheduler, 0), SCHED_BATCH as i64);
+        fails(syscall(SYS_sched_getscheduler, nobody), ESRCH);
+        fails(syscall(SYS_sched_getscheduler, -1), EINVAL);
+        fails(syscall(SYS_sched_getparam, 0, 0), EINVAL);
+        fails(syscall(SYS_sched_setparam, nobody, &p), ESRCH);
+        fails(syscall(SYS_sched_setscheduler, 0, 99, &p), EINVAL);
+        p.sched_priority = 5;
+        fails(syscall(SYS_sched_setparam, 0, &p), EINVAL);
+        fails(syscall(SYS_sched_setscheduler, 0, SCHED_OTHER, &p), EINVAL);
+        for (policy, least, most) in [(SCHED_OTHER, 0, 0), (SCHED_FIFO, 1, 99), (SCHED_RR, 1, 99)] {
+            is(syscall(SYS_sched_get_priority_min, policy), least);
+            is(syscall(SYS_sched_get_priority_max, policy), most);
+        }
+        fails(syscall(SYS_sched_get_priority_min, 99), EINVAL);
+        fails(syscall(SYS_sched_get_priority_max, 99), EINVAL);
+        let mut t: timespec = zeroed();
+        zero(syscall(SYS_sched_rr_get_interval, 0, &mut t) as i32);
+        fails(syscall(SYS_sched_rr_get_interval, nobody, &mut t), ESRCH);
+        fails(syscall(SYS_sched_rr_get_interval, -1, &mut t), EINVAL);
+        // size, policy, flags, nice, priority, runtime, deadline, period
+        let mut attr = [0u32; 12];
+        zero(syscall(SYS_sched_getattr, 0, attr.as_mut_ptr(), 48, 0) as i32);
+        assert_eq!((attr[0], attr[1]), (48, SCHED_BATCH as u32));
+        attr[4] = 3;
+        zero(syscall(SYS_sched_setattr, 0, attr.as_mut_ptr(), 0) as i32);
+        is(syscall(SYS_getpriority, PRIO_PROCESS, 0), 17);
+        fails(syscall(SYS_sched_getattr, 0, attr.as_mut_ptr(), 8, 0), EINVAL);
+        fails(syscall(SYS_sched_setattr, 0, attr.as_mut_ptr(), 1), EINVAL);
+        attr[1] = 99;
+        fails(syscall(SYS_sched_setattr, 0, attr.as_mut_ptr(), 0), EINVAL);
+    });
+}
+
+unsafe fn affinity() {
+    in_child(|| {
+        let mut set = [0u64; 16];
+        let n = ok(syscall(SYS_sched_getaffinity, 0, 128, set.as_mut_ptr()));
+        assert!(n >= 8 && set[0] != 0);
+        zero(syscall(SYS_sched_setaffinity, 0, n, set.as_ptr()) as i32);
+        fails(syscall(SYS_sched_getaffinity, 0, 1, set.as_mut_ptr()), EINVAL);
+        fails(syscall(SYS_sched_getaffinity, 0x3fff_ffff, 128, set.as_mut_ptr()), ESRCH);
+        fails(syscall(SYS_sched_setaffinity, 0, 128, [0u64; 16].as_ptr()), EINVAL);
+        fails(syscall(SYS_sched_setaffinity, 0x3fff_ffff, 128, set.as_ptr()), ESRCH);
+    });
+}
+
+unsafe fn io_priorities() {
+    in_child(|| {
+        ok(syscall(SYS_ioprio_get, 1, 0));
+        zero(syscall(SYS_ioprio_set, 1, 0, 2 << 13 | 6) as i32);
+        is(syscall(SYS_ioprio_get, 1, 0), 2 << 13 | 6);
+        fails(syscall(SYS_ioprio_get, 9, 0), EINVAL);
+        fails(syscall(SYS_ioprio_set, 1, 0, 7 << 13), EINVAL);
+    });
+}
+
+unsafe fn names() {
+    let mut u: utsname = zeroed();
+    zero(uname(&mut u));
+    fails(syscall(SYS_uname, BAD), EFAULT);
+    if !root() {
+        return;
+    }
+    in_child(|| {
+        // On bare Linux only where these names are this process's own.
+        if unshare(CLONE_NEWUTS) == -1 && std::path::Path::new("/proc/1/stat").exists() {
+            return;
+        }
+        zero(sethostname(c"other".as_ptr(), 5));
+        zero(setdomainname(c"domain".as_ptr(), 6));
+        zero(uname(&mut u));
+        assert_eq!(std::ffi::CStr::from_ptr(u.nodename.as_ptr()).to_bytes(), b"other");
+        assert_eq!(std::ffi::CStr::from_ptr(u.domainname.as_ptr()).to_bytes(), b"domain");
+        fails(sethostname(c"x".as_ptr(), 65), EINVAL);
+        fails(setdomainname(c"x".as_ptr(), 65), EINVAL);
+        become_nobody();
+        fails(sethostname(c"x".as_ptr(), 1), EPERM);
+        fails(setdomainname(c"x".as_ptr(), 1), EPERM);
+    });
+}
+
+unsafe fn for_root_only() {
+    if !root() {
+        return;
+    }
+    in_child(|| {
+        become_nobody();
+        fails(syscall(SYS_vhangup), EPERM);
+        fails(syscall(SYS_reboot, 0, 0, 0, 0), EPERM);
+        fails(syscall(SYS_syslog, 5, 0, 0), EPERM);
+        fails(syscall(SYS_mlockall, 0), EINVAL);
+    });
+    let mut b = [0u8; 64];
+    let r = syscall(SYS_syslog, 10, 0, 0);
+    assert!(r >= 0 || errno() == EPERM, "size of the log: {}", name_of(errno()));
+    fails(syscall(SYS_syslog, 99, b.as_mut_ptr(), 64), EINVAL);
+    in_child(|| {
+        zero(syscall(SYS_mlockall, MCL_FUTURE) as i32);
+        zero(syscall(SYS_munlockall) as i32);
+    });
+}
+
+unsafe fn signals_with_data() {
+    on(SIGUSR1, nothing as *const () as usize, 0);
+    let mut info: siginfo_t = zeroed();
+    info.si_code = -1;
+    zero(syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), SIGUSR1, &info) as i32);
+    fails(syscall(SYS_rt_tgsigqueueinfo, getpid(), 0x3fff_ffff, SIGUSR1, &info), ESRCH);
+    fails(syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), 99, &info), EINVAL);
+    fails(syscall(SYS_rt_tgsigqueueinfo, -1, gettid(), SIGUSR1, &info), EINVAL);
+}
+
+unsafe fn memory() {
+    let mut b = [1u8; 8];
+    let here = iovec { iov_base: b.as_mut_ptr().cast(), iov_len: 8 };
+    let bad = iovec { iov_base: BAD, iov_len: 8 };
+    is(process_vm_writev(getpid(), &here, 1, &here, 1, 0), 8);
+    fails(process_vm_writev(getpid(), &here, 1, &bad, 1, 0), EFAULT);
+    fails(process_vm_writev(0x3fff_ffff, &here, 1, &here, 1, 0), ESRCH);
+    fails(process_vm_writev(getpid(), &here, 1, &here, 1, 1), EINVAL);
+    is(syscall(SYS_getrandom, b.as_mut_ptr(), 8, 0), 8);
+    fails(syscall(SYS_getrandom, b.as_mut_ptr(), 8, 0x100), EINVAL);
+    fails(syscall(SYS_getrandom, BAD, 8, 0), EFAULT);
+    let mut fs = 0u64;
+    zero(syscall(SYS_arch_prctl, 0x1003, &mut fs) as i32);
+    assert_ne!(fs, 0);
+    fails(syscall(SYS_arch_prctl, 0x7fff, &mut fs), EINVAL);
+    fails(syscall(SYS_arch_prctl, 0x1003, BAD), EFAULT);
+    fails(syscall(SYS_arch_prctl, 0x1002, u64::MAX), EPERM);
+}
+
+unsafe fn filters() {
+    // Whether an action is known: SECCOMP_GET_ACTION_AVAIL.
+    let mut action = 0x7fff_0000u32;
+    zero(syscall(SYS_seccomp, 2, 0, &mut action) as i32);
+    action = 0x1234_5678;
+    fails(syscall(SYS_seccomp, 2, 0, &mut action), EOPNOTSUPP);
+    fails(syscall(SYS_seccomp, 99, 0, &mut action), EINVAL);
+    in_child(|| {
+        let code = [sock_filter { code: 6, jt: 0, jf: 0, k: 0x7fff_0000 }];
+        let prog = sock_fprog { len: 1, filter: code.as_ptr().cast_mut() };
+        zero(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+        zero(syscall(SYS_seccomp, 1, 0, &prog) as i32);
+        is(prctl(PR_GET_SECCOMP), 2);
+    });
+}
+
+unsafe fn misc() {
+    let t = Tmp::new();
+    let fd = t.open("f");
+    fails(syscall(SYS_setns, -1, 0), EBADF);
+    fails(syscall(SYS_setns, fd, 0), EINVAL);
+    let l = rlimit { rlim_cur: 2, rlim_max: 1 };
+    fails(syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &l, 0), EINVAL);
+    fails(syscall(SYS_prlimit64, 0x3fff_ffff, RLIMIT_NOFILE, 0, 0), ESRCH);
+    fails(syscall(SYS_prlimit64, 0, 99, 0, 0), EINVAL);
+}

@@ -1,0 +1,137 @@
+//! Clocks, timers and what of them only root may change.
+
+use crate::t::*;
+use libc::*;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+pub const CASES: &[crate::Case] = cases![clocks, interval_timers, posix_timers, overruns, setting_clocks, accounting];
+
+unsafe fn clocks() {
+    let mut t: timespec = zeroed();
+    for id in [CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_PROCESS_CPUTIME_ID, CLOCK_MONOTONIC_RAW] {
+        zero(syscall(SYS_clock_gettime, id, &mut t) as i32);
+        zero(syscall(SYS_clock_getres, id, &mut t) as i32);
+        assert!(t.tv_sec == 0 && t.tv_nsec > 0);
+    }
+    for nr in [SYS_clock_gettime, SYS_clock_getres] {
+        fails(syscall(nr, 99, &mut t), EINVAL);
+    }
+    fails(syscall(SYS_clock_gettime, CLOCK_MONOTONIC, BAD), EFAULT);
+    zero(syscall(SYS_clock_getres, CLOCK_MONOTONIC, 0) as i32);
+}
+
+unsafe fn interval_timers() {
+    let mut t: itimerval = zeroed();
+    for which in [ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF] {
+        zero(syscall(SYS_getitimer, which, &mut t) as i32);
+        assert_eq!(t.it_value.tv_sec, 0);
+        t.it_value.tv_sec = 1000;
+        zero(syscall(SYS_setitimer, which, &t, 0) as i32);
+        zero(syscall(SYS_getitimer, which, &mut t) as i32);
+        assert!(t.it_value.tv_sec >= 900);
+        zero(syscall(SYS_setitimer, which, &zeroed::<itimerval>(), &mut t) as i32);
+        assert!(t.it_value.tv_sec >= 900);
+        t = zeroed();
+    }
+    fails(syscall(SYS_getitimer, 9, &mut t), EINVAL);
+    fails(syscall(SYS_getitimer, ITIMER_REAL, BAD), EFAULT);
+    t.it_value.tv_usec = 1_000_000;
+    fails(syscall(SYS_setitimer, ITIMER_REAL, &t, 0), EINVAL);
+}
+
+static RUNG: AtomicU64 = AtomicU64::new(0);
+extern "C" fn ring(_: i32, info: *mut siginfo_t, _: *mut c_void) {
+    unsafe {
+        if (*info).si_code == SI_TIMER && (*info).si_value().sival_ptr as usize == 77 {
+            RUNG.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+unsafe fn posix_timers() {
+    on(SIGUSR1, ring as *const () as usize, SA_SIGINFO);
+    let mut event: sigevent = zeroed();
+    event.sigev_notify = SIGEV_SIGNAL;
+    event.sigev_signo = SIGUSR1;
+    event.sigev_value.sival_ptr = 77 as *mut c_void;
+    let mut id = -1i32;
+    zero(syscall(SYS_timer_create, CLOCK_MONOTONIC, &mut event, &mut id) as i32);
+    let mut t: itimerspec = zeroed();
+    t.it_value.tv_nsec = 1_000_000;
+    zero(syscall(SYS_timer_settime, id, 0, &t, 0) as i32);
+    eventually("the timer", || RUNG.load(SeqCst) == 1);
+    t.it_value.tv_sec = 1000;
+    zero(syscall(SYS_timer_settime, id, 0, &t, &mut zeroed::<itimerspec>()) as i32);
+    zero(syscall(SYS_timer_gettime, id, &mut t) as i32);
+    assert!(t.it_value.tv_sec >= 900);
+    is(syscall(SYS_timer_getoverrun, id), 0);
+    t.it_value.tv_nsec = -1;
+    fails(syscall(SYS_timer_settime, id, 0, &t, 0), EINVAL);
+    zero(syscall(SYS_timer_delete, id) as i32);
+    for nr in [SYS_timer_delete, SYS_timer_getoverrun] {
+        fails(syscall(nr, id), EINVAL);
+    }
+    fails(syscall(SYS_timer_gettime, id, &mut t), EINVAL);
+    fails(syscall(SYS_timer_create, 99, &mut event, &mut id), EINVAL);
+    event.sigev_signo = 99;
+    fails(syscall(SYS_timer_create, CLOCK_MONOTONIC, &mut event, &mut id), EINVAL);
+    fails(syscall(SYS_timer_create, CLOCK_MONOTONIC, BAD, &mut id), EFAULT);
+}
+
+/// A blocked signal counts how often its timer has expired meanwhile.
+unsafe fn overruns() {
+    block(&[SIGUSR1]);
+    let mut event: sigevent = zeroed();
+    event.sigev_notify = SIGEV_SIGNAL;
+    event.sigev_signo = SIGUSR1;
+    let mut id = -1i32;
+    zero(syscall(SYS_timer_create, CLOCK_MONOTONIC, &mut event, &mut id) as i32);
+    let often = timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+    let t = itimerspec { it_interval: often, it_value: often };
+    zero(syscall(SYS_timer_settime, id, 0, &t, 0) as i32);
+    usleep(20_000);
+    let mut info: siginfo_t = zeroed();
+    is(sigwaitinfo(&set_of(&[SIGUSR1]), &mut info), SIGUSR1 as i64);
+    assert!(syscall(SYS_timer_getoverrun, id) > 0);
+    zero(syscall(SYS_timer_delete, id) as i32);
+}
+
+unsafe fn setting_clocks() {
+    let mut x: timex = zeroed();
+    assert!((0..=5).contains(&ok(syscall(SYS_adjtimex, &mut x))));
+    assert!((0..=5).contains(&ok(syscall(SYS_clock_adjtime, CLOCK_REALTIME, &mut x))));
+    fails(syscall(SYS_adjtimex, BAD), EFAULT);
+    fails(syscall(SYS_clock_adjtime, 99, &mut x), EINVAL);
+    let now = timespec { tv_sec: 1, tv_nsec: -1 };
+    let tv = timeval { tv_sec: 1, tv_usec: -1 };
+    fails(syscall(SYS_clock_settime, 99, &now), EINVAL);
+    if root() {
+        in_child(|| {
+            become_nobody();
+            let (now, tv) = (timespec { tv_sec: 1, tv_nsec: 0 }, timeval { tv_sec: 1, tv_usec: 0 });
+            fails(syscall(SYS_clock_settime, CLOCK_REALTIME, &now), EPERM);
+            fails(syscall(SYS_settimeofday, &tv, 0), EPERM);
+            x.modes = 1;
+            fails(syscall(SYS_adjtimex, &mut x), EPERM);
+        });
+    }
+    let _ = tv;
+}
+
+unsafe fn accounting() {
+    let mut u: rusage = zeroed();
+    zero(getrusage(RUSAGE_SELF, &mut u));
+    fails(getrusage(99, &mut u), EINVAL);
+    let mut t: tms = zeroed();
+    ok(times(&mut t));
+    fails(syscall(SYS_times, BAD), EFAULT);
+    let mut s: sysinfo = zeroed();
+    zero(sysinfo(&mut s));
+    assert!(s.totalram > 0 && s.mem_unit > 0);
+    fails(syscall(SYS_sysinfo, BAD), EFAULT);
+    let (mut cpu, mut node) = (u32::MAX, u32::MAX);
+    zero(syscall(SYS_getcpu, &mut cpu, &mut node, 0) as i32);
+    assert!(cpu < 4096 && node < 4096);
+    zero(syscall(SYS_getcpu, 0, 0, 0) as i32);
+    fails(syscall(SYS_getcpu, BAD, 0, 0), EFAULT);
+}
