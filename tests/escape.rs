@@ -24,7 +24,7 @@ use std::time::Duration;
 /// One at a time, should these run as threads of one process.
 static ALONE: Mutex<()> = Mutex::new(());
 /// Far more than it should take.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 
 const MODES: [&[&str]; 4] = [&[], &["--patch", "off"], &["--hand-off", "sleep"], &["--hand-off", "spin"]];
 

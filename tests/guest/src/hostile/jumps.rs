@@ -163,7 +163,8 @@ pub unsafe fn jumps() {
     let victims: Vec<u64> = host_pids().iter().map(|p| *p as u64).chain([1]).collect();
     let calls: Vec<_> = victims.iter().flat_map(|v| bait.calls(*v)).collect();
     let n = bait.calls(1).len();
-    // All calls by the way that comes back, a third of them at every other place.
+    // All calls by the way that comes back, a tenth of them at each other place: most
+    // wedge their process there, whatever they are.
     let gate = Gate::new();
     survive(calls.len(), |i| {
         let (nr, args) = calls[i];
@@ -179,18 +180,18 @@ pub unsafe fn jumps() {
         }
         check(&before, 16);
     });
-    let some = n / 3;
+    let some = n / 10;
     survive_each(sites.len() * some, Duration::from_millis(20), |i| {
         let (site, call) = (i / some, i % some);
-        let (nr, a) = calls[(3 * call + site) % n];
+        let (nr, a) = calls[(10 * call + site) % n];
         jump(sites[site], [nr as u64, a[0], a[1], a[2], a[3], a[4], a[5]]);
         if call == some - 1 {
             check(&before, 16);
         }
     });
     // And anywhere at all.
-    survive(before[0].len() / 3, |i| {
-        wander(TEXT + 3 * i as u64);
+    survive_each(before[0].len() / 11, Duration::from_millis(20), |i| {
+        wander(TEXT + 11 * i as u64);
     });
     check(&before, 16);
 }

@@ -115,10 +115,16 @@ pub unsafe fn survive(n: usize, attack: impl Fn(usize)) {
 
 /// The same with another time after which an attack counts as stuck. It has been made then: nothing is left out on a slow machine.
 pub unsafe fn survive_each(n: usize, patience: Duration, attack: impl Fn(usize)) {
-    let word = &*shared(PAGE).cast::<AtomicU64>();
-    let mut next = 0;
-    while next < n {
-        word.store(next as u64, SeqCst);
+    // A word for each child: one that has been killed may not have noticed yet.
+    const WORDS: usize = PAGE / 8;
+    let words = &*shared(PAGE).cast::<[AtomicU64; WORDS]>();
+    let (mut next, mut killed) = (0, Vec::new());
+    for child in 0.. {
+        if next >= n {
+            break;
+        }
+        let word = &words[child % WORDS];
+        word.store(NOT_BEGUN, SeqCst);
         let pid = spawn(|| {
             raw::arm();
             for i in next..n {
@@ -131,29 +137,40 @@ pub unsafe fn survive_each(n: usize, patience: Duration, attack: impl Fn(usize))
         if std::env::var_os("HOSTILE_VERBOSE").is_some() {
             say(&format!("{pid} begins at {next} of {n}\n"));
         }
-        watch(pid, word, patience);
-        next = word.load(SeqCst) as usize + 1;
+        if watch(pid, word, patience) {
+            ok(kill(pid, SIGKILL));
+            killed.push(pid);
+        }
+        next = match word.load(SeqCst) {
+            NOT_BEGUN => next + 1,
+            at => at as usize + 1,
+        };
     }
-    ok(munmap(std::ptr::from_ref(word).cast_mut().cast(), PAGE));
+    killed.into_iter().for_each(|pid| end(pid));
+    ok(munmap(std::ptr::from_ref(words).cast_mut().cast(), PAGE));
 }
 
-/// Waits for a child; kills it when nothing goes on for some time. SIGKILL must always do.
-unsafe fn watch(pid: pid_t, progress: &AtomicU64, patience: Duration) {
-    let (mut seen, mut since) = (u64::MAX, Instant::now());
+/// What a child's word holds before its first attack.
+const NOT_BEGUN: u64 = u64::MAX;
+
+/// Waits for a child, or (true) until nothing has gone on for some time.
+unsafe fn watch(pid: pid_t, progress: &AtomicU64, patience: Duration) -> bool {
+    let (mut seen, mut since) = (NOT_BEGUN, Instant::now());
     loop {
         let r = waitpid(pid, std::ptr::null_mut(), WNOHANG);
         if r == pid {
-            return;
+            return false;
         }
         if r == -1 && errno() != EINTR {
-            return got(&format!("away from its parent: {}", name_of(errno())));
+            got(&format!("away from its parent: {}", name_of(errno())));
+            return false;
         }
         let now = progress.load(SeqCst);
         if now != seen {
             (seen, since) = (now, Instant::now());
         }
-        if since.elapsed() > patience {
-            return end(pid);
+        if since.elapsed() > if now == NOT_BEGUN { 2 * PATIENCE } else { patience } {
+            return true;
         }
         usleep(300);
     }
