@@ -105,8 +105,7 @@ const NEVER_FAIL: &[&str] = &[
 
 /// Calls whose one error is a bad address for their results. The cases make them fail, but it is the stub that finds out, when it
 /// stores what the Sentry has answered: the trace, written by the Sentry, does not show it.
-const FAIL_BY_ADDRESS: &[&str] =
-    &["getcpu", "getresgid", "getresuid", "gettimeofday", "sysinfo", "time", "times", "uname"];
+const FAIL_BY_ADDRESS: &[&str] = &["getresgid", "getresuid", "gettimeofday", "sysinfo", "time", "times", "uname"];
 
 /// Calls that do nothing but wait for a signal.
 const ONLY_INTERRUPTED: &[&str] = &["pause", "rt_sigsuspend"];
