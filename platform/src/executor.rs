@@ -139,6 +139,8 @@ thread_local! {
     static LINGERS: StdCell<u32> = const { StdCell::new(0) };
     /// Calls found there since then.
     static LINGERED: StdCell<usize> = const { StdCell::new(0) };
+    /// When the leader is to ask epoll and the timers again.
+    static GLANCE_AT: StdCell<u64> = const { StdCell::new(0) };
 }
 
 /// `data` of the doorbell in the epoll set; ids of watches start above.
@@ -291,6 +293,11 @@ impl Executor {
         if left == 0 || !LEADING.get() {
             return false;
         }
+        // Slow calls must not keep it from timers and events: the clock is asked now and then.
+        if left & 3 == 0 && now_ns() >= GLANCE_AT.get() {
+            LINGERS.set(0);
+            return false;
+        }
         for _ in 0..LINGER_LOOKS {
             if watched.posted() {
                 LINGERS.set(left - 1);
@@ -388,6 +395,7 @@ impl Executor {
             }
             LINGERS.set(lingers);
             LINGERED.set(0);
+            GLANCE_AT.set(glance_at);
             let ran = self.run_ready();
             if !LEADING.get() {
                 return;

@@ -3,7 +3,7 @@
 //! GS points to the thread's cell, so no register is needed to find it. The guest's registers go straight into
 //! `Cell::post.regs`, which stays the one place they are in until the call is over; the code then runs on the slot's
 //! signal stack (the guest's may be unusable, and has a red zone). No vector register is touched: what the guest has in
-//! them stays there. An answer that needs them in memory (a signal frame) goes by [`make_frame`].
+//! them stays there. An answer that needs a frame of the kernel (loading them, GS) goes by [`make_frame`].
 //!
 //! # Interrupts
 //! Unlike in a signal handler, our interrupt is not kept out here. The handler finds out how far the call has got:
