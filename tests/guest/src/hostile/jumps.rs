@@ -355,25 +355,37 @@ pub unsafe fn strays() {
             }
         }
     }
-    // A process that replaces its program leaves no thread behind in the old one.
-    let counter = shared(PAGE).cast::<u64>();
-    let pid = spawn(|| {
-        let stack = anon(0x1_0000, RW).add(0xf000).cast::<u64>();
-        *stack = hostile_born as *const () as u64;
-        hostile_clone(site, 0x5_0f00, stack as u64, counter);
-        eventually("a stray thread", || counter.read_volatile() > 0);
-        let exe = c("/proc/self/exe");
-        let args = [c("guest-tests"), c("helper"), c("exit"), c("7")];
-        let argv: Vec<_> = args.iter().map(|a| a.as_ptr()).chain([std::ptr::null()]).collect();
-        ok(execv(exe.as_ptr(), argv.as_ptr()))
-    });
-    exits(pid, 7);
-    let mut last = counter.read_volatile();
-    eventually("the stray thread's end", || {
-        usleep(50_000);
-        let now = counter.read_volatile();
-        std::mem::replace(&mut last, now) == now
-    });
+    // A process that replaces its program: with no more rights than before, what it has left behind is its own affair, and may well
+    // be its end; but a program that gains rights never has a stray in it.
+    let exe = format!("/tmp/set-user-id-{}", getpid());
+    std::fs::copy("/proc/self/exe", &exe).unwrap();
+    ok(chmod(c(&exe).as_ptr(), 0o4755));
+    for gains in [false, true] {
+        let counter = shared(PAGE).cast::<u64>();
+        let pid = spawn(|| {
+            if gains {
+                become_nobody();
+            }
+            let stack = anon(0x1_0000, RW).add(0xf000).cast::<u64>();
+            *stack = hostile_born as *const () as u64;
+            hostile_clone(site, 0x5_0f00, stack as u64, counter);
+            eventually("a stray thread", || counter.read_volatile() > 0);
+            let path = if gains { c(&exe) } else { c("/proc/self/exe") };
+            let args = [c("guest-tests"), c("helper"), c("exit"), c("7")];
+            let argv: Vec<_> = args.iter().map(|a| a.as_ptr()).chain([std::ptr::null()]).collect();
+            ok(execv(path.as_ptr(), argv.as_ptr()))
+        });
+        let status = reap(pid);
+        if gains && !(WIFEXITED(status) && WEXITSTATUS(status) == 7) {
+            got(&format!("to disturb a program with more rights: {status:#x}"));
+        }
+        let mut last = counter.read_volatile();
+        eventually("the stray thread's end", || {
+            usleep(50_000);
+            let now = counter.read_volatile();
+            std::mem::replace(&mut last, now) == now
+        });
+    }
 }
 
 /// Threads that keep everything out and compute: stops and kills by others of the sandbox still work.
