@@ -27,13 +27,11 @@ fn all_cases(options: &[&str]) {
 }
 
 #[test]
-#[ignore = "a child that gets a signal as it is born may die of SIGSEGV on a busy machine"]
 fn hand_off_by_sleeping() {
     all_cases(&["--hand-off", "sleep"]);
 }
 
 #[test]
-#[ignore = "a child that gets a signal as it is born may die of SIGSEGV on a busy machine"]
 fn hand_off_by_spinning() {
     all_cases(&["--hand-off", "spin"]);
 }
