@@ -250,7 +250,18 @@ fn of_a_stuck_sentry_by_a_second_signal() {
         ready(&mut child);
         let command = pid(&child);
         let sentry = find(command, "Sentry", &mut Dice(1)).unwrap();
-        assert!(kill(sentry, 19) && kill(command, first));
+        assert!(kill(sentry, 19));
+        // Not before it has stopped, or it may take the first signal.
+        eventually("the Sentry has stopped", LIMIT, || {
+            for task in fs::read_dir(format!("/proc/{sentry}/task"))? {
+                let stat = fs::read_to_string(task?.path().join("stat"))?;
+                if !stat.rsplit(')').next().unwrap_or("").starts_with(" T") {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        });
+        assert!(kill(command, first));
         // One signal may be for the guest, who may take its time.
         sleep(Duration::from_millis(800));
         assert!(child.try_wait().unwrap().is_none());
