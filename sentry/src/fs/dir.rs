@@ -39,12 +39,7 @@ impl<D: Dir> FileOps for DirFile<D> {
     }
     /// Offsets are cookies: there is no `SEEK_END`.
     fn seek(&self, _file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
-        let base = match whence {
-            libc::SEEK_SET => 0,
-            libc::SEEK_CUR => current as i64,
-            _ => return Err(Errno::EINVAL),
-        };
-        base.checked_add(offset).and_then(|v| u64::try_from(v).ok()).ok_or(Errno::EINVAL)
+        seek_without_end(offset, whence, current)
     }
     fn readdir(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
         if pos == 0 {
@@ -61,6 +56,16 @@ impl<D: Dir> FileOps for DirFile<D> {
     fn attr(&self) -> Result<Attr> {
         self.0.attr()
     }
+}
+
+/// lseek(2) in what has no end to seek from.
+pub fn seek_without_end(offset: i64, whence: i32, current: u64) -> Result<u64> {
+    let base = match whence {
+        libc::SEEK_SET => 0,
+        libc::SEEK_CUR => current as i64,
+        _ => return Err(Errno::EINVAL),
+    };
+    base.checked_add(offset).and_then(|v| u64::try_from(v).ok()).ok_or(Errno::EINVAL)
 }
 
 /// Entries `.` and `..`; false when the sink is full.

@@ -2,12 +2,13 @@
 //!
 //! * [`Super`]: what the nodes of one tree share (device number, magic, time).
 //! * [`StaticDir`]: a directory whose entries are made once. A directory that changes implements [`Inode`] and [`List`] itself
-//!   and opens as [`OpenDir`].
+//!   and opens by [`open_dir`].
 //! * [`Content`]: a text that is generated when it is read at offset 0 (and kept for the reads that follow, so that one
 //!   reader sees one state); opens as [`OpenText`]. [`TextFile`] is one made of closures.
 //! * [`Symlink`]: a fixed target.
 //! * [`Put`]: appends numbers and padding to a byte buffer without going through `fmt`.
 
+use super::dir::{seek_without_end, Dir, DirFile};
 use super::file::{File, FileOps};
 use super::types::*;
 use crate::error::{Errno, Result, SysResult};
@@ -81,59 +82,29 @@ pub fn ignore_set_attr(set: &SetAttr) -> Result<()> {
     Ok(())
 }
 
-/// A directory's entries, for [`OpenDir`].
+/// A directory's entries, for [`open_dir`].
 pub trait List: Inode {
     /// Gives the entries from position `pos` (at least [`FIRST`]) to `sink`, until it is full.
     fn list(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<()>;
 }
 
 /// An open directory.
-pub struct OpenDir(pub Arc<dyn List>);
+pub fn open_dir(dir: Arc<dyn List>) -> Box<dyn FileOps> {
+    Box::new(DirFile(Listed(dir)))
+}
 
-impl FileOps for OpenDir {
-    fn as_any(&self) -> &dyn Any {
-        self
+struct Listed(Arc<dyn List>);
+
+impl Dir for Listed {
+    fn attr(&self) -> Result<Attr> {
+        self.0.attr()
     }
-    fn read(&self, _: &File, _: &mut Dst<'_>, _: u64) -> SysResult<usize> {
-        Err(Errno::EISDIR.into())
-    }
-    fn seekable(&self) -> bool {
-        true
-    }
-    fn seek(&self, _: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
-        let base = match whence {
-            libc::SEEK_SET => 0,
-            libc::SEEK_CUR => current as i64,
-            _ => return Err(Errno::EINVAL),
-        };
-        u64::try_from(base.checked_add(offset).ok_or(Errno::EOVERFLOW)?).map_err(|_| Errno::EINVAL)
+    fn list(&self, _: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        self.0.list(pos, sink)
     }
     fn fsync(&self, _: bool) -> Result<()> {
         Err(Errno::EINVAL)
     }
-    fn readdir(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
-        let own = self.0.attr()?.ino;
-        if pos == 0 && !sink(DirEntry { name: b".", ino: own, kind: libc::DT_DIR, next: 1 }) {
-            return Ok(());
-        }
-        if pos <= 1 {
-            let up = parent_ino(file).unwrap_or(own);
-            if !sink(DirEntry { name: b"..", ino: up, kind: libc::DT_DIR, next: FIRST }) {
-                return Ok(());
-            }
-        }
-        self.0.list(pos.max(FIRST), sink)
-    }
-}
-
-/// Inode number of the directory above an open one.
-fn parent_ino(file: &File) -> Option<u64> {
-    let p = file.path.as_ref()?;
-    let up = match p.dentry().parent() {
-        Some(up) if !Arc::ptr_eq(p.dentry(), p.mount().root_dentry()) => up.inode().clone(),
-        _ => p.mount().mountpoint()?.dentry().parent()?.inode().clone(),
-    };
-    up.attr().ok().map(|a| a.ino)
 }
 
 /// `DT_*` of a mode.
@@ -178,7 +149,7 @@ impl Inode for StaticDir {
         self.entries.iter().find(|(n, _)| n == name).map(|(_, e)| e.clone()).ok_or(Errno::ENOENT)
     }
     fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
-        Ok(Box::new(OpenDir(self)))
+        Ok(open_dir(self))
     }
     fn statfs(&self) -> Result<StatFs> {
         Ok(self.sup.statfs())
@@ -255,12 +226,7 @@ impl FileOps for OpenText {
     }
     fn seek(&self, _: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
         // seq_lseek knows no end.
-        let base = match whence {
-            libc::SEEK_SET => 0,
-            libc::SEEK_CUR => current as i64,
-            _ => return Err(Errno::EINVAL),
-        };
-        u64::try_from(base.checked_add(offset).ok_or(Errno::EOVERFLOW)?).map_err(|_| Errno::EINVAL)
+        seek_without_end(offset, whence, current)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::pid::{ino, Target, Who};
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::file::{File, FileOps};
-use crate::fs::pseudo::{Content, List, OpenDir, OpenText, Put, FIRST};
+use crate::fs::pseudo::{open_dir, Content, List, OpenText, Put, FIRST};
 use crate::fs::types::*;
 use crate::fs::vfs::{anon_path, Path};
 use crate::kernel::fdtable::FdEntry;
@@ -83,7 +83,7 @@ impl Inode for FdDir {
         if !self.target.exists()?.may_access() {
             return Err(Errno::EACCES);
         }
-        Ok(Box::new(OpenDir(self)))
+        Ok(open_dir(self))
     }
     fn statfs(&self) -> Result<StatFs> {
         Ok(self.target.sup.statfs())
@@ -329,7 +329,7 @@ impl Inode for NsDir {
         Ok(Arc::new(NsLink { target: self.target.clone(), index, kind, id }))
     }
     fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
-        Ok(Box::new(OpenDir(self)))
+        Ok(open_dir(self))
     }
     fn statfs(&self) -> Result<StatFs> {
         Ok(self.target.sup.statfs())

@@ -22,7 +22,7 @@ mod system;
 mod sysvipc;
 
 use super::file::FileOps;
-use super::pseudo::{dir_kind, List, OpenDir, Super, FIRST, PROC_SUPER_MAGIC};
+use super::pseudo::{dir_kind, open_dir, List, Super, FIRST, PROC_SUPER_MAGIC};
 use super::types::*;
 use crate::error::{Errno, Result};
 use crate::kernel::{current, Kernel};
@@ -86,7 +86,7 @@ impl Inode for Root {
         self.entries.iter().find(|(n, _)| n == name).map(|(_, e)| e.clone()).ok_or(Errno::ENOENT)
     }
     fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
-        Ok(Box::new(OpenDir(self)))
+        Ok(open_dir(self))
     }
     fn statfs(&self) -> Result<StatFs> {
         Ok(self.sup.statfs())

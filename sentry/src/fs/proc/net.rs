@@ -6,7 +6,7 @@ use super::inet;
 use super::pid::Target;
 use crate::error::{Errno, Result};
 use crate::fs::file::FileOps;
-use crate::fs::pseudo::{Content, List, OpenDir, OpenText, Put, Super, FIRST};
+use crate::fs::pseudo::{open_dir, Content, List, OpenText, Put, Super, FIRST};
 use crate::fs::types::*;
 use crate::kernel::Kernel;
 use std::any::Any;
@@ -133,7 +133,7 @@ impl Inode for NetDir {
         Ok(Arc::new(NetFile { sup: self.target.sup.clone(), index }))
     }
     fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
-        Ok(Box::new(OpenDir(self)))
+        Ok(open_dir(self))
     }
     fn statfs(&self) -> Result<StatFs> {
         Ok(self.target.sup.statfs())

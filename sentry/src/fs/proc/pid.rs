@@ -3,7 +3,7 @@
 use super::{fd, memory, misc, mounts, net, status};
 use crate::error::{Errno, Result};
 use crate::fs::file::FileOps;
-use crate::fs::pseudo::{ignore_set_attr, Content, List, OpenDir, OpenText, Super, FIRST};
+use crate::fs::pseudo::{ignore_set_attr, open_dir, Content, List, OpenText, Super, FIRST};
 use crate::fs::types::*;
 use crate::fs::vfs::Path;
 use crate::kernel::cred::CAP_SYS_PTRACE;
@@ -228,7 +228,7 @@ impl Inode for PidDir {
         Ok(self.node(i + 1, entry))
     }
     fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
-        Ok(Box::new(OpenDir(self)))
+        Ok(open_dir(self))
     }
     fn statfs(&self) -> Result<StatFs> {
         Ok(self.target.sup.statfs())
@@ -354,7 +354,7 @@ impl Inode for TaskDir {
         Ok(PidDir::of_task(&self.target.sup, task))
     }
     fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
-        Ok(Box::new(OpenDir(self)))
+        Ok(open_dir(self))
     }
     fn statfs(&self) -> Result<StatFs> {
         Ok(self.target.sup.statfs())

@@ -2,7 +2,7 @@
 
 use crate::error::{Errno, Result};
 use crate::fs::file::FileOps;
-use crate::fs::pseudo::{List, OpenDir, Super, DEVPTS_SUPER_MAGIC, FIRST};
+use crate::fs::pseudo::{open_dir, List, Super, DEVPTS_SUPER_MAGIC, FIRST};
 use crate::fs::types::*;
 use crate::kernel::Kernel;
 use std::any::Any;
@@ -37,7 +37,7 @@ impl Inode for Root {
         Ok(Arc::new(Node { sup: self.0.clone(), index }))
     }
     fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
-        Ok(Box::new(OpenDir(self)))
+        Ok(open_dir(self))
     }
     fn statfs(&self) -> Result<StatFs> {
         Ok(self.0.statfs())
