@@ -7,10 +7,7 @@ use std::process::Command;
 
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("stub.elf");
-    for file in ["stub.rs", "abi.rs", "boot.rs", "enter.rs", "fp.rs", "handoff.rs", "prefetch.rs", "sys.rs", "stub.ld"]
-    {
-        println!("cargo:rerun-if-changed=stub/{file}");
-    }
+    println!("cargo:rerun-if-changed=stub");
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = Command::new(rustc);
     command.args(["--edition", "2021", "--crate-name", "stub", "--target", "x86_64-unknown-linux-gnu", "-O"]);

@@ -16,6 +16,7 @@
 //! "Rewound" is: the guest is seen at its `syscall` instruction (or the `mov` before it), with the registers it had.
 
 use crate::abi::*;
+use crate::asm::stub_copy;
 use crate::{sys, UContext};
 use core::mem::offset_of;
 use core::ptr::addr_of_mut;
@@ -231,7 +232,7 @@ fn view_of(after: u64) -> Option<u64> {
     let to = addr_of_mut!(word) as u64;
     // SAFETY: copies from guest memory into our own array.
     let failed = unsafe {
-        crate::stub_copy(to, after - SLOT_AFTER + SLOT_MARK_AT, 8) + crate::stub_copy(to + 8, after, 8)
+        stub_copy(to, after - SLOT_AFTER + SLOT_MARK_AT, 8) + stub_copy(to + 8, after, 8)
     };
     // SAFETY: our own array.
     let [mark, code] = unsafe { addr_of_mut!(word).read_volatile() };
@@ -252,7 +253,7 @@ pub fn view_of_slow(rip: u64) -> Option<u64> {
 pub fn behind_patched(rip: u64) -> Option<u64> {
     let mut bytes = 0u64;
     // SAFETY: copies from guest memory into our own word.
-    let failed = unsafe { crate::stub_copy(addr_of_mut!(bytes) as u64, rip.wrapping_sub(2), 5) };
+    let failed = unsafe { stub_copy(addr_of_mut!(bytes) as u64, rip.wrapping_sub(2), 5) };
     // SAFETY: our own word.
     let bytes = unsafe { addr_of_mut!(bytes).read_volatile() };
     if failed != 0 || bytes & 0xff != 0xe9 {
@@ -344,7 +345,7 @@ pub unsafe fn interrupted_in_guest(uc: *mut UContext) {
             return;
         }
         let mut jump = 0u64;
-        crate::stub_copy(addr_of_mut!(jump) as u64, rip, 5);
+        stub_copy(addr_of_mut!(jump) as u64, rip, 5);
         let jump = addr_of_mut!(jump).read_volatile();
         // The jump back: what was displaced has been executed.
         let done = jump & 0xff == 0xe9;
@@ -356,7 +357,7 @@ pub unsafe fn interrupted_in_guest(uc: *mut UContext) {
 unsafe fn rewind(g: &mut [u64; 23], slot: u64, view: u64) {
     let mut first = 0u64;
     // SAFETY: copies from guest memory into our own word.
-    unsafe { crate::stub_copy(addr_of_mut!(first) as u64, slot, 1) };
+    unsafe { stub_copy(addr_of_mut!(first) as u64, slot, 1) };
     // SAFETY: our own word.
     let first = unsafe { addr_of_mut!(first).read_volatile() };
     g[R_RIP] = match first {

@@ -2,7 +2,8 @@
 //! there is no frame.
 
 use crate::abi::{ALT_SIZE, R_RIP};
-use crate::{stub_copy, UContext, EFAULT};
+use crate::asm::stub_copy;
+use crate::{UContext, EFAULT};
 use core::ptr::{addr_of, addr_of_mut};
 
 core::arch::global_asm!(

@@ -1,7 +1,7 @@
 //! Copies in, with the trap, what the Sentry is going to read for the commonest calls: a path, a small buffer.
 
 use crate::abi::*;
-use crate::{stub_copy, stub_copy_str};
+use crate::asm::{stub_copy, stub_copy_str};
 
 /// Index of an argument in the context's registers.
 const ARG: [usize; 6] = [8, 9, 12, 2, 0, 1];
