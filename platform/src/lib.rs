@@ -230,6 +230,11 @@ pub trait AddressSpace: Send + Sync {
         let n = self.read(addr, &mut buf)?;
         file.copy_in(offset, buf.get(..n).unwrap_or(&[]))
     }
+    /// Up to how many bytes of a file [`Op::CopyFile`] is now likely to be faster than `write_from_file`: to be asked by the
+    /// task of a thread of this address space.
+    fn rounds_pay(&self) -> usize {
+        STAGE_MAX
+    }
     /// Host process id in the Sentry's pid namespace (for logs only).
     fn host_pid(&self) -> i32;
     /// Address and length of the vDSO image that every guest has mapped, if the host gives one.

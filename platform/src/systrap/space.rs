@@ -334,6 +334,15 @@ impl AddressSpace for Space {
         self.inner.counters.vm_reads.fetch_add(1, Relaxed);
         file.with_bytes(offset, len, |to, len| self.transfer_all(addr, to, len, false)).unwrap_or(Ok(0))
     }
+    fn rounds_pay(&self) -> usize {
+        // Many more, and what else the guest has mapped may have changed before the last is stored.
+        const ROUNDS: usize = 64;
+        if self.inner.executor.alone() {
+            ROUNDS * crate::STAGE_MAX
+        } else {
+            crate::STAGE_MAX
+        }
+    }
     fn host_pid(&self) -> i32 {
         self.pid()
     }

@@ -244,7 +244,7 @@ impl<'a> Dst<'a> {
                 let Some((addr, n)) = iov.piece(want - done)? else { break };
                 let from = offset + done as u64;
                 let k = match stage {
-                    Some(s) if self.len <= STAGE_MAX => {
+                    Some(s) if self.len <= STAGE_MAX || self.len <= space.rounds_pay() => {
                         s.0.push((addr, Piece::File(file.clone(), from, n)));
                         n
                     }
