@@ -3,12 +3,12 @@
 //! A refusal (a container that forbids it, a core that went away) is no error: everything works, only slower.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The cores that this process was started on, and the one that the leader takes when it spins.
 pub(crate) struct Cores {
     all: libc::cpu_set_t,
-    home: libc::cpu_set_t,
-    guests: libc::cpu_set_t,
+    home: AtomicUsize,
     count: usize,
 }
 
@@ -22,43 +22,71 @@ pub(crate) enum Place {
     Guests,
 }
 
+/// The cores that the guest itself has chosen for a thread of its own.
+#[derive(Clone, Copy)]
+pub(crate) struct Pinned(libc::cpu_set_t);
+
+impl Pinned {
+    /// From a mask of 64-bit words.
+    pub(crate) fn new(words: &[u64]) -> Self {
+        Pinned(set_of(|cpu| words.get(cpu / 64).is_some_and(|w| w >> (cpu % 64) & 1 != 0)))
+    }
+}
+
 thread_local! {
     static MINE: Cell<Place> = const { Cell::new(Place::Anywhere) };
 }
 
+fn all_numbers() -> std::ops::Range<usize> {
+    0..libc::CPU_SETSIZE as usize
+}
+
+fn has(set: &libc::cpu_set_t, cpu: usize) -> bool {
+    // SAFETY: the number is below CPU_SETSIZE.
+    unsafe { libc::CPU_ISSET(cpu, set) }
+}
+
+fn set_of(wanted: impl Fn(usize) -> bool) -> libc::cpu_set_t {
+    // SAFETY: all zeroes is an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for cpu in all_numbers().filter(|c| wanted(*c)) {
+        // SAFETY: the number is below CPU_SETSIZE.
+        unsafe { libc::CPU_SET(cpu, &mut set) };
+    }
+    set
+}
+
+/// `a` without what is not in `b`; `a` itself if nothing is in both.
+fn narrowed(a: &libc::cpu_set_t, b: &libc::cpu_set_t) -> libc::cpu_set_t {
+    let both = set_of(|c| has(a, c) && has(b, c));
+    if all_numbers().any(|c| has(&both, c)) {
+        both
+    } else {
+        *a
+    }
+}
+
 impl Cores {
     pub(crate) fn new() -> Self {
-        // SAFETY: all zeroes is an empty set, and the kernel writes at most the size given.
-        let all = unsafe {
-            let mut all: libc::cpu_set_t = std::mem::zeroed();
-            libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut all);
-            all
-        };
-        // SAFETY: the number is below CPU_SETSIZE.
-        let has = |i: usize| unsafe { libc::CPU_ISSET(i, &all) };
-        let list: Vec<usize> = (0..libc::CPU_SETSIZE as usize).filter(|i| has(*i)).collect();
+        let mut all = set_of(|_| false);
+        // SAFETY: the kernel writes at most the size given.
+        unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut all) };
+        let list: Vec<usize> = all_numbers().filter(|i| has(&all, *i)).collect();
         // Several sandboxes should not all choose the same one.
         let pick = list.get(crate::host::random_u64() as usize % list.len().max(1)).copied().unwrap_or(0);
-        // SAFETY: as above.
-        let mut home: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-        let mut guests = all;
-        // SAFETY: the number is below CPU_SETSIZE.
-        unsafe {
-            libc::CPU_SET(pick, &mut home);
-            libc::CPU_CLR(pick, &mut guests);
-        }
-        Cores { all, home, guests, count: list.len().max(1) }
+        Cores { all, home: AtomicUsize::new(pick), count: list.len().max(1) }
     }
 
     pub(crate) fn count(&self) -> usize {
         self.count
     }
 
-    fn set(&self, place: Place) -> &libc::cpu_set_t {
+    fn set(&self, place: Place) -> libc::cpu_set_t {
+        let home = self.home.load(Relaxed);
         match place {
-            Place::Anywhere => &self.all,
-            Place::Home => &self.home,
-            Place::Guests => &self.guests,
+            Place::Anywhere => self.all,
+            Place::Home => set_of(|c| c == home),
+            Place::Guests => set_of(|c| c != home && has(&self.all, c)),
         }
     }
 
@@ -66,16 +94,38 @@ impl Cores {
     pub(crate) fn go(&self, place: Place) {
         if self.count > 1 && MINE.replace(place) != place {
             // SAFETY: the kernel reads the set.
-            unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), self.set(place)) };
+            unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &self.set(place)) };
         }
+    }
+
+    /// Leaves a thread that may only run on the leader's core that core: the leader moves to another one, if there is one.
+    /// Tells whether it does.
+    pub(crate) fn make_room(&self, pinned: &Pinned) -> bool {
+        let home = self.home.load(Relaxed);
+        let others = |c: &usize| *c != home && has(&self.all, *c);
+        if !has(&pinned.0, home) || all_numbers().filter(others).any(|c| has(&pinned.0, c)) {
+            return false;
+        }
+        let Some(new) = all_numbers().find(others) else { return false };
+        self.home.store(new, Relaxed);
+        // The caller, if it leads, goes there at once.
+        if MINE.get() != Place::Anywhere {
+            let mine = MINE.replace(Place::Anywhere);
+            self.go(mine);
+        }
+        true
     }
 
     /// Moves a thread of a stub. The stub may have made the number up; at worst it names a thread of another stub, and
     /// that one's cores are what they would not have been.
-    pub(crate) fn put(&self, tid: i32, place: Place) {
+    pub(crate) fn put(&self, tid: i32, place: Place, pinned: Option<&Pinned>) {
         if self.count > 1 && tid > 1 {
+            let set = match pinned {
+                Some(p) => narrowed(&narrowed(&p.0, &self.all), &self.set(place)),
+                None => self.set(place),
+            };
             // SAFETY: the kernel reads the set.
-            unsafe { libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), self.set(place)) };
+            unsafe { libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), &set) };
         }
     }
 }

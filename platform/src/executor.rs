@@ -30,7 +30,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::{Condvar, Mutex};
 
-use crate::cores::{Cores, Place};
+use crate::cores::{Cores, Pinned, Place};
 use crate::pace::{Gait, HandOff, Look, Next, Pace};
 use crate::systrap::abi::state::WAITING;
 use crate::systrap::handoff::{self, is_posted};
@@ -474,7 +474,27 @@ impl Executor {
         if watched.narrow.load(Relaxed) != narrow {
             watched.narrow.store(narrow, Relaxed);
             self.counters.moves.fetch_add(1, Relaxed);
-            self.cores.put(watched.tid.load(Relaxed), if narrow { Place::Guests } else { Place::Anywhere });
+            self.put(watched, narrow);
+        }
+    }
+
+    fn put(&self, watched: &Watched, narrow: bool) {
+        let place = if narrow { Place::Guests } else { Place::Anywhere };
+        self.cores.put(watched.tid.load(Relaxed), place, watched.pinned.lock().as_ref());
+    }
+
+    /// From now on the thread of a cell runs on these cores only (a mask of 64-bit words); `None`: on any.
+    pub(crate) fn pin(&self, watched: &Watched, cores: Option<&[u64]>) {
+        let pinned = cores.map(Pinned::new);
+        let moved = pinned.as_ref().is_some_and(|p| self.cores.make_room(p));
+        *watched.pinned.lock() = pinned;
+        let narrow = self.narrow.load(Relaxed);
+        watched.narrow.store(narrow, Relaxed);
+        self.put(watched, narrow);
+        if moved && narrow {
+            for other in self.active.lock().iter().filter(|w| w.armed.load(Relaxed)).take(MOVED_AT_ONCE) {
+                self.put(other, narrow);
+            }
         }
     }
 
@@ -491,7 +511,7 @@ impl Executor {
     pub(crate) fn place_first(&self, pid: i32) -> bool {
         let narrow = self.narrow.load(Relaxed);
         if narrow {
-            self.cores.put(pid, Place::Guests);
+            self.cores.put(pid, Place::Guests, None);
         }
         narrow
     }

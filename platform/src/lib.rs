@@ -198,8 +198,8 @@ pub enum Enter {
     Full,
     /// Carry out the queue, then stop again with [`Trap::OpsDone`].
     Stay,
-    /// Back to the guest, after the stub has made the guest's private futex call itself (see
-    /// [`systrap::Systrap::set_native_futex`]); no operations may be queued.
+    /// Back to the guest, after the stub has made the guest's call itself: one of `futex` on private words (see
+    /// [`systrap::Systrap::set_native_futex`]), or `futex_waitv`; no operations may be queued.
     Native,
 }
 
@@ -308,6 +308,9 @@ pub trait Interrupter: Send + Sync {
     fn sleeps(&self) -> bool;
     /// As [`GuestThread::park`]; does nothing to a thread that runs.
     fn park(&self);
+    /// The thread runs on these cores only (a mask of 64-bit words, as the host numbers them) from now on; `None`: on any.
+    /// A new thread (of `fork` also) starts without, though it may begin where its maker was.
+    fn pin(&self, cores: Option<&[u64]>);
 }
 
 /// What a thread's stub answers by itself, without asking. The guest can forge all of it, for itself. Changes hold from its

@@ -71,6 +71,8 @@ pub const FRAME_NR: u32 = 0x4e4d;
 pub const IRQ_NR: u32 = 0x4e4c;
 /// `futex`.
 pub const FUTEX_NR: u64 = 202;
+/// `futex_waitv`; made by the stub only when the Sentry says so.
+pub const FUTEX_WAITV_NR: u64 = 449;
 pub const SCHED_YIELD_NR: u64 = 24;
 
 /// Islands: pages in reach of patched text, divided into slots of code, one for each patched site. The first slot holds

@@ -146,7 +146,7 @@ stub_wait_begin:
     mov r10, [rbx + 24]
     mov r8, [rbx + 32]
     mov r9, [rbx + 40]
-    mov eax, 202
+    mov eax, [rbx + 48]
 stub_wait_insn:
     syscall
 6:  mov r13, rax

@@ -160,7 +160,7 @@ stub_wait_open:
     mov r10, [rcx + 24]
     mov r8, [rcx + 32]
     mov r9, [rcx + 40]
-    mov eax, 202
+    mov eax, [rcx + 48]
 stub_wait_open_begin:
     cmp dword ptr [r11], 0
     jne stub_wait_open_abort

@@ -242,16 +242,18 @@ fn is_private_futex(op: u64) -> bool {
     op & 0x80 != 0 && op & !0x18f == 0 && (1 << (op & 0xf)) & 0b110_0011_1011 != 0
 }
 
-/// Makes the guest's futex call here; `open` if our interrupt is not kept out. `None`: done, back to the guest. Else an
+/// Makes the guest's `futex` or `futex_waitv` call here; `open` if our interrupt is not kept out. `None`: done, back to the guest. Else an
 /// interrupt came: with the call's number still in `orig_rax` if the call has to be made again, with -1 there if its
 /// result is in `rax`.
 unsafe fn futex(cell: *mut Cell, g: &mut [u64; R_ORIG], open: bool) -> Option<u32> {
     // SAFETY: `cell` is this thread's own; the call itself is the guest's, on its own memory.
     unsafe {
-        let args = [g[G_RDI], g[R_RSI], g[G_RDX], g[G_R10], g[G_R8], g[G_R9]];
-        let waits = matches!(args[1] & 0xf, 0 | 9);
+        let nr = if (*cell).post.regs[R_ORIG] == FUTEX_WAITV_NR { FUTEX_WAITV_NR } else { FUTEX_NR };
+        let args = [g[G_RDI], g[R_RSI], g[G_RDX], g[G_R10], g[G_R8], g[G_R9], nr];
+        let waits = nr == FUTEX_WAITV_NR || matches!(args[1] & 0xf, 0 | 9);
         if !waits {
-            g[R_RAX] = syscall(sys::FUTEX, args).0 as u64;
+            let [a, b, c, d, e, f, _] = args;
+            g[R_RAX] = syscall(sys::FUTEX, [a, b, c, d, e, f]).0 as u64;
             return None;
         }
         let r = if open {

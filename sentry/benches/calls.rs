@@ -73,6 +73,7 @@ impl Interrupter for Nothing {
         false
     }
     fn park(&self) {}
+    fn pin(&self, _: Option<&[u64]>) {}
 }
 impl SelfService for Nothing {
     fn answer(&self, _: u64, _: Option<u32>) {}
@@ -203,8 +204,6 @@ fn task(kernel: &Arc<Kernel>, space: &Arc<Memory>, root: Path) -> Arc<Task> {
         service: Default::default(),
         in_call: AtomicI32::new(-1),
         sleeping: Default::default(),
-        affinity: Default::default(),
-        nice: Default::default(),
         vfork_done: Default::default(),
         exec_kill: Default::default(),
         start_ns: 0,

@@ -717,6 +717,11 @@ impl Interrupter for Interrupt {
     fn sleeps(&self) -> bool {
         self.watched.state() == abi::state::WAITING
     }
+    fn pin(&self, cores: Option<&[u64]>) {
+        if let Some(space) = self.space.upgrade() {
+            space.inner.executor.pin(&self.watched, cores);
+        }
+    }
     fn park(&self) {
         if !self.shared.running.load(SeqCst) {
             if let Some(space) = self.space.upgrade() {

@@ -255,6 +255,8 @@ pub(crate) struct Watched {
     /// The host's thread, as far as is known (0: not yet), and whether it has been told to leave the leader's core alone.
     pub(crate) tid: AtomicI32,
     pub(crate) narrow: AtomicBool,
+    /// The cores that the guest has chosen for it.
+    pub(crate) pinned: Mutex<Option<crate::cores::Pinned>>,
     /// The Sentry waits for a post.
     pub(crate) armed: AtomicBool,
     /// In the executor's list.
@@ -269,6 +271,7 @@ impl Watched {
             slot,
             tid: AtomicI32::new(tid),
             narrow: AtomicBool::new(narrow),
+            pinned: Mutex::new(None),
             armed: AtomicBool::new(false),
             listed: AtomicBool::new(false),
             waker: Mutex::new(None),

@@ -248,6 +248,8 @@ impl<T: Object> Registry<T> {
 pub struct IpcNamespace {
     pub msgs: Registry<msg::Queue>,
     pub sems: Registry<sem::Set>,
+    /// Semaphores in all sets together.
+    pub sem_total: AtomicUsize,
     pub shms: Registry<shm::Segment>,
     /// Largest segment (`kernel.shmmax`).
     pub shmmax: AtomicU64,
@@ -259,6 +261,7 @@ impl Default for IpcNamespace {
         IpcNamespace {
             msgs: Registry::new(msg::MSGMNI),
             sems: Registry::new(sem::SEMMNI),
+            sem_total: AtomicUsize::new(0),
             shms: Registry::new(shm::SHMMNI),
             shmmax: AtomicU64::new(shm::SHMMAX),
             mqueues: mqueue::Names::default(),

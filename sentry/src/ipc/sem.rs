@@ -9,6 +9,7 @@ use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{Cred, Kernel, Task};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 pub const SEMMNI: usize = 32000;
 pub const SEMMSL: usize = 32000;
@@ -264,7 +265,10 @@ impl Set {
         {
             let mut s = self.state.lock();
             s.perm.check_owner(cred)?;
-            s.removed = true;
+            if std::mem::replace(&mut s.removed, true) {
+                return Err(Errno::EIDRM);
+            }
+            kernel.ipc.sem_total.fetch_sub(s.sems.len(), Ordering::Relaxed);
         }
         kernel.ipc.sems.remove(id);
         self.queue.wake_all();

@@ -3,7 +3,7 @@
 //! The host schedules guest threads; a policy that only changes how much processor time a thread gets is remembered and
 //! told, and decides what the guest may set next, as sched(7) says.
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -11,6 +11,9 @@ use std::sync::Arc;
 pub const TIMER_SLACK_NS: u64 = 50_000;
 
 pub struct TaskAttrs {
+    pub nice: AtomicI32,
+    /// The processors that it may use, as set (bits beyond the sandbox's dropped); empty for all.
+    pub affinity: Mutex<Vec<u64>>,
     /// `SCHED_*`.
     pub policy: AtomicI32,
     pub reset_on_fork: AtomicBool,
@@ -33,6 +36,8 @@ pub struct TaskAttrs {
 impl Default for TaskAttrs {
     fn default() -> Self {
         TaskAttrs {
+            nice: AtomicI32::new(0),
+            affinity: Mutex::default(),
             policy: AtomicI32::new(libc::SCHED_OTHER),
             reset_on_fork: AtomicBool::new(false),
             rt_priority: AtomicU32::new(0),
@@ -49,13 +54,16 @@ impl Default for TaskAttrs {
 }
 
 impl TaskAttrs {
-    /// What a new task (`clone`) starts with. The second value: its nice value must become 0.
-    pub fn for_child(&self) -> (TaskAttrs, bool) {
+    /// What a new task (`clone`) starts with.
+    pub fn for_child(&self) -> TaskAttrs {
         let reset = self.reset_on_fork.load(Ordering::Relaxed);
         let policy = self.policy.load(Ordering::Relaxed);
         let slack = self.timer_slack_ns.load(Ordering::Relaxed);
         let real_time = matches!(policy, libc::SCHED_FIFO | libc::SCHED_RR);
-        let child = TaskAttrs {
+        let nice = if reset && !real_time { 0 } else { self.nice.load(Ordering::Relaxed) };
+        TaskAttrs {
+            nice: AtomicI32::new(nice),
+            affinity: Mutex::new(self.affinity.lock().clone()),
             policy: AtomicI32::new(if reset { libc::SCHED_OTHER } else { policy }),
             reset_on_fork: AtomicBool::new(false),
             rt_priority: AtomicU32::new(if reset { 0 } else { self.rt_priority.load(Ordering::Relaxed) }),
@@ -67,7 +75,6 @@ impl TaskAttrs {
             filtered: AtomicBool::new(self.filtered.load(Ordering::SeqCst)),
             strict: AtomicBool::new(self.strict.load(Ordering::SeqCst)),
             filters: RwLock::new(self.filters.read().clone()),
-        };
-        (child, reset && !real_time)
+        }
     }
 }

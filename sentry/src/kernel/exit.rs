@@ -119,7 +119,7 @@ pub fn exit_task(task: &Arc<Task>, status: i32) {
             r.exiting = Some(st);
             r.exit_status = Some(st);
             let (comm, cred) = (task.comm.lock().clone(), task.cred());
-            *group.remains.lock() = Some(super::process::Remains { comm, cred });
+            *group.remains.lock() = Some(super::process::Remains { comm, cred, attrs: task.attrs.clone() });
         }
         tree.tasks.remove(&task.tid());
         last

@@ -231,7 +231,7 @@ fn build(parent: &Arc<Task>, a: &CloneArgs, tid: i32, mm: Arc<Mm>, thread: &dyn 
         g.dumpable.store(parent.group.dumpable.load(Ordering::Relaxed), Ordering::Relaxed);
         Arc::new(g)
     };
-    let (attrs, reset_nice) = parent.attrs.for_child();
+    let attrs = Arc::new(parent.attrs.for_child());
     let ps = parent.signals.lock();
     let signals = TaskSignals {
         mask: ps.saved_mask.unwrap_or(ps.mask),
@@ -267,8 +267,6 @@ fn build(parent: &Arc<Task>, a: &CloneArgs, tid: i32, mm: Arc<Mm>, thread: &dyn 
         service: Mutex::new(None),
         in_call: AtomicI32::new(-1),
         sleeping: AtomicBool::new(false),
-        affinity: Mutex::new(parent.affinity.lock().clone()),
-        nice: AtomicI32::new(if reset_nice { 0 } else { parent.nice.load(Ordering::Relaxed) }),
         vfork_done: Mutex::new(None),
         exec_kill: Mutex::new(None),
         start_ns: platform::executor::now_ns(),

@@ -20,7 +20,13 @@ struct FutexWaiter {
     key: Mutex<Key>,
     bitset: u32,
     woken: AtomicBool,
-    queue: WaitQueue,
+    queue: Arc<WaitQueue>,
+}
+
+impl FutexWaiter {
+    fn new(key: Key, bitset: u32, queue: Arc<WaitQueue>) -> Arc<Self> {
+        Arc::new(FutexWaiter { key: Mutex::new(key), bitset, woken: AtomicBool::new(false), queue })
+    }
 }
 
 #[derive(Default)]
@@ -81,8 +87,7 @@ pub async fn wait(
         return Err(Errno::EINVAL.into());
     }
     let key = key_of(task, addr, private)?;
-    let w =
-        Arc::new(FutexWaiter { key: Mutex::new(key), bitset, woken: AtomicBool::new(false), queue: WaitQueue::new() });
+    let w = FutexWaiter::new(key, bitset, Arc::default());
     {
         // Under the bucket's lock, as a waker of this word must see either the queue entry or the old value changed.
         let mut b = table().bucket(&key).waiters.lock();
@@ -104,6 +109,52 @@ pub async fn wait(
         Err(WaitError::TimedOut) => Err(Errno::ETIMEDOUT.into()),
         Err(WaitError::Interrupted) if deadline_ns.is_some() => Err(SysError::Restart(Restart::NoHand)),
         Err(WaitError::Interrupted) => Err(SysError::Restart(Restart::Sys)),
+    }
+}
+
+/// One of the words that [`wait_any`] waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitFor {
+    pub addr: u64,
+    pub private: bool,
+    pub expected: u32,
+}
+
+/// `futex_waitv`: until one of the words is woken; answers which.
+pub async fn wait_any(task: &Arc<Task>, list: &[WaitFor], deadline_ns: Option<u64>) -> SysResult {
+    let keys = list.iter().map(|w| key_of(task, w.addr, w.private)).collect::<Result<Vec<_>>>()?;
+    let queue = Arc::new(WaitQueue::new());
+    let mut waiters: Vec<Arc<FutexWaiter>> = Vec::with_capacity(list.len());
+    // The last that was woken counts, as on Linux, though any would do.
+    let leave = |waiters: &[Arc<FutexWaiter>]| {
+        waiters.iter().for_each(remove);
+        waiters.iter().rposition(|w| w.woken.load(Ordering::SeqCst))
+    };
+    for (w, key) in list.iter().zip(keys) {
+        let mut b = table().bucket(&key).waiters.lock();
+        let now = task.mem().read::<u32>(w.addr).map_err(SysError::from);
+        match now {
+            Ok(v) if v == w.expected => {
+                let waiter = FutexWaiter::new(key, u32::MAX, queue.clone());
+                b.push_back(waiter.clone());
+                waiters.push(waiter);
+            }
+            other => {
+                drop(b);
+                // One may have been woken already.
+                return match leave(&waiters) {
+                    Some(i) => Ok(i as u64),
+                    None => Err(other.err().unwrap_or(Errno::EAGAIN.into())),
+                };
+            }
+        }
+    }
+    let woken = || waiters.iter().any(|w| w.woken.load(Ordering::SeqCst)).then_some(());
+    let r = task.wait(&[(&*queue, u32::MAX)], deadline_ns, woken).await;
+    match (leave(&waiters), r) {
+        (Some(i), _) => Ok(i as u64),
+        (None, Err(WaitError::TimedOut)) => Err(Errno::ETIMEDOUT.into()),
+        (None, _) => Err(SysError::Restart(Restart::Sys)),
     }
 }
 

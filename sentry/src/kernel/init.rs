@@ -1,5 +1,6 @@
 //! The first process of a sandbox, and the end of the sandbox with it.
 
+use super::attrs::TaskAttrs;
 use super::exec::{self, Program};
 use super::limits::Limits;
 use super::process::ThreadGroup;
@@ -99,12 +100,10 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), T
         service: Mutex::new(None),
         in_call: AtomicI32::new(-1),
         sleeping: AtomicBool::new(false),
-        affinity: Mutex::new(Vec::new()),
-        nice: AtomicI32::new(c.nice.clamp(-20, 19)),
         vfork_done: Mutex::new(None),
         exec_kill: Mutex::new(None),
         start_ns: platform::executor::now_ns(),
-        attrs: Default::default(),
+        attrs: Arc::new(TaskAttrs { nice: AtomicI32::new(c.nice.clamp(-20, 19)), ..TaskAttrs::default() }),
     });
     {
         let mut r = group.rel.lock();

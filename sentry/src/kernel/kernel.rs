@@ -117,6 +117,8 @@ impl Kernel {
         let now = crate::fs::Timespec::now();
         let mut boot_id = [0; 16];
         platform::host::getrandom(&mut boot_id);
+        // Asked now, since the leader of the executor keeps to some of the processors later.
+        super::sched::cpus();
         let texts = crate::mm::text::Texts::new(options.patch);
         Arc::new(Kernel {
             texts,

@@ -75,6 +75,7 @@ pub struct ThreadGroup {
 pub struct Remains {
     pub comm: Vec<u8>,
     pub cred: Arc<super::Cred>,
+    pub attrs: Arc<super::attrs::TaskAttrs>,
 }
 
 impl ThreadGroup {

@@ -25,6 +25,7 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
     })
     .await;
     *task.interrupter.write() = Some(thread.interrupter());
+    task.pin();
     task.set_service(thread.self_service());
     let mut enter = Enter::Full;
     // What the last call mapped, while the host may still refuse it.
@@ -70,7 +71,7 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
                 }
             }
             // A futex wait that the stub made itself was cut short: it ends, or is made again, like a call of ours.
-            Trap::Interrupted if thread.regs().orig_rax == libc::SYS_futex as u64 => {
+            Trap::Interrupted if waited(thread.regs().orig_rax) => {
                 let restart = futex_restart(&*thread);
                 match deliver::signals(&task, &mut *thread, Some(restart), None).await {
                     Flow::Exit(st) => break st,
@@ -115,9 +116,15 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
     drop(thread);
 }
 
+/// Whether a stub makes this call itself.
+fn waited(nr: u64) -> bool {
+    nr == libc::SYS_futex as u64 || nr == libc::SYS_futex_waitv as u64
+}
+
 /// How a futex wait goes on that a signal has cut short.
 fn futex_restart(thread: &dyn GuestThread) -> Restart {
-    if thread.regs().r10 != 0 {
+    // The time that futex_waitv(2) is told is absolute.
+    if thread.regs().orig_rax == libc::SYS_futex as u64 && thread.regs().r10 != 0 {
         Restart::NoHand
     } else {
         Restart::Sys
@@ -167,6 +174,7 @@ async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut
         *undo = cx.undo;
         if let Some(new) = replace {
             *task.interrupter.write() = Some(new.interrupter());
+            task.pin();
             task.set_service(new.self_service());
             task.in_call.store(-1, Ordering::Relaxed);
             return Next::Load(Some(std::mem::replace(thread, new)));

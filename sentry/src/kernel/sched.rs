@@ -2,12 +2,13 @@
 //!
 //! The host's scheduler runs the guest's threads; see [`super::attrs`].
 
+use super::attrs::TaskAttrs;
 use super::cred::CAP_SYS_NICE;
-use super::Task;
+use super::{Cred, Kernel, Task, ThreadGroup};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-/// The processors that the sandbox may use, as a mask of 64-bit words (at least one word, at least one bit).
+/// The processors that the sandbox may use (those of the thread that asks first), as a mask of 64-bit words (at least one word, at least one bit).
 pub fn cpus() -> &'static [u64] {
     static CPUS: OnceLock<Vec<u64>> = OnceLock::new();
     CPUS.get_or_init(|| {
@@ -29,8 +30,52 @@ pub fn cpu_count() -> u32 {
     cpus().iter().map(|w| w.count_ones()).sum()
 }
 
-impl Task {
-    /// Its affinity mask: as set, or all processors.
+/// A thread as the scheduling calls see it. A zombie is one as long as nobody has waited for it.
+pub struct Target {
+    pub attrs: Arc<TaskAttrs>,
+    pub cred: Arc<Cred>,
+    pub group: Arc<ThreadGroup>,
+    /// `None`: a zombie.
+    pub task: Option<Arc<Task>>,
+}
+
+impl From<&Arc<Task>> for Target {
+    fn from(t: &Arc<Task>) -> Self {
+        Target { attrs: t.attrs.clone(), cred: t.cred(), group: t.group.clone(), task: Some(t.clone()) }
+    }
+}
+
+impl Target {
+    pub fn find(kernel: &Kernel, tid: i32) -> Option<Self> {
+        if let Some(t) = kernel.task(tid) {
+            return Some((&t).into());
+        }
+        let group = kernel.group(tid)?;
+        let (attrs, cred) = group.remains.lock().as_ref().map(|z| (z.attrs.clone(), z.cred.clone()))?;
+        Some(Target { attrs, cred, group, task: None })
+    }
+
+    pub fn nice(&self) -> i32 {
+        self.attrs.nice.load(Ordering::Relaxed)
+    }
+
+    /// Sets the affinity mask, which is not empty and within [`cpus`].
+    pub fn set_affinity(&self, set: Vec<u64>) {
+        *self.attrs.affinity.lock() = set;
+        if let Some(t) = &self.task {
+            t.pin();
+        }
+    }
+
+    /// May its nice value become `nice` without privilege (`RLIMIT_NICE`)?
+    pub fn can_nice(&self, caller: &Task, nice: i32) -> bool {
+        let limit = self.group.limit(libc::RLIMIT_NICE);
+        i64::from(20 - nice) <= i64::try_from(limit).unwrap_or(i64::MAX) || caller.cred.read().has(CAP_SYS_NICE)
+    }
+}
+
+impl TaskAttrs {
+    /// The affinity mask: as set, or all processors.
     pub fn affinity(&self) -> Vec<u64> {
         let set = self.affinity.lock();
         if set.is_empty() {
@@ -39,15 +84,22 @@ impl Task {
             set.clone()
         }
     }
+}
 
-    /// May its nice value become `nice` without privilege (`RLIMIT_NICE`)?
-    pub fn can_nice(&self, caller: &Task, nice: i32) -> bool {
-        i64::from(20 - nice) <= i64::try_from(self.limit(libc::RLIMIT_NICE)).unwrap_or(i64::MAX)
-            || caller.cred.read().has(CAP_SYS_NICE)
+impl Task {
+    /// Has the host keep its thread on the processors that it may use. Also to be called when it runs on another stub.
+    pub fn pin(&self) {
+        let set = self.attrs.affinity.lock().clone();
+        if set.is_empty() {
+            return;
+        }
+        if let Some(i) = &*self.interrupter.read() {
+            i.pin((set != cpus()).then_some(&set));
+        }
     }
 
     pub fn nice(&self) -> i32 {
-        self.nice.load(Ordering::Relaxed)
+        self.attrs.nice.load(Ordering::Relaxed)
     }
 }
 
@@ -60,19 +112,20 @@ pub enum Who {
 }
 
 /// Those threads; `who` 0 means the caller's.
-pub fn select(caller: &Arc<Task>, who: Who) -> Vec<Arc<Task>> {
+pub fn select(caller: &Arc<Task>, who: Who) -> Vec<Target> {
+    let own = |tasks: Vec<Arc<Task>>| tasks.iter().map(Target::from).collect();
     match who {
-        Who::Thread(0) => vec![caller.clone()],
-        Who::Thread(tid) => caller.kernel.task(tid).into_iter().collect(),
+        Who::Thread(0) => own(vec![caller.clone()]),
+        Who::Thread(tid) => Target::find(&caller.kernel, tid).into_iter().collect(),
         Who::Group(pgid) => {
             let pgid = if pgid == 0 { caller.group.rel.lock().pgid } else { pgid };
-            let tree = caller.kernel.tree.lock();
-            tree.tasks.values().filter(|t| t.group.rel.lock().pgid == pgid).cloned().collect()
+            let tasks: Vec<_> = caller.kernel.tree.lock().tasks.values().cloned().collect();
+            own(tasks.into_iter().filter(|t| t.group.rel.lock().pgid == pgid).collect())
         }
         Who::User(uid) => {
             let uid = if uid == 0 { caller.cred.read().uid } else { uid };
             let tasks: Vec<_> = caller.kernel.tree.lock().tasks.values().cloned().collect();
-            tasks.into_iter().filter(|t| t.cred.read().uid == uid).collect()
+            own(tasks.into_iter().filter(|t| t.cred.read().uid == uid).collect())
         }
     }
 }

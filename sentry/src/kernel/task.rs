@@ -55,11 +55,8 @@ pub struct Task {
     pub in_call: AtomicI32,
     /// True while its future waits in [`Task::wait`].
     pub sleeping: AtomicBool,
-    /// CPU affinity mask, as set (bits beyond the host's processors dropped).
-    pub affinity: Mutex<Vec<u64>>,
-    pub nice: AtomicI32,
     /// A child starts with [`TaskAttrs::for_child`](super::attrs::TaskAttrs::for_child).
-    pub attrs: super::attrs::TaskAttrs,
+    pub attrs: Arc<super::attrs::TaskAttrs>,
     /// vfork: told when the child has exec'd or gone.
     pub vfork_done: Mutex<Option<Arc<VforkDone>>>,
     /// Set when another thread's execve ends this one: the status it ends with (nobody sees it).

@@ -95,6 +95,49 @@ pub async fn futex(
     }
 }
 
+/// `FUTEX_WAITV_MAX`.
+const WAITV_MAX: u32 = 128;
+/// `FUTEX2_SIZE_U32`.
+const SIZE_U32: u32 = 2;
+
+pub async fn futex_waitv(cx: &mut Ctx<'_>, waiters: Addr, n: u32, flags: u32, timeout: Addr, clock: i32) -> SysResult {
+    if flags != 0 || n == 0 || n > WAITV_MAX || waiters.is_null() {
+        return Err(Errno::EINVAL.into());
+    }
+    let deadline = if timeout.is_null() {
+        None
+    } else {
+        if !matches!(clock, libc::CLOCK_REALTIME | libc::CLOCK_MONOTONIC) {
+            return Err(Errno::EINVAL.into());
+        }
+        let t = read_timespec(cx, timeout.0)?;
+        Some(if clock == libc::CLOCK_REALTIME { realtime_to_monotonic(t) } else { t })
+    };
+    let mut list = Vec::with_capacity(n as usize);
+    for i in 0..u64::from(n) {
+        let at = waiters.0.checked_add(i * 24).ok_or(Errno::EFAULT)?;
+        let [val, addr, rest]: [u64; 3] = cx.read(at)?;
+        let (flags, reserved) = (rest as u32, rest >> 32);
+        // Words of other sizes are for kernels to come.
+        if flags & !PRIVATE as u32 != SIZE_U32 || reserved != 0 || val > u64::from(u32::MAX) {
+            return Err(Errno::EINVAL.into());
+        }
+        list.push(f::WaitFor { addr, private: flags & PRIVATE as u32 != 0, expected: val as u32 });
+    }
+    if !cx.kernel().options.strace {
+        // As above: who waits for private words must meet their wakers in the host.
+        if list.iter().all(|w| w.private) {
+            cx.native = true;
+            return Ok(0);
+        }
+        if list.iter().any(|w| w.private) {
+            return Err(Errno::ENOSYS.into());
+        }
+    }
+    let task = cx.task.clone();
+    f::wait_any(&task, &list, deadline).await
+}
+
 pub fn set_tid_address(cx: &mut Ctx<'_>, addr: Addr) -> SysResult {
     cx.task.clear_child_tid.store(addr.0, Ordering::SeqCst);
     Ok(cx.task.tid() as u64)

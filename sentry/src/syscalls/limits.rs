@@ -61,8 +61,8 @@ pub fn setrlimit(cx: &mut Ctx<'_>, resource: u32, rlim: Addr) -> SysResult {
 pub fn prlimit64(cx: &mut Ctx<'_>, pid: i32, resource: u32, new: Addr, old: Addr) -> SysResult {
     let new: Option<UserLimit> = if new.is_null() { None } else { Some(cx.read(new.0)?) };
     let t = target(cx, pid)?;
-    if t.tid() != cx.task.tid() {
-        let (me, it) = (cx.task.cred(), t.cred());
+    if !t.task.as_ref().is_some_and(|t| std::sync::Arc::ptr_eq(t, cx.task)) {
+        let (me, it) = (cx.task.cred(), &t.cred);
         let same = [it.uid, it.euid, it.suid].iter().all(|u| *u == me.uid)
             && [it.gid, it.egid, it.sgid].iter().all(|g| *g == me.gid);
         if !same && !me.has(CAP_SYS_RESOURCE) {

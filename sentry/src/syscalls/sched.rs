@@ -1,17 +1,15 @@
 //! Scheduling: sched_setscheduler(2), sched_setaffinity(2), setpriority(2), ioprio_set(2) and kin.
 //!
-//! The host schedules. Hints (nice, batch, idle, I/O priority, affinity) are remembered and told; the real-time and
-//! deadline policies, which promise something, are refused with `EPERM` as to a process without privilege.
+//! The host schedules, and is told of affinity. Hints (nice, batch, idle, I/O priority) are remembered and told; the
+//! real-time and deadline policies, which promise something, are refused with `EPERM` as to a process without privilege.
 
 use super::arg::*;
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
 use crate::kernel::cred::{CAP_SYS_ADMIN, CAP_SYS_NICE};
-use crate::kernel::sched::{cpus, select, Who};
-use crate::kernel::Task;
+use crate::kernel::sched::{cpus, select, Target, Who};
 use crate::time::clock::UserTimespec;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::Arc;
 use std::task::Poll;
 
 const RESET_ON_FORK: i32 = 0x4000_0000;
@@ -22,16 +20,16 @@ const FLAG_KEEP_POLICY: u64 = 8;
 const FLAG_KEEP_PARAMS: u64 = 16;
 
 /// The task that a pid argument means; 0 is the caller.
-pub fn target(cx: &Ctx<'_>, pid: i32) -> Result<Arc<Task>> {
+pub fn target(cx: &Ctx<'_>, pid: i32) -> Result<Target> {
     if pid == 0 || pid == cx.task.tid() {
-        Ok(cx.task.clone())
+        Ok(cx.task.into())
     } else {
-        cx.kernel().task(pid).ok_or(Errno::ESRCH)
+        Target::find(cx.kernel(), pid).ok_or(Errno::ESRCH)
     }
 }
 
 /// As [`target`] for the calls that refuse negative numbers with `EINVAL`.
-fn checked_target(cx: &Ctx<'_>, pid: i32) -> Result<Arc<Task>> {
+fn checked_target(cx: &Ctx<'_>, pid: i32) -> Result<Target> {
     if pid < 0 {
         return Err(Errno::EINVAL);
     }
@@ -75,7 +73,7 @@ struct Want {
     reset_on_fork: bool,
 }
 
-fn set_scheduler(cx: &Ctx<'_>, t: &Task, want: &Want) -> Result<()> {
+fn set_scheduler(cx: &Ctx<'_>, t: &Target, want: &Want) -> Result<()> {
     let real_time = matches!(want.policy, libc::SCHED_FIFO | libc::SCHED_RR);
     if !real_time && !matches!(want.policy, libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE) {
         // Linux looks at the parameters of SCHED_DEADLINE before it looks at the privilege.
@@ -93,7 +91,7 @@ fn set_scheduler(cx: &Ctx<'_>, t: &Task, want: &Want) -> Result<()> {
         let leaves_idle = a.policy.load(Relaxed) == libc::SCHED_IDLE && want.policy != libc::SCHED_IDLE;
         if (want.nice < t.nice() && !t.can_nice(cx.task, want.nice))
             || (leaves_idle && !t.can_nice(cx.task, t.nice()))
-            || !caller.may_set_scheduling(&t.cred())
+            || !caller.may_set_scheduling(&t.cred)
             || (a.reset_on_fork.load(Relaxed) && !want.reset_on_fork)
         {
             return Err(Errno::EPERM);
@@ -102,7 +100,7 @@ fn set_scheduler(cx: &Ctx<'_>, t: &Task, want: &Want) -> Result<()> {
     a.policy.store(want.policy, Relaxed);
     a.reset_on_fork.store(want.reset_on_fork, Relaxed);
     a.rt_priority.store(0, Relaxed);
-    t.nice.store(want.nice, Relaxed);
+    a.nice.store(want.nice, Relaxed);
     Ok(())
 }
 
@@ -244,7 +242,7 @@ pub fn sched_setaffinity(cx: &mut Ctx<'_>, pid: i32, len: u32, mask: Addr) -> Sy
     let mut raw = vec![0u8; (len as usize).min(online.len() * 8)];
     cx.read_bytes(mask.0, &mut raw)?;
     let t = target(cx, pid)?;
-    if t.tid() != cx.task.tid() && !cx.task.cred().may_set_scheduling(&t.cred()) {
+    if !cx.task.cred().may_set_scheduling(&t.cred) {
         return Err(Errno::EPERM.into());
     }
     raw.resize(online.len() * 8, 0);
@@ -252,7 +250,7 @@ pub fn sched_setaffinity(cx: &mut Ctx<'_>, pid: i32, len: u32, mask: Addr) -> Sy
     if set.iter().all(|w| *w == 0) {
         return Err(Errno::EINVAL.into());
     }
-    *t.affinity.lock() = set;
+    t.set_affinity(set);
     Ok(0)
 }
 
@@ -262,7 +260,7 @@ pub fn sched_getaffinity(cx: &mut Ctx<'_>, pid: i32, len: u32, mask: Addr) -> Sy
         return Err(Errno::EINVAL.into());
     }
     let t = target(cx, pid)?;
-    let raw: Vec<u8> = t.affinity().iter().flat_map(|w| w.to_le_bytes()).collect();
+    let raw: Vec<u8> = t.attrs.affinity().iter().flat_map(|w| w.to_le_bytes()).collect();
     cx.write_bytes(mask.0, &raw)?;
     Ok(raw.len() as u64)
 }
@@ -299,12 +297,12 @@ pub fn setpriority(cx: &mut Ctx<'_>, which: i32, id: i32, nice: i32) -> SysResul
     let caller = cx.task.cred();
     let mut r = Err(Errno::ESRCH);
     for t in tasks {
-        let one = if !caller.may_set_scheduling(&t.cred()) {
+        let one = if !caller.may_set_scheduling(&t.cred) {
             Err(Errno::EPERM)
         } else if nice < t.nice() && !t.can_nice(cx.task, nice) {
             Err(Errno::EACCES)
         } else {
-            t.nice.store(nice, Relaxed);
+            t.attrs.nice.store(nice, Relaxed);
             Ok(())
         };
         // An error sticks; success only replaces "none found".
@@ -342,7 +340,7 @@ pub fn ioprio_set(cx: &mut Ctx<'_>, which: i32, id: i32, ioprio: u32) -> SysResu
         return Err(Errno::ESRCH.into());
     }
     for t in tasks {
-        let owner = t.cred();
+        let owner = &t.cred;
         if owner.uid != caller.euid && owner.uid != caller.uid && !caller.has(CAP_SYS_NICE) {
             return Err(Errno::EPERM.into());
         }

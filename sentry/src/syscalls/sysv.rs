@@ -129,15 +129,17 @@ pub fn semget(cx: &mut Ctx<'_>, key: i32, nsems: i32, flags: i32) -> SysResult {
     let n = usize::try_from(nsems).ok().filter(|n| *n <= sem::SEMMSL).ok_or(Errno::EINVAL)?;
     let cred = cx.task.cred();
     let all = &cx.kernel().ipc.sems;
-    let used: usize = all.all().iter().map(|(_, s)| s.len()).sum();
     let fits = |s: &sem::Set| if n > s.len() { Err(Errno::EINVAL) } else { Ok(()) };
     let id = all.get_or_create(key, flags, &cred, fits, |p| {
         if n == 0 {
             return Err(Errno::EINVAL);
         }
-        if used + n > sem::SEMMNS {
+        // Under the registry's lock.
+        let total = &cx.kernel().ipc.sem_total;
+        if total.load(Ordering::Relaxed) + n > sem::SEMMNS {
             return Err(Errno::ENOSPC);
         }
+        total.fetch_add(n, Ordering::Relaxed);
         Ok(sem::Set::new(p, n))
     })?;
     Ok(id as u64)

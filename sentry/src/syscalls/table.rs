@@ -163,7 +163,7 @@ syscall_table! {
         103 syslog(kind: i32, buf: Addr, len: i32) => system::syslog, Partial, "the log is empty";
         135 personality(persona: u32) => system::personality, Partial, "remembered; PER_LINUX32 and UNAME26 change what uname tells, READ_IMPLIES_EXEC what mmap does";
         140 getpriority(which: i32, who: i32) => sched::getpriority, Full, "";
-        141 setpriority(which: i32, who: i32, nice: i32) => sched::setpriority, Partial, "remembered; the host schedules";
+        141 setpriority(which: i32, who: i32, nice: i32) => sched::setpriority, Partial, "";
         142 sched_setparam(pid: i32, param: Addr) => sched::sched_setparam, Partial, "no real-time policies";
         143 sched_getparam(pid: i32, param: Addr) => sched::sched_getparam, Full, "";
         144 sched_setscheduler(pid: i32, policy: i32, param: Addr) => sched::sched_setscheduler, Partial, "no real-time policies";
@@ -180,7 +180,7 @@ syscall_table! {
         170 sethostname(name: Addr, len: i32) => system::sethostname, Full, "";
         171 setdomainname(name: Addr, len: i32) => system::setdomainname, Full, "";
         201 time(tloc: Addr) => time::time, Full, "";
-        203 sched_setaffinity(pid: i32, len: u32, mask: Addr) => sched::sched_setaffinity, Partial, "remembered; the host schedules";
+        203 sched_setaffinity(pid: i32, len: u32, mask: Addr) => sched::sched_setaffinity, Full, "";
         204 sched_getaffinity(pid: i32, len: u32, mask: Addr) => sched::sched_getaffinity, Full, "";
         222 timer_create(clock: i32, event: Addr, id: Addr) => timers::timer_create, Partial, "processor-time clocks are sampled";
         223 timer_settime(id: i32, flags: i32, new: Addr, old: Addr) => timers::timer_settime, Full, "";
@@ -190,7 +190,7 @@ syscall_table! {
         227 clock_settime(clock: i32, tp: Addr) => time::clock_settime, Partial, "always EPERM";
         228 clock_gettime(clock: i32, tp: Addr) => time::clock_gettime, Partial, "CLOCK_THREAD_CPUTIME_ID shows the process's time";
         229 clock_getres(clock: i32, res: Addr) => time::clock_getres, Full, "";
-        251 ioprio_set(which: i32, who: i32, ioprio: u32) => sched::ioprio_set, Partial, "remembered; the host schedules";
+        251 ioprio_set(which: i32, who: i32, ioprio: u32) => sched::ioprio_set, Partial, "";
         252 ioprio_get(which: i32, who: i32) => sched::ioprio_get, Full, "";
         302 prlimit64(pid: i32, resource: u32, new: Addr, old: Addr) => limits::prlimit64, Full, "";
         305 clock_adjtime(clock: i32, buf: Addr) => time::clock_adjtime, Partial, "read only";
@@ -269,6 +269,7 @@ syscall_table! {
         128 rt_sigtimedwait(set: Addr, info: Addr, timeout: Addr, sigsetsize: usize) => signal::rt_sigtimedwait, Full, "";
         130 rt_sigsuspend(mask: Addr, sigsetsize: usize) => signal::rt_sigsuspend, Full, "";
         202 futex(uaddr: Addr, op: i32, val: u32, timeout: Addr, uaddr2: Addr, val3: u32) => futex::futex, Partial, "PI locks do not raise priorities; no requeueing to them";
+        449 futex_waitv(waiters: Addr, n: u32, flags: u32, timeout: Addr, clock: i32) => futex::futex_waitv, Partial, "words of one process and words that are shared cannot be waited for together";
         219 restart_syscall() => crate::kernel::run::restart_syscall, Full, "";
         247 waitid(idtype: i32, id: i32, info: Addr, options: i32, rusage: Addr) => process::waitid, Full, "";
         322 execveat(dirfd: Fd, pathname: PathPtr, argv: Addr, envp: Addr, flags: i32) => process::execveat, Full, "";

@@ -103,7 +103,7 @@ pub(super) fn sched(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     out.d(who.group.rel.lock().threads.len().max(1) as u64).s(")\n");
     out.s("-------------------------------------------------------------------\n");
     out.s("se.sum_exec_runtime                          :").dw(ms, 14).s(".").s("000000\n");
-    let nice = who.task.as_ref().map_or(0, |t| t.nice.load(Ordering::Relaxed));
+    let nice = who.task.as_ref().map_or(0, |t| t.nice());
     out.s("policy                                       :").dw(0, 21).s("\n");
     out.s("prio                                         :").dw((120 + i64::from(nice)) as u64, 21).s("\n");
     Ok(())

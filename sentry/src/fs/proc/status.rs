@@ -261,7 +261,7 @@ fn all_cpus(n: usize) -> Vec<u64> {
 }
 
 fn affinity(task: &Task, cpus: usize) -> Vec<u64> {
-    let set = task.affinity.lock();
+    let set = task.attrs.affinity.lock();
     let all = all_cpus(cpus);
     if set.iter().all(|w| *w == 0) {
         return all;
@@ -318,7 +318,7 @@ pub(super) fn stat(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
     };
     let (tty, tpgid) = crate::kernel::tty::stat_of(kernel, &who.group);
     let [ut, st, cut, cst] = times(who);
-    let nice = who.task.as_ref().map_or(0, |t| i64::from(t.nice.load(Ordering::Relaxed)));
+    let nice = who.task.as_ref().map_or(0, |t| i64::from(t.nice()));
     let start_ns = match (&who.task, who.thread) {
         (Some(t), true) => t.start_ns,
         _ => who.group.start_ns.load(Ordering::Relaxed),

@@ -8,6 +8,8 @@ pub const CASES: &[crate::Case] = cases![
     priorities,
     policies,
     affinity,
+    affinity_holds,
+    scheduling_of_zombies,
     io_priorities,
     names,
     for_root_only,
@@ -99,6 +101,80 @@ unsafe fn affinity() {
         fails(syscall(SYS_sched_setaffinity, 0, 128, [0u64; 16].as_ptr()), EINVAL);
         fails(syscall(SYS_sched_setaffinity, 0x3fff_ffff, 128, set.as_ptr()), ESRCH);
     });
+}
+
+unsafe fn cpu() -> u32 {
+    let mut cpu = 0u32;
+    zero(syscall(SYS_getcpu, &mut cpu, 0, 0) as i32);
+    cpu
+}
+
+/// A thread runs where it was told to, and so do its children, through fork and execve.
+unsafe fn affinity_holds() {
+    let mut all = [0u64; 16];
+    ok(syscall(SYS_sched_getaffinity, 0, 128, all.as_mut_ptr()));
+    for one in (0..1024).filter(|c| all[c / 64] >> (c % 64) & 1 != 0).take(4) {
+        in_child(|| {
+            let mut set = [0u64; 16];
+            set[one / 64] |= 1 << (one % 64);
+            zero(syscall(SYS_sched_setaffinity, 0, 128, set.as_ptr()) as i32);
+            for _ in 0..50 {
+                assert_eq!(cpu(), one as u32);
+                sched_yield();
+            }
+            in_child(|| {
+                assert_eq!(cpu(), one as u32);
+                std::thread::spawn(move || unsafe { assert_eq!(cpu(), one as u32) }).join().unwrap();
+            });
+            let shown = std::process::Command::new("/bin/sh")
+                .args(["-c", "cut -d' ' -f39 /proc/self/stat; grep Cpus_allowed_list /proc/self/status"])
+                .output()
+                .unwrap();
+            assert!(String::from_utf8(shown.stdout).unwrap().ends_with(&format!("list:\t{one}\n")));
+            // Another one is told while it runs.
+            let (r, w) = pipe_pair();
+            let pid = spawn(|| {
+                put(w, b"x");
+                loop {
+                    if cpu() != one as u32 {
+                        return 7;
+                    }
+                }
+            });
+            get(r, 1);
+            let other = (0..1024).find(|c| *c != one && all[c / 64] >> (c % 64) & 1 != 0);
+            let mut set = [0u64; 16];
+            if let Some(other) = other {
+                set[other / 64] |= 1 << (other % 64);
+                zero(syscall(SYS_sched_setaffinity, pid, 128, set.as_ptr()) as i32);
+                exits(pid, 7);
+            } else {
+                ok(kill(pid, SIGKILL));
+                dies(pid, SIGKILL);
+            }
+        });
+    }
+}
+
+/// A process that nobody has waited for can still be asked.
+unsafe fn scheduling_of_zombies() {
+    let pid = spawn(|| {
+        setpriority(PRIO_PROCESS as _, 0, 3);
+        0
+    });
+    eventually("it is a zombie", || state_of(pid) == 'Z');
+    let mut p: sched_param = zeroed();
+    p.sched_priority = 9;
+    is(syscall(SYS_sched_getscheduler, pid), SCHED_OTHER as i64);
+    zero(syscall(SYS_sched_getparam, pid, &mut p) as i32);
+    assert_eq!(p.sched_priority, 0);
+    is(syscall(SYS_getpriority, PRIO_PROCESS, pid), 17);
+    ok(syscall(SYS_sched_getaffinity, pid, 128, [0u64; 16].as_mut_ptr()));
+    let mut limit: rlimit = zeroed();
+    zero(prlimit(pid, RLIMIT_NOFILE, std::ptr::null(), &mut limit));
+    assert_ne!(limit.rlim_max, 0);
+    exits(pid, 0);
+    fails(syscall(SYS_sched_getscheduler, pid), ESRCH);
 }
 
 unsafe fn io_priorities() {

@@ -26,6 +26,9 @@ pub const CASES: &[crate::Case] = cases![
     pi_errors,
     process_shared_mutex,
     wake_before_wait,
+    waitv,
+    waitv_errors,
+    waitv_interrupted,
 ];
 
 unsafe fn ftx(a: *const AtomicU32, op: i32, val: u32, t: *const timespec, b: *const AtomicU32, v3: u32) -> i64 {
@@ -390,4 +393,114 @@ unsafe fn wake_before_wait() {
         assert!(r == 0 || errno() == EAGAIN, "a wake-up was lost: {}", name_of(errno()));
     }
     h.join().unwrap();
+}
+
+/// `struct futex_waitv`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Wait {
+    val: u64,
+    addr: u64,
+    flags: u32,
+    reserved: u32,
+}
+const U32: u32 = 2;
+
+fn waits(words: &[&AtomicU32], flags: u32) -> Vec<Wait> {
+    let one = |w: &&AtomicU32| Wait { val: 0, addr: *w as *const AtomicU32 as u64, flags, reserved: 0 };
+    words.iter().map(one).collect()
+}
+
+unsafe fn ftx_v(list: &[Wait], timeout: *const timespec) -> i64 {
+    syscall(SYS_futex_waitv, list.as_ptr(), list.len(), 0, timeout, CLOCK_MONOTONIC)
+}
+
+unsafe fn soon(n: i64) -> timespec {
+    let mut now = zeroed();
+    zero(clock_gettime(CLOCK_MONOTONIC, &mut now));
+    timespec { tv_sec: now.tv_sec + n, tv_nsec: now.tv_nsec }
+}
+
+unsafe fn waitv() {
+    // Private words; then words that another process shares.
+    static OWN: [AtomicU32; 3] = [const { AtomicU32::new(0) }; 3];
+    let common = std::slice::from_raw_parts(shared(4096).cast::<AtomicU32>(), 3);
+    for (words, flag) in [(&OWN[..], P), (common, 0)] {
+        let refs: Vec<&AtomicU32> = words.iter().collect();
+        let list = waits(&refs, U32 | flag as u32);
+        for which in [2usize, 0, 1] {
+            let waker = |word: &AtomicU32| loop {
+                if ok(ftx(word, FUTEX_WAKE | flag, 1, NO_T, NO_F, 0)) == 1 {
+                    return;
+                }
+                sched_yield();
+            };
+            if flag == 0 {
+                let pid = spawn(|| {
+                    waker(&words[which]);
+                    0
+                });
+                is(ftx_v(&list, &soon(20)), which as i64);
+                exits(pid, 0);
+            } else {
+                thread::scope(|s| {
+                    s.spawn(|| waker(&words[which]));
+                    is(ftx_v(&list, &soon(20)), which as i64);
+                });
+            }
+        }
+        fails(ftx_v(&list, &soon(0)), ETIMEDOUT);
+        // Nobody is left behind in the queues.
+        refs.iter().for_each(|w| is(ftx(*w, FUTEX_WAKE | flag, 9, NO_T, NO_F, 0), 0));
+        let mut wrong = list.clone();
+        wrong[1].val = 1;
+        fails(ftx_v(&wrong, &soon(20)), EAGAIN);
+    }
+}
+
+unsafe fn waitv_errors() {
+    let word = AtomicU32::new(0);
+    let good = waits(&[&word], U32 | P as u32);
+    let call = |list: *const Wait, n: u64, flags: u32, t: *const timespec, clock: i32| {
+        syscall(SYS_futex_waitv, list, n, flags, t, clock)
+    };
+    fails(call(good.as_ptr(), 1, 1, NO_T, CLOCK_MONOTONIC), EINVAL);
+    fails(call(good.as_ptr(), 0, 0, NO_T, CLOCK_MONOTONIC), EINVAL);
+    fails(call(good.as_ptr(), 129, 0, NO_T, CLOCK_MONOTONIC), EINVAL);
+    fails(call(std::ptr::null(), 1, 0, NO_T, CLOCK_MONOTONIC), EINVAL);
+    fails(call(8 as _, 1, 0, NO_T, CLOCK_MONOTONIC), EFAULT);
+    fails(call(good.as_ptr(), 1, 0, &soon(1), CLOCK_BOOTTIME), EINVAL);
+    fails(call(good.as_ptr(), 1, 0, 8 as _, CLOCK_MONOTONIC), EFAULT);
+    let bad = timespec { tv_sec: 0, tv_nsec: -1 };
+    fails(call(good.as_ptr(), 1, 0, &bad, CLOCK_MONOTONIC), EINVAL);
+    for (flags, reserved, addr, want) in [
+        (P as u32, 0, good[0].addr, EINVAL),
+        (U32 | 0x100, 0, good[0].addr, EINVAL),
+        (U32, 1, good[0].addr, EINVAL),
+        (U32 | P as u32, 0, good[0].addr + 1, EINVAL),
+        (U32 | P as u32, 0, 0, EFAULT),
+        (U32, 0, 0, EFAULT),
+    ] {
+        fails(ftx_v(&[Wait { val: 0, addr, flags, reserved }], &soon(20)), want);
+    }
+}
+
+/// A handler without `SA_RESTART` ends the wait; after one with it the wait goes on.
+unsafe fn waitv_interrupted() {
+    static WORD: AtomicU32 = AtomicU32::new(0);
+    extern "C" fn nothing(_: i32) {}
+    for flag in [P as u32, 0] {
+        let list = waits(&[&WORD], U32 | flag);
+        on(SIGUSR1, nothing as *const () as usize, 0);
+        let pid = interrupt_me(SIGUSR1);
+        fails(ftx_v(&list, NO_T), EINTR);
+        exits(pid, 0);
+        on(SIGUSR1, nothing as *const () as usize, SA_RESTART);
+        let pid = interrupt_me(SIGUSR1);
+        let mut end = soon(0);
+        end.tv_nsec += 300_000_000;
+        end = timespec { tv_sec: end.tv_sec + end.tv_nsec / 1_000_000_000, tv_nsec: end.tv_nsec % 1_000_000_000 };
+        fails(ftx_v(&list, &end), ETIMEDOUT);
+        exits(pid, 0);
+    }
 }
