@@ -43,7 +43,9 @@ pub(super) struct Space {
     pid: AtomicI32,
     pidfd: OnceLock<Arc<OwnedFd>>,
     token: u64,
-    /// Its first thread was to be interrupted before its number was known.
+    /// The slot of its first thread.
+    pub(super) first: usize,
+    /// A thread was to be interrupted before the process's number was known.
     early_interrupt: AtomicBool,
     /// It is to end, born or not.
     unwanted: AtomicBool,
@@ -77,6 +79,7 @@ impl Space {
             pid: AtomicI32::new(0),
             pidfd: OnceLock::new(),
             token,
+            first: slot,
             early_interrupt: AtomicBool::new(false),
             unwanted: AtomicBool::new(false),
             area,
@@ -91,12 +94,16 @@ impl Space {
     /// The process's number is known now.
     pub(super) fn born(&self, pid: i32, pidfd: Arc<OwnedFd>) {
         let _ = self.pidfd.set(pidfd);
-        for watched in self.slots.lock().used.values().filter_map(Weak::upgrade) {
-            watched.tid.store(pid, SeqCst);
+        // It may have made threads meanwhile, whose numbers are known.
+        if let Some(first) = self.slots.lock().used.get(&self.first).and_then(Weak::upgrade) {
+            first.tid.store(pid, SeqCst);
         }
         self.pid.store(pid, SeqCst);
         if self.early_interrupt.swap(false, SeqCst) {
-            self.signal_thread(pid);
+            let all: Vec<_> = self.slots.lock().used.values().filter_map(Weak::upgrade).collect();
+            for watched in all {
+                self.signal_thread(watched.tid.load(SeqCst));
+            }
         }
         // Its end was asked for before there was a number to name it by.
         if self.unwanted.load(SeqCst) {
@@ -192,14 +199,14 @@ impl Space {
 
     /// Stops a thread that runs.
     pub(super) fn interrupt(&self, watched: &Watched) {
-        if watched.tid.load(SeqCst) == 0 {
+        if watched.tid.load(SeqCst) == 0 || self.pid_now() == 0 {
             self.early_interrupt.store(true, SeqCst);
         }
         self.signal_thread(watched.tid.load(SeqCst));
     }
 
     /// Sends the interrupt signal to one thread. A tid that the stub made up can only be a thread of its own process.
-    pub(super) fn signal_thread(&self, tid: i32) {
+    fn signal_thread(&self, tid: i32) {
         let life = self.life.read();
         if life.is_none() && tid > 0 {
             // SAFETY: no memory is involved.

@@ -767,16 +767,15 @@ impl Thread {
 impl Drop for Thread {
     fn drop(&mut self) {
         self.count();
-        let tid = self.watched.tid.load(SeqCst);
         if self.space.fate.dead().is_some() || Arc::strong_count(&self.space) == 1 {
             return;
         }
-        if tid == self.space.pid_now() {
+        if self.slot == self.space.first {
             // The first thread stays, asleep: its process is known to the host by it.
             if self.expect == Expect::Stopped {
                 self.area().park(self.slot);
             } else {
-                self.space.signal_thread(tid);
+                self.space.interrupt(&self.watched);
             }
             return;
         }
@@ -787,7 +786,7 @@ impl Drop for Thread {
         } else {
             self.watched.set_waker(&Waker::from(orphan));
             self.space.inner.executor.arm(&self.watched);
-            self.space.signal_thread(tid);
+            self.space.interrupt(&self.watched);
         }
         self.space.give_slot(self.slot, false);
     }
