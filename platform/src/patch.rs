@@ -42,6 +42,11 @@ pub const ISLAND: u64 = ISLAND_SIZE;
 /// Files longer than this are not patched: jumps would not reach.
 pub const MAX_LEN: u64 = 1 << 30;
 
+/// Has the decoder make its tables, which takes the better part of a millisecond.
+pub fn prepare() {
+    std::hint::black_box(Decoder::new(64, &SYSCALL, DecoderOptions::NONE).decode());
+}
+
 /// What became of a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

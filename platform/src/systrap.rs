@@ -32,7 +32,7 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
-use crate::executor::{Executor, WatchHandle};
+use crate::executor::{now_ns, Executor, WatchHandle};
 #[allow(unused_imports, reason = "for the documentation")]
 use crate::Enter;
 use crate::{Errno, GuestThread, Platform};
@@ -124,6 +124,8 @@ pub(crate) struct Counters {
 struct Pool {
     ready: Vec<Thread>,
     target: usize,
+    /// Until then (a time of [`now_ns`]) one is enough: the first program has just taken its own, and is spared what it may not need.
+    calm_until: u64,
     /// Those who wait for a fresh address space.
     waiters: Vec<Waker>,
     /// The keeper, when it has nothing to do.
@@ -156,7 +158,7 @@ impl Systrap {
             vdso: launched.vdso,
             fp_size,
             stubs: Mutex::default(),
-            pool: Mutex::new(Pool { target: config.pool.max(1), ..Pool::default() }),
+            pool: Mutex::new(Pool { target: config.pool.max(1), calm_until: u64::MAX, ..Pool::default() }),
             counters: Counters::default(),
         });
         births::attend(inner.me.clone(), inner.births.listener())?;
@@ -189,22 +191,44 @@ impl Systrap {
     }
 }
 
+/// How long the first program runs before the pool is filled, unless it wants another address space.
+const CALM_NS: u64 = 8_000_000;
+
+impl Pool {
+    /// How many more are to be made now, and if none because it is too early, when to ask again.
+    fn wanted(&self, now: u64) -> (bool, Option<u64>) {
+        if self.error.is_some() || self.ready.len() >= self.target {
+            return (false, None);
+        }
+        match self.calm_until {
+            // Nobody has taken one yet.
+            u64::MAX => (self.ready.is_empty(), None),
+            until => (now >= until || !self.waiters.is_empty(), Some(until)),
+        }
+    }
+}
+
 /// Forks the zygote as often as fresh address spaces are wanted.
 async fn keep_pool(inner: Weak<Inner>, mut zygote: Thread) {
     loop {
         // Waits until there is something to do.
+        let mut timer = None;
         let wanted = poll_fn(|cx| {
             let Some(inner) = inner.upgrade() else {
                 return Poll::Ready(false);
             };
             let mut pool = inner.pool.lock();
-            if pool.ready.len() < pool.target && pool.error.is_none() {
+            let (now, later) = pool.wanted(now_ns());
+            if now {
                 return Poll::Ready(true);
             }
             pool.keeper = Some(cx.waker().clone());
+            drop(pool);
+            timer = later.map(|at| inner.executor.timer(at, cx.waker().clone()));
             Poll::Pending
         })
         .await;
+        drop(timer);
         if !wanted {
             return;
         }
@@ -310,7 +334,11 @@ impl Platform for Systrap {
         let (result, keeper) = {
             let mut pool = self.inner.pool.lock();
             let result = match (pool.ready.pop(), pool.error.take()) {
-                (Some(thread), _) => Poll::Ready(Ok(Box::new(thread) as Box<dyn GuestThread>)),
+                (Some(thread), _) => {
+                    // The second one ends the calm.
+                    pool.calm_until = if pool.calm_until == u64::MAX { now_ns() + CALM_NS } else { 0 };
+                    Poll::Ready(Ok(Box::new(thread) as Box<dyn GuestThread>))
+                }
                 (None, Some(e)) => Poll::Ready(Err(e)),
                 (None, None) => {
                     pool.waiters.push(cx.waker().clone());

@@ -289,8 +289,16 @@ fn may_stay(task: &Task, thread: &dyn GuestThread) -> bool {
     sole && task.group.rel.lock().threads.len() == 1 && thread.sole() && thread.gs_base() == 0
 }
 
-/// Loads a program into a fresh address space, or prepares to load it in that of `own`.
-pub async fn load(task: &Arc<Task>, mut prog: Program, own: Option<&dyn GuestThread>) -> Result<Image> {
+/// Where a program may be loaded.
+pub enum Home<'a> {
+    /// The process that the thread is in may load it itself, if that harms nobody.
+    Of(&'a dyn GuestThread),
+    /// An address space that has not been used yet.
+    Fresh(Box<dyn GuestThread>),
+}
+
+/// Loads a program into a fresh address space, or prepares to load it in that of the caller.
+pub async fn load(task: &Arc<Task>, mut prog: Program, home: Home<'_>) -> Result<Image> {
     if prog.argv.is_empty() {
         // As Linux since 5.18: an empty argv gets one empty string.
         prog.argv.push(Vec::new());
@@ -386,15 +394,19 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, own: Option<&dyn GuestThr
     let known: Vec<_> = files.map(|f| f.path.as_ref().and_then(known)).collect();
     let tried = known.iter().all(|k| k.as_ref().is_some_and(|k| k.mapped.load(Ordering::Relaxed)));
     let rights = secure || !readable || gains(&old, &new_cred);
-    let (mut thread, space) = match own.filter(|own| tried && !rights && may_stay(task, *own)) {
-        Some(own) => {
+    let (mut thread, space) = match home {
+        Home::Of(own) if tried && !rights && may_stay(task, own) => {
             let all = (platform::GUEST_MIN, platform::GUEST_MAX - platform::GUEST_MIN);
             ops.insert(0, Op::Unmap { addr: all.0, len: all.1 });
             ops.push(Op::RestoreFp { addr: 0 });
             (None, own.address_space())
         }
-        None => {
+        Home::Of(_) => {
             let new = poll_fn(|cx| task.kernel.platform.poll_new(cx)).await?;
+            let space = new.address_space();
+            (Some(new), space)
+        }
+        Home::Fresh(new) => {
             let space = new.address_space();
             (Some(new), space)
         }
@@ -552,7 +564,7 @@ pub async fn execve(
     envp: Vec<Vec<u8>>,
 ) -> SysResult {
     let task = cx.task.clone();
-    let image = load(&task, Program { file, name, argv, envp }, Some(&*cx.thread)).await?;
+    let image = load(&task, Program { file, name, argv, envp }, Home::Of(&*cx.thread)).await?;
     // It may take the number of the process's first thread over.
     let tid = task.tid();
     // The point of no return: the other threads end.

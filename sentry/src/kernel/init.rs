@@ -64,7 +64,7 @@ pub fn spawn(kernel: &Arc<Kernel>, config: InitConfig, report: Box<dyn FnOnce(i3
 }
 
 async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), Trouble> {
-    // A placeholder address space until the program is loaded into its own.
+    // Where the program will be loaded.
     let first = poll_fn(|cx| kernel.platform.poll_new(cx)).await?;
     let pid = kernel.first_pid();
     let actions = Arc::new(Mutex::new(SigActions::default()));
@@ -133,7 +133,7 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), T
         Errno::ENOENT | Errno::ENOTDIR => Trouble { status: NOT_FOUND, text: format!("{shown}: command not found") },
         e => Trouble { status: NOT_EXECUTABLE, text: format!("{shown}: {}", e.desc()) },
     })?;
-    let loaded = super::current::scope(task.clone(), exec::load(&task, program, None)).await;
+    let loaded = super::current::scope(task.clone(), exec::load(&task, program, exec::Home::Fresh(first))).await;
     let image = loaded.map_err(|e| match e {
         // The file is there, or it would not have been found.
         Errno::ENOENT => Trouble {
@@ -142,7 +142,6 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), T
         },
         e => Trouble { status: NOT_EXECUTABLE, text: format!("{shown}: {}", e.desc()) },
     })?;
-    drop(first);
     *task.mm.write() = image.mm;
     *task.comm.lock() = image.comm;
     *task.cred.write() = Arc::new(image.cred);

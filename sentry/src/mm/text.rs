@@ -36,6 +36,11 @@ const WHOLE: u64 = 2 << 20;
 const WINDOW: u64 = 512 << 10;
 /// Traps at patched sites after which a process is moved to the copy.
 const MOVE_AFTER: u32 = 6;
+/// Traps in all before the first copy: a decoder's tables have to be made for it, which costs as much as so many traps. A
+/// program that makes fewer calls ends before any of it pays.
+const FIRST: u64 = 300;
+/// After so many, the tables are made by a thread of their own, so that the first copy finds them.
+const PREPARE: u64 = 100;
 
 /// Identity of a file's contents, as far as attributes tell.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,6 +56,8 @@ pub struct Texts {
     pub enabled: bool,
     files: Mutex<HashMap<(u64, u64), Arc<FileText>>>,
     copied: AtomicU64,
+    /// Traps in all; counted up to [`FIRST`].
+    seen: AtomicU64,
     /// For `--stats`.
     pub copies: AtomicU64,
     pub moves: AtomicU64,
@@ -139,6 +146,19 @@ impl Texts {
         Some(new)
     }
 
+    /// Whether the sandbox has made so many calls by trap that copies are worth their first cost.
+    fn ready(&self) -> bool {
+        if self.seen.load(Ordering::Relaxed) >= FIRST {
+            return true;
+        }
+        let seen = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
+        if seen == PREPARE {
+            // Without it the first copy takes the longer.
+            let _ = std::thread::Builder::new().name("decoder".into()).spawn(platform::patch::prepare);
+        }
+        seen >= FIRST
+    }
+
     /// Sites that are patched in the newest copies, for `--stats`.
     pub fn patched(&self) -> usize {
         let copies: Vec<_> = self.files.lock().values().filter_map(|f| f.state.lock().copy.clone()).collect();
@@ -219,6 +239,9 @@ impl FileText {
             }
         }
         state.heat += 1;
+        if !texts.ready() {
+            return false;
+        }
         let (start, end) = place.window();
         let price = (16 + (end - start) / (16 << 10)) << state.made.min(16);
         if state.heat < price || texts.copied.load(Ordering::Relaxed) + (end - start) > MAX_COPIED {
