@@ -129,6 +129,8 @@ pub struct Executor {
     later: Mutex<VecDeque<Job>>,
     /// Guests that ran at the last look.
     running: AtomicUsize,
+    /// Until then a thread that was told to end may wake another one.
+    ending: AtomicU64,
     hand_off: HandOff,
     pub(crate) counters: Counters,
 }
@@ -149,6 +151,8 @@ thread_local! {
 const BELL: u64 = 0;
 /// How often a spinning leader asks epoll.
 const GLANCE_NS: u64 = 25_000;
+/// How long a thread takes to end.
+const ENDING_NS: u64 = 20_000;
 /// How often a stub looks for its answer, while somebody looks at its cell.
 const STUB_SPINS: u32 = 1000;
 /// Calls of one guest that the leader answers without looking around, and how often it looks for the next one.
@@ -195,6 +199,7 @@ impl Executor {
             narrow: AtomicBool::new(narrow),
             later: Mutex::default(),
             running: AtomicUsize::new(0),
+            ending: AtomicU64::new(0),
             hand_off,
             counters: Counters::default(),
         }))
@@ -416,6 +421,9 @@ impl Executor {
             look.ran = ran;
             look.found += LINGERED.get();
             let now = now_ns();
+            if look.running == 0 && look.waiting > 0 && now < self.ending.load(Relaxed) {
+                look.running = 1;
+            }
             if now >= glance_at {
                 self.events(0);
                 self.fire_timers();
@@ -496,6 +504,11 @@ impl Executor {
                 self.put(other, narrow);
             }
         }
+    }
+
+    /// A thread ends whose end the host tells to another one, which then runs without the Sentry's doing.
+    pub(crate) fn ending(&self) {
+        self.ending.store(now_ns() + ENDING_NS, Relaxed);
     }
 
     /// Whether a stub whose call waits should give its core away at once, rather than spin for a while: it should, unless

@@ -175,6 +175,10 @@ pub enum Op {
         cpu: u64,
         node: u64,
     },
+    /// Wakes one thread of this address space that waits for the word at `addr` by a futex call of its own (not a private one).
+    Wake {
+        addr: u64,
+    },
     /// Sets the FS / GS base register of this thread.
     SetFs(u64),
     SetGs(u64),
@@ -248,7 +252,8 @@ pub trait AddressSpace: Send + Sync {
     fn cpu_time(&self) -> (u64, u64);
 }
 
-/// One guest thread. See the crate's contract. Dropping it while its address space lives ends the host thread.
+/// One guest thread. See the crate's contract. Dropping it while its address space lives ends the host thread; if it is the last
+/// one, the host process too.
 pub trait GuestThread: Send + Sync {
     fn regs(&self) -> &Regs;
     fn regs_mut(&mut self) -> &mut Regs;
@@ -275,6 +280,10 @@ pub trait GuestThread: Send + Sync {
     fn self_service(&self) -> Arc<dyn SelfService>;
     /// True if no other host thread is, or is still ending, in the address space. As its stub says.
     fn sole(&self) -> bool;
+    /// When the host thread ends, which it does once this is dropped, the host clears the word at `addr` and wakes one thread that
+    /// waits for it by a futex call of its own (not a private one). The host thread uses no memory any more then. `false`: this
+    /// host thread stays as long as its address space.
+    fn clear_at_end(&mut self, addr: u64) -> bool;
     /// GS base as last set by the guest; 0 if it has not set it.
     fn gs_base(&self) -> u64;
     /// FS base as last set or reported.

@@ -310,7 +310,7 @@ impl Inner {
             (stubs.remove(&pid), space, signal, ours)
         };
         let (stub, space, fate, ours) = stub;
-        if ours {
+        if ours || fate == 0 {
             self.counters.killed.fetch_add(1, Relaxed);
         }
         // First of all: once those who wait for it know, the sandbox may end by itself, without a word about the cause.

@@ -118,9 +118,12 @@ pub mod mode {
     pub const RETURN: u32 = 1;
     pub const FULL: u32 = 2;
     pub const STAY: u32 = 3;
+    /// The thread ends; `rax` is the word that the kernel is to clear then, or 0.
     pub const EXIT: u32 = 4;
     /// Back to the guest with the result of its `futex` call, which the stub makes now.
     pub const NATIVE: u32 = 5;
+    /// The process ends.
+    pub const EXIT_GROUP: u32 = 6;
 }
 
 pub mod op {
@@ -219,6 +222,8 @@ pub struct Cell {
     pub filtered: AtomicU32,
     /// The stub's own: how many calls that it makes itself came by a signal.
     pub trapped: u32,
+    /// The stub's own: the guest's list of robust futexes, which the Sentry reads when the thread ends.
+    pub robust: u64,
     /// Where a patched call goes back to.
     pub ret: u64,
     /// Top of this slot's signal stack.

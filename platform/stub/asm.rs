@@ -165,10 +165,15 @@ stub_wait_abort:
     mov rax, -512
     jmp 6b
 
-    // exit(gone rdi): after the store this thread uses no memory
+    // exit(gone rdi, tid_word rsi): after the store this thread uses no memory; the kernel clears the word (0: none), and wakes
+    // one who waits for that, when it is out of the memory for good
     .globl stub_exit
 stub_exit:
-    mov dword ptr [rdi], 1
+    mov r12, rdi
+    mov rdi, rsi
+    mov eax, 218
+    syscall
+    mov dword ptr [r12], 1
     xor edi, edi
     mov eax, 60
     syscall
@@ -195,5 +200,5 @@ extern "C" {
     pub fn stub_wait_begin();
     pub fn stub_wait_insn();
     pub fn stub_wait_abort();
-    pub fn stub_exit(gone: *const core::sync::atomic::AtomicU32) -> !;
+    pub fn stub_exit(gone: *const core::sync::atomic::AtomicU32, tid_word: u64) -> !;
 }

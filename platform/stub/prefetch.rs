@@ -16,6 +16,8 @@ enum Want {
     Fixed(usize, u64),
     /// So many bytes at the stack pointer.
     Stack(u64),
+    /// The head of the list of robust futexes.
+    Robust,
 }
 
 fn want(nr: u64) -> Want {
@@ -47,6 +49,8 @@ fn want(nr: u64) -> Want {
         46 | 47 => Fixed(1, 56),
         // prlimit64
         302 => Fixed(2, 16),
+        // exit exit_group
+        60 | 231 => Robust,
         _ => Nothing,
     }
 }
@@ -57,6 +61,13 @@ pub unsafe fn prefetch(cell: *mut Cell, nr: u64, gregs: &[u64; R_ORIG]) {
     // SAFETY: guest memory is touched through the copy routines only.
     unsafe {
         let to = cell as u64 + STAGE_IN;
+        match nr {
+            // set_robust_list
+            273 => (*cell).robust = gregs[ARG[0]],
+            // execve execveat
+            59 | 322 => (*cell).robust = 0,
+            _ => {}
+        }
         let (addr, len) = match want(nr) {
             Want::Nothing => (0, 0),
             Want::Path(i) => {
@@ -68,6 +79,7 @@ pub unsafe fn prefetch(cell: *mut Cell, nr: u64, gregs: &[u64; R_ORIG]) {
                 let n = if n > STAGE_IN_MAX as u64 { 0 } else { n * each };
                 (p, copy(to, p, n))
             }
+            Want::Robust => ((*cell).robust, copy(to, (*cell).robust, 24)),
             Want::Stack(n) => (gregs[R_RSP], copy(to, gregs[R_RSP], n)),
             Want::Fixed(p, n) => {
                 let p = gregs[ARG[p]];

@@ -430,7 +430,10 @@ unsafe fn serve_answer(cell: *mut Cell, uc: *mut UContext) {
                         None => return,
                     }
                 }
-                mode::EXIT => stub_exit(addr_of!((*cell).gone)),
+                mode::EXIT => stub_exit(addr_of!((*cell).gone), (*cell).answer.rax),
+                mode::EXIT_GROUP => {
+                    syscall(sys::EXIT_GROUP, [0; 6]);
+                }
                 _ => post_kind(cell, kind::OPS_DONE),
             }
         }

@@ -50,7 +50,7 @@ pub(super) struct Space {
     /// It is to end, born or not.
     unwanted: AtomicBool,
     pub(super) area: Arc<Area>,
-    control: OwnedFd,
+    control: Arc<OwnedFd>,
     pub(super) fate: Arc<Fate>,
     /// Held for reading while the pid is used, for writing while the process is reaped: so the pid is never another's.
     /// Once reaped: the processor time it used.
@@ -83,7 +83,7 @@ impl Space {
             early_interrupt: AtomicBool::new(false),
             unwanted: AtomicBool::new(false),
             area,
-            control,
+            control: Arc::new(control),
             fate: Fate::alive(),
             life: RwLock::new(None),
             slots: Mutex::new(Slots { used, free: Vec::new(), next: 0 }),
@@ -158,6 +158,11 @@ impl Space {
     pub(super) fn has_one_thread(&self) -> bool {
         let slots = self.slots.lock();
         slots.used.len() == 1 && slots.free.iter().all(|s| self.area.gone(*s).load(Acquire) != 0)
+    }
+
+    /// All other guest threads have been told to end, or never were.
+    pub(super) fn has_one_guest(&self) -> bool {
+        self.slots.lock().used.len() == 1
     }
 
     /// The slot's thread has been told to exit, or never came to be (`gone`).
@@ -396,10 +401,10 @@ impl Drop for Space {
         // A birth that is awaited stays so: the process is refused when it asks, and heard of if it was killed from outside.
         // Reaped when its pidfd tells. Nobody waits for that: not now, if there is anything else to do.
         if let Some(pidfd) = self.pidfd.get().cloned() {
-            let (area, fate) = (self.area.clone(), self.fate.clone());
+            let (rest, fate) = ((self.area.clone(), self.control.clone()), self.fate.clone());
             self.inner.executor.later(Box::new(move || {
                 fate.seal(&pidfd);
-                drop(area);
+                drop(rest);
             }));
         }
     }

@@ -71,6 +71,8 @@ pub(super) struct Thread {
     /// The last call came by a patched site, before the space's so many-th retreat from one.
     patched: Option<u64>,
     counted: (u64, u64),
+    /// What the host clears when the thread ends.
+    tid_word: u64,
     forking: Option<Result<Forking, Errno>>,
     starting: Option<Result<Starting, Errno>>,
 }
@@ -132,6 +134,7 @@ impl Thread {
             gs_base: 0,
             patched: None,
             counted,
+            tid_word: 0,
             forking: None,
             starting: None,
         }
@@ -508,6 +511,7 @@ fn plain(op: &Op) -> OpSlot {
         Op::CompareExchange { addr, old, new } => {
             OpSlot { code: op::COMPARE_EXCHANGE, args: [addr, old.into(), new.into(), 0, 0, 0, 0] }
         }
+        Op::Wake { addr } => raw(libc::SYS_futex, [addr, libc::FUTEX_WAKE as u64, 1, 0, 0, 0]),
         Op::Barrier { command } => raw(libc::SYS_membarrier, [command as u64, 0, 0, 0, 0, 0]),
         Op::Processor { cpu, node } => raw(libc::SYS_getcpu, [cpu, node, 0, 0, 0, 0]),
         Op::SetFs(v) => one(op::SET_FS, v),
@@ -547,7 +551,9 @@ fn check(op: &Op, fp_size: usize) -> Result<(), Errno> {
             let ok = addr <= GUEST_MAX && data.len() as u64 <= GUEST_MAX - addr;
             ok.then_some(()).ok_or(Errno::EFAULT)
         }
-        Op::CompareExchange { addr, .. } => (addr % 4 == 0 && addr < GUEST_MAX).then_some(()).ok_or(Errno::EFAULT),
+        Op::CompareExchange { addr, .. } | Op::Wake { addr } => {
+            (addr % 4 == 0 && addr < GUEST_MAX).then_some(()).ok_or(Errno::EFAULT)
+        }
         Op::Barrier { command } => matches!(command, 1 | 8 | 16).then_some(()).ok_or(Errno::EINVAL),
         Op::Processor { cpu, node } => {
             (cpu <= GUEST_MAX - 4 && node <= GUEST_MAX - 4).then_some(()).ok_or(Errno::EFAULT)
@@ -647,6 +653,13 @@ impl GuestThread for Thread {
     fn sole(&self) -> bool {
         self.space.has_one_thread()
     }
+    fn clear_at_end(&mut self, addr: u64) -> bool {
+        let ends = self.slot != self.space.first;
+        if ends {
+            self.tid_word = addr;
+        }
+        ends
+    }
     fn gs_base(&self) -> u64 {
         let ours = abi::AREA_BASE..abi::AREA_BASE + abi::AREA_SIZE;
         if ours.contains(&self.gs_base) {
@@ -737,6 +750,7 @@ impl Interrupter for Interrupt {
 struct Orphan {
     area: Arc<Area>,
     slot: usize,
+    tid_word: u64,
     done: AtomicBool,
 }
 
@@ -747,9 +761,15 @@ impl Wake for Orphan {
     fn wake_by_ref(self: &Arc<Self>) {
         let posted = super::handoff::is_posted(self.area.state(self.slot).load(Acquire));
         if posted && !self.done.swap(true, AcqRel) {
-            self.area.write_answer(self.slot, mode::EXIT, 0, 0, 0, None, 0);
-            self.area.reply(self.slot, || ());
+            self.end();
         }
+    }
+}
+
+impl Orphan {
+    fn end(&self) {
+        self.area.write_answer(self.slot, mode::EXIT, 0, 0, 0, None, self.tid_word);
+        self.area.reply(self.slot, || ());
     }
 }
 
@@ -767,22 +787,29 @@ impl Thread {
 impl Drop for Thread {
     fn drop(&mut self) {
         self.count();
-        if self.space.fate.dead().is_some() || Arc::strong_count(&self.space) == 1 {
+        if self.space.fate.dead().is_some() {
             return;
         }
         if self.slot == self.space.first {
             // The first thread stays, asleep: its process is known to the host by it.
-            if self.expect == Expect::Stopped {
-                self.area().park(self.slot);
-            } else {
+            if self.expect != Expect::Stopped {
                 self.space.interrupt(&self.watched);
+            } else if self.space.has_one_guest() {
+                // What is left of it need not be woken for its end, as it would have to be in order to be killed.
+                self.area().write_answer(self.slot, mode::EXIT_GROUP, 0, 0, 0, None, 0);
+                self.area().reply(self.slot, || ());
+            } else {
+                self.area().park(self.slot);
             }
             return;
         }
-        let orphan = Arc::new(Orphan { area: self.space.area.clone(), slot: self.slot, done: AtomicBool::new(false) });
+        let (area, tid_word) = (self.space.area.clone(), self.tid_word);
+        let orphan = Arc::new(Orphan { area, slot: self.slot, tid_word, done: AtomicBool::new(false) });
+        if self.tid_word != 0 {
+            self.space.inner.executor.ending();
+        }
         if self.expect == Expect::Stopped {
-            orphan.area.write_answer(self.slot, mode::EXIT, 0, 0, 0, None, 0);
-            orphan.area.reply(self.slot, || ());
+            orphan.end();
         } else {
             self.watched.set_waker(&Waker::from(orphan));
             self.space.inner.executor.arm(&self.watched);

@@ -139,6 +139,8 @@ impl Area {
         for nr in 0..abi::ANSWERS {
             self.set_answer(slot, nr, None);
         }
+        // SAFETY: in the live mapping.
+        unsafe { addr_of_mut!((*self.cell(slot)).robust).write_volatile(0) };
     }
     /// What the stub answers to call `nr` by itself.
     pub(crate) fn set_answer(&self, slot: usize, nr: usize, answer: Option<u32>) {

@@ -4,6 +4,7 @@ use super::process::ThreadGroup;
 use super::signal::{SigFields, SigInfo};
 use super::{Kernel, Task};
 use platform::executor::now_ns;
+use platform::GuestThread;
 use std::future::poll_fn;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -85,21 +86,39 @@ fn insist(task: &Arc<Task>) {
     }));
 }
 
+/// Before the end of a task: lets go of the words that others wait for because it lives. The thread is stopped, if `alive`.
+pub async fn leave_memory(task: &Arc<Task>, thread: &mut dyn GuestThread, alive: bool) {
+    let mm = task.mm();
+    let mut wakes = super::futex::exit_robust_list(task, thread);
+    super::futex_pi::exit(task.tid());
+    // Others in the same memory wait for this word to become 0 (set_tid_address(2)), if there will be any.
+    let ctid = task.clear_child_tid.swap(0, Ordering::SeqCst);
+    let others = {
+        let r = task.group.rel.lock();
+        mm.user_count() > if r.exiting.is_some() { r.threads.len() } else { 1 }
+    };
+    if ctid != 0 && others {
+        // Who finds it cleared may unmap all that the thread has used: so the host does it, as a rule, when that is so.
+        let hosts = super::futex::at_host(task, ctid);
+        if !(hosts && thread.clear_at_end(ctid)) && task.mem().write(ctid, &0u32).is_ok() {
+            wakes.push(ctid);
+        }
+    }
+    wakes.retain(|addr| super::futex::wake_at_exit(task, *addr));
+    if alive && !wakes.is_empty() {
+        for addr in wakes {
+            thread.queue(platform::Op::Wake { addr });
+        }
+        thread.enter(platform::Enter::Stay);
+        poll_fn(|cx| thread.poll_trap(cx)).await;
+    }
+}
+
 /// Ends one task; called by its own future, once. `status` counts if it is the last thread and no group exit has begun.
 pub fn exit_task(task: &Arc<Task>, status: i32) {
     let kernel = &task.kernel;
     let mm = task.mm();
     crate::syscalls::strace::ended(task, status);
-    // Others in the same memory wait for this word to become 0 (set_tid_address(2)).
-    let ctid = task.clear_child_tid.swap(0, Ordering::SeqCst);
-    super::futex::exit_robust_list(task);
-    super::futex_pi::exit(task.tid());
-    if ctid != 0 && mm.user_count() > 1 {
-        let mem = task.mem();
-        if mem.write(ctid, &0u32).is_ok() {
-            super::futex::wake_shared(task, ctid, 1);
-        }
-    }
     if let Some(v) = task.vfork_done.lock().take() {
         v.complete();
     }

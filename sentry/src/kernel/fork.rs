@@ -108,6 +108,12 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
     let pid = alloc(&parent)?;
     let mm = parent.mm();
     mm.begin(&parent).await;
+    let tid_bytes = || pid.to_le_bytes().to_vec();
+    // Before there is a child that could look.
+    let told = has(CLONE_VM) && has(CLONE_PARENT_SETTID) && surely_writable(&mm, a.parent_tid);
+    if told {
+        cx.thread.queue(platform::Op::CopyOut { addr: a.parent_tid, data: tid_bytes() });
+    }
     let thread = if has(CLONE_VM) {
         cx.thread.start_thread(has(CLONE_SETTLS).then_some(a.tls));
         let thread = &mut *cx.thread;
@@ -152,16 +158,13 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
         *child.vfork_done.lock() = Some(v.clone());
         v
     });
-    if has(CLONE_PARENT_SETTID) {
+    if has(CLONE_PARENT_SETTID) && !told {
         let _ = parent.mem().write(a.parent_tid, &pid);
     }
     if has(CLONE_CHILD_SETTID) {
         // As the child's first act, unless that could fail: a write from here would have to wait for the process.
-        let writable = |v: &Vma| v.prot & libc::PROT_WRITE != 0 && matches!(v.backing, Backing::Anon);
-        let page = (a.child_tid, a.child_tid.saturating_add(4));
-        let sure = child.mm().map().vmas.find(a.child_tid).is_some_and(|v| writable(v) && page.1 <= v.end);
-        if sure {
-            thread.queue(platform::Op::CopyOut { addr: a.child_tid, data: pid.to_le_bytes().to_vec() });
+        if surely_writable(&child.mm(), a.child_tid) {
+            thread.queue(platform::Op::CopyOut { addr: a.child_tid, data: tid_bytes() });
         } else {
             let _ = child.mem().write(a.child_tid, &pid);
         }
@@ -190,6 +193,12 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
         let _ = parent.wait_killable(&v.queue, || v.done.load(Ordering::SeqCst).then_some(())).await;
     }
     Ok(pid as u64)
+}
+
+/// Whether the stub's store to this word cannot fail.
+fn surely_writable(mm: &Mm, addr: u64) -> bool {
+    let writable = |v: &Vma| v.prot & libc::PROT_WRITE != 0 && matches!(v.backing, Backing::Anon);
+    mm.map().vmas.find(addr).is_some_and(|v| writable(v) && addr.saturating_add(4) <= v.end)
 }
 
 /// Takes a free process id, within the limits.

@@ -10,6 +10,7 @@ use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::mm::space::Key;
 use crate::syscalls::Ctx;
 use parking_lot::Mutex;
+use platform::GuestThread;
 use std::collections::hash_map::RandomState;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -188,11 +189,21 @@ pub fn wake(task: &Task, addr: u64, private: bool, n: u32, bitset: u32) -> SysRe
     Ok(u64::from(wake_key(key_of(task, addr, private)?, n, bitset)))
 }
 
-/// As the kernel itself wakes at thread exit: like a non-private `FUTEX_WAKE`.
-pub fn wake_shared(task: &Task, addr: u64, n: u32) {
-    if let Ok(k) = key_of(task, addr, false) {
-        wake_key(k, n, u32::MAX);
+/// Whether the calls without `FUTEX_PRIVATE_FLAG` on this word are the stubs' own: it is in memory that nobody else has. (With the
+/// flag they are so anyway.)
+pub fn at_host(task: &Task, addr: u64) -> bool {
+    !task.kernel.options.strace && matches!(key_of(task, addr, false), Ok(Key::Private(..)))
+}
+
+/// As the kernel itself wakes at thread exit: like a non-private `FUTEX_WAKE`. `true`: the stub is to do it.
+pub fn wake_at_exit(task: &Task, addr: u64) -> bool {
+    if at_host(task, addr) {
+        return true;
     }
+    if let Ok(k) = key_of(task, addr, false) {
+        wake_key(k, 1, u32::MAX);
+    }
+    false
 }
 
 /// `FUTEX_REQUEUE`/`FUTEX_CMP_REQUEUE`: returns how many were woken or moved, for either (futex(2) says otherwise of the first).
@@ -282,15 +293,21 @@ pub(super) const FUTEX_WAITERS: u32 = 0x8000_0000;
 pub(super) const FUTEX_OWNER_DIED: u32 = 0x4000_0000;
 pub(super) const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
 
-/// Marks the futexes that a dying thread still holds (get_robust_list(2)).
-pub fn exit_robust_list(task: &Task) {
+/// Marks the futexes that a dying thread still holds (get_robust_list(2)); returns those that somebody waits for.
+pub fn exit_robust_list(task: &Task, thread: &dyn GuestThread) -> Vec<u64> {
+    let mut waited = Vec::new();
     let head = task.robust_list.swap(0, Ordering::SeqCst);
     if head == 0 {
-        return;
+        return waited;
     }
     let mem = task.mem();
-    let Ok([first, offset, pending]) = mem.read::<[u64; 3]>(head) else { return };
-    let release = |entry: u64| {
+    let known = thread.prefetched(head).and_then(|b| b.first_chunk::<24>());
+    let Ok([first, offset, pending]) =
+        known.map_or_else(|| mem.read::<[u64; 3]>(head), |b| Ok(zerocopy::transmute!(*b)))
+    else {
+        return waited;
+    };
+    let mut release = |entry: u64| {
         let addr = (entry & !1).wrapping_add(offset);
         let Ok(v) = mem.read::<u32>(addr) else { return };
         if addr % 4 != 0 || v & FUTEX_TID_MASK != task.tid() as u32 {
@@ -298,7 +315,7 @@ pub fn exit_robust_list(task: &Task) {
         }
         let _ = mem.write(addr, &((v & FUTEX_WAITERS) | FUTEX_OWNER_DIED));
         if v & FUTEX_WAITERS != 0 {
-            wake_shared(task, addr, 1);
+            waited.push(addr);
         }
     };
     let mut at = first;
@@ -315,4 +332,5 @@ pub fn exit_robust_list(task: &Task) {
     if pending != 0 {
         release(pending);
     }
+    waited
 }

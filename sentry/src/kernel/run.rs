@@ -33,6 +33,7 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
     // The program is being loaded: what execve(2) has left to the host.
     let mut loading = false;
     let mut left = None;
+    let mut dead = false;
     let status = loop {
         if task.signal_pending() {
             let restart = (enter == Enter::Native).then(|| futex_restart(&*thread));
@@ -105,13 +106,13 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
                 thread.regs_mut().rax = answer;
             }
             Trap::Dead { signal } => {
+                dead = true;
                 let st = task.group.rel.lock().exiting;
                 break st.unwrap_or(exit::signaled(if signal == 0 { libc::SIGKILL } else { signal }, false));
             }
         }
     };
-    // No answer will come: it need not spin for one while the process is taken down.
-    thread.park();
+    exit::leave_memory(&task, &mut *thread, !dead).await;
     exit::exit_task(&task, status);
     drop(thread);
 }

@@ -45,11 +45,13 @@ pub async fn futex(
     // Stubs make these themselves, and ask only on behalf of a task with a seccomp filter, which has agreed by now. Waiters and
     // wakers must meet, so they go to the host like the others.
     let native = matches!(cmd, 0 | 1 | 3 | 4 | 5 | 9 | 10) && op & !(PRIVATE | CLOCK_REALTIME | 0xf) == 0;
-    if private && native && !cx.kernel().options.strace {
+    let task = cx.task.clone();
+    // A thread's end is told by the host (pthread_join(3) waits for it without the flag), so it is asked about there too.
+    let own = |addr: Addr| private && !task.kernel.options.strace || f::at_host(&task, addr.0);
+    if native && own(addr) && (!matches!(cmd, 3 | 4 | 5) || own(addr2)) {
         cx.native = true;
         return Ok(0);
     }
-    let task = cx.task.clone();
     let limit = val;
     match cmd {
         libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET => {
@@ -124,17 +126,18 @@ pub async fn futex_waitv(cx: &mut Ctx<'_>, waiters: Addr, n: u32, flags: u32, ti
         }
         list.push(f::WaitFor { addr, private: flags & PRIVATE as u32 != 0, expected: val as u32 });
     }
-    if !cx.kernel().options.strace {
-        // As above: who waits for private words must meet their wakers in the host.
-        if list.iter().all(|w| w.private) {
+    let task = cx.task.clone();
+    if !task.kernel.options.strace {
+        // As above: who waits for words of this process must meet their wakers in the host.
+        let own = |w: &f::WaitFor| w.private || f::at_host(&task, w.addr);
+        if list.iter().all(own) {
             cx.native = true;
             return Ok(0);
         }
-        if list.iter().any(|w| w.private) {
+        if list.iter().any(own) {
             return Err(Errno::ENOSYS.into());
         }
     }
-    let task = cx.task.clone();
     f::wait_any(&task, &list, deadline).await
 }
 
