@@ -122,6 +122,9 @@ impl GuestThread for Thread {
     fn self_service(&self) -> Arc<dyn SelfService> {
         Arc::new(Nothing)
     }
+    fn clear_at_end(&mut self, _: u64) -> bool {
+        false
+    }
     fn gs_base(&self) -> u64 {
         0
     }

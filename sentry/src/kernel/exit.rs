@@ -93,13 +93,15 @@ pub async fn leave_memory(task: &Arc<Task>, thread: &mut dyn GuestThread, alive:
     super::futex_pi::exit(task.tid());
     // Others in the same memory wait for this word to become 0 (set_tid_address(2)), if there will be any.
     let ctid = task.clear_child_tid.swap(0, Ordering::SeqCst);
-    let others = {
+    let (others, last) = {
         let r = task.group.rel.lock();
-        mm.user_count() > if r.exiting.is_some() { r.threads.len() } else { 1 }
+        let mates = r.threads.len();
+        (mm.user_count() > if r.exiting.is_some() { mates } else { 1 }, mates == 1)
     };
     if ctid != 0 && others {
-        // Who finds it cleared may unmap all that the thread has used: so the host does it, as a rule, when that is so.
-        let hosts = super::futex::at_host(task, ctid);
+        // Who finds it cleared may unmap all that the thread has used: so the host does it, as a rule, when that is so. Who is told of
+        // the end of a process finds it cleared already.
+        let hosts = !last && super::futex::at_host(task, ctid);
         if !(hosts && thread.clear_at_end(ctid)) && task.mem().write(ctid, &0u32).is_ok() {
             wakes.push(ctid);
         }

@@ -48,7 +48,7 @@ pub async fn futex(
     let task = cx.task.clone();
     // A thread's end is told by the host (pthread_join(3) waits for it without the flag), so it is asked about there too.
     let own = |addr: Addr| private && !task.kernel.options.strace || f::at_host(&task, addr.0);
-    if native && own(addr) && (!matches!(cmd, 3 | 4 | 5) || own(addr2)) {
+    if native && own(addr) && (!matches!(cmd, 3..=5) || own(addr2)) {
         cx.native = true;
         return Ok(0);
     }

@@ -30,6 +30,9 @@ pub const CASES: &[crate::Case] = cases![
     task_directory,
     tid_address,
     robust_list_calls,
+    ends_are_told_by_the_word,
+    the_first_threads_end_too,
+    stacks_unmapped_at_once,
     yield_call,
     thread_names,
     join_after_signal_storm,
@@ -412,6 +415,89 @@ unsafe fn tid_address() {
     // The kernel zeroes the word and wakes it; the thread's own libc bookkeeping is bypassed, so it is not joined.
     eventually("the word is cleared", || (p as *const u32).read_volatile() == 0);
     std::mem::forget(h);
+}
+
+/// A thread of our own making, whose word is `word`; it runs `f` on a fresh stack.
+unsafe fn bare_thread(
+    f: extern "C" fn(*mut c_void) -> i32,
+    arg: *mut c_void,
+    stack: *mut u8,
+    len: usize,
+    word: *mut i32,
+) {
+    let flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_CHILD_CLEARTID;
+    let none = std::ptr::null_mut::<c_void>();
+    // syscall(3) looks for its arguments beyond its frame.
+    ok(clone(f, stack.add(len - 64).cast(), flags, arg, none, none, word));
+}
+
+extern "C" fn leave(_: *mut c_void) -> i32 {
+    // SAFETY: ends this thread alone.
+    unsafe { syscall(SYS_exit, 0) as i32 }
+}
+
+/// Waits as pthread_join(3) does: without FUTEX_PRIVATE_FLAG.
+unsafe fn wait_zero(word: *mut i32) {
+    loop {
+        let v = word.read_volatile();
+        if v == 0 {
+            return;
+        }
+        let r = syscall(SYS_futex, word, FUTEX_WAIT, v, std::ptr::null::<timespec>());
+        assert!(r == 0 || matches!(errno(), EAGAIN | EINTR), "{}", errno());
+    }
+}
+
+unsafe fn ends_are_told_by_the_word() {
+    let len = 64 * 1024;
+    // In memory of this process, and in memory that could be shared.
+    for place in [anon(PAGE, RW), shared(PAGE)] {
+        let word = place.cast::<i32>();
+        for _ in 0..50 {
+            *word = -1;
+            let stack = anon(len, RW);
+            bare_thread(leave, std::ptr::null_mut(), stack, len, word);
+            wait_zero(word);
+            zero(munmap(stack.cast(), len));
+        }
+    }
+}
+
+unsafe fn the_first_threads_end_too() {
+    let pid = spawn(|| {
+        let word = anon(PAGE, RW).cast::<i32>();
+        *word = -1;
+        ok(syscall(SYS_set_tid_address, word));
+        let p = word as usize;
+        thread::spawn(move || unsafe {
+            wait_zero(p as *mut i32);
+            syscall(SYS_exit_group, 17);
+        });
+        syscall(SYS_exit, 3);
+        1
+    });
+    exits(pid, 17);
+}
+
+unsafe fn stacks_unmapped_at_once() {
+    // Many at once, each one's stack gone as soon as its end is known.
+    let hs: Vec<_> = (0..4)
+        .map(|_| {
+            thread::spawn(|| unsafe {
+                let word = anon(PAGE, RW).cast::<i32>();
+                for _ in 0..100 {
+                    *word = -1;
+                    let stack = anon(16 * 1024, RW);
+                    bare_thread(leave, std::ptr::null_mut(), stack, 16 * 1024, word);
+                    wait_zero(word);
+                    zero(munmap(stack.cast(), 16 * 1024));
+                }
+            })
+        })
+        .collect();
+    for h in hs {
+        h.join().unwrap();
+    }
 }
 
 unsafe fn robust_list_calls() {
