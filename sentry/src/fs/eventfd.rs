@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 const IN: u32 = libc::POLLIN as u32;
 const OUT: u32 = libc::POLLOUT as u32;
+const ERR: u32 = libc::POLLERR as u32;
 
 pub struct EventFd {
     count: Mutex<u64>,
@@ -23,6 +24,18 @@ pub struct EventFd {
 pub fn new(initial: u32, semaphore: bool, flags: i32) -> Arc<File> {
     let ops = EventFd { count: Mutex::new(initial.into()), semaphore, queue: WaitQueue::new() };
     File::new(Box::new(ops), libc::O_RDWR | flags, None)
+}
+
+impl EventFd {
+    /// Counts one more, as the kernel does by itself: unlike a write it can overflow.
+    pub fn signal(&self) {
+        let full = {
+            let mut c = self.count.lock();
+            *c = c.saturating_add(1);
+            *c == u64::MAX
+        };
+        self.queue.wake(if full { IN | ERR } else { IN });
+    }
 }
 
 impl FileOps for EventFd {
@@ -59,7 +72,7 @@ impl FileOps for EventFd {
         }
         {
             let mut c = self.count.lock();
-            if add > u64::MAX - 1 - *c {
+            if add > (u64::MAX - 1).saturating_sub(*c) {
                 return Err(Errno::EAGAIN.into());
             }
             *c += add;
@@ -74,6 +87,9 @@ impl FileOps for EventFd {
         let mut ev = 0;
         if c > 0 {
             ev |= IN;
+        }
+        if c == u64::MAX {
+            ev |= ERR;
         }
         if c < u64::MAX - 1 {
             ev |= OUT;

@@ -104,6 +104,8 @@ pub struct Kernel {
     pub reopen: std::sync::OnceLock<Arc<crate::fs::tmpfs::Reopen>>,
     /// Who waits for record locks.
     pub lock_waits: crate::fs::lock::Waits,
+    /// Requests that contexts of asynchronous I/O have been made for (`fs.aio-nr`).
+    pub aio_nr: Arc<std::sync::atomic::AtomicUsize>,
     /// System V IPC.
     pub ipc: crate::ipc::IpcNamespace,
     /// Code that is mapped patched.
@@ -142,6 +144,7 @@ impl Kernel {
             shm: Default::default(),
             reopen: Default::default(),
             lock_waits: Default::default(),
+            aio_nr: Default::default(),
             ipc: Default::default(),
             logged_unknown: Mutex::default(),
         })

@@ -1,5 +1,6 @@
 //! Tasks, thread groups, signals, credentials, descriptors, waiting.
 
+pub mod aio;
 pub mod answers;
 pub mod attrs;
 pub mod cred;

@@ -46,6 +46,8 @@ pub struct Map {
 pub struct Mm {
     space: Arc<dyn AddressSpace>,
     map: Mutex<Map>,
+    /// Contexts of asynchronous I/O.
+    pub aio: crate::kernel::aio::Contexts,
     /// Tasks that use it.
     users: AtomicUsize,
     /// The last operation, if its stub may still be carrying it out: thread and handle.
@@ -59,6 +61,7 @@ impl Mm {
         Arc::new(Mm {
             space,
             map: Mutex::new(map),
+            aio: Default::default(),
             users: AtomicUsize::new(1),
             inflight: Mutex::default(),
             loading: Mutex::default(),

@@ -57,13 +57,24 @@ fn write_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64, append: Option
     if !f.writable() {
         return Err(Errno::EBADF.into());
     }
-    let iov = super::io::within_limit(cx, &f, iov, at, append)?;
+    write_file_at(cx, &f, iov, at, append)
+}
+
+/// Of a file that is seekable, and open for writing.
+pub(super) fn write_file_at(
+    cx: &mut Ctx<'_>,
+    f: &Arc<File>,
+    iov: &[IoVec],
+    at: u64,
+    append: Option<bool>,
+) -> SysResult {
+    let iov = super::io::within_limit(cx, f, iov, at, append)?;
     let write = |src: &mut Src<'_>| {
         src.append = append;
-        f.ops.write(&f, src, at)
+        f.ops.write(f, src, at)
     };
     let n = cx.with_src(&iov, write)?.0;
-    wrote(cx, &f);
+    wrote(cx, f);
     Ok(n as u64)
 }
 

@@ -3,6 +3,7 @@
 //! A handler is an ordinary function `fn name(cx: &mut Ctx<'_>, args…) -> SysResult`; only one that *waits* is `async`
 //! (listed in the table's `wait` part). It reads guest memory through `cx` and returns the value for `rax`.
 
+pub mod aio;
 pub mod arg;
 pub mod cred;
 pub mod epoll;

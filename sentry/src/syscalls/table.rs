@@ -115,6 +115,7 @@ syscall_table! {
         213 epoll_create(size: i32) => epoll::epoll_create, Full, "";
         233 epoll_ctl(epfd: Fd, op: i32, fd: Fd, event: Addr) => epoll::epoll_ctl, Full, "";
         283 timerfd_create(clockid: i32, flags: i32) => pipe::timerfd_create, Full, "";
+        210 io_cancel(id: u64, iocb: Addr, result: Addr) => aio::io_cancel, Full, "";
         284 eventfd(initval: u32) => pipe::eventfd, Full, "";
         286 timerfd_settime(fd: Fd, flags: i32, new: Addr, old: Addr) => pipe::timerfd_settime, Partial, "TFD_TIMER_CANCEL_ON_SET never cancels: nobody sets the clock";
         287 timerfd_gettime(fd: Fd, cur: Addr) => pipe::timerfd_gettime, Full, "";
@@ -270,6 +271,11 @@ syscall_table! {
         130 rt_sigsuspend(mask: Addr, sigsetsize: usize) => signal::rt_sigsuspend, Full, "";
         202 futex(uaddr: Addr, op: i32, val: u32, timeout: Addr, uaddr2: Addr, val3: u32) => futex::futex, Partial, "PI locks do not raise priorities; no requeueing to them";
         449 futex_waitv(waiters: Addr, n: u32, flags: u32, timeout: Addr, clock: i32) => futex::futex_waitv, Partial, "words of one process and words that are shared cannot be waited for together";
+        206 io_setup(events: u32, id: Addr) => aio::io_setup, Full, "";
+        207 io_destroy(id: u64) => aio::io_destroy, Full, "";
+        208 io_getevents(id: u64, min: i64, max: i64, events: Addr, timeout: Addr) => aio::io_getevents, Full, "";
+        209 io_submit(id: u64, n: i64, list: Addr) => aio::io_submit, Partial, "reads, writes and syncs are over when it returns";
+        333 io_pgetevents(id: u64, min: i64, max: i64, events: Addr, timeout: Addr, sig: Addr) => aio::io_pgetevents, Full, "";
         219 restart_syscall() => crate::kernel::run::restart_syscall, Full, "";
         247 waitid(idtype: i32, id: i32, info: Addr, options: i32, rusage: Addr) => process::waitid, Full, "";
         322 execveat(dirfd: Fd, pathname: PathPtr, argv: Addr, envp: Addr, flags: i32) => process::execveat, Full, "";

@@ -36,8 +36,8 @@ const MAX: i64 = i32::MAX as i64;
 const TABLE: &[(&str, Node)] = &[
     ("abi/vsyscall32", Int(1, 0, MAX)),
     ("debug/exception-trace", Int(1, 0, MAX)),
-    ("fs/aio-max-nr", Int(65536, 0, i64::MAX)),
-    ("fs/aio-nr", Text("0")),
+    ("fs/aio-max-nr", Text("65536")),
+    ("fs/aio-nr", Gen(aio_nr)),
     ("fs/dentry-state", Text("0\t0\t45\t0\t0\t0")),
     ("fs/epoll/max_user_watches", Int(1_048_576, 0, i64::MAX)),
     ("fs/file-max", Text("9223372036854775807")),
@@ -219,6 +219,9 @@ fn shmmni(k: &Kernel, out: &mut Vec<u8>) {
 }
 fn set_shmmni(k: &Kernel, text: &[u8]) -> Result<()> {
     k.ipc.shms.set_limit(parse_int(text)?)
+}
+fn aio_nr(k: &Kernel, out: &mut Vec<u8>) {
+    out.d(k.aio_nr.load(std::sync::atomic::Ordering::Relaxed) as u64);
 }
 fn nr_open(_: &Kernel, out: &mut Vec<u8>) {
     out.d(fdtable::NR_OPEN as u64);

@@ -1,5 +1,6 @@
 //! Files, directories and what hangs on them.
 
+mod aio;
 mod attr;
 mod dirs;
 mod files;
@@ -24,4 +25,5 @@ pub const GROUPS: &[(&str, &[crate::Case])] = &[
     ("locks", locks::CASES),
     ("inotify", notify::CASES),
     ("told", told::CASES),
+    ("aio", aio::CASES),
 ];

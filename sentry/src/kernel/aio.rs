@@ -1,0 +1,196 @@
+//! Contexts of asynchronous I/O (io_setup(2)): what has been done and is to be fetched, and polls that are under way.
+//!
+//! Reads, writes and syncs are carried out as they are submitted, as Linux does it with files that are not opened for direct I/O. Only a
+//! poll is under way after that: as a future of its own, which its context can end.
+
+use super::wait::WaitQueue;
+use super::Kernel;
+use crate::error::{Errno, Result};
+use crate::fs::{eventfd::EventFd, File};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Poll, Waker};
+
+/// `fs.aio-max-nr`.
+pub const MAX_NR: usize = 65536;
+/// Linux rounds the ring up to whole pages: this many there is room for in the smallest.
+const ROOM_MIN: usize = 126;
+const ALWAYS: u32 = (libc::POLLERR | libc::POLLHUP) as u32;
+
+/// Contexts of an address space, by the address of their ring.
+pub type Contexts = Mutex<BTreeMap<u64, Arc<Context>>>;
+
+/// `struct io_event`, without the second result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub data: u64,
+    pub obj: u64,
+    pub res: i64,
+}
+
+#[derive(Default)]
+struct State {
+    done: VecDeque<Event>,
+    /// Requests that are under way.
+    busy: usize,
+    polls: Vec<Arc<PollRequest>>,
+    gone: bool,
+}
+
+/// Made by io_setup(2).
+pub struct Context {
+    room: usize,
+    /// What it counts in `total`.
+    asked: usize,
+    total: Arc<AtomicUsize>,
+    state: Mutex<State>,
+    pub queue: WaitQueue,
+}
+
+impl Context {
+    pub fn new(kernel: &Kernel, asked: usize) -> Result<Arc<Self>> {
+        let total = kernel.aio_nr.clone();
+        if total.fetch_add(asked, Ordering::SeqCst).saturating_add(asked) > MAX_NR {
+            total.fetch_sub(asked, Ordering::SeqCst);
+            return Err(Errno::EAGAIN);
+        }
+        let room = (asked * 2).max(ROOM_MIN);
+        Ok(Arc::new(Context { room, asked, total, state: Mutex::default(), queue: WaitQueue::new() }))
+    }
+
+    /// Keeps room for one more event; `EAGAIN` if there is none.
+    pub fn reserve(&self) -> Result<()> {
+        let mut s = self.state.lock();
+        if s.gone {
+            return Err(Errno::EINVAL);
+        }
+        if s.done.len() + s.busy >= self.room {
+            return Err(Errno::EAGAIN);
+        }
+        s.busy += 1;
+        Ok(())
+    }
+
+    /// The request that room was kept for is not made.
+    pub fn release(&self) {
+        self.state.lock().busy -= 1;
+    }
+
+    /// It is over.
+    pub fn complete(&self, event: Event, eventfd: Option<&File>) {
+        {
+            let mut s = self.state.lock();
+            s.busy -= 1;
+            if !s.gone {
+                s.done.push_back(event);
+            }
+        }
+        self.queue.wake_all();
+        if let Some(e) = eventfd.and_then(|f| f.ops.as_any().downcast_ref::<EventFd>()) {
+            e.signal();
+        }
+    }
+
+    /// Whether `min` events can be fetched, or never will be.
+    pub fn has(&self, min: usize) -> bool {
+        let s = self.state.lock();
+        s.gone || s.done.len() >= min
+    }
+
+    pub fn take(&self, max: usize) -> Vec<Event> {
+        let mut s = self.state.lock();
+        let n = s.done.len().min(max);
+        s.done.drain(..n).collect()
+    }
+
+    /// What could not be handed over.
+    pub fn put_back(&self, events: Vec<Event>) {
+        let mut s = self.state.lock();
+        events.into_iter().rev().for_each(|e| s.done.push_front(e));
+    }
+
+    /// Begins to wait until `file` is ready for `events`; there is room for the answer.
+    pub fn poll(self: &Arc<Self>, kernel: &Kernel, file: Arc<File>, events: u32, event: Event, fd: Option<Arc<File>>) {
+        let request = Arc::new(PollRequest { obj: event.obj, over: Mutex::new((false, None)) });
+        self.state.lock().polls.push(request.clone());
+        let context = Arc::downgrade(self);
+        let wanted = events | ALWAYS;
+        kernel.executor.spawn(Box::pin(async move {
+            let mut entry = None;
+            let got = poll_fn(|cx| {
+                let queue = file.ops.wait_queue();
+                if let (Some(q), Some(id)) = (queue, entry.take()) {
+                    q.remove(id);
+                }
+                if request.is_over(cx.waker()) {
+                    return Poll::Ready(0);
+                }
+                entry = queue.map(|q| q.add_waker(wanted, cx.waker().clone()));
+                match file.poll() & wanted {
+                    0 => Poll::Pending,
+                    got => Poll::Ready(got),
+                }
+            })
+            .await;
+            if let (Some(q), Some(id)) = (file.ops.wait_queue(), entry) {
+                q.remove(id);
+            }
+            if let Some(context) = Weak::upgrade(&context) {
+                context.state.lock().polls.retain(|p| !Arc::ptr_eq(p, &request));
+                context.complete(Event { res: got.into(), ..event }, fd.as_deref());
+            }
+        }));
+    }
+
+    /// Ends the poll that was submitted as `obj`; it then completes without an event.
+    pub fn cancel(&self, obj: u64) -> bool {
+        let found = self.state.lock().polls.iter().find(|p| p.obj == obj).cloned();
+        found.inspect(|p| p.end()).is_some()
+    }
+
+    /// io_destroy(2): who waits for events does not any more.
+    pub fn destroy(&self) {
+        let polls = {
+            let mut s = self.state.lock();
+            s.gone = true;
+            s.done.clear();
+            s.polls.clone()
+        };
+        polls.iter().for_each(|p| p.end());
+        self.queue.wake_all();
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        self.destroy();
+        self.total.fetch_sub(self.asked, Ordering::SeqCst);
+    }
+}
+
+/// Whether a poll is to end, and whom to tell.
+struct PollRequest {
+    obj: u64,
+    over: Mutex<(bool, Option<Waker>)>,
+}
+
+impl PollRequest {
+    fn is_over(&self, waker: &Waker) -> bool {
+        let mut over = self.over.lock();
+        over.1 = Some(waker.clone());
+        over.0
+    }
+    fn end(&self) {
+        let waker = {
+            let mut over = self.over.lock();
+            over.0 = true;
+            over.1.take()
+        };
+        if let Some(w) = waker {
+            w.wake();
+        }
+    }
+}
