@@ -9,12 +9,14 @@
 //! | [`Gait::Near`] | sleeps between calls, on the guests' cores | on all but `home` | one guest that calls rarely: its core is awake anyway |
 //! | [`Gait::Wide`] | sleeps between calls, anywhere | anywhere | cores are short: guests compute, or others use the machine |
 //!
-//! Only the third uses all cores for guests, so it is taken as soon as more guests want to run than there are cores for
-//! them and their calls do not pay for the core that spinning takes.
+//! Only the third uses all cores for guests. Whether that is worth what a sleeping leader costs is weighed over some milliseconds
+//! (`Tally`): how long more guests ran than a spinning leader leaves cores for, against the calls that came, each of which costs a
+//! sleeping leader some switches, or the wake-up of an idle core. Looking at the guests that run in one moment would not do: in a shell that
+//! starts programs there are always three for a moment (the shell, its child, and the zygote that makes the next address space).
 //!
-//! When the leader finds that it had been put off its core (a gap between two looks), there is load from outside. With half a core each,
-//! a spinning hand-off still beats a sleeping one where calls follow each other within some microseconds, so then it goes on. Otherwise
-//! it sleeps (near a guest that is alone), for a time that doubles each time spinning is tried again in vain.
+//! When the leader finds again and again that it had been put off its core (a gap between two looks), there is load from outside. With half
+//! a core each, a spinning hand-off still beats a sleeping one where calls follow each other within some microseconds, so then it goes on.
+//! Otherwise it sleeps (near a guest that is alone), for a time that doubles each time spinning is tried again in vain.
 //!
 //! `Near` keeps guests together while nobody looks at them, so it is not for programs whose threads could wake each other
 //! without asking (futex calls that the stub makes itself).
@@ -67,26 +69,79 @@ pub(crate) enum Next {
 }
 
 const US: u64 = 1000;
-/// How long a spinning leader waits for the next call, before it sleeps.
-const PATIENCE: u64 = 150 * US;
-/// The same when more guests run than there are cores for.
-const SHORT: u64 = 150 * US;
+/// How long a spinning leader waits for the next call of a guest that has the other cores to itself, before it sleeps.
+const PATIENCE: u64 = 500 * US;
 /// Calls are counted over this time.
 const WINDOW: u64 = 400 * US;
 /// With cores short, spinning pays from one call in so much time on (a sleeping hand-off costs some 5 µs).
 const PAYS: u64 = 8 * US;
-/// And does not pay any more from one call in so much time on.
-const PAYS_NOT: u64 = 20 * US;
+/// What a call costs with a sleeping leader, more than with a spinning one, when cores are short: switches on a busy core.
+const SWITCHES: u64 = 9 * US;
+/// And when they are not: mostly the wake-up of an idle core.
+const WAKE_UP: u64 = 35 * US;
+/// And how long when more guests run than it leaves cores for.
+const QUICK: u64 = 1_500 * US;
+/// Shortest stay in [`Gait::Wide`] of guests that may wake each other.
+const STAY: u64 = 2_000 * US;
+/// From how much time on the two are weighed against what a core more is worth to the guests, and what counts of the last time at most.
+const WEIGHED: u64 = 4_000 * US;
+const MEMORY: u64 = 8_000 * US;
 /// Calls closer together than this make a sleeping leader think of spinning.
 const CLOSE: u64 = 60 * US;
 /// So many of them in a row.
 const CLOSE_CALLS: u32 = 3;
 /// A look that took so long was interrupted by somebody else who wants the core.
 const GAP: u64 = 1_000 * US;
+/// And so soon after another one that somebody goes on wanting it.
+const AGAIN: u64 = 20_000 * US;
 const HOLD_MIN: u64 = 5_000 * US;
 const HOLD_MAX: u64 = 200_000 * US;
-/// Shortest stay in [`Gait::Wide`].
-const STAY: u64 = 2_000 * US;
+
+/// What spinning costs and saves: how long more guests ran than it leaves cores for, and the calls that came. Halved now and then, so that
+/// the past counts less and less.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    total: u64,
+    crowded: u64,
+    calls_crowded: u64,
+    /// Those that came when cores were not short.
+    calls: u64,
+}
+
+impl Tally {
+    fn add(&mut self, elapsed: u64, crowded: bool, calls: usize) {
+        let elapsed = elapsed.min(MEMORY);
+        self.total += elapsed;
+        if crowded {
+            self.crowded += elapsed;
+            self.calls_crowded += calls as u64;
+        } else {
+            self.calls += calls as u64;
+        }
+        if self.total > MEMORY {
+            for v in [&mut self.crowded, &mut self.total, &mut self.calls_crowded, &mut self.calls] {
+                *v /= 2;
+            }
+        }
+    }
+
+    /// What the calls cost (would cost) with a sleeping leader.
+    fn sleeping_costs(&self) -> u64 {
+        self.calls_crowded * SWITCHES + self.calls * WAKE_UP
+    }
+
+    /// Spinning: whether all cores for the guests would be worth more.
+    fn wants_cores(&self, cores: u64) -> bool {
+        self.total >= WEIGHED && self.crowded / cores > self.sleeping_costs() * 5 / 4
+    }
+
+    /// Sleeping: whether the guests lose more by that than they would by leaving a core to the leader. A guest whose call nobody has seen
+    /// yet was taken for one that runs.
+    fn wants_spinning(&self, cores: u64) -> bool {
+        let ran = self.crowded.saturating_sub(self.calls_crowded * SWITCHES);
+        self.total >= WEIGHED && self.sleeping_costs() > ran / (cores - 1) * 5 / 4
+    }
+}
 
 pub(crate) struct Pace {
     hand_off: HandOff,
@@ -99,9 +154,12 @@ pub(crate) struct Pace {
     calls: usize,
     /// Calls came often in the last full window of spinning.
     was_often: bool,
-    looks: u32,
-    crowded: u32,
+    /// More guests ran at the last look than a spinning leader leaves cores for.
+    crowded: bool,
+    tally: Tally,
     close: u32,
+    /// When the leader last had no core.
+    lost_core: Option<u64>,
     hold: u64,
     hold_until: u64,
 }
@@ -123,9 +181,10 @@ impl Pace {
             window: now,
             calls: 0,
             was_often: false,
-            looks: 0,
-            crowded: 0,
+            crowded: false,
+            tally: Tally::default(),
             close: 0,
+            lost_core: None,
             hold: HOLD_MIN,
             hold_until: 0,
         }
@@ -136,15 +195,20 @@ impl Pace {
     }
 
     fn turn(&mut self, gait: Gait, now: u64) {
+        if self.gait.narrow() != gait.narrow() {
+            self.tally = Tally::default();
+        }
         self.gait = gait;
         self.since = now;
         self.window = now;
-        (self.calls, self.looks, self.crowded, self.close) = (0, 0, 0, 0);
+        (self.calls, self.close) = (0, 0);
         self.was_often = false;
     }
 
     /// The leader has slept.
     pub(crate) fn woke(&mut self, now: u64) {
+        let slept = now - self.last_look;
+        self.tally.add(slept, self.crowded, 0);
         self.last_look = now;
     }
 
@@ -157,6 +221,10 @@ impl Pace {
             self.window += gap;
             self.last_found += gap;
         }
+        if gap <= GAP {
+            self.tally.add(gap, self.crowded, look.found);
+        }
+        self.crowded = look.running >= self.cores;
         let apart = now - self.last_found;
         if look.found > 0 {
             self.last_found = now;
@@ -170,14 +238,14 @@ impl Pace {
         if let Some(go_on) = go_on {
             return if go_on { Next::Again } else { Next::Sleep };
         }
-        let (was, since, calls) = (self.gait, self.since, self.calls);
+        let (was, since, calls, tally) = (self.gait, self.since, self.calls, self.tally);
         let next = match self.gait {
             Gait::Spin => self.look_spinning(now, look, gap, apart),
             Gait::Near | Gait::Wide => self.look_sleeping(now, look, apart),
         };
         if self.gait != was {
             log::debug!(
-                "the leader turns from {was:?} to {:?} after {} us: {calls} calls, last {} us ago, {look:?}",
+                "the leader turns from {was:?} to {:?} after {} us: {calls} calls, last {} us ago, {look:?}, {tally:?}",
                 self.gait,
                 (now - since) / US,
                 apart / US
@@ -193,10 +261,17 @@ impl Pace {
     }
 
     fn look_spinning(&mut self, now: u64, look: Look, gap: u64, apart: u64) -> Next {
-        if gap > GAP && !look.ran && !self.often(now) {
-            // Somebody else had this core, and calls are too rare to be worth what is left of it.
+        let lost_core = gap > GAP && !look.ran;
+        // Spinning was given up for that reason not long ago.
+        let known = self.hold_until > 0 && now - self.since <= 8 * self.hold;
+        let again = known || self.lost_core.is_some_and(|then| now - gap - then < AGAIN);
+        if lost_core {
+            self.lost_core = Some(now);
+        }
+        if lost_core && again && !self.often(now) {
+            // Somebody else wants this core, and calls are too rare to be worth what is left of it.
             log::debug!("the leader had no core for {} us", gap / US);
-            if now - self.since > 8 * self.hold {
+            if !known {
                 self.hold = HOLD_MIN;
             }
             self.hold_until = now + self.hold;
@@ -205,17 +280,13 @@ impl Pace {
             self.turn(if alone { Gait::Near } else { Gait::Wide }, now);
             return Next::Again;
         }
-        self.looks += 1;
-        let crowded = look.running >= self.cores;
-        self.crowded += u32::from(crowded);
         if now - self.window >= WINDOW {
-            let mostly = self.crowded * 5 >= self.looks * 4;
-            if mostly && self.calls as u64 * PAYS_NOT < now - self.window {
-                self.turn(Gait::Wide, now);
-                return Next::Again;
-            }
             self.was_often = self.calls as u64 * PAYS >= now - self.window;
-            (self.window, self.calls, self.looks, self.crowded) = (now, 0, 0, 0);
+            (self.window, self.calls) = (now, 0);
+        }
+        if self.tally.wants_cores(self.cores as u64) {
+            self.turn(Gait::Wide, now);
+            return Next::Again;
         }
         if look.found > 0 || look.ran {
             return Next::Again;
@@ -227,14 +298,11 @@ impl Pace {
             }
             return Next::Sleep;
         }
-        if crowded && apart > SHORT {
-            self.turn(Gait::Wide, now);
-        } else if apart > PATIENCE {
-            let alone = look.running + look.waiting < self.cores;
-            self.turn(if alone { Gait::Near } else { Gait::Wide }, now);
-        } else {
+        if apart <= if self.crowded { QUICK } else { PATIENCE } {
             return Next::Again;
         }
+        let alone = look.running + look.waiting < self.cores;
+        self.turn(if alone { Gait::Near } else { Gait::Wide }, now);
         Next::Sleep
     }
 
@@ -245,20 +313,19 @@ impl Pace {
             let elapsed = now - self.window;
             let often = elapsed >= WINDOW / 2 && self.calls as u64 * PAYS >= elapsed;
             let room = busy < self.cores && self.close >= CLOSE_CALLS;
-            let stayed = self.gait == Gait::Near || now - self.since >= STAY;
-            if stayed && (often || room && now >= self.hold_until) {
+            let spin = match self.gait {
+                Gait::Wide if look.waiting > 0 && now - self.since < STAY => false,
+                Gait::Wide => self.tally.wants_spinning(self.cores as u64),
+                _ => often || room,
+            };
+            if spin && (often || now >= self.hold_until) {
                 self.turn(Gait::Spin, now);
                 return Next::Again;
             }
             if self.gait == Gait::Near && busy + look.waiting >= self.cores {
-                self.turn(Gait::Wide, now);
+                self.turn_from_near(now, look);
             } else if elapsed >= WINDOW {
-                let alone = busy + look.waiting < self.cores;
-                if self.gait == Gait::Wide && alone && stayed && now >= self.hold_until {
-                    self.turn(Gait::Near, now);
-                } else {
-                    (self.window, self.calls) = (now, 0);
-                }
+                (self.window, self.calls) = (now, 0);
             }
             return Next::Again;
         }
@@ -266,9 +333,16 @@ impl Pace {
             return Next::Again;
         }
         if self.gait == Gait::Near && look.running + look.waiting >= self.cores {
-            self.turn(Gait::Wide, now);
+            self.turn_from_near(now, look);
+            return if self.gait == Gait::Spin { Next::Again } else { Next::Sleep };
         }
         Next::Sleep
+    }
+
+    /// The guest is not alone any more.
+    fn turn_from_near(&mut self, now: u64, look: Look) {
+        let spin = look.waiting == 0 && now >= self.hold_until;
+        self.turn(if spin { Gait::Spin } else { Gait::Wide }, now);
     }
 }
 
@@ -315,16 +389,55 @@ mod tests {
         let t = go(&mut p, 20_000 * US, 60_000 * US, 100 * US, 2);
         assert_eq!(p.gait(), Gait::Wide);
         // So many calls pay for a core.
-        go(&mut p, t, t + 10_000 * US, 4 * US, 2);
+        go(&mut p, t, t + 20_000 * US, 4 * US, 2);
+        assert_eq!(p.gait(), Gait::Spin);
+    }
+
+    #[test]
+    fn computing_guests_with_few_calls_get_all_cores() {
+        let mut p = Pace::new(HandOff::Adaptive, 2, 0);
+        let t = go(&mut p, 0, 20_000 * US, 40 * US, 2);
+        assert_eq!(p.gait(), Gait::Wide);
+        go(&mut p, t, t + 100_000 * US, 40 * US, 2);
+        assert_eq!(p.gait(), Gait::Wide);
+    }
+
+    /// A shell that starts programs: for a third of the time three run (itself, the child, the zygote), else one.
+    #[test]
+    fn short_crowds_do_not_end_spinning() {
+        let mut p = Pace::new(HandOff::Adaptive, 2, 0);
+        let mut now = 0;
+        for _ in 0..100 {
+            now = go(&mut p, now, now + 300 * US, 50 * US, 3);
+            assert_eq!(p.gait(), Gait::Spin);
+            now = go(&mut p, now, now + 600 * US, 30 * US, 1);
+            assert_eq!(p.gait(), Gait::Spin);
+        }
+    }
+
+    #[test]
+    fn spinning_comes_back_when_cores_are_not_short_any_more() {
+        let mut p = Pace::new(HandOff::Adaptive, 2, 0);
+        let t = go(&mut p, 0, 50_000 * US, 0, 2);
+        assert_eq!(p.gait(), Gait::Wide);
+        p.woke(t + 50_000 * US);
+        let t = t + 50_000 * US;
+        go(&mut p, t, t + 20_000 * US, 100 * US, 1);
         assert_eq!(p.gait(), Gait::Spin);
     }
 
     #[test]
     fn load_from_outside_ends_spinning_for_a_growing_time() {
         let mut p = Pace::new(HandOff::Adaptive, 2, 0);
-        let mut now = 1000 * US;
+        let mut now = 0;
         let mut holds = Vec::new();
-        for _ in 0..4 {
+        for round in 0..4 {
+            if round == 0 {
+                // Once may be chance.
+                now = go(&mut p, now, now + 100 * US, 10 * US, 1) + 3000 * US;
+                p.look(now, RUNNING);
+                assert_eq!(p.gait(), Gait::Spin);
+            }
             go(&mut p, now, now + 100 * US, 10 * US, 1);
             now += 3000 * US;
             p.look(now, RUNNING);
