@@ -16,13 +16,16 @@ const DN_ATTRIB: u32 = 32;
 /// `DN_MULTISHOT`.
 const MULTISHOT: u32 = 1 << 31;
 
+/// No event of inotify(7): a name was changed within the directory.
+const RENAMED: u32 = 1 << 20;
+
 /// What each kind of notification means in events of inotify(7).
 const KINDS: [(u32, u32); 6] = [
     (DN_ACCESS, libc::IN_ACCESS),
     (DN_MODIFY, libc::IN_MODIFY),
     (DN_CREATE, libc::IN_CREATE | libc::IN_MOVED_TO),
     (DN_DELETE, libc::IN_DELETE | libc::IN_MOVED_FROM),
-    (DN_RENAME, libc::IN_MOVED_FROM),
+    (DN_RENAME, RENAMED),
     (DN_ATTRIB, libc::IN_ATTRIB),
 ];
 
@@ -57,6 +60,13 @@ pub fn set(task: &Task, file: &Arc<File>, fd: i32, mask: u32) -> Result<()> {
         None => m.push(Mark { file: Arc::downgrade(file), fd, mask, _live: inotify::Live::begin() }),
     }
     Ok(())
+}
+
+/// A name in the directory has become another one there.
+pub fn renamed(dir: &Arc<dyn super::Inode>) {
+    if let Some(marks) = dir.extra().and_then(|e| e.get::<Marks>()) {
+        marks.event(RENAMED);
+    }
 }
 
 impl Marks {

@@ -34,6 +34,14 @@ impl Staged {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+    /// Where it goes.
+    pub fn ranges(&self) -> Vec<IoVec> {
+        let len = |p: &Piece| match p {
+            Piece::Bytes(d) => d.len(),
+            Piece::File(_, _, n) => *n,
+        };
+        self.0.iter().map(|(addr, p)| IoVec { addr: *addr, len: len(p) }).collect()
+    }
     /// Puts what of it lies at `addr` over `buf`; gives the end of that in `buf`.
     pub fn overlay(&self, addr: u64, buf: &mut [u8]) -> usize {
         let mut end = 0;

@@ -327,3 +327,37 @@ pub fn fstatfs(cx: &mut Ctx<'_>, fd: Fd, buf: Addr) -> SysResult {
     let p = crate::fs::vfs::anon_path(&f)?;
     statfs_of(cx, &p, buf)
 }
+
+/// ustat(2): a file system by its device number, told in the way of old.
+pub fn ustat(cx: &mut Ctx<'_>, dev: u32, buf: Addr) -> SysResult {
+    let ns = cx.kernel().mounts.read().clone().ok_or(Errno::EINVAL)?;
+    let of =
+        |m: Arc<crate::fs::vfs::Mount>| Some(m.root()).filter(|p| p.inode().attr().is_ok_and(|a| a.dev as u32 == dev));
+    let s = ns.list().into_iter().find_map(of).ok_or(Errno::EINVAL)?.inode().statfs()?;
+    let mut raw = [0u8; 32];
+    raw[..4].copy_from_slice(&(s.bfree as u32).to_le_bytes());
+    raw[8..16].copy_from_slice(&s.ffree.to_le_bytes());
+    cx.write_bytes(buf.0, &raw)?;
+    Ok(0)
+}
+
+/// sysfs(2): the kinds of file systems, by number.
+pub fn sysfs(cx: &mut Ctx<'_>, option: i32, a: u64, buf: Addr) -> SysResult {
+    let all = crate::fs::proc::FILESYSTEMS;
+    match option {
+        1 => {
+            let name = cx.read_path(a)?;
+            if name.is_empty() {
+                return Err(Errno::ENOENT.into());
+            }
+            Ok(all.iter().position(|n| n.as_bytes() == name).ok_or(Errno::EINVAL)? as u64)
+        }
+        2 => {
+            let name = all.get(a as u32 as usize).ok_or(Errno::EINVAL)?;
+            cx.write_bytes(buf.0, &[name.as_bytes(), b"\0"].concat())?;
+            Ok(0)
+        }
+        3 => Ok(all.len() as u64),
+        _ => Err(Errno::EINVAL.into()),
+    }
+}

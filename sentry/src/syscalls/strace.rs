@@ -110,6 +110,9 @@ impl Line {
     }
 
     fn end(self, cx: &Ctx<'_>, task: &Task, result: &SysResult, unfinished: bool) {
+        // What the stub will not be able to store makes the call fail.
+        let fault = Err(SysError::Errno(Errno::EFAULT));
+        let result = if result.is_ok() && !cx.can_store(&cx.staged.ranges()) { &fault } else { result };
         let value = result.as_ref().ok().copied();
         let view = View { mem: cx.mem(), args: self.args, result: value.unwrap_or(0), staged: Some(&cx.staged) };
         let name = &self.name;

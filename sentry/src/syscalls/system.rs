@@ -73,9 +73,10 @@ pub fn sysinfo(cx: &mut Ctx<'_>, info: Addr) -> SysResult {
     let procs = k.tree.lock().tasks.len().min(usize::from(u16::MAX)) as u64;
     let words: [u64; 14] = [
         uptime,
-        host.loads[0],
-        host.loads[1],
-        host.loads[2],
+        // The load is the machine's, not the sandbox's; /proc/loadavg says the same.
+        0,
+        0,
+        0,
         host.totalram,
         host.freeram,
         host.sharedram,

@@ -115,6 +115,8 @@ syscall_table! {
         213 epoll_create(size: i32) => epoll::epoll_create, Full, "";
         233 epoll_ctl(epfd: Fd, op: i32, fd: Fd, event: Addr) => epoll::epoll_ctl, Full, "";
         283 timerfd_create(clockid: i32, flags: i32) => pipe::timerfd_create, Full, "";
+        136 ustat(dev: u32, buf: Addr) => fs_stat::ustat, Full, "";
+        139 sysfs(option: i32, a: u64, buf: Addr) => fs_stat::sysfs, Full, "";
         210 io_cancel(id: u64, iocb: Addr, result: Addr) => aio::io_cancel, Full, "";
         284 eventfd(initval: u32) => pipe::eventfd, Full, "";
         286 timerfd_settime(fd: Fd, flags: i32, new: Addr, old: Addr) => pipe::timerfd_settime, Partial, "TFD_TIMER_CANCEL_ON_SET never cancels: nobody sets the clock";
@@ -276,6 +278,7 @@ syscall_table! {
         208 io_getevents(id: u64, min: i64, max: i64, events: Addr, timeout: Addr) => aio::io_getevents, Full, "";
         209 io_submit(id: u64, n: i64, list: Addr) => aio::io_submit, Partial, "reads, writes and syncs are over when it returns";
         333 io_pgetevents(id: u64, min: i64, max: i64, events: Addr, timeout: Addr, sig: Addr) => aio::io_pgetevents, Full, "";
+        216 remap_file_pages(addr: Addr, size: u64, prot: i32, page: u64, flags: i32) => memory::remap_file_pages, Partial, "of files; not of shared anonymous memory";
         219 restart_syscall() => crate::kernel::run::restart_syscall, Full, "";
         247 waitid(idtype: i32, id: i32, info: Addr, options: i32, rusage: Addr) => process::waitid, Full, "";
         322 execveat(dirfd: Fd, pathname: PathPtr, argv: Addr, envp: Addr, flags: i32) => process::execveat, Full, "";

@@ -30,6 +30,7 @@ pub use pid::process_of;
 use pid::PidDir;
 use std::any::Any;
 use std::sync::Arc;
+pub use system::FILESYSTEMS;
 
 /// Inode numbers of entries that live as long as the tree start here, as on Linux.
 const STATIC_INO: u64 = 0xf000_0000;

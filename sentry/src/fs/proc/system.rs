@@ -264,8 +264,12 @@ fn vmstat(_: &Kernel, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
+/// Kinds of file systems, in the order of sysfs(2).
+pub const FILESYSTEMS: [&str; 10] =
+    ["sysfs", "tmpfs", "proc", "devtmpfs", "cgroup2", "sockfs", "pipefs", "devpts", "overlay", "9p"];
+
 fn filesystems(_: &Kernel, out: &mut Vec<u8>) -> Result<()> {
-    for name in ["sysfs", "tmpfs", "proc", "devtmpfs", "cgroup2", "sockfs", "pipefs", "devpts", "overlay", "9p"] {
+    for name in FILESYSTEMS {
         out.s("nodev\t").s(name).s("\n");
     }
     Ok(())

@@ -276,6 +276,9 @@ pub fn rename(from: &Parent, to: &Parent, flags: RenameFlags, cred: &Cred) -> Re
     let cookie = inotify::cookie();
     inotify::entry(old_dir.inode(), old_name, old.is_dir(), libc::IN_MOVED_FROM, cookie);
     inotify::entry(new_dir.inode(), new_name, old.is_dir(), libc::IN_MOVED_TO, cookie);
+    if Arc::ptr_eq(old_dir, new_dir) {
+        crate::fs::dnotify::renamed(old_dir.inode());
+    }
     inotify::itself(old.inode(), libc::IN_MOVE_SELF);
     if let Some(n) = new.as_ref().filter(|_| !exchange) {
         inotify::removed(n.inode(), n.is_dir());

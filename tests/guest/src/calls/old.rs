@@ -3,7 +3,8 @@
 use crate::t::*;
 use libc::*;
 
-pub const CASES: &[crate::Case] = cases![opens, stats, pipes, forks, nodes, directories, descriptors, clocks, limits];
+pub const CASES: &[crate::Case] =
+    cases![opens, stats, pipes, forks, nodes, directories, descriptors, clocks, limits, file_systems];
 
 unsafe fn opens() {
     let t = Tmp::new();
@@ -173,4 +174,26 @@ unsafe fn limits() {
         fails(syscall(SYS_setrlimit, RLIMIT_NOFILE, &m), EINVAL);
     });
     fails(syscall(SYS_setrlimit, 99, &l), EINVAL);
+}
+
+/// Kinds of file systems by number, and one that is mounted by its device.
+unsafe fn file_systems() {
+    let n = ok(syscall(SYS_sysfs, 3));
+    assert!(n > 3);
+    let mut name = [0u8; 64];
+    for i in 0..n {
+        zero(syscall(SYS_sysfs, 2, i, name.as_mut_ptr()) as i32);
+        is(syscall(SYS_sysfs, 1, name.as_ptr()), i);
+    }
+    fails(syscall(SYS_sysfs, 2, 10_000, name.as_mut_ptr()), EINVAL);
+    fails(syscall(SYS_sysfs, 2, 0, BAD), EFAULT);
+    fails(syscall(SYS_sysfs, 1, c("nofs").as_ptr()), EINVAL);
+    fails(syscall(SYS_sysfs, 1, BAD), EFAULT);
+    fails(syscall(SYS_sysfs, 9), EINVAL);
+    let dev = stat_of(&c("/proc")).st_dev as u32;
+    let mut raw = [0xffu8; 32];
+    zero(syscall(SYS_ustat, dev, raw.as_mut_ptr()) as i32);
+    assert_eq!(&raw[..4], [0; 4]);
+    fails(syscall(SYS_ustat, dev, BAD), EFAULT);
+    fails(syscall(SYS_ustat, u32::MAX, raw.as_mut_ptr()), EINVAL);
 }

@@ -185,6 +185,14 @@ unsafe fn directory_signals() {
     none(sig);
     let f = ok(open(t.p("b").as_ptr(), O_RDONLY));
     fails(fcntl(f, F_NOTIFY, DN_CREATE), ENOTDIR);
+    // DN_RENAME: a new name in the same directory, not in another one.
+    ok(mkdir(t.p("sub").as_ptr(), 0o700));
+    ok(fcntl(d, F_NOTIFY, 16 | DN_MULTISHOT));
+    ok(rename(t.p("c").as_ptr(), t.p("sub/c").as_ptr()));
+    none(sig);
+    ok(rename(t.p("sub").as_ptr(), t.p("sub2").as_ptr()));
+    assert_eq!(next(sig).1, d);
+    ok(fcntl(d, F_NOTIFY, 0));
     // It is there when the call that caused it returns.
     static TOLD: AtomicI32 = AtomicI32::new(0);
     extern "C" fn told(_: i32) {

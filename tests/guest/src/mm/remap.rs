@@ -12,7 +12,9 @@ pub const CASES: &[crate::Case] = cases![
     file_mapping,
     shared_copy,
     dontunmap,
-    keeps_protection
+    keeps_protection,
+    grown_behind_a_file,
+    file_pages_in_another_order,
 ];
 
 unsafe fn fill(p: *mut u8, pages: usize) {
@@ -125,4 +127,48 @@ unsafe fn keeps_protection() {
         0
     });
     dies(pid, SIGSEGV);
+}
+
+/// What a private mapping of a file grows by is file too, or nothing.
+unsafe fn grown_behind_a_file() {
+    let fd = ok(open(c("/etc/passwd").as_ptr(), O_RDONLY));
+    let want = std::fs::read("/etc/passwd").unwrap();
+    let len = want.len().next_multiple_of(PAGE);
+    for (at, moves) in [(len, false), (len, true)] {
+        let p = ok(mmap(std::ptr::null_mut(), len, PROT_READ, MAP_PRIVATE, fd, 0)).cast::<u8>();
+        if moves {
+            let behind = p.add(len).cast();
+            let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+            mmap(behind, PAGE, PROT_NONE, flags, -1, 0);
+        }
+        let q = ok(mremap(p.cast(), len, len + 2 * PAGE, MREMAP_MAYMOVE)).cast::<u8>();
+        assert_eq!(std::slice::from_raw_parts(q, want.len()), want);
+        dies(spawn(|| q.add(at).read_volatile().into()), SIGBUS);
+        ok(munmap(q.cast(), len + 2 * PAGE));
+    }
+}
+
+unsafe fn file_pages_in_another_order() {
+    let t = Tmp::new();
+    let data: Vec<u8> = (0..4u8).flat_map(|i| vec![i + 1; PAGE]).collect();
+    t.file("f", &data);
+    let fd = t.open("f");
+    let p = ok(mmap(std::ptr::null_mut(), 4 * PAGE, RW, MAP_SHARED, fd, 0)).cast::<u8>();
+    let remap = |i: usize, n: usize, prot: i32, page: usize| {
+        syscall(SYS_remap_file_pages, p.add(i * PAGE), n * PAGE, prot, page, 0)
+    };
+    for i in 0..4 {
+        zero(remap(i, 1, 0, 3 - i) as i32);
+    }
+    assert_eq!([0, 1, 2, 3].map(|i| *p.add(i * PAGE)), [4, 3, 2, 1]);
+    p.write(9);
+    let mut b = [0u8];
+    is(pread(fd, b.as_mut_ptr().cast(), 1, 3 * PAGE as i64), 1);
+    assert_eq!(b, [9]);
+    zero(remap(0, 4, 0, 0) as i32);
+    assert_eq!([0, 1, 2, 3].map(|i| *p.add(i * PAGE)), [1, 2, 3, 9]);
+    fails(remap(0, 1, PROT_READ, 0), EINVAL);
+    fails(remap(0, 0, 0, 0), EINVAL);
+    let own = anon(PAGE, RW);
+    fails(syscall(SYS_remap_file_pages, own, PAGE, 0, 0, 0), EINVAL);
 }
