@@ -21,6 +21,7 @@ use sentry::kernel::init::{self, InitConfig};
 use sentry::kernel::kernel::Options;
 use sentry::kernel::limits::{Limits, Rlimit};
 use sentry::kernel::{cred, Cred, Kernel};
+use std::convert::Infallible;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
@@ -37,16 +38,19 @@ pub fn main() -> Result<u8> {
     logging::init("sentry", config.verbosity);
     sys::report_panics("the Sentry");
     let control = Arc::new(sys::inherited_fd(fd::CONTROL)?);
-    let message = match run(config, &control) {
-        Ok(message) => message,
-        Err(e) => failed(&format!("{e:#}")),
-    };
-    message.send(&control).context("telling the command")?;
+    let Err(e) = run(config, &control);
+    let message = failed(&format!("{e:#}"));
+    finish(&message, &control).map(|never| match never {})
+}
+
+/// Tells the command how it ended, and ends.
+fn finish(message: &FromSentry, control: &OwnedFd) -> Result<Infallible> {
+    message.send(control).context("telling the command")?;
     // Nothing is worth running destructors for: the host takes back everything at once.
     sys::exit_now(0)
 }
 
-fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<FromSentry> {
+fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
     lock_in(&config, control)?;
     let gofer = Arc::new(sys::inherited_fd(fd::GOFER)?);
     let stdio = fd::STDIO.map(sys::inherited_fd);
@@ -100,10 +104,11 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<FromSentry> {
     if let Some(stats) = stats {
         stats.print(&kernel);
     }
-    Ok(match TROUBLE.get() {
+    let message = match TROUBLE.get() {
         Some(trouble) => trouble.clone(),
         None => FromSentry::Exited(u8::try_from(status).unwrap_or(crate::OWN_FAILURE)),
-    })
+    };
+    finish(&message, control)
 }
 
 /// Has glibc give memory of a thread's heap back once: the first time it looks for `/proc/sys/vm/overcommit_memory`, with a call

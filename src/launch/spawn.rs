@@ -67,6 +67,21 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
     let null: OwnedFd = OpenOptions::new().read(true).write(true).open("/dev/null").context("/dev/null")?.into();
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
 
+    // Its clone is cheap, and while the Sentry's namespaces are made it starts on another core; neither waits for the other's exec.
+    let gofer_config = to_memfd(&plan.gofer)?;
+    let gofer = spawn(
+        "Gofer",
+        0,
+        c"internal-gofer",
+        &[
+            (null.as_fd(), 0),
+            (null.as_fd(), 1),
+            (plan.log.as_fd(), 2),
+            (gofer_config.as_fd(), fd::CONFIG),
+            (gofer_end.as_fd(), fd::GOFER),
+        ],
+    )?;
+
     let sentry_config = to_memfd(&plan.sentry)?;
     let mut fds = vec![
         (null.as_fd(), 0),
@@ -84,22 +99,8 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
     if let Some(strace) = &plan.strace {
         fds.push((strace.as_fd(), fd::STRACE));
     }
-    // The Sentry has more to do, so it goes first; and neither waits for the other's exec.
     let sentry = spawn("Sentry", SENTRY_NAMESPACES, c"internal-sentry", &fds)?;
 
-    let gofer_config = to_memfd(&plan.gofer)?;
-    let gofer = spawn(
-        "Gofer",
-        0,
-        c"internal-gofer",
-        &[
-            (null.as_fd(), 0),
-            (null.as_fd(), 1),
-            (plan.log.as_fd(), 2),
-            (gofer_config.as_fd(), fd::CONFIG),
-            (gofer_end.as_fd(), fd::GOFER),
-        ],
-    )?;
     Ok(Sandbox { sentry: sentry.executed()?, gofer: gofer.executed()?, control })
 }
 

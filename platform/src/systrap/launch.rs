@@ -61,7 +61,8 @@ pub(super) fn launch(executor: &Executor) -> io::Result<Launched> {
             unsafe { libc::kill(pid, libc::SIGKILL) };
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the zygote does not start"));
         }
-        std::thread::sleep(Duration::from_micros(100));
+        // It rings when it has got there.
+        crate::host::wait_readable(executor.bell().as_fd(), 1);
     }
     let post = area.read_post(0);
     if post.kind != kind::BORN {

@@ -380,6 +380,13 @@ pub struct ExecFile {
     pub nosuid: bool,
 }
 
+/// Whether what comes of [`exec_cred`] for a file of this mode depends on the file's capabilities. It does not for who is root all
+/// through and has everything: asking for them may be dear.
+pub fn heeds_caps(old: &Cred, mode: u32) -> bool {
+    let root = old.uid == 0 && old.euid == 0 && old.bounding & CAP_ALL == CAP_ALL;
+    !root || old.ambient != 0 || old.sec(SECBIT_NOROOT) || mode & (libc::S_ISUID | libc::S_ISGID) != 0
+}
+
 /// Credentials after `execve`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExecCred {

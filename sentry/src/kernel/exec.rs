@@ -66,7 +66,7 @@ pub struct Image {
 
 /// Opens a file for execution: a regular file with execute permission.
 pub fn open_exec(task: &Task, dirfd: i32, path: &[u8], flags: LookupFlags) -> Result<Arc<File>> {
-    let p = vfs::resolve(task, dirfd, path, flags)?;
+    let p = vfs::resolve(task, dirfd, path, flags | LookupFlags::WILL_OPEN)?;
     open_path(task, p)
 }
 
@@ -334,7 +334,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: Home<'_>) -> Result
         Some(p) => {
             let nosuid = p.mount().flags().contains(vfs::MountFlags::NOSUID);
             let a = p.inode().attr()?;
-            let caps = file_caps(p, &a);
+            let caps = if cred::heeds_caps(&old, a.mode) { file_caps(p, &a) } else { None };
             cred::exec_cred(&old, &cred::ExecFile { uid: a.uid, gid: a.gid, mode: a.mode, caps, nosuid })?
         }
         None => cred::ExecCred { cred: (*old).clone(), secure: false },

@@ -52,6 +52,8 @@ const PASSED: u32 = 2;
 const LISTED_MAX: usize = 32 << 20;
 /// Entries of the largest directory whose attributes are fetched all at once.
 const FULL_MAX: usize = 16 * 1024;
+/// Size of the largest root that is listed as soon as it is attached.
+const LISTED_FIRST: u64 = 4096;
 /// Listings to come with attributes after a lookup of a listed name.
 const LOOKED_UP: u32 = 32;
 
@@ -155,7 +157,12 @@ impl GoferFs {
             changed: AtomicBool::new(false),
         });
         let node = client.attach(name)?;
-        Ok(fs.inode(&node.attr, None, Some(node.handle), None))
+        let root = fs.inode(&node.attr, None, Some(node.handle), None);
+        if exclusive && root.kind == libc::S_IFDIR && node.attr.size <= LISTED_FIRST {
+            // Programs look up one name in here after the other. If it fails they do it one by one.
+            let _ = root.list(true);
+        }
+        Ok(root)
     }
 
     /// A mount of such a tree.
