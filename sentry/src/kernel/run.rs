@@ -223,6 +223,9 @@ fn set_result(thread: &mut dyn GuestThread, result: SysResult) -> Option<Restart
 
 /// A processor exception becomes a signal.
 async fn fault(task: &Arc<Task>, thread: &mut dyn GuestThread, f: Fault) -> Flow {
+    if crate::mm::stack::grows(task, thread, f).await {
+        return Flow::Resume;
+    }
     // Code 128 (SI_KERNEL) carries no address.
     let info = SigInfo { signo: f.signal, errno: 0, code: f.code, fields: SigFields::Fault { addr: f.addr } };
     log::debug!("[{}] signal {} at {:#x}, address {:#x}", task.tid(), f.signal, thread.regs().rip, f.addr);

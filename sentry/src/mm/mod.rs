@@ -2,6 +2,7 @@
 
 pub mod io;
 pub mod space;
+pub mod stack;
 pub mod text;
 pub mod user;
 pub mod vma;

@@ -36,7 +36,7 @@ pub struct Vma {
     pub locked: bool,
     /// `[heap]`, `[stack]`, `[vdso]`.
     pub label: &'static str,
-    /// `MAP_GROWSDOWN`: kept for /proc only.
+    /// `MAP_GROWSDOWN`; the first stack has all the room that it may take from the start.
     pub grows_down: bool,
     /// `madvise(MADV_DONTFORK)`.
     pub dont_fork: bool,

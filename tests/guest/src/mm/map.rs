@@ -35,6 +35,7 @@ pub const CASES: &[crate::Case] = cases![
     read_into_mapping_of_same_file,
     mmap_not_mappable,
     low,
+    grows_down,
 ];
 
 /// Runs `f` in a child that must end by `sig`.
@@ -439,4 +440,29 @@ unsafe fn low() {
     }
     assert!(errno() == ENOMEM && n > 4, "{n}");
     ok(map(0, 64 << 20, 0));
+}
+
+/// A mapping with `MAP_GROWSDOWN` becomes longer as it is used, but not up to a neighbour.
+unsafe fn grows_down() {
+    let (gap, room) = (256, 64);
+    let all = anon((gap + room + 1) * PAGE, RW);
+    ok(munmap(all.cast(), (gap + room + 1) * PAGE));
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+    let top = all.add((gap + room) * PAGE);
+    ok(mmap(top.cast(), PAGE, RW, flags | MAP_GROWSDOWN, -1, 0));
+    for i in 1..=room / 2 {
+        *top.sub(i * PAGE - 1) = i as u8;
+    }
+    // Several pages at once; a call finds what is there.
+    *top.sub((room - 2) * PAGE) = 7;
+    let (r, w) = pipe_pair();
+    is(write(w, top.sub((room - 2) * PAGE).cast(), 1), 1);
+    assert_eq!((get(r, 1), *top.sub(PAGE - 1), *top), (vec![7], 1, 0));
+    let near = top.sub((room + 10) * PAGE);
+    ok(mmap(near.cast(), PAGE, PROT_READ, flags, -1, 0));
+    faults(SIGSEGV, || *top.sub((room - 1) * PAGE) = 1);
+    // Below an ordinary mapping nothing grows.
+    let plain = anon(2 * PAGE, RW);
+    ok(munmap(plain.cast(), PAGE));
+    faults(SIGSEGV, || *plain.add(PAGE - 1) = 1);
 }
