@@ -14,6 +14,7 @@ pub(crate) struct Cores {
 
 /// Where a thread may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum Place {
     Anywhere,
     /// The leader's own core.

@@ -131,6 +131,8 @@ pub struct Executor {
     running: AtomicUsize,
     /// Until then a thread that was told to end may wake another one.
     ending: AtomicU64,
+    /// Until then the leader's core is lent ([`Executor::lend`]).
+    lent: AtomicU64,
     hand_off: HandOff,
     pub(crate) counters: Counters,
 }
@@ -200,6 +202,7 @@ impl Executor {
             later: Mutex::default(),
             running: AtomicUsize::new(0),
             ending: AtomicU64::new(0),
+            lent: AtomicU64::new(0),
             hand_off,
             counters: Counters::default(),
         }))
@@ -450,7 +453,7 @@ impl Executor {
                 job();
                 continue;
             }
-            if next == Next::Again {
+            if next == Next::Again && now >= self.lent.load(Relaxed) {
                 // Written by leaders only, who are one at a time.
                 let spins = self.counters.spins.load(Relaxed);
                 self.counters.spins.store(spins + 1, Relaxed);
@@ -478,17 +481,30 @@ impl Executor {
 
     /// Has the thread of a cell run where guests are to run now.
     pub(crate) fn place(&self, watched: &Watched) {
-        let narrow = self.narrow.load(Relaxed);
-        if watched.narrow.load(Relaxed) != narrow {
-            watched.narrow.store(narrow, Relaxed);
+        // One that is being born is put where it belongs when its number is known.
+        if watched.placed() != self.place_for(watched) && watched.tid.load(SeqCst) != 0 {
             self.counters.moves.fetch_add(1, Relaxed);
-            self.put(watched, narrow);
+            self.put(watched);
         }
     }
 
-    fn put(&self, watched: &Watched, narrow: bool) {
-        let place = if narrow { Place::Guests } else { Place::Anywhere };
-        self.cores.put(watched.tid.load(Relaxed), place, watched.pinned.lock().as_ref());
+    fn place_for(&self, watched: &Watched) -> Place {
+        match (self.narrow.load(Relaxed), watched.aside.load(SeqCst)) {
+            (false, _) => Place::Anywhere,
+            (true, false) => Place::Guests,
+            (true, true) => Place::Home,
+        }
+    }
+
+    fn put(&self, watched: &Watched) {
+        let place = self.place_for(watched);
+        watched.set_placed(place);
+        self.cores.put(watched.tid.load(SeqCst), place, watched.pinned.lock().as_ref());
+    }
+
+    /// Something begins that nobody waits for, on the leader's core: the leader sleeps instead of spinning for so long.
+    pub(crate) fn lend(&self, ns: u64) {
+        self.lent.store(now_ns() + ns, Relaxed);
     }
 
     /// From now on the thread of a cell runs on these cores only (a mask of 64-bit words); `None`: on any.
@@ -496,12 +512,10 @@ impl Executor {
         let pinned = cores.map(Pinned::new);
         let moved = pinned.as_ref().is_some_and(|p| self.cores.make_room(p));
         *watched.pinned.lock() = pinned;
-        let narrow = self.narrow.load(Relaxed);
-        watched.narrow.store(narrow, Relaxed);
-        self.put(watched, narrow);
-        if moved && narrow {
+        self.put(watched);
+        if moved && self.narrow.load(Relaxed) {
             for other in self.active.lock().iter().filter(|w| w.armed.load(Relaxed)).take(MOVED_AT_ONCE) {
-                self.put(other, narrow);
+                self.put(other);
             }
         }
     }
@@ -518,15 +532,6 @@ impl Executor {
             HandOff::Adaptive | HandOff::Spin => self.running.load(Relaxed) + 2 >= self.cores.count(),
             HandOff::Sleep => true,
         }
-    }
-
-    /// Moves a stub that nobody watches yet, and tells whether it is narrow then.
-    pub(crate) fn place_first(&self, pid: i32) -> bool {
-        let narrow = self.narrow.load(Relaxed);
-        if narrow {
-            self.cores.put(pid, Place::Guests, None);
-        }
-        narrow
     }
 
     /// Does something small that nobody waits for, once nothing else is to be done.
@@ -637,8 +642,9 @@ impl Executor {
         };
         let sleep = || {
             let deadline = self.next_deadline.load(SeqCst);
-            let wait =
-                if deadline == u64::MAX { i64::MAX } else { deadline.saturating_sub(now_ns()).min(1 << 50) as i64 };
+            let (now, lent) = (now_ns(), self.lent.load(Relaxed));
+            let deadline = if lent > now { deadline.min(lent) } else { deadline };
+            let wait = if deadline == u64::MAX { i64::MAX } else { deadline.saturating_sub(now).min(1 << 50) as i64 };
             if wait > 0 {
                 self.counters.sleeps.fetch_add(1, Relaxed);
                 self.events(wait);

@@ -32,6 +32,7 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
+use crate::cores::Place;
 use crate::executor::{now_ns, Executor, WatchHandle};
 #[allow(unused_imports, reason = "for the documentation")]
 use crate::Enter;
@@ -164,8 +165,7 @@ impl Systrap {
         births::attend(inner.me.clone(), inner.births.listener())?;
         let space = Space::unborn(inner.clone(), launched.area, launched.control, 0, 0);
         inner.adopt(&space, launched.pid).map_err(io::Error::from)?;
-        let narrow = inner.executor.place_first(launched.pid);
-        let mut zygote = Thread::waiting(space, 0, launched.pid, narrow);
+        let mut zygote = Thread::waiting(space, 0, launched.pid, Place::Anywhere, false);
         zygote.close_in_stub(launched.listener_number)?;
         let weak = inner.me.clone();
         inner.executor.spawn(Box::pin(keep_pool(weak, zygote)));
@@ -208,6 +208,10 @@ impl Pool {
     }
 }
 
+/// How long a fork of the zygote takes at most, as a rule, and what its child has to do after its birth call.
+const FORK_NS: u64 = 250_000;
+const GROWS_UP_NS: u64 = 40_000;
+
 /// Forks the zygote as often as fresh address spaces are wanted.
 async fn keep_pool(inner: Weak<Inner>, mut zygote: Thread) {
     loop {
@@ -231,6 +235,16 @@ async fn keep_pool(inner: Weak<Inner>, mut zygote: Thread) {
         drop(timer);
         if !wanted {
             return;
+        }
+        if let Some(inner) = inner.upgrade() {
+            let ahead = {
+                let pool = inner.pool.lock();
+                pool.waiters.is_empty() && pool.calm_until != u64::MAX
+            };
+            zygote.set_aside(ahead);
+            if ahead {
+                inner.executor.lend(FORK_NS);
+            }
         }
         zygote.start_fork();
         let result = poll_fn(|cx| zygote.poll_fork_typed(cx)).await;
@@ -336,6 +350,7 @@ impl Platform for Systrap {
             let result = match (pool.ready.pop(), pool.error.take()) {
                 (Some(thread), _) => {
                     // The second one ends the calm.
+                    thread.set_aside(false);
                     pool.calm_until = if pool.calm_until == u64::MAX { now_ns() + CALM_NS } else { 0 };
                     Poll::Ready(Ok(Box::new(thread) as Box<dyn GuestThread>))
                 }

@@ -99,6 +99,12 @@ impl Space {
             first.tid.store(pid, SeqCst);
         }
         self.pid.store(pid, SeqCst);
+        if let Some(first) = self.slots.lock().used.get(&self.first).and_then(Weak::upgrade) {
+            self.inner.executor.place(&first);
+            if first.aside.load(SeqCst) {
+                self.inner.executor.lend(super::GROWS_UP_NS);
+            }
+        }
         if self.early_interrupt.swap(false, SeqCst) {
             let all: Vec<_> = self.slots.lock().used.values().filter_map(Weak::upgrade).collect();
             for watched in all {

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use super::abi::{self, kind, mode, op, OpSlot};
 use super::space::{Fate, Space};
 use super::watched::{Area, Watched};
+use crate::cores::Place;
 use crate::{
     host, AddressSpace, Enter, Errno, Fault, GuestThread, Interrupter, Op, OpsSettled, Regs, SelfService, Trap,
     GUEST_MAX, GUEST_MIN, PAGE_SIZE,
@@ -105,8 +106,8 @@ struct Stage {
 
 impl Thread {
     /// A thread whose stub waits for its first answer.
-    pub(super) fn waiting(space: Arc<Space>, slot: usize, tid: i32, narrow: bool) -> Self {
-        let watched = Watched::new(space.area.clone(), slot, tid, narrow);
+    pub(super) fn waiting(space: Arc<Space>, slot: usize, tid: i32, placed: Place, aside: bool) -> Self {
+        let watched = Watched::new(space.area.clone(), slot, tid, placed, aside);
         Self::with(space, watched)
     }
 
@@ -155,6 +156,12 @@ impl Thread {
             }
         }
         Err(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Whether nobody waits for it, so that it should take the leader's core, not the guests'.
+    pub(super) fn set_aside(&self, aside: bool) {
+        self.watched.aside.store(aside, SeqCst);
+        self.space.inner.executor.place(&self.watched);
     }
 
     fn area(&self) -> &Area {
@@ -426,7 +433,8 @@ impl Thread {
     fn begin_fork(&mut self) -> Result<Forking, Errno> {
         let inner = &self.space.inner;
         let (token, space) = inner.births.expect(inner, self.slot)?;
-        let mut child = Box::new(Thread::waiting(space, self.slot, 0, self.watched.narrow.load(Relaxed)));
+        let aside = self.watched.aside.load(SeqCst);
+        let mut child = Box::new(Thread::waiting(space, self.slot, 0, self.watched.placed(), aside));
         child.regs = self.regs;
         child.fs_base = self.fs_base;
         let weak = inner.me.clone();
@@ -445,7 +453,7 @@ impl Thread {
             return Err(Errno::EPERM);
         }
         let slot = self.space.take_slot().ok_or(Errno::EAGAIN)?;
-        let watched = Watched::new(self.space.area.clone(), slot, 0, self.watched.narrow.load(Relaxed));
+        let watched = Watched::new(self.space.area.clone(), slot, 0, self.watched.placed(), false);
         self.space.register(&watched);
         self.area().state(slot).store(abi::state::PARKED, Release);
         let args = [slot as u64, fs_base.is_some().into(), fs_base.unwrap_or(0), 0, 0, 0, 0];

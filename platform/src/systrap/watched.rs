@@ -4,13 +4,15 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{addr_of, addr_of_mut, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU8, Ordering::*};
 use std::sync::Arc;
 use std::task::Waker;
 
 use nix::fcntl::{fcntl, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use parking_lot::Mutex;
+
+use crate::cores::Place;
 
 use super::abi::{self, Answer, Cell, Global, OpSlot, Post, Report};
 use super::handoff::{self, is_posted};
@@ -254,9 +256,11 @@ fn futex_wake(word: &AtomicU32) {
 pub(crate) struct Watched {
     pub(crate) area: Arc<Area>,
     pub(crate) slot: usize,
-    /// The host's thread, as far as is known (0: not yet), and whether it has been told to leave the leader's core alone.
+    /// The host's thread, as far as is known (0: not yet), and where it has been put (a [`Place`]).
     pub(crate) tid: AtomicI32,
-    pub(crate) narrow: AtomicBool,
+    placed: AtomicU8,
+    /// Nobody waits for it: it is the leader's core that it takes, when the leader has nothing to do.
+    pub(crate) aside: AtomicBool,
     /// The cores that the guest has chosen for it.
     pub(crate) pinned: Mutex<Option<crate::cores::Pinned>>,
     /// The Sentry waits for a post.
@@ -267,17 +271,28 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    pub(crate) fn new(area: Arc<Area>, slot: usize, tid: i32, narrow: bool) -> Arc<Self> {
+    pub(crate) fn new(area: Arc<Area>, slot: usize, tid: i32, placed: Place, aside: bool) -> Arc<Self> {
         Arc::new(Watched {
             area,
             slot,
             tid: AtomicI32::new(tid),
-            narrow: AtomicBool::new(narrow),
+            placed: AtomicU8::new(placed as u8),
+            aside: AtomicBool::new(aside),
             pinned: Mutex::new(None),
             armed: AtomicBool::new(false),
             listed: AtomicBool::new(false),
             waker: Mutex::new(None),
         })
+    }
+    pub(crate) fn placed(&self) -> Place {
+        match self.placed.load(Relaxed) {
+            p if p == Place::Home as u8 => Place::Home,
+            p if p == Place::Guests as u8 => Place::Guests,
+            _ => Place::Anywhere,
+        }
+    }
+    pub(crate) fn set_placed(&self, place: Place) {
+        self.placed.store(place as u8, Relaxed);
     }
     pub(crate) fn posted(&self) -> bool {
         is_posted(self.state())
