@@ -179,6 +179,13 @@ pub enum Op {
     Wake {
         addr: u64,
     },
+    /// rseq(2) for this thread: the host keeps the area at `addr` from then on.
+    Rseq {
+        addr: u64,
+        len: u32,
+        flags: i32,
+        signature: u32,
+    },
     /// Sets the FS / GS base register of this thread.
     SetFs(u64),
     SetGs(u64),

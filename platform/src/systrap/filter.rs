@@ -18,6 +18,7 @@
 //! | `close` | descriptors above the fixed ones, and the area's | nothing |
 //! | `sigaltstack rt_sigreturn rt_sigprocmask exit exit_group` | always | no interrupt reaches him, or his own end |
 //! | `getcpu` | always | what the vDSO tells as well |
+//! | `rseq` | an area below `GUEST_MAX` | he goes where he could have gone himself |
 //! | `sched_yield` | always | less processor time |
 //! | `set_tid_address` | below `GUEST_MAX` | a word of his own memory is cleared when a thread of his ends |
 //! | `prctl` | `PR_SET_PDEATHSIG, SIGKILL` | his own end |
@@ -262,6 +263,13 @@ pub fn stub_filter(text: std::ops::Range<u64>) -> Vec<Insn> {
     p.on(libc::SYS_set_tid_address, |p| {
         p.load(arg_hi(0));
         p.need_not(JGE, MAX_HI);
+        p.verdict(ALLOW);
+        p.verdict(TRAP);
+    });
+    // The host looks at the area, and goes to an address that it names, when it takes the thread off its core: the thread could
+    // have gone there itself.
+    p.on(libc::SYS_rseq, |p| {
+        p.need_guest_range(0, 1);
         p.verdict(ALLOW);
         p.verdict(TRAP);
     });

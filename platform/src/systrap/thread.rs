@@ -522,6 +522,9 @@ fn plain(op: &Op) -> OpSlot {
         Op::Wake { addr } => raw(libc::SYS_futex, [addr, libc::FUTEX_WAKE as u64, 1, 0, 0, 0]),
         Op::Barrier { command } => raw(libc::SYS_membarrier, [command as u64, 0, 0, 0, 0, 0]),
         Op::Processor { cpu, node } => raw(libc::SYS_getcpu, [cpu, node, 0, 0, 0, 0]),
+        Op::Rseq { addr, len, flags, signature } => {
+            raw(libc::SYS_rseq, [addr, len.into(), flags as u64, signature.into(), 0, 0])
+        }
         Op::SetFs(v) => one(op::SET_FS, v),
         Op::SetGs(v) => one(op::SET_GS, v),
         Op::SaveFp { addr } => one(op::SAVE_FP, addr),
@@ -565,6 +568,10 @@ fn check(op: &Op, fp_size: usize) -> Result<(), Errno> {
         Op::Barrier { command } => matches!(command, 1 | 8 | 16).then_some(()).ok_or(Errno::EINVAL),
         Op::Processor { cpu, node } => {
             (cpu <= GUEST_MAX - 4 && node <= GUEST_MAX - 4).then_some(()).ok_or(Errno::EFAULT)
+        }
+        Op::Rseq { addr, len, .. } => {
+            let ok = addr <= GUEST_MAX && u64::from(len) <= GUEST_MAX - addr;
+            ok.then_some(()).ok_or(Errno::EFAULT)
         }
         Op::CopyFile { addr, len, .. } => {
             let ok = addr <= GUEST_MAX && len as u64 <= GUEST_MAX - addr;

@@ -32,6 +32,9 @@ pub const MAX_ARG_STRLEN: usize = 32 * 4096;
 /// Most stack that is mapped when the limit says "unlimited".
 const STACK_MAX: u64 = 64 << 20;
 const STACK_MIN: u64 = 128 << 10;
+/// Since Linux 6.3 (`linux/auxvec.h`).
+const AT_RSEQ_FEATURE_SIZE: u64 = 27;
+const AT_RSEQ_ALIGN: u64 = 28;
 
 /// What to run.
 pub struct Program {
@@ -511,6 +514,13 @@ fn stack_content(map: &mut Map, prog: &Program, aux: &Aux<'_>) -> Result<(u64, V
     put(libc::AT_HWCAP2, platform::aux::auxval(libc::AT_HWCAP2));
     put(libc::AT_EXECFN, name_at);
     put(libc::AT_PLATFORM, platform_at);
+    for rseq in [AT_RSEQ_FEATURE_SIZE, AT_RSEQ_ALIGN] {
+        // The area is the host's to fill.
+        match platform::aux::auxval(rseq) {
+            0 => {}
+            v => put(rseq, v),
+        }
+    }
     put(libc::AT_NULL, 0);
     let words = 1 + prog.argv.len() + 1 + prog.envp.len() + 1 + auxv.len();
     let sp = (random_at - words as u64 * 8) & !15;

@@ -778,6 +778,17 @@ pub fn arch_prctl(cx: &mut Ctx<'_>, code: i32, addr: Addr) -> SysResult {
     }
 }
 
+/// rseq(2): registered with the host, which runs the thread. Whether it is registered already is the host's to know.
+pub fn rseq(cx: &mut Ctx<'_>, rseq: Addr, len: u32, flags: i32, signature: u32) -> SysResult {
+    if rseq.0 > platform::GUEST_MAX - u64::from(len) {
+        // As `access_ok` would have it, after what is looked at before it.
+        let fits = rseq.0 % 32 == 0 && len >= 32 && flags == 0;
+        return Err(if fits { Errno::EFAULT } else { Errno::EINVAL }.into());
+    }
+    cx.thread.queue(Op::Rseq { addr: rseq.0, len, flags, signature });
+    Ok(0)
+}
+
 /// membarrier(2): made by the host, for the threads of the stub. Registration belongs to the host's address space, which goes
 /// the way of the guest's: kept by `fork`, gone with `execve`.
 pub fn membarrier(cx: &mut Ctx<'_>, cmd: i32, flags: u32, _cpu: i32) -> SysResult {

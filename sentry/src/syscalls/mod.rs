@@ -233,8 +233,7 @@ pub async fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
 
 /// A call that is not in the table: `ENOSYS`, logged once per number.
 pub fn unknown(cx: &mut Ctx<'_>) -> SysResult {
-    // Every program's C library asks for rseq and goes without: no news.
-    if cx.nr != libc::SYS_rseq as u64 && cx.kernel().logged_unknown.lock().insert(cx.nr) {
+    if cx.kernel().logged_unknown.lock().insert(cx.nr) {
         log::info!("system call {} ({}) is not supported (ENOSYS)", strace::name(cx.nr), cx.nr);
     }
     Err(Errno::ENOSYS.into())

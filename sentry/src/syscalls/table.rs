@@ -149,6 +149,7 @@ syscall_table! {
         234 tgkill(tgid: i32, tid: i32, sig: Sig) => signal::tgkill, Full, "";
         310 process_vm_readv(pid: i32, liov: Addr, liovcnt: u64, riov: Addr, riovcnt: u64, flags: u64) => process_vm::readv, Full, "";
         311 process_vm_writev(pid: i32, liov: Addr, liovcnt: u64, riov: Addr, riovcnt: u64, flags: u64) => process_vm::writev, Full, "";
+        334 rseq(area: Addr, length: u32, flags: i32, signature: u32) => memory::rseq, Full, "";
         324 membarrier(cmd: i32, flags: u32, cpu: i32) => memory::membarrier, Partial, "GLOBAL and PRIVATE_EXPEDITED";
         273 set_robust_list(head: Addr, len: usize) => futex::set_robust_list, Full, "";
         274 get_robust_list(pid: i32, head: Addr, len: Addr) => futex::get_robust_list, Full, "";

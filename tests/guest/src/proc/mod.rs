@@ -8,6 +8,7 @@ mod ids;
 mod jobs;
 mod pidfd;
 mod pty;
+mod rseq;
 mod sigmore;
 mod signals;
 mod threads;
@@ -21,6 +22,7 @@ pub const GROUPS: &[(&str, &[crate::Case])] = &[
     ("signals", signals::CASES),
     ("sigframe", sigmore::CASES),
     ("threads", threads::CASES),
+    ("rseq", rseq::CASES),
     ("futex", futex::CASES),
     ("pidfd", pidfd::CASES),
     ("jobs", jobs::CASES),
