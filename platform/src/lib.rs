@@ -291,6 +291,8 @@ pub trait GuestThread: Send + Sync {
     /// waits for it by a futex call of its own (not a private one). The host thread uses no memory any more then. `false`: this
     /// host thread stays as long as its address space.
     fn clear_at_end(&mut self, addr: u64) -> bool;
+    /// What the host thread is to do before it ends (and before that word is cleared), whatever comes of it; one operation without data.
+    fn do_at_end(&mut self, op: Op);
     /// GS base as last set by the guest; 0 if it has not set it.
     fn gs_base(&self) -> u64;
     /// FS base as last set or reported.

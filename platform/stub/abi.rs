@@ -118,7 +118,7 @@ pub mod mode {
     pub const RETURN: u32 = 1;
     pub const FULL: u32 = 2;
     pub const STAY: u32 = 3;
-    /// The thread ends; `rax` is the word that the kernel is to clear then, or 0.
+    /// The thread ends, also if an operation failed; `rax` is the word that the kernel is to clear then, or 0.
     pub const EXIT: u32 = 4;
     /// Back to the guest with the result of its `futex` call, which the stub makes now.
     pub const NATIVE: u32 = 5;

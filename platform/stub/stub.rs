@@ -391,7 +391,8 @@ unsafe fn serve_answer(cell: *mut Cell, uc: *mut UContext) {
                 // Its answer may be there already.
                 continue;
             }
-            if failed != 0 {
+            // Who is to end ends, whatever came of what was to be done before.
+            if failed != 0 && mode != mode::EXIT {
                 (*cell).report.op_index = i as u32;
                 (*cell).report.op_errno = failed;
                 post_kind(cell, kind::OP_FAILED);

@@ -125,6 +125,7 @@ impl GuestThread for Thread {
     fn clear_at_end(&mut self, _: u64) -> bool {
         false
     }
+    fn do_at_end(&mut self, _: Op) {}
     fn gs_base(&self) -> u64 {
         0
     }
@@ -198,6 +199,7 @@ fn task(kernel: &Arc<Kernel>, space: &Arc<Memory>, root: Path) -> Arc<Task> {
         comm: Mutex::new(b"bench".to_vec()),
         clear_child_tid: Default::default(),
         robust_list: Default::default(),
+        rseq: Default::default(),
         restart_block: Default::default(),
         pdeathsig: Default::default(),
         signal_flag: Default::default(),

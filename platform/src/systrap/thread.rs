@@ -72,8 +72,9 @@ pub(super) struct Thread {
     /// The last call came by a patched site, before the space's so many-th retreat from one.
     patched: Option<u64>,
     counted: (u64, u64),
-    /// What the host clears when the thread ends.
+    /// What the host clears when the thread ends, and what the stub does before.
     tid_word: u64,
+    last: Option<OpSlot>,
     forking: Option<Result<Forking, Errno>>,
     starting: Option<Result<Starting, Errno>>,
 }
@@ -136,6 +137,7 @@ impl Thread {
             patched: None,
             counted,
             tid_word: 0,
+            last: None,
             forking: None,
             starting: None,
         }
@@ -675,6 +677,9 @@ impl GuestThread for Thread {
         }
         ends
     }
+    fn do_at_end(&mut self, op: Op) {
+        self.last = check(&op, self.space.inner.fp_size).is_ok().then(|| plain(&op));
+    }
     fn gs_base(&self) -> u64 {
         let ours = abi::AREA_BASE..abi::AREA_BASE + abi::AREA_SIZE;
         if ours.contains(&self.gs_base) {
@@ -766,6 +771,7 @@ struct Orphan {
     area: Arc<Area>,
     slot: usize,
     tid_word: u64,
+    last: Option<OpSlot>,
     done: AtomicBool,
 }
 
@@ -783,7 +789,10 @@ impl Wake for Orphan {
 
 impl Orphan {
     fn end(&self) {
-        self.area.write_answer(self.slot, mode::EXIT, 0, 0, 0, None, self.tid_word);
+        if let Some(op) = self.last {
+            self.area.write_op(self.slot, 0, op);
+        }
+        self.area.write_answer(self.slot, mode::EXIT, self.last.is_some().into(), 0, 0, None, self.tid_word);
         self.area.reply(self.slot, || ());
     }
 }
@@ -818,8 +827,8 @@ impl Drop for Thread {
             }
             return;
         }
-        let (area, tid_word) = (self.space.area.clone(), self.tid_word);
-        let orphan = Arc::new(Orphan { area, slot: self.slot, tid_word, done: AtomicBool::new(false) });
+        let (area, tid_word, last) = (self.space.area.clone(), self.tid_word, self.last);
+        let orphan = Arc::new(Orphan { area, slot: self.slot, tid_word, last, done: AtomicBool::new(false) });
         if self.tid_word != 0 {
             self.space.inner.executor.ending();
         }

@@ -607,6 +607,7 @@ pub async fn execve(
         let _ = mem.write(ctid, &0u32);
     }
     task.robust_list.store(0, Ordering::SeqCst);
+    let rseq = task.rseq.lock().undo();
     let (old, new) = (task.cred(), &image.cred);
     let gains = gains(&old, new);
     if gains || image.secure {
@@ -637,6 +638,9 @@ pub async fn execve(
         Some(new) => cx.replace = Some(new),
         None => {
             old_mm.space().retreat();
+            if let Some(op) = rseq {
+                cx.thread.queue(op);
+            }
             prepare(cx.thread, image.ops, image.regs);
             cx.reloads = true;
         }

@@ -98,13 +98,22 @@ pub async fn leave_memory(task: &Arc<Task>, thread: &mut dyn GuestThread, alive:
         let mates = r.threads.len();
         (mm.user_count() > if r.exiting.is_some() { mates } else { 1 }, mates == 1)
     };
-    if ctid != 0 && others {
-        // Who finds it cleared may unmap all that the thread has used: so the host does it, as a rule, when that is so. Who is told of
-        // the end of a process finds it cleared already.
-        let hosts = !last && super::futex::at_host(task, ctid);
-        if !(hosts && thread.clear_at_end(ctid)) && task.mem().write(ctid, &0u32).is_ok() {
-            wakes.push(ctid);
+    // Who finds it cleared may unmap all that the thread has used: so the host does it, as a rule, when that is so. Who is told of
+    // the end of a process finds it cleared already.
+    let hosts = ctid != 0 && others && !last && super::futex::at_host(task, ctid) && thread.clear_at_end(ctid);
+    let rseq = task.rseq.lock().undo();
+    if let Some(op) = rseq.filter(|_| others && alive) {
+        // The host must not look for it any more when others may have unmapped it.
+        if hosts {
+            thread.do_at_end(op);
+        } else {
+            thread.queue(op);
+            thread.enter(platform::Enter::Stay);
+            poll_fn(|cx| thread.poll_trap(cx)).await;
         }
+    }
+    if ctid != 0 && others && !hosts && task.mem().write(ctid, &0u32).is_ok() {
+        wakes.push(ctid);
     }
     wakes.retain(|addr| super::futex::wake_at_exit(task, *addr));
     if alive && !wakes.is_empty() {

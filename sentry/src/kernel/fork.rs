@@ -1,7 +1,7 @@
 //! clone(2), fork(2), vfork(2): new tasks.
 
 use super::process::ThreadGroup;
-use super::task::{TaskSignals, VforkDone};
+use super::task::{Rseq, TaskSignals, VforkDone};
 use super::{run, Task};
 use crate::error::{Errno, Result, SysResult};
 use crate::mm::vma::{Backing, Vma};
@@ -267,6 +267,8 @@ fn build(parent: &Arc<Task>, a: &CloneArgs, tid: i32, mm: Arc<Mm>, thread: &dyn 
         comm: Mutex::new(parent.comm.lock().clone()),
         clear_child_tid: AtomicU64::new(if has(CLONE_CHILD_CLEARTID) { a.child_tid } else { 0 }),
         robust_list: AtomicU64::new(0),
+        // As the host has it: a copy of the memory has the area, another thread has none.
+        rseq: Mutex::new(if has(CLONE_VM) { Rseq::default() } else { *parent.rseq.lock() }),
         restart_block: Mutex::new(None),
         pdeathsig: AtomicI32::new(0),
         signal_flag: AtomicBool::new(false),

@@ -91,6 +91,7 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), T
         comm: Mutex::new(b"init".to_vec()),
         clear_child_tid: AtomicU64::new(0),
         robust_list: AtomicU64::new(0),
+        rseq: Default::default(),
         restart_block: Mutex::new(None),
         pdeathsig: AtomicI32::new(0),
         signal_flag: AtomicBool::new(false),

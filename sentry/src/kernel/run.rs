@@ -93,6 +93,9 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
             Trap::OpFailed { index, errno } => {
                 log::debug!("[{}] memory operation {index} failed: {errno}", task.tid());
                 // The operations of a call are checked before they are queued, so what is left is a host short of memory.
+                if thread.regs().orig_rax == libc::SYS_rseq as u64 {
+                    task.rseq.lock().refused();
+                }
                 let mut answer = (-(errno as i32 as i64)) as u64;
                 if let Some(u) = undo.take() {
                     let mm = task.mm();

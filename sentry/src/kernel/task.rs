@@ -38,6 +38,7 @@ pub struct Task {
     pub comm: Mutex<Vec<u8>>,
     pub clear_child_tid: AtomicU64,
     pub robust_list: AtomicU64,
+    pub rseq: Mutex<Rseq>,
     /// Deadline etc. of a call that `restart_syscall` goes on with.
     pub restart_block: Mutex<Option<RestartBlock>>,
     pub pdeathsig: AtomicI32,
@@ -77,6 +78,36 @@ impl VforkDone {
         self.queue.wake_all();
     }
 }
+
+/// The area that rseq(2) has registered with the host, and what was before the last call, should the host refuse that.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rseq {
+    pub now: Option<RseqArea>,
+    before: Option<RseqArea>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct RseqArea {
+    pub addr: u64,
+    pub len: u32,
+    pub signature: u32,
+}
+
+impl Rseq {
+    pub fn becomes(&mut self, area: Option<RseqArea>) {
+        self.before = std::mem::replace(&mut self.now, area);
+    }
+    pub fn refused(&mut self) {
+        self.now = self.before;
+    }
+    /// What takes the registration back.
+    pub fn undo(&mut self) -> Option<platform::Op> {
+        let RseqArea { addr, len, signature } = std::mem::take(self).now?;
+        Some(platform::Op::Rseq { addr, len, flags: RSEQ_FLAG_UNREGISTER, signature })
+    }
+}
+
+pub const RSEQ_FLAG_UNREGISTER: i32 = 1;
 
 /// What an interrupted sleeping call needs to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use super::arg::*;
 use super::{Ctx, Undo};
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::MapSource;
+use crate::kernel::task::{RseqArea, RSEQ_FLAG_UNREGISTER};
 use crate::mm::space::Map;
 use crate::mm::text::{self, Images};
 use crate::mm::vma::{page_aligned, page_up, valid_range, Backing, Vma};
@@ -785,6 +786,8 @@ pub fn rseq(cx: &mut Ctx<'_>, rseq: Addr, len: u32, flags: i32, signature: u32) 
         let fits = rseq.0 % 32 == 0 && len >= 32 && flags == 0;
         return Err(if fits { Errno::EFAULT } else { Errno::EINVAL }.into());
     }
+    let area = RseqArea { addr: rseq.0, len, signature };
+    cx.task.rseq.lock().becomes((flags & RSEQ_FLAG_UNREGISTER == 0).then_some(area));
     cx.thread.queue(Op::Rseq { addr: rseq.0, len, flags, signature });
     Ok(0)
 }

@@ -7,8 +7,16 @@ use std::cell::UnsafeCell;
 use std::ptr::addr_of_mut;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-pub const CASES: &[crate::Case] =
-    cases![registration, processor_number, aborted_by_preemption, aborted_by_signal, inherited_by_fork, gone_with_exec];
+pub const CASES: &[crate::Case] = cases![
+    registration,
+    processor_number,
+    aborted_by_preemption,
+    aborted_by_signal,
+    inherited_by_fork,
+    gone_with_exec,
+    gone_with_exec_in_place,
+    gone_with_the_thread
+];
 
 const UNREGISTER: i32 = 1;
 /// In front of every abort handler.
@@ -83,7 +91,10 @@ unsafe fn processor_number() {
         // It may move between the two, but not every time.
         let mut same = false;
         for _ in 0..1000 {
-            same |= a.cpu_id.load(SeqCst) == sched_getcpu() as u32;
+            // Not sched_getcpu(3), which knows the area of another thread here.
+            let mut cpu = 0u32;
+            ok(syscall(SYS_getcpu, &raw mut cpu, 0, 0));
+            same |= a.cpu_id.load(SeqCst) == cpu;
         }
         assert!(same);
         assert_eq!(a.cpu_id.load(SeqCst), a.cpu_id_start.load(SeqCst));
@@ -182,4 +193,32 @@ unsafe fn gone_with_exec() {
             _exit(1);
         });
     });
+}
+
+unsafe fn gone_with_exec_in_place() {
+    // A program that starts itself anew, several times.
+    let sh = c"/bin/sh".as_ptr();
+    let script = c"i=$1; [ $i = 0 ] || exec /bin/sh -c \"$0\" \"$0\" $((i-1))".as_ptr();
+    let pid = spawn(|| {
+        execl(sh, c"sh".as_ptr(), c"-c".as_ptr(), script, script, c"20".as_ptr(), std::ptr::null::<c_char>());
+        1
+    });
+    exits(pid, 0);
+}
+
+unsafe fn gone_with_the_thread() {
+    // The C library registers an area in each thread's stack mapping, which it gives back once the thread has ended.
+    let hs: Vec<_> = (0..4)
+        .map(|_| {
+            std::thread::spawn(|| {
+                for _ in 0..100 {
+                    // Too large to be kept for the next one.
+                    std::thread::Builder::new().stack_size(64 << 20).spawn(|| ()).unwrap().join().unwrap();
+                }
+            })
+        })
+        .collect();
+    for h in hs {
+        h.join().unwrap();
+    }
 }
