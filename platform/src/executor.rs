@@ -312,7 +312,8 @@ impl Executor {
             if watched.posted() {
                 LINGERS.set(left - 1);
                 LINGERED.set(LINGERED.get() + 1);
-                self.counters.found.fetch_add(1, Relaxed);
+                // Written by leaders only.
+                self.counters.found.store(self.counters.found.load(Relaxed) + 1, Relaxed);
                 return true;
             }
             if self.ready_len.load(Relaxed) > 0 {
