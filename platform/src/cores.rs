@@ -117,6 +117,15 @@ impl Cores {
         true
     }
 
+    /// Moves a thread of a stub to the core of the calling thread, if that is one of those that the guest has chosen.
+    pub(crate) fn fetch(&self, tid: i32, pinned: Option<&Pinned>) {
+        let here = here() as usize;
+        if tid > 1 && pinned.is_none_or(|p| has(&p.0, here)) {
+            // SAFETY: the kernel reads the set.
+            unsafe { libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), &set_of(|c| c == here)) };
+        }
+    }
+
     /// Moves a thread of a stub. The stub may have made the number up; at worst it names a thread of another stub, and
     /// that one's cores are what they would not have been.
     pub(crate) fn put(&self, tid: i32, place: Place, pinned: Option<&Pinned>) {
@@ -129,6 +138,12 @@ impl Cores {
             unsafe { libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), &set) };
         }
     }
+}
+
+/// The core that the calling thread is on.
+pub(crate) fn here() -> u32 {
+    // SAFETY: no arguments. An error is no core's number.
+    unsafe { libc::sched_getcpu() as u32 }
 }
 
 /// Lets the calling thread, when it is woken, go before threads that have long slices (Linux 6.12 and later; older hosts

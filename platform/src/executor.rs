@@ -30,7 +30,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::{Condvar, Mutex};
 
-use crate::cores::{Cores, Pinned, Place};
+use crate::cores::{self, Cores, Pinned, Place};
 use crate::pace::{Gait, HandOff, Look, Next, Pace};
 use crate::systrap::abi::state::WAITING;
 use crate::systrap::handoff::{self, is_posted};
@@ -133,6 +133,10 @@ pub struct Executor {
     ending: AtomicU64,
     /// Until then the leader's core is lent ([`Executor::lend`]).
     lent: AtomicU64,
+    /// When [`Executor::spread`] may move a guest again.
+    spread_at: AtomicU64,
+    /// Those that it has moved, and that the host may not move meanwhile.
+    fetched: Mutex<Vec<Arc<Watched>>>,
     hand_off: HandOff,
     pub(crate) counters: Counters,
 }
@@ -160,6 +164,10 @@ const STUB_SPINS: u32 = 1000;
 /// Calls of one guest that the leader answers without looking around, and how often it looks for the next one.
 const LINGERS_AT_ONCE: u32 = 32;
 const LINGER_LOOKS: u32 = 60;
+/// Guests are fetched to an idle core at most once in so much time.
+const SPREAD_NS: u64 = 300_000;
+/// How long no call may come until the host may move them again.
+const FETCHED_NS: i64 = 10_000_000;
 /// Most jobs that wait for a quiet moment.
 const JOBS: usize = 64;
 /// Most threads that are moved when the gait changes; the others follow as they are woken.
@@ -203,6 +211,8 @@ impl Executor {
             running: AtomicUsize::new(0),
             ending: AtomicU64::new(0),
             lent: AtomicU64::new(0),
+            spread_at: AtomicU64::new(0),
+            fetched: Mutex::default(),
             hand_off,
             counters: Counters::default(),
         }))
@@ -642,13 +652,18 @@ impl Executor {
                 || self.exit.load(SeqCst)
         };
         let sleep = || {
+            self.spread();
             let deadline = self.next_deadline.load(SeqCst);
             let (now, lent) = (now_ns(), self.lent.load(Relaxed));
             let deadline = if lent > now { deadline.min(lent) } else { deadline };
             let wait = if deadline == u64::MAX { i64::MAX } else { deadline.saturating_sub(now).min(1 << 50) as i64 };
+            let fetched = !self.fetched.lock().is_empty();
+            let wait = if fetched { wait.min(FETCHED_NS) } else { wait };
             if wait > 0 {
                 self.counters.sleeps.fetch_add(1, Relaxed);
-                self.events(wait);
+                if self.events(wait) == 0 && fetched {
+                    self.release();
+                }
             }
         };
         handoff::doze(self.global.polling(), found, sleep);
@@ -656,8 +671,50 @@ impl Executor {
         self.fire_timers();
     }
 
-    /// Asks epoll, for at most `wait_ns`, and runs the callbacks.
-    fn events(&self, wait_ns: i64) {
+    /// The leader is about to leave its core: if that would be idle while two guests share another, one of them is fetched. The
+    /// host does not do that by itself, since it believes a core that sleeps for some microseconds at a time to be busy.
+    fn spread(&self) {
+        let now = now_ns();
+        if self.narrow.load(Relaxed) || self.cores.count() < 2 || now < self.spread_at.load(Relaxed) {
+            return;
+        }
+        let here = cores::here();
+        let mut seen = 0u64;
+        let mut found = None;
+        for w in self.active.lock().iter().filter(|w| w.armed.load(Relaxed)).take(MOVED_AT_ONCE) {
+            if is_posted(w.state()) || w.state() == WAITING {
+                continue;
+            }
+            let core = w.core();
+            if core == here {
+                return;
+            }
+            let bit = 1u64.checked_shl(core).unwrap_or(0);
+            if seen & bit != 0 {
+                found = Some(w.clone());
+            }
+            seen |= bit;
+        }
+        if let Some(w) = found {
+            self.spread_at.store(now + SPREAD_NS, Relaxed);
+            self.counters.moves.fetch_add(1, Relaxed);
+            self.cores.fetch(w.tid.load(Relaxed), w.pinned.lock().as_ref());
+            let mut fetched = self.fetched.lock();
+            if !fetched.iter().any(|f| Arc::ptr_eq(f, &w)) {
+                fetched.push(w);
+            }
+        }
+    }
+
+    /// Lets the host move again the guests that were fetched.
+    fn release(&self) {
+        for w in self.fetched.lock().drain(..) {
+            self.put(&w);
+        }
+    }
+
+    /// Asks epoll, for at most `wait_ns`, and runs the callbacks; tells how many events there were.
+    fn events(&self, wait_ns: i64) -> usize {
         let mut events = [EpollEvent::empty(); 64];
         let n = crate::host::epoll_wait_ns(&self.epoll, &mut events, wait_ns);
         if wait_ns > 0 {
@@ -674,6 +731,7 @@ impl Executor {
                 callback(event.events().bits() as u32);
             }
         }
+        n
     }
 
     fn fire_timers(&self) {

@@ -209,7 +209,9 @@ pub struct Answer {
 pub struct Cell {
     pub state: AtomicU32,
     pub answer: Answer,
-    pub pad: [u32; 8],
+    /// Which core the stub was on when it last rang the doorbell.
+    pub core: AtomicU32,
+    pub pad: [u32; 7],
     /// The `seq` of the last answer whose operations have all been carried out.
     pub ops_done: AtomicU32,
     /// Set by the last instruction but one of a thread that exits: its signal stack is free.

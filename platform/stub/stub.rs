@@ -302,6 +302,7 @@ unsafe fn post_kind(cell: *mut Cell, kind: u32) {
     unsafe {
         (*cell).post.kind = kind;
         handoff::post(&(*cell).state, &global().polling, || {
+            (*cell).core.store(sys::core(), Relaxed);
             let one = 1u64;
             syscall(sys::WRITE, [BELL_FD as u64, addr_of!(one) as u64, 8, 0, 0, 0]);
         });

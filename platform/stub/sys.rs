@@ -54,6 +54,16 @@ pub fn fs_base() -> u64 {
     v
 }
 
+/// The core that this thread is on. Linux keeps its number in the limit of a segment, for the vDSO.
+pub fn core() -> u32 {
+    const CPU_NODE: u32 = 0x7b;
+    const NUMBER: u32 = 0xfff;
+    let limit: u32;
+    // SAFETY: reads a descriptor's limit.
+    unsafe { asm!("lsl {0:e}, {1:e}", out(reg) limit, in(reg) CPU_NODE, options(nomem, nostack)) };
+    limit & NUMBER
+}
+
 pub fn gs_base() -> u64 {
     let v;
     // SAFETY: reads a register.

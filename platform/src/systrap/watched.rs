@@ -130,6 +130,10 @@ impl Area {
         // SAFETY: as above.
         unsafe { &*addr_of!((*self.cell(slot)).ops_done) }.load(Acquire)
     }
+    fn core(&self, slot: usize) -> u32 {
+        // SAFETY: as above.
+        unsafe { &*addr_of!((*self.cell(slot)).core) }.load(Relaxed)
+    }
     /// The exiting thread's mark.
     pub(crate) fn gone(&self, slot: usize) -> &AtomicU32 {
         // SAFETY: as above.
@@ -299,6 +303,10 @@ impl Watched {
     }
     pub(crate) fn state(&self) -> u32 {
         self.area.state(self.slot).load(Acquire)
+    }
+    /// The core that the stub says it was on when it last rang.
+    pub(crate) fn core(&self) -> u32 {
+        self.area.core(self.slot)
     }
     pub(crate) fn set_waker(&self, waker: &Waker) {
         let mut slot = self.waker.lock();
