@@ -127,12 +127,25 @@ impl Server {
     }
 
     /// Content of small files, as far as one reply has room.
-    pub(crate) fn read_files(&mut self, dir: Fid, max_size: u32, names: Names<'_>, w: &mut Writer<'_>) -> Answer {
-        let dir = self.fids.get(dir)?;
-        dir.check_directory()?;
+    pub(crate) fn read_files(
+        &mut self,
+        dir: Fid,
+        max_size: u32,
+        way: u8,
+        names: Names<'_>,
+        w: &mut Writer<'_>,
+    ) -> Answer {
+        let start = self.fids.get(dir)?;
+        start.check_directory()?;
+        let mut names = names.iter();
+        let mut found: Option<OwnedFd> = None;
+        for name in names.by_ref().take(way.into()) {
+            found = Some(sys::open_child(found.as_ref().map_or(start.fd.as_fd(), |fd| fd.as_fd()), name)?);
+        }
+        let dir = found.as_ref().map_or(start.fd.as_fd(), |fd| fd.as_fd());
         let mut buf = std::mem::take(&mut self.scratch);
-        for name in names.iter() {
-            let file = match self.read_small(dir.fd.as_fd(), name, max_size, &mut buf) {
+        for name in names {
+            let file = match self.read_small(dir, name, max_size, &mut buf) {
                 Ok((attr, n)) => buf.get(..n).map(|content| (attr, content)),
                 Err(_) => None,
             };

@@ -152,7 +152,7 @@ impl Server {
             Request::ListTree { dir, max_bytes, with_attr, names } => {
                 self.list_tree(dir, max_bytes, with_attr, names, w)
             }
-            Request::ReadFiles { dir, max_size, names } => self.read_files(dir, max_size, names, w),
+            Request::ReadFiles { dir, max_size, way, names } => self.read_files(dir, max_size, way, names, w),
             Request::Statfs { fid } => {
                 reply::encode_statfs(w, &sys::statfs(&self.fids.get(fid)?.fd)?);
                 Ok(None)

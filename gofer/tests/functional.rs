@@ -341,7 +341,7 @@ fn small_files_are_read_together(fx: &Fixture, client: &Client) {
     nix::unistd::mkfifo(&fx.host("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let names: Vec<&[u8]> =
         vec![b"file", b"none", b"dir", b"to_file", b"secret", b"abs", b"empty", b"fifo", b"exact", b"larger", b"file"];
-    let files = root.read_files(&names, 100).unwrap();
+    let files = root.read_files(&[], &names, 100).unwrap();
     let read: Vec<_> = files.iter().map(|f| f.as_ref().map(|(_, c)| c.len())).collect();
     assert_eq!(read, [Some(5), None, None, None, None, None, Some(0), None, Some(100), None, Some(5)]);
     let (attr, content) = files[0].as_ref().unwrap();
@@ -351,15 +351,23 @@ fn small_files_are_read_together(fx: &Fixture, client: &Client) {
     for i in 0..5 {
         fs::write(fx.host(&format!("big{i}")), &big).unwrap();
     }
-    let files = root.read_files(&[b"big0", b"big1", b"big2", b"big3", b"big4"], protocol::MAX_CONTENT).unwrap();
+    let files = root.read_files(&[], &[b"big0", b"big1", b"big2", b"big3", b"big4"], protocol::MAX_CONTENT).unwrap();
     assert_eq!(files.len(), 2);
     assert!(files.iter().all(|f| f.as_ref().is_some_and(|(_, c)| **c == big[..])));
     fs::write(fx.host("big0"), vec![1u8; 65_536]).unwrap();
-    let files = root.read_files(&[b"big0", b"big1"], protocol::MAX_CONTENT).unwrap();
+    let files = root.read_files(&[], &[b"big0", b"big1"], protocol::MAX_CONTENT).unwrap();
     assert_eq!(files.iter().flatten().map(|(_, c)| c.len()).collect::<Vec<_>>(), [65_536]);
-    assert_eq!(find(&root, "file").handle.read_files(&[b"x"], 1).unwrap_err(), Errno::ENOTDIR);
-    assert_eq!(root.read_files(&[b".."], 1).unwrap_err(), Errno::EINVAL);
-    assert_eq!(root.read_files(&[], 1).unwrap_err(), Errno::EINVAL);
+    assert_eq!(find(&root, "file").handle.read_files(&[], &[b"x"], 1).unwrap_err(), Errno::ENOTDIR);
+    assert_eq!(root.read_files(&[], &[b".."], 1).unwrap_err(), Errno::EINVAL);
+    assert_eq!(root.read_files(&[], &[], 1).unwrap_err(), Errno::EINVAL);
+    // In a directory below.
+    fs::create_dir_all(fx.host("way/down")).unwrap();
+    fs::write(fx.host("way/down/x"), "abc").unwrap();
+    let files = root.read_files(&[b"way", b"down"], &[b"x", b"none"], 100).unwrap();
+    assert_eq!(files.iter().map(|f| f.as_ref().map(|(_, c)| &c[..])).collect::<Vec<_>>(), [Some(&b"abc"[..]), None]);
+    assert_eq!(root.read_files(&[b"way", b"none"], &[b"x"], 100).unwrap_err(), Errno::ENOENT);
+    assert_eq!(root.read_files(&[b"way", b".."], &[b"x"], 100).unwrap_err(), Errno::EINVAL);
+    assert_eq!(root.read_files(&[b"way"], &[], 100).unwrap_err(), Errno::EINVAL);
 }
 
 fn trees_are_listed_as_one_walks_down(fx: &Fixture, client: &Client) {

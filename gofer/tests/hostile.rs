@@ -88,7 +88,8 @@ fn paths_cannot_be_expressed() {
         for request in [
             Request::Walk { dir, fids: WalkFids::Last, open: Some(OpenFlags::READ), names: Names::List(&names) },
             Request::List { dir, with_attr: true, names: Names::List(&names) },
-            Request::ReadFiles { dir, max_size: 10, names: Names::List(&names) },
+            Request::ReadFiles { dir, max_size: 10, way: 0, names: Names::List(&names) },
+            Request::ReadFiles { dir, max_size: 10, way: 1, names: Names::List(&names) },
             Request::ListTree { dir, max_bytes: 1000, with_attr: true, names: Names::List(&names) },
             Request::Create { dir, name, new, flags: OpenFlags::READ },
             Request::Mkdir { dir, name, new },
@@ -196,7 +197,12 @@ fn noise_never_panics_the_server() {
                 11 => Request::Mknod { dir, name: &name, kind: protocol::MknodKind::Fifo, new },
                 12 => Request::SetXattr { fid: dir, name: b"user.x", value: b"y", mode: protocol::XattrMode::Any },
                 13 => Request::List { dir, with_attr: true, names: Names::List(&[b"dir", &name]) },
-                14 => Request::ReadFiles { dir, max_size: 1000, names: Names::List(&[b"dir", &name, b"file"]) },
+                14 => Request::ReadFiles {
+                    dir,
+                    max_size: 1000,
+                    way: (random() % 3) as u8,
+                    names: Names::List(&[b"dir", &name, b"file"]),
+                },
                 15 => Request::ListTree {
                     dir,
                     max_bytes: (random() % 65_536) as u32,

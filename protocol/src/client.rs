@@ -342,10 +342,13 @@ impl Handle {
         })
     }
 
-    /// Attributes and content of the regular files `names` (1 to [`MAX_WALK`](crate::MAX_WALK)) in this directory, of those that are no larger than
-    /// `max_size`. There are fewer answers than names if no more fitted into one reply.
-    pub fn read_files(&self, names: &[&[u8]], max_size: u32) -> Result<Vec<SmallFile>> {
-        let request = Request::ReadFiles { dir: self.fid, max_size, names: Names::List(names) };
+    /// Attributes and content of the regular files `names` in the directory that `way` leads to from this one, of those that are no larger than
+    /// `max_size`. Together these are at most [`MAX_WALK`](crate::MAX_WALK) names, one of a file at least. There are fewer answers than names if
+    /// no more fitted into one reply.
+    pub fn read_files(&self, way: &[&[u8]], names: &[&[u8]], max_size: u32) -> Result<Vec<SmallFile>> {
+        let all = [way, names].concat();
+        let way = u8::try_from(way.len()).map_err(|_| Errno::E2BIG)?;
+        let request = Request::ReadFiles { dir: self.fid, max_size, way, names: Names::List(&all) };
         self.inner.call(&request, None, |r, _| {
             let mut files = Vec::with_capacity(names.len());
             while !r.rest().is_empty() {

@@ -251,9 +251,10 @@ pub enum Request<'a> {
     ReopenReadOnly,
     /// The first page of the directory that `names` lead to, one below the other, starting in `dir`: → [`List`](crate::reply::List), page.
     List { dir: Fid, with_attr: bool, names: Names<'a> },
-    /// Attributes and content of regular files of at most `max_size` bytes, which lie side by side in `dir`: → as many
-    /// [`FileContent`](crate::reply::FileContent)s as fit, in the order of `names`.
-    ReadFiles { dir: Fid, max_size: u32, names: Names<'a> },
+    /// Attributes and content of regular files of at most `max_size` bytes, which lie side by side in one directory: → as many
+    /// [`FileContent`](crate::reply::FileContent)s as fit. The first `way` of `names` lead to that directory from `dir`, one below the other; the
+    /// others are the files, in the order of the answers.
+    ReadFiles { dir: Fid, max_size: u32, way: u8, names: Names<'a> },
     /// The directories `names`, which lie side by side in `dir`, and those below each of them, in the order in which a program walks down a
     /// tree, as far as `max_bytes` of entries go: → [`TreeDir`](crate::reply::TreeDir)s, each with a page.
     ListTree { dir: Fid, max_bytes: u32, with_attr: bool, names: Names<'a> },
@@ -396,9 +397,10 @@ impl<'a> Request<'a> {
                 w.u8(u8::from(with_attr));
                 names.encode(w);
             }
-            Self::ReadFiles { dir, max_size, names } => {
+            Self::ReadFiles { dir, max_size, way, names } => {
                 w.u64(dir.raw());
                 w.u32(max_size);
+                w.u8(way);
                 names.encode(w);
             }
             Self::ListTree { dir, max_bytes, with_attr, names } => {
@@ -503,7 +505,11 @@ impl<'a> Request<'a> {
                 if max_size > MAX_CONTENT {
                     return Err(DecodeError::TooLong("content"));
                 }
-                Self::ReadFiles { dir, max_size, names: Names::decode(r)? }
+                let (way, names) = (r.u8()?, Names::decode(r)?);
+                if usize::from(way) >= names.len() {
+                    return Err(DecodeError::BadValue("number of names"));
+                }
+                Self::ReadFiles { dir, max_size, way, names }
             }
             Op::ListTree => {
                 let (dir, max_bytes) = (Fid::decode(r)?, r.u32()?);
@@ -521,6 +527,9 @@ impl<'a> Request<'a> {
         match *self {
             Self::Attach { name } if name.len() > MAX_TARGET => Err(DecodeError::TooLong("attach name")),
             Self::ReadFiles { max_size, .. } if max_size > MAX_CONTENT => Err(DecodeError::TooLong("content")),
+            Self::ReadFiles { way, names, .. } if usize::from(way) >= names.len() => {
+                Err(DecodeError::BadValue("number of names"))
+            }
             Self::ListTree { max_bytes, .. } if max_bytes > MAX_DIR_BYTES => {
                 Err(DecodeError::TooLong("directory page"))
             }

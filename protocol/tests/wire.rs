@@ -143,7 +143,7 @@ fn requests<'a>(p: &'a Parts, names: &'a [&'a [u8]]) -> Vec<Request<'a>> {
         Request::Release,
         Request::ReopenReadOnly,
         Request::List { dir, with_attr: p.choice.1, names: Names::List(names) },
-        Request::ReadFiles { dir, max_size: p.numbers.1, names: Names::List(names) },
+        Request::ReadFiles { dir, max_size: p.numbers.1, way: 0, names: Names::List(names) },
         Request::ListTree { dir, max_bytes: p.numbers.1, with_attr: p.choice.1, names: Names::List(names) },
     ]
 }
@@ -369,12 +369,21 @@ fn limits_hold() {
             DecodeError::TooLong("list of names"),
         ),
         (
-            Request::ReadFiles { dir: fid, max_size: 1, names: Names::List(&names) },
+            Request::ReadFiles { dir: fid, max_size: 1, way: 1, names: Names::List(&names) },
             DecodeError::TooLong("list of names"),
         ),
         (
-            Request::ReadFiles { dir: fid, max_size: protocol::MAX_CONTENT + 1, names: Names::List(&names[..1]) },
+            Request::ReadFiles {
+                dir: fid,
+                max_size: protocol::MAX_CONTENT + 1,
+                way: 0,
+                names: Names::List(&names[..1]),
+            },
             DecodeError::TooLong("content"),
+        ),
+        (
+            Request::ReadFiles { dir: fid, max_size: 1, way: 2, names: Names::List(&names[..2]) },
+            DecodeError::BadValue("number of names"),
         ),
         (
             Request::ListTree { dir: fid, max_bytes: 65537, with_attr: true, names: Names::List(&names[..1]) },

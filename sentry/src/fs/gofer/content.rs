@@ -13,6 +13,8 @@ const READ_MAX: usize = 8 << 20;
 /// Files in the first request of a directory, and in the later ones.
 const FIRST: usize = 8;
 const MANY: usize = 64;
+/// Longest way to their directory that is told in the same request.
+const WAY_MAX: usize = 16;
 
 /// All of a small file.
 pub(super) struct Content {
@@ -101,7 +103,13 @@ impl GoferInode {
                 }
             }
         }
-        let Ok(files) = self.handle().and_then(|h| h.read_files(&names, FILE_MAX)) else { return };
+        let Ok((mut start, mut way)) = self.way() else { return };
+        if way.len() > WAY_MAX {
+            let Ok(h) = self.handle() else { return };
+            (start, way) = (h, Vec::new());
+        }
+        names.truncate(MAX_WALK - way.len());
+        let Ok(files) = start.read_files(&way, &names, FILE_MAX) else { return };
         if let Some(left) = asked.get(files.len()..).filter(|l| !l.is_empty()) {
             // The reply was full.
             let mut r = self.reading.lock();

@@ -5,7 +5,9 @@ use protocol::client::{DirEntry, DirPage};
 use protocol::{FileKind, MAX_DIR_BYTES};
 
 /// Bytes of listings that are fetched ahead as long as nothing is known about what for.
-const FIRST_TREE: u32 = 4096;
+const FIRST_TREE: u32 = 16 * 1024;
+/// Entries of a directory that is listed at once while it is the habit.
+const FEW: u64 = 256;
 
 impl GoferInode {
     /// The entries, for a reader.
@@ -53,7 +55,10 @@ impl GoferInode {
     /// The first part of the listing, if one broke off in this directory.
     fn begun(&self, full: bool) -> Option<(Listing, u64)> {
         let mut begun = self.fs.begun.lock();
-        begun.take_if(|(i, l, _)| Weak::ptr_eq(i, &self.me) && (l.full || !full)).map(|(_, l, cookie)| (l, cookie))
+        let (_, l, cookie) = begun.take_if(|(i, l, _)| Weak::ptr_eq(i, &self.me) && (l.full || !full))?;
+        // What was fetched of it is of use, too.
+        self.fs.trees.used();
+        Some((l, cookie))
     }
 
     fn first_page(&self, full: bool) -> Result<(Option<Handle>, DirPage)> {
@@ -179,6 +184,10 @@ impl GoferInode {
             Some((full, n)) => !full && misses >= 2 && n <= FULL_MAX,
             None => {
                 let guess = self.attr.read().size / 48;
+                if self.fs.looked_up.load(Ordering::Relaxed) > 0 && guess <= FEW {
+                    // What has been listed is being looked up name by name: this directory's turn has come.
+                    return misses >= 2;
+                }
                 misses >= 4 && u64::from(misses) * 16 > guess && guess < FULL_MAX as u64
             }
         }
