@@ -117,7 +117,7 @@ syscall_table! {
         283 timerfd_create(clockid: i32, flags: i32) => pipe::timerfd_create, Full, "";
         136 ustat(dev: u32, buf: Addr) => fs_stat::ustat, Full, "";
         139 sysfs(option: i32, a: u64, buf: Addr) => fs_stat::sysfs, Full, "";
-        210 io_cancel(id: u64, iocb: Addr, result: Addr) => aio::io_cancel, Full, "";
+        210 io_cancel(id: u64, iocb: Addr, result: Addr) => aio::io_cancel, Full, "always an error: EINPROGRESS for what it has cancelled, whose event is fetched like any other";
         284 eventfd(initval: u32) => pipe::eventfd, Full, "";
         286 timerfd_settime(fd: Fd, flags: i32, new: Addr, old: Addr) => pipe::timerfd_settime, Partial, "TFD_TIMER_CANCEL_ON_SET never cancels: nobody sets the clock";
         287 timerfd_gettime(fd: Fd, cur: Addr) => pipe::timerfd_gettime, Full, "";
