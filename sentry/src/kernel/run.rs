@@ -44,6 +44,10 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
             }
         }
         thread.enter(enter);
+        if task.signal_pending() {
+            // Sent by another thread of ours since the look above, when there was nobody to interrupt yet.
+            thread.interrupter().interrupt();
+        }
         if loading {
             task.mm.read().loads(&*thread);
             drop(left.take());
