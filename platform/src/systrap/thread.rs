@@ -392,6 +392,10 @@ impl Thread {
     }
 
     fn stop(&mut self) {
+        // What was found without the executor's doing would be taken for a guest that runs.
+        if self.watched.armed.load(Relaxed) {
+            self.watched.armed.store(false, Relaxed);
+        }
         // Who still sees that it runs interrupts it for nothing.
         self.shared.running.store(false, Release);
         self.expect = Expect::Stopped;

@@ -172,6 +172,19 @@ impl Task {
         if !self.signal_flag.load(Ordering::SeqCst) {
             return false;
         }
+        if self.must_look() {
+            return true;
+        }
+        // Whatever makes it look again raises the flag; what came since the look above must not be lost.
+        self.signal_flag.store(false, Ordering::SeqCst);
+        let late = self.must_look();
+        if late {
+            self.signal_flag.store(true, Ordering::SeqCst);
+        }
+        late
+    }
+
+    fn must_look(&self) -> bool {
         if self.killed.load(Ordering::SeqCst) {
             return true;
         }
