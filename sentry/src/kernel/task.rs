@@ -199,7 +199,11 @@ impl Task {
 
     /// Whether it sleeps, for /proc: in a call of ours, or in a futex call of its stub's.
     pub fn asleep(&self) -> bool {
-        self.sleeping.load(Ordering::Relaxed) || self.interrupter.read().as_ref().is_some_and(|i| i.sleeps())
+        // Who has been sent a signal runs from then on, as others see it.
+        let woken = self.signal_flag.load(Ordering::SeqCst);
+        let waits =
+            || self.sleeping.load(Ordering::Relaxed) || self.interrupter.read().as_ref().is_some_and(|i| i.sleeps());
+        !woken && waits()
     }
 
     /// Whether this task may look into another as a debugger could (`ptrace_may_access`, ptrace(2)), with the user and group
