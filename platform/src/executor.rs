@@ -135,8 +135,8 @@ pub struct Executor {
     lent: AtomicU64,
     /// When [`Executor::spread`] may move a guest again.
     spread_at: AtomicU64,
-    /// Those that it has moved, and that the host may not move meanwhile.
-    fetched: Mutex<Vec<Arc<Watched>>>,
+    /// Those that it has moved, and that the host may not move meanwhile; some may have ended.
+    fetched: Mutex<Vec<Weak<Watched>>>,
     hand_off: HandOff,
     pub(crate) counters: Counters,
 }
@@ -168,6 +168,8 @@ const LINGER_LOOKS: u32 = 60;
 const SPREAD_NS: u64 = 300_000;
 /// How long no call may come until the host may move them again.
 const FETCHED_NS: i64 = 10_000_000;
+/// Nor so many be kept from it.
+const FETCHED_AT_ONCE: usize = 64;
 /// Most jobs that wait for a quiet moment.
 const JOBS: usize = 64;
 /// Most threads that are moved when the gait changes; the others follow as they are woken.
@@ -698,17 +700,20 @@ impl Executor {
         if let Some(w) = found {
             self.spread_at.store(now + SPREAD_NS, Relaxed);
             self.counters.moves.fetch_add(1, Relaxed);
+            if self.fetched.lock().len() >= FETCHED_AT_ONCE {
+                self.release();
+            }
             self.cores.fetch(w.tid.load(Relaxed), w.pinned.lock().as_ref());
             let mut fetched = self.fetched.lock();
-            if !fetched.iter().any(|f| Arc::ptr_eq(f, &w)) {
-                fetched.push(w);
+            if !fetched.iter().any(|f| f.as_ptr() == Arc::as_ptr(&w)) {
+                fetched.push(Arc::downgrade(&w));
             }
         }
     }
 
     /// Lets the host move again the guests that were fetched.
     fn release(&self) {
-        for w in self.fetched.lock().drain(..) {
+        for w in self.fetched.lock().drain(..).filter_map(|w| w.upgrade()) {
             self.put(&w);
         }
     }
