@@ -1,9 +1,11 @@
-//! prctl(2).
+//! prctl(2) and arch_prctl(2).
 
+use super::arg::*;
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
 use crate::kernel::cred::{CAP_COUNT, CAP_SETPCAP, CAP_SYS_RESOURCE, SECBIT_KEEP_CAPS};
 use crate::kernel::Cred;
+use platform::{Op, GUEST_MAX};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 const PR_SET_TIMING: i32 = 14;
@@ -171,6 +173,41 @@ fn ambient(cx: &mut Ctx<'_>, op: u64, cap: u64, a4: u64, a5: u64) -> SysResult {
         IS_SET => Ok(u64::from(cx.task.cred.read().ambient & bit != 0)),
         RAISE => commit(cx, |c| c.raise_ambient(bit)),
         LOWER => commit(cx, |c| Ok(Cred { ambient: c.ambient & !bit, ..c.clone() })),
+        _ => Err(Errno::EINVAL.into()),
+    }
+}
+
+/// arch_prctl(2).
+pub fn arch_prctl(cx: &mut Ctx<'_>, code: i32, addr: Addr) -> SysResult {
+    const SET_GS: i32 = 0x1001;
+    const SET_FS: i32 = 0x1002;
+    const GET_FS: i32 = 0x1003;
+    const GET_GS: i32 = 0x1004;
+    const GET_CPUID: i32 = 0x1011;
+    const SET_CPUID: i32 = 0x1012;
+    match code {
+        SET_FS | SET_GS if addr.0 >= GUEST_MAX => Err(Errno::EPERM.into()),
+        SET_FS => {
+            cx.thread.queue(Op::SetFs(addr.0));
+            Ok(0)
+        }
+        SET_GS => {
+            cx.thread.queue(Op::SetGs(addr.0));
+            Ok(0)
+        }
+        GET_FS => {
+            let v = cx.thread.fs_base();
+            cx.write(addr.0, &v)?;
+            Ok(0)
+        }
+        GET_GS => {
+            let v = cx.thread.gs_base();
+            cx.write(addr.0, &v)?;
+            Ok(0)
+        }
+        // cpuid does not fault, and nobody can make it.
+        GET_CPUID => Ok(1),
+        SET_CPUID => Err(Errno::ENODEV.into()),
         _ => Err(Errno::EINVAL.into()),
     }
 }

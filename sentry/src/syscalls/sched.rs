@@ -1,4 +1,4 @@
-//! Scheduling: sched_setscheduler(2), sched_setaffinity(2), setpriority(2), ioprio_set(2) and kin.
+//! Scheduling: sched_setscheduler(2), sched_setaffinity(2), setpriority(2), ioprio_set(2) and kin; rseq(2) and membarrier(2).
 //!
 //! The host schedules, and is told of affinity. Hints (nice, batch, idle, I/O priority) are remembered and told; the
 //! real-time and deadline policies, which promise something, are refused with `EPERM` as to a process without privilege.
@@ -8,7 +8,9 @@ use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
 use crate::kernel::cred::{CAP_SYS_ADMIN, CAP_SYS_NICE};
 use crate::kernel::sched::{cpus, select, Target, Who};
+use crate::kernel::task::{RseqArea, RSEQ_FLAG_UNREGISTER};
 use crate::time::clock::UserTimespec;
+use platform::Op;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 
@@ -347,4 +349,37 @@ pub fn ioprio_set(cx: &mut Ctx<'_>, which: i32, id: i32, ioprio: u32) -> SysResu
         t.attrs.ioprio.store(ioprio & 0xffff, Relaxed);
     }
     Ok(0)
+}
+
+/// rseq(2): registered with the host, which runs the thread. Whether it is registered already is the host's to know.
+pub fn rseq(cx: &mut Ctx<'_>, rseq: Addr, len: u32, flags: i32, signature: u32) -> SysResult {
+    if rseq.0 > platform::GUEST_MAX - u64::from(len) {
+        // As `access_ok` would have it, after what is looked at before it.
+        let fits = rseq.0 % 32 == 0 && len >= 32 && flags == 0;
+        return Err(if fits { Errno::EFAULT } else { Errno::EINVAL }.into());
+    }
+    let area = RseqArea { addr: rseq.0, len, signature };
+    cx.task.rseq.lock().becomes((flags & RSEQ_FLAG_UNREGISTER == 0).then_some(area));
+    cx.thread.queue(Op::Rseq { addr: rseq.0, len, flags, signature });
+    Ok(0)
+}
+
+/// membarrier(2): made by the host, for the threads of the stub. Registration belongs to the host's address space, which goes
+/// the way of the guest's: kept by `fork`, gone with `execve`.
+pub fn membarrier(cx: &mut Ctx<'_>, cmd: i32, flags: u32, _cpu: i32) -> SysResult {
+    const QUERY: i32 = 0;
+    const GLOBAL: i32 = 1;
+    const PRIVATE_EXPEDITED: i32 = 1 << 3;
+    const REGISTER_PRIVATE_EXPEDITED: i32 = 1 << 4;
+    if flags != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    match cmd {
+        QUERY => Ok((GLOBAL | PRIVATE_EXPEDITED | REGISTER_PRIVATE_EXPEDITED) as u64),
+        GLOBAL | PRIVATE_EXPEDITED | REGISTER_PRIVATE_EXPEDITED => {
+            cx.thread.queue(Op::Barrier { command: cmd });
+            Ok(0)
+        }
+        _ => Err(Errno::EINVAL.into()),
+    }
 }
