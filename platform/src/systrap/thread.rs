@@ -215,10 +215,15 @@ impl Thread {
         // Before the guest runs: the swap in `reply` is a full barrier.
         self.shared.running.store(true, Release);
         let inner = &self.space.inner;
+        let mut slept = false;
         self.area().reply(self.slot, || {
+            slept = true;
             inner.counters.woken.fetch_add(1, Relaxed);
             inner.executor.place(&self.watched);
         });
+        if !slept {
+            self.space.answered();
+        }
     }
 
     /// Sends the files that the round maps.

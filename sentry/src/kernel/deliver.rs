@@ -103,10 +103,9 @@ pub async fn signals(
         flow = Flow::Handler;
     }
     if flow == Flow::Resume {
-        let mut s = task.signals.lock();
-        if let Some(m) = s.saved_mask.take() {
-            s.mask = m;
-            task.signal_flag.store(true, Ordering::SeqCst);
+        let saved = task.signals.lock().saved_mask.take();
+        if let Some(m) = saved {
+            task.change_mask(|s| s.mask = m);
         }
     }
     flow
@@ -208,14 +207,16 @@ fn enter_handler(
     if !ok {
         return false;
     }
-    s.mask = s.mask.union(action.mask).minus(SigSet::UNBLOCKABLE);
-    if action.flags & libc::SA_NODEFER as u64 == 0 {
-        s.mask.add(info.signo);
-    }
-    if s.alt.flags & SS_AUTODISARM != 0 && !on_alt {
-        s.alt = AltStack { sp: 0, size: 0, flags: SS_DISABLE };
-    }
     drop(s);
+    task.change_mask(|s| {
+        s.mask = s.mask.union(action.mask).minus(SigSet::UNBLOCKABLE);
+        if action.flags & libc::SA_NODEFER as u64 == 0 {
+            s.mask.add(info.signo);
+        }
+        if s.alt.flags & SS_AUTODISARM != 0 && !on_alt {
+            s.alt = AltStack { sp: 0, size: 0, flags: SS_DISABLE };
+        }
+    });
     thread.queue(Op::CopyOut { addr: f.addr, data: f.bytes });
     thread.queue(Op::SaveFp { addr: f.fp_addr });
     *thread.regs_mut() = f.regs;
@@ -231,8 +232,7 @@ pub fn sigreturn(cx: &mut Ctx<'_>) -> SysResult {
         return Err(SysError::Errno(Errno::EFAULT));
     }
     let r = frame::restore(&b, cx.thread.regs());
-    {
-        let mut s = cx.task.signals.lock();
+    cx.task.change_mask(|s| {
         s.mask = r.mask.minus(SigSet::UNBLOCKABLE);
         let mut alt = r.alt;
         alt.flags &= !SS_ONSTACK;
@@ -240,8 +240,7 @@ pub fn sigreturn(cx: &mut Ctx<'_>) -> SysResult {
         if alt.flags & !(SS_DISABLE | SS_AUTODISARM) == 0 {
             s.alt = alt;
         }
-    }
-    cx.task.signal_flag.store(true, Ordering::SeqCst);
+    });
     // A call that a handler has cut short is not gone on with by restart_syscall(2).
     *cx.task.restart_block.lock() = None;
     cx.thread.queue(Op::RestoreFp { addr: r.fp_addr });

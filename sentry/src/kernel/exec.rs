@@ -593,13 +593,12 @@ pub async fn execve(
         own.reset_for_exec();
         *task.group.actions.write() = Arc::new(parking_lot::Mutex::new(own));
     }
-    {
-        let mut s = task.signals.lock();
+    task.change_mask(|s| {
         s.alt = super::signal::AltStack { sp: 0, size: 0, flags: libc::SS_DISABLE };
         if let Some(m) = s.saved_mask.take() {
             s.mask = m;
         }
-    }
+    });
     // ctid belonged to the old memory, which others (vfork) may still use.
     let ctid = task.clear_child_tid.swap(0, Ordering::SeqCst);
     if ctid != 0 && old_mm.user_count() > 0 {

@@ -1,7 +1,7 @@
 //! The end of tasks and processes: exit, zombies, reparenting, reaping.
 
 use super::process::ThreadGroup;
-use super::signal::{SigFields, SigInfo};
+use super::signal::{SigFields, SigInfo, SigSet};
 use super::{Kernel, Task};
 use platform::executor::now_ns;
 use platform::GuestThread;
@@ -154,6 +154,9 @@ pub fn exit_task(task: &Arc<Task>, status: i32) {
         tree.tasks.remove(&task.tid());
         last
     };
+    if !last {
+        super::send::retarget(task, SigSet(!task.signals.lock().mask.0));
+    }
     mm.settled(task.tid());
     mm.user_gone();
     *task.waker.lock() = None;

@@ -172,26 +172,19 @@ fn to_group_from(group: &Arc<ThreadGroup>, info: SigInfo, inside: bool) -> Resul
         super::exit::kill_group(group, sig);
         return Ok(());
     }
-    let threads = group.rel.lock().threads.clone();
-    // Prefer the main thread, then any that does not block the signal.
-    let mut target = None;
-    for t in &threads {
-        if !t.signals.lock().mask.has(sig) && !t.killed.load(Ordering::SeqCst) {
-            if t.tid() == group.pid {
-                target = Some(t.clone());
-                break;
-            }
-            target.get_or_insert_with(|| t.clone());
-        }
-    }
-    if ignored(group, sig, target.is_none()) {
+    if ignored(group, sig, blocked()) {
         return Ok(());
     }
     let limit = group.limit(libc::RLIMIT_SIGPENDING);
     if !group.pending.lock().push(info, limit) && info.code < 0 {
         return Err(Errno::EAGAIN);
     }
-    match target {
+    // Chosen after the signal is there to be seen: who blocks it or ends meanwhile hands it on (`retarget`).
+    let threads = group.rel.lock().threads.clone();
+    let takes = |t: &&Arc<Task>| !t.signals.lock().mask.has(sig) && !t.killed.load(Ordering::SeqCst);
+    // Prefer the main thread, then any that does not block the signal.
+    let main = threads.iter().find(|t| t.tid() == group.pid).filter(takes);
+    match main.or_else(|| threads.iter().find(takes)) {
         Some(t) => t.notify(),
         // All block it: whoever waits with sigwait or signalfd must still hear of it.
         None => {
@@ -202,6 +195,23 @@ fn to_group_from(group: &Arc<ThreadGroup>, info: SigInfo, inside: bool) -> Resul
     }
     group.signal_wait.wake_all();
     Ok(())
+}
+
+/// A thread will not take these signals, since it blocks them now or ends: those of them that wait for its process are shown to others that
+/// may take them.
+pub fn retarget(task: &Task, refused: SigSet) {
+    let mut left = SigSet(task.group.pending.lock().set.0 & refused.0);
+    if left.is_empty() {
+        return;
+    }
+    let threads = task.group.rel.lock().threads.clone();
+    for t in threads.iter().filter(|t| !std::ptr::eq(&***t, task) && !t.killed.load(Ordering::SeqCst)) {
+        let blocked = t.signals.lock().mask;
+        if !left.minus(blocked).is_empty() {
+            t.notify();
+            left = SigSet(left.0 & blocked.0);
+        }
+    }
 }
 
 /// Queues a signal for every process of a group; `ESRCH` if there is none.

@@ -167,6 +167,22 @@ impl Task {
         }
     }
 
+    /// Changes the signal mask (and what else of the signal state goes with it). What the task has been chosen for, and now blocks, is offered
+    /// to the other threads.
+    pub fn change_mask<R>(&self, change: impl FnOnce(&mut TaskSignals) -> R) -> R {
+        let (r, refused) = {
+            let mut s = self.signals.lock();
+            let before = s.mask;
+            let r = change(&mut s);
+            (r, s.mask.minus(before))
+        };
+        self.signal_flag.store(true, Ordering::SeqCst);
+        if !refused.is_empty() {
+            super::send::retarget(self, refused);
+        }
+        r
+    }
+
     /// True if a signal that is not blocked is pending, or the task must die.
     pub fn signal_pending(&self) -> bool {
         if !self.signal_flag.load(Ordering::SeqCst) {

@@ -25,11 +25,7 @@ pub fn swap_mask(cx: &Ctx<'_>, mask: Addr, size: usize) -> Result<()> {
         return Err(Errno::EINVAL);
     }
     let new = SigSet(cx.read::<u64>(mask.0)?).minus(SigSet::UNBLOCKABLE);
-    let mut s = cx.task.signals.lock();
-    s.saved_mask = Some(s.mask);
-    s.mask = new;
-    drop(s);
-    cx.task.signal_flag.store(true, Ordering::SeqCst);
+    cx.task.change_mask(|s| s.saved_mask = Some(std::mem::replace(&mut s.mask, new)));
     Ok(())
 }
 
@@ -38,11 +34,9 @@ pub fn unswap_mask(cx: &Ctx<'_>, r: &SysResult) {
     if matches!(r, Err(SysError::Restart(_) | SysError::Errno(Errno::EINTR))) {
         return;
     }
-    let mut s = cx.task.signals.lock();
-    if let Some(old) = s.saved_mask.take() {
-        s.mask = old;
-        drop(s);
-        cx.task.signal_flag.store(true, Ordering::SeqCst);
+    let saved = cx.task.signals.lock().saved_mask.take();
+    if let Some(old) = saved {
+        cx.task.change_mask(|s| s.mask = old);
     }
 }
 

@@ -7,7 +7,6 @@ use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::kernel::signal::*;
 use crate::kernel::wait::WaitError;
 use crate::kernel::{pgrp, send, Kernel, Task, ThreadGroup};
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 fn check_size(size: usize) -> Result<()> {
@@ -58,20 +57,21 @@ pub fn rt_sigaction(cx: &mut Ctx<'_>, sig: Sig, act: Addr, old: Addr, size: usiz
 pub fn rt_sigprocmask(cx: &mut Ctx<'_>, how: i32, set: Addr, old: Addr, size: usize) -> SysResult {
     check_size(size)?;
     let new = if set.is_null() { None } else { Some(SigSet(cx.read::<u64>(set.0)?)) };
-    let prev = {
-        let mut s = cx.task.signals.lock();
-        let prev = s.mask;
-        if let Some(n) = new {
+    let prev = match new {
+        None => cx.task.signals.lock().mask,
+        Some(n) => {
             let n = n.minus(SigSet::UNBLOCKABLE);
-            s.mask = match how {
-                libc::SIG_BLOCK => prev.union(n),
-                libc::SIG_UNBLOCK => prev.minus(n),
-                libc::SIG_SETMASK => n,
+            let becomes: fn(SigSet, SigSet) -> SigSet = match how {
+                libc::SIG_BLOCK => SigSet::union,
+                libc::SIG_UNBLOCK => SigSet::minus,
+                libc::SIG_SETMASK => |_, n| n,
                 _ => return Err(Errno::EINVAL.into()),
             };
-            cx.task.signal_flag.store(true, Ordering::SeqCst);
+            cx.task.change_mask(|s| {
+                let new = becomes(s.mask, n);
+                std::mem::replace(&mut s.mask, new)
+            })
         }
-        prev
     };
     if !old.is_null() {
         cx.write(old.0, &prev.0)?;
@@ -96,13 +96,10 @@ pub async fn rt_sigsuspend(cx: &mut Ctx<'_>, set: Addr, size: usize) -> SysResul
     check_size(size)?;
     let new = SigSet(cx.read::<u64>(set.0)?).minus(SigSet::UNBLOCKABLE);
     let task = cx.task.clone();
-    {
-        let mut s = task.signals.lock();
-        let old = s.mask;
+    task.change_mask(|s| {
+        let old = std::mem::replace(&mut s.mask, new);
         s.saved_mask.get_or_insert(old);
-        s.mask = new;
-        task.signal_flag.store(true, Ordering::SeqCst);
-    }
+    });
     let _ = task.wait::<()>(&[], None, || None).await;
     Err(SysError::Restart(Restart::NoHand))
 }

@@ -82,7 +82,7 @@ impl Inode for Root {
                 Some(g) => g.clone(),
                 None => tree.tasks.get(&pid).ok_or(Errno::ENOENT)?.group.clone(),
             };
-            return Ok(PidDir::of_group(&self.sup, &group));
+            return Ok(PidDir::of_group(&self.sup, pid, &group));
         }
         self.entries.iter().find(|(n, _)| n == name).map(|(_, e)| e.clone()).ok_or(Errno::ENOENT)
     }

@@ -62,7 +62,13 @@ impl Target {
     pub fn get(&self) -> Result<Who> {
         let group = self.group.upgrade().ok_or(Errno::ESRCH)?;
         let Some(task) = &self.task else {
-            let task = group.any_thread();
+            // A thread's number names its process, and what is asked of one thread then is asked of this one.
+            let own = || group.rel.lock().threads.iter().find(|t| t.tid() == self.id).cloned();
+            let task = match own() {
+                None if self.id == group.pid => group.any_thread(),
+                None => return Err(Errno::ESRCH),
+                one => one,
+            };
             return Ok(Who { group, task, thread: false, id: self.id });
         };
         let task = task.upgrade().ok_or(Errno::ESRCH)?;
@@ -194,8 +200,9 @@ pub fn process_of(file: &crate::fs::File) -> Option<Result<Arc<ThreadGroup>>> {
 }
 
 impl PidDir {
-    pub fn of_group(sup: &Arc<Super>, group: &Arc<ThreadGroup>) -> Arc<dyn Inode> {
-        let target = Target { sup: sup.clone(), id: group.pid, group: Arc::downgrade(group), task: None };
+    /// Of a process, by its own number or that of one of its threads.
+    pub fn of_group(sup: &Arc<Super>, id: i32, group: &Arc<ThreadGroup>) -> Arc<dyn Inode> {
+        let target = Target { sup: sup.clone(), id, group: Arc::downgrade(group), task: None };
         Arc::new(PidDir { target })
     }
     fn of_task(sup: &Arc<Super>, task: &Arc<Task>) -> Arc<dyn Inode> {

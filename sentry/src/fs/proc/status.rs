@@ -6,6 +6,7 @@ use crate::fs::pseudo::{Put, Super};
 use crate::kernel::signal::{SigSet, NSIG, SIG_DFL, SIG_IGN};
 use crate::kernel::{Cred, Task};
 use crate::mm::vma::Vma;
+use crate::time::cpu::group_time;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ fn state(who: &Who) -> (u8, &'static str) {
     let Some(task) = &who.task else { return (b'Z', "zombie") };
     if who.group.rel.lock().stopped.is_some() {
         (b'T', "stopped")
-    } else if !who.thread && task.tid() != who.group.pid {
+    } else if who.id != task.tid() {
         // The leader has gone before the others.
         (b'Z', "zombie")
     } else if task.asleep() {
@@ -112,21 +113,12 @@ pub(super) fn sizes(task: &Task) -> Sizes {
 
 /// Times of the process (user, system; ns), then those of the children it has waited for.
 pub(super) fn times(who: &Who) -> [u64; 4] {
-    // Asking a thread for its time looks at its process again, so not with that locked.
-    let (threads, mut u, mut s, cu, cs) = {
-        let r = who.group.rel.lock();
-        (r.threads.clone(), r.dead_utime, r.dead_stime, r.child_utime, r.child_stime)
+    let (u, s) = match &who.task {
+        Some(t) if who.thread => t.cpu_time(),
+        _ => group_time(&who.group),
     };
-    if who.thread {
-        (u, s) = who.task.as_ref().map_or((0, 0), |t| t.cpu_time());
-    } else {
-        for t in &threads {
-            let (tu, ts) = t.cpu_time();
-            u += tu;
-            s += ts;
-        }
-    }
-    [u, s, cu, cs]
+    let r = who.group.rel.lock();
+    [u, s, r.child_utime, r.child_stime]
 }
 
 /// Pending, blocked, ignored and caught signals: of the thread, of the process, mask, ignored, caught.

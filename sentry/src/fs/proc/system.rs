@@ -7,6 +7,7 @@ use crate::fs::pseudo::{Put, StaticDir, Super, Symlink, TextFile};
 use crate::fs::types::Inode;
 use crate::kernel::kernel::{RELEASE, VERSION};
 use crate::kernel::Kernel;
+use crate::time::cpu::group_time;
 use std::sync::Arc;
 
 type Generate = fn(&Kernel, &mut Vec<u8>) -> Result<()>;
@@ -85,18 +86,11 @@ fn busy(kernel: &Kernel) -> (u64, u64) {
     let groups: Vec<_> = kernel.tree.lock().groups.values().cloned().collect();
     let (mut user, mut system) = (0u64, 0u64);
     for g in groups {
-        let (threads, u, s) = {
-            let r = g.rel.lock();
-            // What init has reaped counts with init; others count their children's until they are reaped themselves.
-            (r.threads.clone(), r.dead_utime + r.child_utime, r.dead_stime + r.child_stime)
-        };
-        user += u;
-        system += s;
-        for t in threads {
-            let (u, s) = t.cpu_time();
-            user += u;
-            system += s;
-        }
+        let (u, s) = group_time(&g);
+        // What init has reaped counts with init; others count their children's until they are reaped themselves.
+        let r = g.rel.lock();
+        user += u + r.child_utime;
+        system += s + r.child_stime;
     }
     (user, system)
 }

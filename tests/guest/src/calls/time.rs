@@ -4,7 +4,8 @@ use crate::t::*;
 use libc::*;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-pub const CASES: &[crate::Case] = cases![clocks, interval_timers, posix_timers, overruns, setting_clocks, accounting];
+pub const CASES: &[crate::Case] =
+    cases![clocks, interval_timers, posix_timers, overruns, setting_clocks, accounting, parts_of_used_time];
 
 unsafe fn clocks() {
     let mut t: timespec = zeroed();
@@ -134,4 +135,29 @@ unsafe fn accounting() {
     assert!(cpu < 4096 && node < 4096);
     zero(syscall(SYS_getcpu, 0, 0, 0) as i32);
     fails(syscall(SYS_getcpu, BAD, 0, 0), EFAULT);
+}
+
+/// Time in the kernel is seen, nothing that has been told is taken back, and the parts make what the clock of the process shows.
+unsafe fn parts_of_used_time() {
+    let micros = |t: timeval| t.tv_sec * 1_000_000 + t.tv_usec;
+    let clock = || {
+        let mut t: timespec = zeroed();
+        ok(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &mut t));
+        t.tv_sec * 1_000_000 + t.tv_nsec / 1000
+    };
+    let (mut user, mut system) = (0, 0);
+    eventually("20 ms in the kernel", || {
+        for _ in 0..200 {
+            let mut u: rusage = zeroed();
+            let before = clock();
+            ok(getrusage(RUSAGE_SELF, &mut u));
+            let after = clock();
+            let (u, s) = (micros(u.ru_utime), micros(u.ru_stime));
+            assert!(u >= user && s >= system, "{user}+{system}, then {u}+{s}");
+            // Each part is cut off to whole microseconds.
+            assert!((before - 2..=after).contains(&(u + s)), "{u}+{s}, not from {before} to {after}");
+            (user, system) = (u, s);
+        }
+        system > 20_000
+    });
 }

@@ -11,6 +11,7 @@ mod pty;
 mod rseq;
 mod sigmore;
 mod signals;
+mod sigproc;
 mod threads;
 mod wait;
 
@@ -21,6 +22,7 @@ pub const GROUPS: &[(&str, &[crate::Case])] = &[
     ("exec", exec::CASES),
     ("signals", signals::CASES),
     ("sigframe", sigmore::CASES),
+    ("sigproc", sigproc::CASES),
     ("threads", threads::CASES),
     ("rseq", rseq::CASES),
     ("futex", futex::CASES),
