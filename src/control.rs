@@ -26,6 +26,8 @@ pub enum FromSentry {
     Exited(u8),
     /// The guest's first process was stopped by job control.
     Stopped,
+    /// It goes on.
+    Continued,
     /// A [`ToSentry::Signal`] has been taken up: one for each, in their order.
     Taken,
     /// The connection to the Gofer has ended. How, the command knows.
@@ -64,6 +66,7 @@ impl FromSentry {
             FromSentry::Started => vec![b'r'],
             FromSentry::Exited(status) => vec![b'x', *status],
             FromSentry::Stopped => vec![b'z'],
+            FromSentry::Continued => vec![b'c'],
             FromSentry::Taken => vec![b't'],
             FromSentry::LostGofer => vec![b'g'],
             FromSentry::Failed { status, text } => {
@@ -83,6 +86,7 @@ impl FromSentry {
             [b'r'] => Ok(Some(FromSentry::Started)),
             [b'x', status] => Ok(Some(FromSentry::Exited(*status))),
             [b'z'] => Ok(Some(FromSentry::Stopped)),
+            [b'c'] => Ok(Some(FromSentry::Continued)),
             [b't'] => Ok(Some(FromSentry::Taken)),
             [b'g'] => Ok(Some(FromSentry::LostGofer)),
             [b'f', status, text @ ..] => {
@@ -126,6 +130,7 @@ mod tests {
             FromSentry::Started,
             FromSentry::Exited(200),
             FromSentry::Stopped,
+            FromSentry::Continued,
             FromSentry::Taken,
             FromSentry::LostGofer,
             FromSentry::Failed { status: 127, text: "no".into() },

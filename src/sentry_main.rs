@@ -84,8 +84,9 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
         *kernel.strace_out.lock() = Box::new(strace);
     }
     let to_command = control.clone();
-    let stopped = move || {
-        if let Err(e) = FromSentry::Stopped.send(&to_command) {
+    let stopped = move |stopped| {
+        let message = if stopped { FromSentry::Stopped } else { FromSentry::Continued };
+        if let Err(e) = message.send(&to_command) {
             log::warn!("telling the command of a stop: {e}");
         }
     };

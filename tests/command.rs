@@ -386,6 +386,27 @@ fn a_stopped_command_stops_us_until_it_is_continued() {
 }
 
 #[test]
+fn a_stopped_command_goes_on_with_its_guest() {
+    // Another process of the sandbox continues the first one, or ends it, once our own shell has seen that we have stopped.
+    let dir = Scratch::new("goes-on");
+    for (signal, told) in [("CONT", "on\n0\n"), ("KILL", "137\n")] {
+        let go = dir.0.join(signal);
+        let guest = dir.0.join("guest");
+        let text = "(while ! test -e $1; do sleep 0.05; done; kill -$2 $$) & kill -TSTP $$; echo on";
+        fs::write(&guest, text).unwrap();
+        let script = format!(
+            "set -m; {RUNSC} run --bind {0}:{0} -- sh {0}/guest {go} {signal} & \
+             while ! jobs -s | grep -q .; do sleep 0.05; done; touch {go}; \
+             while jobs -s | grep -q .; do sleep 0.05; done; wait $!; echo $?",
+            dir.0.display(),
+            go = go.display(),
+        );
+        let output = Command::new("timeout").args(["20", "bash", "-c", &script]).stdin(Stdio::null()).output().unwrap();
+        assert_eq!(out(output), told);
+    }
+}
+
+#[test]
 fn limits_and_umask_carry_over() {
     let script =
         format!("umask 027; ulimit -Sn 77; ulimit -c 0; {} run -- /bin/sh -c 'umask; ulimit -n; ulimit -c'", RUNSC);

@@ -175,6 +175,15 @@ pub enum Op {
         cpu: u64,
         node: u64,
     },
+    /// clock_gettime(2) with `CLOCK_THREAD_CPUTIME_ID`: the time that this thread has used goes to `addr`.
+    ThreadTime {
+        addr: u64,
+    },
+    /// getrusage(2) of the host process, or of the thread alone; the stub's memory and faults count too.
+    Usage {
+        thread: bool,
+        addr: u64,
+    },
     /// Wakes one thread of this address space that waits for the word at `addr` by a futex call of its own (not a private one).
     Wake {
         addr: u64,

@@ -3,13 +3,15 @@
 use super::spawn::{Process, Sandbox};
 use super::terminal::Saved;
 use crate::control::{FromSentry, ToSentry};
-use crate::sys;
+use crate::sys::{self, Cloned};
 use anyhow::{bail, Context, Result};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-use nix::sys::signal::{raise, SigSet, Signal};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{kill, raise, SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{waitid, Id, WaitPidFlag, WaitStatus};
+use nix::sys::wait::{waitid, waitpid, Id, WaitPidFlag, WaitStatus};
+use nix::unistd::Pid;
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -99,6 +101,7 @@ impl Signals {
 pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Result<u8> {
     let mut status = None;
     let mut passed = Passed::default();
+    let mut woken_by = None;
     loop {
         let mut fds = [
             PollFd::new(sandbox.control.as_fd(), PollFlags::POLLIN),
@@ -116,8 +119,8 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
         // What the Sentry has said counts before how it ended.
         while control && status.is_none() {
             match FromSentry::receive(&sandbox.control) {
-                Ok(Some(FromSentry::Started)) => {}
-                Ok(Some(FromSentry::Stopped)) => stop_ourselves(&sandbox, terminal, &mut passed),
+                Ok(Some(FromSentry::Started | FromSentry::Continued)) => {}
+                Ok(Some(FromSentry::Stopped)) => woken_by = stop_ourselves(&sandbox, terminal, &mut passed),
                 Ok(Some(FromSentry::Taken)) => passed.taken(),
                 Ok(Some(FromSentry::Exited(n))) => status = Some(n),
                 Ok(Some(FromSentry::LostGofer)) => return Err(gofer_trouble(&sandbox)),
@@ -158,6 +161,9 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
         }
         if signal {
             while let Ok(Some(info)) = signals.fd.read_signal() {
+                if woken_by.is_some_and(|p: Pid| i64::from(p.as_raw()) == i64::from(info.ssi_pid)) {
+                    continue;
+                }
                 let number = i32::try_from(info.ssi_signo).ok();
                 let Some(signal) = number.and_then(|n| Signal::try_from(n).ok()) else { continue };
                 // The terminal's own signals come from the kernel, others from a process.
@@ -168,22 +174,66 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
     }
 }
 
-/// The guest's first process has stopped: so do we, that the shell we were started from takes over, and both go on together.
-fn stop_ourselves(sandbox: &Sandbox, terminal: &Saved, passed: &mut Passed) {
+/// The guest's first process has stopped: so do we, that the shell we were started from takes over, and both go on together. Tells who has
+/// continued us, if it was a [`Watcher`].
+fn stop_ourselves(sandbox: &Sandbox, terminal: &Saved, passed: &mut Passed) -> Option<Pid> {
     let settings = terminal.current();
     terminal.restore();
     // The host ignores this one if nobody could continue us; SIGSTOP would be for good then.
     let mut stop = SigSet::empty();
     stop.add(Signal::SIGTSTP);
     let _ = raise(Signal::SIGTSTP);
+    // It is pending until it is let in: a SIGCONT that comes first takes it away. What we wait to hear from the Sentry would wake us at once.
+    let watcher = if passed.0.is_empty() { Watcher::start(sandbox) } else { None };
     let _ = stop.thread_unblock();
     // Here we have been continued, or were not stopped at all. The SIGCONT of the former waits in the signalfd.
     let _ = stop.thread_block();
-    passed.pass(sandbox, Signal::SIGCONT, false);
+    let woken_by = watcher.and_then(Watcher::end);
+    if woken_by.is_none() {
+        passed.pass(sandbox, Signal::SIGCONT, false);
+    }
     if let Some(settings) = settings {
         terminal.set(&settings);
     }
     passed.pass(sandbox, Signal::SIGWINCH, true);
+    woken_by
+}
+
+/// A process that continues us when the Sentry has something to say while we are stopped: that another process of the sandbox has continued
+/// the first one, or that it has ended.
+struct Watcher(Pid);
+
+impl Watcher {
+    fn start(sandbox: &Sandbox) -> Option<Watcher> {
+        let us = Pid::this();
+        match sys::clone_process(0) {
+            Ok(Cloned::Parent { pid, .. }) => Some(Watcher(pid)),
+            Ok(Cloned::Child) => {
+                let _ = set_pdeathsig(Signal::SIGKILL);
+                let mut control = [PollFd::new(sandbox.control.as_fd(), PollFlags::POLLIN)];
+                let heard = loop {
+                    match poll(&mut control, PollTimeout::NONE) {
+                        Err(Errno::EINTR) => {}
+                        r => break r.is_ok(),
+                    }
+                };
+                if heard && Pid::parent() == us {
+                    let _ = kill(us, Signal::SIGCONT);
+                }
+                sys::exit_now(i32::from(!heard))
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Ends it; tells its number if it has continued us.
+    fn end(self) -> Option<Pid> {
+        let _ = kill(self.0, Signal::SIGKILL);
+        match waitpid(self.0, None) {
+            Ok(WaitStatus::Exited(_, 0)) => Some(self.0),
+            _ => None,
+        }
+    }
 }
 
 fn sentry_trouble(sandbox: &Sandbox) -> anyhow::Error {

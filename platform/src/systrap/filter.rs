@@ -18,6 +18,8 @@
 //! | `close` | descriptors above the fixed ones, and the area's | nothing |
 //! | `sigaltstack rt_sigreturn rt_sigprocmask exit exit_group` | always | no interrupt reaches him, or his own end |
 //! | `getcpu` | always | what the vDSO tells as well |
+//! | `clock_gettime` | the calling thread's processor time, to below `GUEST_MAX` | what `rdtsc` tells about as well |
+//! | `getrusage` | of this process or thread, to below `GUEST_MAX` | what the host has done for him |
 //! | `rseq` | an area below `GUEST_MAX` | he goes where he could have gone himself |
 //! | `sched_yield` | always | less processor time |
 //! | `set_tid_address` | below `GUEST_MAX` | a word of his own memory is cleared when a thread of his ends |
@@ -266,6 +268,21 @@ pub fn stub_filter(text: std::ops::Range<u64>) -> Vec<Insn> {
         p.verdict(ALLOW);
         p.verdict(TRAP);
     });
+    p.on(libc::SYS_clock_gettime, |p| {
+        p.need_word(0, libc::CLOCK_THREAD_CPUTIME_ID as u32);
+        p.load(arg_hi(1));
+        p.need_not(JGE, MAX_HI);
+        p.verdict(ALLOW);
+        p.verdict(TRAP);
+    });
+    p.on(libc::SYS_getrusage, |p| {
+        p.load(arg_hi(1));
+        p.need_not(JGE, MAX_HI);
+        for who in [libc::RUSAGE_SELF, libc::RUSAGE_THREAD] {
+            p.if_arg(0, who as u64, |p| p.verdict(ALLOW));
+        }
+        p.verdict(TRAP);
+    });
     // The host looks at the area, and goes to an address that it names, when it takes the thread off its core: the thread could
     // have gone there itself.
     p.on(libc::SYS_rseq, |p| {
@@ -366,10 +383,25 @@ mod tests {
     #[test]
     fn only_listed_calls_pass() {
         let passing: Vec<i64> = (0..600).filter(|nr| call(*nr, [0; 6]) != TRAP).collect();
-        assert_eq!(passing, [10, 11, 14, 15, 24, 25, 26, 28, 47, 60, 131, 202, 218, 231, 309, 334, 449]);
+        assert_eq!(passing, [10, 11, 14, 15, 24, 25, 26, 28, 47, 60, 98, 131, 202, 218, 231, 309, 334, 449]);
         for nr in [0, 2, 57, 58, 59, 62, 101, 200, 234, 310, 311, 319, 321, 322, 425, 435, 438] {
             assert_eq!(call(nr, [1, 1, 1, 1, 1, 1]), TRAP, "{nr}");
         }
+    }
+
+    #[test]
+    fn used_time_is_told_of_the_caller_alone() {
+        for who in 0..600 {
+            let own = who == libc::CLOCK_THREAD_CPUTIME_ID as u64;
+            assert_eq!(call(libc::SYS_clock_gettime, [who, 0x1000, 0, 0, 0, 0]) == ALLOW, own, "{who}");
+            assert_eq!(call(libc::SYS_getrusage, [who, 0x1000, 0, 0, 0, 0]) == ALLOW, who < 2, "{who}");
+        }
+        for at in [G, AREA_BASE, IMAGE_BASE, u64::MAX] {
+            assert_eq!(call(libc::SYS_clock_gettime, [3, at, 0, 0, 0, 0]), TRAP);
+            assert_eq!(call(libc::SYS_getrusage, [0, at, 0, 0, 0, 0]), TRAP);
+        }
+        let children = libc::RUSAGE_CHILDREN as i64 as u64;
+        assert_eq!(call(libc::SYS_getrusage, [children, 0x1000, 0, 0, 0, 0]), TRAP);
     }
 
     #[test]

@@ -538,6 +538,13 @@ fn plain(op: &Op) -> OpSlot {
         Op::Wake { addr } => raw(libc::SYS_futex, [addr, libc::FUTEX_WAKE as u64, 1, 0, 0, 0]),
         Op::Barrier { command } => raw(libc::SYS_membarrier, [command as u64, 0, 0, 0, 0, 0]),
         Op::Processor { cpu, node } => raw(libc::SYS_getcpu, [cpu, node, 0, 0, 0, 0]),
+        Op::ThreadTime { addr } => {
+            raw(libc::SYS_clock_gettime, [libc::CLOCK_THREAD_CPUTIME_ID as u64, addr, 0, 0, 0, 0])
+        }
+        Op::Usage { thread, addr } => {
+            let who = if thread { libc::RUSAGE_THREAD } else { libc::RUSAGE_SELF };
+            raw(libc::SYS_getrusage, [who as u64, addr, 0, 0, 0, 0])
+        }
         Op::Rseq { addr, len, flags, signature } => {
             raw(libc::SYS_rseq, [addr, len.into(), flags as u64, signature.into(), 0, 0])
         }
@@ -584,6 +591,9 @@ fn check(op: &Op, fp_size: usize) -> Result<(), Errno> {
         Op::Barrier { command } => matches!(command, 1 | 8 | 16).then_some(()).ok_or(Errno::EINVAL),
         Op::Processor { cpu, node } => {
             (cpu <= GUEST_MAX - 4 && node <= GUEST_MAX - 4).then_some(()).ok_or(Errno::EFAULT)
+        }
+        Op::ThreadTime { addr } | Op::Usage { addr, .. } => {
+            (addr <= GUEST_MAX - size_of::<libc::rusage>() as u64).then_some(()).ok_or(Errno::EFAULT)
         }
         Op::Rseq { addr, len, .. } => {
             let ok = addr <= GUEST_MAX && u64::from(len) <= GUEST_MAX - addr;

@@ -41,10 +41,33 @@ pub struct MqAttr {
 }
 
 /// How mq_notify(2) tells.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum How {
     Nothing,
-    Signal { signo: i32, value: u64 },
+    Signal {
+        signo: i32,
+        value: u64,
+    },
+    /// The cookie goes to this netlink socket, where a thread of the C library waits for it. Its last byte tells what happened.
+    Thread {
+        socket: Weak<File>,
+        cookie: [u8; COOKIE_LEN],
+    },
+}
+
+pub const COOKIE_LEN: usize = 32;
+const NOTIFY_WOKENUP: u8 = 1;
+const NOTIFY_REMOVED: u8 = 2;
+
+impl How {
+    fn tell_thread(self, what: u8) {
+        if let How::Thread { socket, mut cookie } = self {
+            cookie[COOKIE_LEN - 1] = what;
+            if let Some(f) = socket.upgrade() {
+                crate::net::netlink::tell(&f, &cookie);
+            }
+        }
+    }
 }
 
 struct Notify {
@@ -198,10 +221,14 @@ impl Queue {
         s.messages.entry(prio).or_default().push_back(d);
         drop(s);
         self.wait.wake(IN);
-        if let Some((How::Signal { signo, value }, group)) = told.and_then(|n| Some((n.how, n.group.upgrade()?))) {
-            let fields = SigFields::Queue { pid: task.group.pid, uid: task.cred().uid, value };
-            // A full queue of signals loses it, as on Linux.
-            let _ = send::to_group(&group, SigInfo { signo, errno: 0, code: libc::SI_MESGQ, fields });
+        match told.and_then(|n| Some((n.how, n.group.upgrade()?))) {
+            Some((How::Signal { signo, value }, group)) => {
+                let fields = SigFields::Queue { pid: task.group.pid, uid: task.cred().uid, value };
+                // A full queue of signals loses it, as on Linux.
+                let _ = send::to_group(&group, SigInfo { signo, errno: 0, code: libc::SI_MESGQ, fields });
+            }
+            Some((how, _)) => how.tell_thread(NOTIFY_WOKENUP),
+            None => {}
         }
         true
     }
@@ -260,8 +287,11 @@ impl Queue {
         let owner = s.notify.as_ref().and_then(|n| n.group.upgrade());
         match how {
             None => {
-                if owner.is_some_and(|g| Arc::ptr_eq(&g, &task.group)) {
-                    s.notify = None;
+                let own = owner.is_some_and(|g| Arc::ptr_eq(&g, &task.group));
+                let ended = if own { s.notify.take() } else { None };
+                drop(s);
+                if let Some(n) = ended {
+                    n.how.tell_thread(NOTIFY_REMOVED);
                 }
             }
             Some(_) if owner.is_some() => return Err(Errno::EBUSY),
@@ -312,11 +342,12 @@ impl FileOps for QueueFile {
             let s = self.0.state.lock();
             let n = s.notify.as_ref();
             let pid = n.and_then(|n| n.group.upgrade()).map_or(0, |g| g.pid);
-            (s.bytes, n.map(|n| n.how), pid)
+            (s.bytes, n.map(|n| n.how.clone()), pid)
         };
         let (kind, signo) = match how {
             Some(How::Signal { signo, .. }) => (libc::SIGEV_SIGNAL, signo),
             Some(How::Nothing) => (libc::SIGEV_NONE, 0),
+            Some(How::Thread { .. }) => (libc::SIGEV_THREAD, 0),
             None => (0, 0),
         };
         let line = format!("QSIZE:{bytes:<10} NOTIFY:{kind:<5} SIGNO:{signo:<5} NOTIFY_PID:{pid:<6}\n");
@@ -355,9 +386,17 @@ impl FileOps for QueueFile {
         "/mqueue".into()
     }
     fn on_close(&self, _file: &File, task: &Task) {
-        let mut s = self.0.state.lock();
-        if s.notify.as_ref().is_some_and(|n| std::ptr::eq(n.group.as_ptr(), Arc::as_ptr(&task.group))) {
-            s.notify = None;
+        let own = |n: &Notify| std::ptr::eq(n.group.as_ptr(), Arc::as_ptr(&task.group));
+        let ended = {
+            let mut s = self.0.state.lock();
+            if s.notify.as_ref().is_some_and(own) {
+                s.notify.take()
+            } else {
+                None
+            }
+        };
+        if let Some(n) = ended {
+            n.how.tell_thread(NOTIFY_REMOVED);
         }
     }
 }

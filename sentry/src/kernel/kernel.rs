@@ -94,8 +94,8 @@ pub struct Kernel {
     pub strace_out: Mutex<Box<dyn std::io::Write + Send>>,
     /// Sockets of the sandbox.
     pub net: Arc<crate::net::NetNs>,
-    /// Told when job control has stopped the first process.
-    pub on_first_stopped: std::sync::OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Told when job control has stopped the first process (`true`), and when that goes on.
+    pub on_first_stopped: std::sync::OnceLock<Box<dyn Fn(bool) + Send + Sync>>,
     /// The root mount namespace of the container.
     pub mounts: RwLock<Option<Arc<crate::fs::vfs::MountNamespace>>>,
     /// Root of the tmpfs that memfds live in.

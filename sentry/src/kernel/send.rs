@@ -70,9 +70,9 @@ fn resume(group: &Arc<ThreadGroup>) {
 /// Tells the parent that a child stopped or went on (SIGCHLD unless SA_NOCLDSTOP).
 pub fn notify_parent_of_stop(group: &Arc<ThreadGroup>, code: i32, status: i32) {
     let Some(parent) = group.rel.lock().parent.upgrade() else {
-        if let Some(task) = group.any_thread().filter(|_| code == libc::CLD_STOPPED) {
+        if let Some(task) = group.any_thread() {
             if let Some(tell) = task.kernel.on_first_stopped.get().filter(|_| group.pid == task.kernel.first_pid()) {
-                tell();
+                tell(code == libc::CLD_STOPPED);
             }
         }
         return;

@@ -83,15 +83,37 @@ pub fn prlimit64(cx: &mut Ctx<'_>, pid: i32, resource: u32, new: Addr, old: Addr
 pub fn getrusage(cx: &mut Ctx<'_>, who: i32, usage: Addr) -> SysResult {
     let (user, system) = match who {
         libc::RUSAGE_SELF => cpu::group_time(&cx.task.group),
-        libc::RUSAGE_THREAD => cpu::task_time(cx.task),
+        libc::RUSAGE_THREAD => {
+            host_usage(cx, true, usage)?;
+            return Ok(0);
+        }
         libc::RUSAGE_CHILDREN => {
             let r = cx.task.group.rel.lock();
             (r.child_utime, r.child_stime)
         }
         _ => return Err(Errno::EINVAL.into()),
     };
-    cx.write_bytes(usage.0, &rusage(user, system))?;
+    let ours = rusage(user, system);
+    if who == libc::RUSAGE_SELF {
+        // Memory, faults and switches are counted by the host alone.
+        host_usage(cx, false, usage)?;
+        cx.write_bytes(usage.0, &ours[..TIMES])?;
+    } else {
+        cx.write_bytes(usage.0, &ours)?;
+    }
     Ok(0)
+}
+
+/// How much of `struct rusage` is times.
+const TIMES: usize = 32;
+
+/// Has the host fill in a `struct rusage`.
+fn host_usage(cx: &mut Ctx<'_>, thread: bool, usage: Addr) -> Result<()> {
+    if usage.0 > platform::GUEST_MAX - size_of::<libc::rusage>() as u64 {
+        return Err(Errno::EFAULT);
+    }
+    cx.thread.queue(platform::Op::Usage { thread, addr: usage.0 });
+    Ok(())
 }
 
 /// `struct rusage` with the times filled in; the counters that nobody keeps are 0, as Linux leaves those it lacks.

@@ -161,7 +161,7 @@ syscall_table! {
         63 uname(buf: Addr) => system::uname, Full, "";
         96 gettimeofday(tv: Addr, tz: Addr) => time::gettimeofday, Full, "";
         97 getrlimit(resource: u32, rlim: Addr) => limits::getrlimit, Full, "";
-        98 getrusage(who: i32, usage: Addr) => limits::getrusage, Partial, "times only; a thread shows its process's";
+        98 getrusage(who: i32, usage: Addr) => limits::getrusage, Partial, "of children only the times";
         99 sysinfo(info: Addr) => system::sysinfo, Full, "";
         100 times(buf: Addr) => limits::times, Full, "";
         103 syslog(kind: i32, buf: Addr, len: i32) => system::syslog, Partial, "the log is empty";
@@ -192,7 +192,7 @@ syscall_table! {
         225 timer_getoverrun(id: i32) => timers::timer_getoverrun, Full, "";
         226 timer_delete(id: i32) => timers::timer_delete, Full, "";
         227 clock_settime(clock: i32, tp: Addr) => time::clock_settime, Partial, "always EPERM";
-        228 clock_gettime(clock: i32, tp: Addr) => time::clock_gettime, Partial, "CLOCK_THREAD_CPUTIME_ID shows the process's time";
+        228 clock_gettime(clock: i32, tp: Addr) => time::clock_gettime, Partial, "the clock of another thread shows the process's time";
         229 clock_getres(clock: i32, res: Addr) => time::clock_getres, Full, "";
         251 ioprio_set(which: i32, who: i32, ioprio: u32) => sched::ioprio_set, Partial, "";
         252 ioprio_get(which: i32, who: i32) => sched::ioprio_get, Full, "";
@@ -228,7 +228,7 @@ syscall_table! {
         438 pidfd_getfd(pidfd: Fd, targetfd: Fd, flags: u32) => pidfd::pidfd_getfd, Full, "";
         240 mq_open(name: PathPtr, flags: i32, mode: Mode, attr: Addr) => mqueue::mq_open, Full, "";
         241 mq_unlink(name: PathPtr) => mqueue::mq_unlink, Full, "";
-        244 mq_notify(fd: Fd, event: Addr) => mqueue::mq_notify, Partial, "no SIGEV_THREAD";
+        244 mq_notify(fd: Fd, event: Addr) => mqueue::mq_notify, Full, "";
         245 mq_getsetattr(fd: Fd, new: Addr, old: Addr) => mqueue::mq_getsetattr, Full, "";
         303 name_to_handle_at(dirfd: Fd, path: PathPtr, handle: Addr, mount: Addr, flags: i32) => fs_dir::name_to_handle_at, Partial, "always EOPNOTSUPP: no file system gives handles";
         304 open_by_handle_at(mountfd: Fd, handle: Addr, flags: i32) => fs_dir::open_by_handle_at, Partial, "always ESTALE: no handle is valid";

@@ -32,7 +32,8 @@ pub fn group_time(group: &ThreadGroup) -> Times {
     }
 }
 
-/// Time that a thread has used. The host counts by process, so threads of one process show their common time.
+/// Time that a thread has used, as others see it: the host tells us by process, so threads of one process show their common time. (A thread
+/// that asks for its own has its stub ask the host: `Op::ThreadTime`.)
 pub fn task_time(task: &Task) -> Times {
     group_time(&task.group)
 }

@@ -85,6 +85,13 @@ pub fn create(task: &Task, kind: i32, protocol: i32) -> Result<Netlink> {
     })
 }
 
+/// The kernel says something on its own account, to the socket behind an open file.
+pub fn tell(file: &crate::fs::File, data: &[u8]) {
+    if let Some(n) = super::socket::of(file).ok().and_then(|s| s.proto.as_any().downcast_ref::<Netlink>()) {
+        n.push(data);
+    }
+}
+
 /// Port and groups of a `sockaddr_nl`.
 fn parse(addr: &[u8]) -> Result<(u32, u32)> {
     let word = |at: usize| addr.get(at..).and_then(|b| b.first_chunk()).map(|c| u32::from_ne_bytes(*c));

@@ -4,8 +4,17 @@ use crate::t::*;
 use libc::*;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-pub const CASES: &[crate::Case] =
-    cases![clocks, interval_timers, posix_timers, overruns, setting_clocks, accounting, parts_of_used_time];
+pub const CASES: &[crate::Case] = cases![
+    clocks,
+    interval_timers,
+    posix_timers,
+    overruns,
+    setting_clocks,
+    accounting,
+    parts_of_used_time,
+    time_of_a_thread,
+    memory_used
+];
 
 unsafe fn clocks() {
     let mut t: timespec = zeroed();
@@ -160,4 +169,52 @@ unsafe fn parts_of_used_time() {
         }
         system > 20_000
     });
+}
+
+/// What one thread uses is not counted for another.
+unsafe fn time_of_a_thread() {
+    let used = || {
+        let (mut t, mut u): (timespec, rusage) = (zeroed(), zeroed());
+        ok(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &mut t));
+        let mut own: clockid_t = 0;
+        is(pthread_getcpuclockid(pthread_self(), &mut own), 0);
+        let mut same: timespec = zeroed();
+        ok(clock_gettime(own, &mut same));
+        ok(getrusage(RUSAGE_THREAD, &mut u));
+        let ns = |t: &timespec| t.tv_sec * 1_000_000_000 + t.tv_nsec;
+        assert!(ns(&same) >= ns(&t));
+        let both = (u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1_000_000 + u.ru_utime.tv_usec + u.ru_stime.tv_usec;
+        assert!(both >= ns(&t) / 1000 - 2);
+        ns(&t) / 1_000_000
+    };
+    let before = used();
+    let other = std::thread::spawn(move || {
+        let start = std::time::Instant::now();
+        while start.elapsed() < PATIENCE && used() < 300 {
+            std::hint::black_box((0..10_000).sum::<u64>());
+        }
+        used()
+    });
+    assert!(other.join().unwrap() >= 300);
+    let after = used();
+    assert!(after - before < 150, "{before} ms, then {after} ms");
+    fails(syscall(SYS_clock_gettime, CLOCK_THREAD_CPUTIME_ID, BAD), EFAULT);
+    fails(syscall(SYS_clock_gettime, CLOCK_THREAD_CPUTIME_ID, 8), EFAULT);
+}
+
+unsafe fn memory_used() {
+    let mut u: rusage = zeroed();
+    ok(getrusage(RUSAGE_SELF, &mut u));
+    let (before, faults) = (u.ru_maxrss, u.ru_minflt);
+    const LEN: usize = 64 << 20;
+    let p = anon(LEN, PROT_READ | PROT_WRITE);
+    std::ptr::write_bytes(p, 1, LEN);
+    zero(munmap(p.cast(), LEN));
+    ok(getrusage(RUSAGE_SELF, &mut u));
+    assert!(u.ru_maxrss >= before.max(LEN as i64 / 1024) && u.ru_maxrss < before + 2 * LEN as i64 / 1024);
+    assert!(u.ru_minflt > faults);
+    for who in [RUSAGE_SELF, RUSAGE_THREAD, RUSAGE_CHILDREN] {
+        fails(syscall(SYS_getrusage, who, BAD), EFAULT);
+        fails(syscall(SYS_getrusage, who, 8), EFAULT);
+    }
 }

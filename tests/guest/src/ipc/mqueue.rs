@@ -8,6 +8,7 @@ pub const CASES: &[crate::Case] = cases![
     attributes,
     waiting_and_timeouts,
     notification,
+    notification_on_a_socket,
     names_and_errors,
     permissions,
     poll_and_close_on_exec,
@@ -138,6 +139,48 @@ unsafe fn notification() {
     ev.sigev_notify = 99;
     fails(mq_notify(q.0, &ev), EINVAL);
     fails(mq_notify(99, std::ptr::null()), EBADF);
+}
+
+/// `SIGEV_THREAD`: 32 bytes of the caller's come back on a netlink socket, the last of them telling why. The C library makes a thread of that.
+unsafe fn notification_on_a_socket() {
+    let q = queue("cookies", 4, 8);
+    let s = ok(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, 0));
+    let mut cookie = [7u8; 32];
+    let mut ev: sigevent = zeroed();
+    ev.sigev_notify = SIGEV_THREAD;
+    ev.sigev_signo = s;
+    ev.sigev_value.sival_ptr = cookie.as_mut_ptr().cast();
+    // Not through the C library, which has a socket of its own.
+    let notify = |e: *const sigevent| syscall(SYS_mq_notify, q.0, e);
+    let told = || {
+        let mut b = [0u8; 64];
+        is(recv(s, b.as_mut_ptr().cast(), 64, 0), 32);
+        assert_eq!(b[..31], [7; 31]);
+        b[31]
+    };
+    ok(notify(&ev));
+    fails(notify(&ev), EBUSY);
+    ok(send(q.0, b"a", 0));
+    assert_eq!(told(), 1); // NOTIFY_WOKENUP
+    ok(notify(&ev));
+    ok(notify(std::ptr::null()));
+    assert_eq!(told(), 2); // NOTIFY_REMOVED
+    ok(notify(&ev));
+    in_child(|| {
+        close(q.0);
+    });
+    fails(recv(s, cookie.as_mut_ptr().cast(), 32, MSG_DONTWAIT), EAGAIN);
+    close(ok(dup(q.0)));
+    assert_eq!(told(), 2);
+    let (r, _w) = pipe_pair();
+    ev.sigev_signo = r;
+    fails(notify(&ev), ENOTSOCK);
+    ev.sigev_signo = ok(socket(AF_UNIX, SOCK_STREAM, 0));
+    fails(notify(&ev), EINVAL);
+    ev.sigev_signo = -1;
+    fails(notify(&ev), EBADF);
+    ev.sigev_value.sival_ptr = BAD;
+    fails(notify(&ev), EFAULT);
 }
 
 unsafe fn names_and_errors() {
