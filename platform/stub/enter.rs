@@ -14,6 +14,11 @@
 //! ```
 //!
 //! "Rewound" is: the guest is seen at its `syscall` instruction (or the `mov` before it), with the registers it had.
+//!
+//! # `sched_yield`
+//! Threads that yield to each other run this way thousands of times, each time on a core whose cache another thread has used since: cells
+//! lie at the same offset in their pages, so they fight for few cache sets. So the call is made right here, with one line of the
+//! cell and no stack. It has no effect that could be seen twice: an interrupt finds it rewound, or over.
 
 use crate::abi::*;
 use crate::asm::stub_copy;
@@ -40,6 +45,8 @@ stub_enter_check:
     // Faults or differs if the guest has set GS.
     cmp dword ptr gs:[{magic_at}], {magic}
     jne stub_enter_slow
+    cmp rcx, {yield_nr}
+    je stub_yield
     .globl stub_enter_store
 stub_enter_store:
     mov gs:[{regs} + 8*18], rcx
@@ -75,6 +82,30 @@ stub_enter_irq:
     .globl stub_enter_irq_end
 stub_enter_irq_end:
     hlt
+
+    .globl stub_yield_ask
+stub_yield_ask:
+    mov ecx, {yield_nr}
+    jmp stub_enter_store
+stub_yield:
+    cmp dword ptr gs:[{filtered_at}], 0
+    jne stub_yield_ask
+    movabs rcx, {native_allowed}
+    cmp dword ptr [rcx], 0
+    je stub_yield_ask
+    inc qword ptr gs:[{native_at}]
+    mov gs:[{ret_at}], r11
+    add al, 0x7f
+    .globl stub_yield_flags
+stub_yield_flags:
+    sahf
+    .globl stub_yield_call
+stub_yield_call:
+    mov eax, {yield_nr}
+    syscall
+    jmp qword ptr gs:[{ret_at}]
+    .globl stub_yield_end
+stub_yield_end:
 
     .globl stub_call
 stub_call:
@@ -177,6 +208,10 @@ stub_wait_open_abort:
     answers = const ANSWERS,
     answers_at = const offset_of!(Cell, answers),
     answered_at = const offset_of!(Cell, answered),
+    native_at = const offset_of!(Cell, native),
+    filtered_at = const offset_of!(Cell, filtered),
+    native_allowed = const GLOBAL_BASE + offset_of!(Global, native_futex) as u64,
+    yield_nr = const SCHED_YIELD_NR as i32,
     stack_at = const offset_of!(Cell, stack_top),
     ret_at = const offset_of!(Cell, ret),
     irq_at = const offset_of!(Cell, irq),
@@ -190,6 +225,10 @@ extern "C" {
     fn stub_enter_store();
     fn stub_enter_tail();
     fn stub_enter_slow();
+    fn stub_yield_ask();
+    fn stub_yield_flags();
+    fn stub_yield_call();
+    fn stub_yield_end();
     fn stub_enter_irq();
     fn stub_enter_irq_end();
     fn stub_leave();
@@ -301,6 +340,22 @@ pub unsafe fn interrupted_here(cell: *mut Cell, uc: *mut UContext) -> Found {
             // A trap follows at once.
             return Found::Noted;
         }
+        if rip >= at(stub_yield_call) && rip < at(stub_yield_end) {
+            let view = view_of((*cell).ret).unwrap_or(0);
+            (g[R_RAX], g[R_RCX], g[R_RIP], g[R_R11]) = (0, view, view, g[R_EFL]);
+            return Found::Guest;
+        }
+        if rip >= at(stub_yield_ask) && rip <= at(stub_yield_flags) {
+            let Some(view) = view_of(g[R_R11]) else { return Found::Noted };
+            if rip == at(stub_yield_flags) {
+                g[R_EFL] = g[R_EFL] & !0xd5 | g[R_RAX] >> 8 & 0xd5;
+            } else {
+                saved_flags(g);
+            }
+            (g[R_RAX], g[R_RCX]) = (SCHED_YIELD_NR, view);
+            rewind(g, g[R_R11] - SLOT_AFTER, view);
+            return Found::Guest;
+        }
         if rip >= at(stub_enter) && rip < at(stub_enter_tail) {
             let Some(view) = view_of(g[R_R11]) else { return Found::Noted };
             let nr = if rip == at(stub_enter) {
@@ -311,8 +366,7 @@ pub unsafe fn interrupted_here(cell: *mut Cell, uc: *mut UContext) -> Found {
                 (*cell).post.regs[R_ORIG]
             };
             if rip > at(stub_enter_check) {
-                let (ah, of) = (g[R_RAX] >> 8 & 0xd5, g[R_RAX] & 1);
-                g[R_EFL] = g[R_EFL] & !0x8d5 | ah | of << 11;
+                saved_flags(g);
             }
             g[R_RAX] = nr;
             g[R_RCX] = view;
@@ -353,6 +407,12 @@ pub unsafe fn interrupted_in_guest(uc: *mut UContext) {
     }
 }
 
+/// The flags that `lahf` and `seto` have put into `rax`.
+fn saved_flags(g: &mut [u64; 23]) {
+    let (ah, of) = (g[R_RAX] >> 8 & 0xd5, g[R_RAX] & 1);
+    g[R_EFL] = g[R_EFL] & !0x8d5 | ah | of << 11;
+}
+
 /// To the instruction that the slot's jump has replaced: `mov eax, nr` (which the slot begins with, too), or the call's own.
 unsafe fn rewind(g: &mut [u64; 23], slot: u64, view: u64) {
     let mut first = 0u64;
@@ -388,12 +448,8 @@ unsafe extern "C" fn stub_patched(cell: *mut Cell) {
         let nr = (*cell).post.regs[R_ORIG] & 0xffff_ffff;
         (*cell).post.regs[R_ORIG] = nr;
         let mut kind = kind::CALL;
-        if (nr == FUTEX_NR || nr == SCHED_YIELD_NR) && crate::natively(cell, nr, (*cell).post.regs[R_RSI]) {
+        if nr == FUTEX_NR && crate::natively(cell, nr, (*cell).post.regs[R_RSI]) {
             (*cell).native = (*cell).native.wrapping_add(1);
-            if nr == SCHED_YIELD_NR {
-                (*cell).post.regs[R_RAX] = sys::syscall(sys::SCHED_YIELD, [0; 6]).0 as u64;
-                return;
-            }
             let regs: *mut u64 = addr_of_mut!((*cell).post.regs).cast();
             match crate::futex(cell, &mut *regs.cast(), true) {
                 Some(k) => kind = k,

@@ -151,6 +151,32 @@ guest_code!(
     "3: ud2",
 );
 
+/// Interrupts a thread again and again.
+struct Stopper(Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
+
+impl Stopper {
+    fn new(t: &Guest) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (interrupter, s) = (t.interrupter(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            let mut n = 0u32;
+            while !s.load(Relaxed) {
+                interrupter.interrupt();
+                n = n.wrapping_mul(1664525).wrapping_add(1013904223);
+                std::thread::sleep(std::time::Duration::from_micros(u64::from(n >> 26)));
+            }
+        });
+        Stopper(stop, Some(thread))
+    }
+}
+
+impl Drop for Stopper {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+        self.1.take().map(|t| t.join());
+    }
+}
+
 /// With interrupts at any moment: nothing is lost or done twice, and what the kernel sees is always the guest's own code.
 fn storm(answers: bool) {
     sandbox(move |platform, _| async move {
@@ -165,18 +191,7 @@ fn storm(answers: bool) {
             t.self_service().answer(39, Some(1234));
             t.self_service().answer(102, Some(77));
         }
-        let stop = Arc::new(AtomicBool::new(false));
-        let (interrupter, s) = (t.interrupter(), stop.clone());
-        let thread = std::thread::spawn(move || {
-            let mut n = 0u32;
-            while !s.load(Relaxed) {
-                interrupter.interrupt();
-                n = n.wrapping_mul(1664525).wrapping_add(1013904223);
-                for _ in 0..n >> 22 {
-                    std::hint::spin_loop();
-                }
-            }
-        });
+        let stopper = Stopper::new(&t);
         let (mut calls, mut interrupts, mut in_code) = (0u64, 0, 0);
         let mut how = Enter::Return;
         t.regs_mut().rax = 1234;
@@ -201,8 +216,7 @@ fn storm(answers: bool) {
             assert!(count >= last && (answers || count <= last + 1), "{last} {count}");
             last = count;
         }
-        stop.store(true, Relaxed);
-        thread.join().unwrap();
+        drop(stopper);
         assert!(in_code > 0 && (answers || calls > 1000), "{in_code} {calls}");
     });
 }
@@ -215,6 +229,70 @@ fn interrupts_at_any_moment() {
 #[test]
 fn interrupts_while_the_stub_answers() {
     storm(true);
+}
+
+guest_code!(
+    yielding,
+    // Nothing but the result changes; r12 counts.
+    "xor r12d, r12d",
+    "2: mov r8, 0x88",
+    "mov rdi, 0xd1",
+    "mov qword ptr [rsp - 128], 0x78",
+    "std",
+    "mov r11d, 0x7fffffff",
+    "add r11d, 1",
+    "mov eax, 24",
+    "syscall",
+    "pushfq",
+    "cld",
+    "pop r11",
+    "and r11d, 0xcd5",
+    "cmp r11d, 0xc94",
+    "jne 3f",
+    "test eax, eax",
+    "jne 3f",
+    "cmp r8, 0x88",
+    "jne 3f",
+    "cmp rdi, 0xd1",
+    "jne 3f",
+    "cmp qword ptr [rsp - 128], 0x78",
+    "jne 3f",
+    "inc r12",
+    "jmp 2b",
+    "3: ud2",
+);
+
+#[test]
+fn interrupts_while_threads_yield() {
+    sandbox(|platform, _| async move {
+        let (mut t, text) = load_text(&*platform, yielding()).await;
+        assert_eq!(enter(&mut t, Enter::Full).await, Trap::Syscall);
+        assert_eq!(t.regs().orig_rax, 24);
+        patch_here(&t, &text);
+        for _ in 0..100 {
+            assert_eq!(answer(&mut t, 0).await, Trap::Syscall, "{:x?}", t.regs());
+            assert!(!trapped(&t));
+        }
+        platform.set_native_futex(true, false);
+        t.regs_mut().rax = 0;
+        let stopper = Stopper::new(&t);
+        let mut last = t.regs().r12;
+        let mut how = Enter::Return;
+        for _ in 0..1_000 {
+            assert_eq!(enter(&mut t, how).await, Trap::Interrupted, "{:x?}", t.regs());
+            how = Enter::Full;
+            let at = t.regs().rip.wrapping_sub(CODE);
+            assert!((AT..AT + yielding().len() as u64).contains(&at), "{:x?}", t.regs());
+            assert!(t.regs().r12 >= last);
+            last = t.regs().r12;
+        }
+        drop(stopper);
+        assert!(last > 1000, "{last}");
+        // A thread that is to ask for every call asks.
+        t.self_service().filtered(true);
+        assert_eq!(enter(&mut t, how).await, Trap::Syscall);
+        assert_eq!((t.regs().orig_rax, trapped(&t)), (24, false));
+    });
 }
 
 guest_code!(

@@ -223,6 +223,7 @@ fn alloc(parent: &Arc<Task>) -> Result<i32> {
 fn build(parent: &Arc<Task>, a: &CloneArgs, tid: i32, mm: Arc<Mm>, thread: &dyn GuestThread) -> Arc<Task> {
     let has = |b| a.flags & b != 0;
     let group = if has(CLONE_THREAD) {
+        parent.kernel.texts.threaded();
         parent.group.clone()
     } else {
         let actions = parent.group.actions.read().clone();
