@@ -7,7 +7,9 @@
 //! * Every lookup is of one name in one directory, with `openat2` beneath that directory and without following symlinks; the protocol cannot
 //!   express a path. Nothing outside the trees can be reached, whoever changes them meanwhile.
 //! * Only regular files are opened for the client and their descriptors given away. Directories are opened for listing and syncing, by the Gofer alone; devices,
-//!   fifos and sockets never. A node's kind is taken from the descriptor that is then opened, so it cannot change in between.
+//!   fifos and sockets never. A node's kind is taken from the descriptor that is then opened, so it cannot change in between. Only small files that are
+//!   read ahead are looked at first and opened by name then: who can change a tree from outside might, in that instant, have a fifo of its own opened and
+//!   closed again, without a wait and without a byte read.
 //! * Nothing in a read-only tree changes: each operation that writes asks first, and once confined the mount refuses too.
 //! * A request that is not well-formed ends the connection, and with it the process. A well-formed one costs at most one packet of memory, and
 //!   the number of files held is limited; there is no recursion and no wait but for the host's file system.

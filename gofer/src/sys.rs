@@ -107,6 +107,12 @@ pub fn open_child(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
     rustix::fs::openat2(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), BENEATH)
 }
 
+/// Opens the entry `name` of `dir`, which was a regular file a moment ago, for reading. Should it be something else by now, this waits for nothing.
+pub fn open_file(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    rustix::fs::openat2(dir, name, flags, Mode::empty(), BENEATH)
+}
+
 /// Makes the regular file `name` in `dir` and opens it.
 pub fn create(dir: impl AsFd, name: &[u8], flags: OpenFlags, mode: u32) -> Result<OwnedFd> {
     let flags =

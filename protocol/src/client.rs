@@ -343,7 +343,7 @@ impl Handle {
     }
 
     /// Attributes and content of the regular files `names` in the directory that `way` leads to from this one, of those that are no larger than
-    /// `max_size`. Together these are at most [`MAX_WALK`](crate::MAX_WALK) names, one of a file at least. There are fewer answers than names if
+    /// `max_size`. Together these are at most [`MAX_FILES`](crate::MAX_FILES) names, one of a file at least. There are fewer answers than names if
     /// no more fitted into one reply.
     pub fn read_files(&self, way: &[&[u8]], names: &[&[u8]], max_size: u32) -> Result<Vec<SmallFile>> {
         let all = [way, names].concat();

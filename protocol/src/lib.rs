@@ -31,7 +31,7 @@ pub use types::*;
 /// First field of the handshake: "RSGF".
 pub const MAGIC: u32 = u32::from_le_bytes(*b"RSGF");
 /// The protocol's version. Both sides must have the same: they are parts of one binary.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 /// Size of the largest packet, header included. It fits the default socket buffer three times.
 pub const MAX_MESSAGE: usize = 68 * 1024;
 /// Most bytes of directory entries in one reply.
@@ -42,8 +42,10 @@ pub const MAX_CONTENT: u32 = 64 * 1024;
 pub const MAX_NAME: usize = 255;
 /// Longest symlink target: `PATH_MAX` less the NUL.
 pub const MAX_TARGET: usize = 4095;
-/// Most names in one request.
+/// Most names in one request, but for `ReadFiles`.
 pub const MAX_WALK: usize = 64;
+/// Most names in a [`ReadFiles`](request::Request::ReadFiles).
+pub const MAX_FILES: usize = 128;
 /// Most fids released along with one request.
 pub const MAX_RELEASE: usize = 256;
 /// Largest value of an extended attribute, as in Linux (`XATTR_SIZE_MAX`).

@@ -2,7 +2,9 @@
 
 use crate::types::*;
 use crate::wire::{check_name, DecodeError, Reader, Result, Writer};
-use crate::{MAX_CONTENT, MAX_DIR_BYTES, MAX_MESSAGE, MAX_NAME, MAX_RELEASE, MAX_TARGET, MAX_WALK, MAX_XATTR};
+use crate::{
+    MAX_CONTENT, MAX_DIR_BYTES, MAX_FILES, MAX_MESSAGE, MAX_NAME, MAX_RELEASE, MAX_TARGET, MAX_WALK, MAX_XATTR,
+};
 
 /// Number of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -174,12 +176,12 @@ impl<'a> Names<'a> {
         }
     }
 
-    fn decode(r: &mut Reader<'a>) -> Result<Self> {
+    fn decode(r: &mut Reader<'a>, most: usize) -> Result<Self> {
         let count = usize::from(r.u16()?);
         if count == 0 {
             return Err(DecodeError::BadValue("number of names"));
         }
-        if count > MAX_WALK {
+        if count > most {
             return Err(DecodeError::TooLong("list of names"));
         }
         let start = r.rest();
@@ -445,7 +447,7 @@ impl<'a> Request<'a> {
                     0 => None,
                     raw => Some(OpenFlags::decode(raw)?),
                 };
-                Self::Walk { dir, fids, open, names: Names::decode(r)? }
+                Self::Walk { dir, fids, open, names: Names::decode(r, MAX_WALK)? }
             }
             Op::Open => Self::Open { fid: Fid::decode(r)?, flags: OpenFlags::decode(r.u32()?)? },
             Op::Create => Self::Create {
@@ -499,13 +501,16 @@ impl<'a> Request<'a> {
             Op::Fsync => Self::Fsync { fid: Fid::decode(r)?, data_only: r.bool("data_only")? },
             Op::Release => Self::Release,
             Op::ReopenReadOnly => Self::ReopenReadOnly,
-            Op::List => Self::List { dir: Fid::decode(r)?, with_attr: r.bool("with_attr")?, names: Names::decode(r)? },
+            Op::List => {
+                let (dir, with_attr) = (Fid::decode(r)?, r.bool("with_attr")?);
+                Self::List { dir, with_attr, names: Names::decode(r, MAX_WALK)? }
+            }
             Op::ReadFiles => {
                 let (dir, max_size) = (Fid::decode(r)?, r.u32()?);
                 if max_size > MAX_CONTENT {
                     return Err(DecodeError::TooLong("content"));
                 }
-                let (way, names) = (r.u8()?, Names::decode(r)?);
+                let (way, names) = (r.u8()?, Names::decode(r, MAX_FILES)?);
                 if usize::from(way) >= names.len() {
                     return Err(DecodeError::BadValue("number of names"));
                 }
@@ -516,7 +521,8 @@ impl<'a> Request<'a> {
                 if max_bytes > MAX_DIR_BYTES {
                     return Err(DecodeError::TooLong("directory page"));
                 }
-                Self::ListTree { dir, max_bytes, with_attr: r.bool("with_attr")?, names: Names::decode(r)? }
+                let with_attr = r.bool("with_attr")?;
+                Self::ListTree { dir, max_bytes, with_attr, names: Names::decode(r, MAX_WALK)? }
             }
         })
     }
@@ -540,7 +546,8 @@ impl<'a> Request<'a> {
                 if names.is_empty() {
                     return Err(DecodeError::BadValue("number of names"));
                 }
-                if names.len() > MAX_WALK {
+                let most = if matches!(self, Self::ReadFiles { .. }) { MAX_FILES } else { MAX_WALK };
+                if names.len() > most {
                     return Err(DecodeError::TooLong("list of names"));
                 }
                 names.iter().try_for_each(check_name)

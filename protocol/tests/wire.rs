@@ -355,6 +355,7 @@ fn limits_hold() {
     let long = vec![b'x'; 70_000];
     let new = NewNode::with_mode(0);
     let names = vec![&b"x"[..]; 65];
+    let files = vec![&b"x"[..]; 129];
     let mut buf = Vec::new();
     for (request, error) in [
         (Request::Attach { name: &long[..4096] }, DecodeError::TooLong("attach name")),
@@ -369,7 +370,7 @@ fn limits_hold() {
             DecodeError::TooLong("list of names"),
         ),
         (
-            Request::ReadFiles { dir: fid, max_size: 1, way: 1, names: Names::List(&names) },
+            Request::ReadFiles { dir: fid, max_size: 1, way: 1, names: Names::List(&files) },
             DecodeError::TooLong("list of names"),
         ),
         (

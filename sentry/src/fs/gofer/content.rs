@@ -5,6 +5,7 @@
 
 use super::*;
 use protocol::client::DirEntry;
+use protocol::MAX_FILES;
 
 /// Largest file that is read ahead.
 const FILE_MAX: u32 = 16 * 1024;
@@ -12,7 +13,9 @@ const FILE_MAX: u32 = 16 * 1024;
 const READ_MAX: usize = 8 << 20;
 /// Files in the first request of a directory, and in the later ones.
 const FIRST: usize = 8;
-const MANY: usize = 64;
+const MANY: usize = MAX_FILES - WAY_MAX;
+/// Directories side by side whose files are read that make it likely that the others' will be.
+const HABIT: u32 = 4;
 /// Longest way to their directory that is told in the same request.
 const WAY_MAX: usize = 16;
 
@@ -71,6 +74,8 @@ impl GoferInode {
         }
         let Some(listing) = self.listing.lock().clone() else { return };
         let Some(first) = listing.index(name) else { return };
+        let above = self.origin.as_ref().map(|(d, _)| &d.read_below);
+        let habit = above.is_some_and(|n| n.load(Ordering::Relaxed) >= HABIT) && !self.fs.trust.disproven();
         let mut names: Vec<&[u8]> = Vec::new();
         let mut asked = Vec::new();
         {
@@ -79,6 +84,7 @@ impl GoferInode {
             let most = match r.opened {
                 _ if r.off => return,
                 _ if self.fs.trust.proven() => MANY,
+                _ if habit => MANY,
                 1 => return,
                 2 => FIRST,
                 _ => MANY,
@@ -108,7 +114,6 @@ impl GoferInode {
             let Ok(h) = self.handle() else { return };
             (start, way) = (h, Vec::new());
         }
-        names.truncate(MAX_WALK - way.len());
         let Ok(files) = start.read_files(&way, &names, FILE_MAX) else { return };
         if let Some(left) = asked.get(files.len()..).filter(|l| !l.is_empty()) {
             // The reply was full.
@@ -118,6 +123,9 @@ impl GoferInode {
                     *bit = false;
                 }
             }
+        }
+        if let Some(n) = above {
+            n.fetch_add(1, Ordering::Relaxed);
         }
         let mut came = 0;
         for (name, file) in names.into_iter().zip(files) {

@@ -122,6 +122,9 @@ pub struct GoferInode {
     reading: Mutex<Reading>,
     /// Ways that led through this directory.
     passed: AtomicU32,
+    /// Directories in this one that the Gofer was asked to list, and those that it was asked for the files of.
+    listed_below: AtomicU32,
+    read_below: AtomicU32,
     /// Held while a write appends.
     appending: Mutex<()>,
     extra: InodeExtra,
@@ -246,6 +249,8 @@ impl GoferFs {
             content: Mutex::default(),
             reading: Mutex::default(),
             passed: AtomicU32::new(0),
+            listed_below: AtomicU32::new(0),
+            read_below: AtomicU32::new(0),
             appending: Mutex::new(()),
             extra: InodeExtra::default(),
         });
@@ -265,6 +270,12 @@ impl GoferFs {
         if let Some(i) = old.and_then(|w| w.upgrade()) {
             i.let_go();
         }
+    }
+
+    /// Whether the listing of the directory that this entry is of is there.
+    fn has_listed(&self, e: &protocol::client::DirEntry<'_>) -> bool {
+        let known = e.attr.and_then(|a| self.nodes.lock().get(&(a.dev, a.ino)).and_then(Weak::upgrade));
+        known.is_some_and(|i| i.listing.lock().is_some())
     }
 
     /// Gives the Gofer back all handles that can be had again.

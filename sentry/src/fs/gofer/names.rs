@@ -6,6 +6,8 @@ use protocol::{FileKind, MAX_DIR_BYTES};
 
 /// Bytes of listings that are fetched ahead as long as nothing is known about what for.
 const FIRST_TREE: u32 = 16 * 1024;
+/// Directories listed one by one in the same directory that make it likely that the others are next.
+const HABIT: u32 = 2;
 /// Entries of a directory that is listed at once while it is the habit.
 const FEW: u64 = 256;
 
@@ -87,15 +89,19 @@ impl GoferInode {
     fn list_ahead(&self, full: bool) -> Option<Arc<Listing>> {
         let (dir, name) = self.origin.as_ref()?;
         let above = dir.listing.lock().clone()?;
-        let most = match (self.fs.trees.proven(), self.fs.trees.disproven()) {
-            (true, _) => MAX_DIR_BYTES,
-            (_, true) => return None,
+        // Directories side by side often have the same fate, so what happened in this one counts more than what happened elsewhere.
+        let most = match (dir.listed_below.fetch_add(1, Ordering::Relaxed), &self.fs.trees) {
+            (HABIT.., _) => MAX_DIR_BYTES,
+            (_, trees) if trees.proven() => MAX_DIR_BYTES,
+            (0, trees) if trees.disproven() => return None,
             _ => FIRST_TREE,
         };
         let first = above.index(name)?;
-        let subdirectory = |e: &DirEntry<'_>| e.kind == FileKind::Directory;
-        let names: Vec<&[u8]> =
-            above.iter(first).take(4 * MAX_WALK).filter(subdirectory).take(MAX_WALK).map(|e| e.name).collect();
+        // Who lists what it looks up goes by another order: then those before this one are still to come.
+        let before = if above.full { first } else { 0 };
+        let order = above.iter(first).chain(above.iter(0).take(before)).take(4 * MAX_WALK);
+        let wanted = |e: &DirEntry<'_>| e.kind == FileKind::Directory && (e.name == &**name || !self.fs.has_listed(e));
+        let names: Vec<&[u8]> = order.filter(wanted).take(MAX_WALK).map(|e| e.name).collect();
         let pages = dir.handle().ok()?.list_tree(&names, most, full).ok()?;
         self.fs.trees.read(u32::try_from(pages.len()).unwrap_or(0));
         let mut inodes = vec![dir.clone()];
@@ -183,10 +189,11 @@ impl GoferInode {
         match listed {
             Some((full, n)) => !full && misses >= 2 && n <= FULL_MAX,
             None => {
-                let guess = self.attr.read().size / 48;
+                let guess = self.guess();
                 if self.fs.looked_up.load(Ordering::Relaxed) > 0 && guess <= FEW {
                     // What has been listed is being looked up name by name: this directory's turn has come.
-                    return misses >= 2;
+                    let habit = |(d, _): &(Arc<GoferInode>, _)| d.listed_below.load(Ordering::Relaxed) >= HABIT;
+                    return misses >= 2 || self.origin.as_ref().is_some_and(habit);
                 }
                 misses >= 4 && u64::from(misses) * 16 > guess && guess < FULL_MAX as u64
             }
@@ -199,7 +206,19 @@ impl GoferInode {
         if !matches!(known, Known::Unknown) || !self.worth_listing() {
             return Ok(known);
         }
+        if let Some((dir, _)) = &self.origin {
+            // Where names in one directory are looked up, those beside it are next: a listing of the directory above tells which they are.
+            let unlisted = dir.listing.lock().is_none();
+            if unlisted && self.fs.looked_up.load(Ordering::Relaxed) > 0 && dir.guess() <= FEW {
+                let _ = dir.list(true);
+            }
+        }
         self.list(true)?;
         Ok(self.known(name))
+    }
+
+    /// Number of entries, by the size of the directory.
+    fn guess(&self) -> u64 {
+        self.attr.read().size / 48
     }
 }
