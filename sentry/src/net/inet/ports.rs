@@ -7,6 +7,8 @@
 
 use super::addr;
 use crate::error::{Errno, Result};
+use crate::kernel::cred::CAP_NET_BIND_SERVICE;
+use crate::kernel::Task;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -16,7 +18,7 @@ use std::sync::{Arc, OnceLock, Weak};
 /// `net.ipv4.ip_local_port_range`.
 pub const EPHEMERAL: (u16, u16) = (32768, 60999);
 /// The first port that anyone may bind.
-pub const PRIVILEGED: u16 = 1024;
+const PRIVILEGED: u16 = 1024;
 
 /// A socket's hold on a port.
 pub struct Claim<S> {
@@ -275,13 +277,21 @@ impl<S> Table<S> {
     }
 }
 
-/// May `ip` be bound to?
-pub fn check_bind_addr(ip: IpAddr, stream: bool) -> Result<()> {
-    match addr::kind(ip) {
-        addr::Kind::Elsewhere => Err(Errno::EADDRNOTAVAIL),
-        addr::Kind::Multicast if stream && ip.is_ipv6() => Err(Errno::EINVAL),
-        _ => Ok(()),
+/// The address that bind(2) gives a socket of the family, if `task` may have it. `stream`: of TCP.
+pub fn to_bind(task: &Task, v6: bool, v6_only: bool, sockaddr: &[u8], stream: bool) -> Result<SocketAddr> {
+    let a = addr::parse_bind(v6, sockaddr)?;
+    if v6_only && a.is_ipv4() {
+        return Err(Errno::EINVAL);
     }
+    match addr::kind(a.ip()) {
+        addr::Kind::Elsewhere => return Err(Errno::EADDRNOTAVAIL),
+        addr::Kind::Multicast if stream && a.is_ipv6() => return Err(Errno::EINVAL),
+        _ => {}
+    }
+    if a.port() != 0 && a.port() < PRIVILEGED && !task.cred().has(CAP_NET_BIND_SERVICE) {
+        return Err(Errno::EACCES);
+    }
+    Ok(a)
 }
 
 #[cfg(test)]

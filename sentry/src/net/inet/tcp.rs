@@ -12,7 +12,6 @@ use super::opts::{IpOpts, Shape};
 use super::ports::{self, Claim, Want};
 use super::tcp_info;
 use crate::error::{Errno, Result, SysResult};
-use crate::kernel::cred::CAP_NET_BIND_SERVICE;
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::Task;
 use crate::mm::io::{Dst, Src};
@@ -440,14 +439,7 @@ impl Proto for Tcp {
 
     fn bind(&self, _s: &Socket, task: &Task, sockaddr: &[u8]) -> Result<()> {
         let i = &self.inner;
-        let a = addr::parse_bind(i.v6, sockaddr)?;
-        if i.v6_only() && a.is_ipv4() {
-            return Err(Errno::EINVAL);
-        }
-        ports::check_bind_addr(a.ip(), true)?;
-        if a.port() != 0 && a.port() < ports::PRIVILEGED && !task.cred().has(CAP_NET_BIND_SERVICE) {
-            return Err(Errno::EACCES);
-        }
+        let a = ports::to_bind(task, i.v6, i.v6_only(), sockaddr, true)?;
         let mut st = i.st.lock();
         if st.claim.is_some() || st.phase != Phase::Unconnected {
             return Err(Errno::EINVAL);
