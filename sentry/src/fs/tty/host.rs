@@ -1,7 +1,8 @@
 //! The terminal that the sandbox was started at: the first session's controlling terminal. Its line discipline is the host's; who is in its
 //! foreground is decided here, and what it signals comes through the command ([`crate::kernel::tty::signal_foreground`]).
 
-use super::ldisc::Termios;
+use super::ldisc::{Termios, Termios2};
+use super::pty::{TCGETS2, TCSETS2, TCSETSF2, TCSETSW2};
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::file::{File, FileOps};
 use crate::fs::hostfile::HostFile;
@@ -15,6 +16,7 @@ use crate::mm::io::{Dst, Src};
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use zerocopy::IntoBytes;
 
 pub struct HostTerminal {
     pub line: Arc<Line>,
@@ -98,11 +100,23 @@ impl FileOps for End {
                 self.host(cmd, &mut b)?;
                 mem.write_bytes(arg, &b)?;
             }
-            libc::TCSETS | libc::TCSETSW | libc::TCSETSF => {
+            TCGETS2 => {
+                let mut t = Termios::NONE;
+                self.host(libc::TCGETS as u32, t.as_mut_bytes())?;
+                mem.write(arg, &Termios2::of(t, (0, 0)))?;
+            }
+            libc::TCSETS | libc::TCSETSW | libc::TCSETSF | TCSETS2 | TCSETSW2 | TCSETSF2 => {
                 tty::check(&self.line, libc::SIGTTOU)?;
+                // Speeds without a number mean nothing to a terminal that is not a line.
+                let cmd = match u64::from(cmd) {
+                    TCSETS2 => libc::TCSETS,
+                    TCSETSW2 => libc::TCSETSW,
+                    TCSETSF2 => libc::TCSETSF,
+                    same => same,
+                };
                 let mut b = [0u8; size_of::<Termios>()];
                 mem.read_bytes(arg, &mut b)?;
-                self.host(cmd, &mut b)?;
+                self.host(cmd as u32, &mut b)?;
             }
             libc::TIOCGWINSZ => {
                 let mut b = [0u8; 8];

@@ -29,6 +29,29 @@ impl Termios {
         b[9..17].copy_from_slice(&self.cc[..8]);
         b
     }
+    /// With what `locked` (`TIOCSLCKTRMIOS`) keeps taken from `old`.
+    pub fn keeping(mut self, old: &Termios, locked: &Termios) -> Termios {
+        let keep = |new: &mut u32, old: u32, mask: u32| *new = (*new & !mask) | (old & mask);
+        keep(&mut self.iflag, old.iflag, locked.iflag);
+        keep(&mut self.oflag, old.oflag, locked.oflag);
+        keep(&mut self.cflag, old.cflag, locked.cflag);
+        keep(&mut self.lflag, old.lflag, locked.lflag);
+        if locked.line != 0 {
+            self.line = old.line;
+        }
+        for ((new, old), locked) in self.cc.iter_mut().zip(old.cc).zip(locked.cc) {
+            if locked != 0 {
+                *new = old;
+            }
+        }
+        self
+    }
+    /// No bit set: nothing locked.
+    pub const NONE: Termios = Termios { iflag: 0, oflag: 0, cflag: 0, lflag: 0, line: 0, cc: [0; 19] };
+    /// Is output stopped by ^S and started by ^Q?
+    fn usual_flow(&self) -> bool {
+        self.iflag & libc::IXON != 0 && self.cc[libc::VSTOP] == 0x13 && self.cc[libc::VSTART] == 0x11
+    }
     /// What `TCSETA` makes of it.
     pub fn with_termio(mut self, b: &[u8; TERMIO]) -> Termios {
         let low = |flags: u32, at: usize| (flags & !0xffff) | u32::from(u16::from_le_bytes([b[at], b[at + 1]]));
@@ -39,6 +62,42 @@ impl Termios {
         self.line = b[8];
         self.cc[..8].copy_from_slice(&b[9..17]);
         self
+    }
+}
+
+/// `struct termios2`: with speeds as numbers.
+#[derive(Clone, Copy, Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable)]
+#[repr(C)]
+pub struct Termios2 {
+    pub base: Termios,
+    /// Bits a second.
+    pub ispeed: u32,
+    pub ospeed: u32,
+}
+
+/// Says that a speed is one of those that have no number of their own (asm-generic/termbits.h).
+const BOTHER: u32 = 0o10000;
+const CBAUD: u32 = 0o10017;
+/// Where `c_cflag` has the speed of the input.
+const IBSHIFT: u32 = 16;
+/// Bits a second, by number of speed.
+const SPEEDS: [u32; 31] = [
+    0, 50, 75, 110, 134, 150, 200, 300, 600, 1200, 1800, 2400, 4800, 9600, 19200, 38400, 57600, 115200, 230400, 460800,
+    500000, 576000, 921600, 1000000, 1152000, 1500000, 2000000, 2500000, 3000000, 3500000, 4000000,
+];
+
+impl Termios2 {
+    /// With the speeds that the flags name; `other` are those of `BOTHER`.
+    pub fn of(base: Termios, other: (u32, u32)) -> Termios2 {
+        let speed = |bits: u32, other: u32| match bits & CBAUD {
+            BOTHER => other,
+            b if b & BOTHER != 0 => SPEEDS.get((b & !BOTHER) as usize + 15).copied().unwrap_or(0),
+            b => SPEEDS.get(b as usize).copied().unwrap_or(0),
+        };
+        let ospeed = speed(base.cflag, other.1);
+        let own = base.cflag >> IBSHIFT;
+        let ispeed = if own & CBAUD == 0 { ospeed } else { speed(own, other.0) };
+        Termios2 { base, ispeed, ospeed }
     }
 }
 
@@ -76,6 +135,17 @@ impl Default for Termios {
     }
 }
 
+/// What the first byte of a read in packet mode tells (ioctl_tty(2), `TIOCPKT`).
+pub mod packet {
+    pub const DATA: u8 = 0;
+    pub const FLUSHREAD: u8 = 1;
+    pub const FLUSHWRITE: u8 = 2;
+    pub const STOP: u8 = 4;
+    pub const START: u8 = 8;
+    pub const NOSTOP: u8 = 16;
+    pub const DOSTOP: u8 = 32;
+}
+
 /// Most typed bytes that wait to be read (`N_TTY_BUF_SIZE`), and most written ones that wait for the master.
 pub const IN_MAX: usize = 4096;
 pub const OUT_MAX: usize = 64 * 1024;
@@ -91,6 +161,14 @@ pub struct Ldisc {
     /// What the master may read.
     pub out: VecDeque<u8>,
     literal: bool,
+    /// Output is stopped, by a typed character or by `TCXONC` (then `by_request`, and only `TCXONC` starts it).
+    stopped: bool,
+    by_request: bool,
+    /// Echoes that wait for output to start.
+    held: VecDeque<u8>,
+    /// Packet mode of the master (`TIOCPKT`), and what it is to be told next.
+    packet: bool,
+    status: u8,
 }
 
 impl Ldisc {
@@ -102,29 +180,90 @@ impl Ldisc {
         v != 0 && v == c
     }
 
+    /// Where output goes.
+    fn sink(&mut self) -> &mut VecDeque<u8> {
+        match self.stopped {
+            true => &mut self.held,
+            false => &mut self.out,
+        }
+    }
+    /// Will it take what a program writes?
+    pub fn writable(&self) -> bool {
+        !self.stopped && self.out.len() + 2 <= OUT_MAX
+    }
+    fn tell(&mut self, what: u8, not: u8) {
+        if self.packet {
+            self.status = (self.status & !not) | what;
+        }
+    }
+    fn stop(&mut self) {
+        if !std::mem::replace(&mut self.stopped, true) {
+            self.tell(packet::STOP, packet::START);
+        }
+    }
+    fn start(&mut self) {
+        if self.stopped && !self.by_request {
+            self.stopped = false;
+            self.out.append(&mut self.held);
+            self.tell(packet::START, packet::STOP);
+        }
+    }
+    /// `TCOOFF`, `TCOON` of tcflow(3).
+    pub fn flow(&mut self, off: bool) {
+        if off {
+            self.by_request = true;
+            self.stop();
+        } else if std::mem::take(&mut self.by_request) {
+            self.start();
+        }
+    }
+    /// A byte for the other end, as it is and at once (`TCIOFF`, `TCION`).
+    pub fn send(&mut self, c: u8) {
+        if self.out.len() < OUT_MAX {
+            self.out.push_back(c);
+        }
+    }
+    /// Turns packet mode on or off.
+    pub fn set_packet(&mut self, on: bool) {
+        if on && !self.packet {
+            self.status = 0;
+        }
+        self.packet = on;
+    }
+    pub fn packet(&self) -> bool {
+        self.packet
+    }
+    /// Does the master have something to be told?
+    pub fn has_status(&self) -> bool {
+        self.packet && self.status != 0
+    }
+    pub fn take_status(&mut self) -> u8 {
+        std::mem::take(&mut self.status)
+    }
+
     /// A byte that a program writes or that is echoed.
     pub fn output(&mut self, c: u8) {
         if self.termios.oflag & libc::OPOST != 0 {
             if c == b'\n' && self.termios.oflag & libc::ONLCR != 0 {
-                self.out.push_back(b'\r');
+                self.sink().push_back(b'\r');
             } else if c == b'\r' && self.termios.oflag & libc::OCRNL != 0 {
-                self.out.push_back(b'\n');
+                self.sink().push_back(b'\n');
                 return;
             }
         }
-        self.out.push_back(c);
+        self.sink().push_back(c);
     }
     fn echo(&mut self, c: u8) {
         let newline = c == b'\n' && self.l(libc::ECHONL) && self.l(libc::ICANON);
         if !(self.l(libc::ECHO) || newline) {
             return;
         }
-        if self.out.len() >= OUT_MAX {
+        if self.sink().len() >= OUT_MAX {
             return;
         }
         if self.l(libc::ECHOCTL) && (c < 0x20 || c == 0x7f) && c != b'\n' && c != b'\t' {
-            self.out.push_back(b'^');
-            self.out.push_back(c ^ 0x40);
+            self.sink().push_back(b'^');
+            self.sink().push_back(c ^ 0x40);
         } else {
             self.output(c);
         }
@@ -143,7 +282,8 @@ impl Ldisc {
         if self.l(libc::ECHO) {
             let width = if c < 0x20 && self.l(libc::ECHOCTL) { 2 } else { 1 };
             for _ in 0..width {
-                self.out.extend(if self.l(libc::ECHOE) { &b"\x08 \x08"[..] } else { &b"\x7f"[..] });
+                let shown = if self.l(libc::ECHOE) { &b"\x08 \x08"[..] } else { &b"\x7f"[..] };
+                self.sink().extend(shown);
             }
         }
         true
@@ -166,6 +306,13 @@ impl Ldisc {
             c &= 0x7f;
         }
         if !std::mem::take(&mut self.literal) {
+            if i & libc::IXON != 0 && (self.is(libc::VSTART, c) || self.is(libc::VSTOP, c)) {
+                match self.is(libc::VSTART, c) {
+                    true => self.start(),
+                    false => self.stop(),
+                }
+                return None;
+            }
             if self.l(libc::ISIG) {
                 let signal = if self.is(libc::VINTR, c) {
                     Some(libc::SIGINT)
@@ -179,14 +326,17 @@ impl Ldisc {
                 if signal.is_some() {
                     if !self.l(libc::NOFLSH) {
                         self.flush_input();
-                        self.out.clear();
+                        self.flush_output();
+                    }
+                    if i & libc::IXON != 0 {
+                        self.start();
                     }
                     self.echo(c);
                     return signal;
                 }
             }
-            if i & libc::IXON != 0 && (self.is(libc::VSTART, c) || self.is(libc::VSTOP, c)) {
-                return None;
+            if i & libc::IXON != 0 && i & libc::IXANY != 0 {
+                self.start();
             }
             match c {
                 b'\r' if i & libc::IGNCR != 0 => return None,
@@ -240,6 +390,12 @@ impl Ldisc {
         self.partial.clear();
         self.ready.clear();
         self.lines.clear();
+        self.tell(packet::FLUSHREAD, 0);
+    }
+    pub fn flush_output(&mut self) {
+        self.out.clear();
+        self.held.clear();
+        self.tell(packet::FLUSHWRITE, 0);
     }
 
     /// Bytes that a read would give now: `None` if it has to wait.
@@ -275,6 +431,15 @@ impl Ldisc {
     /// New settings; what was typed stays readable in the other mode.
     pub fn set(&mut self, t: Termios) {
         let (old, new) = (self.l(libc::ICANON), t.lflag & libc::ICANON != 0);
+        let (flow, no_flow) = (packet::DOSTOP, packet::NOSTOP);
+        match (self.termios.usual_flow(), t.usual_flow()) {
+            (false, true) => self.tell(flow, no_flow),
+            (true, false) => self.tell(no_flow, flow),
+            _ => {}
+        }
+        if self.termios.iflag & libc::IXON != 0 && t.iflag & libc::IXON == 0 {
+            self.start();
+        }
         self.termios = t;
         if old && !new {
             self.lines.clear();
@@ -306,6 +471,33 @@ mod tests {
         assert_eq!(l.readable(), Some(0));
         assert_eq!(l.take(5), b"");
         assert_eq!(l.readable(), None);
+    }
+
+    #[test]
+    fn output_stops_and_starts() {
+        let mut l = Ldisc::default();
+        typed(&mut l, b"\x13ab");
+        assert!(!l.writable() && l.out.is_empty());
+        typed(&mut l, b"\x11");
+        assert!(l.writable());
+        assert_eq!(Vec::from(l.out.clone()), b"ab");
+        l.flow(true);
+        typed(&mut l, b"\x11");
+        assert!(!l.writable());
+        l.flow(false);
+        assert!(l.writable());
+    }
+
+    #[test]
+    fn speeds_are_told_as_numbers() {
+        let with = |cflag| {
+            let t = Termios2::of(Termios { cflag, ..Termios::default() }, (7, 8));
+            (t.ispeed, t.ospeed)
+        };
+        assert_eq!(with(libc::B38400), (38400, 38400));
+        assert_eq!(with(libc::B4000000), (4000000, 4000000));
+        assert_eq!(with(libc::B57600 | libc::B9600 << IBSHIFT), (9600, 57600));
+        assert_eq!(with(BOTHER | BOTHER << IBSHIFT), (7, 8));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! A pseudo terminal: the pair and its two ends.
 
-use super::ldisc::{Ldisc, Termios, OUT_MAX};
+use super::ldisc::{packet, Ldisc, Termios, Termios2, OUT_MAX};
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::file::{File, FileOps};
+use crate::kernel::cred::CAP_SYS_ADMIN;
 use crate::kernel::tty::{self, Line};
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::{current, Kernel, Task};
@@ -16,18 +17,37 @@ const TCGETA: u64 = 0x5405;
 const TCSETA: u64 = 0x5406;
 const TCSETAW: u64 = 0x5407;
 const TCSETAF: u64 = 0x5408;
+// With `struct termios2` (asm-generic/ioctls.h).
+pub(super) const TCGETS2: u64 = 0x802c_542a;
+pub(super) const TCSETS2: u64 = 0x402c_542b;
+pub(super) const TCSETSW2: u64 = 0x402c_542c;
+pub(super) const TCSETSF2: u64 = 0x402c_542d;
+const TIOCGLCKTRMIOS: u64 = 0x5456;
+const TIOCSLCKTRMIOS: u64 = 0x5457;
+const TIOCGEXCL: u64 = 0x8004_5440;
+const TIOCGDEV: u64 = 0x8004_5432;
 const IN: u32 = (libc::POLLIN | libc::POLLRDNORM) as u32;
 const OUT: u32 = (libc::POLLOUT | libc::POLLWRNORM) as u32;
+const PRI: u32 = libc::POLLPRI as u32;
 const HUP: u32 = libc::POLLHUP as u32;
 
 const TIOCGPTN: u32 = 0x8004_5430;
 const TIOCSPTLCK: u32 = 0x4004_5431;
 const TIOCGPTLCK: u32 = 0x8004_5439;
 const TIOCPKT: u32 = 0x5420;
+const TIOCGPKT: u32 = 0x8004_5438;
 const TIOCGPTPEER: u32 = 0x5441;
 
 pub struct State {
     pub ldisc: Ldisc,
+    /// The speeds that the flags have no number for: of input and output.
+    speeds: (u32, u32),
+    /// Settings that cannot be changed (`TIOCSLCKTRMIOS`).
+    kept: Termios,
+    /// Nobody may open the other end's name any more (`TIOCEXCL`).
+    exclusive: bool,
+    /// `TCOOFF` at the master: it writes nothing.
+    master_stopped: bool,
     winsize: [u16; 4],
     locked: bool,
     master: bool,
@@ -62,6 +82,10 @@ impl Pty {
     pub(super) fn new(kernel: &Arc<Kernel>, index: u32, uid: u32) -> Arc<Pty> {
         let state = State {
             ldisc: Ldisc::default(),
+            speeds: (0, 0),
+            kept: Termios::NONE,
+            exclusive: false,
+            master_stopped: false,
             winsize: [0; 4],
             locked: true,
             master: true,
@@ -95,6 +119,46 @@ impl Pty {
         self.slave_queue.wake_all();
     }
 
+    /// New settings, as far as they are not locked; `speeds` are those of `BOTHER`.
+    fn set(&self, t: Termios, speeds: Option<(u32, u32)>, flush: bool) {
+        let mut s = self.state.lock();
+        if flush {
+            s.ldisc.flush_input();
+        }
+        let t = t.keeping(&s.ldisc.termios, &s.kept);
+        s.ldisc.set(t);
+        let now = Termios2::of(t, speeds.unwrap_or(s.speeds));
+        s.speeds = (now.ispeed, now.ospeed);
+        drop(s);
+        self.wake_all();
+    }
+    /// tcflow(3), at the slave or at the master.
+    fn flow(&self, arg: u64, master: bool) -> Result<()> {
+        const TCOOFF: u64 = 0;
+        const TCOON: u64 = 1;
+        const TCIOFF: u64 = 2;
+        const TCION: u64 = 3;
+        let mut s = self.state.lock();
+        let cc = s.ldisc.termios.cc;
+        let mut signal = None;
+        match arg {
+            TCOOFF | TCOON if master => s.master_stopped = arg == TCOOFF,
+            TCOOFF | TCOON => s.ldisc.flow(arg == TCOOFF),
+            TCIOFF | TCION => match (cc[if arg == TCIOFF { libc::VSTOP } else { libc::VSTART }], master) {
+                (0, _) => {}
+                (c, true) => signal = s.ldisc.input(c),
+                (c, false) => s.ldisc.send(c),
+            },
+            _ => return Err(Errno::EINVAL),
+        }
+        drop(s);
+        if let Some(sig) = signal {
+            self.signal(sig);
+        }
+        self.wake_all();
+        Ok(())
+    }
+
     /// Requests that both ends know.
     fn common(&self, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
         let mem = task.mem();
@@ -103,15 +167,28 @@ impl Pty {
                 let t = self.state.lock().ldisc.termios;
                 mem.write(arg, &t)?;
             }
-            libc::TCSETS | libc::TCSETSW | libc::TCSETSF => {
-                let t: Termios = mem.read(arg)?;
-                let mut s = self.state.lock();
-                if u64::from(cmd) == libc::TCSETSF {
-                    s.ldisc.flush_input();
-                }
-                s.ldisc.set(t);
+            TCGETS2 => {
+                let s = self.state.lock();
+                let t = Termios2::of(s.ldisc.termios, s.speeds);
                 drop(s);
-                self.wake_all();
+                mem.write(arg, &t)?;
+            }
+            libc::TCSETS | libc::TCSETSW => self.set(mem.read(arg)?, None, false),
+            libc::TCSETSF => self.set(mem.read(arg)?, None, true),
+            TCSETS2 | TCSETSW2 | TCSETSF2 => {
+                let t: Termios2 = mem.read(arg)?;
+                self.set(t.base, Some((t.ispeed, t.ospeed)), u64::from(cmd) == TCSETSF2);
+            }
+            TIOCGLCKTRMIOS => {
+                let kept = self.state.lock().kept;
+                mem.write(arg, &kept)?;
+            }
+            TIOCSLCKTRMIOS => {
+                if !task.cred().has(CAP_SYS_ADMIN) {
+                    return Err(Errno::EPERM.into());
+                }
+                let kept = mem.read(arg)?;
+                self.state.lock().kept = kept;
             }
             TCGETA => {
                 let t = self.state.lock().ldisc.termios;
@@ -120,24 +197,23 @@ impl Pty {
             TCSETA | TCSETAW | TCSETAF => {
                 let mut b = [0; 18];
                 mem.read_bytes(arg, &mut b)?;
-                let mut s = self.state.lock();
-                if u64::from(cmd) == TCSETAF {
-                    s.ldisc.flush_input();
-                }
-                let t = s.ldisc.termios.with_termio(&b);
-                s.ldisc.set(t);
-                drop(s);
-                self.wake_all();
+                let t = self.state.lock().ldisc.termios.with_termio(&b);
+                self.set(t, None, u64::from(cmd) == TCSETAF);
             }
-            libc::TCSBRK | libc::TCXONC | libc::TCSBRKP => {}
+            libc::TCSBRK | libc::TCSBRKP => {}
+            libc::TIOCEXCL | libc::TIOCNXCL => self.state.lock().exclusive = u64::from(cmd) == libc::TIOCEXCL,
+            TIOCGEXCL => {
+                let v = i32::from(self.state.lock().exclusive);
+                mem.write(arg, &v)?;
+            }
             libc::TCFLSH => {
                 let mut s = self.state.lock();
                 match arg {
                     0 => s.ldisc.flush_input(),
-                    1 => s.ldisc.out.clear(),
+                    1 => s.ldisc.flush_output(),
                     2 => {
                         s.ldisc.flush_input();
-                        s.ldisc.out.clear();
+                        s.ldisc.flush_output();
                     }
                     _ => return Err(Errno::EINVAL.into()),
                 }
@@ -182,11 +258,19 @@ impl FileOps for Master {
     }
     fn read(&self, _: &File, dst: &mut Dst<'_>, _: u64) -> SysResult<usize> {
         let mut s = self.0.state.lock();
-        if s.ldisc.out.is_empty() {
-            return Err(if s.opened && s.slaves == 0 { Errno::EIO } else { Errno::EAGAIN }.into());
+        let mut bytes = Vec::new();
+        if s.ldisc.has_status() {
+            bytes.push(s.ldisc.take_status());
+        } else {
+            if s.ldisc.out.is_empty() {
+                return Err(if s.opened && s.slaves == 0 { Errno::EIO } else { Errno::EAGAIN }.into());
+            }
+            if s.ldisc.packet() {
+                bytes.push(packet::DATA);
+            }
+            let n = s.ldisc.out.len().min(dst.remaining().saturating_sub(bytes.len()));
+            bytes.extend(s.ldisc.out.drain(..n));
         }
-        let n = s.ldisc.out.len().min(dst.remaining());
-        let bytes: Vec<u8> = s.ldisc.out.drain(..n).collect();
         drop(s);
         let n = dst.put(&bytes)?;
         self.0.slave_queue.wake(OUT);
@@ -199,7 +283,7 @@ impl FileOps for Master {
         {
             let mut s = self.0.state.lock();
             for &c in &bytes {
-                if !s.ldisc.room() {
+                if s.master_stopped || !s.ldisc.room() {
                     break;
                 }
                 signals.extend(s.ldisc.input(c));
@@ -222,7 +306,10 @@ impl FileOps for Master {
         if !s.ldisc.out.is_empty() {
             r |= IN;
         }
-        if s.ldisc.room() {
+        if s.ldisc.has_status() {
+            r |= IN | PRI;
+        }
+        if s.ldisc.room() && !s.master_stopped {
             r |= OUT;
         }
         if s.opened && s.slaves == 0 {
@@ -253,8 +340,16 @@ impl FileOps for Master {
                 let fd = task.install_fd(File::new(end, keep, place), flags & libc::O_CLOEXEC != 0)?;
                 return Ok(fd as u64);
             }
-            // Packet mode off is what there is.
-            TIOCPKT if mem.read::<i32>(arg)? == 0 => {}
+            TIOCPKT => {
+                let on = mem.read::<i32>(arg)? != 0;
+                self.0.state.lock().ldisc.set_packet(on);
+            }
+            TIOCGPKT => {
+                let on = i32::from(self.0.state.lock().ldisc.packet());
+                mem.write(arg, &on)?;
+            }
+            c if u64::from(c) == libc::TCXONC => self.0.flow(arg, true)?,
+            c if u64::from(c) == TIOCGDEV => mem.write(arg, &(libc::makedev(5, 2) as u32))?,
             c if u64::from(c) == libc::FIONREAD => {
                 let n = self.0.state.lock().ldisc.out.len() as i32;
                 mem.write(arg, &n)?;
@@ -286,6 +381,9 @@ impl Slave {
             let mut s = pty.state.lock();
             if s.locked || !s.master {
                 return Err(Errno::EIO);
+            }
+            if s.exclusive && !current::get().is_some_and(|t| t.cred().has(CAP_SYS_ADMIN)) {
+                return Err(Errno::EBUSY);
             }
             s.slaves += 1;
             s.opened = true;
@@ -367,7 +465,7 @@ impl FileOps for Slave {
                 return Err(Errno::EIO.into());
             }
             for &c in &bytes {
-                if s.ldisc.out.len() + 2 > OUT_MAX {
+                if !s.ldisc.writable() {
                     break;
                 }
                 s.ldisc.output(c);
@@ -391,7 +489,7 @@ impl FileOps for Slave {
         if late || s.ldisc.readable().is_some() {
             r |= IN;
         }
-        if s.ldisc.out.len() + 2 <= OUT_MAX {
+        if s.ldisc.writable() {
             r |= OUT;
         }
         r
@@ -401,8 +499,24 @@ impl FileOps for Slave {
     }
     fn ioctl(&self, _: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
         match u64::from(cmd) {
-            libc::TCSETS | libc::TCSETSW | libc::TCSETSF | libc::TCFLSH | TCSETA | TCSETAW | TCSETAF => {
-                tty::check(&self.0.line, libc::SIGTTOU)?
+            libc::TCSETS
+            | libc::TCSETSW
+            | libc::TCSETSF
+            | libc::TCFLSH
+            | TCSETA
+            | TCSETAW
+            | TCSETAF
+            | TCSETS2
+            | TCSETSW2
+            | TCSETSF2 => tty::check(&self.0.line, libc::SIGTTOU)?,
+            libc::TCXONC => {
+                tty::check(&self.0.line, libc::SIGTTOU)?;
+                self.0.flow(arg, false)?;
+                return Ok(0);
+            }
+            TIOCGDEV => {
+                task.mem().write(arg, &(self.0.rdev() as u32))?;
+                return Ok(0);
             }
             libc::FIONREAD => {
                 let n = self.0.state.lock().ldisc.queued() as i32;

@@ -34,6 +34,12 @@ pub const CASES: &[crate::Case] = cases![
     lock,
     bytes_available,
     isatty_elsewhere,
+    flow_by_characters,
+    flow_by_request,
+    packet_mode,
+    numbered_speeds,
+    locked_attributes,
+    exclusive_use,
 ];
 
 struct Pty {
@@ -582,4 +588,147 @@ unsafe fn isatty_elsewhere() {
     assert_eq!(isatty(n), 0);
     assert_eq!(isatty(-1), 0);
     assert_eq!(errno(), EBADF);
+}
+
+/// Can a program write at the terminal now?
+unsafe fn writable(p: &Pty) -> bool {
+    let mut f = pollfd { fd: p.s, events: POLLOUT, revents: 0 };
+    poll(&mut f, 1, 0) == 1
+}
+
+unsafe fn flow_by_characters() {
+    let p = pty();
+    set(&p, |t| t.c_oflag &= !OPOST);
+    put(p.m, b"\x13x"); // ^S: not shown until it goes on
+    eventually("output stops", || !writable(&p));
+    no_input(p.m);
+    ok(fcntl(p.s, F_SETFL, O_NONBLOCK));
+    fails(write(p.s, b"no".as_ptr().cast(), 2), EAGAIN);
+    put(p.m, b"\x11");
+    eventually("output goes on", || writable(&p));
+    assert_eq!(get(p.m, 9), b"x");
+    put(p.s, b"on");
+    assert_eq!(get(p.m, 9), b"on");
+    put(p.m, b"\x13");
+    eventually("output stops", || !writable(&p));
+    set(&p, |t| t.c_iflag &= !IXON); // nothing could start it any more
+    assert!(writable(&p));
+    put(p.m, b"\x13\n"); // a character like others
+    eventually("a line", || {
+        let mut n = 0;
+        ioctl(p.s, FIONREAD, &mut n) == 0 && n == 3
+    });
+    set(&p, |t| t.c_iflag |= IXON | IXANY);
+    put(p.m, b"\x13");
+    eventually("output stops", || !writable(&p));
+    put(p.m, b"y");
+    eventually("any character starts it", || writable(&p));
+}
+
+unsafe fn flow_by_request() {
+    let p = pty();
+    quiet(&p);
+    ok(tcflow(p.s, TCOOFF));
+    assert!(!writable(&p));
+    put(p.m, b"\x11"); // is not enough
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert!(!writable(&p));
+    ok(tcflow(p.s, TCOON));
+    assert!(writable(&p));
+    ok(tcflow(p.s, TCIOFF));
+    assert_eq!(get(p.m, 9), b"\x13");
+    ok(tcflow(p.s, TCION));
+    assert_eq!(get(p.m, 9), b"\x11");
+    fails(tcflow(p.s, 4), EINVAL);
+}
+
+unsafe fn packet_mode() {
+    const TIOCGPKT: c_ulong = 0x8004_5438;
+    let p = pty();
+    quiet(&p);
+    let (on, off, mut now) = (1, 0, 7);
+    fails(ioctl(p.s, TIOCPKT, &on), ENOTTY);
+    ok(ioctl(p.m, TIOCGPKT, &mut now));
+    assert_eq!(now, 0);
+    ok(ioctl(p.m, TIOCPKT, &on));
+    ok(ioctl(p.m, TIOCGPKT, &mut now));
+    assert_eq!(now, 1);
+    put(p.s, b"data");
+    assert_eq!(get(p.m, 9), b"\0data");
+    put(p.s, b"parts");
+    assert_eq!(get(p.m, 3), b"\0pa");
+    assert_eq!(get(p.m, 9), b"\0rts");
+    ok(tcflow(p.s, TCOOFF));
+    let mut f = pollfd { fd: p.m, events: POLLIN | POLLPRI, revents: 0 };
+    is(poll(&mut f, 1, 1000), 1);
+    assert_eq!(f.revents & (POLLIN | POLLPRI), POLLIN | POLLPRI);
+    assert_eq!(get(p.m, 9), [4]); // TIOCPKT_STOP
+    ok(tcflow(p.s, TCOON));
+    assert_eq!(get(p.m, 9), [8]); // TIOCPKT_START
+    ok(tcflush(p.s, TCIFLUSH));
+    assert_eq!(get(p.m, 9)[0] & 1, 1); // TIOCPKT_FLUSHREAD
+    set(&p, |t| t.c_iflag &= !IXON);
+    assert_eq!(get(p.m, 9), [16]); // TIOCPKT_NOSTOP
+    set(&p, |t| t.c_iflag |= IXON);
+    assert_eq!(get(p.m, 9), [32]); // TIOCPKT_DOSTOP
+    ok(ioctl(p.m, TIOCPKT, &off));
+    put(p.s, b"plain");
+    assert_eq!(get(p.m, 9), b"plain");
+}
+
+/// `struct termios2`, which newer C libraries ask for.
+unsafe fn numbered_speeds() {
+    let p = pty();
+    let mut t: termios2 = zeroed();
+    ok(ioctl(p.s, TCGETS2, &mut t));
+    assert_eq!((t.c_ispeed, t.c_ospeed), (38400, 38400));
+    t.c_cflag = (t.c_cflag & !(CBAUD | CBAUD << 16)) | BOTHER | BOTHER << 16;
+    (t.c_ispeed, t.c_ospeed) = (31250, 250000);
+    t.c_lflag &= !ECHO;
+    ok(ioctl(p.s, TCSETS2, &t));
+    let mut u: termios2 = zeroed();
+    ok(ioctl(p.m, TCGETS2, &mut u));
+    assert_eq!((u.c_ispeed, u.c_ospeed, u.c_lflag & ECHO), (31250, 250000, 0));
+    t.c_cflag = (t.c_cflag & !(CBAUD | CBAUD << 16)) | B115200;
+    ok(ioctl(p.s, TCSETSF2, &t));
+    ok(ioctl(p.s, TCGETS2, &mut u));
+    assert_eq!((u.c_ispeed, u.c_ospeed), (115200, 115200));
+    fails(ioctl(p.s, TCGETS2, 8), EFAULT);
+}
+
+unsafe fn locked_attributes() {
+    const TIOCGLCKTRMIOS: c_ulong = 0x5456;
+    const TIOCSLCKTRMIOS: c_ulong = 0x5457;
+    let p = pty();
+    let mut kept: termios = std::mem::MaybeUninit::zeroed().assume_init();
+    ok(ioctl(p.s, TIOCGLCKTRMIOS, &mut kept));
+    assert_eq!((kept.c_lflag, kept.c_iflag), (0, 0));
+    kept.c_lflag = ECHO;
+    if geteuid() != 0 {
+        fails(ioctl(p.s, TIOCSLCKTRMIOS, &kept), EPERM);
+        return;
+    }
+    ok(ioctl(p.s, TIOCSLCKTRMIOS, &kept));
+    set(&p, |t| t.c_lflag &= !(ECHO | ICANON));
+    let mut t: termios = std::mem::MaybeUninit::zeroed().assume_init();
+    ok(tcgetattr(p.s, &mut t));
+    assert_eq!(t.c_lflag & (ECHO | ICANON), ECHO);
+}
+
+unsafe fn exclusive_use() {
+    const TIOCGEXCL: c_ulong = 0x8004_5440;
+    let p = pty();
+    let mut on = 7;
+    ok(ioctl(p.s, TIOCGEXCL, &mut on));
+    assert_eq!(on, 0);
+    ok(ioctl(p.s, TIOCEXCL));
+    ok(ioctl(p.s, TIOCGEXCL, &mut on));
+    assert_eq!(on, 1);
+    let again = || open(p.name.as_ptr(), O_RDWR | O_NOCTTY);
+    match geteuid() {
+        0 => _ = ok(again()),
+        _ => fails(again(), EBUSY),
+    }
+    ok(ioctl(p.s, TIOCNXCL));
+    ok(again());
 }
