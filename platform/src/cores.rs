@@ -91,6 +91,18 @@ impl Cores {
         }
     }
 
+    /// Whether there is one with this number modulo `n`.
+    pub(crate) fn any_of(&self, which: u32, n: u32) -> bool {
+        all_numbers().any(|c| c as u32 % n == which && has(&self.all, c))
+    }
+
+    /// The calling thread stays on those for good.
+    pub(crate) fn stay(&self, which: u32, n: u32) {
+        let set = set_of(|c| c as u32 % n == which && has(&self.all, c));
+        // SAFETY: the kernel reads the set.
+        unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) };
+    }
+
     /// Moves the calling thread.
     pub(crate) fn go(&self, place: Place) {
         if self.count > 1 && MINE.replace(place) != place {

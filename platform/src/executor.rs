@@ -4,12 +4,14 @@
 //! # Leader and followers
 //! Any number of threads may be inside [`Executor::run`]. One of them, the leader, runs ready tasks, looks at the
 //! hand-off cells of running guests, and sleeps in `epoll_wait`. The others wait until the leader hands over
-//! ([`Executor::block_in_place`]).
+//! ([`Executor::block_in_place`]). In a gait in which the leader sleeps between calls, a thread of each core does the same
+//! work for the guests there (`clerks.rs`). One of all of these is at work at a time.
 //!
 //! # Sleeping without losing a wake-up
-//! The leader first says "not polling" (in the page that all stubs read, and in `asleep` for the Sentry's own threads), then
-//! looks at every cell and queue once more, then sleeps. A poster first posts, then reads the flag and rings the doorbell if
-//! it is clear. Both sides have a full barrier in between, so one of them sees the other.
+//! Who is at work leaves it, says "not polling" (in the page that all stubs read, and the leader in `asleep` for the Sentry's own
+//! threads), then looks at every cell and queue once more, then sleeps. A poster first posts, then reads the flag and rings a doorbell if
+//! it is clear. Both sides have a full barrier in between, so one of them sees the other. Who is woken while another one is at work
+//! sleeps again: that one will look once more.
 //!
 //! When it sleeps at all, and on which cores everyone runs, is decided in `pace.rs`.
 //!
@@ -35,6 +37,10 @@ use crate::pace::{Gait, HandOff, Look, Next, Pace};
 use crate::systrap::abi::state::WAITING;
 use crate::systrap::handoff::{self, is_posted};
 use crate::systrap::watched::{GlobalPage, Watched};
+use clerks::Clerks;
+
+mod clerks;
+mod placing;
 
 type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -117,6 +123,9 @@ pub struct Executor {
     pub(crate) global: Arc<GlobalPage>,
     /// The leader is in `epoll_wait` or about to be.
     asleep: AtomicBool,
+    /// Not 0: a thread runs tasks and looks at the cells.
+    at_work: AtomicU32,
+    clerks: Clerks,
     lead: Mutex<Lead>,
     lead_free: Condvar,
     exit: AtomicBool,
@@ -142,7 +151,10 @@ pub struct Executor {
 }
 
 thread_local! {
-    static LEADING: StdCell<bool> = const { StdCell::new(false) };
+    /// This thread is at work: it will look at the queues before it sleeps, and need not be rung.
+    static AT_WORK: StdCell<bool> = const { StdCell::new(false) };
+    /// It is a clerk.
+    static CLERK: StdCell<bool> = const { StdCell::new(false) };
     /// How often the leader may still wait in [`Executor::linger`] before it looks around.
     static LINGERS: StdCell<u32> = const { StdCell::new(0) };
     /// Calls found there since then.
@@ -164,16 +176,10 @@ const STUB_SPINS: u32 = 1000;
 /// Calls of one guest that the leader answers without looking around, and how often it looks for the next one.
 const LINGERS_AT_ONCE: u32 = 32;
 const LINGER_LOOKS: u32 = 60;
-/// Guests are fetched to an idle core at most once in so much time.
-const SPREAD_NS: u64 = 300_000;
 /// How long no call may come until the host may move them again.
 const FETCHED_NS: i64 = 10_000_000;
-/// Nor so many be kept from it.
-const FETCHED_AT_ONCE: usize = 64;
 /// Most jobs that wait for a quiet moment.
 const JOBS: usize = 64;
-/// Most threads that are moved when the gait changes; the others follow as they are woken.
-const MOVED_AT_ONCE: usize = 128;
 
 impl Executor {
     pub fn new(hand_off: HandOff) -> io::Result<Arc<Self>> {
@@ -189,6 +195,7 @@ impl Executor {
             _ => 0,
         });
         let narrow = pace.gait().narrow();
+        let clerks = Clerks::new(&cores)?;
         Ok(Arc::new_cyclic(|me| Executor {
             me: me.clone(),
             ready: Mutex::default(),
@@ -202,6 +209,8 @@ impl Executor {
             bell: Arc::new(bell),
             global,
             asleep: AtomicBool::new(false),
+            at_work: AtomicU32::new(0),
+            clerks,
             lead: Mutex::default(),
             lead_free: Condvar::new(),
             exit: AtomicBool::new(false),
@@ -240,8 +249,8 @@ impl Executor {
             if self.exit.load(Acquire) || !self.take_lead() {
                 return self.exit_code.load(Acquire) as i32;
             }
-            self.lead();
-            if LEADING.get() {
+            let handed_over = self.lead();
+            if !handed_over {
                 self.give_lead();
             }
         }
@@ -253,6 +262,7 @@ impl Executor {
             self.exit.store(true, SeqCst);
         }
         self.kick();
+        self.clerks.ring_all();
         let _lead = self.lead.lock();
         self.lead_free.notify_all();
     }
@@ -267,7 +277,8 @@ impl Executor {
             self.next_deadline.store(deadline_ns, SeqCst);
         }
         drop(timers);
-        if first && !LEADING.get() {
+        // The leader keeps the time, also while a clerk is at work.
+        if first && (CLERK.get() || !AT_WORK.get()) {
             self.kick_if_asleep();
         }
         TimerHandle { executor: self.me.clone(), key }
@@ -301,9 +312,13 @@ impl Executor {
 
     /// Runs `f`, which may block in the host for long (cold file, slow device); another thread takes over the polling.
     pub fn block_in_place<R>(&self, f: impl FnOnce() -> R) -> R {
-        if LEADING.get() && self.lead.lock().waiting > 0 {
-            self.counters.handovers.fetch_add(1, Relaxed);
-            self.give_lead();
+        if AT_WORK.get() {
+            if CLERK.get() {
+                self.hand_to_leader();
+            } else if self.lead.lock().waiting > 0 {
+                self.counters.handovers.fetch_add(1, Relaxed);
+                self.give_lead();
+            }
         }
         f()
     }
@@ -312,7 +327,7 @@ impl Executor {
     /// guest that makes one call after the other each is then found by a load and answered without a turn of the executor.
     pub(crate) fn linger(&self, watched: &Watched) -> bool {
         let left = LINGERS.get();
-        if left == 0 || !LEADING.get() {
+        if left == 0 || !AT_WORK.get() {
             return false;
         }
         // Slow calls must not keep it from timers and events: the clock is asked now and then.
@@ -340,7 +355,7 @@ impl Executor {
     /// Whether the guest whose task runs here is the only one, and both it and this thread have a core: then a round
     /// through its cell costs less than a microsecond.
     pub(crate) fn alone(&self) -> bool {
-        LEADING.get() && ALONE.get()
+        AT_WORK.get() && ALONE.get()
     }
 
     /// Has the cell looked at; when something is posted there, `watched`'s waker is called once.
@@ -352,13 +367,13 @@ impl Executor {
                 active.push(watched.clone());
             }
         }
-        if !LEADING.get() {
-            // The leader may have counted its running guests without this one.
+        if !AT_WORK.get() {
+            // Who is at work may have counted its running guests without this one.
             self.kick_if_asleep_unrung(watched);
         }
     }
 
-    /// Armed from a thread that does not lead, while the leader sleeps: the stub saw "not polling" or will, and rings, unless
+    /// Armed from a thread that is not at work, while the leader sleeps: the stub saw "not polling" or will, and rings, unless
     /// it posted before; so look here.
     fn kick_if_asleep_unrung(&self, watched: &Watched) {
         if watched.posted() {
@@ -371,7 +386,7 @@ impl Executor {
         ready.push_back(task);
         self.ready_len.store(ready.len(), SeqCst);
         drop(ready);
-        if !LEADING.get() {
+        if !AT_WORK.get() {
             self.kick_if_asleep();
         }
     }
@@ -400,35 +415,44 @@ impl Executor {
             lead.waiting -= 1;
         }
         lead.held = true;
-        LEADING.set(true);
         true
     }
 
     fn give_lead(&self) {
         self.cores.go(Place::Anywhere);
-        LEADING.set(false);
+        if AT_WORK.replace(false) {
+            self.at_work.swap(0, SeqCst);
+        }
         self.lead.lock().held = false;
         self.lead_free.notify_one();
     }
 
-    /// Leads until shutdown, or until a task handed the leadership over.
-    fn lead(&self) {
-        self.global.set_polling(true);
+    fn set_about(&self) -> bool {
+        let mine = handoff::set_about(&self.at_work, self.global.polling());
+        AT_WORK.set(mine);
+        mine
+    }
+
+    /// Leads until shutdown, or until a task handed the leadership over; tells whether one did.
+    fn lead(&self) -> bool {
         let mut gait = self.pace.lock().gait();
-        self.cores.go(place_of(gait));
+        self.enter_gait(gait);
+        if !self.set_about() {
+            self.sleep();
+        }
         let mut glance_at = now_ns() + GLANCE_NS;
         let mut lingers = 0;
         ALONE.set(false);
         loop {
             if self.exit.load(Relaxed) {
-                return;
+                return false;
             }
             LINGERS.set(lingers);
             LINGERED.set(0);
             GLANCE_AT.set(glance_at);
             let ran = self.run_ready();
-            if !LEADING.get() {
-                return;
+            if !AT_WORK.get() {
+                return true;
             }
             let mut look = self.scan();
             let alone = gait == Gait::Spin && look.found + look.running == 1;
@@ -482,57 +506,6 @@ impl Executor {
         }
     }
 
-    /// Puts the leader and the guests that may run where the gait wants them. Those that sleep follow when they are woken.
-    fn turn(&self, gait: Gait) {
-        self.counters.turns.fetch_add(1, Relaxed);
-        self.narrow.store(gait.narrow(), Relaxed);
-        self.cores.go(place_of(gait));
-        for watched in self.active.lock().iter().filter(|w| w.armed.load(Relaxed)).take(MOVED_AT_ONCE) {
-            self.place(watched);
-        }
-    }
-
-    /// Has the thread of a cell run where guests are to run now.
-    pub(crate) fn place(&self, watched: &Watched) {
-        // One that is being born is put where it belongs when its number is known.
-        if watched.placed() != self.place_for(watched) && watched.tid.load(SeqCst) != 0 {
-            self.counters.moves.fetch_add(1, Relaxed);
-            self.put(watched);
-        }
-    }
-
-    fn place_for(&self, watched: &Watched) -> Place {
-        match (self.narrow.load(Relaxed), watched.aside.load(SeqCst)) {
-            (false, _) => Place::Anywhere,
-            (true, false) => Place::Guests,
-            (true, true) => Place::Home,
-        }
-    }
-
-    fn put(&self, watched: &Watched) {
-        let place = self.place_for(watched);
-        watched.set_placed(place);
-        self.cores.put(watched.tid.load(SeqCst), place, watched.pinned.lock().as_ref());
-    }
-
-    /// Something begins that nobody waits for, on the leader's core: the leader sleeps instead of spinning for so long.
-    pub(crate) fn lend(&self, ns: u64) {
-        self.lent.store(now_ns() + ns, Relaxed);
-    }
-
-    /// From now on the thread of a cell runs on these cores only (a mask of 64-bit words); `None`: on any.
-    pub(crate) fn pin(&self, watched: &Watched, cores: Option<&[u64]>) {
-        let pinned = cores.map(Pinned::new);
-        let moved = pinned.as_ref().is_some_and(|p| self.cores.make_room(p));
-        *watched.pinned.lock() = pinned;
-        self.put(watched);
-        if moved && self.narrow.load(Relaxed) {
-            for other in self.active.lock().iter().filter(|w| w.armed.load(Relaxed)).take(MOVED_AT_ONCE) {
-                self.put(other);
-            }
-        }
-    }
-
     /// A thread ends whose end the host tells to another one, which then runs without the Sentry's doing.
     pub(crate) fn ending(&self) {
         self.ending.store(now_ns() + ENDING_NS, Relaxed);
@@ -556,7 +529,7 @@ impl Executor {
         }
         later.push_back(job);
         drop(later);
-        if !LEADING.get() {
+        if !AT_WORK.get() {
             self.kick_if_asleep();
         }
     }
@@ -577,7 +550,7 @@ impl Executor {
             let Some(task) = task else { break };
             ran = true;
             self.poll(task);
-            if !LEADING.get() {
+            if !AT_WORK.get() {
                 break;
             }
         }
@@ -645,76 +618,49 @@ impl Executor {
         look
     }
 
-    fn sleep(&self) {
-        self.asleep.store(true, SeqCst);
-        let found = || {
-            self.scan().found > 0
-                || self.ready_len.load(SeqCst) > 0
-                || !self.later.lock().is_empty()
-                || self.exit.load(SeqCst)
-        };
-        let sleep = || {
-            self.spread();
-            let deadline = self.next_deadline.load(SeqCst);
-            let (now, lent) = (now_ns(), self.lent.load(Relaxed));
-            let deadline = if lent > now { deadline.min(lent) } else { deadline };
-            let wait = if deadline == u64::MAX { i64::MAX } else { deadline.saturating_sub(now).min(1 << 50) as i64 };
-            let fetched = !self.fetched.lock().is_empty();
-            let wait = if fetched { wait.min(FETCHED_NS) } else { wait };
-            if wait > 0 {
-                self.counters.sleeps.fetch_add(1, Relaxed);
-                if self.events(wait) == 0 && fetched {
-                    self.release();
-                }
-            }
-        };
-        handoff::doze(self.global.polling(), found, sleep);
-        self.asleep.store(false, SeqCst);
-        self.fire_timers();
+    /// Something waits to be done by whoever is at work.
+    fn found(&self) -> bool {
+        self.scan().found > 0
+            || self.ready_len.load(SeqCst) > 0
+            || !self.later.lock().is_empty()
+            || self.exit.load(SeqCst)
     }
 
-    /// The leader is about to leave its core: if that would be idle while two guests share another, one of them is fetched. The
-    /// host does not do that by itself, since it believes a core that sleeps for some microseconds at a time to be busy.
-    fn spread(&self) {
-        let now = now_ns();
-        if self.narrow.load(Relaxed) || self.cores.count() < 2 || now < self.spread_at.load(Relaxed) {
-            return;
-        }
-        let here = cores::here();
-        let mut seen = 0u64;
-        let mut found = None;
-        for w in self.active.lock().iter().filter(|w| w.armed.load(Relaxed)).take(MOVED_AT_ONCE) {
-            if is_posted(w.state()) || w.state() == WAITING {
-                continue;
+    /// The leader sleeps until there is something to do and nobody else at work.
+    fn sleep(&self) {
+        loop {
+            self.asleep.store(true, SeqCst);
+            let goes_on = if AT_WORK.get() {
+                handoff::rest(&self.at_work, self.global.polling(), || self.found())
+            } else {
+                fence(SeqCst);
+                self.found() && self.set_about()
+            };
+            AT_WORK.set(goes_on);
+            if !goes_on {
+                self.wait_for_events();
             }
-            let core = w.core();
-            if core == here {
+            self.asleep.store(false, SeqCst);
+            self.fire_timers();
+            if AT_WORK.get() || self.set_about() {
                 return;
             }
-            let bit = 1u64.checked_shl(core).unwrap_or(0);
-            if seen & bit != 0 {
-                found = Some(w.clone());
-            }
-            seen |= bit;
-        }
-        if let Some(w) = found {
-            self.spread_at.store(now + SPREAD_NS, Relaxed);
-            self.counters.moves.fetch_add(1, Relaxed);
-            if self.fetched.lock().len() >= FETCHED_AT_ONCE {
-                self.release();
-            }
-            self.cores.fetch(w.tid.load(Relaxed), w.pinned.lock().as_ref());
-            let mut fetched = self.fetched.lock();
-            if !fetched.iter().any(|f| f.as_ptr() == Arc::as_ptr(&w)) {
-                fetched.push(Arc::downgrade(&w));
-            }
         }
     }
 
-    /// Lets the host move again the guests that were fetched.
-    fn release(&self) {
-        for w in self.fetched.lock().drain(..).filter_map(|w| w.upgrade()) {
-            self.put(&w);
+    fn wait_for_events(&self) {
+        self.spread();
+        let deadline = self.next_deadline.load(SeqCst);
+        let (now, lent) = (now_ns(), self.lent.load(Relaxed));
+        let deadline = if lent > now { deadline.min(lent) } else { deadline };
+        let wait = if deadline == u64::MAX { i64::MAX } else { deadline.saturating_sub(now).min(1 << 50) as i64 };
+        let fetched = !self.fetched.lock().is_empty();
+        let wait = if fetched { wait.min(FETCHED_NS) } else { wait };
+        if wait > 0 {
+            self.counters.sleeps.fetch_add(1, Relaxed);
+            if self.events(wait) == 0 && fetched {
+                self.release();
+            }
         }
     }
 
@@ -724,7 +670,7 @@ impl Executor {
         let n = crate::host::epoll_wait_ns(&self.epoll, &mut events, wait_ns);
         if wait_ns > 0 {
             self.asleep.store(false, SeqCst);
-            self.global.set_polling(true);
+            self.set_about();
         }
         for event in &events[..n] {
             if event.data() == BELL {
@@ -758,14 +704,6 @@ impl Executor {
         for waker in due {
             waker.wake();
         }
-    }
-}
-
-fn place_of(gait: Gait) -> Place {
-    match gait {
-        Gait::Spin => Place::Home,
-        Gait::Near => Place::Guests,
-        Gait::Wide => Place::Anywhere,
     }
 }
 

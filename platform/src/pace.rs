@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | [`Gait::Spin`] | spins on a core of its own (`home`) | on all others | calls come often, or a core is to spare |
 //! | [`Gait::Near`] | sleeps between calls, on the guests' cores | on all but `home` | one guest that calls rarely: its core is awake anyway |
-//! | [`Gait::Wide`] | sleeps between calls, anywhere | anywhere | cores are short: guests compute, or others use the machine |
+//! | [`Gait::Wide`] | sleeps; a clerk of its on each core sleeps between the calls of the guests there (`executor/clerks.rs`) | anywhere | cores are short: guests compute, or others use the machine |
 //!
 //! Only the third uses all cores for guests. Whether that is worth what a sleeping leader costs is weighed over some milliseconds
 //! (`Tally`): how long more guests ran than a spinning leader leaves cores for, against the calls that came, each of which costs a
@@ -75,10 +75,10 @@ const PATIENCE: u64 = 500 * US;
 const WINDOW: u64 = 400 * US;
 /// With cores short, spinning pays from one call in so much time on (a sleeping hand-off costs some 5 µs).
 const PAYS: u64 = 8 * US;
-/// What a call costs with a sleeping leader, more than with a spinning one, when cores are short: switches on a busy core.
-const SWITCHES: u64 = 9 * US;
-/// And when they are not: mostly the wake-up of an idle core.
-const WAKE_UP: u64 = 35 * US;
+/// What a call costs with a sleeping leader, more than with a spinning one, when cores are short: two switches on a busy core.
+const SWITCHES: u64 = 4 * US;
+/// And when they are not: now and then it is the wake-up of an idle core.
+const WAKE_UP: u64 = 24 * US;
 /// And how long when more guests run than it leaves cores for.
 const QUICK: u64 = 1_500 * US;
 /// Shortest stay in [`Gait::Wide`] of guests that may wake each other.

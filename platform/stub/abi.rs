@@ -54,11 +54,13 @@ pub const MAX_FDS: usize = 8;
 /// Descriptors of every stub.
 pub const CTL_FD: i32 = 0;
 pub const BELL_FD: i32 = 1;
+/// The bells of clerks: the first of [`BELLS`], each for the cores with that number modulo [`BELLS`].
+pub const BELLS_FD: i32 = 2;
+pub const BELLS: u32 = 8;
 /// Used for a moment at birth.
-pub const AREA_FD: i32 = 2;
+pub const AREA_FD: i32 = BELLS_FD + BELLS as i32;
 /// Only the zygote has it, before its filter is in place.
-pub const GLOBAL_FD: i32 = 3;
-pub const FIRST_FREE_FD: i32 = 4;
+pub const GLOBAL_FD: i32 = AREA_FD + 1;
 
 /// The system call number that the filter hands to the Sentry by user notification: a child's request for its
 /// descriptors, with the token of its birth as argument. No kernel has such a call.
@@ -223,7 +225,9 @@ pub struct Cell {
     /// Not 0: the Sentry wants to see every call (the guest has set a seccomp filter).
     pub filtered: AtomicU32,
     /// The stub's own: how many calls that it makes itself came by a signal.
-    pub trapped: u32,
+    pub trapped: u16,
+    /// The stub's own: it rang for its last post.
+    pub rang: u16,
     /// The stub's own: the guest's list of robust futexes, which the Sentry reads when the thread ends.
     pub robust: u64,
     /// Where a patched call goes back to.
@@ -256,7 +260,8 @@ pub struct Global {
     pub spin: AtomicU32,
     /// Not 0: stubs make the guest's private futex calls themselves; 2: the Sentry wants to hear of some that are trapped.
     pub native_futex: AtomicU32,
-    pub reserved: AtomicU32,
+    /// For which cores (modulo [`BELLS`]) a clerk of the Sentry's waits at the core's own bell.
+    pub clerks: AtomicU32,
 }
 
 /// `CLONE_PARENT | SIGCHLD`: every stub is a child of the Sentry.

@@ -1,7 +1,7 @@
 //! From exec to zygote: makes this process as bare as a guest's process must be, installs the handlers and the filter,
 //! and enters the SIGSYS handler for good.
 //!
-//! The Sentry started us with four descriptors (abi.rs) and with the filter program in the first slot's staging buffer.
+//! The Sentry started us with its descriptors (abi.rs) and with the filter program in the first slot's staging buffer.
 //! A step that fails ends the process with the step's number as exit code.
 
 use crate::abi::*;

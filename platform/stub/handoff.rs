@@ -3,13 +3,15 @@
 //! interleavings and all that weak memory allows.
 //!
 //! * The stub: [`post`], then [`wait`].
-//! * The Sentry: [`is_posted`], then [`reply`]; before it, when no answer will come soon, [`park`]. Its leader sleeps by [`doze`].
+//! * The Sentry: [`is_posted`], then [`reply`]; before it, when no answer will come soon, [`park`]. One thread of it is at work at a time:
+//!   from [`set_about`] until [`rest`].
 //! * A new thread or process begins in [`wait`], with PARKED as its state: so its first answer may come before it does.
 //!
 //! What holds, if the stub is ours (a hostile one can only keep itself waiting, or have the Sentry look in vain):
 //!
-//! 1. No post is slept through: the stub posts, then looks whether somebody polls, and rings if not; the leader says that
-//!    it does not poll, then looks at the cells, then sleeps. A full barrier stands between both pairs, so one sees the other.
+//! 1. No post is slept through: the stub posts, then looks whether somebody polls, and rings if not; who rests leaves the work to
+//!    others, says that nobody polls, then looks at the cells, then sleeps. A full barrier stands between both pairs, so one sees the other.
+//!    Who is rung and finds another one at work sleeps again: that one will look once more after it has left the work.
 //! 2. No answer is slept through: the stub sleeps only on a state that it has seen, and which an answer changes; whoever
 //!    overwrites a state that tells of sleep wakes.
 //! 3. What was written before a post (an answer) is seen after it was found (received).
@@ -87,16 +89,25 @@ pub fn park<W: Word>(word: &W) {
     let _ = word.change(state::POSTED, state::PARKED);
 }
 
-/// The leader stops looking and sleeps, unless `found` (one more look) says that there is something to do. `sleep` returns
-/// when the bell has been rung since the last sleep, or for any other reason.
+/// A thread of the Sentry that has been woken sets about looking at the cells, unless another one is at work.
 #[inline(always)]
-pub fn doze<W: Word>(polling: &W, found: impl FnOnce() -> bool, sleep: impl FnOnce()) {
+pub fn set_about<W: Word>(at_work: &W, polling: &W) -> bool {
+    let free = at_work.swap_seq_cst(1) == 0;
+    if free {
+        polling.store_seq_cst(1);
+    }
+    free
+}
+
+/// Who is at work leaves it, to sleep until a bell rings, unless `found` (one more look) says that there is something to do and nobody
+/// else has set about it: then it goes on.
+#[inline(always)]
+pub fn rest<W: Word>(at_work: &W, polling: &W, found: impl FnOnce() -> bool) -> bool {
+    // A swap: what one saw who found us at work until now is seen here.
+    at_work.swap_seq_cst(0);
     polling.store_seq_cst(0);
     W::fence();
-    if !found() {
-        sleep();
-    }
-    polling.store_seq_cst(1);
+    found() && set_about(at_work, polling)
 }
 
 impl Word for core::sync::atomic::AtomicU32 {

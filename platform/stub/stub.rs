@@ -301,19 +301,25 @@ unsafe fn post_kind(cell: *mut Cell, kind: u32) {
     // SAFETY: `cell` is this thread's own.
     unsafe {
         (*cell).post.kind = kind;
+        (*cell).rang = 0;
         handoff::post(&(*cell).state, &global().polling, || {
-            (*cell).core.store(sys::core(), Relaxed);
+            let core = sys::core();
+            (*cell).core.store(core, Relaxed);
+            (*cell).rang = 1;
+            let which = core % BELLS;
+            let own = global().clerks.load(Relaxed) >> which & 1 != 0;
+            let bell = if own { BELLS_FD as u32 + which } else { BELL_FD as u32 };
             let one = 1u64;
-            syscall(sys::WRITE, [BELL_FD as u64, addr_of!(one) as u64, 8, 0, 0, 0]);
+            syscall(sys::WRITE, [bell as u64, addr_of!(one) as u64, 8, 0, 0, 0]);
         });
     }
 }
 
 unsafe fn wait_answer(cell: *mut Cell) {
     // SAFETY: `cell` is this thread's own.
-    let word = unsafe { &(*cell).state };
-    // Somebody who has just been woken takes too long to be waited for.
-    let spins = if global().polling.load(Relaxed) != 0 { global().spin.load(Relaxed) } else { 0 };
+    let (word, rang) = unsafe { (&(*cell).state, (*cell).rang != 0) };
+    // Somebody who has just been woken takes too long to be waited for. Who was at work when this was posted is, or has found it before resting.
+    let spins = if !rang || global().polling.load(Relaxed) != 0 { global().spin.load(Relaxed) } else { 0 };
     handoff::wait(word, spins, core::hint::spin_loop, |seen| {
         syscall(sys::FUTEX, [addr_of!(*word) as u64, 0, seen as u64, 0, 0, 0]);
     });

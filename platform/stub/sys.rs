@@ -1,6 +1,6 @@
 //! Host calls and the few instructions that Rust has no words for.
 
-use crate::abi::{CTL_FD, FIRST_FREE_FD, MAX_FDS};
+use crate::abi::{AREA_FD, CTL_FD, MAX_FDS};
 use core::arch::asm;
 use core::ptr::{addr_of, addr_of_mut};
 
@@ -130,7 +130,7 @@ impl Fds {
         }
         // SAFETY: the same; `i` is in bounds.
         let fd = unsafe { addr_of!(self.control[2]).cast::<i32>().add(i as usize).read_volatile() };
-        if fd < FIRST_FREE_FD - 2 {
+        if fd < AREA_FD {
             return Err(EBADF);
         }
         Ok(fd as u64)

@@ -39,10 +39,11 @@ impl Word for ModelWord {
     }
 }
 
-/// A cell, the page of all stubs, the futex of the cell and the doorbell.
+/// A cell, the page of all stubs, the futex of the cell, and the doorbell with the word by which the Sentry's threads take turns.
 struct Model {
     state: ModelWord,
     polling: ModelWord,
+    at_work: ModelWord,
     post: UnsafeCell<u32>,
     answer: UnsafeCell<u32>,
     futex: (Mutex<()>, Condvar),
@@ -57,6 +58,7 @@ impl Model {
         Arc::new(Model {
             state: ModelWord(AtomicU32::new(state)),
             polling: ModelWord(AtomicU32::new(1)),
+            at_work: ModelWord(AtomicU32::new(1)),
             post: UnsafeCell::new(0),
             answer: UnsafeCell::new(0),
             futex: (Mutex::new(()), Condvar::new()),
@@ -68,10 +70,7 @@ impl Model {
     fn call(&self, n: u32) {
         // SAFETY: ours until it is posted.
         self.post.with_mut(|p| unsafe { *p = n });
-        handoff::post(&self.state, &self.polling, || {
-            *self.bell.0.lock().unwrap() = true;
-            self.bell.1.notify_one();
-        });
+        handoff::post(&self.state, &self.polling, || self.ring());
         self.receive(n);
     }
     fn receive(&self, n: u32) {
@@ -97,17 +96,39 @@ impl Model {
             self.futex.1.notify_one();
         });
     }
-    /// What the leader does until it has found a post.
+    fn sleep(&self) {
+        let mut rung = self.bell.0.lock().unwrap();
+        while !*rung {
+            rung = self.bell.1.wait(rung).unwrap();
+        }
+        *rung = false;
+    }
+    fn ring(&self) {
+        *self.bell.0.lock().unwrap() = true;
+        self.bell.1.notify_one();
+    }
+    /// What a leader that is at work does until it has found a post.
     fn look_out(&self) {
         while !self.posted() {
-            let sleep = || {
-                let mut rung = self.bell.0.lock().unwrap();
-                while !*rung {
-                    rung = self.bell.1.wait(rung).unwrap();
+            if !handoff::rest(&self.at_work, &self.polling, || self.posted()) {
+                self.sleep();
+                while !handoff::set_about(&self.at_work, &self.polling) {
+                    self.sleep();
                 }
-                *rung = false;
-            };
-            handoff::doze(&self.polling, || self.posted(), sleep);
+            }
+        }
+    }
+    /// A clerk that is rung answers what it finds if nobody else is at work, and rests.
+    fn clerk(&self, n: u32) {
+        if handoff::set_about(&self.at_work, &self.polling) {
+            loop {
+                if self.posted() {
+                    self.reply(n);
+                }
+                if !handoff::rest(&self.at_work, &self.polling, || self.posted()) {
+                    return;
+                }
+            }
         }
     }
     /// One call, found and answered; if it waits first, the stub is told.
@@ -169,5 +190,29 @@ fn a_first_answer_may_come_before_its_stub() {
         let stub = thread::spawn(move || stub.receive(3));
         m.reply(3);
         stub.join().unwrap();
+    });
+}
+
+/// Whoever is rung, and whoever else is woken at the same time: one of them answers.
+#[test]
+fn several_may_be_woken_for_one_post() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let m = Model::new(RUNNING);
+        // Nobody is at work.
+        assert!(!handoff::rest(&m.at_work, &m.polling, || false));
+        let other = m.clone();
+        let other = thread::spawn(move || other.clerk(5));
+        let clerk = m.clone();
+        let clerk = thread::spawn(move || {
+            clerk.sleep();
+            clerk.clerk(5);
+        });
+        m.call(5);
+        // So that it ends: the other one may have answered unrung.
+        m.ring();
+        clerk.join().unwrap();
+        other.join().unwrap();
     });
 }

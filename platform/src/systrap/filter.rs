@@ -14,7 +14,7 @@
 //! | `futex_waitv` | always | the same: it only waits |
 //! | `clone` | the exact flags of a fork or of a thread | more of himself (see `births.rs` for forks nobody asked for) |
 //! | `recvmsg` | on the control socket | descriptors meant for this process |
-//! | `write` | 8 bytes to the doorbell (non-blocking) | wakes the Sentry |
+//! | `write` | 8 bytes to a doorbell | wakes the Sentry |
 //! | `close` | descriptors above the fixed ones, and the area's | nothing |
 //! | `sigaltstack rt_sigreturn rt_sigprocmask exit exit_group` | always | no interrupt reaches him, or his own end |
 //! | `getcpu` | always | what the vDSO tells as well |
@@ -196,7 +196,9 @@ pub fn stub_filter(text: std::ops::Range<u64>) -> Vec<Insn> {
         p.verdict(TRAP);
     });
     p.on(libc::SYS_write, |p| {
-        p.need_word(0, BELL_FD as u32);
+        p.load(arg_lo(0));
+        p.need(JGE, BELL_FD as u32);
+        p.need_not(JGE, BELLS_FD as u32 + BELLS);
         p.need_u64(2, 8);
         p.verdict(ALLOW);
         p.verdict(TRAP);
@@ -486,10 +488,13 @@ mod tests {
         assert_eq!(call(libc::SYS_recvmsg, [CTL_FD as u64, 0, 0, 0, 0, 0]), ALLOW);
         assert_eq!(call(libc::SYS_recvmsg, [5, 0, 0, 0, 0, 0]), TRAP);
         assert_eq!(call(libc::SYS_write, [BELL_FD as u64, 0, 8, 0, 0, 0]), ALLOW);
+        assert_eq!(call(libc::SYS_write, [BELL_FD as u64 + BELLS as u64, 0, 8, 0, 0, 0]), ALLOW);
+        assert_eq!(call(libc::SYS_write, [BELL_FD as u64 + BELLS as u64 + 1, 0, 8, 0, 0, 0]), TRAP);
         assert_eq!(call(libc::SYS_write, [BELL_FD as u64, 0, 9, 0, 0, 0]), TRAP);
         assert_eq!(call(libc::SYS_write, [CTL_FD as u64, 0, 8, 0, 0, 0]), TRAP);
         assert_eq!(call(libc::SYS_close, [CTL_FD as u64, 0, 0, 0, 0, 0]), TRAP);
-        assert_eq!(call(libc::SYS_close, [9, 0, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(call(libc::SYS_close, [AREA_FD as u64 - 1, 0, 0, 0, 0, 0]), TRAP);
+        assert_eq!(call(libc::SYS_close, [AREA_FD as u64, 0, 0, 0, 0, 0]), ALLOW);
         assert_eq!(call(libc::SYS_prctl, [1, 9, 0, 0, 0, 0]), ALLOW);
         assert_eq!(call(libc::SYS_prctl, [1, 0, 0, 0, 0, 0]), TRAP);
         assert_eq!(call(libc::SYS_prctl, [22, 9, 0, 0, 0, 0]), TRAP);

@@ -49,7 +49,12 @@ pub(super) fn launch(executor: &Executor) -> io::Result<Launched> {
 
     let (control, stub_control) = control_pair()?;
     let image = image()?;
-    let fds = [high(&stub_control)?, high(executor.bell())?, high(&area_fd)?, high(executor.global.fd())?];
+    // In the order of their numbers.
+    let mut fds = vec![high(&stub_control)?, high(executor.bell())?];
+    for which in 0..abi::BELLS {
+        fds.push(high(executor.bell_of(which))?);
+    }
+    fds.extend([high(&area_fd)?, high(executor.global.fd())?]);
     let pid = start(&image, &fds)?;
     drop((fds, stub_control, area_fd));
 
@@ -147,7 +152,7 @@ fn stub_text() -> io::Result<std::ops::Range<u64>> {
     Err(unsupported("the embedded stub has no text"))
 }
 
-fn start(image: &OwnedFd, fds: &[OwnedFd; 4]) -> io::Result<i32> {
+fn start(image: &OwnedFd, fds: &[OwnedFd]) -> io::Result<i32> {
     const ARGV: [&CStr; 1] = [c"runsc-stub"];
     let argv = [ARGV[0].as_ptr(), std::ptr::null()];
     let envp: [*const libc::c_char; 1] = [std::ptr::null()];

@@ -91,11 +91,12 @@ impl GlobalPage {
     pub(crate) fn polling(&self) -> &AtomicU32 {
         &self.global().polling
     }
-    pub(crate) fn set_polling(&self, on: bool) {
-        self.polling().store(on.into(), SeqCst);
-    }
     pub(crate) fn set_spin(&self, n: u32) {
         self.global().spin.store(n, Relaxed);
+    }
+    /// See [`Global::clerks`].
+    pub(crate) fn set_clerks(&self, mask: u32) {
+        self.global().clerks.store(mask, SeqCst);
     }
     pub(crate) fn set_native_futex(&self, how: u32) {
         self.global().native_futex.store(how, SeqCst);

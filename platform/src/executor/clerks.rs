@@ -1,0 +1,128 @@
+//! A thread of the Sentry on each core, for gaits in which the leader sleeps between calls. A stub rings the bell of the core that it is
+//! on; the clerk there goes before the guest, answers the call and sleeps again, and the guest goes on: two switches, and no other
+//! core is woken or interrupted for it (on the machine of `pace.rs` 3.5 µs where the wake-up of an idle core takes 35–50).
+//!
+//! A clerk does what the leader does, but looks after no timers and no host descriptors. When the gait changes it leaves the work to the leader.
+//!
+//! # Bells
+//! A clerk sleeps in `read` of an eventfd. So that this can be, a write that would overflow it waits, too: until the clerk has read, for
+//! which that very counter has woken it.
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::*;
+use crate::systrap::abi::BELLS;
+
+/// Cores with the same number modulo [`BELLS`] share one.
+struct Clerk {
+    which: u32,
+    bell: EventFd,
+}
+
+pub(super) struct Clerks {
+    /// Those of cores that this process may use; none if there is one core only.
+    clerks: Vec<Clerk>,
+    /// Which of them have a thread ([`crate::systrap::abi::Global::clerks`]); `None`: not tried yet.
+    started: Mutex<Option<u32>>,
+}
+
+impl Clerks {
+    pub(super) fn new(cores: &Cores) -> io::Result<Self> {
+        let mut clerks = Vec::new();
+        if cores.count() > 1 {
+            for which in (0..BELLS).filter(|which| cores.any_of(*which, BELLS)) {
+                clerks.push(Clerk { which, bell: EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)? });
+            }
+        }
+        Ok(Clerks { clerks, started: Mutex::new(None) })
+    }
+
+    pub(super) fn ring_all(&self) {
+        let started = self.started.lock().unwrap_or(0);
+        for clerk in self.clerks.iter().filter(|c| started >> c.which & 1 != 0) {
+            let _ = clerk.bell.write(1);
+        }
+    }
+}
+
+impl Executor {
+    /// What stubs ring on cores with this number.
+    pub(crate) fn bell_of(&self, which: u32) -> &EventFd {
+        self.clerks.clerks.iter().find(|c| c.which == which).map_or(&*self.bell, |c| &c.bell)
+    }
+
+    /// For which cores there are clerks now.
+    pub(super) fn start_clerks(&self) -> u32 {
+        let mut started = self.clerks.started.lock();
+        *started.get_or_insert_with(|| {
+            let mut mask = 0;
+            for which in self.clerks.clerks.iter().map(|c| c.which) {
+                let Some(executor) = self.me.upgrade() else { break };
+                let thread = std::thread::Builder::new().name(format!("clerk {which}"));
+                match thread.spawn(move || executor.clerk(which)) {
+                    Ok(_) => mask |= 1 << which,
+                    Err(e) => log::warn!("no clerk for core {which}: {e}"),
+                }
+            }
+            mask
+        })
+    }
+
+    fn clerk(&self, which: u32) {
+        CLERK.set(true);
+        self.cores.stay(which, BELLS);
+        while !self.exit.load(SeqCst) {
+            if self.bell_of(which).read().is_err() {
+                continue;
+            }
+            if self.set_about() {
+                self.pace.lock().woke(now_ns());
+                self.work_here();
+            }
+        }
+    }
+
+    /// Answers what there is to answer.
+    fn work_here(&self) {
+        LINGERS.set(0);
+        ALONE.set(false);
+        loop {
+            if self.exit.load(Relaxed) {
+                return self.hand_to_leader();
+            }
+            let ran = self.run_ready();
+            if !AT_WORK.get() {
+                return;
+            }
+            let look = Look { ran, ..self.scan() };
+            let gait = {
+                let mut pace = self.pace.lock();
+                pace.look(now_ns(), look);
+                pace.gait()
+            };
+            if gait != Gait::Wide {
+                return self.hand_to_leader();
+            }
+            if ran || look.found > 0 || self.ready_len.load(Acquire) > 0 {
+                continue;
+            }
+            let job = self.later.lock().pop_front();
+            if let Some(job) = job {
+                job();
+                continue;
+            }
+            let goes_on = handoff::rest(&self.at_work, self.global.polling(), || self.found());
+            AT_WORK.set(goes_on);
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// A clerk leaves the work undone: the leader goes on with it.
+    pub(super) fn hand_to_leader(&self) {
+        AT_WORK.set(false);
+        self.at_work.swap(0, SeqCst);
+        self.kick();
+    }
+}
