@@ -83,13 +83,8 @@ impl Server {
         let start = self.fids.get(dir)?;
         start.check_directory()?;
         let (tree, read_only) = (start.tree, start.read_only);
-        let mut at: Option<OwnedFd> = None;
-        for name in names.iter() {
-            let next = sys::open_child(at.as_ref().map_or(start.fd.as_fd(), |fd| fd.as_fd()), name)?;
-            at = Some(next);
-        }
         // The decoder lets no empty list of names pass.
-        let fd = at.ok_or(Errno::INVAL)?;
+        let fd = sys::open_way(&start.fd, names.iter())?.ok_or(Errno::INVAL)?;
         // Not a directory: ENOTDIR. Nothing else is opened by this.
         let stream = self.descriptors.reopen(&fd, OFlags::RDONLY | OFlags::DIRECTORY)?;
         reply::List { fid: None }.encode(w);

@@ -138,10 +138,7 @@ impl Server {
         let start = self.fids.get(dir)?;
         start.check_directory()?;
         let mut names = names.iter();
-        let mut found: Option<OwnedFd> = None;
-        for name in names.by_ref().take(way.into()) {
-            found = Some(sys::open_child(found.as_ref().map_or(start.fd.as_fd(), |fd| fd.as_fd()), name)?);
-        }
+        let found = sys::open_way(&start.fd, names.by_ref().take(way.into()))?;
         let dir = found.as_ref().map_or(start.fd.as_fd(), |fd| fd.as_fd());
         let mut buf = std::mem::take(&mut self.scratch);
         for name in names {

@@ -107,6 +107,15 @@ pub fn open_child(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
     rustix::fs::openat2(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), BENEATH)
 }
 
+/// Holds what `names` lead to from `dir`, one below the other; nothing if there are no names.
+pub fn open_way<'a>(dir: impl AsFd, names: impl Iterator<Item = &'a [u8]>) -> Result<Option<OwnedFd>> {
+    let mut at: Option<OwnedFd> = None;
+    for name in names {
+        at = Some(open_child(at.as_ref().map_or(dir.as_fd(), |fd| fd.as_fd()), name)?);
+    }
+    Ok(at)
+}
+
 /// Opens the entry `name` of `dir`, which was a regular file a moment ago, for reading. Should it be something else by now, this waits for nothing.
 pub fn open_file(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;

@@ -85,12 +85,7 @@ impl Inode for FdDir {
         }
         Ok(open_dir(self))
     }
-    fn statfs(&self) -> Result<StatFs> {
-        Ok(self.target.sup.statfs())
-    }
-    fn volatile(&self) -> bool {
-        true
-    }
+    of_process!();
 }
 
 impl List for FdDir {
@@ -154,12 +149,7 @@ impl Inode for FdLink {
     fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
         Err(Errno::ELOOP)
     }
-    fn statfs(&self) -> Result<StatFs> {
-        Ok(self.target.sup.statfs())
-    }
-    fn volatile(&self) -> bool {
-        true
-    }
+    of_process!();
 }
 
 /// `fdinfo/N`.
@@ -198,12 +188,7 @@ impl Inode for FdInfo {
     fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
         Ok(OpenText::open(self))
     }
-    fn statfs(&self) -> Result<StatFs> {
-        Ok(self.target.sup.statfs())
-    }
-    fn volatile(&self) -> bool {
-        true
-    }
+    of_process!();
 }
 
 /// Namespaces: the sandbox has one of each, with the numbers that Linux gives the first ones.
@@ -328,15 +313,8 @@ impl Inode for NsDir {
         }
         Ok(Arc::new(NsLink { target: self.target.clone(), index, kind, id }))
     }
-    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
-        Ok(open_dir(self))
-    }
-    fn statfs(&self) -> Result<StatFs> {
-        Ok(self.target.sup.statfs())
-    }
-    fn volatile(&self) -> bool {
-        true
-    }
+    open_list!();
+    of_process!();
 }
 
 impl List for NsDir {

@@ -8,6 +8,27 @@
 //! Nothing is cached: names and texts are made from the kernel's own state when they are asked for. A process that has
 //! gone meanwhile answers `ENOENT` for names and `ESRCH` for what was opened before.
 
+/// The part of `Inode` that everything which belongs to a process (`self.target`) has in common.
+macro_rules! of_process {
+    () => {
+        fn statfs(&self) -> Result<StatFs> {
+            Ok(self.target.sup.statfs())
+        }
+        fn volatile(&self) -> bool {
+            true
+        }
+    };
+}
+
+/// `Inode::open` of a directory that anyone may list.
+macro_rules! open_list {
+    () => {
+        fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+            Ok(open_dir(self))
+        }
+    };
+}
+
 pub mod cpu;
 mod fd;
 mod inet;
@@ -86,9 +107,7 @@ impl Inode for Root {
         }
         self.entries.iter().find(|(n, _)| n == name).map(|(_, e)| e.clone()).ok_or(Errno::ENOENT)
     }
-    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
-        Ok(open_dir(self))
-    }
+    open_list!();
     fn statfs(&self) -> Result<StatFs> {
         Ok(self.sup.statfs())
     }

@@ -132,15 +132,8 @@ impl Inode for NetDir {
         let index = FILES.iter().position(|(n, _)| n.as_bytes() == name).ok_or(Errno::ENOENT)?;
         Ok(Arc::new(NetFile { sup: self.target.sup.clone(), index }))
     }
-    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
-        Ok(open_dir(self))
-    }
-    fn statfs(&self) -> Result<StatFs> {
-        Ok(self.target.sup.statfs())
-    }
-    fn volatile(&self) -> bool {
-        true
-    }
+    open_list!();
+    of_process!();
 }
 
 impl List for NetDir {

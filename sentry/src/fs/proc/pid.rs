@@ -234,15 +234,8 @@ impl Inode for PidDir {
         }
         Ok(self.node(i + 1, entry))
     }
-    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
-        Ok(open_dir(self))
-    }
-    fn statfs(&self) -> Result<StatFs> {
-        Ok(self.target.sup.statfs())
-    }
-    fn volatile(&self) -> bool {
-        true
-    }
+    open_list!();
+    of_process!();
 }
 
 impl List for PidDir {
@@ -327,12 +320,7 @@ impl Inode for Node {
             _ => Ok(OpenText::open(self)),
         }
     }
-    fn statfs(&self) -> Result<StatFs> {
-        Ok(self.target.sup.statfs())
-    }
-    fn volatile(&self) -> bool {
-        true
-    }
+    of_process!();
 }
 
 /// `/proc/[pid]/task`.
@@ -360,15 +348,8 @@ impl Inode for TaskDir {
         let task = r.threads.iter().find(|t| t.tid() == tid).ok_or(Errno::ENOENT)?;
         Ok(PidDir::of_task(&self.target.sup, task))
     }
-    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
-        Ok(open_dir(self))
-    }
-    fn statfs(&self) -> Result<StatFs> {
-        Ok(self.target.sup.statfs())
-    }
-    fn volatile(&self) -> bool {
-        true
-    }
+    open_list!();
+    of_process!();
 }
 
 impl List for TaskDir {
