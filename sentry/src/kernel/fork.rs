@@ -293,6 +293,7 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
     tree.reserved.remove(&child.tid());
     tree.tasks.insert(child.tid(), child.clone());
     if has(CLONE_THREAD) {
+        child.group.threaded.store(true, Ordering::SeqCst);
         let mut r = child.group.rel.lock();
         r.threads.push(child.clone());
         if r.exiting.is_some() {

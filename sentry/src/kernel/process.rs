@@ -5,7 +5,7 @@ use super::signal::{Pending, SigActions, SigSet};
 use super::wait::WaitQueue;
 use super::Task;
 use parking_lot::{Mutex, RwLock};
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 /// Relations and life cycle; changes under `Kernel::tree` as well.
@@ -61,6 +61,8 @@ pub struct ThreadGroup {
     pub signal_wait: WaitQueue,
     /// `ITIMER_REAL` and POSIX timers (module `time`), keyed by type.
     pub timers: crate::fs::file::InodeExtra,
+    /// It has had a second thread: what one thread has used is not what the process has used.
+    pub threaded: AtomicBool,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: AtomicI32,
     /// The sandbox's init: no signal from inside ends it by default (pid_namespaces(7)).
@@ -93,6 +95,7 @@ impl ThreadGroup {
             oom_score_adj: AtomicI32::new(0),
             start_ns: AtomicU64::new(platform::executor::now_ns()),
             timers: Default::default(),
+            threaded: AtomicBool::new(false),
             dumpable: AtomicI32::new(1),
             init: false,
             deadly: AtomicU64::new(0),

@@ -10,6 +10,7 @@ use crate::kernel::limits::{Rlimit, RLIMIT_COUNT};
 use crate::kernel::ThreadGroup;
 use crate::time::clock::UserTimeval;
 use crate::time::cpu;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// `struct rlimit64` is two words.
@@ -82,11 +83,11 @@ pub fn prlimit64(cx: &mut Ctx<'_>, pid: i32, resource: u32, new: Addr, old: Addr
 
 pub fn getrusage(cx: &mut Ctx<'_>, who: i32, usage: Addr) -> SysResult {
     let (user, system) = match who {
-        libc::RUSAGE_SELF => cpu::group_time(&cx.task.group),
-        libc::RUSAGE_THREAD => {
+        libc::RUSAGE_THREAD if cx.task.group.threaded.load(Ordering::SeqCst) => {
             host_usage(cx, true, usage)?;
             return Ok(0);
         }
+        libc::RUSAGE_SELF | libc::RUSAGE_THREAD => cpu::group_time(&cx.task.group),
         libc::RUSAGE_CHILDREN => {
             let r = cx.task.group.rel.lock();
             (r.child_utime, r.child_stime)
@@ -94,7 +95,7 @@ pub fn getrusage(cx: &mut Ctx<'_>, who: i32, usage: Addr) -> SysResult {
         _ => return Err(Errno::EINVAL.into()),
     };
     let ours = rusage(user, system);
-    if who == libc::RUSAGE_SELF {
+    if who != libc::RUSAGE_CHILDREN {
         // Memory, faults and switches are counted by the host alone.
         host_usage(cx, false, usage)?;
         cx.write_bytes(usage.0, &ours[..TIMES])?;

@@ -192,7 +192,7 @@ syscall_table! {
         225 timer_getoverrun(id: i32) => timers::timer_getoverrun, Full, "";
         226 timer_delete(id: i32) => timers::timer_delete, Full, "";
         227 clock_settime(clock: i32, tp: Addr) => time::clock_settime, Partial, "always EPERM";
-        228 clock_gettime(clock: i32, tp: Addr) => time::clock_gettime, Partial, "the clock of another thread shows the process's time";
+        228 clock_gettime(clock: i32, tp: Addr) => time::clock_gettime, Partial, "the clock of another thread, and timers by a thread's clock, go by the process's time";
         229 clock_getres(clock: i32, res: Addr) => time::clock_getres, Full, "";
         251 ioprio_set(which: i32, who: i32, ioprio: u32) => sched::ioprio_set, Partial, "";
         252 ioprio_get(which: i32, who: i32) => sched::ioprio_get, Full, "";

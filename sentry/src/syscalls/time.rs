@@ -9,6 +9,7 @@ use crate::kernel::{Task, ThreadGroup};
 use crate::time::clock::{Clock, UserTimespec, UserTimeval, NSEC_PER_SEC};
 use crate::time::cpu::{group_time, task_time, Part};
 use platform::executor::now_ns;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// A clock that a clock id names.
@@ -68,8 +69,9 @@ pub fn clock_gettime(cx: &mut Ctx<'_>, clock: i32, tp: Addr) -> SysResult {
     let now = match Clock::from_id(clock) {
         Some(c) => c.now(),
         None => match which(cx, clock)? {
-            // The host counts threads one by one, but tells none about another.
-            Which::Thread(t, Part::All) if Arc::ptr_eq(&t, cx.task) => {
+            // The host counts threads one by one, but tells none about another. A thread that has always been alone has what its process has, in
+            // programs before this one too.
+            Which::Thread(t, Part::All) if Arc::ptr_eq(&t, cx.task) && t.group.threaded.load(Ordering::SeqCst) => {
                 if tp.0 > platform::GUEST_MAX - size_of::<UserTimespec>() as u64 {
                     return Err(Errno::EFAULT.into());
                 }
