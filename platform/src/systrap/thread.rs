@@ -15,6 +15,11 @@ use crate::{
     GUEST_MAX, GUEST_MIN, PAGE_SIZE,
 };
 
+mod end;
+mod handles;
+
+use handles::{settled, Cellar, Interrupt};
+
 impl Regs {
     pub(crate) fn to_array(self) -> [u64; abi::NREGS] {
         let r = self;
@@ -734,135 +739,5 @@ impl GuestThread for Thread {
     }
     fn poll_thread(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<dyn GuestThread>, Errno>> {
         self.poll_thread_typed(cx).map_ok(|t| Box::new(t) as Box<dyn GuestThread>)
-    }
-}
-
-fn settled(shared: &Shared, area: &Area, fate: &Fate, slot: usize) -> bool {
-    area.ops_done(slot) == shared.seq.load(Relaxed) || fate.dead().is_some()
-}
-
-struct Cellar {
-    area: Arc<Area>,
-    slot: usize,
-}
-
-impl SelfService for Cellar {
-    fn answer(&self, nr: u64, value: Option<u32>) {
-        if let Some(nr) = usize::try_from(nr).ok().filter(|nr| *nr < abi::ANSWERS) {
-            self.area.set_answer(self.slot, nr, value);
-        }
-    }
-    fn filtered(&self, on: bool) {
-        self.area.set_filtered(self.slot, on);
-    }
-}
-
-struct Interrupt {
-    space: Weak<Space>,
-    watched: Arc<Watched>,
-    shared: Arc<Shared>,
-}
-
-impl Interrupter for Interrupt {
-    fn interrupt(&self) {
-        if self.shared.running.load(SeqCst) {
-            if let Some(space) = self.space.upgrade() {
-                space.interrupt(&self.watched);
-            }
-        }
-    }
-    fn sleeps(&self) -> bool {
-        self.watched.state() == abi::state::WAITING
-    }
-    fn pin(&self, cores: Option<&[u64]>) {
-        if let Some(space) = self.space.upgrade() {
-            space.inner.executor.pin(&self.watched, cores);
-        }
-    }
-    fn park(&self) {
-        if !self.shared.running.load(SeqCst) {
-            if let Some(space) = self.space.upgrade() {
-                if space.inner.executor.parks() {
-                    self.watched.area.park(self.watched.slot);
-                }
-            }
-        }
-    }
-}
-
-/// Stands in for a dropped thread whose stub still runs guest code: answers its next post with "exit".
-struct Orphan {
-    area: Arc<Area>,
-    slot: usize,
-    tid_word: u64,
-    last: Option<OpSlot>,
-    done: AtomicBool,
-}
-
-impl Wake for Orphan {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-    fn wake_by_ref(self: &Arc<Self>) {
-        let posted = super::handoff::is_posted(self.area.state(self.slot).load(Acquire));
-        if posted && !self.done.swap(true, AcqRel) {
-            self.end();
-        }
-    }
-}
-
-impl Orphan {
-    fn end(&self) {
-        if let Some(op) = self.last {
-            self.area.write_op(self.slot, 0, op);
-        }
-        self.area.write_answer(self.slot, mode::EXIT, self.last.is_some().into(), 0, 0, None, self.tid_word);
-        self.area.reply(self.slot, || ());
-    }
-}
-
-impl Thread {
-    /// Adds what the stub did by itself to the counters.
-    fn count(&mut self) {
-        let (answered, native) = self.area().counts(self.slot);
-        let counters = &self.space.inner.counters;
-        counters.answered.fetch_add(answered.wrapping_sub(self.counted.0), Relaxed);
-        counters.native.fetch_add(native.wrapping_sub(self.counted.1), Relaxed);
-        self.counted = (answered, native);
-    }
-}
-
-impl Drop for Thread {
-    fn drop(&mut self) {
-        self.count();
-        if self.space.fate.dead().is_some() {
-            return;
-        }
-        if self.slot == self.space.first {
-            // The first thread stays, asleep: its process is known to the host by it.
-            if self.expect != Expect::Stopped {
-                self.space.interrupt(&self.watched);
-            } else if self.space.has_one_guest() {
-                // What is left of it need not be woken for its end, as it would have to be in order to be killed.
-                self.area().write_answer(self.slot, mode::EXIT_GROUP, 0, 0, 0, None, 0);
-                self.area().reply(self.slot, || ());
-            } else {
-                self.area().park(self.slot);
-            }
-            return;
-        }
-        let (area, tid_word, last) = (self.space.area.clone(), self.tid_word, self.last);
-        let orphan = Arc::new(Orphan { area, slot: self.slot, tid_word, last, done: AtomicBool::new(false) });
-        if self.tid_word != 0 {
-            self.space.inner.executor.ending();
-        }
-        if self.expect == Expect::Stopped {
-            orphan.end();
-        } else {
-            self.watched.set_waker(&Waker::from(orphan));
-            self.space.inner.executor.arm(&self.watched);
-            self.space.interrupt(&self.watched);
-        }
-        self.space.give_slot(self.slot, false);
     }
 }

@@ -1,0 +1,80 @@
+//! How a guest thread ends: what its stub is told when the Sentry drops it.
+
+use super::*;
+
+/// Stands in for a dropped thread whose stub still runs guest code: answers its next post with "exit".
+struct Orphan {
+    area: Arc<Area>,
+    slot: usize,
+    tid_word: u64,
+    last: Option<OpSlot>,
+    done: AtomicBool,
+}
+
+impl Wake for Orphan {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+    fn wake_by_ref(self: &Arc<Self>) {
+        let posted = crate::systrap::handoff::is_posted(self.area.state(self.slot).load(Acquire));
+        if posted && !self.done.swap(true, AcqRel) {
+            self.end();
+        }
+    }
+}
+
+impl Orphan {
+    fn end(&self) {
+        if let Some(op) = self.last {
+            self.area.write_op(self.slot, 0, op);
+        }
+        self.area.write_answer(self.slot, mode::EXIT, self.last.is_some().into(), 0, 0, None, self.tid_word);
+        self.area.reply(self.slot, || ());
+    }
+}
+
+impl Thread {
+    /// Adds what the stub did by itself to the counters.
+    fn count(&mut self) {
+        let (answered, native) = self.area().counts(self.slot);
+        let counters = &self.space.inner.counters;
+        counters.answered.fetch_add(answered.wrapping_sub(self.counted.0), Relaxed);
+        counters.native.fetch_add(native.wrapping_sub(self.counted.1), Relaxed);
+        self.counted = (answered, native);
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.count();
+        if self.space.fate.dead().is_some() {
+            return;
+        }
+        if self.slot == self.space.first {
+            // The first thread stays, asleep: its process is known to the host by it.
+            if self.expect != Expect::Stopped {
+                self.space.interrupt(&self.watched);
+            } else if self.space.has_one_guest() {
+                // What is left of it need not be woken for its end, as it would have to be in order to be killed.
+                self.area().write_answer(self.slot, mode::EXIT_GROUP, 0, 0, 0, None, 0);
+                self.area().reply(self.slot, || ());
+            } else {
+                self.area().park(self.slot);
+            }
+            return;
+        }
+        let (area, tid_word, last) = (self.space.area.clone(), self.tid_word, self.last);
+        let orphan = Arc::new(Orphan { area, slot: self.slot, tid_word, last, done: AtomicBool::new(false) });
+        if self.tid_word != 0 {
+            self.space.inner.executor.ending();
+        }
+        if self.expect == Expect::Stopped {
+            orphan.end();
+        } else {
+            self.watched.set_waker(&Waker::from(orphan));
+            self.space.inner.executor.arm(&self.watched);
+            self.space.interrupt(&self.watched);
+        }
+        self.space.give_slot(self.slot, false);
+    }
+}
