@@ -153,6 +153,15 @@ impl Text {
         self.bytes(ISLAND + offset.min(self.len), n, |b| b.copy_from_slice(&data[..n]));
     }
 
+    /// The same by a function that reads up to `len` bytes to where they belong: a buffer in between would cost as much as they do.
+    pub fn fill_with<R>(&self, offset: u64, len: u64, read: impl FnOnce(&mut [u8]) -> R) -> R {
+        let _state = self.state.lock();
+        let offset = offset.min(self.len);
+        let n = len.min(self.len - offset) as usize;
+        self.mapping.populate((ISLAND + offset) as usize, n);
+        self.bytes(ISLAND + offset, n, read)
+    }
+
     /// How many sites are patched.
     pub fn patched(&self) -> usize {
         self.state.lock().sites.values().filter(|o| **o == Outcome::Done).count()

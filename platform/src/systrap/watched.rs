@@ -66,6 +66,15 @@ impl Mapping {
     pub(crate) fn base(&self) -> *mut u8 {
         self.base.as_ptr()
     }
+    /// Makes the pages of a range at once, to spare a fault for each.
+    pub(crate) fn populate(&self, at: usize, len: usize) {
+        let start = at / crate::PAGE_SIZE as usize * crate::PAGE_SIZE as usize;
+        let end = at.saturating_add(len).min(self.len);
+        if start < end {
+            // SAFETY: in bounds of the live mapping, whose bytes stay as they are. A kernel that does not know the advice leaves it to the faults.
+            unsafe { libc::madvise(self.base.as_ptr().add(start).cast(), end - start, libc::MADV_POPULATE_WRITE) };
+        }
+    }
 }
 
 impl Drop for Mapping {

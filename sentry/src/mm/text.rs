@@ -186,9 +186,8 @@ impl Copy {
     }
 }
 
-/// Reads code for a copy.
-fn read(file: &Arc<File>, offset: u64, len: u64) -> Result<Vec<u8>> {
-    let mut buf = vec![0u8; len as usize];
+/// Reads code for a copy; what lies behind the file's end stays empty.
+fn read(file: &Arc<File>, offset: u64, buf: &mut [u8]) -> Result<()> {
     let mut done = 0;
     while done < buf.len() {
         match file.ops.read(file, &mut Dst::kernel(&mut buf[done..]), offset + done as u64) {
@@ -198,7 +197,7 @@ fn read(file: &Arc<File>, offset: u64, len: u64) -> Result<Vec<u8>> {
             Err(SysError::Restart(_)) => return Err(Errno::EIO),
         }
     }
-    Ok(buf)
+    Ok(())
 }
 
 /// What has to be known of the mapping that trapped.
@@ -267,14 +266,14 @@ impl FileText {
             (Some(old), true) => old.text.successor(&old.filled).ok().map(|t| (t, old.filled.clone())),
             (Some(old), false) => old.text.successor(&old.filled).ok().and_then(|t| {
                 let mut filled = old.filled.clone();
-                t.fill(start, &read(&place.file, start, end - start).ok()?);
+                t.fill_with(start, end - start, |b| read(&place.file, start, b)).ok()?;
                 filled.push((start, end));
                 filled.sort_unstable();
                 Some((t, filled))
             }),
             (None, _) => island().and_then(|island| {
                 let t = Text::new(self.version.size, island).ok()?;
-                t.fill(start, &read(&place.file, start, end - start).ok()?);
+                t.fill_with(start, end - start, |b| read(&place.file, start, b)).ok()?;
                 Some((t, vec![(start, end)]))
             }),
         };
