@@ -122,8 +122,9 @@ pub struct GoferInode {
     reading: Mutex<Reading>,
     /// Ways that led through this directory.
     passed: AtomicU32,
-    /// Directories in this one that the Gofer was asked to list, and those that it was asked for the files of.
+    /// Directories in this one whose listings came, how many of those were used, and of how many the Gofer was asked for the files.
     listed_below: AtomicU32,
+    used_below: AtomicU32,
     read_below: AtomicU32,
     /// Held while a write appends.
     appending: Mutex<()>,
@@ -250,6 +251,7 @@ impl GoferFs {
             reading: Mutex::default(),
             passed: AtomicU32::new(0),
             listed_below: AtomicU32::new(0),
+            used_below: AtomicU32::new(0),
             read_below: AtomicU32::new(0),
             appending: Mutex::new(()),
             extra: InodeExtra::default(),

@@ -6,7 +6,7 @@ use protocol::{FileKind, MAX_DIR_BYTES};
 
 /// Bytes of listings that are fetched ahead as long as nothing is known about what for.
 const FIRST_TREE: u32 = 16 * 1024;
-/// Directories listed one by one in the same directory that make it likely that the others are next.
+/// Directories listed in the same directory that make it likely that the others are next.
 const HABIT: u32 = 2;
 /// Entries of a directory that is listed at once while it is the habit.
 const FEW: u64 = 256;
@@ -48,6 +48,11 @@ impl GoferInode {
         out.finish();
         let keep = self.fs.exclusive && out.size() < LISTED_MAX / 4;
         let l = Arc::new(out);
+        if let (Some((dir, _)), true) = (&self.origin, keep) {
+            l.used.store(true, Ordering::Relaxed);
+            dir.listed_below.fetch_add(1, Ordering::Relaxed);
+            dir.used_below.fetch_add(1, Ordering::Relaxed);
+        }
         if keep {
             self.keep_listing(l.clone());
         }
@@ -90,10 +95,10 @@ impl GoferInode {
         let (dir, name) = self.origin.as_ref()?;
         let above = dir.listing.lock().clone()?;
         // Directories side by side often have the same fate, so what happened in this one counts more than what happened elsewhere.
-        let most = match (dir.listed_below.fetch_add(1, Ordering::Relaxed), &self.fs.trees) {
-            (HABIT.., _) => MAX_DIR_BYTES,
+        let most = match (dir.lists_below(), &self.fs.trees) {
+            (true, _) => MAX_DIR_BYTES,
             (_, trees) if trees.proven() => MAX_DIR_BYTES,
-            (0, trees) if trees.disproven() => return None,
+            (_, trees) if trees.disproven() => return None,
             _ => FIRST_TREE,
         };
         let first = above.index(name)?;
@@ -122,6 +127,9 @@ impl GoferInode {
             if inode.listing.lock().is_none() {
                 inode.keep_listing(Arc::new(l));
             }
+            if p.parent == 0 {
+                dir.listed_below.fetch_add(1, Ordering::Relaxed);
+            }
             inodes.push(inode);
         }
         self.listed_before(full)
@@ -132,8 +140,17 @@ impl GoferInode {
         let l = self.listing.lock().as_ref().filter(|l| l.full || !full || l.len() > FULL_MAX)?.clone();
         if !l.used.swap(true, Ordering::Relaxed) {
             self.fs.trees.used();
+            if let Some((dir, _)) = &self.origin {
+                dir.used_below.fetch_add(1, Ordering::Relaxed);
+            }
         }
         Some(l)
+    }
+
+    /// Directories in this one are listed, and half of those that were fetched for it.
+    fn lists_below(&self) -> bool {
+        let (came, used) = (self.listed_below.load(Ordering::Relaxed), self.used_below.load(Ordering::Relaxed));
+        used >= HABIT && used.saturating_mul(2) >= came
     }
 
     /// Whether a name that is not listed is missing: file systems that make up names on demand are not on a disk.
@@ -189,11 +206,10 @@ impl GoferInode {
         match listed {
             Some((full, n)) => !full && misses >= 2 && n <= FULL_MAX,
             None => {
-                let guess = self.guess();
+                let guess = self.attr.read().size / 48;
                 if self.fs.looked_up.load(Ordering::Relaxed) > 0 && guess <= FEW {
                     // What has been listed is being looked up name by name: this directory's turn has come.
-                    let habit = |(d, _): &(Arc<GoferInode>, _)| d.listed_below.load(Ordering::Relaxed) >= HABIT;
-                    return misses >= 2 || self.origin.as_ref().is_some_and(habit);
+                    return misses >= 2 || self.origin.as_ref().is_some_and(|(d, _)| d.lists_below());
                 }
                 misses >= 4 && u64::from(misses) * 16 > guess && guess < FULL_MAX as u64
             }
@@ -206,19 +222,7 @@ impl GoferInode {
         if !matches!(known, Known::Unknown) || !self.worth_listing() {
             return Ok(known);
         }
-        if let Some((dir, _)) = &self.origin {
-            // Where names in one directory are looked up, those beside it are next: a listing of the directory above tells which they are.
-            let unlisted = dir.listing.lock().is_none();
-            if unlisted && self.fs.looked_up.load(Ordering::Relaxed) > 0 && dir.guess() <= FEW {
-                let _ = dir.list(true);
-            }
-        }
         self.list(true)?;
         Ok(self.known(name))
-    }
-
-    /// Number of entries, by the size of the directory.
-    fn guess(&self) -> u64 {
-        self.attr.read().size / 48
     }
 }
