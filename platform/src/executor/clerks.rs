@@ -8,7 +8,9 @@
 //! A clerk sleeps in `read` of an eventfd. So that this can be, a write that would overflow it waits, too: until the clerk has read, for
 //! which that very counter has woken it.
 
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::os::fd::AsFd;
 
 use super::*;
 use crate::systrap::abi::BELLS;
@@ -40,7 +42,11 @@ impl Clerks {
     pub(super) fn ring_all(&self) {
         let started = self.started.lock().unwrap_or(0);
         for clerk in self.clerks.iter().filter(|c| started >> c.which & 1 != 0) {
-            let _ = clerk.bell.write(1);
+            // One that a stub has filled wakes its clerk without this, and would keep us waiting if the clerk has gone.
+            let mut room = [PollFd::new(clerk.bell.as_fd(), PollFlags::POLLOUT)];
+            if poll(&mut room, PollTimeout::ZERO).is_ok_and(|n| n > 0) {
+                let _ = clerk.bell.write(1);
+            }
         }
     }
 }
