@@ -2,6 +2,7 @@
 
 use super::exit::{self, signaled};
 use super::signal::{default_action, AltStack, Default_, SigAction, SigInfo, SigSet, SIG_DFL, SIG_IGN};
+use super::task::Before;
 use super::Task;
 use crate::arch::frame::{self, Delivery};
 use crate::error::{Errno, Restart, SysError, SysResult};
@@ -209,6 +210,8 @@ fn enter_handler(
     }
     drop(s);
     task.change_mask(|s| {
+        let before = Before { regs, mask, alt: s.alt, segv: false };
+        s.before.get_or_insert_with(|| Box::new(before)).segv |= info.signo == libc::SIGSEGV;
         s.mask = s.mask.union(action.mask).minus(SigSet::UNBLOCKABLE);
         if action.flags & libc::SA_NODEFER as u64 == 0 {
             s.mask.add(info.signo);
@@ -220,7 +223,25 @@ fn enter_handler(
     thread.queue(Op::CopyOut { addr: f.addr, data: f.bytes });
     thread.queue(Op::SaveFp { addr: f.fp_addr });
     *thread.regs_mut() = f.regs;
+    task.framed.store(true, Ordering::Relaxed);
     true
+}
+
+/// A frame could not be stored, since the memory has changed meanwhile: the thread is where it was before, and gets a SIGSEGV. Tells the
+/// status it ends with if that was one already.
+pub fn unframed(task: &Arc<Task>, thread: &mut dyn GuestThread, before: &Before) -> Option<i32> {
+    *thread.regs_mut() = before.regs;
+    task.change_mask(|s| {
+        s.mask = before.mask;
+        s.alt = before.alt;
+    });
+    if before.segv {
+        let status = signaled(libc::SIGSEGV, false);
+        exit::start_group_exit(&task.group, status, Some(task.tid()));
+        return Some(task.group.rel.lock().exiting.unwrap_or(status));
+    }
+    super::send::force(task, SigInfo::kernel(libc::SIGSEGV));
+    None
 }
 
 /// rt_sigreturn(2): puts back what the frame at the stack pointer holds.

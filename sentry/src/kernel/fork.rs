@@ -278,6 +278,7 @@ fn build(parent: &Arc<Task>, a: &CloneArgs, tid: i32, mm: Arc<Mm>, thread: &dyn 
         interrupter: RwLock::new(Some(thread.interrupter())),
         service: Mutex::new(None),
         in_call: AtomicI32::new(-1),
+        framed: AtomicBool::new(false),
         sleeping: AtomicBool::new(false),
         vfork_done: Mutex::new(None),
         exec_kill: Mutex::new(None),

@@ -100,6 +100,7 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), T
         interrupter: RwLock::new(None),
         service: Mutex::new(None),
         in_call: AtomicI32::new(-1),
+        framed: AtomicBool::new(false),
         sleeping: AtomicBool::new(false),
         vfork_done: Mutex::new(None),
         exec_kill: Mutex::new(None),

@@ -55,6 +55,8 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
         let trap = poll_fn(|cx| thread.poll_trap(cx)).await;
         enter = Enter::Full;
         let loads = std::mem::take(&mut loading);
+        let framed = task.framed.load(Ordering::Relaxed) && task.framed.swap(false, Ordering::Relaxed);
+        let before = if framed { task.signals.lock().before.take() } else { None };
         match trap {
             Trap::Syscall => {
                 if thread.trapped() {
@@ -93,6 +95,12 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
                 log::debug!("[{}] a program could not be loaded: {errno}", task.tid());
                 exit::start_group_exit(&task.group, exit::signaled(libc::SIGKILL, false), Some(task.tid()));
                 break exit::signaled(libc::SIGKILL, false);
+            }
+            Trap::OpFailed { errno: Errno::EFAULT, .. } if before.is_some() => {
+                let status = before.and_then(|b| deliver::unframed(&task, &mut *thread, &b));
+                if let Some(st) = status {
+                    break st;
+                }
             }
             Trap::OpFailed { index, errno } => {
                 log::debug!("[{}] memory operation {index} failed: {errno}", task.tid());

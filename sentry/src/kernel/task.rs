@@ -20,6 +20,18 @@ pub struct TaskSignals {
     pub saved_mask: Option<SigSet>,
     pub pending: Pending,
     pub alt: AltStack,
+    /// How the thread was before the frames that the stub is about to store.
+    pub before: Option<Box<Before>>,
+}
+
+/// What a thread goes back to if the frame of a signal cannot be stored.
+#[derive(Clone, Debug)]
+pub struct Before {
+    pub regs: platform::Regs,
+    pub mask: SigSet,
+    pub alt: AltStack,
+    /// One of the frames is that of a `SIGSEGV`.
+    pub segv: bool,
 }
 
 pub struct Task {
@@ -54,6 +66,8 @@ pub struct Task {
     pub service: Mutex<Option<Arc<dyn platform::SelfService>>>,
     /// Number of the call that it is in, or -1 (for /proc/pid/stat, wchan and strace).
     pub in_call: AtomicI32,
+    /// `signals.before` is there.
+    pub framed: AtomicBool,
     /// True while its future waits in [`Task::wait`].
     pub sleeping: AtomicBool,
     /// A child starts with [`TaskAttrs::for_child`](super::attrs::TaskAttrs::for_child).
