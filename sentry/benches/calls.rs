@@ -208,7 +208,7 @@ fn task(kernel: &Arc<Kernel>, space: &Arc<Memory>, root: Path) -> Arc<Task> {
         interrupter: Default::default(),
         service: Default::default(),
         in_call: AtomicI32::new(-1),
-        framed: AtomicBool::new(false),
+        framed: Default::default(),
         sleeping: Default::default(),
         vfork_done: Default::default(),
         exec_kill: Default::default(),
