@@ -92,22 +92,15 @@ pub async fn signals(
             }
         }
         if !enter_handler(task, thread, &info, &action, fault.filter(|f| f.signal == info.signo)) {
-            // No room for the frame: SIGSEGV, and with its handler unusable that kills.
-            let status = signaled(libc::SIGSEGV, false);
-            if info.signo == libc::SIGSEGV {
-                exit::start_group_exit(&task.group, status, Some(task.tid()));
-                return Flow::Exit(status);
+            match no_frame(task, info.signo == libc::SIGSEGV) {
+                Some(status) => return Flow::Exit(status),
+                None => continue,
             }
-            super::send::force(task, SigInfo::kernel(libc::SIGSEGV));
-            continue;
         }
         flow = Flow::Handler;
     }
     if flow == Flow::Resume {
-        let saved = task.signals.lock().saved_mask.take();
-        if let Some(m) = saved {
-            task.change_mask(|s| s.mask = m);
-        }
+        task.restore_mask();
     }
     flow
 }
@@ -235,13 +228,18 @@ pub fn unframed(task: &Arc<Task>, thread: &mut dyn GuestThread, before: &Before)
         s.mask = before.mask;
         s.alt = before.alt;
     });
-    if before.segv {
-        let status = signaled(libc::SIGSEGV, false);
-        exit::start_group_exit(&task.group, status, Some(task.tid()));
-        return Some(task.group.rel.lock().exiting.unwrap_or(status));
+    no_frame(task, before.segv)
+}
+
+/// There is no room for a frame: SIGSEGV. With its own handler unusable (`segv`) that kills; tells the status then.
+fn no_frame(task: &Arc<Task>, segv: bool) -> Option<i32> {
+    if !segv {
+        super::send::force(task, SigInfo::kernel(libc::SIGSEGV));
+        return None;
     }
-    super::send::force(task, SigInfo::kernel(libc::SIGSEGV));
-    None
+    let status = signaled(libc::SIGSEGV, false);
+    exit::start_group_exit(&task.group, status, Some(task.tid()));
+    Some(status)
 }
 
 /// rt_sigreturn(2): puts back what the frame at the stack pointer holds.

@@ -197,6 +197,14 @@ impl Task {
         r
     }
 
+    /// Puts back the mask that a call has taken away for its own time, if one has.
+    pub fn restore_mask(&self) {
+        let saved = self.signals.lock().saved_mask.take();
+        if let Some(mask) = saved {
+            self.change_mask(|s| s.mask = mask);
+        }
+    }
+
     /// True if a signal that is not blocked is pending, or the task must die.
     pub fn signal_pending(&self) -> bool {
         if !self.signal_flag.load(Ordering::SeqCst) {

@@ -34,10 +34,7 @@ pub fn unswap_mask(cx: &Ctx<'_>, r: &SysResult) {
     if matches!(r, Err(SysError::Restart(_) | SysError::Errno(Errno::EINTR))) {
         return;
     }
-    let saved = cx.task.signals.lock().saved_mask.take();
-    if let Some(old) = saved {
-        cx.task.change_mask(|s| s.mask = old);
-    }
+    cx.task.restore_mask();
 }
 
 /// One file that is asked, and for what.
