@@ -146,15 +146,9 @@ impl Text {
         f(unsafe { std::slice::from_raw_parts_mut(self.mapping.base().add(at as usize), len) })
     }
 
-    /// Puts the file's bytes from `offset` on in place. Before they are mapped, or over the same bytes.
-    pub fn fill(&self, offset: u64, data: &[u8]) {
-        let _state = self.state.lock();
-        let n = data.len().min(self.len.saturating_sub(offset) as usize);
-        self.bytes(ISLAND + offset.min(self.len), n, |b| b.copy_from_slice(&data[..n]));
-    }
-
-    /// The same by a function that reads up to `len` bytes to where they belong: a buffer in between would cost as much as they do.
-    pub fn fill_with<R>(&self, offset: u64, len: u64, read: impl FnOnce(&mut [u8]) -> R) -> R {
+    /// Has `read` put up to `len` of the file's bytes from `offset` on where they belong: a buffer in between would cost as much as reading
+    /// them. Before they are mapped, or over the same bytes.
+    pub fn fill<R>(&self, offset: u64, len: u64, read: impl FnOnce(&mut [u8]) -> R) -> R {
         let _state = self.state.lock();
         let offset = offset.min(self.len);
         let n = len.min(self.len - offset) as usize;
@@ -365,7 +359,7 @@ mod tests {
         let mut page = vec![0x90u8; 0x2000];
         let at = 0x800 + align as usize;
         page[at..at + code.len()].copy_from_slice(code);
-        text.fill(0, &page);
+        text.fill(0, page.len() as u64, |b| b.copy_from_slice(&page));
         let site = code.windows(2).position(|w| w == SYSCALL).unwrap() as u64;
         (text, 0x800 + align + site)
     }
@@ -446,7 +440,7 @@ mod tests {
     fn islands_get_full() {
         let text = Text::new(0x1_0000, 0x2_0000).unwrap();
         let page: Vec<u8> = [0x90; 25].iter().chain(&GETPID).copied().cycle().take(0x1_0000).collect();
-        text.fill(0, &page);
+        text.fill(0, page.len() as u64, |b| b.copy_from_slice(&page));
         let (mut done, mut never) = (0, 0);
         for i in 4..2040 {
             match text.patch(i * 32 + 30, 39, false) {

@@ -15,7 +15,7 @@ async fn load_text(platform: &impl Platform, code: &[u8]) -> (Guest, Text) {
     let text = Text::new(0x4000, -(ISLAND as i64)).unwrap();
     let mut page = vec![0x90u8; 0x4000];
     page[AT as usize..AT as usize + code.len()].copy_from_slice(code);
-    text.fill(0, &page);
+    text.fill(0, page.len() as u64, |b| b.copy_from_slice(&page));
     let mut t = std::future::poll_fn(|cx| platform.poll_new(cx)).await.unwrap();
     t.queue(anon(DATA, DATA_LEN, RW));
     t.queue(anon(STACK, 0x1_0000, RW));

@@ -266,14 +266,14 @@ impl FileText {
             (Some(old), true) => old.text.successor(&old.filled).ok().map(|t| (t, old.filled.clone())),
             (Some(old), false) => old.text.successor(&old.filled).ok().and_then(|t| {
                 let mut filled = old.filled.clone();
-                t.fill_with(start, end - start, |b| read(&place.file, start, b)).ok()?;
+                t.fill(start, end - start, |b| read(&place.file, start, b)).ok()?;
                 filled.push((start, end));
                 filled.sort_unstable();
                 Some((t, filled))
             }),
             (None, _) => island().and_then(|island| {
                 let t = Text::new(self.version.size, island).ok()?;
-                t.fill_with(start, end - start, |b| read(&place.file, start, b)).ok()?;
+                t.fill(start, end - start, |b| read(&place.file, start, b)).ok()?;
                 Some((t, vec![(start, end)]))
             }),
         };
