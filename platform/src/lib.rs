@@ -275,6 +275,8 @@ pub trait GuestThread: Send + Sync {
     fn regs_mut(&mut self) -> &mut Regs;
     /// Queues an operation for the next `enter`.
     fn queue(&mut self, op: Op);
+    /// How many operations are queued, which is the number that the next one gets.
+    fn queued(&self) -> usize;
     /// Posts the reply: the stub carries out the queue, then does what `how` says.
     fn enter(&mut self, how: Enter);
     /// Ready when the thread has stopped again.

@@ -93,6 +93,9 @@ impl GuestThread for Thread {
     fn queue(&mut self, op: Op) {
         self.queue.push(op);
     }
+    fn queued(&self) -> usize {
+        self.queue.len()
+    }
     fn enter(&mut self, _: Enter) {
         for op in self.queue.drain(..) {
             if let Op::CopyOut { addr, data } = op {

@@ -638,6 +638,9 @@ impl GuestThread for Thread {
             self.fs_base = *v;
         }
     }
+    fn queued(&self) -> usize {
+        self.queue.len()
+    }
     fn enter(&mut self, how: Enter) {
         if self.expect != Expect::Stopped {
             log::error!("enter: the thread runs already");

@@ -2,7 +2,7 @@
 
 use super::exit::{self, signaled};
 use super::signal::{default_action, AltStack, Default_, SigAction, SigInfo, SigSet, SIG_DFL, SIG_IGN};
-use super::task::Before;
+use super::task::{Before, Delivered};
 use super::Task;
 use crate::arch::frame::{self, Delivery};
 use crate::error::{Errno, Restart, SysError, SysResult};
@@ -91,8 +91,17 @@ pub async fn signals(
                 r.rax = (-(libc::EINTR as i64)) as u64;
             }
         }
-        if !enter_handler(task, thread, &info, &action, fault.filter(|f| f.signal == info.signo)) {
-            match no_frame(task, info.signo == libc::SIGSEGV) {
+        let d = Delivered { info, action, fault: fault.filter(|f| f.signal == info.signo), op: 0 };
+        let mut stored = enter_handler(task, thread, &d);
+        if let Err(Some(addr)) = stored {
+            // The stack may be one that grows.
+            let below = Fault { signal: libc::SIGSEGV, code: crate::mm::stack::MAPERR, addr, ..Fault::default() };
+            if crate::mm::stack::grows(task, thread, below).await {
+                stored = enter_handler(task, thread, &d);
+            }
+        }
+        if stored.is_err() {
+            match no_frame(task, &d) {
                 Some(status) => return Flow::Exit(status),
                 None => continue,
             }
@@ -152,64 +161,66 @@ fn on_altstack(alt: &AltStack, sp: u64) -> bool {
     alt.flags & SS_DISABLE == 0 && alt.size > 0 && sp > alt.sp && sp - alt.sp <= alt.size
 }
 
-/// Queues the frame and points the registers at the handler.
+/// Queues the frame and points the registers at the handler. Without room for the frame nothing is changed; where that is for want of
+/// memory, tells where it was to begin.
 fn enter_handler(
     task: &Arc<Task>,
     thread: &mut dyn GuestThread,
-    info: &SigInfo,
-    action: &SigAction,
-    fault: Option<Fault>,
-) -> bool {
+    delivered: &Delivered,
+) -> std::result::Result<(), Option<u64>> {
+    let Delivered { info, action, fault, .. } = *delivered;
     let regs = *thread.regs();
-    let mut s = task.signals.lock();
-    let mask = s.saved_mask.take().unwrap_or(s.mask);
-    let mut alt = s.alt;
+    let s = task.signals.lock();
+    let (mask, saved_mask) = (s.mask, s.saved_mask);
+    let alt = s.alt;
+    drop(s);
     let mut stack = regs.rsp.wrapping_sub(128);
     let on_alt = on_altstack(&alt, regs.rsp) && alt.flags & SS_AUTODISARM == 0;
-    if action.flags & libc::SA_ONSTACK as u64 != 0 && alt.size > 0 && alt.flags & SS_DISABLE == 0 && !on_alt {
+    let enters_alt =
+        action.flags & libc::SA_ONSTACK as u64 != 0 && alt.size > 0 && alt.flags & SS_DISABLE == 0 && !on_alt;
+    if enters_alt {
         stack = alt.sp.wrapping_add(alt.size);
     }
-    // The frame tells whether the interrupted code ran on the alternate stack.
-    alt.flags =
-        if alt.size == 0 { SS_DISABLE } else { (alt.flags & SS_AUTODISARM) | if on_alt { SS_ONSTACK } else { 0 } };
     let d = Delivery {
-        info,
+        info: &info,
         handler: action.handler,
         restorer: action.restorer,
-        mask,
+        mask: saved_mask.unwrap_or(mask),
         alt,
         stack,
         fault,
         fp_size: task.kernel.platform.fp_state_size(),
     };
-    let Some(f) = frame::build(&regs, &d) else { return false };
+    let f = frame::build(&regs, &d).ok_or(None)?;
     if stack > platform::GUEST_MAX || f.addr < platform::GUEST_MIN {
-        return false;
+        return Err(None);
     }
     // Running over the end of the alternate stack is fatal.
-    if on_alt && !on_altstack(&s.alt, f.addr) {
-        return false;
+    if (on_alt || enters_alt) && !on_altstack(&alt, f.addr) {
+        return Err(None);
     }
     // A frame that does not fit into mapped, writable memory must be seen now, not by the stub.
-    let ok = {
+    {
         let mm = task.mm();
         let m = mm.map();
         let end = f.fp_addr + d.fp_size as u64;
-        m.vmas.covers(f.addr & !(platform::PAGE_SIZE - 1), end)
-            && m.vmas.range(f.addr, end).all(|v| v.prot & libc::PROT_WRITE != 0)
-    };
-    if !ok {
-        return false;
+        if !m.vmas.covers(f.addr & !(platform::PAGE_SIZE - 1), end) {
+            return Err(Some(f.addr));
+        }
+        if m.vmas.range(f.addr, end).any(|v| v.prot & libc::PROT_WRITE == 0) {
+            return Err(None);
+        }
     }
-    drop(s);
     task.change_mask(|s| {
-        let before = Before { regs, mask, alt: s.alt, segv: false };
-        s.before.get_or_insert_with(|| Box::new(before)).segv |= info.signo == libc::SIGSEGV;
+        let before = Before { regs, mask, saved_mask, alt, frames: Vec::new() };
+        let before = s.before.get_or_insert_with(|| Box::new(before));
+        before.frames.push(Delivered { op: thread.queued(), ..*delivered });
+        s.saved_mask = None;
         s.mask = s.mask.union(action.mask).minus(SigSet::UNBLOCKABLE);
         if action.flags & libc::SA_NODEFER as u64 == 0 {
             s.mask.add(info.signo);
         }
-        if s.alt.flags & SS_AUTODISARM != 0 && !on_alt {
+        if alt.flags & SS_AUTODISARM != 0 && !on_alt {
             s.alt = AltStack { sp: 0, size: 0, flags: SS_DISABLE };
         }
     });
@@ -217,23 +228,51 @@ fn enter_handler(
     thread.queue(Op::SaveFp { addr: f.fp_addr });
     *thread.regs_mut() = f.regs;
     task.framed.store(true, Ordering::Relaxed);
-    true
+    Ok(())
 }
 
-/// A frame could not be stored, since the memory has changed meanwhile: the thread is where it was before, and gets a SIGSEGV. Tells the
-/// status it ends with if that was one already.
-pub fn unframed(task: &Arc<Task>, thread: &mut dyn GuestThread, before: &Before) -> Option<i32> {
+/// Operations that store one frame.
+const FRAME_OPS: usize = 2;
+
+/// Operation `index` found no memory, which has changed meanwhile. If it was to store the result of the call, the call fails, and the signals
+/// are delivered anew. If it was part of a frame, the thread is where it was before that signal, which gives way to a SIGSEGV; tells the status
+/// that it ends with if the signal was one already.
+pub fn unframed(task: &Arc<Task>, thread: &mut dyn GuestThread, before: &Before, index: usize) -> Option<i32> {
     *thread.regs_mut() = before.regs;
+    if before.frames.first().is_some_and(|f| index < f.op) {
+        thread.regs_mut().rax = (-(libc::EFAULT as i64)) as u64;
+    }
     task.change_mask(|s| {
         s.mask = before.mask;
+        s.saved_mask = before.saved_mask;
         s.alt = before.alt;
     });
-    no_frame(task, before.segv)
+    let mut frames = before.frames.iter();
+    let failed = frames.find(|f| {
+        let failed = (f.op..f.op + FRAME_OPS).contains(&index);
+        failed || enter_handler(task, thread, f).is_err()
+    })?;
+    put_back(task, frames.as_slice());
+    no_frame(task, failed)
 }
 
-/// There is no room for a frame: SIGSEGV. With its own handler unusable (`segv`) that kills; tells the status then.
-fn no_frame(task: &Arc<Task>, segv: bool) -> Option<i32> {
-    if !segv {
+/// Has these signals pending again, as the next ones to be taken.
+fn put_back(task: &Task, delivered: &[Delivered]) {
+    let actions = task.group.actions.read().clone();
+    let mut actions = actions.lock();
+    let mut s = task.signals.lock();
+    for d in delivered.iter().rev() {
+        s.pending.put_back(d.info);
+        let reset = d.action.flags & libc::SA_RESETHAND as u64 != 0;
+        if reset && actions.get(d.info.signo).handler == SIG_DFL {
+            actions.set(d.info.signo, d.action);
+        }
+    }
+}
+
+/// There is no room for a frame: SIGSEGV. With its own handler unusable that kills; tells the status then.
+fn no_frame(task: &Arc<Task>, of: &Delivered) -> Option<i32> {
+    if of.info.signo != libc::SIGSEGV {
         super::send::force(task, SigInfo::kernel(libc::SIGSEGV));
         return None;
     }

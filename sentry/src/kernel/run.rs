@@ -96,8 +96,8 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
                 exit::start_group_exit(&task.group, exit::signaled(libc::SIGKILL, false), Some(task.tid()));
                 break exit::signaled(libc::SIGKILL, false);
             }
-            Trap::OpFailed { errno: Errno::EFAULT, .. } if before.is_some() => {
-                let status = before.and_then(|b| deliver::unframed(&task, &mut *thread, &b));
+            Trap::OpFailed { errno: Errno::EFAULT, index } if before.is_some() => {
+                let status = before.and_then(|b| deliver::unframed(&task, &mut *thread, &b, index));
                 if let Some(st) = status {
                     break st;
                 }

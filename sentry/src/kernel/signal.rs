@@ -274,6 +274,11 @@ impl Pending {
         }
         Some(info)
     }
+    /// Undoes `take`.
+    pub fn put_back(&mut self, info: SigInfo) {
+        self.set.add(info.signo);
+        self.queue.push_front(info);
+    }
     pub fn discard(&mut self, doomed: SigSet) {
         self.set = self.set.minus(doomed);
         self.queue.retain(|i| !doomed.has(i.signo));

@@ -1,6 +1,6 @@
 //! A task: one guest thread (Linux's `task_struct`), and how it waits.
 
-use super::signal::{AltStack, Pending, SigInfo, SigSet};
+use super::signal::{AltStack, Pending, SigAction, SigInfo, SigSet};
 use super::wait::{WaitError, WaitQueue};
 use super::{Cred, FdTable, Kernel, ThreadGroup};
 use crate::fs::vfs::FsContext;
@@ -29,9 +29,20 @@ pub struct TaskSignals {
 pub struct Before {
     pub regs: platform::Regs,
     pub mask: SigSet,
+    pub saved_mask: Option<SigSet>,
     pub alt: AltStack,
-    /// One of the frames is that of a `SIGSEGV`.
-    pub segv: bool,
+    /// The frames, the first being the outermost.
+    pub frames: Vec<Delivered>,
+}
+
+/// A signal on its way to its handler.
+#[derive(Clone, Copy, Debug)]
+pub struct Delivered {
+    pub info: SigInfo,
+    pub action: SigAction,
+    pub fault: Option<platform::Fault>,
+    /// Number of the first of the operations that store its frame.
+    pub op: usize,
 }
 
 pub struct Task {

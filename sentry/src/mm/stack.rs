@@ -8,7 +8,7 @@ use platform::{Fault, GuestThread, Op, PAGE_SIZE};
 /// `stack_guard_gap`: what stays free between such a mapping and the one below.
 const GUARD_GAP: u64 = 256 * PAGE_SIZE;
 /// `SEGV_MAPERR`.
-const MAPERR: i32 = 1;
+pub const MAPERR: i32 = 1;
 
 /// Where the mapping above `addr` is to begin, so that `addr` is in it.
 fn grown(map: &Map, addr: u64, limit: u64) -> Option<Vma> {

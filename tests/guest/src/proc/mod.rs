@@ -6,6 +6,7 @@ mod fork;
 mod futex;
 mod ids;
 mod jobs;
+mod noroom;
 mod pidfd;
 mod pty;
 mod rseq;
@@ -22,6 +23,7 @@ pub const GROUPS: &[(&str, &[crate::Case])] = &[
     ("exec", exec::CASES),
     ("signals", signals::CASES),
     ("sigframe", sigmore::CASES),
+    ("noroom", noroom::CASES),
     ("sigproc", sigproc::CASES),
     ("threads", threads::CASES),
     ("rseq", rseq::CASES),
