@@ -7,12 +7,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use protocol::reply::{self, DirEntry, DirPage, TreeDir};
 use protocol::request::Names;
 use protocol::wire::{check_name, Writer};
-use protocol::{Fid, FileKind};
+use protocol::{Attr, Detail, Fid, FileKind, MAX_MESSAGE};
 use rustix::fs::{FileType, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use crate::fids::File;
-use crate::ops::io;
+use crate::ops::{io, read_small};
 use crate::server::{Answer, Server};
 use crate::sys;
 
@@ -57,7 +57,7 @@ impl Server {
         dir: Fid,
         cookie: u64,
         max_bytes: u32,
-        with_attr: bool,
+        detail: Detail,
         w: &mut Writer<'_>,
     ) -> Answer {
         let file = self.fids.get(dir)?;
@@ -71,7 +71,7 @@ impl Server {
         }
         rustix::fs::seek(&stream, SeekFrom::Start(cookie))?;
         let max_bytes = usize::try_from(max_bytes).unwrap_or(0);
-        let page = fill(&mut self.entries, stream.as_fd(), file.fd.as_fd(), max_bytes, with_attr, None, w)?;
+        let page = self.buffers.fill(stream.as_fd(), file.fd.as_fd(), max_bytes, detail, None, w)?;
         if !page.eof {
             self.streams.put(dir, stream);
         }
@@ -79,7 +79,7 @@ impl Server {
     }
 
     /// The first page of the directory that `names` lead to; if there are more, a fid for getting them.
-    pub(crate) fn list(&mut self, dir: Fid, names: Names<'_>, with_attr: bool, w: &mut Writer<'_>) -> Answer {
+    pub(crate) fn list(&mut self, dir: Fid, names: Names<'_>, detail: Detail, w: &mut Writer<'_>) -> Answer {
         let start = self.fids.get(dir)?;
         start.check_directory()?;
         let (tree, read_only) = (start.tree, start.read_only);
@@ -89,7 +89,7 @@ impl Server {
         let stream = self.descriptors.reopen(&fd, OFlags::RDONLY | OFlags::DIRECTORY)?;
         reply::List { fid: None }.encode(w);
         let max_bytes = protocol::MAX_DIR_BYTES as usize;
-        let page = fill(&mut self.entries, stream.as_fd(), fd.as_fd(), max_bytes, with_attr, None, w)?;
+        let page = self.buffers.fill(stream.as_fd(), fd.as_fd(), max_bytes, detail, None, w)?;
         if !page.eof {
             let fid = self.fids.insert(File { fd, kind: FileKind::Directory, tree, read_only })?;
             reply::List { fid: Some(fid) }.patch(w);
@@ -103,7 +103,7 @@ impl Server {
         &mut self,
         dir: Fid,
         max_bytes: u32,
-        with_attr: bool,
+        detail: Detail,
         names: Names<'_>,
         w: &mut Writer<'_>,
     ) -> Answer {
@@ -138,7 +138,7 @@ impl Server {
             }
             record.encode(w);
             let mut left = Vec::new();
-            match fill(&mut self.entries, stream.as_fd(), fd.as_fd(), room, with_attr, Some(&mut left), w) {
+            match self.buffers.fill(stream.as_fd(), fd.as_fd(), room, detail, Some(&mut left), w) {
                 Ok(page) if page.eof => {}
                 Ok(page) if page.count > 0 => break,
                 _ => {
@@ -165,55 +165,109 @@ struct Level {
     left: Vec<Box<[u8]>>,
 }
 
-/// Appends a page of what `stream` (the directory `dir`, open for reading) gives next, and names the subdirectories among it.
-fn fill(
-    buf: &mut [MaybeUninit<u8>],
-    stream: BorrowedFd<'_>,
-    dir: BorrowedFd<'_>,
-    max_bytes: usize,
-    with_attr: bool,
-    mut subdirectories: Option<&mut Vec<Box<[u8]>>>,
-    w: &mut Writer<'_>,
-) -> Result<DirPage, Errno> {
-    let mut page = DirPage { count: 0, eof: true };
-    let head = w.len();
-    page.encode(w);
-    let end = w.len() + max_bytes.max(MIN_PAGE);
-    let mut entries = RawDir::new(stream, buf);
-    while let Some(entry) = entries.next() {
-        let entry = match entry {
-            Ok(entry) => entry,
-            // What has been read so far is an answer; the error will be there again for the next page.
-            Err(_) if page.count > 0 => {
+/// Room for entries and contents on their way.
+#[derive(Debug)]
+pub struct Buffers {
+    entries: Box<[MaybeUninit<u8>]>,
+    /// Also for symlink targets and values of attributes.
+    pub scratch: Vec<u8>,
+}
+
+impl Buffers {
+    pub fn new() -> Self {
+        Self { entries: vec![MaybeUninit::uninit(); 32 * 1024].into_boxed_slice(), scratch: vec![0; MAX_MESSAGE] }
+    }
+
+    /// Appends a page of what `stream` (the directory `dir`, open for reading) gives next, and names the subdirectories among it.
+    fn fill(
+        &mut self,
+        stream: BorrowedFd<'_>,
+        dir: BorrowedFd<'_>,
+        max_bytes: usize,
+        detail: Detail,
+        mut subdirectories: Option<&mut Vec<Box<[u8]>>>,
+        w: &mut Writer<'_>,
+    ) -> Result<DirPage, Errno> {
+        let mut page = DirPage { count: 0, eof: true };
+        let head = w.len();
+        page.encode(w);
+        let end = w.len() + max_bytes.max(MIN_PAGE);
+        let mut files = Files { detail, large: false };
+        let mut entries = RawDir::new(stream, &mut self.entries);
+        while let Some(entry) = entries.next() {
+            let entry = match entry {
+                Ok(entry) => entry,
+                // What has been read so far is an answer; the error will be there again for the next page.
+                Err(_) if page.count > 0 => {
+                    page.eof = false;
+                    break;
+                }
+                Err(e) => return Err(e),
+            };
+            let name = entry.file_name().to_bytes();
+            // This leaves out `.` and `..`, and anything that only a broken file system could come up with.
+            if check_name(name).is_err() {
+                continue;
+            }
+            let kind = kind(entry.file_type());
+            let (attr, size) = files.look(dir, name, kind, &mut self.scratch);
+            let content = size.and_then(|n| self.scratch.get(..n));
+            let mut entry = DirEntry { ino: entry.ino(), cookie: entry.next_entry_cookie(), kind, name, attr, content };
+            if w.len() + entry.size() > end && page.count == 0 {
+                entry.content = None;
+            }
+            if w.len() + entry.size() > end || page.count == u16::MAX {
                 page.eof = false;
                 break;
             }
-            Err(e) => return Err(e),
-        };
-        let name = entry.file_name().to_bytes();
-        // This leaves out `.` and `..`, and anything that only a broken file system could come up with.
-        if check_name(name).is_err() {
-            continue;
+            entry.encode(w);
+            page.count += 1;
+            if let (Some(list), FileKind::Directory) = (&mut subdirectories, entry.kind) {
+                list.push(name.into());
+            }
         }
-        let entry = DirEntry {
-            ino: entry.ino(),
-            cookie: entry.next_entry_cookie(),
-            kind: kind(entry.file_type()),
-            name,
-            attr: with_attr.then(|| sys::stat_child(dir, name).ok()).flatten(),
+        page.patch(w, head);
+        Ok(page)
+    }
+}
+
+/// What is to be told of the entries of a directory.
+struct Files {
+    detail: Detail,
+    /// The last regular file was too large; so may the next one be, and is looked at before it is opened.
+    large: bool,
+}
+
+impl Files {
+    /// Attributes of an entry and, if asked for, its content: that many bytes of `buf`.
+    fn look(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        kind: FileKind,
+        buf: &mut [u8],
+    ) -> (Option<Attr>, Option<usize>) {
+        let attr = || sys::stat_child(dir, name).ok();
+        let max_size = match self.detail {
+            Detail::Names => return (None, None),
+            Detail::Content(max_size) if kind == FileKind::Regular => max_size,
+            _ => return (attr(), None),
         };
-        if w.len() + entry.size() > end || page.count == u16::MAX {
-            page.eof = false;
-            break;
+        if self.large {
+            let attr = attr();
+            self.large = attr.is_none_or(|a| a.size > max_size.into());
+            if self.large {
+                return (attr, None);
+            }
         }
-        entry.encode(w);
-        page.count += 1;
-        if let (Some(list), FileKind::Directory) = (&mut subdirectories, entry.kind) {
-            list.push(name.into());
+        match read_small(dir, name, max_size, buf) {
+            Ok((attr, size)) => {
+                self.large = size.is_none();
+                (Some(attr), size)
+            }
+            Err(_) => (attr(), None),
         }
     }
-    page.patch(w, head);
-    Ok(page)
 }
 
 fn kind(file_type: FileType) -> FileKind {

@@ -140,11 +140,13 @@ impl Server {
         let mut names = names.iter();
         let found = sys::open_way(&start.fd, names.by_ref().take(way.into()))?;
         let dir = found.as_ref().map_or(start.fd.as_fd(), |fd| fd.as_fd());
-        let mut buf = std::mem::take(&mut self.scratch);
+        let mut buf = std::mem::take(&mut self.buffers.scratch);
         for name in names {
-            let file = match Self::read_small(dir, name, max_size, &mut buf) {
-                Ok((attr, n)) => buf.get(..n).map(|content| (attr, content)),
-                Err(_) => None,
+            // Opening a fifo would be noticed by who waits for a reader.
+            let regular = sys::stat_child(dir, name).is_ok_and(|attr| suits(&attr, max_size));
+            let file = match regular.then(|| read_small(dir, name, max_size, &mut buf)) {
+                Some(Ok((attr, Some(n)))) => buf.get(..n).map(|content| (attr, content)),
+                _ => None,
             };
             let need = FileContent::size(file.map_or(0, |(_, content)| content.len()));
             if w.len() + need > MAX_MESSAGE {
@@ -152,29 +154,8 @@ impl Server {
             }
             FileContent { file }.encode(w);
         }
-        self.scratch = buf;
+        self.buffers.scratch = buf;
         Ok(None)
-    }
-
-    /// Reads all of a regular file of at most `max_size` bytes into `buf`.
-    fn read_small(dir: BorrowedFd<'_>, name: &[u8], max_size: u32, buf: &mut [u8]) -> Result<(Attr, usize), Errno> {
-        let suits = |attr: &Attr| attr.kind() == FileKind::Regular && attr.size <= u64::from(max_size);
-        // Two calls less than holding it and opening what is held. What counts is what the descriptor says.
-        if !suits(&sys::stat_child(dir, name)?) {
-            return Err(Errno::FBIG);
-        }
-        let file = sys::open_file(dir, name)?;
-        let attr = sys::stat(&file)?;
-        let size = usize::try_from(attr.size).unwrap_or(usize::MAX);
-        if !suits(&attr) {
-            return Err(Errno::FBIG);
-        }
-        // One byte more than there should be, to see that there is none.
-        let room = buf.get_mut(..=size).ok_or(Errno::FBIG)?;
-        if rustix::io::read(&file, room)? != size {
-            return Err(Errno::AGAIN);
-        }
-        Ok((attr, size))
     }
 
     /// Opens what is known to be a regular file.
@@ -355,6 +336,27 @@ impl Server {
         }
         self.descriptors.reopen(&memfd, OFlags::RDONLY).map(Some)
     }
+}
+
+fn suits(attr: &Attr, max_size: u32) -> bool {
+    attr.kind() == FileKind::Regular && attr.size <= u64::from(max_size)
+}
+
+/// Attributes of what was a regular file a moment ago and, if it still is one of at most `max_size` bytes, all of it: that many bytes of `buf`.
+/// Two calls less than holding it and opening what is held.
+pub(crate) fn read_small(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    max_size: u32,
+    buf: &mut [u8],
+) -> Result<(Attr, Option<usize>), Errno> {
+    let file = sys::open_file(dir, name)?;
+    let attr = sys::stat(&file)?;
+    let size = usize::try_from(attr.size).unwrap_or(usize::MAX);
+    // One byte more than there should be, to see that there is none.
+    let Some(room) = buf.get_mut(..=size).filter(|_| suits(&attr, max_size)) else { return Ok((attr, None)) };
+    let whole = rustix::io::read(&file, room).is_ok_and(|n| n == size);
+    Ok((attr, whole.then_some(size)))
 }
 
 /// The descriptor of a directory whose entries may be changed.

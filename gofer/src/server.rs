@@ -1,6 +1,5 @@
 //! Reads requests, has them carried out, answers.
 
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
 use protocol::reply;
@@ -9,7 +8,7 @@ use protocol::wire::{DecodeError, Writer};
 use protocol::{transport, MAX_MESSAGE};
 use rustix::io::Errno;
 
-use crate::dir::Streams;
+use crate::dir::{Buffers, Streams};
 use crate::fids::Fids;
 use crate::{setup, sys, Error, Gofer, OpenTree};
 
@@ -22,9 +21,7 @@ pub struct Server {
     pub(crate) fids: Fids,
     pub(crate) max_fids: u32,
     pub(crate) streams: Streams,
-    /// For directory entries, symlink targets and values of attributes on their way.
-    pub(crate) scratch: Vec<u8>,
-    pub(crate) entries: Box<[MaybeUninit<u8>]>,
+    pub(crate) buffers: Buffers,
 }
 
 /// How a request turned out: its body is written, and perhaps there is a descriptor to go with it; or it failed and what was written counts for nothing.
@@ -47,8 +44,7 @@ impl Server {
             fids: Fids::new(gofer.max_fids),
             max_fids: gofer.max_fids,
             streams: Streams::default(),
-            scratch: vec![0; MAX_MESSAGE],
-            entries: vec![MaybeUninit::uninit(); 32 * 1024].into_boxed_slice(),
+            buffers: Buffers::new(),
         })
     }
 
@@ -145,13 +141,9 @@ impl Server {
                 Ok(None)
             }
             Request::Setattr { fid, set } => self.setattr(fid, set, w),
-            Request::ReadDir { dir, cookie, max_bytes, with_attr } => {
-                self.read_dir(dir, cookie, max_bytes, with_attr, w)
-            }
-            Request::List { dir, names, with_attr } => self.list(dir, names, with_attr, w),
-            Request::ListTree { dir, max_bytes, with_attr, names } => {
-                self.list_tree(dir, max_bytes, with_attr, names, w)
-            }
+            Request::ReadDir { dir, cookie, max_bytes, detail } => self.read_dir(dir, cookie, max_bytes, detail, w),
+            Request::List { dir, names, detail } => self.list(dir, names, detail, w),
+            Request::ListTree { dir, max_bytes, detail, names } => self.list_tree(dir, max_bytes, detail, names, w),
             Request::ReadFiles { dir, max_size, way, names } => self.read_files(dir, max_size, way, names, w),
             Request::Statfs { fid } => {
                 reply::encode_statfs(w, &sys::statfs(&self.fids.get(fid)?.fd)?);

@@ -134,7 +134,7 @@ fn a_full_table_fits_through_the_filter() {
     let wanted = client.max_handles().min(20_000);
     let held: Vec<_> = (0..wanted).map_while(|_| client.attach("root").ok()).collect();
     assert_eq!(held.len(), usize::try_from(wanted).unwrap());
-    let page = held[0].handle.read_dir(0, true).unwrap();
+    let page = held[0].handle.read_dir(0, protocol::Detail::Attr).unwrap();
     assert_eq!(page.len(), 2);
     drop(held);
     client.flush();

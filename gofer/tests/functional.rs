@@ -5,13 +5,13 @@ mod common;
 use std::fs;
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{symlink, FileTypeExt, MetadataExt, PermissionsExt};
 
 use common::{content, find, walk, Fixture, Mode};
 use nix::errno::Errno;
-use protocol::client::WalkEnd;
+use protocol::client::{DirEntry, WalkEnd};
 use protocol::{
-    Client, FileKind, MknodKind, NewNode, OpenFlags, RenameFlags, SetAttr, SetTime, Time, WalkFids, XattrMode,
+    Client, Detail, FileKind, MknodKind, NewNode, OpenFlags, RenameFlags, SetAttr, SetTime, Time, WalkFids, XattrMode,
 };
 
 macro_rules! cases {
@@ -33,6 +33,7 @@ cases!(
     link_unlink_rename,
     setattr_sets,
     listing_is_complete,
+    listing_brings_small_files,
     listing_goes_on_while_entries_vanish,
     small_files_are_read_together,
     trees_are_listed_as_one_walks_down,
@@ -282,14 +283,14 @@ fn listing_is_complete(fx: &Fixture, client: &Client) {
     }
     expected.sort();
     let many = find(&root, "many").handle;
-    for with_attr in [false, true] {
+    for detail in [Detail::Names, Detail::Attr, Detail::Content(100)] {
         let (mut found, mut cookie, mut pages) = (vec![], 0, 0);
         loop {
-            let page = many.read_dir(cookie, with_attr).unwrap();
+            let page = many.read_dir(cookie, detail).unwrap();
             pages += 1;
             assert_eq!(page.iter().count(), page.len());
             for entry in page.iter() {
-                assert_eq!(entry.attr.is_some(), with_attr);
+                assert_eq!(entry.attr.is_some(), detail.has_attr());
                 assert!(entry.attr.is_none_or(|a| a.ino == entry.ino && a.kind() == FileKind::Regular));
                 assert!(matches!(entry.kind, FileKind::Regular | FileKind::Unknown));
                 found.push(String::from_utf8(entry.name.to_vec()).unwrap());
@@ -305,32 +306,80 @@ fn listing_is_complete(fx: &Fixture, client: &Client) {
         assert_eq!(found, expected);
     }
     // By name, in one request; the handle that comes back has the rest.
-    let (rest, first) = root.list(&[b"many"], true).unwrap();
+    let (rest, first) = root.list(&[b"many"], Detail::Attr).unwrap();
     let mut found: Vec<_> = first.iter().map(|e| (e.name.to_vec(), e.cookie)).collect();
     let rest = rest.unwrap();
     let mut eof = first.eof;
     while !eof {
-        let page = rest.read_dir(found.last().unwrap().1, true).unwrap();
+        let page = rest.read_dir(found.last().unwrap().1, Detail::Attr).unwrap();
         found.extend(page.iter().map(|e| (e.name.to_vec(), e.cookie)));
         eof = page.eof;
     }
     let mut found: Vec<_> = found.into_iter().map(|(name, _)| String::from_utf8(name).unwrap()).collect();
     found.sort();
     assert_eq!(found, expected);
-    let (rest, page) = root.list(&[b"dir", b"deep"], false).unwrap();
+    let (rest, page) = root.list(&[b"dir", b"deep"], Detail::Names).unwrap();
     assert!(rest.is_none() && page.is_empty() && page.eof);
-    assert_eq!(root.list(&[b"file"], false).unwrap_err(), Errno::ENOTDIR);
-    assert_eq!(root.list(&[b"file", b"x"], false).unwrap_err(), Errno::ENOTDIR);
-    assert_eq!(root.list(&[b"dir", b"none"], false).unwrap_err(), Errno::ENOENT);
+    assert_eq!(root.list(&[b"file"], Detail::Names).unwrap_err(), Errno::ENOTDIR);
+    assert_eq!(root.list(&[b"file", b"x"], Detail::Names).unwrap_err(), Errno::ENOTDIR);
+    assert_eq!(root.list(&[b"dir", b"none"], Detail::Names).unwrap_err(), Errno::ENOENT);
     for link in ["to_dir", "up", "abs"] {
-        assert!(root.list(&[link.as_bytes()], false).is_err(), "{link}");
-        assert!(root.list(&[link.as_bytes(), b"x"], false).is_err(), "{link}");
+        assert!(root.list(&[link.as_bytes()], Detail::Names).is_err(), "{link}");
+        assert!(root.list(&[link.as_bytes(), b"x"], Detail::Names).is_err(), "{link}");
     }
     let deep = find(&root, "dir/deep").handle;
-    let page = deep.read_dir(0, false).unwrap();
+    let page = deep.read_dir(0, Detail::Names).unwrap();
     assert!(page.is_empty() && page.eof);
-    assert_eq!(find(&root, "file").handle.read_dir(0, false).unwrap_err(), Errno::ENOTDIR);
-    assert!(many.read_dir(u64::MAX, false).is_err());
+    assert_eq!(find(&root, "file").handle.read_dir(0, Detail::Names).unwrap_err(), Errno::ENOTDIR);
+    assert!(many.read_dir(u64::MAX, Detail::Names).is_err());
+}
+
+fn listing_brings_small_files(fx: &Fixture, client: &Client) {
+    let root = client.attach("root").unwrap().handle;
+    fs::create_dir(fx.host("files")).unwrap();
+    let at = |name: &str| fx.host("files").join(name);
+    for i in 0..300 {
+        fs::write(at(&format!("{i}")), format!("{i} ").repeat(i)).unwrap();
+    }
+    fs::create_dir(at("dir")).unwrap();
+    symlink("0", at("link")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, at("fifo"), rustix::fs::Mode::RWXU).unwrap();
+    let check = |entries: Vec<DirEntry<'_>>, most: u64| {
+        for e in &entries {
+            let (attr, name) = (e.attr.unwrap(), std::str::from_utf8(e.name).unwrap());
+            assert_eq!(attr.ino, e.ino);
+            let small = attr.kind() == FileKind::Regular && attr.size <= most;
+            assert_eq!(e.content, small.then(|| fs::read(at(name)).unwrap()).as_deref(), "{name}");
+        }
+        entries.len()
+    };
+    let dir = find(&root, "files").handle;
+    for most in [0, 500, protocol::MAX_CONTENT] {
+        let (mut found, mut cookie) = (0, 0);
+        loop {
+            let page = dir.read_dir(cookie, Detail::Content(most)).unwrap();
+            found += check(page.iter().collect(), most.into());
+            cookie = page.last().unwrap_or(cookie);
+            if page.eof {
+                break;
+            }
+            assert!(!page.is_empty());
+        }
+        assert_eq!(found, 303);
+    }
+    let (_, page) = root.list(&[b"files"], Detail::Content(500)).unwrap();
+    assert!(!page.is_empty());
+    check(page.iter().collect(), 500);
+    let pages = root.list_tree(&[b"files"], 60_000, Detail::Content(500)).unwrap();
+    assert!(!pages[0].page.is_empty());
+    check(pages[0].page.iter().collect(), 500);
+    // What is larger than a page comes without.
+    fs::create_dir(fx.host("one")).unwrap();
+    fs::write(fx.host("one/large"), "x".repeat(65_536)).unwrap();
+    let pages = root.list_tree(&[b"one"], 10_000, Detail::Content(protocol::MAX_CONTENT)).unwrap();
+    let entry = pages[0].page.iter().next().unwrap();
+    assert!(pages[0].page.eof && entry.content.is_none() && entry.attr.unwrap().size == 65_536);
+    assert_eq!(root.list(&[b"one"], Detail::Content(protocol::MAX_CONTENT + 1)).unwrap_err(), Errno::ENAMETOOLONG);
 }
 
 fn small_files_are_read_together(fx: &Fixture, client: &Client) {
@@ -388,9 +437,9 @@ fn trees_are_listed_as_one_walks_down(fx: &Fixture, client: &Client) {
         }
         paths.split_off(1)
     };
-    for with_attr in [false, true] {
-        let pages = t.list_tree(&[b"c", b"none", b"a", b"link", b"b"], 60_000, with_attr).unwrap();
-        assert!(pages.iter().all(|p| p.page.eof && p.page.iter().all(|e| e.attr.is_some() == with_attr)));
+    for detail in [Detail::Names, Detail::Attr, Detail::Content(100)] {
+        let pages = t.list_tree(&[b"c", b"none", b"a", b"link", b"b"], 60_000, detail).unwrap();
+        assert!(pages.iter().all(|p| p.page.eof && p.page.iter().all(|e| e.attr.is_some() == detail.has_attr())));
         let paths = paths(&pages);
         let (first, last) = (&paths[..2], &paths[paths.len() - 1]);
         assert_eq!((first, last), (&[("/c".into(), 1), ("/a".into(), 3)][..], &("/b".into(), 1)));
@@ -400,20 +449,20 @@ fn trees_are_listed_as_one_walks_down(fx: &Fixture, client: &Client) {
         let at = |path: &str| paths.iter().position(|p| p.0 == path).unwrap();
         assert_eq!(at("/a/y/z"), at("/a/y") + 1);
     }
-    assert!(t.list_tree(&[b"none", b"a"], 0, true).unwrap().is_empty());
+    assert!(t.list_tree(&[b"none", b"a"], 0, Detail::Attr).unwrap().is_empty());
     // Where the room ends, the last one has only begun.
     fs::create_dir(fx.host("t/a/many")).unwrap();
     for i in 0..1000 {
         fs::write(fx.host(&format!("t/a/many/{i}")), "").unwrap();
     }
-    let pages = t.list_tree(&[b"a", b"b"], 8192, true).unwrap();
+    let pages = t.list_tree(&[b"a", b"b"], 8192, Detail::Attr).unwrap();
     let (last, whole) = pages.split_last().unwrap();
     assert!(!last.page.eof && &*last.name == b"many" && whole.iter().all(|p| p.page.eof));
     let many = find(&root, "t/a/many").handle;
-    let rest = many.read_dir(last.page.iter().last().unwrap().cookie, false).unwrap();
+    let rest = many.read_dir(last.page.iter().last().unwrap().cookie, Detail::Names).unwrap();
     assert_eq!(last.page.len() + rest.len(), 1000);
-    assert_eq!(t.list_tree(&[b".."], 100, true).unwrap_err(), Errno::EINVAL);
-    assert_eq!(find(&root, "file").handle.list_tree(&[b"x"], 100, true).unwrap_err(), Errno::ENOTDIR);
+    assert_eq!(t.list_tree(&[b".."], 100, Detail::Attr).unwrap_err(), Errno::EINVAL);
+    assert_eq!(find(&root, "file").handle.list_tree(&[b"x"], 100, Detail::Attr).unwrap_err(), Errno::ENOTDIR);
 }
 
 fn listing_goes_on_while_entries_vanish(fx: &Fixture, client: &Client) {
@@ -427,7 +476,7 @@ fn listing_goes_on_while_entries_vanish(fx: &Fixture, client: &Client) {
     // As `rm -r` does: what has been listed is removed before the next page.
     let mut cookie = 0;
     loop {
-        let page = many.read_dir(cookie, false).unwrap();
+        let page = many.read_dir(cookie, Detail::Names).unwrap();
         for entry in page.iter() {
             many.unlink(entry.name, false).unwrap();
             left -= 1;
@@ -443,10 +492,10 @@ fn listing_goes_on_while_entries_vanish(fx: &Fixture, client: &Client) {
         fs::write(fx.host("many").join(format!("{i:0200}")), "").unwrap();
     }
     let listings: Vec<_> = (0..40).map(|_| find(&root, "many").handle).collect();
-    let first: Vec<_> = listings.iter().map(|l| l.read_dir(0, false).unwrap()).collect();
+    let first: Vec<_> = listings.iter().map(|l| l.read_dir(0, Detail::Names).unwrap()).collect();
     for (listing, first) in listings.iter().zip(&first) {
         assert!(!first.eof);
-        let second = listing.read_dir(first.iter().last().unwrap().cookie, false).unwrap();
+        let second = listing.read_dir(first.iter().last().unwrap().cookie, Detail::Names).unwrap();
         assert_eq!((first.len() + second.len(), second.eof), (500, true));
     }
 }

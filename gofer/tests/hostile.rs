@@ -14,7 +14,7 @@ use common::{find, Fixture, Mode};
 use gofer::{Config, Error, Gofer, Tree};
 use protocol::request::{Header, Names, Op, Request};
 use protocol::wire::{DecodeError, Writer};
-use protocol::{transport, Fid, NewNode, OpenFlags, WalkFids, MAX_MESSAGE};
+use protocol::{transport, Detail, Fid, NewNode, OpenFlags, WalkFids, MAX_MESSAGE};
 use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 /// A connection on which anything can be said.
@@ -87,10 +87,10 @@ fn paths_cannot_be_expressed() {
         let new = NewNode::with_mode(0o777);
         for request in [
             Request::Walk { dir, fids: WalkFids::Last, open: Some(OpenFlags::READ), names: Names::List(&names) },
-            Request::List { dir, with_attr: true, names: Names::List(&names) },
+            Request::List { dir, detail: Detail::Attr, names: Names::List(&names) },
             Request::ReadFiles { dir, max_size: 10, way: 0, names: Names::List(&names) },
             Request::ReadFiles { dir, max_size: 10, way: 1, names: Names::List(&names) },
-            Request::ListTree { dir, max_bytes: 1000, with_attr: true, names: Names::List(&names) },
+            Request::ListTree { dir, max_bytes: 1000, detail: Detail::Attr, names: Names::List(&names) },
             Request::Create { dir, name, new, flags: OpenFlags::READ },
             Request::Mkdir { dir, name, new },
             Request::Link { target: dir, dir, name },
@@ -190,13 +190,13 @@ fn noise_never_panics_the_server() {
                     new_name: &name,
                     flags: Default::default(),
                 },
-                7 => Request::ReadDir { dir, cookie: random() % 5, max_bytes: 100, with_attr: true },
+                7 => Request::ReadDir { dir, cookie: random() % 5, max_bytes: 100, detail: Detail::Content(1000) },
                 8 => Request::Setattr { fid: dir, set: Default::default() },
                 9 => Request::Readlink { fid: dir },
                 10 => Request::Fsync { fid: dir, data_only: true },
                 11 => Request::Mknod { dir, name: &name, kind: protocol::MknodKind::Fifo, new },
                 12 => Request::SetXattr { fid: dir, name: b"user.x", value: b"y", mode: protocol::XattrMode::Any },
-                13 => Request::List { dir, with_attr: true, names: Names::List(&[b"dir", &name]) },
+                13 => Request::List { dir, detail: Detail::Attr, names: Names::List(&[b"dir", &name]) },
                 14 => Request::ReadFiles {
                     dir,
                     max_size: 1000,
@@ -206,7 +206,7 @@ fn noise_never_panics_the_server() {
                 15 => Request::ListTree {
                     dir,
                     max_bytes: (random() % 65_536) as u32,
-                    with_attr: random() % 2 == 0,
+                    detail: if random() % 2 == 0 { Detail::Content(1000) } else { Detail::Attr },
                     names: Names::List(&[b"dir", &name, b"up", b"file"]),
                 },
                 _ => Request::Open { fid: dir, flags: open },
@@ -354,7 +354,7 @@ fn a_directory_moved_away_leads_nowhere_else() {
     // It is still held, as an open directory is; but there is no way up from it.
     deep.getattr().unwrap();
     assert_eq!(deep.walk(&[b".."], WalkFids::Last, None).unwrap_err(), nix::errno::Errno::EINVAL);
-    assert!(deep.read_dir(0, true).unwrap().is_empty());
+    assert!(deep.read_dir(0, Detail::Attr).unwrap().is_empty());
 }
 
 #[test]

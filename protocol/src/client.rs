@@ -104,7 +104,10 @@ pub type SmallFile = Option<(Attr, Box<[u8]>)>;
 #[derive(Debug, Default)]
 pub struct DirPage {
     bytes: Vec<u8>,
-    count: u16,
+    /// Where each entry begins.
+    at: Vec<u32>,
+    /// The last entry's cookie.
+    last: Option<u64>,
     /// Whether the directory ends here; if not, the last entry's cookie gets the next page.
     pub eof: bool,
 }
@@ -126,32 +129,41 @@ impl DirPage {
     fn decode(r: &mut Reader<'_>) -> crate::wire::Result<Self> {
         let head = reply::DirPage::decode(r)?;
         let start = r.rest();
+        // An entry has 20 bytes at least, so this is no more than a part of the packet.
+        let most = usize::from(head.count).min(start.len() / 16);
+        let (mut at, mut last) = (Vec::with_capacity(most), None);
         for _ in 0..head.count {
-            DirEntry::decode(r)?;
+            at.push(u32::try_from(start.len() - r.rest().len()).map_err(|_| DecodeError::TooLong("page"))?);
+            last = Some(DirEntry::decode(r)?.cookie);
         }
         let bytes = start.get(..start.len() - r.rest().len()).ok_or(DecodeError::Truncated)?;
-        Ok(DirPage { bytes: bytes.to_vec(), count: head.count, eof: head.eof })
+        Ok(DirPage { bytes: bytes.to_vec(), at, last, eof: head.eof })
     }
 
-    /// The entries as they came, one behind the other; [`DirEntry::decode`] takes them apart.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// The entries as they came, one behind the other, and where each begins; [`DirEntry::decode`] takes them apart.
+    pub fn into_parts(self) -> (Vec<u8>, Vec<u32>) {
+        (self.bytes, self.at)
+    }
+
+    /// The cookie to go on from.
+    pub fn last(&self) -> Option<u64> {
+        self.last
     }
 
     /// Number of entries.
     pub fn len(&self) -> usize {
-        usize::from(self.count)
+        self.at.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.at.is_empty()
     }
 
     /// The entries. Neither `.` nor `..` is among them.
     pub fn iter(&self) -> impl Iterator<Item = DirEntry<'_>> {
         let mut r = Reader::new(&self.bytes);
-        (0..self.count).map_while(move |_| DirEntry::decode(&mut r).ok())
+        self.at.iter().map_while(move |_| DirEntry::decode(&mut r).ok())
     }
 }
 
@@ -311,15 +323,15 @@ impl Handle {
     }
 
     /// A page of this directory's entries: those after `cookie`, 0 for the first page (which reads the directory afresh), then the last entry's.
-    pub fn read_dir(&self, cookie: u64, with_attr: bool) -> Result<DirPage> {
-        let request = Request::ReadDir { dir: self.fid, cookie, max_bytes: MAX_DIR_BYTES, with_attr };
+    pub fn read_dir(&self, cookie: u64, detail: Detail) -> Result<DirPage> {
+        let request = Request::ReadDir { dir: self.fid, cookie, max_bytes: MAX_DIR_BYTES, detail };
         self.inner.call(&request, None, |r, _| DirPage::decode(r))
     }
 
     /// The first page of the directory that `names` (1 to [`MAX_WALK`](crate::MAX_WALK)) lead to from this one, and a handle to get the others by, if
     /// there are any.
-    pub fn list(&self, names: &[&[u8]], with_attr: bool) -> Result<(Option<Handle>, DirPage)> {
-        let request = Request::List { dir: self.fid, with_attr, names: Names::List(names) };
+    pub fn list(&self, names: &[&[u8]], detail: Detail) -> Result<(Option<Handle>, DirPage)> {
+        let request = Request::List { dir: self.fid, detail, names: Names::List(names) };
         self.inner.call(&request, None, |r, _| {
             let fid = reply::List::decode(r)?.fid;
             let handle = fid.map(|fid| Handle { inner: self.inner.clone(), fid });
@@ -329,8 +341,8 @@ impl Handle {
 
     /// The directories `names` (1 to [`MAX_WALK`](crate::MAX_WALK)) in this one and what lies below them, as far as `max_bytes` go: each directory comes before
     /// what is in it, and only the last may have more entries than its page tells.
-    pub fn list_tree(&self, names: &[&[u8]], max_bytes: u32, with_attr: bool) -> Result<Vec<TreePage>> {
-        let request = Request::ListTree { dir: self.fid, max_bytes, with_attr, names: Names::List(names) };
+    pub fn list_tree(&self, names: &[&[u8]], max_bytes: u32, detail: Detail) -> Result<Vec<TreePage>> {
+        let request = Request::ListTree { dir: self.fid, max_bytes, detail, names: Names::List(names) };
         self.inner.call(&request, None, |r, _| {
             let mut pages = Vec::new();
             while !r.rest().is_empty() {

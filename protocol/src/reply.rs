@@ -184,12 +184,15 @@ pub struct DirEntry<'a> {
     pub name: &'a [u8],
     /// Its attributes, if asked for and it still existed.
     pub attr: Option<Attr>,
+    /// All of its content, which is as long as the attributes say: of a regular file that is small enough, if asked for and it could be had.
+    pub content: Option<&'a [u8]>,
 }
 
 impl<'a> DirEntry<'a> {
     /// Bytes on the wire.
     pub fn size(&self) -> usize {
-        8 + 8 + 1 + 1 + self.name.len() + 1 + if self.attr.is_some() { Attr::SIZE } else { 0 }
+        let attr = if self.attr.is_some() { Attr::SIZE } else { 0 };
+        8 + 8 + 1 + 1 + self.name.len() + 1 + attr + self.content.map_or(0, |c| 4 + c.len())
     }
 
     /// Appends it.
@@ -198,9 +201,17 @@ impl<'a> DirEntry<'a> {
         w.u64(self.cookie);
         w.u8(self.kind.dirent());
         w.name(self.name);
-        w.u8(u8::from(self.attr.is_some()));
-        if let Some(attr) = &self.attr {
-            attr.encode(w);
+        match (&self.attr, self.content) {
+            (None, _) => w.u8(0),
+            (Some(attr), None) => {
+                w.u8(1);
+                attr.encode(w);
+            }
+            (Some(attr), Some(content)) => {
+                w.u8(2);
+                attr.encode(w);
+                w.long_bytes(content);
+            }
         }
     }
 
@@ -215,8 +226,14 @@ impl<'a> DirEntry<'a> {
         let (ino, cookie) = (r.u64()?, r.u64()?);
         let kind = FileKind::from_dirent(r.u8()?).ok_or(DecodeError::BadValue("file kind"))?;
         let name = r.name()?;
-        let attr = if r.bool("has_attr")? { Some(Attr::decode(r)?) } else { None };
-        Ok(Self { ino, cookie, kind, name, attr })
+        let told = r.u8()?;
+        let attr = if told > 0 { Some(Attr::decode(r)?) } else { None };
+        let content = match (told, &attr) {
+            (2, Some(attr)) => Some(decode_content(r, attr)?),
+            (0 | 1, _) => None,
+            _ => return Err(DecodeError::BadValue("detail")),
+        };
+        Ok(Self { ino, cookie, kind, name, attr, content })
     }
 }
 
@@ -335,12 +352,18 @@ impl<'a> FileContent<'a> {
             return Ok(Self { file: None });
         }
         let attr = Attr::decode(r)?;
-        let content = r.long_bytes(MAX_MESSAGE, "content")?;
-        if attr.kind() != FileKind::Regular || attr.size != content.len() as u64 {
-            return Err(DecodeError::BadValue("content"));
-        }
+        let content = decode_content(r, &attr)?;
         Ok(Self { file: Some((attr, content)) })
     }
+}
+
+/// Reads all of the content of a file with these attributes.
+fn decode_content<'a>(r: &mut Reader<'a>, attr: &Attr) -> Result<&'a [u8]> {
+    let content = r.long_bytes(MAX_MESSAGE, "content")?;
+    if attr.kind() != FileKind::Regular || attr.size != content.len() as u64 {
+        return Err(DecodeError::BadValue("content"));
+    }
+    Ok(content)
 }
 
 /// Appends attributes as a body.

@@ -234,7 +234,7 @@ pub enum Request<'a> {
     Setattr { fid: Fid, set: SetAttr },
     /// Entries of a directory after `cookie` (0: from the start, afresh) without `.` and `..`, at most `max_bytes` of them: →
     /// [`DirPage`](crate::reply::DirPage).
-    ReadDir { dir: Fid, cookie: u64, max_bytes: u32, with_attr: bool },
+    ReadDir { dir: Fid, cookie: u64, max_bytes: u32, detail: Detail },
     /// About the file system: → statfs.
     Statfs { fid: Fid },
     /// Value of an extended attribute: → bytes.
@@ -252,14 +252,14 @@ pub enum Request<'a> {
     /// Takes a descriptor of a memfd: → nothing, and a read-only descriptor of the same memory.
     ReopenReadOnly,
     /// The first page of the directory that `names` lead to, one below the other, starting in `dir`: → [`List`](crate::reply::List), page.
-    List { dir: Fid, with_attr: bool, names: Names<'a> },
+    List { dir: Fid, detail: Detail, names: Names<'a> },
     /// Attributes and content of regular files of at most `max_size` bytes, which lie side by side in one directory: → as many
     /// [`FileContent`](crate::reply::FileContent)s as fit. The first `way` of `names` lead to that directory from `dir`, one below the other; the
     /// others are the files, in the order of the answers.
     ReadFiles { dir: Fid, max_size: u32, way: u8, names: Names<'a> },
     /// The directories `names`, which lie side by side in `dir`, and those below each of them, in the order in which a program walks down a
     /// tree, as far as `max_bytes` of entries go: → [`TreeDir`](crate::reply::TreeDir)s, each with a page.
-    ListTree { dir: Fid, max_bytes: u32, with_attr: bool, names: Names<'a> },
+    ListTree { dir: Fid, max_bytes: u32, detail: Detail, names: Names<'a> },
 }
 
 impl<'a> Request<'a> {
@@ -374,11 +374,11 @@ impl<'a> Request<'a> {
                 w.u64(fid.raw());
                 set.encode(w);
             }
-            Self::ReadDir { dir, cookie, max_bytes, with_attr } => {
+            Self::ReadDir { dir, cookie, max_bytes, detail } => {
                 w.u64(dir.raw());
                 w.u64(cookie);
                 w.u32(max_bytes);
-                w.u8(u8::from(with_attr));
+                detail.encode(w);
             }
             Self::GetXattr { fid, name } | Self::RemoveXattr { fid, name } => {
                 w.u64(fid.raw());
@@ -394,9 +394,9 @@ impl<'a> Request<'a> {
                 w.u64(fid.raw());
                 w.u8(u8::from(data_only));
             }
-            Self::List { dir, with_attr, names } => {
+            Self::List { dir, detail, names } => {
                 w.u64(dir.raw());
-                w.u8(u8::from(with_attr));
+                detail.encode(w);
                 names.encode(w);
             }
             Self::ReadFiles { dir, max_size, way, names } => {
@@ -405,10 +405,10 @@ impl<'a> Request<'a> {
                 w.u8(way);
                 names.encode(w);
             }
-            Self::ListTree { dir, max_bytes, with_attr, names } => {
+            Self::ListTree { dir, max_bytes, detail, names } => {
                 w.u64(dir.raw());
                 w.u32(max_bytes);
-                w.u8(u8::from(with_attr));
+                detail.encode(w);
                 names.encode(w);
             }
             Self::Release | Self::ReopenReadOnly => {}
@@ -488,7 +488,7 @@ impl<'a> Request<'a> {
                 if max_bytes > MAX_DIR_BYTES {
                     return Err(DecodeError::TooLong("directory page"));
                 }
-                Self::ReadDir { dir, cookie, max_bytes, with_attr: r.bool("with_attr")? }
+                Self::ReadDir { dir, cookie, max_bytes, detail: Detail::decode(r)? }
             }
             Op::Statfs => Self::Statfs { fid: Fid::decode(r)? },
             Op::GetXattr => Self::GetXattr { fid: Fid::decode(r)?, name: decode_xattr_name(r)? },
@@ -502,8 +502,8 @@ impl<'a> Request<'a> {
             Op::Release => Self::Release,
             Op::ReopenReadOnly => Self::ReopenReadOnly,
             Op::List => {
-                let (dir, with_attr) = (Fid::decode(r)?, r.bool("with_attr")?);
-                Self::List { dir, with_attr, names: Names::decode(r, MAX_WALK)? }
+                let (dir, detail) = (Fid::decode(r)?, Detail::decode(r)?);
+                Self::List { dir, detail, names: Names::decode(r, MAX_WALK)? }
             }
             Op::ReadFiles => {
                 let (dir, max_size) = (Fid::decode(r)?, r.u32()?);
@@ -521,8 +521,8 @@ impl<'a> Request<'a> {
                 if max_bytes > MAX_DIR_BYTES {
                     return Err(DecodeError::TooLong("directory page"));
                 }
-                let with_attr = r.bool("with_attr")?;
-                Self::ListTree { dir, max_bytes, with_attr, names: Names::decode(r, MAX_WALK)? }
+                let detail = Detail::decode(r)?;
+                Self::ListTree { dir, max_bytes, detail, names: Names::decode(r, MAX_WALK)? }
             }
         })
     }
@@ -538,6 +538,12 @@ impl<'a> Request<'a> {
             }
             Self::ListTree { max_bytes, .. } if max_bytes > MAX_DIR_BYTES => {
                 Err(DecodeError::TooLong("directory page"))
+            }
+            Self::ReadDir { detail, .. } => detail.check(),
+            Self::List { detail: Detail::Content(size), .. } | Self::ListTree { detail: Detail::Content(size), .. }
+                if size > MAX_CONTENT =>
+            {
+                Err(DecodeError::TooLong("content"))
             }
             Self::Walk { names, .. }
             | Self::List { names, .. }

@@ -328,6 +328,51 @@ impl WalkFids {
     }
 }
 
+/// What a listing tells of each entry besides its name and kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// Nothing.
+    Names,
+    /// Attributes.
+    Attr,
+    /// Attributes, and the content of regular files of at most this size.
+    Content(u32),
+}
+
+impl Detail {
+    /// Whether attributes are told.
+    pub fn has_attr(self) -> bool {
+        self != Self::Names
+    }
+
+    pub(crate) fn encode(self, w: &mut Writer<'_>) {
+        let (kind, size) = match self {
+            Self::Names => (0, 0),
+            Self::Attr => (1, 0),
+            Self::Content(size) => (2, size),
+        };
+        w.u8(kind);
+        w.u32(size);
+    }
+
+    pub(crate) fn check(self) -> Result<()> {
+        match self {
+            Self::Content(size) if size > crate::MAX_CONTENT => Err(DecodeError::TooLong("content")),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn decode(r: &mut Reader<'_>) -> Result<Self> {
+        let detail = match (r.u8()?, r.u32()?) {
+            (0, 0) => Self::Names,
+            (1, 0) => Self::Attr,
+            (2, size) => Self::Content(size),
+            _ => return Err(DecodeError::BadValue("detail")),
+        };
+        detail.check().map(|()| detail)
+    }
+}
+
 /// Permissions and owner of a new node.
 ///
 /// The mode is taken as it is (the caller has applied its umask). Without an owner the node gets the one the host gives it; with one,

@@ -7,7 +7,7 @@ use protocol::reply::{self, DirEntry, FileContent, NodeRef, TreeDir, WalkEnd};
 use protocol::request::{Header, Names, Op, Request};
 use protocol::wire::{DecodeError, Reader, Writer};
 use protocol::{
-    Attr, Fid, FileKind, MknodKind, NewNode, OpenFlags, RenameFlags, SetAttr, SetTime, StatFs, Time, WalkFids,
+    Attr, Detail, Fid, FileKind, MknodKind, NewNode, OpenFlags, RenameFlags, SetAttr, SetTime, StatFs, Time, WalkFids,
     XattrMode,
 };
 
@@ -118,6 +118,7 @@ fn requests<'a>(p: &'a Parts, names: &'a [&'a [u8]]) -> Vec<Request<'a>> {
     let mode = [XattrMode::Any, XattrMode::Create, XattrMode::Replace][usize::from(pick(3))];
     let flags = [RenameFlags::empty(), RenameFlags::NOREPLACE, RenameFlags::EXCHANGE][usize::from(pick(3))];
     let xattr = name;
+    let detail = if p.choice.1 { Detail::Content(p.numbers.1) } else { Detail::Attr };
     vec![
         Request::Hello { magic: protocol::MAGIC, version: protocol::VERSION },
         Request::Attach { name: bytes },
@@ -133,7 +134,7 @@ fn requests<'a>(p: &'a Parts, names: &'a [&'a [u8]]) -> Vec<Request<'a>> {
         Request::Readlink { fid },
         Request::Getattr { fid },
         Request::Setattr { fid, set: p.set },
-        Request::ReadDir { dir, cookie: p.numbers.0, max_bytes: p.numbers.1, with_attr: p.choice.1 },
+        Request::ReadDir { dir, cookie: p.numbers.0, max_bytes: p.numbers.1, detail },
         Request::Statfs { fid },
         Request::GetXattr { fid, name: xattr },
         Request::SetXattr { fid, name: xattr, value: bytes, mode },
@@ -142,9 +143,9 @@ fn requests<'a>(p: &'a Parts, names: &'a [&'a [u8]]) -> Vec<Request<'a>> {
         Request::Fsync { fid, data_only: p.choice.1 },
         Request::Release,
         Request::ReopenReadOnly,
-        Request::List { dir, with_attr: p.choice.1, names: Names::List(names) },
+        Request::List { dir, detail, names: Names::List(names) },
         Request::ReadFiles { dir, max_size: p.numbers.1, way: 0, names: Names::List(names) },
-        Request::ListTree { dir, max_bytes: p.numbers.1, with_attr: p.choice.1, names: Names::List(names) },
+        Request::ListTree { dir, max_bytes: p.numbers.1, detail, names: Names::List(names) },
     ]
 }
 
@@ -263,14 +264,14 @@ proptest! {
         prop_assert_eq!(NodeRef::decode(&mut r), Ok(node));
         prop_assert_eq!(r.end(), Ok(()));
 
-        for attr in [None, Some(attr)] {
-            let entry = DirEntry { ino: cookie, cookie, kind: FileKind::Socket, name: &name, attr };
+        let regular = Attr { mode: 0o100_644, size: name.len() as u64, ..attr };
+        for (attr, content) in [(None, None), (Some(attr), None), (Some(regular), Some(&name[..]))] {
+            let entry = DirEntry { ino: cookie, cookie, kind: FileKind::Socket, name: &name, attr, content };
             let mut buf = Vec::new();
             entry.encode(&mut Writer::new(&mut buf));
             prop_assert_eq!(buf.len(), entry.size());
             prop_assert_eq!(DirEntry::decode(&mut Reader::new(&buf)), Ok(entry));
         }
-        let regular = Attr { mode: 0o100_644, size: name.len() as u64, ..attr };
         for file in [None, Some((regular, &name[..]))] {
             let content = FileContent { file };
             let mut buf = Vec::new();
@@ -387,15 +388,23 @@ fn limits_hold() {
             DecodeError::BadValue("number of names"),
         ),
         (
-            Request::ListTree { dir: fid, max_bytes: 65537, with_attr: true, names: Names::List(&names[..1]) },
+            Request::ListTree { dir: fid, max_bytes: 65537, detail: Detail::Attr, names: Names::List(&names[..1]) },
             DecodeError::TooLong("directory page"),
+        ),
+        (
+            Request::List { dir: fid, detail: Detail::Content(65537), names: Names::List(&names[..1]) },
+            DecodeError::TooLong("content"),
+        ),
+        (
+            Request::ReadDir { dir: fid, cookie: 0, max_bytes: 1, detail: Detail::Content(65537) },
+            DecodeError::TooLong("content"),
         ),
     ] {
         assert_eq!(request.check(), Err(error));
         request.encode(&mut buf, 0, &[]);
         assert_eq!(Request::decode(&buf).err(), Some(error));
     }
-    let request = Request::ReadDir { dir: fid, cookie: 0, max_bytes: 65537, with_attr: false };
+    let request = Request::ReadDir { dir: fid, cookie: 0, max_bytes: 65537, detail: Detail::Names };
     request.encode(&mut buf, 0, &[]);
     assert_eq!(Request::decode(&buf).err(), Some(DecodeError::TooLong("directory page")));
     // The largest request there can be fits.

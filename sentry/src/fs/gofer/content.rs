@@ -19,10 +19,12 @@ const HABIT: u32 = 4;
 /// Longest way to their directory that is told in the same request.
 const WAY_MAX: usize = 16;
 
+/// Bytes of the listing of one directory with which contents are fetched.
+const LISTED_WITH: usize = 1 << 20;
+
 /// All of a small file.
 pub(super) struct Content {
     pub(super) bytes: Box<[u8]>,
-    used: AtomicBool,
 }
 
 /// How far a directory's files have been read ahead.
@@ -50,14 +52,47 @@ impl GoferInode {
                 return None;
             }
             drop(a);
-            dir.read_ahead(name);
-            content = self.content.lock().clone();
+            content = dir.listed_content(name, self.key);
+            if content.is_none() {
+                dir.read_ahead(name);
+                content = self.content.lock().clone();
+            }
         }
         let c = content?;
-        if !c.used.swap(true, Ordering::Relaxed) {
+        if !self.used.swap(true, Ordering::Relaxed) {
             self.fs.trust.used();
         }
         Some(c)
+    }
+
+    /// The content of the file `name` in here, if it came along with the listing. A copy: who has it open shall not keep all of the listing.
+    fn listed_content(&self, name: &[u8], key: (u64, u64)) -> Option<Arc<Content>> {
+        let listing = self.listing.lock().clone()?;
+        let entry = listing.find(name)?;
+        let bytes = entry.content.filter(|_| entry.attr.is_some_and(|a| (a.dev, a.ino) == key))?;
+        if self.reading.lock().off || self.fs.changed.load(Ordering::Acquire) {
+            return None;
+        }
+        Some(Arc::new(Content { bytes: bytes.into() }))
+    }
+
+    /// What to ask of a listing in this directory, of which there are `before` bytes: contents too, where what is listed is read.
+    pub(super) fn detail(&self, full: bool, before: usize) -> Detail {
+        let trust = &self.fs.trust;
+        let habit = self.read_below.load(Ordering::Relaxed) >= HABIT && !trust.disproven();
+        match full {
+            true if (trust.proven() || habit) && before < LISTED_WITH && self.lists_all() => Detail::Content(FILE_MAX),
+            true => Detail::Attr,
+            false => Detail::Names,
+        }
+    }
+
+    /// A listing has come: how many contents there are with it.
+    pub(super) fn came_with(&self, listing: &Listing) {
+        let n = listing.iter(0).filter(|e| e.content.is_some()).count();
+        if n > 0 {
+            self.fs.trust.read(u32::try_from(n).unwrap_or(u32::MAX));
+        }
     }
 
     /// The content of this file would have better been a descriptor; and so would that of its neighbours.
@@ -142,7 +177,8 @@ impl GoferInode {
 
     fn keep_content(&self, bytes: Box<[u8]>) {
         let new = bytes.len();
-        let old = self.content.lock().replace(Arc::new(Content { bytes, used: AtomicBool::new(false) }));
+        self.used.store(false, Ordering::Relaxed);
+        let old = self.content.lock().replace(Arc::new(Content { bytes }));
         let sizes = (old.map_or(0, |c| c.bytes.len()), new);
         Kept::add(&self.fs.read, self, sizes, READ_MAX, |i| i.content.lock().take().map_or(0, |c| c.bytes.len()));
     }

@@ -33,15 +33,17 @@ impl Listing {
         }
     }
     /// Appends a page; gives the cookie of its last entry.
-    pub fn push(&mut self, page: &DirPage) -> Result<Option<u64>> {
-        let mut last = None;
-        let mut at = self.bytes.len();
-        self.bytes.extend_from_slice(page.bytes());
-        for e in page.iter() {
-            self.at.push(u32::try_from(at).map_err(|_| Errno::ENOMEM)?);
-            at += e.size();
-            last = Some(e.cookie);
+    pub fn push(&mut self, page: DirPage) -> Result<Option<u64>> {
+        let last = page.last();
+        let (bytes, at) = page.into_parts();
+        if self.bytes.is_empty() {
+            (self.bytes, self.at) = (bytes, at);
+            return Ok(last);
         }
+        let before = u32::try_from(self.bytes.len()).map_err(|_| Errno::ENOMEM)?;
+        u32::try_from(self.bytes.len() + bytes.len()).map_err(|_| Errno::ENOMEM)?;
+        self.bytes.extend_from_slice(&bytes);
+        self.at.extend(at.iter().map(|at| before + at));
         Ok(last)
     }
     pub fn finish(&mut self) {

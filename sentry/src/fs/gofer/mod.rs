@@ -33,7 +33,9 @@ pub use inode::gofer;
 use listing::Listing;
 use parking_lot::{Mutex, RwLock};
 use protocol::client::{Walk, WalkEnd};
-use protocol::{Client, Handle, MknodKind, NewNode as Fresh, OpenFlags, SetTime, WalkFids, XattrMode, MAX_WALK};
+use protocol::{
+    Client, Detail, Handle, MknodKind, NewNode as Fresh, OpenFlags, SetTime, WalkFids, XattrMode, MAX_WALK,
+};
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -118,6 +120,8 @@ pub struct GoferInode {
     misses: AtomicU32,
     /// All of a small file, read ahead of its being opened.
     content: Mutex<Option<Arc<Content>>>,
+    /// What was read ahead of it has been used.
+    used: AtomicBool,
     /// How far the files of this directory have been read ahead.
     reading: Mutex<Reading>,
     /// Ways that led through this directory.
@@ -248,6 +252,7 @@ impl GoferFs {
             listing: Mutex::default(),
             misses: AtomicU32::new(0),
             content: Mutex::default(),
+            used: AtomicBool::new(false),
             reading: Mutex::default(),
             passed: AtomicU32::new(0),
             listed_below: AtomicU32::new(0),

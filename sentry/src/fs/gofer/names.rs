@@ -30,22 +30,29 @@ impl GoferInode {
             }
         }
         let (mut out, mut handle, mut page) = match self.begun(full) {
-            Some((out, cookie)) => (out, None, self.handle()?.read_dir(cookie, full)?),
+            Some((out, cookie)) => {
+                let detail = self.detail(full, out.size());
+                (out, None, self.handle()?.read_dir(cookie, detail)?)
+            }
             None => {
-                let (handle, page) = self.first_page(full)?;
+                let (handle, page) = self.first_page(self.detail(full, 0))?;
                 (Listing::new(full), handle, page)
             }
         };
-        while let (Some(cookie), false) = (out.push(&page)?, page.eof) {
+        loop {
+            let eof = page.eof;
+            let Some(cookie) = out.push(page)?.filter(|_| !eof) else { break };
             let full = full && out.len() < FULL_MAX;
             out.full &= full;
+            let detail = self.detail(full, out.size());
             page = match &handle {
-                Some(h) => h.read_dir(cookie, full)?,
-                None => self.handle()?.read_dir(cookie, full)?,
+                Some(h) => h.read_dir(cookie, detail)?,
+                None => self.handle()?.read_dir(cookie, detail)?,
             };
         }
         drop(handle.take());
         out.finish();
+        self.came_with(&out);
         let keep = self.fs.exclusive && out.size() < LISTED_MAX / 4;
         let l = Arc::new(out);
         if let (Some((dir, _)), true) = (&self.origin, keep) {
@@ -68,15 +75,15 @@ impl GoferInode {
         Some((l, cookie))
     }
 
-    fn first_page(&self, full: bool) -> Result<(Option<Handle>, DirPage)> {
+    fn first_page(&self, detail: Detail) -> Result<(Option<Handle>, DirPage)> {
         if let Some(h) = self.held() {
-            return Ok((None, h.read_dir(0, full)?));
+            return Ok((None, h.read_dir(0, detail)?));
         }
         let (start, names) = self.way()?;
-        match start.list(&names, full) {
+        match start.list(&names, detail) {
             Err(Errno::EMFILE) => {
                 self.fs.let_go();
-                start.list(&names, full)
+                start.list(&names, detail)
             }
             r => r,
         }
@@ -107,7 +114,7 @@ impl GoferInode {
         let order = above.iter(first).chain(above.iter(0).take(before)).take(4 * MAX_WALK);
         let wanted = |e: &DirEntry<'_>| e.kind == FileKind::Directory && (e.name == &**name || !self.fs.has_listed(e));
         let names: Vec<&[u8]> = order.filter(wanted).take(MAX_WALK).map(|e| e.name).collect();
-        let pages = dir.handle().ok()?.list_tree(&names, most, full).ok()?;
+        let pages = dir.handle().ok()?.list_tree(&names, most, dir.detail(full, 0)).ok()?;
         self.fs.trees.read(u32::try_from(pages.len()).unwrap_or(0));
         let mut inodes = vec![dir.clone()];
         for p in pages {
@@ -117,12 +124,14 @@ impl GoferInode {
                 parent.expect(&p.name, Some(inode.clone()));
             }
             let mut l = Listing::new(full);
-            let last = l.push(&p.page).ok()?;
-            if let (false, Some(cookie)) = (p.page.eof, last) {
+            let eof = p.page.eof;
+            let last = l.push(p.page).ok()?;
+            if let (false, Some(cookie)) = (eof, last) {
                 *self.fs.begun.lock() = Some((Arc::downgrade(&inode), l, cookie));
                 break;
             }
             l.finish();
+            inode.came_with(&l);
             // Not instead of one that someone may be reading.
             if inode.listing.lock().is_none() {
                 inode.keep_listing(Arc::new(l));
