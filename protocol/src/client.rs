@@ -129,8 +129,8 @@ impl DirPage {
     fn decode(r: &mut Reader<'_>) -> crate::wire::Result<Self> {
         let head = reply::DirPage::decode(r)?;
         let start = r.rest();
-        // An entry has 20 bytes at least, so this is no more than a part of the packet.
-        let most = usize::from(head.count).min(start.len() / 16);
+        // An entry has 20 bytes and more, so this is no more than a part of the packet.
+        let most = usize::from(head.count).min(start.len() / 20);
         let (mut at, mut last) = (Vec::with_capacity(most), None);
         for _ in 0..head.count {
             at.push(u32::try_from(start.len() - r.rest().len()).map_err(|_| DecodeError::TooLong("page"))?);

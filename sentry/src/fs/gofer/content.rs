@@ -11,8 +11,8 @@ use protocol::MAX_FILES;
 const FILE_MAX: u32 = 16 * 1024;
 /// Bytes of contents that are kept.
 const READ_MAX: usize = 8 << 20;
-/// Files in the first request of a directory, and in the later ones.
-const FIRST: usize = 8;
+/// Files in the first request of a directory, and in the later ones. The first are about as much work as the request itself.
+const FIRST: usize = 32;
 const MANY: usize = MAX_FILES - WAY_MAX;
 /// Directories side by side whose files are read that make it likely that the others' will be.
 const HABIT: u32 = 4;
@@ -36,6 +36,17 @@ pub(super) struct Reading {
     asked: Vec<bool>,
     /// The files are mapped, which needs descriptors.
     off: bool,
+    /// It was tried to have them come with the listing after all.
+    listed_again: bool,
+    /// The directory above has counted this one.
+    counted: bool,
+}
+
+impl Reading {
+    /// No file has been read ahead by itself.
+    pub(super) fn is_unread(&self) -> bool {
+        self.asked.is_empty()
+    }
 }
 
 impl GoferInode {
@@ -53,6 +64,10 @@ impl GoferInode {
             }
             drop(a);
             content = dir.listed_content(name, self.key);
+            if content.is_none() && dir.starts_reading() {
+                dir.list_contents();
+                content = dir.listed_content(name, self.key);
+            }
             if content.is_none() {
                 dir.read_ahead(name);
                 content = self.content.lock().clone();
@@ -70,26 +85,63 @@ impl GoferInode {
         let listing = self.listing.lock().clone()?;
         let entry = listing.find(name)?;
         let bytes = entry.content.filter(|_| entry.attr.is_some_and(|a| (a.dev, a.ino) == key))?;
-        if self.reading.lock().off || self.fs.changed.load(Ordering::Acquire) {
+        let mut r = self.reading.lock();
+        if r.off || self.fs.changed.load(Ordering::Acquire) {
             return None;
         }
+        self.is_read(&mut r);
+        drop(r);
         Some(Arc::new(Content { bytes: bytes.into() }))
     }
 
-    /// What to ask of a listing in this directory, of which there are `before` bytes: contents too, where what is listed is read.
-    pub(super) fn detail(&self, full: bool, before: usize) -> Detail {
-        let trust = &self.fs.trust;
-        let habit = self.read_below.load(Ordering::Relaxed) >= HABIT && !trust.disproven();
+    /// Files of this directory are read.
+    fn is_read(&self, r: &mut Reading) {
+        if let (false, Some((dir, _))) = (r.counted, &self.origin) {
+            r.counted = true;
+            dir.read_below.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether files are read in directories of this one, and in a quarter of those that were listed. Some do so in another order than the
+    /// listing's, and come to the others later.
+    fn reads_below(&self) -> bool {
+        let (listed, read) = (self.listed_below.load(Ordering::Relaxed), self.read_below.load(Ordering::Relaxed));
+        read >= HABIT && read.saturating_mul(4) >= listed
+    }
+
+    /// Whether this is the first file in here to be read, and there are others to be read beside this directory.
+    fn starts_reading(&self) -> bool {
+        if !self.origin.as_ref().is_some_and(|(dir, _)| dir.reads_below()) || self.fs.changed.load(Ordering::Acquire) {
+            return false;
+        }
+        let bare = self.listing.lock().as_ref().is_some_and(|l| !l.with_contents);
+        let mut r = self.reading.lock();
+        bare && r.is_unread() && !r.off && !std::mem::replace(&mut r.listed_again, true)
+    }
+
+    /// What to ask of listings of directories in this one: contents too, where what is listed is read.
+    pub(super) fn detail_below(&self, full: bool) -> Detail {
         match full {
-            true if (trust.proven() || habit) && before < LISTED_WITH && self.lists_all() => Detail::Content(FILE_MAX),
+            true if (self.fs.trust.proven() || self.reads_below()) && self.lists_all() => Detail::Content(FILE_MAX),
             true => Detail::Attr,
             false => Detail::Names,
         }
     }
 
+    /// The same for this directory's own listing, of which there are `before` bytes.
+    pub(super) fn detail(&self, full: bool, before: usize) -> Detail {
+        let most = if self.fs.trust.proven() { LISTED_WITH } else { 0 };
+        match &self.origin {
+            Some((dir, _)) if before <= most => dir.detail_below(full),
+            _ if full => Detail::Attr,
+            _ => Detail::Names,
+        }
+    }
+
     /// A listing has come: how many contents there are with it.
-    pub(super) fn came_with(&self, listing: &Listing) {
+    pub(super) fn came_with(&self, listing: &mut Listing) {
         let n = listing.iter(0).filter(|e| e.content.is_some()).count();
+        listing.with_contents = n > 0;
         if n > 0 {
             self.fs.trust.read(u32::try_from(n).unwrap_or(u32::MAX));
         }
@@ -110,7 +162,8 @@ impl GoferInode {
         let Some(listing) = self.listing.lock().clone() else { return };
         let Some(first) = listing.index(name) else { return };
         let above = self.origin.as_ref().map(|(d, _)| &d.read_below);
-        let habit = above.is_some_and(|n| n.load(Ordering::Relaxed) >= HABIT) && !self.fs.trust.disproven();
+        let habit = above.is_some_and(|n| n.load(Ordering::Relaxed) >= HABIT);
+        let pays = !self.fs.trust.disproven();
         let mut names: Vec<&[u8]> = Vec::new();
         let mut asked = Vec::new();
         {
@@ -119,7 +172,8 @@ impl GoferInode {
             let most = match r.opened {
                 _ if r.off => return,
                 _ if self.fs.trust.proven() => MANY,
-                _ if habit => MANY,
+                _ if habit && pays => MANY,
+                1 if habit => FIRST,
                 1 => return,
                 2 => FIRST,
                 _ => MANY,
@@ -159,9 +213,7 @@ impl GoferInode {
                 }
             }
         }
-        if let Some(n) = above {
-            n.fetch_add(1, Ordering::Relaxed);
-        }
+        self.is_read(&mut self.reading.lock());
         let mut came = 0;
         for (name, file) in names.into_iter().zip(files) {
             let Some((attr, bytes)) = file else { continue };

@@ -15,6 +15,8 @@ pub struct Listing {
     by_name: OnceLock<Box<[u32]>>,
     /// With attributes.
     pub full: bool,
+    /// And with contents of small files.
+    pub with_contents: bool,
     /// Someone has asked for it.
     pub used: AtomicBool,
     /// The entry that will be looked up next, if they are in their order.
@@ -28,6 +30,7 @@ impl Listing {
             at: Vec::new(),
             by_name: OnceLock::new(),
             full,
+            with_contents: false,
             used: AtomicBool::new(false),
             next: AtomicUsize::new(0),
         }

@@ -158,8 +158,8 @@ impl GoferFs {
             held: Mutex::default(),
             listed: Mutex::default(),
             read: Mutex::default(),
-            trust: Default::default(),
-            trees: Default::default(),
+            trust: Trust::new(8),
+            trees: Trust::new(2),
             begun: Mutex::default(),
             looked_up: AtomicU32::new(0),
             changed: AtomicBool::new(false),
@@ -279,12 +279,6 @@ impl GoferFs {
         }
     }
 
-    /// Whether the listing of the directory that this entry is of is there.
-    fn has_listed(&self, e: &protocol::client::DirEntry<'_>) -> bool {
-        let known = e.attr.and_then(|a| self.nodes.lock().get(&(a.dev, a.ino)).and_then(Weak::upgrade));
-        known.is_some_and(|i| i.listing.lock().is_some())
-    }
-
     /// Gives the Gofer back all handles that can be had again.
     fn let_go(&self) {
         let all = std::mem::take(&mut *self.held.lock());
@@ -303,13 +297,17 @@ impl GoferFs {
 }
 
 /// Counts what was fetched ahead and how much of that was used; both fade.
-#[derive(Default)]
 struct Trust {
     read: AtomicU32,
     used: AtomicU32,
+    /// What part of it must be used for it to pay: the first of so many.
+    part: u32,
 }
 
 impl Trust {
+    fn new(part: u32) -> Trust {
+        Trust { read: AtomicU32::new(0), used: AtomicU32::new(0), part }
+    }
     fn read(&self, n: u32) {
         if self.read.fetch_add(n, Ordering::Relaxed) > 1024 {
             for c in [&self.read, &self.used] {
@@ -322,12 +320,12 @@ impl Trust {
     }
     /// Much was read for nothing.
     fn disproven(&self) -> bool {
-        self.read.load(Ordering::Relaxed) > 256 && !self.proven()
+        self.read.load(Ordering::Relaxed) > 512 && !self.proven()
     }
-    /// Half of what was read has been used, or is about to be.
+    /// Enough of what was read has been used, or is about to be.
     fn proven(&self) -> bool {
         let (read, used) = (self.read.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed));
-        used >= 32 && used.saturating_mul(2) >= read
+        used >= 32 && used.saturating_mul(self.part) >= read
     }
 }
 

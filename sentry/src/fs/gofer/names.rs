@@ -52,7 +52,7 @@ impl GoferInode {
         }
         drop(handle.take());
         out.finish();
-        self.came_with(&out);
+        self.came_with(&mut out);
         let keep = self.fs.exclusive && out.size() < LISTED_MAX / 4;
         let l = Arc::new(out);
         if let (Some((dir, _)), true) = (&self.origin, keep) {
@@ -108,15 +108,44 @@ impl GoferInode {
             (_, trees) if trees.disproven() => return None,
             _ => FIRST_TREE,
         };
+        dir.fetch_below(&above, name, most, dir.detail_below(full), |i| i.listing.lock().is_none())?;
+        self.listed_before(full)
+    }
+
+    /// The files of this directory are about to be read, and those of others beside it are, too: lists it and them once more, with the contents.
+    pub(super) fn list_contents(&self) -> Option<()> {
+        let (dir, name) = self.origin.as_ref()?;
+        let above = dir.listing.lock().clone()?;
+        let detail = dir.detail_below(true);
+        let Detail::Content(_) = detail else { return None };
+        dir.fetch_below(&above, name, MAX_DIR_BYTES, detail, |i| {
+            let bare = i.listing.lock().as_ref().is_none_or(|l| !l.with_contents);
+            bare && i.reading.lock().is_unread()
+        })
+    }
+
+    /// Fetches the listing of the directory `name` in this one, which lists `above`, of those beside it that are `wanted`, and of those below them.
+    fn fetch_below(
+        self: &Arc<Self>,
+        above: &Listing,
+        name: &[u8],
+        most: u32,
+        detail: Detail,
+        wanted: impl Fn(&GoferInode) -> bool,
+    ) -> Option<()> {
         let first = above.index(name)?;
         // Who lists what it looks up goes by another order: then those before this one are still to come.
         let before = if above.full { first } else { 0 };
         let order = above.iter(first).chain(above.iter(0).take(before)).take(4 * MAX_WALK);
-        let wanted = |e: &DirEntry<'_>| e.kind == FileKind::Directory && (e.name == &**name || !self.fs.has_listed(e));
+        let wanted = |e: &DirEntry<'_>| {
+            let known = || e.attr.and_then(|a| self.fs.nodes.lock().get(&(a.dev, a.ino)).and_then(Weak::upgrade));
+            e.kind == FileKind::Directory && (e.name == name || known().is_none_or(|i| wanted(&i)))
+        };
         let names: Vec<&[u8]> = order.filter(wanted).take(MAX_WALK).map(|e| e.name).collect();
-        let pages = dir.handle().ok()?.list_tree(&names, most, dir.detail(full, 0)).ok()?;
+        let pages = self.handle().ok()?.list_tree(&names, most, detail).ok()?;
         self.fs.trees.read(u32::try_from(pages.len()).unwrap_or(0));
-        let mut inodes = vec![dir.clone()];
+        let full = detail.has_attr();
+        let mut inodes = vec![self.clone()];
         for p in pages {
             let parent = inodes.get(p.parent)?.clone();
             let (inode, new) = self.fs.inode_or_new(&p.attr, Some((&parent, &p.name)), None, None);
@@ -131,35 +160,43 @@ impl GoferInode {
                 break;
             }
             l.finish();
-            inode.came_with(&l);
-            // Not instead of one that someone may be reading.
-            if inode.listing.lock().is_none() {
-                inode.keep_listing(Arc::new(l));
+            inode.came_with(&mut l);
+            let old = inode.listing.lock().clone();
+            match old {
+                None if p.parent == 0 => {
+                    self.listed_below.fetch_add(1, Ordering::Relaxed);
+                }
+                Some(old) => l.used.store(old.used.load(Ordering::Relaxed), Ordering::Relaxed),
+                None => {}
             }
-            if p.parent == 0 {
-                dir.listed_below.fetch_add(1, Ordering::Relaxed);
-            }
+            inode.keep_listing(Arc::new(l));
             inodes.push(inode);
         }
-        self.listed_before(full)
+        Some(())
     }
 
     /// The listing that there is, if it will do.
     fn listed_before(&self, full: bool) -> Option<Arc<Listing>> {
         let l = self.listing.lock().as_ref().filter(|l| l.full || !full || l.len() > FULL_MAX)?.clone();
-        if !l.used.swap(true, Ordering::Relaxed) {
+        self.uses(&l);
+        Some(l)
+    }
+
+    /// The listing of this directory has been of use.
+    fn uses(&self, l: &Listing) {
+        if !l.used.load(Ordering::Relaxed) && !l.used.swap(true, Ordering::Relaxed) {
             self.fs.trees.used();
             if let Some((dir, _)) = &self.origin {
                 dir.used_below.fetch_add(1, Ordering::Relaxed);
             }
         }
-        Some(l)
     }
 
-    /// Directories in this one are listed, and half of those that were fetched for it.
+    /// Directories in this one are listed, and a quarter of those that were fetched for it: who goes by another order than the listing's comes to the
+    /// others later.
     fn lists_below(&self) -> bool {
         let (came, used) = (self.listed_below.load(Ordering::Relaxed), self.used_below.load(Ordering::Relaxed));
-        used >= HABIT && used.saturating_mul(2) >= came
+        used >= HABIT && used.saturating_mul(4) >= came
     }
 
     /// Whether a name that is not listed is missing: file systems that make up names on demand are not on a disk.
@@ -184,6 +221,7 @@ impl GoferInode {
         }
         let listing = self.listing.lock().clone();
         let Some(listing) = listing else { return Known::Unknown };
+        self.uses(&listing);
         match listing.find(name) {
             None if self.lists_all() => Known::Missing,
             Some(DirEntry { attr: Some(a), .. }) if !self.fs.changed.load(Ordering::Acquire) => {
