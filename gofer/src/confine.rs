@@ -7,7 +7,7 @@
 //! 2. Each tree becomes a detached mount, private and without symlinks, devices and set-user-id, read-only where it is to be. So does `/proc/self/fd`.
 //! 3. The root becomes an empty read-only tmpfs, and the host's is unmounted. What is left of the host is reachable by those descriptors alone.
 //! 4. All capabilities go but those that [`keep`] names; none comes back (`no_new_privs`). The process cannot be traced or dumped.
-//! 5. The seccomp filter of [`crate::seccomp`].
+//! 5. The threads of [`crate::pair`] start, with nothing more than the first has left, and the seccomp filter of [`crate::seccomp`] is put on all.
 
 use nix::sched::CloneFlags;
 use rustix::fs::CWD;
@@ -16,7 +16,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use crate::{seccomp, setup, sys, Config, Error, Gofer};
+use crate::{pair, seccomp, setup, sys, Config, Error, Gofer};
 
 /// Opens the trees and locks the calling process in for good.
 ///
@@ -25,10 +25,11 @@ use crate::{seccomp, setup, sys, Config, Error, Gofer};
 pub fn confine(config: &Config) -> Result<Gofer, Error> {
     enter_namespaces()?;
     let descriptors = sys::Descriptors::open_detached().map_err(setup("hold /proc/self/fd"))?;
-    let gofer = Gofer::with_roots(config, descriptors, |tree| sys::open_detached(&tree.host_path, tree.read_only))?;
+    let mut gofer = Gofer::with_roots(config, descriptors, |tree| sys::open_detached(&tree.host_path, tree.read_only))?;
     leave_the_host()?;
     let writes = config.trees.iter().any(|tree| !tree.read_only);
     drop_privileges(writes).map_err(setup("drop privileges"))?;
+    gofer.second = pair::Second::start()?;
     seccomp::apply(gofer.descriptors.number(), writes)?;
     Ok(gofer)
 }

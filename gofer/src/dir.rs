@@ -6,13 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use protocol::reply::{self, DirEntry, DirPage, TreeDir};
 use protocol::request::Names;
-use protocol::wire::{check_name, Writer};
-use protocol::{Attr, Detail, Fid, FileKind, MAX_MESSAGE};
+use protocol::wire::{check_name, Reader, Writer};
+use protocol::{Detail, Fid, FileKind};
 use rustix::fs::{FileType, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use crate::fids::File;
-use crate::ops::{io, read_small};
+use crate::ops::io;
+use crate::pair::{self, Form, Items, Room, Second};
 use crate::server::{Answer, Server};
 use crate::sys;
 
@@ -21,6 +22,9 @@ const MAX_STREAMS: usize = 32;
 
 /// How far down one listing of a tree goes; each level holds a descriptor.
 const MAX_LEVELS: usize = 32;
+
+/// Entries that are looked at together.
+const AT_ONCE: usize = 128;
 
 /// Smallest page: one entry fits, whatever its name and with attributes.
 const MIN_PAGE: usize = 512;
@@ -71,7 +75,7 @@ impl Server {
         }
         rustix::fs::seek(&stream, SeekFrom::Start(cookie))?;
         let max_bytes = usize::try_from(max_bytes).unwrap_or(0);
-        let page = self.buffers.fill(stream.as_fd(), file.fd.as_fd(), max_bytes, detail, None, w)?;
+        let page = self.workshop.fill(stream.as_fd(), file.fd.as_fd(), max_bytes, detail, None, w)?;
         if !page.eof {
             self.streams.put(dir, stream);
         }
@@ -89,7 +93,7 @@ impl Server {
         let stream = self.descriptors.reopen(&fd, OFlags::RDONLY | OFlags::DIRECTORY)?;
         reply::List { fid: None }.encode(w);
         let max_bytes = protocol::MAX_DIR_BYTES as usize;
-        let page = self.buffers.fill(stream.as_fd(), fd.as_fd(), max_bytes, detail, None, w)?;
+        let page = self.workshop.fill(stream.as_fd(), fd.as_fd(), max_bytes, detail, None, w)?;
         if !page.eof {
             let fid = self.fids.insert(File { fd, kind: FileKind::Directory, tree, read_only })?;
             reply::List { fid: Some(fid) }.patch(w);
@@ -138,7 +142,7 @@ impl Server {
             }
             record.encode(w);
             let mut left = Vec::new();
-            match self.buffers.fill(stream.as_fd(), fd.as_fd(), room, detail, Some(&mut left), w) {
+            match self.workshop.fill(stream.as_fd(), fd.as_fd(), room, detail, Some(&mut left), w) {
                 Ok(page) if page.eof => {}
                 Ok(page) if page.count > 0 => break,
                 _ => {
@@ -165,17 +169,18 @@ struct Level {
     left: Vec<Box<[u8]>>,
 }
 
-/// Room for entries and contents on their way.
+/// What listings and contents are made with.
 #[derive(Debug)]
-pub struct Buffers {
+pub struct Workshop {
     entries: Box<[MaybeUninit<u8>]>,
-    /// Also for symlink targets and values of attributes.
-    pub scratch: Vec<u8>,
+    pub room: Room,
+    pub second: Option<Second>,
 }
 
-impl Buffers {
-    pub fn new() -> Self {
-        Self { entries: vec![MaybeUninit::uninit(); 32 * 1024].into_boxed_slice(), scratch: vec![0; MAX_MESSAGE] }
+impl Workshop {
+    pub fn new(second: Option<Second>) -> Self {
+        let entries = vec![MaybeUninit::uninit(); 32 * 1024].into_boxed_slice();
+        Self { entries, room: Room::new(), second }
     }
 
     /// Appends a page of what `stream` (the directory `dir`, open for reading) gives next, and names the subdirectories among it.
@@ -192,81 +197,67 @@ impl Buffers {
         let head = w.len();
         page.encode(w);
         let end = w.len() + max_bytes.max(MIN_PAGE);
-        let mut files = Files { detail, large: false };
         let mut entries = RawDir::new(stream, &mut self.entries);
-        while let Some(entry) = entries.next() {
-            let entry = match entry {
-                Ok(entry) => entry,
-                // What has been read so far is an answer; the error will be there again for the next page.
-                Err(_) if page.count > 0 => {
-                    page.eof = false;
-                    break;
+        let mut items = Items::default();
+        let mut failed = None;
+        while failed.is_none() {
+            items.clear();
+            while items.len() < AT_ONCE {
+                match entries.next() {
+                    Some(Ok(entry)) => {
+                        let name = entry.file_name().to_bytes();
+                        // This leaves out `.` and `..`, and anything that only a broken file system could come up with.
+                        if check_name(name).is_ok() {
+                            items.push(entry.ino(), entry.next_entry_cookie(), kind(entry.file_type()), name);
+                        }
+                    }
+                    Some(Err(e)) => {
+                        failed = Some(e);
+                        break;
+                    }
+                    None => break,
                 }
-                Err(e) => return Err(e),
-            };
-            let name = entry.file_name().to_bytes();
-            // This leaves out `.` and `..`, and anything that only a broken file system could come up with.
-            if check_name(name).is_err() {
-                continue;
             }
-            let kind = kind(entry.file_type());
-            let (attr, size) = files.look(dir, name, kind, &mut self.scratch);
-            let content = size.and_then(|n| self.scratch.get(..n));
-            let mut entry = DirEntry { ino: entry.ino(), cookie: entry.next_entry_cookie(), kind, name, attr, content };
-            if w.len() + entry.size() > end && page.count == 0 {
-                entry.content = None;
+            let mut left = items.len();
+            if left == 0 {
+                break;
             }
-            if w.len() + entry.size() > end || page.count == u16::MAX {
+            let form = Form::Entry(detail);
+            let most = end.saturating_sub(w.len());
+            pair::look(self.second.as_ref(), dir, form, &mut items, most, &mut self.room, |answer| {
+                let Ok(mut entry) = DirEntry::decode(&mut Reader::new(answer)) else { return false };
+                let room = end.saturating_sub(w.len());
+                if page.count == 0 && answer.len() > room {
+                    entry.content = None;
+                }
+                if entry.size() > room || page.count == u16::MAX {
+                    return false;
+                }
+                if entry.size() == answer.len() {
+                    w.bytes(answer);
+                } else {
+                    entry.encode(w);
+                }
+                page.count += 1;
+                left -= 1;
+                if let (Some(list), FileKind::Directory) = (&mut subdirectories, entry.kind) {
+                    list.push(entry.name.into());
+                }
+                true
+            });
+            if left > 0 {
                 page.eof = false;
                 break;
             }
-            entry.encode(w);
-            page.count += 1;
-            if let (Some(list), FileKind::Directory) = (&mut subdirectories, entry.kind) {
-                list.push(name.into());
-            }
+        }
+        match failed {
+            // What has been read so far is an answer; the error will be there again for the next page.
+            Some(_) if page.count > 0 => page.eof = false,
+            Some(e) => return Err(e),
+            None => {}
         }
         page.patch(w, head);
         Ok(page)
-    }
-}
-
-/// What is to be told of the entries of a directory.
-struct Files {
-    detail: Detail,
-    /// The last regular file was too large; so may the next one be, and is looked at before it is opened.
-    large: bool,
-}
-
-impl Files {
-    /// Attributes of an entry and, if asked for, its content: that many bytes of `buf`.
-    fn look(
-        &mut self,
-        dir: BorrowedFd<'_>,
-        name: &[u8],
-        kind: FileKind,
-        buf: &mut [u8],
-    ) -> (Option<Attr>, Option<usize>) {
-        let attr = || sys::stat_child(dir, name).ok();
-        let max_size = match self.detail {
-            Detail::Names => return (None, None),
-            Detail::Content(max_size) if kind == FileKind::Regular => max_size,
-            _ => return (attr(), None),
-        };
-        if self.large {
-            let attr = attr();
-            self.large = attr.is_none_or(|a| a.size > max_size.into());
-            if self.large {
-                return (attr, None);
-            }
-        }
-        match read_small(dir, name, max_size, buf) {
-            Ok((attr, size)) => {
-                self.large = size.is_none();
-                (Some(attr), size)
-            }
-            Err(_) => (attr(), None),
-        }
     }
 }
 

@@ -33,6 +33,7 @@ mod confine;
 mod dir;
 mod fids;
 mod ops;
+mod pair;
 mod seccomp;
 mod server;
 mod sys;
@@ -112,6 +113,7 @@ pub struct Gofer {
     trees: Vec<OpenTree>,
     descriptors: sys::Descriptors,
     max_fids: u32,
+    second: Option<pair::Second>,
 }
 
 impl Gofer {
@@ -121,7 +123,9 @@ impl Gofer {
     /// the hard one.
     pub fn open(config: &Config) -> Result<Self, Error> {
         let descriptors = sys::Descriptors::open().map_err(setup("open /proc/self/fd"))?;
-        Self::with_roots(config, descriptors, |tree| sys::open_host_path(&tree.host_path))
+        let mut gofer = Self::with_roots(config, descriptors, |tree| sys::open_host_path(&tree.host_path))?;
+        gofer.second = pair::Second::start()?;
+        Ok(gofer)
     }
 
     fn with_roots(
@@ -142,7 +146,7 @@ impl Gofer {
             let (root, kind) = open().map_err(setup(&format!("open {}", tree.host_path.display())))?;
             trees.push(OpenTree { name: tree.name.clone(), root, kind, read_only: tree.read_only });
         }
-        Ok(Self { trees, descriptors, max_fids: config.max_fids.min(limit).max(16) })
+        Ok(Self { trees, descriptors, max_fids: config.max_fids.min(limit).max(16), second: None })
     }
 
     /// Serves the client at the other end of `conn` until it closes the connection (`Ok`) or has to be given up.

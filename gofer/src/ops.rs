@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use protocol::reply::{self, FileContent, NodeRef, WalkEnd};
+use protocol::reply::{self, NodeRef, WalkEnd};
 use protocol::request::Names;
 use protocol::wire::Writer;
 use protocol::{
@@ -12,7 +12,9 @@ use protocol::{
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
+use crate::dir::Workshop;
 use crate::fids::File;
+use crate::pair::{self, Form, Items};
 use crate::server::{Answer, Server};
 use crate::sys;
 
@@ -140,21 +142,17 @@ impl Server {
         let mut names = names.iter();
         let found = sys::open_way(&start.fd, names.by_ref().take(way.into()))?;
         let dir = found.as_ref().map_or(start.fd.as_fd(), |fd| fd.as_fd());
-        let mut buf = std::mem::take(&mut self.buffers.scratch);
-        for name in names {
-            // Opening a fifo would be noticed by who waits for a reader.
-            let regular = sys::stat_child(dir, name).is_ok_and(|attr| suits(&attr, max_size));
-            let file = match regular.then(|| read_small(dir, name, max_size, &mut buf)) {
-                Some(Ok((attr, Some(n)))) => buf.get(..n).map(|content| (attr, content)),
-                _ => None,
-            };
-            let need = FileContent::size(file.map_or(0, |(_, content)| content.len()));
-            if w.len() + need > MAX_MESSAGE {
-                break;
+        let mut items = Items::default();
+        names.for_each(|name| items.push(0, 0, FileKind::Unknown, name));
+        let Workshop { second, room, .. } = &mut self.workshop;
+        let most = MAX_MESSAGE.saturating_sub(w.len());
+        pair::look(second.as_ref(), dir, Form::Content(max_size), &mut items, most, room, |answer| {
+            let fits = w.len() + answer.len() <= MAX_MESSAGE;
+            if fits {
+                w.bytes(answer);
             }
-            FileContent { file }.encode(w);
-        }
-        self.buffers.scratch = buf;
+            fits
+        });
         Ok(None)
     }
 
@@ -336,27 +334,6 @@ impl Server {
         }
         self.descriptors.reopen(&memfd, OFlags::RDONLY).map(Some)
     }
-}
-
-fn suits(attr: &Attr, max_size: u32) -> bool {
-    attr.kind() == FileKind::Regular && attr.size <= u64::from(max_size)
-}
-
-/// Attributes of what was a regular file a moment ago and, if it still is one of at most `max_size` bytes, all of it: that many bytes of `buf`.
-/// Two calls less than holding it and opening what is held.
-pub(crate) fn read_small(
-    dir: BorrowedFd<'_>,
-    name: &[u8],
-    max_size: u32,
-    buf: &mut [u8],
-) -> Result<(Attr, Option<usize>), Errno> {
-    let file = sys::open_file(dir, name)?;
-    let attr = sys::stat(&file)?;
-    let size = usize::try_from(attr.size).unwrap_or(usize::MAX);
-    // One byte more than there should be, to see that there is none.
-    let Some(room) = buf.get_mut(..=size).filter(|_| suits(&attr, max_size)) else { return Ok((attr, None)) };
-    let whole = rustix::io::read(&file, room).is_ok_and(|n| n == size);
-    Ok((attr, whole.then_some(size)))
 }
 
 /// The descriptor of a directory whose entries may be changed.

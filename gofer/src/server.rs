@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use protocol::reply;
 use protocol::request::Request;
 use protocol::wire::{DecodeError, Writer};
-use protocol::{transport, MAX_MESSAGE};
+use protocol::{transport, Detail, MAX_MESSAGE};
 use rustix::io::Errno;
 
-use crate::dir::{Buffers, Streams};
+use crate::dir::{Streams, Workshop};
 use crate::fids::Fids;
 use crate::{setup, sys, Error, Gofer, OpenTree};
 
@@ -21,7 +21,7 @@ pub struct Server {
     pub(crate) fids: Fids,
     pub(crate) max_fids: u32,
     pub(crate) streams: Streams,
-    pub(crate) buffers: Buffers,
+    pub(crate) workshop: Workshop,
 }
 
 /// How a request turned out: its body is written, and perhaps there is a descriptor to go with it; or it failed and what was written counts for nothing.
@@ -44,7 +44,7 @@ impl Server {
             fids: Fids::new(gofer.max_fids),
             max_fids: gofer.max_fids,
             streams: Streams::default(),
-            buffers: Buffers::new(),
+            workshop: Workshop::new(gofer.second),
         })
     }
 
@@ -99,7 +99,14 @@ impl Server {
             return Ok(Reply::None);
         }
         let mut w = reply::begin(answer, header.op, header.tag);
-        match self.carry_out(request, descriptor, &mut w) {
+        if let (Some(second), true) = (&self.workshop.second, reads_much(&request)) {
+            second.get_ready();
+        }
+        let outcome = self.carry_out(request, descriptor, &mut w);
+        if let Some(second) = &self.workshop.second {
+            second.rest();
+        }
+        match outcome {
             Ok(descriptor) => {
                 reply::finish(answer, u16::from(descriptor.is_some()));
                 Ok(Reply::Send(descriptor))
@@ -157,5 +164,17 @@ impl Server {
             Request::ReopenReadOnly => self.reopen_read_only(descriptor),
             Request::Release => Ok(None),
         }
+    }
+}
+
+/// Whether a request is probably about more files than one thread should look at.
+fn reads_much(request: &Request<'_>) -> bool {
+    match request {
+        Request::ListTree { max_bytes, detail: Detail::Attr, .. } => *max_bytes > 32 * 1024,
+        Request::ListTree { detail, .. } | Request::List { detail, .. } | Request::ReadDir { detail, .. } => {
+            matches!(detail, Detail::Content(_))
+        }
+        Request::ReadFiles { names, .. } => names.len() >= 32,
+        _ => false,
     }
 }

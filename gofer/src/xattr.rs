@@ -37,8 +37,8 @@ impl Server {
             return Err(Errno::OPNOTSUPP);
         }
         let fd = self.open_for_xattr(fid, false)?.ok_or(Errno::NODATA)?;
-        let n = rustix::fs::fgetxattr(fd, name, &mut self.buffers.scratch[..])?;
-        w.long_bytes(self.buffers.scratch.get(..n).ok_or(Errno::RANGE)?);
+        let n = rustix::fs::fgetxattr(fd, name, &mut self.workshop.room.scratch[..])?;
+        w.long_bytes(self.workshop.room.scratch.get(..n).ok_or(Errno::RANGE)?);
         Ok(None)
     }
 
@@ -58,11 +58,13 @@ impl Server {
 
     pub(crate) fn list_xattr(&mut self, fid: Fid, w: &mut Writer<'_>) -> Answer {
         let n = match self.open_for_xattr(fid, false)? {
-            Some(fd) => rustix::fs::flistxattr(fd, &mut self.buffers.scratch[..])?,
+            Some(fd) => rustix::fs::flistxattr(fd, &mut self.workshop.room.scratch[..])?,
             None => 0,
         };
         let mut names = Vec::with_capacity(n);
-        for name in self.buffers.scratch.get(..n).unwrap_or(&[]).split(|&b| b == 0).filter(|name| served(name, false)) {
+        for name in
+            self.workshop.room.scratch.get(..n).unwrap_or(&[]).split(|&b| b == 0).filter(|name| served(name, false))
+        {
             names.extend_from_slice(name);
             names.push(0);
         }

@@ -1,0 +1,470 @@
+//! Files are looked at by two threads.
+//!
+//! While the Gofer works the Sentry waits, and so does the guest: there is a core that nobody uses. So what a request asks about many files is split into
+//! chunks that the server's thread and a second one take in turn. The second one runs on another core and sleeps between requests; within one it looks for more for a moment, since
+//! waking it costs as much as ten files. Where it comes late or not at all, the first one does everything.
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{mpsc, Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use protocol::reply::{DirEntry, FileContent};
+use protocol::wire::Writer;
+use protocol::{Attr, Detail, FileKind, MAX_MESSAGE};
+use rustix::io::Errno;
+use rustix::thread::{sched_getaffinity, sched_getcpu, sched_setaffinity, CpuSet};
+
+use crate::{setup, sys, Error};
+
+/// Files that are taken at a time.
+const CHUNK: usize = 2;
+/// Fewest files to read, or to look at, that are worth waking the second thread; and fewest of either once it is awake.
+const WORTH_READING: usize = 12;
+const WORTH_LOOKING: usize = 64;
+const WORTH_MORE: usize = 8;
+/// How often the second thread looks for more of a request's files before it sleeps: some 100 µs.
+const LOOKS: u32 = 4000;
+/// The same for the first one at the end, while the second has a chunk in hand.
+const LOOKS_AT_END: u32 = 4000;
+
+/// A file to be looked at.
+struct Item {
+    ino: u64,
+    cookie: u64,
+    /// What its directory says it is.
+    kind: FileKind,
+    /// Where its name is.
+    name: Range<usize>,
+}
+
+/// Files to be looked at, of one directory. All their names are in one piece of memory: what one thread allocates and the other frees has both wait
+/// for the allocator's lock.
+#[derive(Default)]
+pub struct Items {
+    list: Vec<Item>,
+    names: Vec<u8>,
+}
+
+impl Items {
+    pub fn push(&mut self, ino: u64, cookie: u64, kind: FileKind, name: &[u8]) {
+        let start = self.names.len();
+        self.names.extend_from_slice(name);
+        self.list.push(Item { ino, cookie, kind, name: start..self.names.len() });
+    }
+
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.names.clear();
+    }
+
+    fn name(&self, item: &Item) -> &[u8] {
+        self.names.get(item.name.clone()).unwrap_or(&[])
+    }
+}
+
+/// What to tell of each.
+#[derive(Debug, Clone, Copy)]
+pub enum Form {
+    /// An entry of a listing.
+    Entry(Detail),
+    /// The content, of a file of at most this size.
+    Content(u32),
+}
+
+/// Room for a content on its way, and for answers.
+#[derive(Debug, Default)]
+pub struct Room {
+    /// Also for symlink targets and values of attributes.
+    pub scratch: Vec<u8>,
+    answers: Vec<u8>,
+}
+
+impl Room {
+    pub fn new() -> Self {
+        Self { scratch: vec![0; MAX_MESSAGE], answers: Vec::new() }
+    }
+}
+
+/// Where the answers about the files of a chunk are.
+#[derive(Default, Clone, Copy)]
+struct Span {
+    /// Among the second thread's.
+    second: bool,
+    start: usize,
+    /// Where each ends; 0 for no answer.
+    ends: [usize; CHUNK],
+}
+
+/// Files of one directory.
+struct Batch {
+    dir: OwnedFd,
+    form: Form,
+    items: Items,
+    /// Bytes of answers for which there is room, and those that there are.
+    room: usize,
+    made: AtomicUsize,
+    /// Chunks taken (or more), and those done.
+    next: AtomicUsize,
+    done: AtomicUsize,
+    spans: Box<[Mutex<Span>]>,
+}
+
+#[derive(Default)]
+struct Shared {
+    batch: Mutex<Option<Arc<Batch>>>,
+    /// There is a batch, or the end.
+    wake: Condvar,
+    /// The same for who looks without the lock.
+    posted: AtomicUsize,
+    asleep: AtomicBool,
+    /// The request may have more.
+    more: AtomicBool,
+    end: AtomicBool,
+    /// A chunk is done, for the first thread, if it waits.
+    done: Condvar,
+    waits: AtomicBool,
+    at_end: Mutex<()>,
+    /// The second thread's. Locked while it works, and while its answers are read.
+    room: Mutex<Room>,
+}
+
+/// A second thread, and the cores it runs on.
+struct Thread {
+    cores: CpuSet,
+    shared: Arc<Shared>,
+}
+
+/// The second thread. There are two of them: one for each half of the cores. The one that is on the other half than the first thread works; left to
+/// itself it would often be started on the first one's core, since that is where it is woken.
+pub struct Second {
+    threads: Vec<Thread>,
+    /// Which one has been chosen for this request.
+    chosen: Cell<Option<usize>>,
+}
+
+impl std::fmt::Debug for Second {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Second")
+    }
+}
+
+/// Nobody can panic with one of these locks held and go on.
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Second {
+    /// Starts it and waits until it runs, so that it can be locked in along with the first. Nothing where there is only one core.
+    pub fn start() -> Result<Option<Self>, Error> {
+        let all = sched_getaffinity(None).map_err(setup("read the cores to run on"))?;
+        let cores: Vec<_> = (0..CpuSet::MAX_CPU).filter(|c| all.is_set(*c)).collect();
+        let (low, high) = cores.split_at(cores.len() / 2);
+        if low.is_empty() {
+            return Ok(None);
+        }
+        // Whatever this has to find out the first time is not allowed later.
+        sched_getcpu();
+        let threads = [low, high].into_iter().map(Thread::start).collect::<Result<_, _>>()?;
+        Ok(Some(Self { threads, chosen: Cell::new(None) }))
+    }
+
+    /// There will probably be files to look at: wakes up.
+    pub fn get_ready(&self) {
+        if let Some(shared) = self.choose() {
+            shared.more.store(true, Ordering::Relaxed);
+            shared.post(None);
+            shared.ring();
+        }
+    }
+
+    /// The request has no more files: there is no use in waiting for them.
+    pub fn rest(&self) {
+        if let Some(shared) = self.chosen() {
+            shared.more.store(false, Ordering::Relaxed);
+        }
+        self.chosen.set(None);
+    }
+
+    fn chosen(&self) -> Option<&Shared> {
+        self.chosen.get().and_then(|i| self.threads.get(i)).map(|t| &*t.shared)
+    }
+
+    /// The thread that works on this request.
+    fn choose(&self) -> Option<&Shared> {
+        if self.chosen.get().is_none() {
+            let here = sched_getcpu();
+            self.chosen.set(self.threads.iter().position(|t| !t.cores.is_set(here)));
+        }
+        self.chosen()
+    }
+}
+
+impl Thread {
+    fn start(cores: &[usize]) -> Result<Self, Error> {
+        let mut set = CpuSet::new();
+        cores.iter().for_each(|c| set.set(*c));
+        let shared = Arc::new(Shared::default());
+        let (up, wait) = mpsc::channel();
+        let theirs = shared.clone();
+        let run = move || {
+            // It would do without.
+            let _ = sched_setaffinity(None, &set);
+            if up.send(()).is_ok() {
+                theirs.run();
+            }
+        };
+        let started = std::thread::Builder::new().stack_size(128 * 1024).spawn(run);
+        started.map_err(|e| setup("start a thread")(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+        wait.recv().map_err(|_| setup("start a thread")(Errno::IO))?;
+        Ok(Self { cores: set, shared })
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        let batch = lock(&self.shared.batch);
+        self.shared.end.store(true, Ordering::Relaxed);
+        self.shared.posted.fetch_add(1, Ordering::Release);
+        drop(batch);
+        self.shared.wake.notify_one();
+    }
+}
+
+/// Looks at `items` in `dir`, with the help of `second`, and hands the answers to `each` in their order, as long as that wants more. About `most` bytes of
+/// them are wanted.
+pub fn look(
+    second: Option<&Second>,
+    dir: BorrowedFd<'_>,
+    form: Form,
+    items: &mut Items,
+    most: usize,
+    room: &mut Room,
+    mut each: impl FnMut(&[u8]) -> bool,
+) {
+    let worth = match form {
+        Form::Entry(Detail::Names) => usize::MAX,
+        _ if second.and_then(Second::chosen).is_some_and(|s| s.more.load(Ordering::Relaxed)) => WORTH_MORE,
+        Form::Entry(Detail::Attr) => WORTH_LOOKING,
+        _ => WORTH_READING,
+    };
+    // Who needs a descriptor more and gets none does it alone.
+    let work = second.filter(|_| items.len() >= worth).and_then(Second::choose);
+    let work = work.and_then(|shared| Some((shared, dir.try_clone_to_owned().ok()?)));
+    let Some((shared, dir)) = work else {
+        let mut eye = Eye { form, large: false };
+        for item in &items.list {
+            room.answers.clear();
+            eye.look(dir, item, items.name(item), room);
+            if !each(&room.answers) {
+                return;
+            }
+        }
+        return;
+    };
+    let chunks = items.len().div_ceil(CHUNK);
+    let batch = Arc::new(Batch {
+        dir,
+        form,
+        items: std::mem::take(items),
+        room: most,
+        made: AtomicUsize::new(0),
+        next: AtomicUsize::new(0),
+        done: AtomicUsize::new(0),
+        spans: (0..chunks).map(|_| Mutex::default()).collect(),
+    });
+    shared.more.store(true, Ordering::Relaxed);
+    shared.post(Some(batch.clone()));
+    shared.ring();
+    batch.work(false, room, shared);
+    shared.post(None);
+    shared.wait_for(&batch);
+    let theirs = lock(&shared.room);
+    for span in &batch.spans {
+        let Span { second, mut start, ends } = *lock(span);
+        let answers = if second { &theirs.answers } else { &room.answers };
+        if ends[0] == 0 {
+            return;
+        }
+        for end in ends {
+            if end > 0 && !answers.get(start..end).is_some_and(&mut each) {
+                return;
+            }
+            start = end;
+        }
+    }
+}
+
+impl Shared {
+    fn post(&self, batch: Option<Arc<Batch>>) {
+        let mut b = lock(&self.batch);
+        *b = batch;
+        self.posted.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn ring(&self) {
+        if self.asleep.load(Ordering::SeqCst) {
+            self.wake.notify_one();
+        }
+    }
+
+    fn wait_for(&self, batch: &Batch) {
+        for _ in 0..LOOKS_AT_END {
+            if batch.is_done() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        let mut guard = lock(&self.at_end);
+        self.waits.store(true, Ordering::SeqCst);
+        while !batch.is_done() {
+            guard = self.done.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.waits.store(false, Ordering::SeqCst);
+    }
+
+    /// The second thread.
+    fn run(&self) {
+        let mut seen = 0;
+        let mut looks = 0;
+        while !self.end.load(Ordering::Relaxed) {
+            let posted = self.posted.load(Ordering::Acquire);
+            if posted != seen {
+                seen = posted;
+                let batch = lock(&self.batch).clone();
+                if let Some(batch) = batch {
+                    let mut room = lock(&self.room);
+                    // Most sandboxes never come here.
+                    room.scratch.resize(MAX_MESSAGE, 0);
+                    batch.work(true, &mut room, self);
+                }
+                looks = 0;
+            } else if looks < LOOKS && self.more.load(Ordering::Relaxed) {
+                looks += 1;
+                std::hint::spin_loop();
+            } else {
+                looks = 0;
+                let mut batch = lock(&self.batch);
+                self.asleep.store(true, Ordering::SeqCst);
+                while self.posted.load(Ordering::SeqCst) == seen {
+                    batch = self.wake.wait(batch).unwrap_or_else(PoisonError::into_inner);
+                }
+                self.asleep.store(false, Ordering::SeqCst);
+                drop(batch);
+            }
+        }
+    }
+}
+
+impl Batch {
+    /// Whether nothing that was taken is still in hand.
+    fn is_done(&self) -> bool {
+        self.done.load(Ordering::SeqCst) >= self.next.load(Ordering::SeqCst).min(self.spans.len())
+    }
+
+    /// Takes chunks until there are none left, or enough is done. What is taken is done, so what is done are the first ones.
+    fn work(&self, second: bool, room: &mut Room, shared: &Shared) {
+        let mut eye = Eye { form: self.form, large: false };
+        room.answers.clear();
+        while self.made.load(Ordering::Relaxed) < self.room {
+            let n = self.next.fetch_add(1, Ordering::SeqCst);
+            let (Some(span), Some(items)) = (self.spans.get(n), self.items.list.chunks(CHUNK).nth(n)) else { return };
+            let start = room.answers.len();
+            let mut ends = [0; CHUNK];
+            for (item, end) in items.iter().zip(&mut ends) {
+                eye.look(self.dir.as_fd(), item, self.items.name(item), room);
+                *end = room.answers.len();
+            }
+            *lock(span) = Span { second, start, ends };
+            self.made.fetch_add(room.answers.len() - start, Ordering::Relaxed);
+            self.done.fetch_add(1, Ordering::SeqCst);
+            if shared.waits.load(Ordering::SeqCst) {
+                // It may be about to sleep.
+                drop(lock(&shared.at_end));
+                shared.done.notify_one();
+            }
+        }
+    }
+}
+
+/// Looks at files one after the other.
+struct Eye {
+    form: Form,
+    /// The last regular file was too large; so may the next one be, and is looked at before it is opened.
+    large: bool,
+}
+
+impl Eye {
+    /// Appends what is to be told of a file.
+    fn look(&mut self, dir: BorrowedFd<'_>, item: &Item, name: &[u8], room: &mut Room) {
+        let mut w = Writer::new(&mut room.answers);
+        let buf = &mut room.scratch[..];
+        match self.form {
+            Form::Entry(detail) => {
+                let (attr, size) = self.entry(dir, (name, item.kind), detail, buf);
+                let content = size.and_then(|n| buf.get(..n));
+                DirEntry { ino: item.ino, cookie: item.cookie, kind: item.kind, name, attr, content }.encode(&mut w);
+            }
+            Form::Content(max_size) => {
+                // Opening a fifo would be noticed by who waits for a reader.
+                let regular = sys::stat_child(dir, name).is_ok_and(|attr| suits(&attr, max_size));
+                let file = match regular.then(|| read_small(dir, name, max_size, buf)) {
+                    Some(Ok((attr, Some(n)))) => buf.get(..n).map(|content| (attr, content)),
+                    _ => None,
+                };
+                FileContent { file }.encode(&mut w);
+            }
+        }
+    }
+
+    /// Attributes and, if asked for, content: that many bytes of `buf`.
+    fn entry(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        (name, kind): (&[u8], FileKind),
+        detail: Detail,
+        buf: &mut [u8],
+    ) -> (Option<Attr>, Option<usize>) {
+        let attr = || sys::stat_child(dir, name).ok();
+        let max_size = match detail {
+            Detail::Names => return (None, None),
+            Detail::Content(max_size) if kind == FileKind::Regular => max_size,
+            _ => return (attr(), None),
+        };
+        if self.large {
+            let attr = attr();
+            self.large = attr.is_none_or(|a| a.size > max_size.into());
+            if self.large {
+                return (attr, None);
+            }
+        }
+        match read_small(dir, name, max_size, buf) {
+            Ok((attr, size)) => {
+                self.large = size.is_none();
+                (Some(attr), size)
+            }
+            Err(_) => (attr(), None),
+        }
+    }
+}
+
+fn suits(attr: &Attr, max_size: u32) -> bool {
+    attr.kind() == FileKind::Regular && attr.size <= u64::from(max_size)
+}
+
+/// Attributes of what was a regular file a moment ago and, if it still is one of at most `max_size` bytes, all of it: that many bytes of `buf`.
+/// Two calls less than holding it and opening what is held.
+fn read_small(dir: BorrowedFd<'_>, name: &[u8], max_size: u32, buf: &mut [u8]) -> Result<(Attr, Option<usize>), Errno> {
+    let file = sys::open_file(dir, name)?;
+    let attr = sys::stat(&file)?;
+    let size = usize::try_from(attr.size).unwrap_or(usize::MAX);
+    // One byte more than there should be, to see that there is none.
+    let Some(room) = buf.get_mut(..=size).filter(|_| suits(&attr, max_size)) else { return Ok((attr, None)) };
+    let whole = rustix::io::read(&file, room).is_ok_and(|n| n == size);
+    Ok((attr, whole.then_some(size)))
+}
