@@ -70,7 +70,7 @@ impl Super {
         }
     }
     pub fn statfs(&self) -> StatFs {
-        StatFs { magic: self.magic, bsize: 4096, namelen: 255, ..StatFs::default() }
+        StatFs { kind: self.magic, bsize: 4096, namelen: 255, ..StatFs::default() }
     }
 }
 

@@ -108,18 +108,8 @@ pub struct DirEntry<'a> {
 /// Takes directory entries; returns false when full (that entry was not taken).
 pub type DirSink<'a> = dyn FnMut(DirEntry<'_>) -> bool + 'a;
 
-/// `statfs` numbers.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct StatFs {
-    pub magic: u64,
-    pub bsize: u64,
-    pub blocks: u64,
-    pub bfree: u64,
-    pub bavail: u64,
-    pub files: u64,
-    pub ffree: u64,
-    pub namelen: u64,
-}
+/// `statfs` numbers, as the Gofer tells them. A file system that says no `frsize` means that it is its `bsize`; `flags` are the mount's to tell.
+pub use protocol::StatFs;
 
 bitflags::bitflags! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -294,7 +294,7 @@ fn put_statfs(cx: &mut Ctx<'_>, buf: Addr, s: &StatFs, dev: u64, mount: MountFla
         }
     }
     let k = KStatFs {
-        kind: s.magic,
+        kind: s.kind,
         bsize: s.bsize,
         blocks: s.blocks,
         bfree: s.bfree,
@@ -303,7 +303,7 @@ fn put_statfs(cx: &mut Ctx<'_>, buf: Addr, s: &StatFs, dev: u64, mount: MountFla
         ffree: s.ffree,
         fsid: [dev as u32, (dev >> 32) as u32],
         namelen: s.namelen,
-        frsize: s.bsize,
+        frsize: if s.frsize == 0 { s.bsize } else { s.frsize },
         flags,
         spare: [0; 4],
     };

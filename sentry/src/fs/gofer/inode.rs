@@ -241,17 +241,7 @@ impl Inode for GoferInode {
         }
     }
     fn statfs(&self) -> Result<StatFs> {
-        let s = self.handle()?.statfs()?;
-        Ok(StatFs {
-            magic: s.kind,
-            bsize: s.bsize,
-            blocks: s.blocks,
-            bfree: s.bfree,
-            bavail: s.bavail,
-            files: s.files,
-            ffree: s.ffree,
-            namelen: s.namelen,
-        })
+        self.handle()?.statfs()
     }
     fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
         self.handle()?.get_xattr(name)

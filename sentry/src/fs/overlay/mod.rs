@@ -360,7 +360,7 @@ impl Inode for OvlInode {
     fn statfs(&self) -> Result<StatFs> {
         match (self.upper.get(), &self.lower) {
             (Some(u), _) => {
-                let mut s = StatFs { magic: OVERLAYFS_MAGIC, ..u.statfs()? };
+                let mut s = StatFs { kind: OVERLAYFS_MAGIC, ..u.statfs()? };
                 // What shows of the lower layer takes room too, which nobody can free.
                 s.blocks = s.blocks.saturating_add(self.fs.lower_used(s.bsize));
                 Ok(s)

@@ -109,7 +109,7 @@ impl TmpFs {
     fn statfs(&self) -> StatFs {
         let free = self.room() / PAGE;
         StatFs {
-            magic: TMPFS_MAGIC,
+            kind: TMPFS_MAGIC,
             bsize: PAGE,
             blocks: self.limit / PAGE,
             bfree: free,
@@ -117,6 +117,7 @@ impl TmpFs {
             files: self.inode_limit,
             ffree: self.inode_limit.saturating_sub(self.inodes.load(Ordering::Relaxed)),
             namelen: 255,
+            ..StatFs::default()
         }
     }
 }

@@ -59,7 +59,7 @@ impl Inode for AnonInode {
         }
     }
     fn statfs(&self) -> Result<StatFs> {
-        Ok(StatFs { magic: 0x0904_1934, bsize: 4096, namelen: 255, ..StatFs::default() })
+        Ok(StatFs { kind: 0x0904_1934, bsize: 4096, namelen: 255, ..StatFs::default() })
     }
 }
 
