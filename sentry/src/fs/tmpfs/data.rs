@@ -1,4 +1,7 @@
 //! Content of a regular file of a tmpfs: small ones in the heap, grown or mapped ones in a memfd, which guests can map and which may be sparse.
+//!
+//! What a write may take is counted before it is written, so that files together never hold more than is counted. Where there are no holes
+//! the length says exactly what that is; where there are, every byte counts as new until the host is asked (`settle`).
 
 use super::{TmpFs, PAGE};
 use crate::error::{Errno, Result};
@@ -11,16 +14,16 @@ use std::sync::Arc;
 const HEAP_MAX: u64 = 128 * 1024;
 /// Bytes moved at a time between a memfd and a guest.
 const CHUNK: usize = 1 << 20;
-/// Bytes written to a memfd between two looks at how much memory it has.
-const RECOUNT: u64 = 1 << 20;
+/// Bytes that a memfd with holes may have counted too much before the host is asked.
+const RECOUNT: u64 = 128 * 1024;
 
 #[derive(Default)]
 pub struct Data {
     store: Store,
     /// Bytes counted against the file system's limit.
     charged: u64,
-    /// Bytes written since the last count.
-    uncounted: u64,
+    /// Of those, what was counted without a look at whether it was there before.
+    unsettled: u64,
     /// What `blocks` said, plus one; 0 when that may have changed.
     blocks: AtomicU64,
     /// Guests may change it behind our back.
@@ -42,6 +45,14 @@ impl Default for Store {
 
 fn pages(n: u64) -> u64 {
     n.div_ceil(PAGE) * PAGE
+}
+
+/// Gives back what a content that became shorter does not need any more: only its length is counted.
+fn trim(v: &mut Vec<u8>) {
+    let keep = pages(v.len() as u64) as usize;
+    if v.capacity() > 2 * keep {
+        v.shrink_to(keep);
+    }
 }
 
 impl Data {
@@ -107,9 +118,8 @@ impl Data {
             Store::Heap(v) => {
                 let (from, end) = (offset as usize, end as usize);
                 let len = v.len();
-                let before = pages(len as u64);
                 let after = pages((end as u64).max(len as u64));
-                fs.charge(before, after)?;
+                fs.charge(self.charged, after)?;
                 self.charged = after;
                 if v.len() < end {
                     v.resize(end, 0);
@@ -120,47 +130,84 @@ impl Data {
                     // What was not written does not make the file longer.
                     let keep = if n == 0 { len } else { (from + n).max(len) };
                     v.truncate(keep);
+                    trim(v);
                     self.charged = pages(keep as u64);
                     fs.recharge(after, self.charged);
                 }
                 r
             }
-            Store::Shared(f) => {
-                let mut done = 0usize;
-                while done < want {
-                    if self.uncounted + CHUNK as u64 > fs.room() || self.uncounted >= RECOUNT {
-                        let now = f.blocks() * 512;
-                        fs.recharge(self.charged, now);
-                        (self.charged, self.uncounted) = (now, 0);
-                    }
-                    // Where the limit is near, overwriting counts as growth; the host tells holes apart, we do not.
-                    let room = fs.room().saturating_sub(self.uncounted);
-                    let part = CHUNK.min(want - done).min(usize::try_from(room).unwrap_or(CHUNK));
-                    if part == 0 {
-                        return if done > 0 { Ok(done) } else { Err(Errno::ENOSPC) };
-                    }
-                    let at = offset + done as u64;
-                    let len = f.len();
-                    if at + part as u64 > len {
-                        f.set_len(at + part as u64)?;
-                    }
-                    let r = src.take_to_file(f, at, part);
-                    let n = *r.as_ref().unwrap_or(&0);
-                    if n < part && f.len() > len {
-                        // What was not written does not make the file longer.
-                        f.set_len((at + n as u64).max(len))?;
-                    }
-                    done += n;
-                    self.uncounted += n as u64;
-                    match r {
-                        Err(e) if done == 0 => return Err(e),
-                        Ok(_) if n == part => {}
-                        _ => break,
-                    }
+            Store::Shared(_) => self.write_shared(fs, src, offset, want),
+        }
+    }
+
+    fn write_shared(&mut self, fs: &TmpFs, src: &mut Src<'_>, offset: u64, want: usize) -> Result<usize> {
+        let mut done = 0usize;
+        while done < want {
+            let at = offset + done as u64;
+            let part = match self.reserve(fs, at, CHUNK.min(want - done)) {
+                Ok(part) => part,
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e),
+            };
+            let Store::Shared(f) = &self.store else { break };
+            let len = f.len();
+            if at + part as u64 > len {
+                if let Err(e) = f.set_len(at + part as u64) {
+                    self.settle(fs);
+                    return if done > 0 { Ok(done) } else { Err(e) };
                 }
-                Ok(done)
+            }
+            let r = src.take_to_file(f, at, part);
+            let n = *r.as_ref().unwrap_or(&0);
+            if n < part {
+                if f.len() > len {
+                    // What was not written does not make the file longer.
+                    f.set_len((at + n as u64).max(len))?;
+                }
+                self.settle(fs);
+            }
+            done += n;
+            match r {
+                Err(e) if done == 0 => return Err(e),
+                Ok(_) if n == part => {}
+                _ => break,
             }
         }
+        Ok(done)
+    }
+
+    /// Counts what writing up to `want` bytes at `at` of the memfd may take; gives how many of them there is room for.
+    fn reserve(&mut self, fs: &TmpFs, at: u64, want: usize) -> Result<usize> {
+        if self.unsettled >= RECOUNT {
+            self.settle(fs);
+        }
+        if self.claim(fs, at, want).is_ok() {
+            return Ok(want);
+        }
+        self.settle(fs);
+        // Whole pages of what is left, and what the last page has anyway.
+        let first = if self.sparse { at / PAGE * PAGE } else { pages(self.len()).max(at / PAGE * PAGE) };
+        let end = first.saturating_add(fs.room() / PAGE * PAGE);
+        let want = want.min(usize::try_from(end.saturating_sub(at)).unwrap_or(want));
+        if want == 0 {
+            return Err(Errno::ENOSPC);
+        }
+        self.claim(fs, at, want)?;
+        Ok(want)
+    }
+
+    fn claim(&mut self, fs: &TmpFs, at: u64, n: usize) -> Result<()> {
+        let end = pages(at + n as u64);
+        let more =
+            if self.sparse { end - at / PAGE * PAGE } else { end.max(pages(self.len())).saturating_sub(self.charged) };
+        if more > 0 {
+            fs.charge(self.charged, self.charged + more)?;
+            self.charged += more;
+            if self.sparse {
+                self.unsettled += more;
+            }
+        }
+        Ok(())
     }
 
     pub fn set_len(&mut self, fs: &TmpFs, len: u64) -> Result<()> {
@@ -178,24 +225,23 @@ impl Data {
                 fs.charge(self.charged, after)?;
                 self.charged = after;
                 v.resize(len as usize, 0);
-                if len == 0 {
-                    v.shrink_to_fit();
-                }
+                trim(v);
                 Ok(())
             }
             Store::Shared(f) => {
                 f.set_len(len)?;
-                self.recount(fs);
+                self.settle(fs);
                 Ok(())
             }
         }
     }
 
-    fn recount(&mut self, fs: &TmpFs) {
+    /// Asks the host what the memfd has, and counts that.
+    fn settle(&mut self, fs: &TmpFs) {
         if let Store::Shared(f) = &self.store {
             let now = f.blocks() * 512;
             fs.recharge(self.charged, now);
-            (self.charged, self.uncounted) = (now, 0);
+            (self.charged, self.unsettled) = (now, 0);
         }
     }
 
@@ -206,8 +252,9 @@ impl Data {
             let f = SharedFile::new()?;
             f.copy_in(0, v)?;
             f.set_len(v.len() as u64)?;
+            // It is counted already: a heap has no holes.
             self.store = Store::Shared(Arc::new(f));
-            self.recount(fs);
+            self.settle(fs);
         }
         match &self.store {
             Store::Shared(f) => Ok(f),
@@ -231,14 +278,24 @@ impl Data {
                 if len > fs.room() {
                     return Err(Errno::ENOSPC);
                 }
+                let was = self.len();
+                // Pages behind the end: the length does not tell any more what there is.
+                self.sparse |= keep && end > pages(was);
                 if !keep && end > self.len() {
                     self.set_len(fs, end)?;
                 }
-                if let Store::Shared(f) = &self.store {
-                    platform::host::fallocate(std::os::fd::AsFd::as_fd(&*f.fd()), mode, offset as i64, len as i64)?;
-                    self.recount(fs);
+                let Store::Shared(f) = &self.store else { return Ok(()) };
+                let fd = f.fd();
+                // Counted first; what was there before is found out afterwards.
+                let most = self.charged + (pages(end) - offset / PAGE * PAGE);
+                if let Err(e) = fs.charge(self.charged, most) {
+                    self.set_len(fs, was)?;
+                    return Err(e);
                 }
-                Ok(())
+                self.charged = most;
+                let r = platform::host::fallocate(std::os::fd::AsFd::as_fd(&*fd), mode, offset as i64, len as i64);
+                self.settle(fs);
+                Ok(r?)
             }
             libc::FALLOC_FL_PUNCH_HOLE if keep => self.punch(fs, offset, end),
             libc::FALLOC_FL_ZERO_RANGE => {
@@ -266,7 +323,7 @@ impl Data {
             Store::Shared(f) => {
                 self.sparse = true;
                 f.punch_hole(offset, end - offset)?;
-                self.recount(fs);
+                self.settle(fs);
             }
         }
         Ok(())

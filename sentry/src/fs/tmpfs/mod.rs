@@ -24,7 +24,23 @@ use std::sync::{Arc, OnceLock, Weak};
 pub const TMPFS_MAGIC: u64 = 0x0102_1994;
 pub const PAGE: u64 = 4096;
 /// Most bytes of extended attributes on one inode.
-const XATTR_TOTAL: usize = 128 * 1024;
+const XATTR_TOTAL: u64 = 128 * 1024;
+
+/// Longest text of a symbolic link that is part of its inode; a longer one takes a page.
+const SHORT_TEXT: usize = 128;
+/// What an extended attribute takes beside its name and its value.
+const XATTR_COST: usize = 64;
+
+fn text_cost(text: &[u8]) -> u64 {
+    if text.len() < SHORT_TEXT {
+        0
+    } else {
+        PAGE
+    }
+}
+fn xattr_cost(name: &[u8], value: &[u8]) -> u64 {
+    (name.len() + value.len() + XATTR_COST) as u64
+}
 
 /// Gives a read-only descriptor of a memfd.
 pub type Reopen = dyn Fn(BorrowedFd<'_>) -> Result<OwnedFd> + Send + Sync;
@@ -239,6 +255,9 @@ impl TmpInode {
             NewNode::Char(d) => (libc::S_IFCHR, *d, Body::Other),
             NewNode::Block(d) => (libc::S_IFBLK, *d, Body::Other),
         };
+        if let Body::Symlink(t) = &body {
+            fs.charge(0, text_cost(t))?;
+        }
         let mode = if kind == libc::S_IFLNK { 0o777 } else { mode & 0o7777 };
         let ino = ino.unwrap_or_else(|| fs.next_ino.fetch_add(1, Ordering::Relaxed));
         Ok(TmpInode::make(fs, ino, kind | mode, uid, gid, rdev, body))
@@ -461,7 +480,7 @@ impl Inode for TmpInode {
                 (d.len(), d.blocks())
             }
             Body::Dir(d) => ((d.read().entries.len() as u64 + 2) * 20, 0),
-            Body::Symlink(t) => (t.len() as u64, 0),
+            Body::Symlink(t) => (t.len() as u64, text_cost(t) / 512),
             Body::Other => (0, 0),
         };
         let t = *self.times.lock();
@@ -580,10 +599,11 @@ impl Inode for TmpInode {
         if old.is_none() && flags & libc::XATTR_REPLACE != 0 {
             return Err(Errno::ENODATA);
         }
-        let total: usize = x.iter().map(|(k, v)| k.len() + v.len() + 64).sum();
-        if total + name.len() + value.len() > XATTR_TOTAL {
+        let total: u64 = x.iter().map(|(k, v)| xattr_cost(k, v)).sum();
+        if total + xattr_cost(name, value) > XATTR_TOTAL {
             return Err(Errno::ENOSPC);
         }
+        self.fs.charge(old.map_or(0, |v| xattr_cost(name, v)), xattr_cost(name, value))?;
         x.insert(name.to_vec(), value.to_vec());
         drop(x);
         self.changed();
@@ -593,7 +613,10 @@ impl Inode for TmpInode {
         Ok(self.xattrs.lock().keys().cloned().collect())
     }
     fn remove_xattr(&self, name: &[u8]) -> Result<()> {
-        self.xattrs.lock().remove(name).ok_or(Errno::ENODATA)?;
+        let mut x = self.xattrs.lock();
+        let old = x.remove(name).ok_or(Errno::ENODATA)?;
+        self.fs.recharge(xattr_cost(name, &old), 0);
+        drop(x);
         self.changed();
         Ok(())
     }
@@ -606,11 +629,14 @@ impl Drop for TmpInode {
     /// Frees the tree below without recursion: a guest can nest directories deeper than our stack is.
     fn drop(&mut self) {
         self.fs.inodes.fetch_sub(1, Ordering::Relaxed);
+        let attrs: u64 = self.xattrs.get_mut().iter().map(|(k, v)| xattr_cost(k, v)).sum();
+        self.fs.recharge(attrs, 0);
         let mut todo: Vec<Arc<TmpInode>> = Vec::new();
         match &mut self.body {
             Body::File(d) => d.get_mut().release(&self.fs),
             Body::Dir(d) => todo.extend(std::mem::take(&mut d.get_mut().entries).into_values().map(|(_, i)| i)),
-            _ => {}
+            Body::Symlink(t) => self.fs.recharge(text_cost(t), 0),
+            Body::Other => {}
         }
         while let Some(i) = todo.pop() {
             if let Some(mut i) = Arc::into_inner(i) {

@@ -69,6 +69,72 @@ fn the_limits_hold_and_room_comes_back() {
 }
 
 #[test]
+fn many_files_together_never_take_more_than_the_limit() {
+    for hole in [false, true] {
+        let root = TmpFs::root(&TmpOptions { size: 4 << 20, inodes: 1000, ..TmpOptions::default() }, None);
+        let chunk = vec![1u8; 200 * 1024];
+        let (mut held, mut files) = (0, Vec::new());
+        let full = loop {
+            let f = file(&root, &files.len().to_string());
+            if hole {
+                f.set_attr(&SetAttr { size: Some(1 << 20), ..SetAttr::default() }).unwrap();
+            }
+            let r = write(&f, &chunk, 0);
+            files.push(f);
+            match r {
+                Ok(n) => held += n as u64,
+                Err(e) => break e,
+            }
+            let taken: u64 = files.iter().map(|f| f.attr().unwrap().blocks * 512).sum();
+            assert!(taken <= 4 << 20, "{taken}");
+        };
+        assert_eq!(full, Errno::ENOSPC);
+        assert!((4 << 20) - held < 8 * PAGE, "all of it can be used: {held}");
+        // What is there already can be written again.
+        for f in &files[..files.len() - 2] {
+            for _ in 0..3 {
+                let r = write(f, &chunk, 0);
+                assert!(hole || r == Ok(chunk.len()), "{r:?}");
+            }
+        }
+        assert_eq!(files[0].fallocate(0, 2 << 20, 1 << 20), Err(Errno::ENOSPC));
+        for i in 0..files.len() {
+            root.take(i.to_string().as_bytes()).unwrap();
+        }
+        drop(files);
+        assert_eq!(root.statfs().unwrap().bfree, (4 << 20) / PAGE);
+    }
+}
+
+#[test]
+fn attributes_and_texts_of_links_count() {
+    let root = fs(256 * 1024);
+    let full = root.statfs().unwrap().bfree;
+    let f = file(&root, "f");
+    f.set_xattr(b"user.a", &[1; 60_000], 0).unwrap();
+    f.set_xattr(b"user.a", &[1; 50_000], 0).unwrap();
+    f.set_xattr(b"user.b", &[1; 50_000], 0).unwrap();
+    let g = file(&root, "g");
+    g.set_xattr(b"user.a", &[1; 60_000], 0).unwrap();
+    g.set_xattr(b"user.b", &[1; 60_000], 0).unwrap();
+    let h = file(&root, "h");
+    assert_eq!(h.set_xattr(b"user.a", &[1; 60_000], 0), Err(Errno::ENOSPC));
+    f.remove_xattr(b"user.b").unwrap();
+    h.set_xattr(b"user.a", &[1; 60_000], 0).unwrap();
+    drop((f, g, h));
+    for n in ["f", "g", "h"] {
+        root.take(n.as_bytes()).unwrap();
+    }
+    assert_eq!(root.statfs().unwrap().bfree, full);
+    root.create(b"short", NewNode::Symlink(b"to"), 0, 0, 0).unwrap();
+    assert_eq!(root.statfs().unwrap().bfree, full);
+    root.create(b"long", NewNode::Symlink(&[b'a'; 4000]), 0, 0, 0).unwrap();
+    assert_eq!(root.statfs().unwrap().bfree, full - 1);
+    root.take(b"long").unwrap();
+    assert_eq!(root.statfs().unwrap().bfree, full);
+}
+
+#[test]
 fn seals() {
     let root = fs(1 << 20);
     let f = file(&root, "f");

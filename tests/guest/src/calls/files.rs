@@ -4,7 +4,7 @@ use crate::t::*;
 use libc::*;
 
 pub const CASES: &[crate::Case] =
-    cases![vectors, attributes, at_links, syncs, mounts, handles, modes, leave_to_the_kernel];
+    cases![vectors, attributes, at_links, syncs, mounts, tmpfs_size, handles, modes, leave_to_the_kernel];
 
 unsafe fn vectors() {
     let t = Tmp::new();
@@ -77,6 +77,55 @@ unsafe fn syncs() {
     fails(sync_file_range(fd, -1, 0, SYNC_FILE_RANGE_WRITE), EINVAL);
     fails(sync_file_range(fd, 0, 0, 0x100), EINVAL);
     fails(sync_file_range(-1, 0, 0, 0), EBADF);
+}
+
+/// A tmpfs holds what it was made for and no more, in however many files; long texts of symbolic links count.
+unsafe fn tmpfs_size() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    in_child(|| {
+        if unshare(CLONE_NEWNS) == 0 {
+            ok(mount(c("none").as_ptr(), c("/").as_ptr(), std::ptr::null(), MS_REC | MS_PRIVATE, std::ptr::null()));
+        }
+        let (d, kind, size) = (t.p("d"), c("tmpfs"), c("size=2m"));
+        ok(mkdir(d.as_ptr(), 0o755));
+        zero(mount(c("x").as_ptr(), d.as_ptr(), kind.as_ptr(), 0, size.as_ptr().cast()));
+        let data = vec![1u8; 150_000];
+        let mut whole = 0;
+        loop {
+            let fd = t.open(&format!("d/{whole}"));
+            let n = write(fd, data.as_ptr().cast(), data.len());
+            if n < 0 {
+                fails(n, ENOSPC);
+                break;
+            }
+            ok(close(fd));
+            if (n as usize) < data.len() {
+                break;
+            }
+            whole += 1;
+        }
+        assert_eq!(whole, (2 << 20) / (37 * 4096));
+        for i in 0..whole {
+            // What a file has can be written again.
+            let fd = ok(open(t.p(&format!("d/{i}")).as_ptr(), O_WRONLY));
+            is(write(fd, data.as_ptr().cast(), data.len()), data.len() as i64);
+            ok(close(fd));
+            ok(unlink(t.p(&format!("d/{i}")).as_ptr()));
+        }
+        let _ = unlink(t.p(&format!("d/{whole}")).as_ptr());
+        let text = c(&"a".repeat(4000));
+        let mut made = 0;
+        while symlink(text.as_ptr(), t.p(&format!("d/l{made}")).as_ptr()) == 0 {
+            made += 1;
+            assert!(made <= 512);
+        }
+        fails(-1, ENOSPC);
+        assert!(made >= 500, "{made}");
+        zero(umount2(d.as_ptr(), MNT_DETACH));
+    });
 }
 
 /// In a child that, where that is possible, has mounts of its own.
