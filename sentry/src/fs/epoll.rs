@@ -5,7 +5,7 @@
 //! ready, and puts level-triggered ones back: nothing ever goes through all items. Files know their items
 //! (`File::watchers`) and take them along when they are gone.
 //!
-//! Locks: `items`, `ready` and `conf` are leaves; no file is asked and no queue is woken while one is held.
+//! Locks: `items`, `ready`, `above` and `conf` are leaves; no file is asked and no queue is woken while one is held.
 
 use super::anon::anon_attr;
 use super::types::Attr;
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
 const IN: u32 = (libc::EPOLLIN | libc::EPOLLRDNORM) as u32;
 const ALWAYS: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
@@ -91,6 +91,9 @@ impl Item {
         }
     }
     fn leave_queue(&self, ops: &dyn FileOps) {
+        if let Some(inner) = ops.as_any().downcast_ref::<Epoll>() {
+            inner.shared.above.lock().retain(|i| !std::ptr::eq(i.as_ptr(), self));
+        }
         if let (Some(id), Some(q)) = (self.reg.lock().take(), ops.wait_queue()) {
             q.remove(id);
         }
@@ -109,8 +112,8 @@ struct Shared {
     items: Mutex<BTreeMap<(i32, usize), Arc<Item>>>,
     ready: Mutex<Ready>,
     queue: WaitQueue,
-    /// The open file of this epoll.
-    file: OnceLock<Weak<File>>,
+    /// Items of epolls that watch this one. Here and not at an open file, so that no second one could hide a part of a chain.
+    above: Mutex<Vec<Weak<Item>>>,
 }
 
 impl Shared {
@@ -153,10 +156,7 @@ pub fn of(file: &File) -> Option<&Epoll> {
 }
 
 pub fn new() -> Arc<File> {
-    let shared = Arc::<Shared>::default();
-    let file = File::new(Box::new(Epoll { shared: shared.clone() }), libc::O_RDWR, None);
-    let _ = shared.file.set(Arc::downgrade(&file));
-    file
+    File::new(Box::new(Epoll { shared: Arc::default() }), libc::O_RDWR, None)
 }
 
 impl Epoll {
@@ -175,8 +175,8 @@ impl Epoll {
         Some(deepest + 1)
     }
 
-    /// `EPOLL_CTL_ADD`. `me` is the open file of this epoll.
-    pub fn add(&self, me: &Arc<File>, file: &Arc<File>, fd: i32, event: Event) -> Result<()> {
+    /// `EPOLL_CTL_ADD`.
+    pub fn add(&self, file: &Arc<File>, fd: i32, event: Event) -> Result<()> {
         let Some(q) = file.ops.wait_queue() else { return Err(Errno::EPERM) };
         let nested = of(file);
         if event.0 & EXCLUSIVE != 0 && (nested.is_some() || event.0 & !EXCLUSIVE_OK != 0) {
@@ -185,7 +185,7 @@ impl Epoll {
         let _nesting = nested.map(|_| NESTING.lock());
         if let Some(inner) = nested {
             let below = inner.depth(self, 1).ok_or(Errno::ELOOP)?;
-            if below + height(me, 1)? > MAX_NESTS + 1 {
+            if below + height(&self.shared, 1)? > MAX_NESTS + 1 {
                 return Err(Errno::ELOOP);
             }
         }
@@ -209,6 +209,9 @@ impl Epoll {
                 return Err(Errno::ENOSPC);
             }
             items.insert(item.key(), item.clone());
+        }
+        if let Some(inner) = nested {
+            inner.shared.above.lock().push(Arc::downgrade(&item));
         }
         file.watchers.lock().push(item.clone());
         *item.reg.lock() = Some(q.add(u32::MAX, item.clone()));
@@ -293,17 +296,15 @@ impl Epoll {
     }
 }
 
-/// Length of the longest chain of epolls that watch `file`, itself included.
-fn height(file: &Arc<File>, level: usize) -> Result<usize> {
+/// Length of the longest chain of epolls that watch `epoll`, itself included.
+fn height(epoll: &Shared, level: usize) -> Result<usize> {
     if level > MAX_NESTS + 1 {
         return Err(Errno::ELOOP);
     }
-    let above: Vec<Arc<Shared>> = file.watchers.lock().iter().filter_map(|i| i.epoll.upgrade()).collect();
+    let above: Vec<Arc<Item>> = epoll.above.lock().iter().filter_map(Weak::upgrade).collect();
     let mut most = 0;
-    for ep in above {
-        if let Some(f) = ep.file.get().and_then(Weak::upgrade) {
-            most = most.max(height(&f, level + 1)?);
-        }
+    for ep in above.iter().filter_map(|i| i.epoll.upgrade()) {
+        most = most.max(height(&ep, level + 1)?);
     }
     Ok(most + 1)
 }
@@ -372,8 +373,8 @@ mod tests {
         let epf = new();
         let ep = of(&epf).unwrap();
         let (r, w) = pipe::new_pipe(None, 0);
-        ep.add(&epf, &r, 3, (LIN, 33)).unwrap();
-        assert_eq!(ep.add(&epf, &r, 3, (LIN, 33)), Err(Errno::EEXIST));
+        ep.add(&r, 3, (LIN, 33)).unwrap();
+        assert_eq!(ep.add(&r, 3, (LIN, 33)), Err(Errno::EEXIST));
         assert_eq!(epf.poll(), 0);
         write(&w, 2);
         assert_eq!(epf.poll(), IN);
@@ -404,13 +405,13 @@ mod tests {
         let ep = of(&epf).unwrap();
         for i in 0..100 {
             let f = eventfd::new(1, false, 0);
-            ep.add(&epf, &f, 7, (LIN | LOUT, i)).unwrap();
+            ep.add(&f, 7, (LIN | LOUT, i)).unwrap();
             assert_eq!(ep.harvest(9).len(), 1);
         }
         assert!(ep.shared.items.lock().is_empty());
         assert!(ep.shared.ready.lock().list.len() <= 2);
         let f = eventfd::new(1, false, 0);
-        ep.add(&epf, &f, 7, (LIN, 1)).unwrap();
+        ep.add(&f, 7, (LIN, 1)).unwrap();
         drop(epf);
         assert!(f.watchers.lock().is_empty());
         assert!(!f.ops.wait_queue().unwrap().has_waiters());
@@ -419,7 +420,7 @@ mod tests {
     #[test]
     fn nesting_is_bounded() {
         let e: Vec<Arc<File>> = (0..7).map(|_| new()).collect();
-        let add = |a: usize, b: usize| of(&e[a]).unwrap().add(&e[a], &e[b], b as i32, (LIN, b as u64));
+        let add = |a: usize, b: usize| of(&e[a]).unwrap().add(&e[b], b as i32, (LIN, b as u64));
         assert_eq!(add(0, 0), Err(Errno::ELOOP));
         for i in 0..4 {
             assert_eq!(add(i, i + 1), Ok(()), "{i}");
@@ -428,7 +429,7 @@ mod tests {
         assert_eq!(add(4, 0), Err(Errno::ELOOP));
         assert_eq!(add(5, 0), Err(Errno::ELOOP));
         let f = eventfd::new(0, false, 0);
-        of(&e[4]).unwrap().add(&e[4], &f, 9, (LIN, 9)).unwrap();
+        of(&e[4]).unwrap().add(&f, 9, (LIN, 9)).unwrap();
         assert_eq!(e[0].poll(), 0);
         f.ops.write(&f, &mut Src::kernel(&1u64.to_ne_bytes()), 0).unwrap();
         assert_eq!(of(&e[0]).unwrap().harvest(4), [(LIN, 1)]);

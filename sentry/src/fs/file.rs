@@ -127,6 +127,11 @@ pub trait FileOps: Send + Sync {
     fn anon_name(&self) -> String {
         String::from("anon_inode:[unknown]")
     }
+    /// Whether an object without a path can be opened again through its link in `/proc`. What Linux keeps in anon_inodefs
+    /// cannot (`ENXIO`), nor can a socket.
+    fn reopens(&self) -> bool {
+        false
+    }
     /// Appends the lines that `/proc/pid/fdinfo/N` shows for this kind of object.
     fn fdinfo(&self, _out: &mut Vec<u8>) {}
     /// Called when a descriptor of it is closed in one table (`flush`), before the last reference goes.

@@ -252,6 +252,9 @@ impl FileOps for HostFile {
             None => Err(Errno::EPERM),
         }
     }
+    fn reopens(&self) -> bool {
+        self.kind != libc::S_IFSOCK
+    }
     fn anon_name(&self) -> String {
         let ino = attr_of(&self.fd).map_or(0, |a| a.ino);
         match self.kind {

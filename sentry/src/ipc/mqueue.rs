@@ -382,6 +382,9 @@ impl FileOps for QueueFile {
         p.gid = set.gid.unwrap_or(p.gid);
         Ok(())
     }
+    fn reopens(&self) -> bool {
+        true
+    }
     fn anon_name(&self) -> String {
         "/mqueue".into()
     }

@@ -29,6 +29,9 @@ impl FileOps for PidFd {
     fn attr(&self) -> Result<Attr> {
         Ok(Attr { mode: 0o600, nlink: 1, blksize: 4096, ..Attr::default() })
     }
+    fn reopens(&self) -> bool {
+        true
+    }
     fn anon_name(&self) -> String {
         "anon_inode:[pidfd]".into()
     }

@@ -43,7 +43,7 @@ pub fn epoll_ctl(cx: &mut Ctx<'_>, epfd: Fd, op: i32, fd: Fd, event: Addr) -> Sy
         return Err(Errno::EINVAL.into());
     }
     match op {
-        libc::EPOLL_CTL_ADD => ep.add(&epfile, &file, fd.0, ev)?,
+        libc::EPOLL_CTL_ADD => ep.add(&file, fd.0, ev)?,
         libc::EPOLL_CTL_MOD => ep.modify(&file, fd.0, ev)?,
         libc::EPOLL_CTL_DEL => ep.delete(&file, fd.0)?,
         _ => return Err(Errno::EINVAL.into()),

@@ -252,6 +252,9 @@ impl FileOps for Namespace {
             ..Attr::default()
         })
     }
+    fn reopens(&self) -> bool {
+        true
+    }
     fn anon_name(&self) -> String {
         format!("{}:[{}]", self.kind, self.id)
     }

@@ -147,6 +147,9 @@ impl FileOps for End {
         let a = self.file.attr()?;
         Ok(Attr { rdev: self.line.rdev, ..a })
     }
+    fn reopens(&self) -> bool {
+        true
+    }
     fn anon_name(&self) -> String {
         "/dev/console".into()
     }

@@ -53,10 +53,10 @@ impl Inode for AnonInode {
                 && (access == libc::O_RDONLY || self.file.writable());
             return if may { Ok(Box::new(again)) } else { Err(Errno::EACCES) };
         }
-        match self.attr()?.file_type() {
-            libc::S_IFSOCK => Err(Errno::ENXIO),
-            _ => Ok(Box::new(Again(self.file.clone()))),
+        if !self.file.ops.reopens() {
+            return Err(Errno::ENXIO);
         }
+        Ok(Box::new(Again(self.file.clone())))
     }
     fn statfs(&self) -> Result<StatFs> {
         Ok(StatFs { kind: 0x0904_1934, bsize: 4096, namelen: 255, ..StatFs::default() })
@@ -111,6 +111,9 @@ impl FileOps for Again {
     }
     fn anon_name(&self) -> String {
         self.0.ops.anon_name()
+    }
+    fn reopens(&self) -> bool {
+        self.0.ops.reopens()
     }
     fn set_flags(&self, flags: i32) -> Result<()> {
         self.0.ops.set_flags(flags)

@@ -33,6 +33,7 @@ pub const CASES: &[crate::Case] = cases![
     memfd_seals,
     umask_call,
     fcntl_errors,
+    opened_again,
 ];
 
 unsafe fn creates_with_mode_and_umask() {
@@ -517,4 +518,32 @@ unsafe fn fcntl_errors() {
     let fd = t.open("f");
     fails(fcntl(fd, 9999), EINVAL);
     fails(fcntl(fd, F_GETLK, BAD), EFAULT);
+}
+
+unsafe fn opened_again() {
+    let again = |fd: i32, flags: i32| open(c(&format!("/proc/self/fd/{}", ok(fd))).as_ptr(), flags | O_CLOEXEC);
+    // Two descriptions of one such object would hide from each other who watches it.
+    let none = set_of(&[SIGUSR2]);
+    let objects = [
+        ("epoll", epoll_create1(0)),
+        ("eventfd", eventfd(0, 0)),
+        ("timerfd", timerfd_create(CLOCK_MONOTONIC, 0)),
+        ("signalfd", signalfd(-1, &none, 0)),
+        ("inotify", inotify_init1(0)),
+        ("socket", socket(AF_UNIX, SOCK_STREAM, 0)),
+    ];
+    for (name, fd) in objects {
+        for flags in [O_RDONLY, O_WRONLY, O_RDWR, O_RDONLY | O_NONBLOCK] {
+            let r = again(fd, flags);
+            assert!(r == -1 && errno() == ENXIO, "{name} {flags:#o}: {r} {}", name_of(errno()));
+        }
+        fails(again(fd, O_RDONLY | O_DIRECTORY), ENOTDIR);
+        ok(again(fd, O_PATH));
+    }
+    let (r, w) = pipe_pair();
+    put(ok(again(w, O_WRONLY)), b"through the link");
+    assert_eq!(get(ok(again(r, O_RDONLY)), 99), b"through the link");
+    let mem = ok(memfd_create(c("probe").as_ptr(), 0));
+    put(mem, b"memory");
+    assert_eq!(get(ok(again(mem, O_RDONLY)), 99), b"memory");
 }
