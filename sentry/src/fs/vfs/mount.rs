@@ -25,6 +25,9 @@ bitflags::bitflags! {
     }
 }
 
+/// Most mounts of a namespace (`fs.mount-max`).
+const MAX_MOUNTS: usize = 100_000;
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(20);
 // `Kernel::next_dev` counts from 1; these stay clear of it.
 static NEXT_DEV: AtomicU64 = AtomicU64::new(0x1000);
@@ -90,6 +93,18 @@ impl Mount {
         self.children.read().iter().map(|(_, m)| m.clone()).collect()
     }
 
+    /// It and the mounts below it, parents first.
+    fn all(self: &Arc<Self>) -> Vec<Arc<Mount>> {
+        let mut out = vec![self.clone()];
+        let mut i = 0;
+        while let Some(m) = out.get(i) {
+            let below = m.children();
+            out.extend(below);
+            i += 1;
+        }
+        out
+    }
+
     /// Puts `self` at `place`.
     fn attach(self: &Arc<Self>, place: &Path) {
         place.dentry().pin();
@@ -111,7 +126,14 @@ impl Mount {
 }
 
 impl Drop for Mount {
+    /// Lets go of what is below one by one: a guest can nest mounts deeper than our stack is.
     fn drop(&mut self) {
+        let mut below = std::mem::take(self.children.get_mut());
+        while let Some((_, m)) = below.pop() {
+            if let Some(mut m) = Arc::into_inner(m) {
+                below.append(m.children.get_mut());
+            }
+        }
         if self.root.sb().mounts.fetch_sub(1, Ordering::AcqRel) == 1 {
             let mut top = self.root.clone();
             while let Some(p) = top.parent() {
@@ -125,57 +147,84 @@ impl Drop for Mount {
 /// The mounts of a container.
 pub struct MountNamespace {
     root: Arc<Mount>,
-    /// Held while the table changes.
-    change: Mutex<()>,
+    /// How many there are below the root. Held while the table changes.
+    change: Mutex<usize>,
+}
+
+/// `n` more mounts than there are.
+fn room(there: usize, n: usize) -> Result<usize> {
+    there.checked_add(n).filter(|all| *all < MAX_MOUNTS).ok_or(Errno::ENOSPC)
 }
 
 impl MountNamespace {
     pub fn new(root: Arc<Mount>) -> Arc<Self> {
-        Arc::new(MountNamespace { root, change: Mutex::new(()) })
+        Arc::new(MountNamespace { change: Mutex::new(root.all().len() - 1), root })
     }
     pub fn root(&self) -> Path {
         self.root.root()
     }
     /// Mounts `mount` on `place` (which a walk has resolved, so it is the topmost mount there).
     pub fn mount(&self, mount: &Arc<Mount>, place: &Path) -> Result<()> {
-        let _g = self.change.lock();
+        let mut count = self.change.lock();
         if mount.root.is_dir() != place.dentry().is_dir() {
             return Err(Errno::ENOTDIR);
         }
         if place.dentry().is_deleted() {
             return Err(Errno::ENOENT);
         }
+        *count = room(*count, 1)?;
         mount.attach(place);
         Ok(())
     }
     /// A bind mount of `from` at `place`; with `recursive` also of the mounts below `from`.
     pub fn bind(&self, from: &Path, place: &Path, recursive: bool) -> Result<Arc<Mount>> {
-        let _g = self.change.lock();
+        let mut count = self.change.lock();
         if from.dentry().is_dir() != place.dentry().is_dir() {
             return Err(Errno::ENOTDIR);
         }
+        let below = if recursive { Self::below(from, place, room(*count, 1)?)? } else { Vec::new() };
+        *count = room(*count, 1 + below.len())?;
         let m = Mount::new(from.dentry().clone(), from.mount().flags());
-        if recursive {
-            Self::copy_below(from.mount(), from.dentry(), &m, place);
+        // Parents come first, so that the copy of one is there when a child asks for it.
+        let mut copies = vec![m.clone()];
+        for (parent, at, of) in below {
+            let copy = Mount::new(of.root.clone(), of.flags());
+            if let Some(parent) = copies.get(parent) {
+                copy.attach(&Path::new(parent.clone(), at));
+            }
+            copies.push(copy);
         }
         m.attach(place);
         Ok(m)
     }
-    fn copy_below(from: &Arc<Mount>, root: &Arc<Dentry>, to: &Arc<Mount>, except: &Path) {
-        let list: Vec<_> = from.children.read().clone();
-        for (at, m) in list {
-            // What is mounted at the place itself is not bound into itself.
-            if !at.is_within(root) || (Arc::ptr_eq(&at, except.dentry()) && Arc::ptr_eq(from, except.mount())) {
-                continue;
+    /// The mounts below `from`, each with its place and the number of its parent in this list (`from`'s own mount is 0, the
+    /// first of the list 1); `ENOSPC` if they do not fit beside the `there` that there are.
+    #[allow(clippy::type_complexity)]
+    fn below(from: &Path, except: &Path, there: usize) -> Result<Vec<(usize, Arc<Dentry>, Arc<Mount>)>> {
+        let mut out: Vec<(usize, Arc<Dentry>, Arc<Mount>)> = Vec::new();
+        let mut next = 0;
+        loop {
+            let (of, root) = match next {
+                0 => (from.mount().clone(), from.dentry().clone()),
+                n => match out.get(n - 1) {
+                    Some((_, _, m)) => (m.clone(), m.root.clone()),
+                    None => return Ok(out),
+                },
+            };
+            for (at, m) in of.children.read().iter() {
+                // What is mounted at the place itself is not bound into itself.
+                let itself = Arc::ptr_eq(at, except.dentry()) && Arc::ptr_eq(&of, except.mount());
+                if !itself && at.is_within(&root) {
+                    room(there, out.len() + 1)?;
+                    out.push((next, at.clone(), m.clone()));
+                }
             }
-            let copy = Mount::new(m.root.clone(), m.flags());
-            Self::copy_below(&m, &m.root, &copy, except);
-            copy.attach(&Path::new(to.clone(), at));
+            next += 1;
         }
     }
     /// umount2(2) of the mount whose root `at` is.
     pub fn umount(&self, at: &Path, detach: bool) -> Result<()> {
-        let _g = self.change.lock();
+        let mut count = self.change.lock();
         let m = at.mount();
         if !Arc::ptr_eq(&m.root, at.dentry()) || m.mountpoint().is_none() {
             return Err(Errno::EINVAL);
@@ -189,7 +238,18 @@ impl MountNamespace {
                 return Err(Errno::EBUSY);
             }
         }
-        m.detach()
+        let gone = m.all();
+        m.detach()?;
+        // Each by itself: who is still in one of them keeps that one alone, and all of them count no longer.
+        for m in &gone {
+            for (at, child) in std::mem::take(&mut *m.children.write()) {
+                at.mounted.fetch_sub(1, Ordering::Release);
+                *child.at.write() = None;
+            }
+        }
+        *count = count.saturating_sub(gone.len());
+        drop(count);
+        Ok(())
     }
     /// Moves the mount whose root `from` is to `place`.
     pub fn move_mount(&self, from: &Path, place: &Path) -> Result<()> {
@@ -214,13 +274,7 @@ impl MountNamespace {
     }
     /// All mounts, parents before children, in the order they were made.
     pub fn list(&self) -> Vec<Arc<Mount>> {
-        let mut out = vec![self.root.clone()];
-        let mut i = 0;
-        while let Some(m) = out.get(i) {
-            let c = m.children();
-            out.extend(c);
-            i += 1;
-        }
+        let mut out = self.root.all();
         out.sort_by_key(|m| m.id);
         out
     }

@@ -7,6 +7,7 @@ mod files;
 mod io;
 mod links;
 mod locks;
+mod mounts;
 mod notify;
 mod perms;
 mod rename;
@@ -21,6 +22,7 @@ pub const GROUPS: &[(&str, &[crate::Case])] = &[
     ("links", links::CASES),
     ("rename", rename::CASES),
     ("perms", perms::CASES),
+    ("mounts", mounts::CASES),
     ("xattr", xattr::CASES),
     ("locks", locks::CASES),
     ("inotify", notify::CASES),
