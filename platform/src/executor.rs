@@ -128,6 +128,8 @@ pub struct Executor {
     clerks: Clerks,
     lead: Mutex<Lead>,
     lead_free: Condvar,
+    /// Threads that were started when all others were busy.
+    followers: AtomicUsize,
     exit: AtomicBool,
     exit_code: AtomicU32,
     cores: Cores,
@@ -178,6 +180,8 @@ const LINGERS_AT_ONCE: u32 = 32;
 const LINGER_LOOKS: u32 = 60;
 /// How long no call may come until the host may move them again.
 const FETCHED_NS: i64 = 10_000_000;
+/// Most threads that are started to lead while others are busy.
+const FOLLOWERS: usize = 6;
 /// Most jobs that wait for a quiet moment.
 const JOBS: usize = 64;
 
@@ -213,6 +217,7 @@ impl Executor {
             clerks,
             lead: Mutex::default(),
             lead_free: Condvar::new(),
+            followers: AtomicUsize::new(0),
             exit: AtomicBool::new(false),
             exit_code: AtomicU32::new(0),
             cores,
@@ -315,12 +320,25 @@ impl Executor {
         if AT_WORK.get() {
             if CLERK.get() {
                 self.hand_to_leader();
-            } else if self.lead.lock().waiting > 0 {
+            } else if self.lead.lock().waiting > 0 || self.start_follower() {
                 self.counters.handovers.fetch_add(1, Relaxed);
                 self.give_lead();
             }
         }
         f()
+    }
+
+    /// All threads that could lead are busy; whether there is one more now.
+    fn start_follower(&self) -> bool {
+        let Some(executor) = self.me.upgrade() else { return false };
+        if self.followers.fetch_update(Relaxed, Relaxed, |n| (n < FOLLOWERS).then_some(n + 1)).is_err() {
+            return false;
+        }
+        let started = std::thread::Builder::new().name("executor".into()).spawn(move || executor.run());
+        if let Err(e) = &started {
+            log::warn!("no further thread of the executor: {e}");
+        }
+        started.is_ok()
     }
 
     /// The leader stays with the one guest that runs, whose call it has just answered: whether the next one has come soon. In a

@@ -224,23 +224,36 @@ pub fn requeue(
         }
     }
     let woken = wake_key(k1, wake_n, u32::MAX);
-    let mut moved = Vec::new();
-    {
-        let mut b = table().bucket(&k1).waiters.lock();
-        let mut i = 0;
-        while i < b.len() && (moved.len() as u32) < move_n {
-            if *b[i].key.lock() == k1 {
-                if let Some(w) = b.remove(i) {
-                    *w.key.lock() = k2;
-                    moved.push(w);
-                }
-            } else {
-                i += 1;
-            }
+    // Both are held, so that a waiter who leaves meanwhile finds itself in one of them; in the order of the table.
+    let (from, to) = (table().bucket(&k1), table().bucket(&k2));
+    let (mut a, mut b);
+    match std::ptr::from_ref(from).cmp(&std::ptr::from_ref(to)) {
+        std::cmp::Ordering::Less => {
+            a = from.waiters.lock();
+            b = Some(to.waiters.lock());
+        }
+        std::cmp::Ordering::Equal => {
+            a = from.waiters.lock();
+            b = None;
+        }
+        std::cmp::Ordering::Greater => {
+            b = Some(to.waiters.lock());
+            a = from.waiters.lock();
         }
     }
+    let mut moved = Vec::new();
+    let mut stay = VecDeque::with_capacity(a.len());
+    while let Some(w) = a.pop_front() {
+        if (moved.len() as u32) < move_n && *w.key.lock() == k1 {
+            *w.key.lock() = k2;
+            moved.push(w);
+        } else {
+            stay.push_back(w);
+        }
+    }
+    *a = stay;
     let n = moved.len() as u32;
-    table().bucket(&k2).waiters.lock().extend(moved);
+    b.as_mut().unwrap_or(&mut a).extend(moved);
     Ok(u64::from(woken + n))
 }
 

@@ -216,6 +216,10 @@ impl Task {
         }
     }
 
+    pub fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::SeqCst)
+    }
+
     /// True if a signal that is not blocked is pending, or the task must die.
     pub fn signal_pending(&self) -> bool {
         if !self.signal_flag.load(Ordering::SeqCst) {

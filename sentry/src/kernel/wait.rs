@@ -10,7 +10,7 @@
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 /// Called when a queue is woken with events that the registration's mask includes. Must not block and must not take
 /// locks of the thing that wakes.
@@ -45,13 +45,44 @@ struct Entry {
     /// Of the exclusive entries, a wake picks one that has not been picked since it last looked.
     exclusive: bool,
     picked: bool,
-    who: Who,
+    /// `None`, with an empty mask: removed.
+    who: Option<Who>,
 }
 
+/// By their numbers. Removed ones stay until they are at the end or half of all, so that removing costs the same however many wait.
 #[derive(Default)]
 struct Entries {
     next: u64,
     list: Vec<Entry>,
+    removed: usize,
+}
+
+impl Entries {
+    fn get(&mut self, id: u64) -> Option<&mut Entry> {
+        let at = self.list.binary_search_by_key(&id, |e| e.id).ok()?;
+        self.list.get_mut(at)
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Entry> {
+        let entry = self.get(id)?;
+        let who = entry.who.take()?;
+        let old = Entry { who: Some(who), ..*entry };
+        (entry.mask, entry.exclusive) = (0, false);
+        self.removed += 1;
+        while self.list.last().is_some_and(|e| e.who.is_none()) {
+            self.list.pop();
+            self.removed -= 1;
+        }
+        if self.removed * 2 > self.list.len() {
+            self.list.retain(|e| e.who.is_some());
+            self.removed = 0;
+        }
+        Some(old)
+    }
+
+    fn len(&self) -> usize {
+        self.list.len() - self.removed
+    }
 }
 
 /// The parties that wait for one thing. Cheap when nobody waits.
@@ -76,8 +107,8 @@ impl WaitQueue {
         let mut e = self.entries.lock();
         let id = e.next;
         e.next += 1;
-        e.list.push(Entry { id, mask, exclusive, picked: false, who });
-        self.len.store(e.list.len(), Ordering::SeqCst);
+        e.list.push(Entry { id, mask, exclusive, picked: false, who: Some(who) });
+        self.len.store(e.len(), Ordering::SeqCst);
         id
     }
 
@@ -99,7 +130,7 @@ impl WaitQueue {
 
     /// Makes an exclusive entry eligible again.
     pub fn rearm(&self, id: u64) {
-        if let Some(x) = self.entries.lock().list.iter_mut().find(|x| x.id == id) {
+        if let Some(x) = self.entries.lock().get(id) {
             x.picked = false;
         }
     }
@@ -107,8 +138,8 @@ impl WaitQueue {
     /// Ends a registration; true if a wake had picked it as an exclusive entry.
     pub fn remove(&self, id: u64) -> bool {
         let mut e = self.entries.lock();
-        let old = e.list.iter().position(|x| x.id == id).map(|i| e.list.remove(i));
-        self.len.store(e.list.len(), Ordering::SeqCst);
+        let old = e.remove(id);
+        self.len.store(e.len(), Ordering::SeqCst);
         drop(e);
         old.is_some_and(|x| x.picked)
     }
@@ -133,8 +164,9 @@ impl WaitQueue {
                 e.picked = true;
             }
             let who = match &e.who {
-                Who::Task(w) => Who::Task(w.clone()),
-                Who::Other(w) => Who::Other(w.clone()),
+                Some(Who::Task(w)) => Who::Task(w.clone()),
+                Some(Who::Other(w)) => Who::Other(w.clone()),
+                None => continue,
             };
             match few.get_mut(n) {
                 Some(slot) => *slot = Some(who),
@@ -156,6 +188,19 @@ impl WaitQueue {
     }
 }
 
+/// Lets all others who are ready go first: for calls that do much before they end, every few milliseconds.
+pub async fn breathe() {
+    let mut begun = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut begun, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await
+}
+
 /// Why a wait ended without its condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitError {
@@ -174,6 +219,26 @@ mod tests {
     impl Wake for Count {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn leaving_in_any_order() {
+        let q = WaitQueue::new();
+        let c: Vec<Arc<Count>> = (0..100).map(|_| Arc::default()).collect();
+        let ids: Vec<u64> = c.iter().map(|c| q.add_waker(1, c.clone().into())).collect();
+        // 7 and 100 have no common divisor, so each goes once.
+        for (n, at) in (0..100).map(|i| i * 7 % 100).enumerate() {
+            assert_eq!(q.len.load(Ordering::SeqCst), 100 - n);
+            assert!(!q.remove(ids[at]));
+            q.remove(ids[at]);
+            q.wake(1);
+        }
+        assert!(!q.has_waiters());
+        assert!(q.entries.lock().list.is_empty());
+        // Each was woken until it left.
+        for (n, at) in (0..100).map(|i| i * 7 % 100).enumerate() {
+            assert_eq!(c[at].0.load(Ordering::SeqCst), n);
         }
     }
 

@@ -279,10 +279,10 @@ impl<'a> Dst<'a> {
         Ok(done)
     }
     pub fn put_zeros(&mut self, n: usize) -> Result<usize> {
-        const ZEROS: [u8; 4096] = [0; 4096];
+        static ZEROS: [u8; CHUNK] = [0; CHUNK];
         let mut done = 0;
         while done < n && self.remaining() > 0 {
-            let k = self.put(&ZEROS[..(n - done).min(4096)])?;
+            let k = self.put(&ZEROS[..(n - done).min(CHUNK)])?;
             done += k;
             if k == 0 {
                 break;
@@ -410,6 +410,17 @@ impl<'a> Src<'a> {
             iov.back(n);
         }
     }
+}
+
+/// `len` bytes of the vector, or what there is of them, after its first `at`.
+pub fn part(iov: &[IoVec], at: usize, mut len: usize) -> Vec<IoVec> {
+    let mut out = skip(iov, at);
+    for v in &mut out {
+        v.len = v.len.min(len);
+        len -= v.len;
+    }
+    out.retain(|v| v.len > 0);
+    out
 }
 
 /// The vector without its first `n` bytes.

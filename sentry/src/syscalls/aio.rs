@@ -9,7 +9,7 @@ use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::fs::{eventfd::EventFd, File, NO_OFFSET};
 use crate::kernel::aio::{Context, Event};
 use crate::kernel::wait::WaitError;
-use crate::mm::io::{Dst, IoVec};
+use crate::mm::io::{iov_len, Dst, IoVec};
 use crate::mm::space::Map;
 use crate::time::clock::UserTimespec;
 use platform::executor::now_ns;
@@ -126,7 +126,7 @@ async fn read(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec], at: u64, flags: 
     };
     let nonblock = flags & RWF_NOWAIT != 0 || file.nonblocking();
     let n = if file.ops.seekable() {
-        once(cx, at)?
+        cx.moving(iov_len(iov), |cx| once(cx, at))?
     } else {
         blocking(cx, &file, IN, deadline(&file, false), nonblock, |cx| once(cx, NO_OFFSET)).await?
     };

@@ -2,10 +2,11 @@
 
 use super::arg::*;
 use super::io::{blocking, read_iov, sigpipe, write_iov, write_iov_as};
-use super::{Ctx, MAX_RW_COUNT};
+use super::{Ctx, AT_ONCE, MAX_RW_COUNT};
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::{inotify, vfs, DirEntry, File, NO_OFFSET};
-use crate::mm::io::{Dst, IoVec, Src};
+use crate::kernel::wait::breathe;
+use crate::mm::io::{iov_len, Dst, IoVec, Src};
 use std::sync::Arc;
 
 /// Bytes that sendfile and copy_file_range move at a time.
@@ -43,7 +44,7 @@ fn read_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64) -> SysResult {
     if !f.readable() {
         return Err(Errno::EBADF.into());
     }
-    let n = cx.with_dst(iov, |dst| f.ops.read(&f, dst, at))?;
+    let n = cx.moving(iov_len(iov), |cx| cx.with_dst(iov, |dst| f.ops.read(&f, dst, at)))?;
     super::io::was_read(&f, n);
     Ok(n as u64)
 }
@@ -73,7 +74,7 @@ pub(super) fn write_file_at(
         src.append = append;
         f.ops.write(f, src, at)
     };
-    let n = cx.with_src(&iov, write)?.0;
+    let n = cx.moving(iov_len(&iov), |cx| cx.with_src(&iov, write))?.0;
     wrote(cx, f);
     Ok(n as u64)
 }
@@ -391,6 +392,9 @@ pub async fn sendfile(cx: &mut Ctx<'_>, out: Fd, input: Fd, offset: Addr, count:
             }
         };
         let (k, r) = write_all(cx, &to, buf.get(..n).unwrap_or(&[])).await;
+        if total / AT_ONCE != (total + k) / AT_ONCE {
+            breathe().await;
+        }
         total += k;
         at += k as u64;
         if r.is_err() || k < n {
@@ -447,18 +451,31 @@ pub fn copy_file_range(
     if same && a < b.saturating_add(len) && b < a.saturating_add(len) {
         return Err(Errno::EINVAL.into());
     }
+    let done = cx.moving(len as usize, |cx| copy(cx, (&from, a), (&to, b), len))?;
+    for (p, f, at) in [(off_in, &from, a + done), (off_out, &to, b + done)] {
+        if p.is_null() {
+            *f.offset.lock() = at;
+        } else {
+            cx.write(p.0, &(at as i64))?;
+        }
+    }
+    Ok(done)
+}
+
+/// Copies up to `len` bytes from and to these offsets; an error only if there were none.
+fn copy(cx: &Ctx<'_>, (from, a): (&Arc<File>, u64), (to, b): (&Arc<File>, u64), len: u64) -> SysResult {
     let mut buf = vec![0u8; CHUNK.min(len as usize)];
     let mut done = 0u64;
-    while done < len {
+    while done < len && !cx.task.is_killed() {
         let want = buf.len().min((len - done) as usize);
         let part = buf.get_mut(..want).unwrap_or(&mut []);
-        let n = match from.ops.read(&from, &mut Dst::kernel(part), a + done) {
+        let n = match from.ops.read(from, &mut Dst::kernel(part), a + done) {
             Ok(0) => break,
             Ok(n) => n,
             Err(_) if done > 0 => break,
             Err(e) => return Err(e),
         };
-        match to.ops.write(&to, &mut Src::kernel(buf.get(..n).unwrap_or(&[])), b + done) {
+        match to.ops.write(to, &mut Src::kernel(buf.get(..n).unwrap_or(&[])), b + done) {
             Ok((k, _)) => {
                 done += k as u64;
                 if k < n {
@@ -467,13 +484,6 @@ pub fn copy_file_range(
             }
             Err(_) if done > 0 => break,
             Err(e) => return Err(e),
-        }
-    }
-    for (p, f, at) in [(off_in, &from, a + done), (off_out, &to, b + done)] {
-        if p.is_null() {
-            *f.offset.lock() = at;
-        } else {
-            cx.write(p.0, &(at as i64))?;
         }
     }
     Ok(done)

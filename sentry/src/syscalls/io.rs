@@ -1,13 +1,13 @@
 //! read(2), write(2) and kin: the one place where a blocking file makes the caller wait.
 
 use super::arg::*;
-use super::{Ctx, MAX_RW_COUNT};
+use super::{Ctx, AT_ONCE, MAX_RW_COUNT};
 use crate::error::{Errno, SysError, SysResult};
 use crate::fs::{File, NO_OFFSET};
 use crate::kernel::signal::SigInfo;
-use crate::kernel::wait::WaitError;
+use crate::kernel::wait::{breathe, WaitError};
 use crate::kernel::Task;
-use crate::mm::io::{IoVec, Src};
+use crate::mm::io::{iov_len, part, IoVec, Src};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -107,7 +107,7 @@ pub fn within_limit<'a>(
     }
     let append = append.unwrap_or(file.flags() & libc::O_APPEND != 0);
     let at = if append { file.attr()?.size } else { offset };
-    let total = crate::mm::io::iov_len(iov) as u64;
+    let total = iov_len(iov) as u64;
     if total == 0 || at.saturating_add(total) <= limit {
         return Ok(Cow::Borrowed(iov));
     }
@@ -129,9 +129,44 @@ pub fn deadline(file: &File, write: bool) -> Option<u64> {
     file.ops.timeout(write).map(|t| platform::executor::now_ns().saturating_add(t))
 }
 
+/// Whether so much is to be moved that others must be served in between. What can make its caller wait never has so much.
+fn is_long(file: &File, total: usize) -> bool {
+    total > AT_ONCE && file.ops.wait_queue().is_none()
+}
+
+/// Moves `total` bytes in parts of `AT_ONCE` by `f`, which tells how many of a part's it has moved.
+async fn in_parts(
+    cx: &mut Ctx<'_>,
+    file: &File,
+    total: usize,
+    mut f: impl FnMut(&mut Ctx<'_>, usize) -> SysResult<usize> + Send,
+) -> SysResult {
+    let device = file.path.as_ref().is_some_and(|p| p.kind() == libc::S_IFCHR);
+    let mut done = 0;
+    loop {
+        match f(cx, done) {
+            Ok(n) => {
+                done += n;
+                // Any signal ends it for a device (mem(4)), only death for a file.
+                let stop = if device { cx.task.signal_pending() } else { cx.task.is_killed() };
+                if n < AT_ONCE || done >= total || stop {
+                    return Ok(done as u64);
+                }
+            }
+            Err(_) if done > 0 => return Ok(done as u64),
+            Err(e) => return Err(e),
+        }
+        breathe().await;
+    }
+}
+
 pub async fn read_iov(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec]) -> SysResult {
     if !file.readable() {
         return Err(Errno::EBADF.into());
+    }
+    let total = iov_len(iov);
+    if is_long(&file, total) {
+        return in_parts(cx, &file, total, |cx, at| read_once(cx, &file, &part(iov, at, AT_ONCE))).await;
     }
     let nonblock = file.nonblocking();
     let n = blocking(cx, &file, IN, deadline(&file, false), nonblock, |cx| read_once(cx, &file, iov)).await?;
@@ -149,7 +184,13 @@ pub async fn write_iov_as(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec], appe
     }
     let nonblock = file.nonblocking();
     let deadline = deadline(&file, true);
-    let total: usize = iov.iter().map(|v| v.len).sum();
+    let total = iov_len(iov);
+    if is_long(&file, total) {
+        let at = *file.offset.lock();
+        let iov = within_limit(cx, &file, iov, at, append)?;
+        let write = |cx: &mut Ctx<'_>, at| write_once(cx, &file, &part(&iov, at, AT_ONCE), append);
+        return in_parts(cx, &file, iov_len(&iov), write).await;
+    }
     let mut done = 0usize;
     // A blocking write to a stream goes on until all is written (pipe(7)); an error or signal after a part gives the part.
     let mut rest = None;

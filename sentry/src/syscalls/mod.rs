@@ -174,6 +174,14 @@ impl<'a> Ctx<'a> {
         let mut src = Src::user(&*space, iov, prefetched);
         f(&mut src)
     }
+    /// Runs `f`, which moves `len` bytes, and waits for nobody: if they are many, others are served meanwhile.
+    pub fn moving<R>(&mut self, len: usize, f: impl FnOnce(&mut Self) -> R) -> R {
+        if len <= AT_ONCE {
+            return f(self);
+        }
+        let executor = self.kernel().executor.clone();
+        executor.block_in_place(|| f(self))
+    }
     pub fn file(&self, fd: i32) -> Result<Arc<crate::fs::File>> {
         self.task.files.read().get(fd)
     }
@@ -196,6 +204,9 @@ impl<'a> Ctx<'a> {
 
 /// Most bytes that one read or write moves (`MAX_RW_COUNT`).
 pub const MAX_RW_COUNT: u64 = 0x7fff_f000;
+
+/// Bytes that a call moves while all others wait: some milliseconds.
+pub const AT_ONCE: usize = 8 << 20;
 
 /// Support levels of the published table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -46,9 +46,13 @@ fn sides(
 }
 
 /// Copies until either side ends or faults: the number of bytes, an error only if there were none.
-fn copy(src: &mut Src<'_>, dst: &mut Dst<'_>) -> SysResult {
+fn copy(cx: &mut Ctx<'_>, src: &mut Src<'_>, dst: &mut Dst<'_>) -> SysResult {
+    cx.moving(src.remaining().min(dst.remaining()), |cx| copy_all(cx, src, dst))
+}
+
+fn copy_all(cx: &Ctx<'_>, src: &mut Src<'_>, dst: &mut Dst<'_>) -> SysResult {
     let mut done = 0u64;
-    while src.remaining() > 0 && dst.remaining() > 0 {
+    while src.remaining() > 0 && dst.remaining() > 0 && !cx.task.is_killed() {
         let step = src.take_vec(CHUNK.min(dst.remaining())).and_then(|data| Ok((dst.put(&data)?, data.len())));
         match step {
             Ok((0, _)) => break,
@@ -68,11 +72,11 @@ fn copy(src: &mut Src<'_>, dst: &mut Dst<'_>) -> SysResult {
 pub fn readv(cx: &mut Ctx<'_>, pid: i32, liov: Addr, liovcnt: u64, riov: Addr, riovcnt: u64, flags: u64) -> SysResult {
     let Some(s) = sides(cx, pid, liov, liovcnt, riov, riovcnt, flags)? else { return Ok(0) };
     let own = cx.mem();
-    copy(&mut Src::user(&*s.mem.space, &s.remote, None), &mut Dst::user(&*own.space, &s.local, None))
+    copy(cx, &mut Src::user(&*s.mem.space, &s.remote, None), &mut Dst::user(&*own.space, &s.local, None))
 }
 
 pub fn writev(cx: &mut Ctx<'_>, pid: i32, liov: Addr, liovcnt: u64, riov: Addr, riovcnt: u64, flags: u64) -> SysResult {
     let Some(s) = sides(cx, pid, liov, liovcnt, riov, riovcnt, flags)? else { return Ok(0) };
     let own = cx.mem();
-    copy(&mut Src::user(&*own.space, &s.local, None), &mut Dst::user(&*s.mem.space, &s.remote, None))
+    copy(cx, &mut Src::user(&*own.space, &s.local, None), &mut Dst::user(&*s.mem.space, &s.remote, None))
 }
