@@ -52,13 +52,14 @@ pub const MAX_OPS: usize = 40;
 pub const MAX_FDS: usize = 8;
 
 /// Descriptors of every stub.
-pub const CTL_FD: i32 = 0;
-pub const BELL_FD: i32 = 1;
+pub const BELL_FD: i32 = 0;
 /// The bells of clerks: the first of [`BELLS`], each for the cores with that number modulo [`BELLS`].
-pub const BELLS_FD: i32 = 2;
+pub const BELLS_FD: i32 = 1;
 pub const BELLS: u32 = 8;
+/// The control socket. Not 0, which a birth call gives that was cut short.
+pub const CTL_FD: i32 = BELLS_FD + BELLS as i32;
 /// Used for a moment at birth.
-pub const AREA_FD: i32 = BELLS_FD + BELLS as i32;
+pub const AREA_FD: i32 = CTL_FD + 1;
 /// Only the zygote has it, before its filter is in place.
 pub const GLOBAL_FD: i32 = AREA_FD + 1;
 

@@ -538,7 +538,14 @@ unsafe extern "C" fn stub_born(token: u64) {
     // PR_SET_PDEATHSIG, SIGKILL
     syscall(sys::PRCTL, [1, 9, 0, 0, 0, 0]);
     let mut fds = sys::Fds::none();
-    let born = syscall(BIRTH_NR, [token, 0, 0, 0, 0, 0]).0 == i64::from(CTL_FD)
+    let given = loop {
+        // 0: something stopped the Sentry for a moment just when it gave us the socket, which was not given then.
+        match syscall(BIRTH_NR, [token, 0, 0, 0, 0, 0]).0 {
+            0 => {}
+            fd => break fd,
+        }
+    };
+    let born = given == i64::from(CTL_FD)
         && fds.receive().is_ok()
         && fds.get(0).is_ok_and(map_area);
     if !born {

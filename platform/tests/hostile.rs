@@ -41,13 +41,13 @@ fn no_call_outside_the_list_gets_through() {
         let own = DATA;
         let calls: &[(libc::c_long, [u64; 6])] = &[
             (libc::SYS_read, [0, own, 8, 0, 0, 0]),
-            (libc::SYS_write, [0, own, 8, 0, 0, 0]),
+            (libc::SYS_write, [9, own, 8, 0, 0, 0]),
             (libc::SYS_write, [1, own, 16, 0, 0, 0]),
             (libc::SYS_write, [10, own, 8, 0, 0, 0]),
             (libc::SYS_open, [own, 0, 0, 0, 0, 0]),
             (libc::SYS_openat, [u64::MAX, own, 0, 0, 0, 0]),
             (libc::SYS_socket, [1, 1, 0, 0, 0, 0]),
-            (libc::SYS_sendmsg, [0, own, 0, 0, 0, 0]),
+            (libc::SYS_sendmsg, [9, own, 0, 0, 0, 0]),
             (libc::SYS_recvmsg, [1, own, 0, 0, 0, 0]),
             (libc::SYS_dup2, [0, 5, 0, 0, 0, 0]),
             (libc::SYS_close, [0, 0, 0, 0, 0, 0]),

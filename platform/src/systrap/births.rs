@@ -196,8 +196,9 @@ impl Births {
             return self.refuse(inner, req.id, pid, known);
         };
         let given = self.give(req.id, &birth.control);
-        if given == Err(Errno::ENOENT) {
-            // The call is not there any more: the caller is dead or about to be. How, shows when it is.
+        if let Err(Errno::ENOENT | Errno::ESRCH | Errno::EINPROGRESS) = given {
+            // The call is not there any more: the caller is dead or about to be (how, shows when it is), or it or we were stopped for a
+            // moment and continued. Of us the host then forgets the descriptor, but lets the call return, and the caller calls again.
             let token = req.data.args[0];
             self.put(inner, token, Birth { claimed: pid, since: now_ns(), ..birth });
         } else if let Err(e) = given.and_then(|()| inner.adopt(&space, pid)) {

@@ -489,7 +489,7 @@ mod tests {
         assert_eq!(call(libc::SYS_recvmsg, [5, 0, 0, 0, 0, 0]), TRAP);
         assert_eq!(call(libc::SYS_write, [BELL_FD as u64, 0, 8, 0, 0, 0]), ALLOW);
         assert_eq!(call(libc::SYS_write, [BELL_FD as u64 + BELLS as u64, 0, 8, 0, 0, 0]), ALLOW);
-        assert_eq!(call(libc::SYS_write, [BELL_FD as u64 + BELLS as u64 + 1, 0, 8, 0, 0, 0]), TRAP);
+        assert_eq!(call(libc::SYS_write, [BELL_FD as u64 + BELLS as u64 + 2, 0, 8, 0, 0, 0]), TRAP);
         assert_eq!(call(libc::SYS_write, [BELL_FD as u64, 0, 9, 0, 0, 0]), TRAP);
         assert_eq!(call(libc::SYS_write, [CTL_FD as u64, 0, 8, 0, 0, 0]), TRAP);
         assert_eq!(call(libc::SYS_close, [CTL_FD as u64, 0, 0, 0, 0, 0]), TRAP);

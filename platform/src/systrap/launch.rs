@@ -50,11 +50,11 @@ pub(super) fn launch(executor: &Executor) -> io::Result<Launched> {
     let (control, stub_control) = control_pair()?;
     let image = image()?;
     // In the order of their numbers.
-    let mut fds = vec![high(&stub_control)?, high(executor.bell())?];
+    let mut fds = vec![high(executor.bell())?];
     for which in 0..abi::BELLS {
         fds.push(high(executor.bell_of(which))?);
     }
-    fds.extend([high(&area_fd)?, high(executor.global.fd())?]);
+    fds.extend([high(&stub_control)?, high(&area_fd)?, high(executor.global.fd())?]);
     let pid = start(&image, &fds)?;
     drop((fds, stub_control, area_fd));
 

@@ -104,7 +104,7 @@ pub unsafe fn descriptors() {
         let mut control = [0u64; 32];
         let iov = [bytes.as_mut_ptr() as u64, 256];
         let msg = [0u64, 0, iov.as_ptr() as u64, 1, control.as_mut_ptr() as u64, 256, 0];
-        let r = gate.call(SYS_recvmsg, [0, msg.as_ptr() as u64, [0x40u64, 0x42, 0x4000_0040, 0x40][i], 0, 0, 0]);
+        let r = gate.call(SYS_recvmsg, [9, msg.as_ptr() as u64, [0x40u64, 0x42, 0x4000_0040, 0x40][i], 0, 0, 0]);
         if r > 0 {
             got(&format!("{r} bytes from the control socket"));
         }

@@ -333,7 +333,7 @@ pub unsafe fn rights() {
                     let mut control = [0u64; 8];
                     let iov = [&raw mut byte as u64, 8];
                     let msg = [0u64, 0, iov.as_ptr() as u64, 1, control.as_mut_ptr() as u64, 64, 0];
-                    let r = gate.call(SYS_recvmsg, [0, msg.as_ptr() as u64, 0, 0, 0, 0]);
+                    let r = gate.call(SYS_recvmsg, [9, msg.as_ptr() as u64, 0, 0, 0, 0]);
                     let stolen = control[2] & 0xffff_ffff;
                     if r > 0 {
                         for prot in [3u64, 7] {
