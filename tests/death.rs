@@ -295,6 +295,24 @@ fn not_of_many_signals_that_the_guest_ignores() {
     assert_eq!((ended.status.code(), ended.err), (Some(7), Vec::new()));
 }
 
+/// As a cgroup's freezer does it: whatever the Sentry waits for on the host is cut short.
+#[test]
+fn not_of_being_stopped_and_continued() {
+    let _alone = ALONE.lock();
+    let tmp = Scratch::new("stopped");
+    let script = "echo ready; for i in $(seq 300); do (exit 3); [ $? = 3 ] || exit 1; done; echo done";
+    let mut child = start(script, &tmp);
+    ready(&mut child);
+    let sentry = find(pid(&child), "Sentry", &mut Dice(7)).unwrap();
+    while child.try_wait().unwrap().is_none() {
+        kill(sentry, libc::SIGSTOP);
+        kill(sentry, libc::SIGCONT);
+        sleep(Duration::from_micros(300));
+    }
+    let out = child.wait_with_output().unwrap();
+    assert_eq!((out.status.code(), out.stdout, out.stderr), (Some(0), b"done\n".to_vec(), Vec::new()));
+}
+
 #[test]
 fn of_the_command() {
     deaths("command", &[9], 4);
