@@ -3,8 +3,8 @@
 //! * [`Super`]: what the nodes of one tree share (device number, magic, time).
 //! * [`StaticDir`]: a directory whose entries are made once. A directory that changes implements [`Inode`] and [`List`] itself
 //!   and opens by [`open_dir`].
-//! * [`Content`]: a text that is generated when it is read at offset 0 (and kept for the reads that follow, so that one
-//!   reader sees one state); opens as [`OpenText`]. [`TextFile`] is one made of closures.
+//! * [`Content`]: a text that is generated when it is read at offset 0 (and kept for the reads that follow up to its end, so that one
+//!   reader sees one state); opens as [`OpenText`]. All texts that are kept together have a bound ([`TEXTS_MAX`]). [`TextFile`] is one made of closures.
 //! * [`Symlink`]: a fixed target.
 //! * [`Put`]: appends numbers and padding to a byte buffer without going through `fmt`.
 
@@ -16,7 +16,7 @@ use crate::kernel::Kernel;
 use crate::mm::io::{Dst, Src};
 use parking_lot::Mutex;
 use std::any::Any;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
 pub const PROC_SUPER_MAGIC: u64 = 0x9fa0;
@@ -25,6 +25,20 @@ pub const DEVPTS_SUPER_MAGIC: u64 = 0x1cd1;
 
 /// Longest text that one write to a generated file may carry (Linux takes less than a page).
 pub const MAX_STORE: usize = 4096;
+
+/// Memory of all texts that open files keep, and of one text while it is generated.
+const TEXTS_MAX: usize = if cfg!(test) { 8 << 20 } else { 256 << 20 };
+static TEXTS: AtomicUsize = AtomicUsize::new(0);
+/// A text up to this length is generated anew for each read when memory for texts is used up.
+const SHORT: usize = 64 << 10;
+
+/// What generates a text of guest-made length asks now and then whether it may go on.
+pub fn check_length(out: &[u8]) -> Result<()> {
+    if out.len() > TEXTS_MAX / 2 {
+        return Err(Errno::ENOMEM);
+    }
+    Ok(())
+}
 
 /// Position of the first entry after `.` and `..`.
 pub const FIRST: u64 = 2;
@@ -181,15 +195,48 @@ pub trait Content: Send + Sync {
     }
 }
 
+/// A text that is kept; its memory is counted.
+struct Kept(Vec<u8>);
+
+impl Kept {
+    /// `Err`: there is no room to keep it.
+    fn new(mut text: Vec<u8>) -> std::result::Result<Kept, Vec<u8>> {
+        if text.capacity() > SHORT {
+            text.shrink_to_fit();
+        }
+        let n = text.capacity();
+        if TEXTS.fetch_add(n, Ordering::Relaxed) + n > TEXTS_MAX {
+            TEXTS.fetch_sub(n, Ordering::Relaxed);
+            return Err(text);
+        }
+        Ok(Kept(text))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        TEXTS.fetch_sub(self.0.capacity(), Ordering::Relaxed);
+    }
+}
+
+#[derive(Default)]
+enum Reading {
+    #[default]
+    Fresh,
+    Within(Kept),
+    /// It was read to its end, which was here.
+    Ended(usize),
+}
+
 /// An open text. `seq_file` semantics: a read at offset 0 shows the state of that moment, the reads after it go on in the same text.
 pub struct OpenText {
     content: Arc<dyn Content>,
-    text: Mutex<Option<Vec<u8>>>,
+    text: Mutex<Reading>,
 }
 
 impl OpenText {
     pub fn open(content: Arc<dyn Content>) -> Box<dyn FileOps> {
-        Box::new(OpenText { content, text: Mutex::new(None) })
+        Box::new(OpenText { content, text: Mutex::default() })
     }
 }
 
@@ -199,15 +246,38 @@ impl FileOps for OpenText {
     }
     fn read(&self, _: &File, dst: &mut Dst<'_>, offset: u64) -> SysResult<usize> {
         let mut held = self.text.lock();
-        if offset == 0 || held.is_none() {
-            let mut text = held.take().unwrap_or_else(|| Vec::with_capacity(self.content.size_hint()));
-            text.clear();
-            self.content.generate(&mut text)?;
-            *held = Some(text);
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        let part = |text: &[u8], dst: &mut Dst<'_>| -> Result<(usize, bool)> {
+            let from = from.min(text.len());
+            let n = dst.put(&text[from..])?;
+            Ok((n, from + n == text.len()))
+        };
+        match &*held {
+            Reading::Within(text) if from > 0 => {
+                let (n, end) = part(&text.0, dst)?;
+                if end {
+                    let len = text.0.len();
+                    *held = Reading::Ended(len);
+                }
+                return Ok(n);
+            }
+            Reading::Ended(len) if from > 0 && from >= *len => return Ok(0),
+            _ => {}
         }
-        let text = held.as_deref().unwrap_or_default();
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
-        Ok(dst.put(&text[from..])?)
+        *held = Reading::Fresh;
+        let mut text = Vec::with_capacity(self.content.size_hint());
+        self.content.generate(&mut text)?;
+        let (n, end) = part(&text, dst)?;
+        *held = if end {
+            Reading::Ended(text.len())
+        } else {
+            match Kept::new(text) {
+                Ok(kept) => Reading::Within(kept),
+                Err(text) if text.len() <= SHORT => Reading::Fresh,
+                Err(_) => return Err(Errno::ENOMEM.into()),
+            }
+        };
+        Ok(n)
     }
     fn write(&self, _: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
         let n = src.remaining();
@@ -432,6 +502,44 @@ mod tests {
         let mut v = Vec::new();
         v.x(0, 1).s(" ").x(u64::MAX, 1).s(" ").esc(b"a b\\", b" ");
         assert_eq!(v, b"0 ffffffffffffffff a\\040b\\134");
+    }
+
+    struct Lines(usize, AtomicUsize);
+    impl Content for Lines {
+        fn generate(&self, out: &mut Vec<u8>) -> Result<()> {
+            out.resize(self.0, b'0' + self.1.fetch_add(1, Ordering::Relaxed) as u8);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_text_is_kept_to_its_end_and_all_of_them_have_a_bound() {
+        let open = |n| File::new(OpenText::open(Arc::new(Lines(n, AtomicUsize::new(0)))), libc::O_RDONLY, None);
+        let read = |f: &File, n: usize, at: u64| {
+            let mut b = vec![0; n];
+            let n = f.ops.read(f, &mut Dst::kernel(&mut b), at).map_err(|_| Errno::ENOMEM)?;
+            b.truncate(n);
+            Ok(b)
+        };
+        let f = open(10);
+        assert_eq!(read(&f, 4, 0), Ok(b"0000".to_vec()));
+        assert_eq!((read(&f, 4, 4), read(&f, 4, 8)), (Ok(b"0000".to_vec()), Ok(b"00".to_vec())));
+        assert_eq!((read(&f, 4, 10), read(&f, 4, 99)), (Ok(vec![]), Ok(vec![])));
+        assert_eq!((read(&f, 4, 0), read(&f, 9, 4)), (Ok(b"1111".to_vec()), Ok(b"111111".to_vec())));
+        assert_eq!(read(&f, 4, 7), Ok(b"222".to_vec()));
+        // Each keeps an eighth of what there is.
+        let files: Vec<_> = (0..9).map(|_| open(TEXTS_MAX / 8 - 4096)).collect();
+        for f in &files[..8] {
+            assert_eq!(read(f, 1, 0), Ok(b"0".to_vec()));
+        }
+        assert_eq!(read(&files[8], 1, 0), Err(Errno::ENOMEM));
+        // One is read to its end.
+        assert_eq!(read(&files[0], 9, TEXTS_MAX as u64 / 8 - 4097), Ok(b"0".to_vec()));
+        assert_eq!(read(&files[8], 1, 0), Ok(b"1".to_vec()));
+        let few = open(SHORT);
+        assert_eq!(read(&few, 1, 0), Ok(b"0".to_vec()));
+        drop(files);
+        assert!(TEXTS.load(Ordering::Relaxed) <= SHORT);
     }
 
     #[test]

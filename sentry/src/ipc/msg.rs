@@ -7,6 +7,7 @@ use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{Cred, Kernel, Task};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Fewer than Linux's 32000: the messages are the Sentry's memory.
 pub const MSGMNI: usize = 2000;
@@ -17,9 +18,30 @@ pub const MSG_NOERROR: i32 = 0o10000;
 pub const MSG_EXCEPT: i32 = 0o20000;
 pub const MSG_COPY: i32 = 0o40000;
 
+/// What a message takes beside its bytes.
+const OVERHEAD: u64 = 48;
+/// Memory of the messages in all queues of the sandbox.
+const ALL_MAX: u64 = 64 << 20;
+static ALL: AtomicU64 = AtomicU64::new(0);
+
 pub struct Message {
     pub kind: i64,
     pub data: Vec<u8>,
+}
+
+impl Message {
+    fn cost(&self) -> u64 {
+        self.data.len() as u64 + OVERHEAD
+    }
+}
+
+/// Counts a message that is to be queued.
+fn charge(cost: u64) -> Result<()> {
+    if ALL.fetch_add(cost, Ordering::Relaxed) + cost > ALL_MAX {
+        ALL.fetch_sub(cost, Ordering::Relaxed);
+        return Err(Errno::ENOMEM);
+    }
+    Ok(())
 }
 
 struct State {
@@ -33,6 +55,31 @@ struct State {
     lspid: i32,
     lrpid: i32,
     removed: bool,
+}
+
+impl State {
+    fn clear(&mut self) {
+        let cost = self.messages.iter().map(Message::cost).sum();
+        ALL.fetch_sub(cost, Ordering::Relaxed);
+        self.messages = VecDeque::new();
+        self.bytes = 0;
+    }
+    /// Takes message `i` out.
+    fn take(&mut self, i: usize) -> Option<Message> {
+        let m = self.messages.remove(i)?;
+        self.bytes -= m.data.len() as u64;
+        ALL.fetch_sub(m.cost(), Ordering::Relaxed);
+        if self.messages.capacity() > 64 && self.messages.len() * 4 < self.messages.capacity() {
+            self.messages.shrink_to(self.messages.len() * 2);
+        }
+        Some(m)
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.clear();
+    }
 }
 
 pub struct Queue {
@@ -106,6 +153,7 @@ impl Queue {
                 return Ok(false);
             }
             if let Some(m) = message.take() {
+                charge(m.cost())?;
                 s.bytes += len;
                 s.messages.push_back(m);
             }
@@ -141,8 +189,7 @@ impl Queue {
             if flags & MSG_COPY != 0 {
                 return Ok(Some(Message { kind: found.kind, data: found.data.clone() }));
             }
-            let m = s.messages.remove(i).ok_or(Errno::ENOMSG)?;
-            s.bytes -= m.data.len() as u64;
+            let m = s.take(i).ok_or(Errno::ENOMSG)?;
             s.lrpid = task.group.pid;
             s.rtime = now();
             Ok(Some(m))
@@ -180,8 +227,7 @@ impl Queue {
             let mut s = self.state.lock();
             s.perm.check_owner(cred)?;
             s.removed = true;
-            s.messages.clear();
-            s.bytes = 0;
+            s.clear();
         }
         kernel.ipc.msgs.remove(id);
         self.room.wake_all();
@@ -213,6 +259,31 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_queues_together_have_a_bound() {
+        let perm = Perm { key: 0, uid: 0, gid: 0, cuid: 0, cgid: 0, mode: 0, seq: 0 };
+        let fill = |q: &Queue| -> usize {
+            let mut s = q.state.lock();
+            for n in 0..1 << 16 {
+                let m = Message { kind: 1, data: vec![0; MSGMAX] };
+                if charge(m.cost()).is_err() {
+                    return n;
+                }
+                s.bytes += MSGMAX as u64;
+                s.messages.push_back(m);
+            }
+            usize::MAX
+        };
+        let (a, b) = (Queue::new(perm), Queue::new(perm));
+        let most = (ALL_MAX / (MSGMAX as u64 + OVERHEAD)) as usize;
+        assert_eq!((fill(&a), fill(&b)), (most, 0));
+        assert!(a.state.lock().take(5).is_some());
+        assert_eq!(fill(&b), 1);
+        a.state.lock().clear();
+        drop(b);
+        assert_eq!(ALL.load(Ordering::Relaxed), 0);
+    }
 
     #[test]
     fn receivers_choose_by_kind() {

@@ -15,11 +15,73 @@ pub struct FdEntry {
     pub cloexec: bool,
 }
 
-#[derive(Clone, Default)]
+/// Slots of one page.
+const PAGE: usize = 256;
+
+/// Slots in pages that are as long as their last entry: a table with one high number is small, and so is a copy of it.
+#[derive(Default)]
 struct Slots {
-    entries: Vec<Option<FdEntry>>,
+    pages: Vec<Vec<Option<FdEntry>>>,
     /// No free slot below this.
     low: usize,
+}
+
+impl Slots {
+    fn get(&self, i: usize) -> Option<&FdEntry> {
+        self.pages.get(i / PAGE)?.get(i % PAGE)?.as_ref()
+    }
+    fn get_mut(&mut self, i: usize) -> Option<&mut FdEntry> {
+        self.pages.get_mut(i / PAGE)?.get_mut(i % PAGE)?.as_mut()
+    }
+    /// The first free slot from `from` on.
+    fn free(&self, from: usize) -> usize {
+        let mut at = from;
+        while let Some(page) = self.pages.get(at / PAGE) {
+            let rest = page.get(at % PAGE..).unwrap_or(&[]);
+            if let Some(n) = rest.iter().position(Option::is_none) {
+                return at + n;
+            }
+            at = at.max(at / PAGE * PAGE + page.len());
+            if page.len() < PAGE {
+                break;
+            }
+        }
+        at
+    }
+    fn put(&mut self, i: usize, entry: FdEntry) -> Option<FdEntry> {
+        if i / PAGE >= self.pages.len() {
+            self.pages.resize_with(i / PAGE + 1, Vec::new);
+        }
+        let page = &mut self.pages[i / PAGE];
+        if i % PAGE >= page.len() {
+            page.resize(i % PAGE + 1, None);
+        }
+        page[i % PAGE].replace(entry)
+    }
+    fn take(&mut self, i: usize) -> Option<FdEntry> {
+        let page = self.pages.get_mut(i / PAGE)?;
+        let old = page.get_mut(i % PAGE)?.take()?;
+        while page.last().is_some_and(Option::is_none) {
+            page.pop();
+        }
+        if page.is_empty() {
+            *page = Vec::new();
+        }
+        self.low = self.low.min(i);
+        Some(old)
+    }
+    /// Numbers and entries, ascending.
+    fn iter(&self) -> impl Iterator<Item = (usize, &FdEntry)> {
+        let pages = self.pages.iter().enumerate();
+        pages.flat_map(|(p, page)| page.iter().enumerate().filter_map(move |(i, e)| Some((p * PAGE + i, e.as_ref()?))))
+    }
+}
+
+impl Clone for Slots {
+    fn clone(&self) -> Self {
+        let used = self.pages.iter().rposition(|p| !p.is_empty()).map_or(0, |p| p + 1);
+        Slots { pages: self.pages[..used].to_vec(), low: self.low }
+    }
 }
 
 /// A table of descriptors; shared between tasks by `CLONE_FILES`.
@@ -54,7 +116,7 @@ impl FdTable {
     }
     /// Whether some descriptor leads to `file`.
     pub fn holds(&self, file: &Arc<File>) -> bool {
-        self.slots.read().entries.iter().flatten().any(|e| Arc::ptr_eq(&e.file, file))
+        self.slots.read().iter().any(|(_, e)| Arc::ptr_eq(&e.file, file))
     }
     pub fn get(&self, fd: i32) -> Result<Arc<File>> {
         self.entry(fd).map(|e| e.file)
@@ -69,21 +131,18 @@ impl FdTable {
     }
     pub fn entry(&self, fd: i32) -> Result<FdEntry> {
         let i = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
-        self.slots.read().entries.get(i).and_then(|e| e.clone()).ok_or(Errno::EBADF)
+        self.slots.read().get(i).cloned().ok_or(Errno::EBADF)
     }
     /// Installs at the lowest free number that is at least `min` and below `limit` (`RLIMIT_NOFILE`).
     pub fn install(&self, file: Arc<File>, cloexec: bool, min: usize, limit: u64) -> Result<i32> {
         let limit = usize::try_from(limit).unwrap_or(NR_OPEN).min(NR_OPEN);
         let mut s = self.slots.write();
         let from = min.max(s.low);
-        let i = (from..s.entries.len()).find(|&i| s.entries[i].is_none()).unwrap_or(s.entries.len().max(from));
+        let i = s.free(from);
         if i >= limit {
             return Err(Errno::EMFILE);
         }
-        if i >= s.entries.len() {
-            s.entries.resize(i + 1, None);
-        }
-        s.entries[i] = Some(FdEntry { file, cloexec });
+        s.put(i, FdEntry { file, cloexec });
         if min <= s.low {
             s.low = i + 1;
         }
@@ -96,54 +155,77 @@ impl FdTable {
             return Err(Errno::EBADF);
         }
         let mut s = self.slots.write();
-        if i >= s.entries.len() {
-            s.entries.resize(i + 1, None);
-        }
-        Ok(s.entries[i].replace(FdEntry { file, cloexec }).map(|e| e.file))
+        Ok(s.put(i, FdEntry { file, cloexec }).map(|e| e.file))
     }
     pub fn remove(&self, fd: i32) -> Result<Arc<File>> {
         let i = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
         let mut s = self.slots.write();
-        let old = s.entries.get_mut(i).and_then(|e| e.take()).ok_or(Errno::EBADF)?;
-        s.low = s.low.min(i);
-        Ok(old.file)
+        s.take(i).map(|e| e.file).ok_or(Errno::EBADF)
     }
     pub fn set_cloexec(&self, fd: i32, on: bool) -> Result<()> {
         let i = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
-        match self.slots.write().entries.get_mut(i) {
-            Some(Some(e)) => {
+        match self.slots.write().get_mut(i) {
+            Some(e) => {
                 e.cloexec = on;
                 Ok(())
             }
-            _ => Err(Errno::EBADF),
+            None => Err(Errno::EBADF),
         }
     }
     /// Removes all entries that `doomed` says yes to and returns their files.
     pub fn remove_where(&self, doomed: impl Fn(usize, &FdEntry) -> bool) -> Vec<Arc<File>> {
         let mut s = self.slots.write();
-        let mut out = Vec::new();
-        for i in 0..s.entries.len() {
-            if s.entries[i].as_ref().is_some_and(|e| doomed(i, e)) {
-                if let Some(e) = s.entries[i].take() {
-                    out.push(e.file);
-                }
-                s.low = s.low.min(i);
-            }
-        }
-        out
+        let doomed: Vec<usize> = s.iter().filter(|(i, e)| doomed(*i, e)).map(|(i, _)| i).collect();
+        doomed.into_iter().filter_map(|i| s.take(i)).map(|e| e.file).collect()
     }
     /// Numbers in use, ascending.
     pub fn numbers(&self) -> Vec<i32> {
-        self.slots.read().entries.iter().enumerate().filter(|(_, e)| e.is_some()).map(|(i, _)| i as i32).collect()
+        self.slots.read().iter().map(|(i, _)| i as i32).collect()
     }
 }
 
 impl Drop for FdTable {
     fn drop(&mut self) {
         if *self.has_locks.get_mut() {
-            for e in self.slots.get_mut().entries.iter().flatten() {
+            for (_, e) in self.slots.get_mut().iter() {
                 crate::fs::lock::release_table(self.id, &e.file);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_free_number_and_high_ones() {
+        let file = || crate::fs::eventfd::new(0, false, 0);
+        let t = FdTable::default();
+        for i in 0..600 {
+            assert_eq!(t.install(file(), i == 5, 0, 1 << 20), Ok(i));
+        }
+        for i in [3, 255, 256, 599] {
+            t.remove(i).unwrap();
+        }
+        for i in [3, 255, 256, 599, 600] {
+            assert_eq!(t.install(file(), false, 0, 1 << 20), Ok(i));
+        }
+        assert_eq!(t.install(file(), false, 1000, 1 << 20), Ok(1000));
+        assert_eq!(t.install(file(), false, 1000, 1 << 20), Ok(1001));
+        assert_eq!(t.install(file(), false, 602, 602), Err(Errno::EMFILE));
+        assert_eq!(t.remove_where(|_, e| e.cloexec).len(), 1);
+        assert_eq!(t.install(file(), false, 0, 1 << 20), Ok(5));
+        let top = NR_OPEN as i32 - 1;
+        assert!(t.replace(top, file(), false, 1 << 20).unwrap().is_none());
+        assert!(t.replace(top, file(), false, 1 << 20).unwrap().is_some());
+        assert_eq!(t.replace(top + 1, file(), false, u64::MAX).err(), Some(Errno::EBADF));
+        let copy = t.duplicate();
+        assert_eq!(copy.numbers().last(), Some(&top));
+        assert!(copy.slots.read().pages.iter().map(|p| p.capacity()).sum::<usize>() < 2000);
+        t.remove(top).unwrap();
+        assert!(t.get(top).is_err() && copy.get(top).is_ok());
+        assert_eq!(t.duplicate().slots.read().pages.len(), 4);
+        assert_eq!(t.numbers().len(), 603);
     }
 }

@@ -17,7 +17,7 @@ pub(super) fn place_name(path: &Path) -> Result<Vec<u8>> {
         Some(t) => t.fs().lock().root.clone(),
         None => path.mount().root(),
     };
-    Ok(path.display(&root))
+    path.display(&root)
 }
 
 pub(super) fn cwd(who: &Who) -> Result<Path> {

@@ -4,7 +4,7 @@ use super::pid::Who;
 use super::status::{resident, sizes};
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::file::{File, FileOps};
-use crate::fs::pseudo::{Put, Super};
+use crate::fs::pseudo::{check_length, Put, Super};
 use crate::mm::io::{Dst, Src};
 use crate::mm::vma::Vma;
 use crate::mm::{Mm, UserMem};
@@ -104,6 +104,7 @@ fn mappings(who: &Who) -> Vec<Vma> {
 pub(super) fn maps(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     for v in mappings(who) {
         head(&v, out);
+        check_length(out)?;
     }
     Ok(())
 }
@@ -147,6 +148,7 @@ fn row(out: &mut Vec<u8>, name: &str, bytes: u64) {
 pub(super) fn smaps(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     for v in mappings(who) {
         head(&v, out);
+        check_length(out)?;
         row(out, "Size", v.len());
         row(out, "KernelPageSize", 4096);
         row(out, "MMUPageSize", 4096);

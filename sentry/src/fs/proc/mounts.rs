@@ -2,27 +2,97 @@
 
 use super::pid::Who;
 use crate::error::{Errno, Result};
-use crate::fs::pseudo::{Put, Super};
+use crate::fs::pseudo::{check_length, Put, Super};
 use crate::fs::vfs::{Mount, MountFlags, Path};
+use crate::mm::user::PATH_MAX;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Characters that would break the columns.
 const BAD: &[u8] = b" \t\n#";
 
+/// Where mounts are as seen from a root; `None`: not below it, or with a name that no path can be.
+struct Places {
+    root: Path,
+    known: HashMap<u64, Option<Arc<[u8]>>>,
+}
+
+impl Places {
+    /// The place of a mount. Those of the mounts above it are found first and kept: however deep they nest, each name is made once.
+    fn of(&mut self, mount: &Arc<Mount>) -> Option<Arc<[u8]>> {
+        let mut above = vec![mount.clone()];
+        while let Some(m) = above.last().cloned() {
+            if self.known.contains_key(&m.id) {
+                above.pop();
+                continue;
+            }
+            let parent = m.mountpoint();
+            if let Some(p) = parent.as_ref().map(Path::mount).filter(|p| !self.known.contains_key(&p.id)) {
+                if self.root != m.root() {
+                    above.push(p.clone());
+                    continue;
+                }
+            }
+            let place = self.find(&m, parent);
+            self.known.insert(m.id, place);
+            above.pop();
+        }
+        self.known.get(&mount.id).cloned().flatten()
+    }
+
+    fn find(&self, m: &Arc<Mount>, mountpoint: Option<Path>) -> Option<Arc<[u8]>> {
+        if self.root == m.root() {
+            return Some(Arc::from(&b""[..]));
+        }
+        let at = mountpoint?;
+        let _stable = at.dentry().sb().rename.read();
+        let above = self.known.get(&at.mount().id).cloned().flatten();
+        let mut d = at.dentry().clone();
+        if d.is_deleted() {
+            return None;
+        }
+        let (mut parts, mut len) = (Vec::new(), 0);
+        let start = loop {
+            if Arc::ptr_eq(&d, self.root.dentry()) && Arc::ptr_eq(at.mount(), self.root.mount()) {
+                break Arc::from(&b""[..]);
+            }
+            if Arc::ptr_eq(&d, at.mount().root_dentry()) {
+                break above?;
+            }
+            let name = d.name();
+            len += name.len() + 1;
+            if len >= PATH_MAX {
+                return None;
+            }
+            parts.push(name);
+            d = d.parent()?;
+        };
+        if start.len() + len >= PATH_MAX {
+            return None;
+        }
+        let mut out = start.to_vec();
+        for p in parts.iter().rev() {
+            out.push(b'/');
+            out.extend_from_slice(p);
+        }
+        Some(out.into())
+    }
+}
+
+type Placed = (Arc<Mount>, Arc<[u8]>);
+
 /// The mounts that the task can reach, with their places as it sees them.
-fn reachable(who: &Who, sup: &Super) -> Result<Vec<(Arc<Mount>, Vec<u8>)>> {
+fn reachable(who: &Who, sup: &Super) -> Result<Vec<Placed>> {
     let root = who.task.as_ref().ok_or(Errno::EINVAL)?.fs().lock().root.clone();
     let ns = sup.kernel.mounts.read().clone().ok_or(Errno::EINVAL)?;
     let mut out = Vec::new();
+    let mut places = Places { root: root.clone(), known: HashMap::new() };
     for m in ns.list() {
-        let place = m.root();
         if m.mountpoint().is_none() && !Arc::ptr_eq(&m, root.mount()) && !Arc::ptr_eq(&m, ns.root().mount()) {
             continue;
         }
-        match place.cwd_name(&root) {
-            Ok(name) if name.starts_with(b"/") => out.push((m, name)),
-            _ => {}
-        }
+        let Some(place) = places.of(&m) else { continue };
+        out.push((m, if place.is_empty() { Arc::from(&b"/"[..]) } else { place }));
     }
     Ok(out)
 }
@@ -50,6 +120,7 @@ fn options(out: &mut Vec<u8>, m: &Mount) {
 
 pub(super) fn mounts(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
     for (m, place) in reachable(who, sup)? {
+        check_length(out)?;
         out.esc(&m.sb().source, BAD).s(" ").esc(&place, BAD).s(" ").s(m.sb().fstype).s(" ");
         flags(out, m.flags());
         options(out, &m);
@@ -58,32 +129,39 @@ pub(super) fn mounts(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// The part of the file system that a mount shows.
-fn root_in_fs(m: &Arc<Mount>) -> Vec<u8> {
-    let mut parts = Vec::new();
+/// The part of the file system that a mount shows; `None` when that is longer than a path can be.
+fn root_in_fs(m: &Arc<Mount>) -> Option<Vec<u8>> {
+    let (mut parts, mut len) = (Vec::new(), 0);
     let mut d = m.root_dentry().clone();
     while let Some(up) = d.parent() {
-        parts.push(d.name());
+        let name = d.name();
+        len += name.len() + 1;
+        if len >= PATH_MAX {
+            return None;
+        }
+        parts.push(name);
         d = up;
     }
     if parts.is_empty() {
-        return b"/".to_vec();
+        return Some(b"/".to_vec());
     }
     let mut out = Vec::new();
     for p in parts.iter().rev() {
         out.push(b'/');
         out.extend_from_slice(p);
     }
-    out
+    Some(out)
 }
 
 pub(super) fn mountinfo(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
     for (m, place) in reachable(who, sup)? {
+        let Some(shown) = root_in_fs(&m) else { continue };
+        check_length(out)?;
         let parent = m.mountpoint().map_or(m.id, |p: Path| p.mount().id);
         let dev = m.root_dentry().inode().attr().map_or(0, |a| a.dev);
         out.d(m.id).s(" ").d(parent).s(" ");
         out.d(u64::from(libc::major(dev))).s(":").d(u64::from(libc::minor(dev))).s(" ");
-        out.esc(&root_in_fs(&m), BAD).s(" ").esc(&place, BAD).s(" ");
+        out.esc(&shown, BAD).s(" ").esc(&place, BAD).s(" ");
         flags(out, m.flags());
         out.s(" - ").s(m.sb().fstype).s(" ").esc(&m.sb().source, BAD);
         out.s(if m.read_only() { " ro" } else { " rw" });
@@ -95,6 +173,7 @@ pub(super) fn mountinfo(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()>
 
 pub(super) fn mountstats(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
     for (m, place) in reachable(who, sup)? {
+        check_length(out)?;
         out.s("device ").esc(&m.sb().source, BAD).s(" mounted on ").esc(&place, BAD);
         out.s(" with fstype ").s(m.sb().fstype).s("\n");
     }

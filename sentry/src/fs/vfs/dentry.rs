@@ -19,8 +19,9 @@ use std::sync::{Arc, Weak};
 
 /// Dentries that one superblock keeps before it drops those not used lately.
 const CACHE_MAX: usize = 192 * 1024;
-/// Names known to be missing that one directory keeps.
+/// Names known to be missing that one directory keeps, and all directories of a superblock.
 const NEGATIVE_MAX: usize = 8 * 1024;
+const NEGATIVE_ALL: usize = 64 * 1024;
 
 /// Hash for short names: eight bytes at a time, one multiplication each.
 #[derive(Clone, Copy, Default)]
@@ -75,6 +76,8 @@ pub(super) enum Child {
 pub(super) struct Children {
     pub(super) map: NameMap<Child>,
     negative: usize,
+    /// It is among those that the superblock asks to forget what is missing.
+    listed: bool,
     /// The directory has been removed: nothing can be made in it any more.
     pub(super) dead: bool,
 }
@@ -88,11 +91,14 @@ pub struct SuperBlock {
     /// File-system options that /proc/mounts shows after the flags.
     pub options: String,
     /// Held while names move between directories, and to read several parents in one go.
-    pub(super) rename: RwLock<()>,
+    pub(in crate::fs) rename: RwLock<()>,
     /// Mounts of it.
     pub(super) mounts: AtomicUsize,
     /// Cached dentries, oldest first, for eviction.
     recent: Mutex<VecDeque<Weak<Dentry>>>,
+    /// Names known to be missing, and the directories that know them, first come first.
+    negative: AtomicUsize,
+    forgetful: Mutex<VecDeque<Weak<Dentry>>>,
 }
 
 impl SuperBlock {
@@ -104,6 +110,8 @@ impl SuperBlock {
             rename: RwLock::new(()),
             mounts: AtomicUsize::new(0),
             recent: Mutex::default(),
+            negative: AtomicUsize::new(0),
+            forgetful: Mutex::default(),
         })
     }
 
@@ -115,6 +123,33 @@ impl SuperBlock {
         };
         if len > CACHE_MAX {
             self.shrink(256);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn missing(&self) -> usize {
+        self.negative.load(Ordering::Relaxed)
+    }
+
+    /// Has directories forget what is missing in them until there is room again. As `shrink`, it only tries locks.
+    fn forget_missing(&self) {
+        let mut busy = Vec::new();
+        while self.negative.load(Ordering::Relaxed) > NEGATIVE_ALL {
+            let Some(weak) = self.forgetful.lock().pop_front() else { break };
+            let Some(d) = weak.upgrade() else { continue };
+            match d.children.try_write() {
+                Some(mut c) => {
+                    c.listed = false;
+                    d.forget_missing(&mut c);
+                }
+                None => busy.push(weak),
+            }
+            if busy.len() > 8 {
+                break;
+            }
+        }
+        if !busy.is_empty() {
+            self.forgetful.lock().extend(busy);
         }
     }
 
@@ -293,9 +328,9 @@ impl Dentry {
             if c.map.len() > 64 && c.map.len().is_power_of_two() {
                 c.map.retain(|_, v| !matches!(v, Child::Used(w) if w.strong_count() == 0));
             }
-            c.put(name, Child::Used(Arc::downgrade(&d)));
+            c.put(name, Child::Used(Arc::downgrade(&d)), &self.sb);
         } else {
-            c.put(name, Child::Here(d.clone()));
+            c.put(name, Child::Here(d.clone()), &self.sb);
             self.sb.note(&d);
         }
         Ok(d)
@@ -308,20 +343,34 @@ impl Dentry {
         Ok(d)
     }
 
-    pub(super) fn insert_missing(&self, c: &mut Children, name: &[u8]) {
+    pub(super) fn insert_missing(self: &Arc<Self>, c: &mut Children, name: &[u8]) {
         if self.volatile {
-            c.remove(name);
+            c.remove(name, &self.sb);
             return;
         }
         if c.negative >= NEGATIVE_MAX {
-            c.map.retain(|_, v| !matches!(v, Child::Missing));
-            c.negative = 0;
+            self.forget_missing(c);
         }
-        c.put(name.into(), Child::Missing);
+        c.put(name.into(), Child::Missing, &self.sb);
+        if !c.listed {
+            c.listed = true;
+            self.sb.forgetful.lock().push_back(Arc::downgrade(self));
+        }
+        if self.sb.negative.load(Ordering::Relaxed) > NEGATIVE_ALL {
+            self.sb.forget_missing();
+        }
+    }
+
+    fn forget_missing(&self, c: &mut Children) {
+        c.map.retain(|_, v| !matches!(v, Child::Missing));
+        if c.map.capacity() > 64 && c.map.len() * 8 < c.map.capacity() {
+            c.map.shrink_to_fit();
+        }
+        self.sb.negative.fetch_sub(std::mem::take(&mut c.negative), Ordering::Relaxed);
     }
 
     /// After `unlink`/`rmdir`: the name is gone; the dentry lives on for those who have it.
-    pub(super) fn removed(&self, c: &mut Children, name: &[u8], child: &Dentry) {
+    pub(super) fn removed(self: &Arc<Self>, c: &mut Children, name: &[u8], child: &Dentry) {
         child.deleted.store(true, Ordering::Release);
         self.insert_missing(c, name);
     }
@@ -331,7 +380,7 @@ impl Dentry {
         let name: Arc<[u8]> = name.into();
         *self.place.write() = Place { parent: Some(to.clone()), name: name.clone() };
         let child = if to.volatile { Child::Used(Arc::downgrade(self)) } else { Child::Here(self.clone()) };
-        to_children.put(name, child);
+        to_children.put(name, child, &self.sb);
     }
 
     /// Keeps the dentry in its parent's map for good, because something is mounted on it.
@@ -342,7 +391,7 @@ impl Dentry {
             if !p.volatile {
                 break;
             }
-            c.put(d.name(), Child::Here(d.clone()));
+            c.put(d.name(), Child::Here(d.clone()), &p.sb);
             drop(c);
             d = p;
         }
@@ -379,7 +428,7 @@ impl Dentry {
         }
         let name = self.name();
         if matches!(c.map.get(&name), Some(Child::Here(d)) if Arc::ptr_eq(d, self)) {
-            c.remove(&name);
+            c.remove(&name, &parent.sb);
             return true;
         }
         false
@@ -395,30 +444,38 @@ impl Dentry {
                     todo.push(k);
                 }
             }
-            c.negative = 0;
+            d.sb.negative.fetch_sub(std::mem::take(&mut c.negative), Ordering::Relaxed);
         }
     }
 }
 
 impl Children {
-    fn put(&mut self, name: Arc<[u8]>, child: Child) {
-        if matches!(child, Child::Missing) {
+    fn put(&mut self, name: Arc<[u8]>, child: Child, sb: &SuperBlock) {
+        let missing = matches!(child, Child::Missing);
+        let was_missing = matches!(self.map.insert(name, child), Some(Child::Missing));
+        if missing && !was_missing {
             self.negative += 1;
-        }
-        if let Some(Child::Missing) = self.map.insert(name, child) {
-            self.negative -= 1;
+            sb.negative.fetch_add(1, Ordering::Relaxed);
+        } else if was_missing && !missing {
+            self.known(sb);
         }
     }
-    pub(super) fn remove(&mut self, name: &[u8]) {
+    pub(super) fn remove(&mut self, name: &[u8], sb: &SuperBlock) {
         if let Some(Child::Missing) = self.map.remove(name) {
-            self.negative -= 1;
+            self.known(sb);
         }
+    }
+    /// A name is not known to be missing any more.
+    fn known(&mut self, sb: &SuperBlock) {
+        self.negative -= 1;
+        sb.negative.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Drop for Dentry {
     /// Lets go of the parents one by one: a guest can nest directories deeper than our stack is.
     fn drop(&mut self) {
+        self.sb.negative.fetch_sub(self.children.get_mut().negative, Ordering::Relaxed);
         let mut up = self.place.get_mut().parent.take();
         while let Some(p) = up {
             up = Arc::into_inner(p).and_then(|mut d| d.place.get_mut().parent.take());

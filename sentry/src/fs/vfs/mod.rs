@@ -22,6 +22,7 @@ pub use walk::{resolve, resolve_parent, LookupFlags, Parent, Resolver, RootRef};
 
 use super::Inode;
 use crate::error::{Errno, Result};
+use crate::mm::user::PATH_MAX;
 use std::sync::Arc;
 
 /// A place in the tree of names: a mount and a dentry in it.
@@ -65,9 +66,10 @@ impl Path {
     }
 
     /// The absolute name as seen from `root`, or from the top of what it can reach if `root` is not above it (second value false). A
-    /// removed name is given without a mark.
-    fn names(&self, root: Option<&Path>) -> (Vec<u8>, bool) {
+    /// removed name is given without a mark. `ENAMETOOLONG` for one that no path can be: trees are as deep as guests make them.
+    fn names(&self, root: Option<&Path>) -> Result<(Vec<u8>, bool)> {
         let mut parts: Vec<Arc<[u8]>> = Vec::new();
+        let mut len = 0;
         let mut at = self.clone();
         let reached = loop {
             if root.is_some_and(|r| *r == at) {
@@ -80,7 +82,12 @@ impl Path {
                 }
                 continue;
             }
-            parts.push(at.dentry.name());
+            let name = at.dentry.name();
+            len += name.len() + 1;
+            if len >= PATH_MAX {
+                return Err(Errno::ENAMETOOLONG);
+            }
+            parts.push(name);
             match at.dentry.parent() {
                 Some(p) => at.dentry = p,
                 None => break false,
@@ -94,20 +101,20 @@ impl Path {
         if out.is_empty() {
             out.push(b'/');
         }
-        (out, reached)
+        Ok((out, reached))
     }
 
     /// The name that /proc/pid/{exe,cwd,root,fd/N,maps} show (Linux's d_path): " (deleted)" behind one that was removed.
-    pub fn display(&self, root: &Path) -> Vec<u8> {
+    pub fn display(&self, root: &Path) -> Result<Vec<u8>> {
         if let Some(a) = self.inode().as_any().downcast_ref::<anon::AnonInode>() {
-            return a.name();
+            return Ok(a.name());
         }
         let _stable = self.dentry.sb().rename.read();
-        let (mut name, _) = self.names(Some(root));
+        let (mut name, _) = self.names(Some(root))?;
         if self.dentry.is_deleted() {
             name.extend_from_slice(b" (deleted)");
         }
-        name
+        Ok(name)
     }
 
     /// What getcwd(2) says: `ENOENT` for a removed directory, "(unreachable)" in front when outside of `root`.
@@ -116,7 +123,7 @@ impl Path {
             return Err(Errno::ENOENT);
         }
         let _stable = self.dentry.sb().rename.read();
-        let (name, reached) = self.names(Some(root));
+        let (name, reached) = self.names(Some(root))?;
         if reached {
             return Ok(name);
         }

@@ -294,7 +294,7 @@ pub fn rename(from: &Parent, to: &Parent, flags: RenameFlags, cred: &Cred) -> Re
             }
             old_dir.insert_missing(&mut a, old_name);
             if flags.contains(RenameFlags::WHITEOUT) {
-                a.remove(old_name);
+                a.remove(old_name, old_dir.sb());
             }
             old.moved(new_dir, b.as_deref_mut().unwrap_or(&mut a), new_name);
         }
