@@ -371,6 +371,12 @@ unsafe fn two_at_once() {
     }
 }
 
+// As `hit`, without a write to its stack, which may be read-only by now.
+core::arch::global_asm!(".text", ".globl noroom_hit", "noroom_hit:", "lock inc dword ptr [rip + {hits}]", "ret", hits = sym HITS);
+extern "C" {
+    fn noroom_hit();
+}
+
 /// Another thread takes the alternate stack away and gives it back all the time.
 unsafe fn protected_meanwhile() {
     let p = anon(16 * PAGE, RW);
@@ -386,11 +392,7 @@ unsafe fn protected_meanwhile() {
                 prot ^= PROT_WRITE;
             }
         });
-        extern "C" fn h(_: i32) {
-            // Leaves without touching its stack, which may be read-only by now.
-            unsafe { asm!("lock inc dword ptr [{}]", in(reg) HITS.as_ptr()) }
-        }
-        on(SIGUSR1, h as *const () as usize, SA_ONSTACK);
+        on(SIGUSR1, noroom_hit as *const () as usize, SA_ONSTACK);
         let (mut ran, mut not) = (0, 0);
         for _ in 0..2000 {
             is(syscall(SYS_tgkill, getpid(), gettid(), SIGUSR1), 0);
