@@ -157,7 +157,7 @@ fn start_platform(executor: &Arc<Executor>, strace: bool, patch: bool) -> Result
             give_up(&executor, failed(text));
         }
     });
-    let config = systrap::Config { executor: executor.clone(), pool: POOL, on_fatal };
+    let config = systrap::Config { executor: executor.clone(), pool: POOL, see_all: strace, on_fatal };
     let platform = Systrap::new(config).context("the systrap platform cannot start")?;
     // A trace is to show all calls.
     platform.set_native_futex(!strace, patch);

@@ -46,6 +46,9 @@ pub struct Config {
     pub executor: Arc<Executor>,
     /// How many fresh address spaces are kept ready.
     pub pool: usize,
+    /// Each call of the guest's is to trap: also `sched_yield`, which the host answers by itself otherwise
+    /// (but in processes that have a thread with [`crate::SelfService::filtered`]).
+    pub see_all: bool,
     /// Called with a message when the sandbox cannot go on (the zygote is gone).
     pub on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
 }
@@ -91,6 +94,7 @@ pub(crate) struct Inner {
     zygote_pid: i32,
     vdso: Option<(u64, u64)>,
     fp_size: usize,
+    see_all: bool,
     /// Every stub that has not been reaped.
     pub(crate) stubs: Mutex<HashMap<i32, Stub>>,
     pool: Mutex<Pool>,
@@ -146,7 +150,7 @@ impl Systrap {
     ///
     /// Errors with `Unsupported` where this platform cannot work.
     pub fn new(config: Config) -> io::Result<Arc<Systrap>> {
-        let launched = launch::launch(&config.executor)?;
+        let launched = launch::launch(&config.executor, !config.see_all)?;
         // Not before: it is inherited.
         crate::cores::short_slice();
         let fp_size = launch::fp_state_size();
@@ -158,6 +162,7 @@ impl Systrap {
             zygote_pid: launched.pid,
             vdso: launched.vdso,
             fp_size,
+            see_all: config.see_all,
             stubs: Mutex::default(),
             pool: Mutex::new(Pool { target: config.pool.max(1), calm_until: u64::MAX, ..Pool::default() }),
             counters: Counters::default(),

@@ -30,6 +30,8 @@ pub const VDSO_BASE: u64 = 0x7fff_1000_0000;
 pub const VDSO_END: u64 = 0x7fff_1010_0000;
 /// The page that the Sentry writes and all stubs read.
 pub const GLOBAL_BASE: u64 = 0x7fff_2000_0000;
+/// Where on that page the second filter is (`struct sock_fprog`), which a process gets when its guest sets one of its own.
+pub const STERN_AT: u64 = GLOBAL_BASE + 256;
 /// The hand-off area of this process: `MAX_SLOTS` times `SLOT_SIZE`.
 pub const AREA_BASE: u64 = 0x7fff_4000_0000;
 pub const AREA_SIZE: u64 = (MAX_SLOTS as u64) * SLOT_SIZE;

@@ -22,11 +22,19 @@
 //! | `getrusage` | of this process or thread, to below `GUEST_MAX` | what the host has done for him |
 //! | `rseq` | an area below `GUEST_MAX` | he goes where he could have gone himself |
 //! | `sched_yield` | always | less processor time |
+//! | `seccomp` | the second filter, for the whole process | he is trapped more often |
 //! | `set_tid_address` | below `GUEST_MAX` | a word of his own memory is cleared when a thread of his ends |
 //! | `prctl` | `PR_SET_PDEATHSIG, SIGKILL` | his own end |
 //! | birth call | handed to the Sentry | an answer only for a token that is awaited |
 //!
 //! Everything else is trapped, as are all calls of the i386 and x32 tables.
+//!
+//! # `sched_yield` from anywhere
+//! The guest's own `sched_yield` passes, too, unless all calls are to be seen: by its number, before the filter has looked at the
+//! instruction's address. Who could make it at the stub's instruction has gained nothing, and the host then answers without running the
+//! filter at all (it knows the numbers that pass whatever else holds). A guest with a filter of its own must have that asked; its process gets a
+//! *stern* filter on top of this one ([`stern_filter`]), which traps the call again. It is in force before the guest's call
+//! that set its filter returns, for all threads of the process at once and for all that they make, and filters cannot be taken back.
 
 use super::abi::*;
 
@@ -110,6 +118,14 @@ impl Program {
         self.need(JEQ, (value >> 32) as u32);
         self.need_word(i, value as u32);
     }
+    /// The call comes from the stub.
+    fn need_text(&mut self, text: &std::ops::Range<u64>) {
+        self.load(IP_HI);
+        self.need(JEQ, (text.start >> 32) as u32);
+        self.load(IP_LO);
+        self.need(JGE, text.start as u32);
+        self.need_not(JGT, text.end as u32);
+    }
     /// `arg[a] + arg[l]` stays below the stub, in 32-bit arithmetic: hi(a), hi(l) and their sum are below MAX_HI. The low
     /// halves, rounded up to a page, add at most 2^33, so the range ends at `MAX_HI + 1` (the stub's first page) at most;
     /// the 4 GiB between `GUEST_MAX` and there are unused.
@@ -168,19 +184,37 @@ impl Program {
 /// `MAP_SHARED | PRIVATE | ANONYMOUS | NORESERVE | POPULATE | LOCKED` beside `MAP_FIXED`.
 const MAP_ALLOWED: u32 = 0x1 | 0x2 | 0x20 | 0x4000 | 0x8000 | 0x2000 | 0x10;
 
-/// The filter for stubs whose text is `text`.
-pub fn stub_filter(text: std::ops::Range<u64>) -> Vec<Insn> {
+/// `SECCOMP_FILTER_FLAG_TSYNC | SPEC_ALLOW | TSYNC_ESRCH`.
+pub(super) const STERN_FLAGS: u32 = 1 | 4 | 16;
+
+/// On top of [`stub_filter`]: traps `sched_yield` that does not come from the stub.
+pub fn stern_filter(text: std::ops::Range<u64>) -> Vec<Insn> {
+    let mut p = Program::default();
+    p.load(NR);
+    p.on(libc::SYS_sched_yield, |p| {
+        p.need_text(&text);
+        p.verdict(ALLOW);
+        p.verdict(TRAP);
+    });
+    p.verdict(ALLOW);
+    p.finish()
+}
+
+/// The filter for stubs whose text is `text`; with `yields`, the guest's own `sched_yield` passes.
+pub fn stub_filter(text: std::ops::Range<u64>, yields: bool) -> Vec<Insn> {
     let mut p = Program::default();
     p.load(ARCH);
     p.need(JEQ, ARCH_X86_64);
-    p.load(IP_HI);
-    p.need(JEQ, (text.start >> 32) as u32);
-    p.load(IP_LO);
-    p.need(JGE, text.start as u32);
-    p.need_not(JGT, text.end as u32);
+    if yields {
+        p.load(NR);
+        p.on(libc::SYS_sched_yield, |p| p.verdict(ALLOW));
+    }
+    p.need_text(&text);
     p.load(NR);
     // The commonest first.
-    p.on(libc::SYS_sched_yield, |p| p.verdict(ALLOW));
+    if !yields {
+        p.on(libc::SYS_sched_yield, |p| p.verdict(ALLOW));
+    }
     p.on(libc::SYS_rt_sigreturn, |p| p.verdict(ALLOW));
     p.on(libc::SYS_futex, |p| {
         p.load(arg_lo(1));
@@ -319,6 +353,14 @@ pub fn stub_filter(text: std::ops::Range<u64>) -> Vec<Insn> {
         p.verdict(ALLOW);
         p.verdict(TRAP);
     });
+    // The program lies where this process can only read.
+    p.on(libc::SYS_seccomp, |p| {
+        p.need_word(0, libc::SECCOMP_SET_MODE_FILTER);
+        p.need_word(1, STERN_FLAGS);
+        p.need_u64(2, STERN_AT);
+        p.verdict(ALLOW);
+        p.verdict(TRAP);
+    });
     p.on(BIRTH_NR.into(), |p| p.verdict(NOTIFY));
     p.finish()
 }
@@ -359,12 +401,15 @@ mod tests {
         }
     }
     fn call(nr: libc::c_long, args: [u64; 6]) -> u32 {
-        eval(&stub_filter(TEXT), nr as u32, ARCH_X86_64, 0x7fff_0000_1234, args)
+        let (with, without) = (stub_filter(TEXT, true), stub_filter(TEXT, false));
+        let verdict = eval(&with, nr as u32, ARCH_X86_64, 0x7fff_0000_1234, args);
+        assert_eq!(verdict, eval(&without, nr as u32, ARCH_X86_64, 0x7fff_0000_1234, args));
+        verdict
     }
 
     #[test]
     fn the_guests_own_calls_are_trapped() {
-        let prog = stub_filter(TEXT);
+        let (open, closed, stern) = (stub_filter(TEXT, true), stub_filter(TEXT, false), stern_filter(TEXT));
         for nr in 0..600 {
             for ip in [
                 0x40_0000,
@@ -374,10 +419,35 @@ mod tests {
                 0xffff_ffff_ff60_0000,
                 0x8000_7fff_0000_1234,
             ] {
-                assert_eq!(eval(&prog, nr, ARCH_X86_64, ip, [0; 6]), TRAP);
+                let yields = i64::from(nr) == libc::SYS_sched_yield;
+                assert_eq!(eval(&closed, nr, ARCH_X86_64, ip, [0; 6]), TRAP);
+                assert_eq!(eval(&open, nr, ARCH_X86_64, ip, [0; 6]), if yields { ALLOW } else { TRAP });
+                assert_eq!(eval(&stern, nr, ARCH_X86_64, ip, [0; 6]), if yields { TRAP } else { ALLOW });
             }
-            assert_eq!(eval(&prog, nr, 0x4000_0003, 0x7fff_0000_1234, [0; 6]), TRAP);
-            assert_eq!(eval(&prog, nr | 0x4000_0000, ARCH_X86_64, 0x7fff_0000_1234, [0; 6]), TRAP);
+            for prog in [&open, &closed] {
+                assert_eq!(eval(prog, nr, 0x4000_0003, 0x7fff_0000_1234, [0; 6]), TRAP);
+                assert_eq!(eval(prog, nr | 0x4000_0000, ARCH_X86_64, 0x7fff_0000_1234, [0; 6]), TRAP);
+            }
+            assert_eq!(eval(&stern, nr, ARCH_X86_64, 0x7fff_0000_1234, [0; 6]), ALLOW);
+        }
+    }
+
+    /// What the host finds out about a filter, for it to skip the filter: the verdict on the number must hang on nothing else.
+    #[test]
+    fn a_yield_passes_by_its_number() {
+        let prog = stub_filter(TEXT, true);
+        let (mut pc, mut a) = (0usize, 0u32);
+        loop {
+            let i = prog[pc];
+            pc += 1;
+            match (i.code, i.k) {
+                (LD_ABS, NR) => a = libc::SYS_sched_yield as u32,
+                (LD_ABS, ARCH) => a = ARCH_X86_64,
+                (JEQ, k) => pc += usize::from(if a == k { i.jt } else { i.jf }),
+                (JA, k) => pc += k as usize,
+                (RET, k) => break assert_eq!(k, ALLOW),
+                other => panic!("{other:x?}"),
+            }
         }
     }
 
@@ -498,6 +568,12 @@ mod tests {
         assert_eq!(call(libc::SYS_prctl, [1, 9, 0, 0, 0, 0]), ALLOW);
         assert_eq!(call(libc::SYS_prctl, [1, 0, 0, 0, 0, 0]), TRAP);
         assert_eq!(call(libc::SYS_prctl, [22, 9, 0, 0, 0, 0]), TRAP);
+        assert_eq!(call(libc::SYS_seccomp, [1, STERN_FLAGS.into(), STERN_AT, 0, 0, 0]), ALLOW);
+        for args in
+            [[0, STERN_FLAGS.into(), STERN_AT], [1, 8, STERN_AT], [1, STERN_FLAGS.into(), STERN_AT + 8], [1, 4, 0x1000]]
+        {
+            assert_eq!(call(libc::SYS_seccomp, [args[0], args[1], args[2], 0, 0, 0]), TRAP);
+        }
         assert_eq!(call(BIRTH_NR.into(), [0; 6]), NOTIFY);
         for op in 0..16u64 {
             let ok = FUTEX_OPS.contains(&(op as u32));
@@ -509,11 +585,12 @@ mod tests {
 
     #[test]
     fn jumps_land_inside() {
-        let prog = stub_filter(TEXT);
-        assert!(prog.len() < 4096);
-        for (at, i) in prog.iter().enumerate() {
-            if matches!(i.code, JEQ | JGT | JGE | JSET) {
-                assert!(at + 1 + usize::from(i.jt.max(i.jf)) < prog.len());
+        for prog in [stub_filter(TEXT, true), stub_filter(TEXT, false), stern_filter(TEXT)] {
+            assert!(prog.len() < 4096);
+            for (at, i) in prog.iter().enumerate() {
+                if matches!(i.code, JEQ | JGT | JGE | JSET) {
+                    assert!(at + 1 + usize::from(i.jt.max(i.jf)) < prog.len());
+                }
             }
         }
     }

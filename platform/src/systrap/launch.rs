@@ -31,14 +31,15 @@ fn unsupported(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, what)
 }
 
-pub(super) fn launch(executor: &Executor) -> io::Result<Launched> {
+pub(super) fn launch(executor: &Executor, yields: bool) -> io::Result<Launched> {
     // SAFETY: reads the auxiliary vector.
     let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
     if hwcap2 & 2 == 0 {
         return Err(unsupported("the processor or the host kernel (before 5.9) has no FSGSBASE"));
     }
     let (area, area_fd) = Area::new()?;
-    let program = filter::stub_filter(stub_text()?);
+    let program = filter::stub_filter(stub_text()?, yields);
+    executor.global.set_stern(&filter::stern_filter(stub_text()?));
     let mut bytes = (program.len() as u64).to_ne_bytes().to_vec();
     for i in &program {
         bytes.extend(i.code.to_ne_bytes());

@@ -56,6 +56,8 @@ pub(super) struct Space {
     /// Once reaped: the processor time it used.
     life: RwLock<Option<(u64, u64)>>,
     slots: Mutex<Slots>,
+    /// `sched_yield` traps in this process like any other call ([`super::filter`]).
+    pub(super) stern: AtomicBool,
     /// How often a way back through an island has been taken away.
     pub(super) retreats: AtomicU64,
     /// Answers that its threads did not sleep for; nearly exact.
@@ -82,6 +84,7 @@ impl Space {
     /// The address space of a process that is to be adopted; its first thread has `slot`.
     pub(super) fn unborn(inner: Arc<Inner>, area: Arc<Area>, control: OwnedFd, slot: usize, token: u64) -> Arc<Self> {
         let used = HashMap::from([(slot, Weak::new())]);
+        let see_all = inner.see_all;
         Arc::new(Space {
             inner,
             pid: AtomicI32::new(0),
@@ -95,6 +98,7 @@ impl Space {
             fate: Fate::alive(),
             life: RwLock::new(None),
             slots: Mutex::new(Slots { used, free: Vec::new(), next: 0 }),
+            stern: AtomicBool::new(see_all),
             retreats: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             told: Mutex::default(),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::abi::{self, kind, mode, op, OpSlot};
+use super::filter::STERN_FLAGS;
 use super::space::{Fate, Space};
 use super::watched::{Area, Watched};
 use crate::cores::Place;
@@ -46,10 +47,13 @@ enum Expect {
 }
 
 /// What interrupters and the like share with the thread.
+#[derive(Default)]
 struct Shared {
     running: AtomicBool,
     /// `seq` of the last answer.
     seq: AtomicU32,
+    /// The Sentry is to hear of each call.
+    filtered: AtomicBool,
 }
 
 pub(super) struct Thread {
@@ -71,6 +75,8 @@ pub(super) struct Thread {
     round: Vec<usize>,
     /// A copy-out failed in an earlier round of this `enter`.
     efault: bool,
+    /// The last operation of this `enter` makes the process stern.
+    sterner: bool,
     prefetched: Vec<u8>,
     prefetched_at: u64,
     gs_base: u64,
@@ -126,7 +132,7 @@ impl Thread {
             space,
             slot,
             watched,
-            shared: Arc::new(Shared { running: AtomicBool::new(false), seq: AtomicU32::new(0) }),
+            shared: Arc::default(),
             regs: Regs::default(),
             fs_base: 0,
             expect: Expect::Stopped,
@@ -136,6 +142,7 @@ impl Thread {
             then: Enter::Stay,
             round: Vec::new(),
             efault: false,
+            sterner: false,
             prefetched: Vec::new(),
             prefetched_at: 0,
             gs_base: 0,
@@ -328,6 +335,9 @@ impl Thread {
             (_, kind::OP_FAILED) => {
                 let report = self.area().read_report(self.slot);
                 match self.round.get(report.op_index as usize).copied() {
+                    Some(index) if self.sterner && index + 1 == self.queue.len() => {
+                        self.violation("its calls cannot all be trapped", post.kind).map(Some)
+                    }
                     Some(index) => {
                         let errno = Errno::from_raw(report.op_errno);
                         let errno = if errno == Errno::UnknownErrno { Errno::EINVAL } else { errno };
@@ -353,6 +363,10 @@ impl Thread {
             }
             (Expect::Guest, kind::SYSCALL | kind::CALL | kind::FAULT | kind::INTERRUPTED | kind::BORN) => {
                 self.stop();
+                if self.sterner {
+                    self.sterner = false;
+                    self.space.stern.store(true, Release);
+                }
                 self.regs = Regs::from_array(post.regs);
                 self.fs_base = post.fs_base;
                 self.gs_base = post.gs_base;
@@ -456,6 +470,8 @@ impl Thread {
         let (token, space) = inner.births.expect(inner, self.slot)?;
         let aside = self.watched.aside.load(SeqCst);
         let mut child = Box::new(Thread::waiting(space, self.slot, 0, self.watched.placed(), aside));
+        // What its maker has the host give it.
+        child.space.stern.store(self.space.stern.load(Acquire), Release);
         child.regs = self.regs;
         child.fs_base = self.fs_base;
         let weak = inner.me.clone();
@@ -647,6 +663,12 @@ impl GuestThread for Thread {
             return;
         }
         self.then = how;
+        let goes = matches!(how, Enter::Return | Enter::Full);
+        if goes && self.shared.filtered.load(Relaxed) && !self.space.stern.load(Acquire) {
+            let args = [libc::SECCOMP_SET_MODE_FILTER.into(), STERN_FLAGS.into(), abi::STERN_AT, 0, 0, 0];
+            self.queue.push(Queued::Raw(raw(libc::SYS_seccomp, args)));
+            self.sterner = true;
+        }
         self.post_round();
     }
     fn poll_trap(&mut self, cx: &mut Context<'_>) -> Poll<Trap> {
@@ -721,7 +743,7 @@ impl GuestThread for Thread {
         }
     }
     fn self_service(&self) -> Arc<dyn SelfService> {
-        Arc::new(Cellar { area: self.space.area.clone(), slot: self.slot })
+        Arc::new(Cellar { area: self.space.area.clone(), slot: self.slot, shared: self.shared.clone() })
     }
     fn address_space(&self) -> Arc<dyn AddressSpace> {
         self.space.clone()

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use crate::cores::Place;
 
 use super::abi::{self, Answer, Cell, Global, OpSlot, Post, Report};
+use super::filter::Insn;
 use super::handoff::{self, is_posted};
 
 /// A memfd mapped shared and writable here, sealed against resizing.
@@ -109,6 +110,22 @@ impl GlobalPage {
     }
     pub(crate) fn set_native_futex(&self, how: u32) {
         self.global().native_futex.store(how, SeqCst);
+    }
+    /// What lies at [`abi::STERN_AT`].
+    pub(crate) fn set_stern(&self, program: &[Insn]) {
+        let at = (abi::STERN_AT - abi::GLOBAL_BASE) as usize;
+        let count = std::mem::size_of::<u64>();
+        assert!(at >= size_of::<Global>() && at + 2 * count + size_of_val(program) <= crate::PAGE_SIZE as usize);
+        // SAFETY: in bounds of the live mapping, as just checked, and aligned; no stub reads it yet.
+        unsafe {
+            let words = self.0.base.as_ptr().add(at).cast::<u64>();
+            words.write_volatile(program.len() as u64);
+            words.add(1).write_volatile(abi::STERN_AT + 2 * count as u64);
+            let to = words.add(2).cast::<Insn>();
+            for (i, insn) in program.iter().enumerate() {
+                to.add(i).write_volatile(*insn);
+            }
+        }
     }
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.1.as_fd()

@@ -20,10 +20,18 @@ where
     F: FnOnce(Arc<Systrap>, Arc<Executor>) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
+    sandbox_that(true, test)
+}
+
+/// The same; without `see_all`, a guest's `sched_yield` is the host's own.
+pub fn sandbox_that<F, Fut>(see_all: bool, test: F)
+where
+    F: FnOnce(Arc<Systrap>, Arc<Executor>) -> Fut,
+    Fut: Future<Output = ()> + Send + 'static,
+{
     let executor = Executor::new(HandOff::default()).unwrap();
-    let platform =
-        Systrap::new(Config { executor: executor.clone(), pool: 2, on_fatal: Arc::new(|m| eprintln!("fatal: {m}")) })
-            .unwrap();
+    let on_fatal = Arc::new(|m: &str| eprintln!("fatal: {m}"));
+    let platform = Systrap::new(Config { executor: executor.clone(), pool: 2, see_all, on_fatal }).unwrap();
     let future = test(platform.clone(), executor.clone());
     let e = executor.clone();
     executor.spawn(Box::pin(async move {

@@ -53,6 +53,14 @@ pub fn main(args: &[String]) -> i32 {
             println!("{mxcsr:x} {fcw:x} {} {mapped}", xmm == 0x1234_5678_9abc);
             0
         },
+        // The error of `sched_yield`, or 0.
+        Some("yield") => unsafe {
+            if sched_yield() == 0 {
+                0
+            } else {
+                crate::t::errno()
+            }
+        },
         Some("comm") => {
             print!("{}", std::fs::read_to_string("/proc/self/comm").unwrap());
             0

@@ -9,6 +9,7 @@ pub(super) fn settled(shared: &Shared, area: &Area, fate: &Fate, slot: usize) ->
 pub(super) struct Cellar {
     pub(super) area: Arc<Area>,
     pub(super) slot: usize,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl SelfService for Cellar {
@@ -18,6 +19,7 @@ impl SelfService for Cellar {
         }
     }
     fn filtered(&self, on: bool) {
+        self.shared.filtered.store(on, SeqCst);
         self.area.set_filtered(self.slot, on);
     }
 }

@@ -16,6 +16,7 @@ pub const CASES: &[crate::Case] = cases![
     signals_with_data,
     memory,
     filters,
+    filters_see_yields,
     misc
 ];
 
@@ -276,6 +277,79 @@ unsafe fn filters() {
         zero(syscall(SYS_seccomp, 1, 0, &prog) as i32);
         is(prctl(PR_GET_SECCOMP), 2);
     });
+}
+
+/// Sets a filter that allows all but `sched_yield`, which gets `action`.
+unsafe fn refuse_yield(action: u32, flags: u32) {
+    let code = [
+        sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 },
+        sock_filter { code: 0x15, jt: 0, jf: 1, k: SYS_sched_yield as u32 },
+        sock_filter { code: 6, jt: 0, jf: 0, k: action },
+        sock_filter { code: 6, jt: 0, jf: 0, k: 0x7fff_0000 },
+    ];
+    let prog = sock_fprog { len: 4, filter: code.as_ptr().cast_mut() };
+    zero(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    zero(syscall(SYS_seccomp, 1, flags, &prog) as i32);
+}
+
+/// A filter is asked about a call that needs nobody else, too: in the thread that set it and whatever that makes.
+unsafe fn filters_see_yields() {
+    const ERRNO: u32 = 0x0005_0000 | EXDEV as u32;
+    const TRAP: u32 = 0x0003_0000;
+    const KILL: u32 = 0x8000_0000;
+    is(sched_yield(), 0);
+    in_child(|| {
+        refuse_yield(ERRNO, 0);
+        fails(sched_yield(), EXDEV);
+        in_child(|| fails(sched_yield(), EXDEV));
+        let t = std::thread::spawn(|| unsafe { fails(sched_yield(), EXDEV) });
+        t.join().unwrap();
+        let pid = spawn(|| {
+            let (me, args) = (c("/proc/self/exe"), [c("guest-tests"), c("helper"), c("yield")]);
+            let args = [args[0].as_ptr(), args[1].as_ptr(), args[2].as_ptr(), std::ptr::null()];
+            execv(me.as_ptr(), args.as_ptr());
+            99
+        });
+        exits(pid, EXDEV);
+        fails(sched_yield(), EXDEV);
+    });
+    // All threads at once, those that are about already as well.
+    in_child(|| {
+        let (told, tell) = std::sync::mpsc::channel();
+        let t = std::thread::spawn(move || unsafe {
+            tell.recv().unwrap();
+            fails(sched_yield(), EXDEV);
+        });
+        refuse_yield(ERRNO, 1);
+        told.send(()).unwrap();
+        t.join().unwrap();
+        fails(sched_yield(), EXDEV);
+    });
+    // One thread alone: the others go on as before.
+    in_child(|| {
+        let t = std::thread::spawn(|| unsafe {
+            refuse_yield(ERRNO, 0);
+            fails(sched_yield(), EXDEV);
+        });
+        t.join().unwrap();
+        is(sched_yield(), 0);
+    });
+    let pid = spawn(|| {
+        refuse_yield(KILL, 0);
+        sched_yield();
+        0
+    });
+    dies(pid, SIGSYS);
+    let pid = spawn(|| {
+        extern "C" fn on_sys(_: i32) {
+            unsafe { _exit(5) }
+        }
+        on(SIGSYS, on_sys as *const () as usize, 0);
+        refuse_yield(TRAP, 0);
+        sched_yield();
+        0
+    });
+    exits(pid, 5);
 }
 
 unsafe fn misc() {

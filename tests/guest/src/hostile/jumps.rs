@@ -70,6 +70,8 @@ impl Bait {
             (SYS_prctl, [35, 1, p, 64, 0, 0]),
             (SYS_seccomp, [0, 0, 0, 0, 0, 0]),
             (SYS_seccomp, [1, 8, p, 0, 0, 0]),
+            (SYS_seccomp, [1, 21, p, 0, 0, 0]),
+            (SYS_seccomp, [1, 9, 0x7fff_2000_0100, 0, 0, 0]),
             (SYS_arch_prctl, [0x1002, 0, 0, 0, 0, 0]),
             (SYS_rt_sigaction, [31, p, 0, 8, 0, 0]),
             (SYS_rt_sigaction, [10, p, 0, 8, 0, 0]),
@@ -197,7 +199,7 @@ pub unsafe fn allowed() {
     let gate = Gate::new();
     let file = ok(open(c("/proc/self/exe").as_ptr(), O_RDONLY));
     let len = 0x1_0000u64;
-    survive(24, |i| {
+    survive(25, |i| {
         let page = anon(len as usize, RW) as u64;
         match i {
             // Its memory, without the Sentry's knowledge: gone, or not what the Sentry takes it for.
@@ -245,6 +247,8 @@ pub unsafe fn allowed() {
                 *(AREA as *mut u32) = 1;
                 munmap(p, PAGE);
             }),
+            // The second filter, as often as the host has room for it.
+            23 => (0..200).for_each(|_| drop(gate.call(SYS_seccomp, [1, 21, 0x7fff_2000_0100, 0, 0, 0]))),
             _ => drop(gate.call(SYS_exit_group, [0; 6])),
         }
         // What this process does next meets the consequences.
