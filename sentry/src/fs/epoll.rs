@@ -11,6 +11,7 @@ use super::anon::anon_attr;
 use super::types::Attr;
 use super::{File, FileOps};
 use crate::error::{Errno, Result};
+use crate::kernel::users::{self, Charge, User, What, MAX_EPOLL_WATCHES};
 use crate::kernel::wait::{WaitQueue, Waiter};
 use parking_lot::Mutex;
 use std::any::Any;
@@ -30,8 +31,6 @@ const PRIVATE: u32 = ET | ONESHOT | EXCLUSIVE | WAKEUP;
 const EXCLUSIVE_OK: u32 = (libc::EPOLLIN | libc::EPOLLOUT) as u32 | ALWAYS | WAKEUP | ET | EXCLUSIVE;
 /// Longest chain of epolls that watch each other (`EP_MAX_NESTS`).
 const MAX_NESTS: usize = 4;
-/// Most items of one epoll (`fs.epoll.max_user_watches` on a machine of moderate size).
-const MAX_WATCHES: usize = 1 << 20;
 
 /// An event as the guest gets it: events and user data.
 pub type Event = (u32, u64);
@@ -49,6 +48,8 @@ pub struct Item {
     gone: AtomicBool,
     /// Registration on the file's queue.
     reg: Mutex<Option<u64>>,
+    /// None: there was no room for it.
+    charge: Option<Charge>,
 }
 
 impl Waiter for Item {
@@ -145,6 +146,8 @@ impl Shared {
 
 pub struct Epoll {
     shared: Arc<Shared>,
+    /// Who made it, whom its items are counted for.
+    user: Arc<User>,
 }
 
 /// Serializes changes that could build a cycle of epolls.
@@ -156,7 +159,7 @@ pub fn of(file: &File) -> Option<&Epoll> {
 }
 
 pub fn new() -> Arc<File> {
-    File::new(Box::new(Epoll { shared: Arc::default() }), libc::O_RDWR, None)
+    File::new(Box::new(Epoll { shared: Arc::default(), user: users::current() }), libc::O_RDWR, None)
 }
 
 impl Epoll {
@@ -199,13 +202,14 @@ impl Epoll {
             queued: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             reg: Mutex::new(None),
+            charge: self.user.charge(What::EpollWatches, MAX_EPOLL_WATCHES.load(Ordering::Relaxed)),
         });
         {
             let mut items = self.shared.items.lock();
             if items.contains_key(&item.key()) {
                 return Err(Errno::EEXIST);
             }
-            if items.len() >= MAX_WATCHES {
+            if item.charge.is_none() {
                 return Err(Errno::ENOSPC);
             }
             items.insert(item.key(), item.clone());

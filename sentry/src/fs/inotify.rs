@@ -10,6 +10,7 @@ use super::file::{File, FileOps};
 use super::types::*;
 use super::vfs::Path;
 use crate::error::{Errno, Result, SysResult};
+use crate::kernel::users::{self, Charge, User, What, MAX_INOTIFY_INSTANCES, MAX_INOTIFY_WATCHES};
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::Task;
 use crate::mm::io::Dst;
@@ -19,9 +20,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
-/// Events that wait in one instance, and watches that it has, at most (as the defaults of `/proc/sys/fs/inotify`).
+/// Events that wait in one instance at most (as the default of `/proc/sys/fs/inotify/max_queued_events`).
 const QUEUE_MAX: usize = 16384;
-const WATCHES_MAX: usize = 65536;
+/// Memory of the events that wait in all instances.
+const QUEUED_MAX: usize = 64 << 20;
+static QUEUED: AtomicUsize = AtomicUsize::new(0);
 /// Bits of a mask that name events.
 pub const EVENTS: u32 = libc::IN_ALL_EVENTS;
 
@@ -50,6 +53,7 @@ struct Watch {
     wd: i32,
     mask: AtomicU32,
     gone: AtomicBool,
+    _charge: Charge,
 }
 
 #[derive(Default)]
@@ -64,6 +68,10 @@ struct Event {
 }
 
 impl Event {
+    /// Memory that it takes.
+    fn cost(&self) -> usize {
+        std::mem::size_of::<Event>() + self.name.len()
+    }
     /// Bytes in a read: the name is padded with at least one NUL to a multiple of the header.
     fn size(&self) -> usize {
         16 + if self.name.is_empty() { 0 } else { (self.name.len() + 1).next_multiple_of(16) }
@@ -77,10 +85,33 @@ struct State {
     queue: VecDeque<Event>,
 }
 
-#[derive(Default)]
+impl State {
+    fn queue(&mut self, e: Event) {
+        QUEUED.fetch_add(e.cost(), Ordering::Relaxed);
+        self.queue.push_back(e);
+    }
+    /// The first `n` events are gone.
+    fn taken(&mut self, n: usize) {
+        let cost = self.queue.drain(..n).map(|e| e.cost()).sum();
+        QUEUED.fetch_sub(cost, Ordering::Relaxed);
+        if self.queue.capacity() > 64 && self.queue.len() * 4 < self.queue.capacity() {
+            self.queue.shrink_to(self.queue.len() * 2);
+        }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.taken(self.queue.len());
+    }
+}
+
 struct Shared {
     state: Mutex<State>,
     wait: WaitQueue,
+    /// Who made it, whom its watches are counted for.
+    user: Arc<User>,
+    _charge: Charge,
 }
 
 /// An instance, open.
@@ -92,13 +123,13 @@ impl Shared {
         if s.queue.back() == Some(&e) {
             return;
         }
-        if s.queue.len() >= QUEUE_MAX {
+        if s.queue.len() >= QUEUE_MAX || QUEUED.load(Ordering::Relaxed) > QUEUED_MAX {
             let over = Event { wd: -1, mask: libc::IN_Q_OVERFLOW, cookie: 0, name: Vec::new() };
             if s.queue.back() != Some(&over) {
-                s.queue.push_back(over);
+                s.queue(over);
             }
         } else {
-            s.queue.push_back(e);
+            s.queue(e);
         }
         drop(s);
         self.wait.wake((libc::POLLIN | libc::POLLRDNORM) as u32);
@@ -213,8 +244,13 @@ pub fn closed(file: &File) {
 }
 
 impl Inotify {
-    pub fn open(flags: i32) -> Arc<File> {
-        File::new(Box::new(Inotify(Arc::default())), libc::O_RDONLY | flags, None)
+    /// `EMFILE`: the user has as many as there may be.
+    pub fn open(flags: i32) -> Result<Arc<File>> {
+        let user = users::current();
+        let limit = MAX_INOTIFY_INSTANCES.load(Ordering::Relaxed);
+        let charge = user.charge(What::InotifyInstances, limit).ok_or(Errno::EMFILE)?;
+        let shared = Shared { state: Mutex::default(), wait: WaitQueue::new(), user, _charge: charge };
+        Ok(File::new(Box::new(Inotify(Arc::new(shared))), libc::O_RDONLY | flags, None))
     }
 
     /// inotify_add_watch(2), for a place that was found and may be read.
@@ -230,9 +266,8 @@ impl Inotify {
             w.mask.store(keep | mask, Ordering::Relaxed);
             return Ok(w.wd);
         }
-        if s.watches.len() >= WATCHES_MAX {
-            return Err(Errno::ENOSPC);
-        }
+        let limit = MAX_INOTIFY_WATCHES.load(Ordering::Relaxed);
+        let charge = self.0.user.charge(What::InotifyWatches, limit).ok_or(Errno::ENOSPC)?;
         let wd = s.last_wd.checked_add(1).ok_or(Errno::ENOSPC)?;
         s.last_wd = wd;
         let w = Arc::new(Watch {
@@ -240,6 +275,7 @@ impl Inotify {
             wd,
             mask: AtomicU32::new(mask),
             gone: AtomicBool::new(false),
+            _charge: charge,
         });
         LIVE.fetch_add(1, Ordering::Relaxed);
         list.0.lock().push(w.clone());
@@ -296,7 +332,7 @@ impl FileOps for Inotify {
             return Err(Errno::EAGAIN.into());
         }
         let n = dst.put(&out)?;
-        s.queue.drain(..taken);
+        s.taken(taken);
         Ok(n)
     }
     fn poll(&self, _file: &File) -> u32 {

@@ -27,6 +27,7 @@ pub mod signal;
 pub mod stats;
 pub mod task;
 pub mod tty;
+pub mod users;
 pub mod wait;
 
 pub use cred::Cred;

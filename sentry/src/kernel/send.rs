@@ -3,7 +3,7 @@
 //! Nothing here waits. A signal is queued and the chosen thread is told to look ([`Task::notify`]); what the signal does
 //! is decided when that thread takes it (`deliver`).
 
-use super::signal::{SigFields, SigInfo, SigSet, NSIG};
+use super::signal::{Quota, SigFields, SigInfo, SigSet, NSIG, SIGRTMIN};
 use super::{cred, Cred, Kernel, Task, ThreadGroup};
 use crate::error::{Errno, Result};
 use std::sync::atomic::Ordering;
@@ -27,7 +27,7 @@ pub fn force(task: &Task, info: SigInfo) {
             a.set(info.signo, Default::default());
             s.mask.remove(info.signo);
         }
-        s.pending.push(info, u64::MAX);
+        s.pending.push(info, None);
     }
     task.notify();
 }
@@ -118,6 +118,11 @@ fn init_immune(group: &ThreadGroup, sig: i32, from_inside: bool) -> bool {
     h == super::signal::SIG_DFL
 }
 
+/// Only signals that are queued one by one have an end: of the others there is one of each number.
+fn quota(sig: i32, group: &ThreadGroup, uid: impl FnOnce() -> u32) -> Option<Quota> {
+    (sig >= SIGRTMIN).then(|| Quota { uid: uid(), limit: group.limit(libc::RLIMIT_SIGPENDING) })
+}
+
 /// Queues a signal for one thread.
 pub fn to_task(task: &Task, info: SigInfo) -> Result<()> {
     let sig = info.signo;
@@ -133,13 +138,13 @@ pub fn to_task(task: &Task, info: SigInfo) -> Result<()> {
         super::exit::kill_group(&task.group, sig);
         return Ok(());
     }
-    let limit = task.group.limit(libc::RLIMIT_SIGPENDING);
+    let quota = quota(sig, &task.group, || task.cred().uid);
     {
         let mut s = task.signals.lock();
         if ignored(&task.group, sig, s.mask.has(sig)) {
             return Ok(());
         }
-        if !s.pending.push(info, limit) && info.code < 0 {
+        if !s.pending.push(info, quota) && info.code < 0 {
             return Err(Errno::EAGAIN);
         }
     }
@@ -175,8 +180,8 @@ fn to_group_from(group: &Arc<ThreadGroup>, info: SigInfo, inside: bool) -> Resul
     if ignored(group, sig, blocked()) {
         return Ok(());
     }
-    let limit = group.limit(libc::RLIMIT_SIGPENDING);
-    if !group.pending.lock().push(info, limit) && info.code < 0 {
+    let quota = quota(sig, group, || group.rel.lock().threads.first().map_or(0, |t| t.cred().uid));
+    if !group.pending.lock().push(info, quota) && info.code < 0 {
         return Err(Errno::EAGAIN);
     }
     // Chosen after the signal is there to be seen: who blocks it or ends meanwhile hands it on (`retarget`).

@@ -1,5 +1,6 @@
 //! Signal sets, actions, queues (signal(7)).
 
+use super::users::{self, Charge, What};
 use std::collections::VecDeque;
 
 pub const NSIG: i32 = 64;
@@ -226,26 +227,43 @@ pub fn default_action(sig: i32) -> Default_ {
 }
 
 /// Pending signals of a task or of a thread group.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Pending {
     pub set: SigSet,
-    queue: VecDeque<SigInfo>,
+    queue: VecDeque<Queued>,
+}
+
+#[derive(Debug)]
+struct Queued {
+    info: SigInfo,
+    _charge: Option<Charge>,
+}
+
+/// Whom a queued signal is counted for (the receiver's real user id), and how many that user may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Quota {
+    pub uid: u32,
+    pub limit: u64,
 }
 
 impl Pending {
-    /// Adds a signal; a standard signal that is pending already is dropped, a real-time signal is queued, up to `limit` entries.
-    /// Returns false if the queue is full.
-    pub fn push(&mut self, info: SigInfo, limit: u64) -> bool {
+    /// Adds a signal; a standard signal that is pending already is dropped, a real-time signal is queued, as long as its
+    /// user has few enough (`RLIMIT_SIGPENDING`). Returns false if not.
+    pub fn push(&mut self, info: SigInfo, quota: Option<Quota>) -> bool {
         // A POSIX timer has one entry of its own, which nothing else takes the place of.
         let timer = matches!(info.fields, SigFields::Timer { .. });
         if info.signo < SIGRTMIN && self.set.has(info.signo) && !timer {
             return true;
         }
         self.set.add(info.signo);
-        if info.signo >= SIGRTMIN && !timer && self.queue.len() as u64 >= limit {
-            return false;
+        let mut charge = None;
+        if let Some(q) = quota.filter(|_| info.signo >= SIGRTMIN && !timer) {
+            charge = users::of(q.uid).charge(What::Signals, q.limit);
+            if charge.is_none() {
+                return false;
+            }
         }
-        self.queue.push_back(info);
+        self.queue.push_back(Queued { info, _charge: charge });
         true
     }
     /// Takes the next signal of `allowed`: synchronous faults first, then the lowest number.
@@ -262,26 +280,29 @@ impl Pending {
             | SigSet::of(libc::SIGSYS).0;
         let pick = if ready & SYNC != 0 { ready & SYNC } else { ready };
         let sig = pick.trailing_zeros() as i32 + 1;
-        let at = self.queue.iter().position(|i| i.signo == sig);
-        let info = at.and_then(|i| self.queue.remove(i)).unwrap_or(SigInfo {
+        let at = self.queue.iter().position(|q| q.info.signo == sig);
+        let info = at.and_then(|i| self.queue.remove(i)).map(|q| q.info).unwrap_or(SigInfo {
             signo: sig,
             errno: 0,
             code: 0,
             fields: SigFields::Kill { pid: 0, uid: 0 },
         });
-        if !self.queue.iter().any(|i| i.signo == sig) {
+        if !self.queue.iter().any(|q| q.info.signo == sig) {
             self.set.remove(sig);
+        }
+        if self.queue.capacity() > 64 && self.queue.len() * 4 < self.queue.capacity() {
+            self.queue.shrink_to(self.queue.len() * 2);
         }
         Some(info)
     }
     /// Undoes `take`.
     pub fn put_back(&mut self, info: SigInfo) {
         self.set.add(info.signo);
-        self.queue.push_front(info);
+        self.queue.push_front(Queued { info, _charge: None });
     }
     pub fn discard(&mut self, doomed: SigSet) {
         self.set = self.set.minus(doomed);
-        self.queue.retain(|i| !doomed.has(i.signo));
+        self.queue.retain(|q| !doomed.has(q.info.signo));
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 /// Signal state of one thread.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct TaskSignals {
     pub mask: SigSet,
     /// Mask to put back after the next delivery (`sigsuspend`, `ppoll`, `epoll_pwait`).

@@ -15,7 +15,7 @@ pub fn inotify_init1(cx: &mut Ctx<'_>, flags: i32) -> SysResult {
     if flags & !(libc::IN_CLOEXEC | libc::IN_NONBLOCK) != 0 {
         return Err(Errno::EINVAL.into());
     }
-    let file = Inotify::open(flags & libc::IN_NONBLOCK);
+    let file = Inotify::open(flags & libc::IN_NONBLOCK)?;
     Ok(cx.task.install_fd(file, flags & libc::IN_CLOEXEC != 0)? as u64)
 }
 

@@ -8,6 +8,7 @@ use super::cpu::{group_clock, CpuTimer, Part};
 use super::timer::{Left, Next, Setting, Timer};
 use crate::error::{Errno, Result};
 use crate::kernel::signal::{SigFields, SigInfo};
+use crate::kernel::users::{self, Charge, What};
 use crate::kernel::{Kernel, Task, ThreadGroup};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -53,6 +54,7 @@ pub struct PosixTimer {
     shared: Arc<Shared>,
     kind: Kind,
     overrun: AtomicI32,
+    _charge: Charge,
 }
 
 /// In `ThreadGroup::timers`.
@@ -103,7 +105,7 @@ impl Shared {
 }
 
 impl PosixTimers {
-    /// Makes a disarmed timer; `limit` is how many there may be. `notify` learns the id.
+    /// Makes a disarmed timer; `limit` is how many timers and queued signals the user may have. `notify` learns the id.
     pub fn create(
         &self,
         kernel: &Arc<Kernel>,
@@ -112,10 +114,8 @@ impl PosixTimers {
         limit: u64,
         notify: impl FnOnce(i32) -> Notify,
     ) -> Result<i32> {
+        let charge = users::current().charge(What::Signals, limit).ok_or(Errno::EAGAIN)?;
         let mut t = self.table.lock();
-        if t.timers.len() as u64 >= limit {
-            return Err(Errno::EAGAIN);
-        }
         let mut id = t.next;
         while t.timers.contains_key(&id) {
             id = id.checked_add(1).unwrap_or(0);
@@ -129,7 +129,7 @@ impl PosixTimers {
             Source::Clock(c) => Kind::Wall(c, Timer::new(&kernel.executor, expire)),
             Source::Cpu(part) => Kind::Cpu(CpuTimer::new(&kernel.executor, group_clock(group, part), expire)),
         };
-        t.timers.insert(id, Arc::new(PosixTimer { shared, kind, overrun: AtomicI32::new(0) }));
+        t.timers.insert(id, Arc::new(PosixTimer { shared, kind, overrun: AtomicI32::new(0), _charge: charge }));
         Ok(id)
     }
 

@@ -4,6 +4,7 @@ use super::pid::Who;
 use crate::error::Result;
 use crate::fs::pseudo::{Put, Super};
 use crate::kernel::signal::{SigSet, NSIG, SIG_DFL, SIG_IGN};
+use crate::kernel::users;
 use crate::kernel::{Cred, Task};
 use crate::mm::vma::Vma;
 use crate::time::cpu::group_time;
@@ -207,7 +208,13 @@ pub(super) fn status(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
         kb(out, "HugetlbPages", 0);
         out.s("CoreDumping:\t0\nTHP_enabled:\t1\nuntag_mask:\t0xffffffffffffffff\n");
     }
-    out.s("Threads:\t").d(threads.max(1) as u64).s("\nSigQ:\t0/").d(who.group.limit(libc::RLIMIT_SIGPENDING));
+    let queued = cred.as_ref().map_or(0, |c| users::count(c.uid, users::What::Signals));
+    out.s("Threads:\t")
+        .d(threads.max(1) as u64)
+        .s("\nSigQ:\t")
+        .d(queued)
+        .s("/")
+        .d(who.group.limit(libc::RLIMIT_SIGPENDING));
     for (name, set) in ["SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt"].iter().zip(signals(who)) {
         out.s("\n").s(name).s(":\t").x(set.0, 16);
     }

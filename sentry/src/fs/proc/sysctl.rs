@@ -8,10 +8,10 @@ use crate::fs::pseudo::{parse_int, Put, StaticDir, Super, TextFile};
 use crate::fs::types::Inode;
 use crate::kernel::cred::CAP_SYS_ADMIN;
 use crate::kernel::kernel::{PID_MAX, RELEASE, VERSION};
-use crate::kernel::{current, fdtable, Kernel};
+use crate::kernel::{current, fdtable, users, Kernel};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// A node of the table.
@@ -22,6 +22,8 @@ enum Node {
     Gen(fn(&Kernel, &mut Vec<u8>)),
     /// Remembered number with its bounds.
     Int(i64, i64, i64),
+    /// A limit that is acted upon.
+    Count(&'static AtomicU64),
     /// Remembered text.
     Keep(&'static str),
     /// Kept elsewhere.
@@ -39,14 +41,14 @@ const TABLE: &[(&str, Node)] = &[
     ("fs/aio-max-nr", Text("65536")),
     ("fs/aio-nr", Gen(aio_nr)),
     ("fs/dentry-state", Text("0\t0\t45\t0\t0\t0")),
-    ("fs/epoll/max_user_watches", Int(1_048_576, 0, i64::MAX)),
+    ("fs/epoll/max_user_watches", Count(&users::MAX_EPOLL_WATCHES)),
     ("fs/file-max", Text("9223372036854775807")),
     ("fs/file-nr", Gen(file_nr)),
     ("fs/inode-nr", Text("0\t0")),
     ("fs/inode-state", Text("0\t0\t0\t0\t0\t0\t0")),
     ("fs/inotify/max_queued_events", Int(16384, 0, MAX)),
-    ("fs/inotify/max_user_instances", Int(128, 0, MAX)),
-    ("fs/inotify/max_user_watches", Int(524_288, 0, MAX)),
+    ("fs/inotify/max_user_instances", Count(&users::MAX_INOTIFY_INSTANCES)),
+    ("fs/inotify/max_user_watches", Count(&users::MAX_INOTIFY_WATCHES)),
     ("fs/lease-break-time", Live(lease_time, set_lease_time)),
     ("fs/leases-enable", Int(1, 0, MAX)),
     ("fs/mount-max", Int(100_000, 1, MAX)),
@@ -307,6 +309,22 @@ fn file(sup: &Arc<Super>, node: &'static Node) -> Arc<dyn Inode> {
                 move |text| set(&k, text),
             )
         }
+        &Count(n) => TextFile::writable(
+            sup,
+            0o644,
+            move |out| {
+                out.d(n.load(Ordering::Relaxed)).s("\n");
+                Ok(())
+            },
+            move |text| {
+                let new = parse_int(text)?;
+                if !(0..=MAX).contains(&new) {
+                    return Err(Errno::EINVAL);
+                }
+                n.store(new as u64, Ordering::Relaxed);
+                Ok(())
+            },
+        ),
         &Int(start, min, max) => {
             let value = Arc::new(Mutex::new(start));
             let v = value.clone();

@@ -3,8 +3,15 @@
 use crate::t::*;
 use libc::*;
 
-pub const CASES: &[crate::Case] =
-    cases![file_events, directory_events, moves_have_cookies, removal, oneshot_and_errors, poll_and_blocking];
+pub const CASES: &[crate::Case] = cases![
+    file_events,
+    directory_events,
+    moves_have_cookies,
+    removal,
+    oneshot_and_errors,
+    poll_and_blocking,
+    instances_of_a_user
+];
 
 unsafe fn events(fd: i32) -> Vec<(i32, u32, u32, String)> {
     let mut b = [0u8; 8192];
@@ -138,4 +145,34 @@ unsafe fn poll_and_blocking() {
     ok(ioctl(i, FIONREAD, &mut n));
     assert_eq!(n, 32);
     fails(read(i, [0u8; 16].as_mut_ptr().cast(), 16), EINVAL); // too small for the event
+}
+
+/// A user has as many instances as the setting says, whichever process has them.
+unsafe fn instances_of_a_user() {
+    if !root() {
+        return;
+    }
+    let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap();
+    let most: usize = most.trim().parse().unwrap();
+    if most > 500 {
+        eprintln!("left out: too many");
+        return;
+    }
+    in_child(|| {
+        // A user that nobody else is.
+        let uid = 100_000 + getpid() as u32;
+        ok(setresuid(uid, uid, uid));
+        let first = start();
+        let mut mine = Vec::new();
+        in_child(|| {
+            for _ in 1..most {
+                mine.push(start());
+            }
+            fails(inotify_init1(0), EMFILE);
+            ok(close(mine[0]));
+            ok(inotify_init1(0));
+        });
+        ok(close(start()));
+        ok(close(first));
+    });
 }

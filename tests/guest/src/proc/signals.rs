@@ -43,6 +43,7 @@ pub const CASES: &[crate::Case] = cases![
     signal_to_init_of_group,
     restart_after_stop,
     many_signals,
+    queue_of_a_user,
 ];
 
 static HITS: AtomicU32 = AtomicU32::new(0);
@@ -692,4 +693,37 @@ unsafe fn many_signals() {
         x = std::hint::black_box(x.wrapping_mul(3) + 1);
     }
     assert!(HITS.load(SeqCst) > 0);
+}
+
+/// Queued signals are counted for the user who is to get them, in whichever process they wait (getrlimit(2)).
+unsafe fn queue_of_a_user() {
+    if !root() {
+        return;
+    }
+    in_child(|| {
+        // A user that nobody else is.
+        let uid = 100_000 + getpid() as u32;
+        ok(setresuid(uid, uid, uid));
+        let few = rlimit { rlim_cur: 4, rlim_max: 4 };
+        ok(setrlimit(RLIMIT_SIGPENDING, &few));
+        let sig = SIGRTMIN() + 3;
+        let mut set: sigset_t = zeroed();
+        sigemptyset(&mut set);
+        sigaddset(&mut set, sig);
+        ok(sigprocmask(SIG_BLOCK, &set, std::ptr::null_mut()));
+        let value = sigval { sival_ptr: std::ptr::null_mut() };
+        for _ in 0..4 {
+            ok(sigqueue(getpid(), sig, value));
+        }
+        fails(sigqueue(getpid(), sig, value), EAGAIN);
+        in_child(|| fails(sigqueue(getpid(), sig, value), EAGAIN));
+        is(sigwaitinfo(&set, std::ptr::null_mut()), sig as i64);
+        in_child(|| {
+            ok(sigqueue(getpid(), sig, value));
+            fails(sigqueue(getpid(), sig, value), EAGAIN);
+        });
+        // What waited for the child is gone with it.
+        ok(sigqueue(getpid(), sig, value));
+        fails(sigqueue(getpid(), sig, value), EAGAIN);
+    });
 }

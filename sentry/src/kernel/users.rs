@@ -1,0 +1,106 @@
+//! What the kernel keeps for a user (getrlimit(2), inotify(7), epoll(7)): Linux counts some of it per user, whichever process has it. Here
+//! all users together have a bound too, since it is the Sentry's memory and root can have as many users as it likes.
+
+use super::current;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    InotifyInstances,
+    InotifyWatches,
+    EpollWatches,
+    /// Queued signals and POSIX timers (`RLIMIT_SIGPENDING`).
+    Signals,
+}
+
+/// What all users together may have.
+const ALL_MAX: [u64; 4] = [1 << 16, 1 << 18, 1 << 20, 1 << 18];
+static ALL: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+
+/// `/proc/sys/fs/{inotify,epoll}/max_user_*`: what one user may have.
+pub static MAX_INOTIFY_INSTANCES: AtomicU64 = AtomicU64::new(128);
+pub static MAX_INOTIFY_WATCHES: AtomicU64 = AtomicU64::new(1 << 17);
+pub static MAX_EPOLL_WATCHES: AtomicU64 = AtomicU64::new(1 << 20);
+
+static USERS: Mutex<BTreeMap<u32, Weak<User>>> = Mutex::new(BTreeMap::new());
+
+/// What one user has.
+#[derive(Debug, Default)]
+pub struct User([AtomicU64; 4]);
+
+/// One counted thing, until it is dropped.
+#[derive(Debug)]
+pub struct Charge {
+    user: Arc<User>,
+    what: What,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.user.0[self.what as usize].fetch_sub(1, Ordering::Relaxed);
+        ALL[self.what as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The user with this (real) id.
+pub fn of(uid: u32) -> Arc<User> {
+    let mut users = USERS.lock();
+    if let Some(u) = users.get(&uid).and_then(Weak::upgrade) {
+        return u;
+    }
+    if users.len() >= 64 && users.len().is_power_of_two() {
+        users.retain(|_, u| u.strong_count() > 0);
+    }
+    let user = Arc::<User>::default();
+    users.insert(uid, Arc::downgrade(&user));
+    user
+}
+
+/// The user of the current task.
+pub fn current() -> Arc<User> {
+    of(current::get().map_or(0, |t| t.cred().uid))
+}
+
+/// How many of these a user has.
+pub fn count(uid: u32, what: What) -> u64 {
+    let user = USERS.lock().get(&uid).and_then(Weak::upgrade);
+    user.map_or(0, |u| u.0[what as usize].load(Ordering::Relaxed))
+}
+
+impl User {
+    /// One more, if the user has less than `limit`.
+    pub fn charge(self: &Arc<Self>, what: What, limit: u64) -> Option<Charge> {
+        let i = what as usize;
+        // Dropped below when it was one too many.
+        let had = self.0[i].fetch_add(1, Ordering::Relaxed);
+        let all = ALL[i].fetch_add(1, Ordering::Relaxed);
+        let charge = Charge { user: self.clone(), what };
+        (had < limit && all < ALL_MAX[i]).then_some(charge)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_counted_apart_and_together() {
+        let (a, b) = (of(70_001), of(70_002));
+        let held: Vec<_> = (0..3).map(|_| a.charge(What::EpollWatches, 3).unwrap()).collect();
+        assert!(a.charge(What::EpollWatches, 3).is_none());
+        assert!(a.charge(What::InotifyWatches, 1).is_some());
+        assert!(of(70_001).charge(What::EpollWatches, 3).is_none());
+        assert_eq!((count(70_001, What::EpollWatches), count(70_003, What::EpollWatches)), (3, 0));
+        assert!(b.charge(What::EpollWatches, 3).is_some());
+        drop(held);
+        assert!(a.charge(What::EpollWatches, 3).is_some());
+        let all: Vec<_> = (0..ALL_MAX[0]).map_while(|_| a.charge(What::InotifyInstances, u64::MAX)).collect();
+        assert!(b.charge(What::InotifyInstances, u64::MAX).is_none());
+        drop(all);
+        assert!(b.charge(What::InotifyInstances, 1).is_some());
+    }
+}
