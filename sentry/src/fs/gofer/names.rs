@@ -225,7 +225,10 @@ impl GoferInode {
         match listing.find(name) {
             None if self.lists_all() => Known::Missing,
             Some(DirEntry { attr: Some(a), .. }) if !self.fs.changed.load(Ordering::Acquire) => {
-                self.fs.looked_up.store(LOOKED_UP, Ordering::Relaxed);
+                // The root is listed unasked.
+                if self.origin.is_some() {
+                    self.fs.looked_up.store(LOOKED_UP, Ordering::Relaxed);
+                }
                 Known::Node(self.fs.inode(&a, Some((self, name)), None, None))
             }
             _ => Known::Unknown,
