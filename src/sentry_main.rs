@@ -103,6 +103,8 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
         .context("starting a thread of the executor")?;
     let status = executor.run();
     if let Some(stats) = stats {
+        // What threads count is added as they end.
+        executor.settle();
         stats.print(&kernel);
     }
     let message = match TROUBLE.get() {

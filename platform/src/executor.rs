@@ -182,6 +182,8 @@ const LINGER_LOOKS: u32 = 60;
 const FETCHED_NS: i64 = 10_000_000;
 /// Most threads that are started to lead while others are busy.
 const FOLLOWERS: usize = 6;
+/// How long [`Executor::settle`] waits.
+const SETTLES_NS: u64 = 200_000_000;
 /// Most jobs that wait for a quiet moment.
 const JOBS: usize = 64;
 
@@ -270,6 +272,15 @@ impl Executor {
         self.clerks.ring_all();
         let _lead = self.lead.lock();
         self.lead_free.notify_all();
+    }
+
+    /// After [`Executor::run`]: waits until the thread that is still at work, perhaps in the task that ended all, has left it; for a
+    /// moment at most.
+    pub fn settle(&self) {
+        let deadline = now_ns() + SETTLES_NS;
+        while self.at_work.load(Acquire) != 0 && now_ns() < deadline {
+            std::thread::yield_now();
+        }
     }
 
     /// Wakes `waker` at `deadline_ns` (host `CLOCK_MONOTONIC`, ns). Dropping the handle cancels.
