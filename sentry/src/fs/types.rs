@@ -191,6 +191,9 @@ pub trait Inode: Send + Sync {
     fn remove_xattr(&self, _name: &[u8]) -> Result<()> {
         Err(Errno::ENOTSUP)
     }
+    /// Takes `security.capability` away, as whoever changes a file's content or owner does; this happens after that change, for
+    /// each of them, so it costs next to nothing where there is none. Where the host makes the change, the host does it.
+    fn drop_caps(&self) {}
     /// True when names and attributes can change without the VFS's doing (procfs, shared gofer trees): the dentry
     /// cache asks `lookup` again.
     fn volatile(&self) -> bool {

@@ -256,6 +256,7 @@ pub fn fallocate(cx: &mut Ctx<'_>, fd: Fd, mode: i32, offset: i64, len: i64) -> 
         }
     }
     f.ops.fallocate(&f, mode, offset as u64, len as u64)?;
+    wrote(cx, &f);
     Ok(0)
 }
 
@@ -392,6 +393,10 @@ pub async fn sendfile(cx: &mut Ctx<'_>, out: Fd, input: Fd, offset: Addr, count:
             }
         };
         let (k, r) = write_all(cx, &to, buf.get(..n).unwrap_or(&[])).await;
+        if k > 0 {
+            // Each time: the caller may be killed before the next.
+            wrote(cx, &to);
+        }
         if total / AT_ONCE != (total + k) / AT_ONCE {
             breathe().await;
         }
@@ -486,21 +491,15 @@ fn copy(cx: &Ctx<'_>, (from, a): (&Arc<File>, u64), (to, b): (&Arc<File>, u64), 
             Err(e) => return Err(e),
         }
     }
+    if done > 0 {
+        wrote(cx, to);
+    }
     Ok(done)
 }
 
-/// Set-id bits go when someone without `CAP_FSETID` writes.
+/// A file has been written to: whoever watches it is told, and its program has no rights of its own any more.
 pub(super) fn wrote(cx: &Ctx<'_>, f: &File) {
     let Some(p) = &f.path else { return };
     inotify::event(p, libc::IN_MODIFY);
-    let Ok(perm) = p.inode().perm() else { return };
-    if perm.mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
-        return;
-    }
-    if let Some(mode) = vfs::perm::without_set_ids(perm.mode) {
-        if !cx.task.cred().has(crate::kernel::cred::CAP_FSETID) {
-            // The data is written; a file system that cannot change the mode has no set-id program either.
-            let _ = p.inode().set_attr(&crate::fs::SetAttr { mode: Some(mode), ..Default::default() });
-        }
-    }
+    vfs::perm::remove_privs(p.inode(), || cx.task.cred());
 }

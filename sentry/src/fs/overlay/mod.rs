@@ -393,6 +393,12 @@ impl Inode for OvlInode {
         self.get_xattr(name)?;
         self.copy_up(true)?.remove_xattr(name)
     }
+    fn drop_caps(&self) {
+        // What has been changed is up there.
+        if let Some(u) = self.upper.get() {
+            u.drop_caps();
+        }
+    }
     fn extra(&self) -> Option<&InodeExtra> {
         Some(&self.extra)
     }

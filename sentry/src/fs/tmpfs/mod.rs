@@ -18,12 +18,14 @@ use parking_lot::{Mutex, RwLock};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 pub const TMPFS_MAGIC: u64 = 0x0102_1994;
 pub const PAGE: u64 = 4096;
 /// Most bytes of extended attributes on one inode.
+/// The attribute that gives a program capabilities.
+const FILE_CAPS: &[u8] = b"security.capability";
 const XATTR_TOTAL: u64 = 128 * 1024;
 
 /// Longest text of a symbolic link that is part of its inode; a longer one takes a page.
@@ -203,6 +205,8 @@ pub struct TmpInode {
     times: Mutex<Times>,
     body: Body,
     xattrs: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
+    /// `xattrs` may hold file capabilities; changes under its lock.
+    caps: AtomicBool,
     extra: InodeExtra,
     /// `F_SEAL_*` of a memfd; files in a tree have `F_SEAL_SEAL`.
     seals: AtomicU32,
@@ -231,6 +235,7 @@ impl TmpInode {
             times: Mutex::new(Times { atime: now, mtime: now, ctime: now, btime: now }),
             body,
             xattrs: Mutex::default(),
+            caps: AtomicBool::new(false),
             extra: InodeExtra::default(),
             seals: AtomicU32::new(libc::F_SEAL_SEAL as u32),
             mapped_writable: Mutex::default(),
@@ -604,6 +609,9 @@ impl Inode for TmpInode {
             return Err(Errno::ENOSPC);
         }
         self.fs.charge(old.map_or(0, |v| xattr_cost(name, v)), xattr_cost(name, value))?;
+        if name == FILE_CAPS {
+            self.caps.store(true, Ordering::Relaxed);
+        }
         x.insert(name.to_vec(), value.to_vec());
         drop(x);
         self.changed();
@@ -619,6 +627,17 @@ impl Inode for TmpInode {
         drop(x);
         self.changed();
         Ok(())
+    }
+    fn drop_caps(&self) {
+        if self.caps.load(Ordering::Relaxed) {
+            let mut x = self.xattrs.lock();
+            self.caps.store(false, Ordering::Relaxed);
+            let had = x.remove(FILE_CAPS).is_some();
+            drop(x);
+            if had {
+                self.changed();
+            }
+        }
     }
     fn extra(&self) -> Option<&InodeExtra> {
         Some(&self.extra)

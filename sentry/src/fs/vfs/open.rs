@@ -202,6 +202,7 @@ fn open_existing(place: Path, flags: i32, cred: &Cred, created: bool) -> Result<
         let mode = without_set_ids(place.inode().perm()?.mode).filter(|_| !cred.has(crate::kernel::cred::CAP_FSETID));
         let mtime = Some(Timespec::now());
         place.inode().set_attr(&SetAttr { size: Some(0), mode, mtime, ..SetAttr::default() })?;
+        place.inode().drop_caps();
     }
     if truncate {
         inotify::event(&place, libc::IN_MODIFY);

@@ -331,6 +331,7 @@ pub fn chown(p: &Path, uid: Option<u32>, gid: Option<u32>, cred: &Cred) -> Resul
     }
     let mode = without_set_ids(now.mode);
     p.inode().set_attr(&SetAttr { uid, gid, mode, ..SetAttr::default() })?;
+    p.inode().drop_caps();
     inotify::event(p, libc::IN_ATTRIB);
     Ok(())
 }
@@ -384,6 +385,7 @@ pub fn truncate(p: &Path, size: u64, cred: &Cred) -> Result<()> {
 pub fn resize(p: &Path, size: u64, cred: &Cred) -> Result<()> {
     let mode = without_set_ids(p.inode().perm()?.mode).filter(|_| !cred.has(CAP_FSETID));
     p.inode().set_attr(&SetAttr { size: Some(size), mode, mtime: Some(Timespec::now()), ..SetAttr::default() })?;
+    p.inode().drop_caps();
     inotify::event(p, libc::IN_MODIFY);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::Path;
 use crate::error::{Errno, Result};
-use crate::fs::{Inode, Perm};
+use crate::fs::{Inode, Perm, SetAttr};
 use crate::kernel::cred::*;
 use std::sync::Arc;
 
@@ -74,6 +74,20 @@ pub fn sticky(dir: Perm, victim: Perm, cred: &Cred) -> Result<()> {
         return Ok(());
     }
     Err(Errno::EPERM)
+}
+
+/// What a program could do beyond its caller's rights goes when its content is written (`file_remove_privs`): file capabilities
+/// always, set-id bits unless the writer may keep them (`CAP_FSETID`).
+pub fn remove_privs(inode: &Arc<dyn Inode>, cred: impl FnOnce() -> Arc<Cred>) {
+    inode.drop_caps();
+    let Ok(perm) = inode.perm() else { return };
+    if perm.mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
+        return;
+    }
+    if let Some(mode) = without_set_ids(perm.mode).filter(|_| !cred().has(CAP_FSETID)) {
+        // The data is written; a file system that cannot change the mode has no set-id program either.
+        let _ = inode.set_attr(&SetAttr { mode: Some(mode), ..SetAttr::default() });
+    }
 }
 
 /// The mode without set-id bits, as after a write or a change of owner by someone without `CAP_FSETID`: set-group-ID

@@ -18,6 +18,7 @@ pub const CASES: &[crate::Case] = cases![
     supplementary_groups,
     open_keeps_access,
     write_clears_setuid,
+    changes_take_rights_away,
     owner_class_first,
     utimes_not_owner,
     root_overrides,
@@ -351,4 +352,74 @@ unsafe fn root_overrides() {
     assert_eq!(get(fd, 1), b"x");
     fails(access(f.as_ptr(), X_OK), EACCES);
     fails(execv(f.as_ptr(), [f.as_ptr(), std::ptr::null()].as_ptr()), EACCES);
+}
+
+/// Every way to change a file's content, and to give it away: none leaves it capabilities, and who is not privileged leaves it
+/// no set-id bits either.
+unsafe fn changes_take_rights_away() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    let caps: [u32; 5] = [0x0200_0001, 1 << 7, 0, 0, 0];
+    let name = c("security.capability");
+    let f = t.p("f");
+    let source = ok(open(t.file("source", b"some bytes").as_ptr(), O_RDONLY));
+    let opened = |flags: i32| ok(open(f.as_ptr(), O_WRONLY | flags));
+    let none = std::ptr::null_mut;
+    type Change<'a> = (&'a str, &'a dyn Fn());
+    let nothing_to_do: Change = ("utimensat", &|| zero_time(&f));
+    let changes: [Change; 10] = [
+        ("write", &|| put(opened(0), b"x")),
+        ("pwrite", &|| is(pwrite(opened(0), b"x".as_ptr().cast(), 1, 3), 1)),
+        ("append", &|| put(opened(O_APPEND), b"x")),
+        ("truncate", &|| zero_size(&f)),
+        ("ftruncate", &|| zero(ftruncate(opened(0), 100))),
+        ("O_TRUNC", &|| drop(opened(O_TRUNC))),
+        ("fallocate", &|| zero(fallocate(opened(0), 0, 0, 100))),
+        ("copy_file_range", &|| is(copy_file_range(source, &mut 0, opened(0), none(), 4, 0), 4)),
+        ("sendfile", &|| is(sendfile(opened(0), source, &mut 0, 4), 4)),
+        ("splice", &|| {
+            let (r, w) = pipe_pair();
+            put(w, b"abc");
+            is(splice(r, none(), opened(0), none(), 3, 0), 3);
+        }),
+    ];
+    let fresh = || {
+        t.file("f", b"program");
+        if setxattr(f.as_ptr(), name.as_ptr(), caps.as_ptr().cast(), 20, 0) == -1 {
+            assert!([EOPNOTSUPP, EPERM].contains(&errno()));
+            return false;
+        }
+        ok(chmod(f.as_ptr(), 0o6777));
+        true
+    };
+    let has = || getxattr(f.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) == 20;
+    let mode = || stat_of(&f).st_mode & 0o7777;
+    if !fresh() {
+        return; // the file system has no such thing
+    }
+    nothing_to_do.1();
+    assert!(has() && mode() == 0o6777);
+    for (what, change) in changes {
+        assert!(fresh() && has());
+        in_child(change);
+        assert!(!has(), "capabilities are left after {what}");
+        assert_eq!(mode(), 0o6777, "{what} by root");
+        fresh();
+        as_nobody(&t, change);
+        assert!(!has(), "capabilities are left after {what} by another");
+        assert_eq!(mode(), 0o777, "{what} by another");
+    }
+    fresh();
+    ok(chown(f.as_ptr(), 5, u32::MAX));
+    assert!(!has() && mode() == 0o777);
+}
+
+unsafe fn zero_size(f: &std::ffi::CString) {
+    zero(truncate(f.as_ptr(), 0));
+}
+
+unsafe fn zero_time(f: &std::ffi::CString) {
+    zero(utimensat(AT_FDCWD, f.as_ptr(), std::ptr::null(), 0));
 }
