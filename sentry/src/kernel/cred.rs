@@ -378,6 +378,9 @@ pub struct ExecFile {
     pub caps: Option<FileCaps>,
     /// The mount is `nosuid`: set-id bits and file capabilities do not count.
     pub nosuid: bool,
+    /// Others share the caller's root and working directory (`CLONE_FS`): a program with rights of its own is not to run where
+    /// they can lead it about.
+    pub shared: bool,
 }
 
 /// Whether what comes of [`exec_cred`] for a file of this mode depends on the file's capabilities. It does not for who is root all
@@ -431,9 +434,11 @@ pub fn exec_cred(old: &Cred, file: &ExecFile) -> Result<ExecCred> {
     }
 
     let set_id = new.euid != old.uid || new.egid != old.gid;
-    if (set_id || new.permitted & !old.permitted != 0) && old.no_new_privs {
-        new.euid = new.uid;
-        new.egid = new.gid;
+    if (set_id || new.permitted & !old.permitted != 0) && (old.no_new_privs || file.shared) {
+        if old.no_new_privs || !old.has(CAP_SETUID) {
+            new.euid = new.uid;
+            new.egid = new.gid;
+        }
         new.permitted &= old.permitted;
     }
     new.suid = new.euid;

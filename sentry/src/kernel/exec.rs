@@ -285,6 +285,13 @@ fn gains(old: &Cred, new: &Cred) -> bool {
         || new.permitted & !old.permitted != 0
 }
 
+/// Whether tasks of other processes share the caller's root, working directory and umask.
+fn shares_fs(task: &Task) -> bool {
+    let fs = task.fs();
+    let tree = task.kernel.tree.lock();
+    tree.tasks.values().any(|t| !Arc::ptr_eq(&t.group, &task.group) && Arc::ptr_eq(&t.fs.read(), &fs))
+}
+
 /// Whether the program may be loaded in the process that `thread` is in. Who is alone in it can clean it up; that its memory
 /// may have been tampered with (the stub's, too) harms nobody as long as the program has no right that its caller lacks.
 fn may_stay(task: &Task, thread: &dyn GuestThread) -> bool {
@@ -338,7 +345,15 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: Home<'_>) -> Result
             let nosuid = p.mount().flags().contains(vfs::MountFlags::NOSUID);
             let a = p.inode().attr()?;
             let caps = if cred::heeds_caps(&old, a.mode) { file_caps(p, &a) } else { None };
-            cred::exec_cred(&old, &cred::ExecFile { uid: a.uid, gid: a.gid, mode: a.mode, caps, nosuid })?
+            let mut file = cred::ExecFile { uid: a.uid, gid: a.gid, mode: a.mode, caps, nosuid, ..Default::default() };
+            let new = cred::exec_cred(&old, &file)?;
+            // Only where it matters: it asks every task there is.
+            file.shared = gains(&old, &new.cred) && shares_fs(task);
+            if file.shared {
+                cred::exec_cred(&old, &file)?
+            } else {
+                new
+            }
         }
         None => cred::ExecCred { cred: (*old).clone(), secure: false },
     };
@@ -582,6 +597,17 @@ pub async fn execve(
     if image.thread.is_some() && task.mm.read().user_count() == 1 {
         crate::time::cpu::settle(&task);
     }
+    let gains = gains(&task.cred(), &image.cred);
+    let own = image.cred.euid == image.cred.uid && image.cred.egid == image.cred.gid && image.readable && !gains;
+    if gains && shares_fs(&task) {
+        // Who has joined since the program was judged is left behind.
+        let fs = task.fs().lock().clone();
+        *task.fs.write() = Arc::new(parking_lot::Mutex::new(fs));
+    }
+    if !own {
+        // Before the memory is there for others to look at.
+        task.group.dumpable.store(0, Ordering::SeqCst);
+    }
     let old_mm = std::mem::replace(&mut *task.mm.write(), image.mm);
     // Nobody else in there (after vfork) is to wait for operations of a thread that has left.
     old_mm.settled(tid);
@@ -607,12 +633,9 @@ pub async fn execve(
     }
     task.robust_list.store(0, Ordering::SeqCst);
     let rseq = task.rseq.lock().undo();
-    let (old, new) = (task.cred(), &image.cred);
-    let gains = gains(&old, new);
     if gains || image.secure {
         task.pdeathsig.store(0, Ordering::SeqCst);
     }
-    let own = new.euid == new.uid && new.egid == new.gid && image.readable && !gains;
     task.group.dumpable.store(i32::from(own), Ordering::SeqCst);
     *task.cred.write() = Arc::new(image.cred);
     // A table shared with others (CLONE_FILES) is left to them.
@@ -627,7 +650,12 @@ pub async fn execve(
     for f in files.remove_where(|_, e| e.cloexec) {
         f.ops.on_close(&f, &task);
     }
-    task.group.rel.lock().did_exec = true;
+    {
+        let mut r = task.group.rel.lock();
+        r.did_exec = true;
+        r.execs += 1;
+        r.exit_signal = libc::SIGCHLD;
+    }
     crate::time::on_exec(&task.group);
     let done: Option<Arc<VforkDone>> = task.vfork_done.lock().take();
     if let Some(v) = done {

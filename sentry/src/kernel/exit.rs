@@ -273,9 +273,11 @@ pub fn child_code(status: i32) -> (i32, i32) {
 
 /// Tells the parent of a death; if it does not care (SIGCHLD ignored, SA_NOCLDWAIT) the zombie goes at once.
 fn report_death(kernel: &Arc<Kernel>, parent: &Arc<ThreadGroup>, child: &Arc<ThreadGroup>, uid: u32) {
+    let execs = parent.rel.lock().execs;
     let (status, signal, utime, stime) = {
         let r = child.rel.lock();
-        (r.exit_status.unwrap_or(0), r.exit_signal, r.dead_utime, r.dead_stime)
+        let signal = if r.parent_execs == execs { r.exit_signal } else { libc::SIGCHLD };
+        (r.exit_status.unwrap_or(0), signal, r.dead_utime, r.dead_stime)
     };
     let (code, st) = child_code(status);
     let mut auto_reap = false;

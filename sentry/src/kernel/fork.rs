@@ -306,10 +306,10 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
     tree.groups.insert(child.tid(), child.group.clone());
     let pr = parent.group.rel.lock();
     let (pgid, sid, tty) = (pr.pgid, pr.sid, pr.tty);
-    let (real_parent, exit_signal) = if has(CLONE_PARENT) {
-        (pr.parent.clone(), pr.exit_signal)
+    let (real_parent, exit_signal, parent_execs) = if has(CLONE_PARENT) {
+        (pr.parent.clone(), pr.exit_signal, pr.parent_execs)
     } else {
-        (Arc::downgrade(&parent.group), a.exit_signal)
+        (Arc::downgrade(&parent.group), a.exit_signal, pr.execs)
     };
     drop(pr);
     {
@@ -320,6 +320,7 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
         r.sid = sid;
         r.tty = tty;
         r.exit_signal = exit_signal;
+        r.parent_execs = parent_execs;
         r.threads.push(child.clone());
     }
     if let Some(p) = real_parent.upgrade() {

@@ -25,6 +25,10 @@ pub struct Relations {
     pub exiting: Option<i32>,
     /// Signal to the parent at exit (`CLONE` low byte), normally SIGCHLD.
     pub exit_signal: i32,
+    /// How often it has called `execve`, and how often its parent had when it was made: another program than the one that asked
+    /// for `exit_signal` gets SIGCHLD.
+    pub execs: u64,
+    pub parent_execs: u64,
     pub subreaper: bool,
     /// It has called `execve` (setpgid by the parent answers EACCES).
     pub did_exec: bool,

@@ -61,6 +61,17 @@ pub fn main(args: &[String]) -> i32 {
                 crate::t::errno()
             }
         },
+        // Waits for all children.
+        Some("reap") => unsafe {
+            while waitpid(-1, std::ptr::null_mut(), __WALL) > 0 {}
+            0
+        },
+        // Until the other end of standard input is closed.
+        Some("idle") => unsafe {
+            let mut b = [0u8; 8];
+            while read(0, b.as_mut_ptr().cast(), 8) > 0 {}
+            0
+        },
         Some("comm") => {
             print!("{}", std::fs::read_to_string("/proc/self/comm").unwrap());
             0

@@ -92,6 +92,10 @@ impl List for FdDir {
     fn list(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
         let who = self.target.exists()?;
         let Some(task) = &who.task else { return Ok(()) };
+        // Another program may run by now than the one that was there when this was opened.
+        if !who.may_access() {
+            return Err(Errno::EACCES);
+        }
         let from = (pos - FIRST) as i64;
         let kind = if self.info { libc::DT_REG } else { libc::DT_LNK };
         for fd in task.files().numbers().into_iter().filter(|&n| i64::from(n) >= from) {
@@ -160,6 +164,9 @@ struct FdInfo {
 
 impl Content for FdInfo {
     fn generate(&self, out: &mut Vec<u8>) -> Result<()> {
+        if !self.target.exists()?.may_access() {
+            return Err(Errno::EACCES);
+        }
         let e = entry(&self.target, self.fd)?;
         // A reader of its own fdinfo may hold that very offset.
         let pos = e.file.offset.try_lock().map_or(0, |o| *o);

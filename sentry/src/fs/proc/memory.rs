@@ -9,7 +9,7 @@ use crate::mm::io::{Dst, Src};
 use crate::mm::vma::Vma;
 use crate::mm::{Mm, UserMem};
 use std::any::Any;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
 /// Most of a process's arguments or environment that is shown. (Linux has no bound but `execve`'s.)
 const MAX_STRINGS: u64 = 2 << 20;
@@ -32,7 +32,7 @@ pub(super) fn cmdline(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
         let m = mm.map();
         (m.args, m.env)
     };
-    let mem = task.mm().for_others();
+    let mem = mm.for_others();
     copy(&mem, args.0, args.1, out);
     // setproctitle(3): a process that has overwritten its last NUL goes on into what was the environment.
     if out.last().is_some_and(|&c| c != 0) && env.0 == args.1 {
@@ -46,16 +46,14 @@ pub(super) fn cmdline(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
 }
 
 pub(super) fn environ(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    let Some(task) = &who.task else { return Ok(()) };
-    let mm = task.mm();
+    let Some(mm) = who.mm() else { return Ok(()) };
     let env = mm.map().env;
-    copy(&task.mm().for_others(), env.0, env.1, out);
+    copy(&mm.for_others(), env.0, env.1, out);
     Ok(())
 }
 
 pub(super) fn auxv(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    let Some(task) = &who.task else { return Ok(()) };
-    let mm = task.mm();
+    let Some(mm) = who.mm() else { return Ok(()) };
     for word in &mm.map().auxv {
         out.b(&word.to_le_bytes());
     }
@@ -98,7 +96,7 @@ fn head(v: &Vma, out: &mut Vec<u8>) {
 
 /// Mappings of a task in order, copied so that names are made without the lock on the map.
 fn mappings(who: &Who) -> Vec<Vma> {
-    who.task.as_ref().map_or_else(Vec::new, |t| t.mm().map().vmas.iter().cloned().collect())
+    who.mm().map_or_else(Vec::new, |mm| mm.map().vmas.iter().cloned().collect())
 }
 
 pub(super) fn maps(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
@@ -178,14 +176,14 @@ pub(super) fn smaps(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
 }
 
 pub(super) fn smaps_rollup(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    let Some(task) = &who.task else { return Err(Errno::ESRCH) };
+    let Some(mm) = who.mm() else { return Err(Errno::ESRCH) };
     let all = mappings(who);
     let (Some(first), Some(last)) = (all.first(), all.last()) else { return Ok(()) };
     let start = out.len();
     out.x(first.start, 8).s("-").x(last.end, 8).s(" ---p 00000000 00:00 0 ");
     let n = 73usize.saturating_sub(out.len() - start);
     out.sp(n).s("[rollup]\n");
-    let z = sizes(task);
+    let z = sizes(&mm);
     usage(out, z.rss(), z.rss_anon, z.rss_anon, z.locked);
     Ok(())
 }
@@ -195,8 +193,7 @@ struct Mem {
     mm: Weak<Mm>,
 }
 
-pub(super) fn open_mem(who: &Who) -> Result<Box<dyn FileOps>> {
-    let mm = who.task.as_ref().map_or_else(Weak::new, |t| Arc::downgrade(&t.mm()));
+pub(super) fn open_mem(mm: Weak<Mm>) -> Result<Box<dyn FileOps>> {
     Ok(Box::new(Mem { mm }))
 }
 

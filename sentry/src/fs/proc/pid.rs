@@ -8,6 +8,7 @@ use crate::fs::types::*;
 use crate::fs::vfs::Path;
 use crate::kernel::cred::CAP_SYS_PTRACE;
 use crate::kernel::{current, Cred, Task, ThreadGroup};
+use crate::mm::Mm;
 use std::any::Any;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -32,6 +33,8 @@ pub(super) struct Who {
     pub group: Arc<ThreadGroup>,
     /// The thread, or one that stands for the process; none: a zombie.
     pub task: Option<Arc<Task>>,
+    /// The memory that a file was opened on (`None` in it: gone), where it is not that of the task at any time.
+    pub opened: Option<Option<Arc<Mm>>>,
     /// A single thread is meant.
     pub thread: bool,
     pub id: i32,
@@ -41,6 +44,13 @@ impl Who {
     /// The thread; `ENOENT` for a zombie, as links of a task without files or memory answer.
     pub fn live(&self) -> Result<&Arc<Task>> {
         self.task.as_ref().ok_or(Errno::ENOENT)
+    }
+    /// The memory to show.
+    pub fn mm(&self) -> Option<Arc<Mm>> {
+        match &self.opened {
+            Some(mm) => mm.clone(),
+            None => self.task.as_ref().map(|t| t.mm()),
+        }
     }
     /// May the caller look into this task as a debugger could (`ptrace_may_access`)?
     pub fn may_access(&self) -> bool {
@@ -69,13 +79,13 @@ impl Target {
                 None => return Err(Errno::ESRCH),
                 one => one,
             };
-            return Ok(Who { group, task, thread: false, id: self.id });
+            return Ok(Who { group, task, opened: None, thread: false, id: self.id });
         };
         let task = task.upgrade().ok_or(Errno::ESRCH)?;
         if !group.rel.lock().threads.iter().any(|t| Arc::ptr_eq(t, &task)) {
             return Err(Errno::ESRCH);
         }
-        Ok(Who { group, task: Some(task), thread: true, id: self.id })
+        Ok(Who { group, task: Some(task), opened: None, thread: true, id: self.id })
     }
     /// As [`Target::get`], for looking up names.
     pub fn exists(&self) -> Result<Who> {
@@ -103,8 +113,11 @@ type Store = fn(&Who, &Super, &[u8]) -> Result<()>;
 
 pub(super) enum Kind {
     Text(Generate),
-    /// A text that only those may open who may look into the task.
+    /// A text that only those may open and read who may look into the task.
     Guarded(Generate),
+    /// A text of the task's memory, for those who may look into the task when they open it. It stays that of the memory of then,
+    /// and does not keep it alive.
+    OfMemory(Generate),
     Writable(Generate, Store),
     /// A link with a text that is also a place.
     Link(fn(&Who) -> Result<Path>),
@@ -130,8 +143,8 @@ const COMMON: &[Entry] = &[
     e("fdinfo", 0o555, Dir(fd::fdinfo_dir)),
     e("ns", 0o511, Dir(fd::ns_dir)),
     e("net", 0o555, Dir(net::dir)),
-    e("environ", 0o400, Guarded(memory::environ)),
-    e("auxv", 0o400, Guarded(memory::auxv)),
+    e("environ", 0o400, OfMemory(memory::environ)),
+    e("auxv", 0o400, OfMemory(memory::auxv)),
     e("status", 0o444, Text(status::status)),
     e("personality", 0o400, Guarded(misc::personality)),
     e("limits", 0o444, Text(misc::limits)),
@@ -141,16 +154,16 @@ const COMMON: &[Entry] = &[
     e("cmdline", 0o444, Text(memory::cmdline)),
     e("stat", 0o444, Text(status::stat)),
     e("statm", 0o444, Text(status::statm)),
-    e("maps", 0o444, Guarded(memory::maps)),
+    e("maps", 0o444, OfMemory(memory::maps)),
     e("mem", 0o600, Mem),
     e("cwd", 0o777, Link(fd::cwd)),
     e("root", 0o777, Link(fd::root)),
     e("exe", 0o777, Link(fd::exe)),
     e("mounts", 0o444, Text(mounts::mounts)),
     e("mountinfo", 0o444, Text(mounts::mountinfo)),
-    e("smaps", 0o444, Guarded(memory::smaps)),
-    e("smaps_rollup", 0o444, Guarded(memory::smaps_rollup)),
-    e("pagemap", 0o400, Guarded(misc::nothing)),
+    e("smaps", 0o444, OfMemory(memory::smaps)),
+    e("smaps_rollup", 0o444, OfMemory(memory::smaps_rollup)),
+    e("pagemap", 0o400, OfMemory(misc::nothing)),
     e("wchan", 0o444, Text(misc::wchan)),
     e("stack", 0o400, Guarded(misc::stack)),
     e("schedstat", 0o444, Text(misc::schedstat)),
@@ -267,6 +280,8 @@ impl Content for Node {
     fn generate(&self, out: &mut Vec<u8>) -> Result<()> {
         let who = self.target.get()?;
         match self.entry.kind {
+            // Who may not look into the program that runs by now shall not.
+            Guarded(_) if !who.may_access() => Err(Errno::EPERM),
             Text(f) | Guarded(f) | Writable(f, _) => f(&who, &self.target.sup, out),
             _ => Err(Errno::EINVAL),
         }
@@ -284,6 +299,24 @@ impl Content for Node {
             "maps" | "smaps" => 8192,
             _ => 512,
         }
+    }
+}
+
+/// An [`OfMemory`] file that is open.
+struct Opened {
+    node: Arc<Node>,
+    mm: Weak<Mm>,
+}
+
+impl Content for Opened {
+    fn generate(&self, out: &mut Vec<u8>) -> Result<()> {
+        let OfMemory(f) = self.node.entry.kind else { return Err(Errno::EINVAL) };
+        let mut who = self.node.target.get()?;
+        who.opened = Some(self.mm.upgrade());
+        f(&who, &self.node.target.sup, out)
+    }
+    fn size_hint(&self) -> usize {
+        self.node.size_hint()
     }
 }
 
@@ -312,10 +345,12 @@ impl Inode for Node {
     }
     fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
         let who = self.target.get()?;
+        // The memory first: a program with rights of its own is protected before its memory is there.
+        let mm = who.mm().map_or_else(Weak::new, |mm| Arc::downgrade(&mm));
         match self.entry.kind {
-            Guarded(_) if !who.may_access() => Err(Errno::EACCES),
-            Mem if !who.may_access() => Err(Errno::EACCES),
-            Mem => memory::open_mem(&who),
+            Guarded(_) | OfMemory(_) | Mem if !who.may_access() => Err(Errno::EACCES),
+            Mem => memory::open_mem(mm),
+            OfMemory(_) => Ok(OpenText::open(Arc::new(Opened { node: self, mm }))),
             Link(_) => Err(Errno::ELOOP),
             _ => Ok(OpenText::open(self)),
         }

@@ -7,6 +7,7 @@ use crate::kernel::signal::{SigSet, NSIG, SIG_DFL, SIG_IGN};
 use crate::kernel::users;
 use crate::kernel::{Cred, Task};
 use crate::mm::vma::Vma;
+use crate::mm::Mm;
 use crate::time::cpu::group_time;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -83,8 +84,7 @@ pub(super) fn resident(v: &Vma) -> u64 {
     }
 }
 
-pub(super) fn sizes(task: &Task) -> Sizes {
-    let mm = task.mm();
+pub(super) fn sizes(mm: &Mm) -> Sizes {
     let mut z = Sizes::default();
     let m = mm.map();
     z.text = m.code.1.saturating_sub(m.code.0);
@@ -186,7 +186,7 @@ pub(super) fn status(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
     }
     out.s("\n");
     if let Some(t) = &who.task {
-        let z = sizes(t);
+        let z = sizes(&t.mm());
         let kb = |out: &mut Vec<u8>, name: &str, bytes: u64| {
             out.s(name).s(":\t").dw(bytes >> 10, 8).s(" kB\n");
         };
@@ -347,7 +347,7 @@ pub(super) fn stat(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
     let mut places = [0u64; 11];
     let (mut vsize, mut rss) = (0, 0);
     if let Some(t) = &who.task {
-        let z = sizes(t);
+        let z = sizes(&t.mm());
         (vsize, rss) = (z.total, z.rss() >> 12);
         if shown {
             let mm = t.mm();
@@ -387,7 +387,7 @@ pub(super) fn stat(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
 }
 
 pub(super) fn statm(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    let z = who.task.as_ref().map(|t| sizes(t)).unwrap_or_default();
+    let z = who.task.as_ref().map(|t| sizes(&t.mm())).unwrap_or_default();
     let file = z.rss_file + z.rss_shmem;
     for n in [z.total, z.rss(), file, z.text, 0, z.data + z.stack] {
         out.d(n.div_ceil(4096)).s(" ");

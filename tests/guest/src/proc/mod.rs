@@ -9,6 +9,7 @@ mod jobs;
 mod noroom;
 mod pidfd;
 mod pty;
+mod rights;
 mod rseq;
 mod sigmore;
 mod signals;
@@ -26,6 +27,7 @@ pub const GROUPS: &[(&str, &[crate::Case])] = &[
     ("noroom", noroom::CASES),
     ("sigproc", sigproc::CASES),
     ("threads", threads::CASES),
+    ("rights", rights::CASES),
     ("rseq", rseq::CASES),
     ("futex", futex::CASES),
     ("pidfd", pidfd::CASES),
