@@ -190,10 +190,11 @@ pub async fn splice(
                     break Ok(0);
                 }
             };
-            give_back(cx, off_out, &at)?;
             if done > 0 {
+                // Before anything that can fail.
                 super::fs_rw::wrote(cx, &to);
             }
+            give_back(cx, off_out, &at)?;
             after(r, done)
         }
         (None, None) => Err(Errno::EINVAL.into()),
