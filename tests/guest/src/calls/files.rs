@@ -79,6 +79,13 @@ unsafe fn syncs() {
     fails(sync_file_range(-1, 0, 0, 0), EBADF);
 }
 
+/// Mounts of its own, where that is possible.
+unsafe fn own_mounts() {
+    if unshare(CLONE_NEWNS) == 0 {
+        ok(mount(c("none").as_ptr(), c("/").as_ptr(), std::ptr::null(), MS_REC | MS_PRIVATE, std::ptr::null()));
+    }
+}
+
 /// A tmpfs holds what it was made for and no more, in however many files; long texts of symbolic links count.
 unsafe fn tmpfs_size() {
     if !root() {
@@ -86,9 +93,7 @@ unsafe fn tmpfs_size() {
     }
     let t = Tmp::new();
     in_child(|| {
-        if unshare(CLONE_NEWNS) == 0 {
-            ok(mount(c("none").as_ptr(), c("/").as_ptr(), std::ptr::null(), MS_REC | MS_PRIVATE, std::ptr::null()));
-        }
+        own_mounts();
         let (d, kind, size) = (t.p("d"), c("tmpfs"), c("size=2m"));
         ok(mkdir(d.as_ptr(), 0o755));
         zero(mount(c("x").as_ptr(), d.as_ptr(), kind.as_ptr(), 0, size.as_ptr().cast()));
@@ -135,9 +140,7 @@ unsafe fn mounts() {
     }
     let t = Tmp::new();
     in_child(|| {
-        if unshare(CLONE_NEWNS) == 0 {
-            ok(mount(c("none").as_ptr(), c("/").as_ptr(), std::ptr::null(), MS_REC | MS_PRIVATE, std::ptr::null()));
-        }
+        own_mounts();
         let (d, kind) = (t.p("d"), c("tmpfs"));
         ok(mkdir(d.as_ptr(), 0o755));
         let before = stat_of(&d).st_dev;

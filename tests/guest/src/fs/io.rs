@@ -23,6 +23,7 @@ pub const CASES: &[crate::Case] = cases![
     copy_range,
     copy_range_errors,
     large_transfer,
+    very_large_transfers,
     file_size_limit,
     advice,
     fionread,
@@ -373,6 +374,63 @@ extern "C" fn note(_: i32) {
     HITS.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
 }
 static HITS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+
+/// More than a kernel may want to move in one go.
+unsafe fn very_large_transfers() {
+    const N: usize = (20 << 20) + 5;
+    let mut data: Vec<u8> =
+        (0..N as u64 / 8).flat_map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
+    data.resize(N, 7);
+    let t = Tmp::new();
+    let fd = t.open("f");
+    is(write(fd, data.as_ptr().cast(), N), N as i64);
+    is(lseek(fd, 0, SEEK_CUR), N as i64);
+    ok(lseek(fd, 0, SEEK_SET));
+    let mut parts = [vec![1u8; (1 << 20) + 1], vec![1; 12 << 20], vec![1; 8 << 20]];
+    let vectors: Vec<iovec> = parts.iter_mut().map(|p| iov(p)).collect();
+    is(readv(fd, vectors.as_ptr(), 3), N as i64);
+    assert!(parts.concat()[..N] == data);
+    let mut back = vec![1u8; N];
+    is(pread(fd, back.as_mut_ptr().cast(), N, 3), N as i64 - 3);
+    assert!(back[..N - 3] == data[3..]);
+    is(pwrite(fd, data.as_ptr().cast(), N, 1), N as i64);
+    is(fstat_of(fd).st_size, N as i64 + 1);
+
+    let tail = ok(open(t.file("a", b"first").as_ptr(), O_RDWR | O_APPEND));
+    is(write(tail, data.as_ptr().cast(), N), N as i64);
+    let mut end = [0u8; 8];
+    is(pread(tail, end.as_mut_ptr().cast(), 8, N as i64 - 3), 8);
+    assert_eq!(end, data[N - 8..]);
+
+    let zeros = ok(open(c("/dev/zero").as_ptr(), O_RDONLY));
+    is(read(zeros, back.as_mut_ptr().cast(), N), N as i64);
+    assert!(back.iter().all(|b| *b == 0));
+
+    for send in [false, true] {
+        let to = t.open(if send { "s" } else { "c" });
+        ok(lseek(fd, 1, SEEK_SET));
+        let mut done = 0;
+        while done < N as i64 {
+            let n = match send {
+                true => sendfile(to, fd, std::ptr::null_mut(), N - done as usize),
+                false => copy_file_range(fd, std::ptr::null_mut(), to, std::ptr::null_mut(), N - done as usize, 0),
+            };
+            assert!(ok(n) > 0);
+            done += n as i64;
+        }
+        is(pread(to, back.as_mut_ptr().cast(), N, 0), N as i64);
+        assert!(back == data);
+    }
+
+    // A write that meets the limit is short; only the next one is told of it.
+    let cut = t.open("l");
+    in_child(|| {
+        ok(setrlimit(RLIMIT_FSIZE, &rlimit { rlim_cur: 16 << 20, rlim_max: 16 << 20 }));
+        is(write(cut, data.as_ptr().cast(), N), 16 << 20);
+        on(SIGXFSZ, SIG_IGN, 0);
+        fails(write(cut, data.as_ptr().cast(), N), EFBIG);
+    });
+}
 
 unsafe fn file_size_limit() {
     let t = Tmp::new();
