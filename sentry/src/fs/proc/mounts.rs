@@ -3,7 +3,7 @@
 use super::pid::Who;
 use crate::error::{Errno, Result};
 use crate::fs::pseudo::{check_length, Put, Super};
-use crate::fs::vfs::{Mount, MountFlags, Path};
+use crate::fs::vfs::{Mount, MountFlags, Names, Path};
 use crate::mm::user::PATH_MAX;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl Places {
         if d.is_deleted() {
             return None;
         }
-        let (mut parts, mut len) = (Vec::new(), 0);
+        let mut names = Names::default();
         let start = loop {
             if Arc::ptr_eq(&d, self.root.dentry()) && Arc::ptr_eq(at.mount(), self.root.mount()) {
                 break Arc::from(&b""[..]);
@@ -59,23 +59,10 @@ impl Places {
             if Arc::ptr_eq(&d, at.mount().root_dentry()) {
                 break above?;
             }
-            let name = d.name();
-            len += name.len() + 1;
-            if len >= PATH_MAX {
-                return None;
-            }
-            parts.push(name);
+            names.push(d.name()).ok()?;
             d = d.parent()?;
         };
-        if start.len() + len >= PATH_MAX {
-            return None;
-        }
-        let mut out = start.to_vec();
-        for p in parts.iter().rev() {
-            out.push(b'/');
-            out.extend_from_slice(p);
-        }
-        Some(out.into())
+        (start.len() + names.len() < PATH_MAX).then(|| names.below(&start).into())
     }
 }
 
@@ -131,26 +118,13 @@ pub(super) fn mounts(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
 
 /// The part of the file system that a mount shows; `None` when that is longer than a path can be.
 fn root_in_fs(m: &Arc<Mount>) -> Option<Vec<u8>> {
-    let (mut parts, mut len) = (Vec::new(), 0);
+    let mut names = Names::default();
     let mut d = m.root_dentry().clone();
     while let Some(up) = d.parent() {
-        let name = d.name();
-        len += name.len() + 1;
-        if len >= PATH_MAX {
-            return None;
-        }
-        parts.push(name);
+        names.push(d.name()).ok()?;
         d = up;
     }
-    if parts.is_empty() {
-        return Some(b"/".to_vec());
-    }
-    let mut out = Vec::new();
-    for p in parts.iter().rev() {
-        out.push(b'/');
-        out.extend_from_slice(p);
-    }
-    Some(out)
+    Some(if names.len() == 0 { b"/".to_vec() } else { names.below(&[]) })
 }
 
 pub(super) fn mountinfo(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {

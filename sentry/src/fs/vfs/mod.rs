@@ -25,6 +25,41 @@ use crate::error::{Errno, Result};
 use crate::mm::user::PATH_MAX;
 use std::sync::Arc;
 
+/// The names from a place up to where its name begins.
+#[derive(Default)]
+pub(in crate::fs) struct Names {
+    parts: Vec<Arc<[u8]>>,
+    len: usize,
+}
+
+impl Names {
+    /// The next one further up. `ENAMETOOLONG` when no path can be as long as all of them: trees are as deep as guests make them.
+    pub(in crate::fs) fn push(&mut self, name: Arc<[u8]>) -> Result<()> {
+        self.len += name.len() + 1;
+        if self.len >= PATH_MAX {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        self.parts.push(name);
+        Ok(())
+    }
+
+    /// Bytes that they take, each with its slash.
+    pub(in crate::fs) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// All of them behind `start`, each with a slash before it.
+    pub(in crate::fs) fn below(&self, start: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(start.len() + self.len);
+        out.extend_from_slice(start);
+        for part in self.parts.iter().rev() {
+            out.push(b'/');
+            out.extend_from_slice(part);
+        }
+        out
+    }
+}
+
 /// A place in the tree of names: a mount and a dentry in it.
 #[derive(Clone)]
 pub struct Path {
@@ -68,8 +103,7 @@ impl Path {
     /// The absolute name as seen from `root`, or from the top of what it can reach if `root` is not above it (second value false). A
     /// removed name is given without a mark. `ENAMETOOLONG` for one that no path can be: trees are as deep as guests make them.
     fn names(&self, root: Option<&Path>) -> Result<(Vec<u8>, bool)> {
-        let mut parts: Vec<Arc<[u8]>> = Vec::new();
-        let mut len = 0;
+        let mut names = Names::default();
         let mut at = self.clone();
         let reached = loop {
             if root.is_some_and(|r| *r == at) {
@@ -82,22 +116,13 @@ impl Path {
                 }
                 continue;
             }
-            let name = at.dentry.name();
-            len += name.len() + 1;
-            if len >= PATH_MAX {
-                return Err(Errno::ENAMETOOLONG);
-            }
-            parts.push(name);
+            names.push(at.dentry.name())?;
             match at.dentry.parent() {
                 Some(p) => at.dentry = p,
                 None => break false,
             }
         };
-        let mut out = Vec::with_capacity(64);
-        for p in parts.iter().rev() {
-            out.push(b'/');
-            out.extend_from_slice(p);
-        }
+        let mut out = names.below(&[]);
         if out.is_empty() {
             out.push(b'/');
         }
