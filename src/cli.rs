@@ -100,6 +100,10 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = HandOff::Adaptive)]
     pub hand_off: HandOff,
 
+    /// Start this many workers at once and have guests wake any of them, as on a machine with so many processors (for tests)
+    #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub workers: Option<u32>,
+
     /// Whether call sites that trap often are patched to enter the sandbox's kernel without a trap (`off` to compare)
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Switch::On)]
     pub patch: Switch,

@@ -81,6 +81,8 @@ pub struct SentryConfig {
     pub strace: bool,
     pub verbosity: Verbosity,
     pub hand_off: crate::cli::HandOff,
+    /// Workers to start whatever the machine has; see [`crate::cli::RunArgs::workers`].
+    pub workers: Option<u32>,
     /// Patch call sites.
     pub patch: bool,
     pub stats: bool,

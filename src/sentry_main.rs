@@ -57,16 +57,13 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
     let strace = if config.strace { Some(File::from(sys::inherited_fd(fd::STRACE)?)) } else { None };
     // The filter is made while the zygote starts. Besides, glibc sets its signal handlers up with the first thread; afterwards
     // `rt_sigaction` is not needed any more.
-    let filter = std::thread::spawn(|| {
-        settle_allocator();
-        confine::seccomp::Filter::make()
-    });
-    let executor = Executor::new(match config.hand_off {
+    let filter = std::thread::spawn(confine::seccomp::Filter::make);
+    let hand_off = match config.hand_off {
         HandOff::Adaptive => platform::HandOff::Adaptive,
         HandOff::Sleep => platform::HandOff::Sleep,
         HandOff::Spin => platform::HandOff::Spin,
-    })
-    .context("starting the executor")?;
+    };
+    let executor = Executor::new(hand_off, config.workers).context("starting the executor")?;
     let platform = start_platform(&executor, config.strace, config.patch)?;
     filter.join().map_err(|_| anyhow!("making the seccomp filter"))??.lock()?;
     log::debug!("the Sentry is locked in");
@@ -112,14 +109,6 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
         None => FromSentry::Exited(u8::try_from(status).unwrap_or(crate::OWN_FAILURE)),
     };
     finish(&message, control)
-}
-
-/// Has glibc give memory of a thread's heap back once: the first time it looks for `/proc/sys/vm/overcommit_memory`, with a call
-/// that is not allowed later on.
-fn settle_allocator() {
-    // Less than what gets a mapping of its own each, and more than what is kept together.
-    let blocks: [Vec<u8>; 5] = std::array::from_fn(|_| Vec::with_capacity(100 << 10));
-    drop(std::hint::black_box(blocks));
 }
 
 /// Sets the process up, from the outermost confinement inwards.

@@ -9,7 +9,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// Bit N: standard stream N was open when the program was started.
 static OPEN_AT_START: AtomicU8 = AtomicU8::new(0);
 
-extern "C" fn look_at_streams() {
+extern "C" fn before_main() {
+    look_at_streams();
+    bound_allocator();
+}
+
+fn look_at_streams() {
     for fd in 0..3 {
         // SAFETY: F_GETFD takes no pointer.
         if unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0 {
@@ -18,10 +23,24 @@ extern "C" fn look_at_streams() {
     }
 }
 
-/// Run before `main`: std opens /dev/null in place of what is closed, and nothing could be told afterwards.
+/// Gives the C library's allocator one arena (mallopt(3), `M_ARENA_MAX`).
+///
+/// With more arenas glibc makes host calls by itself that no confined process may make: with the ninth it counts the
+/// processors, for which it opens a file of `/sys`; the first time that it gives memory of another arena than the main
+/// one back it opens `/proc/sys/vm/overcommit_memory`.
+fn bound_allocator() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes numbers; there is one thread. It fails for no value of this parameter.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Run before `main`, while there is one thread. std opens /dev/null in place of streams that are closed, and nothing could be told
+/// afterwards; the allocator's arenas are bounded before there are any.
 #[used]
 #[link_section = ".init_array"]
-static LOOK: extern "C" fn() = look_at_streams;
+static BEFORE_MAIN: extern "C" fn() = before_main;
 
 /// Whether standard stream `n` was open when the program was started.
 pub fn was_open(n: usize) -> bool {

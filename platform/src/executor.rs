@@ -34,7 +34,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::cores::{self, Cores, Pinned, Place};
 use crate::pace::{Gait, HandOff, Look, Next, Pace};
-use crate::systrap::abi::state::WAITING;
+use crate::systrap::abi::{state::WAITING, BELLS};
 use crate::systrap::handoff::{self, is_posted};
 use crate::systrap::watched::{GlobalPage, Watched};
 use clerks::Clerks;
@@ -188,7 +188,9 @@ const SETTLES_NS: u64 = 200_000_000;
 const JOBS: usize = 64;
 
 impl Executor {
-    pub fn new(hand_off: HandOff) -> io::Result<Arc<Self>> {
+    /// `workers`: so many threads that answer guests beside the leader are started at once, and guests wake any of them, as if
+    /// there were so many cores; for tests.
+    pub fn new(hand_off: HandOff, workers: Option<u32>) -> io::Result<Arc<Self>> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let bell = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
@@ -201,8 +203,10 @@ impl Executor {
             _ => 0,
         });
         let narrow = pace.gait().narrow();
-        let clerks = Clerks::new(&cores)?;
-        Ok(Arc::new_cyclic(|me| Executor {
+        let workers = workers.map(|n| n.clamp(1, BELLS));
+        let clerks = Clerks::new(&cores, workers)?;
+        global.set_any_bell(workers.unwrap_or(0));
+        let executor = Arc::new_cyclic(|me| Executor {
             me: me.clone(),
             ready: Mutex::default(),
             ready_len: AtomicUsize::new(0),
@@ -233,7 +237,11 @@ impl Executor {
             fetched: Mutex::default(),
             hand_off,
             counters: Counters::default(),
-        }))
+        });
+        if let Some(n) = workers {
+            executor.start_clerks_for((1 << n) - 1);
+        }
+        Ok(executor)
     }
 
     pub(crate) fn bell(&self) -> &EventFd {
@@ -613,6 +621,8 @@ impl Executor {
     fn scan(&self) -> Look {
         let mut active = self.active.lock();
         let mut look = Look::default();
+        let narrow = self.narrow.load(Relaxed);
+        let mut cores = 0;
         let mut i = 0;
         while i < active.len() {
             let w = &active[i];
@@ -621,6 +631,9 @@ impl Executor {
                 if is_posted(state) {
                     w.armed.store(false, SeqCst);
                     look.found += 1;
+                    if !narrow {
+                        cores |= 1 << (w.core() % BELLS);
+                    }
                     if let Some(waker) = w.waker.lock().as_ref() {
                         waker.wake_by_ref();
                     }
@@ -640,9 +653,11 @@ impl Executor {
                 active.swap_remove(i);
             }
         }
+        drop(active);
         self.running.store(look.running, Relaxed);
         if look.found > 0 {
             self.counters.found.fetch_add(look.found as u64, Relaxed);
+            self.start_clerks_for(cores);
         }
         look
     }

@@ -265,6 +265,9 @@ pub struct Global {
     pub native_futex: AtomicU32,
     /// For which cores (modulo [`BELLS`]) a clerk of the Sentry's waits at the core's own bell.
     pub clerks: AtomicU32,
+    /// Not 0: stubs take no notice of their core and ring any of the first so many bells (for tests of a machine with
+    /// many cores).
+    pub any_bell: AtomicU32,
 }
 
 /// `CLONE_PARENT | SIGCHLD`: every stub is a child of the Sentry.

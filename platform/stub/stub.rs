@@ -306,7 +306,10 @@ unsafe fn post_kind(cell: *mut Cell, kind: u32) {
             let core = sys::core();
             (*cell).core.store(core, Relaxed);
             (*cell).rang = 1;
-            let which = core % BELLS;
+            let which = match global().any_bell.load(Relaxed) {
+                0 => core % BELLS,
+                n => sys::cycles() % n,
+            };
             let own = global().clerks.load(Relaxed) >> which & 1 != 0;
             let bell = if own { BELLS_FD as u32 + which } else { BELL_FD as u32 };
             let one = 1u64;

@@ -64,6 +64,14 @@ pub fn core() -> u32 {
     limit & NUMBER
 }
 
+/// Some number: the low bits of the time stamp counter.
+pub fn cycles() -> u32 {
+    let low: u32;
+    // SAFETY: reads a counter.
+    unsafe { asm!("rdtsc", out("eax") low, out("edx") _, options(nomem, nostack)) };
+    low >> 6
+}
+
 pub fn gs_base() -> u64 {
     let v;
     // SAFETY: reads a register.

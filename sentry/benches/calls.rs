@@ -296,7 +296,7 @@ fn time(mut f: impl FnMut()) -> f64 {
 
 fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with("--"));
-    let executor = Executor::new(platform::HandOff::default()).expect("executor");
+    let executor = Executor::new(platform::HandOff::default(), None).expect("executor");
     let kernel = Kernel::new(Arc::new(NoPlatform), executor, Options::default(), "bench".into());
     let space = Arc::new(Memory(Mutex::new(vec![0; 4 << 20])));
     let task = task(&kernel, &space, root(&kernel));

@@ -152,4 +152,40 @@ mod tests {
     fn the_filter_compiles() {
         Filter::make().unwrap();
     }
+
+    /// In the process that [`many_threads_allocate_under_the_filter`] starts.
+    const CONFINED: &str = "RUNSC_RS_TEST_CONFINED";
+
+    /// 64 threads that live at the same time allocate, free each other's memory and end. The filter stays in force for good,
+    /// so this is done in a process of its own.
+    #[test]
+    fn many_threads_allocate_under_the_filter() {
+        if std::env::var_os(CONFINED).is_none() {
+            let name = "confine::seccomp::tests::many_threads_allocate_under_the_filter";
+            let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+            let ended = again.args(["--exact", name, "--nocapture"]).env(CONFINED, "1").output().unwrap();
+            let err = String::from_utf8_lossy(&ended.stderr);
+            assert_eq!(ended.status.code(), Some(77), "{err}");
+            return;
+        }
+        // As in the Sentry, a thread before the filter.
+        let filter = std::thread::spawn(Filter::make).join().unwrap().unwrap();
+        filter.lock().unwrap();
+        let all = std::sync::Arc::new(std::sync::Barrier::new(64));
+        let threads: Vec<_> = (0..64)
+            .map(|n| {
+                let all = all.clone();
+                std::thread::spawn(move || {
+                    all.wait();
+                    let blocks: Vec<Vec<u8>> = (0..200).map(|i| vec![n; (i * 977) % (150 << 10)]).collect();
+                    all.wait();
+                    blocks
+                })
+            })
+            .collect();
+        for thread in threads {
+            drop(thread.join().unwrap());
+        }
+        sys::exit_now(77);
+    }
 }

@@ -74,6 +74,7 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         strace: strace.is_some(),
         verbosity,
         hand_off: args.hand_off,
+        workers: args.workers,
         patch: args.patch == Switch::On,
         stats: args.stats,
         become_ids: (!rootless).then_some(NOBODY),

@@ -4,6 +4,9 @@
 //!
 //! A clerk does what the leader does, but looks after no timers and no host descriptors. When the gait changes it leaves the work to the leader.
 //!
+//! There are at most [`BELLS`] clerks, however many cores the host has, and each is started when a call of a guest has come from
+//! one of its cores ([`Executor::start_clerks_for`]).
+//!
 //! # Bells
 //! A clerk sleeps in `read` of an eventfd. So that this can be, a write that would overflow it waits, too: until the clerk has read, for
 //! which that very counter has woken it.
@@ -13,7 +16,6 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::AsFd;
 
 use super::*;
-use crate::systrap::abi::BELLS;
 
 /// Cores with the same number modulo [`BELLS`] share one.
 struct Clerk {
@@ -24,23 +26,36 @@ struct Clerk {
 pub(super) struct Clerks {
     /// Those of cores that this process may use; none if there is one core only.
     clerks: Vec<Clerk>,
-    /// Which of them have a thread ([`crate::systrap::abi::Global::clerks`]); `None`: not tried yet.
-    started: Mutex<Option<u32>>,
+    /// Which of them have a thread ([`crate::systrap::abi::Global::clerks`]).
+    started: AtomicU32,
+    /// Which of them nothing has been tried for yet.
+    missing: AtomicU32,
+    /// They are not bound to cores ([`crate::systrap::abi::Global::any_bell`]).
+    unbound: bool,
 }
 
 impl Clerks {
-    pub(super) fn new(cores: &Cores) -> io::Result<Self> {
+    /// `forced`: so many, whatever cores there are.
+    pub(super) fn new(cores: &Cores, forced: Option<u32>) -> io::Result<Self> {
+        let wanted = |which: &u32| match forced {
+            Some(n) => *which < n,
+            None => cores.count() > 1 && cores.any_of(*which, BELLS),
+        };
         let mut clerks = Vec::new();
-        if cores.count() > 1 {
-            for which in (0..BELLS).filter(|which| cores.any_of(*which, BELLS)) {
-                clerks.push(Clerk { which, bell: EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)? });
-            }
+        for which in (0..BELLS).filter(wanted) {
+            clerks.push(Clerk { which, bell: EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)? });
         }
-        Ok(Clerks { clerks, started: Mutex::new(None) })
+        let missing = clerks.iter().fold(0, |mask, c| mask | 1 << c.which);
+        Ok(Clerks { clerks, started: AtomicU32::new(0), missing: AtomicU32::new(missing), unbound: forced.is_some() })
+    }
+
+    /// Which have a thread.
+    pub(super) fn started(&self) -> u32 {
+        self.started.load(Relaxed)
     }
 
     pub(super) fn ring_all(&self) {
-        let started = self.started.lock().unwrap_or(0);
+        let started = self.started();
         for clerk in self.clerks.iter().filter(|c| started >> c.which & 1 != 0) {
             // One that a stub has filled wakes its clerk without this, and would keep us waiting if the clerk has gone.
             let mut room = [PollFd::new(clerk.bell.as_fd(), PollFlags::POLLOUT)];
@@ -57,26 +72,31 @@ impl Executor {
         self.clerks.clerks.iter().find(|c| c.which == which).map_or(&*self.bell, |c| &c.bell)
     }
 
-    /// For which cores there are clerks now.
-    pub(super) fn start_clerks(&self) -> u32 {
-        let mut started = self.clerks.started.lock();
-        *started.get_or_insert_with(|| {
-            let mut mask = 0;
-            for which in self.clerks.clerks.iter().map(|c| c.which) {
-                let Some(executor) = self.me.upgrade() else { break };
-                let thread = std::thread::Builder::new().name(format!("clerk {which}"));
-                match thread.spawn(move || executor.clerk(which)) {
-                    Ok(_) => mask |= 1 << which,
-                    Err(e) => log::warn!("no clerk for core {which}: {e}"),
-                }
+    /// Starts the clerks of these cores (a bit for each number modulo [`BELLS`]), as far as they are missing.
+    pub(super) fn start_clerks_for(&self, cores: u32) {
+        let clerks = &self.clerks;
+        if cores & clerks.missing.load(Relaxed) == 0 {
+            return;
+        }
+        let mine = clerks.missing.fetch_and(!cores, Relaxed) & cores;
+        for which in (0..BELLS).filter(|which| mine >> which & 1 != 0) {
+            let Some(executor) = self.me.upgrade() else { return };
+            let thread = std::thread::Builder::new().name(format!("clerk {which}"));
+            match thread.spawn(move || executor.clerk(which)) {
+                Ok(_) => drop(clerks.started.fetch_or(1 << which, Relaxed)),
+                Err(e) => log::warn!("no clerk for core {which}: {e}"),
             }
-            mask
-        })
+        }
+        if !self.narrow.load(Relaxed) {
+            self.global.set_clerks(clerks.started());
+        }
     }
 
     fn clerk(&self, which: u32) {
         CLERK.set(true);
-        self.cores.stay(which, BELLS);
+        if !self.clerks.unbound {
+            self.cores.stay(which, BELLS);
+        }
         while !self.exit.load(SeqCst) {
             if self.bell_of(which).read().is_err() {
                 continue;

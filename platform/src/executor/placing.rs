@@ -24,7 +24,7 @@ impl Executor {
     /// The leader goes where the gait wants it, and has clerks at the cores if it will sleep between calls.
     pub(super) fn enter_gait(&self, gait: Gait) {
         self.cores.go(place_of(gait));
-        let mask = if gait == Gait::Wide { self.start_clerks() } else { 0 };
+        let mask = if gait == Gait::Wide { self.clerks.started() } else { 0 };
         self.global.set_clerks(mask);
     }
 

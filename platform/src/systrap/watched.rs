@@ -108,6 +108,10 @@ impl GlobalPage {
     pub(crate) fn set_clerks(&self, mask: u32) {
         self.global().clerks.store(mask, SeqCst);
     }
+    /// See [`Global::any_bell`].
+    pub(crate) fn set_any_bell(&self, workers: u32) {
+        self.global().any_bell.store(workers, SeqCst);
+    }
     pub(crate) fn set_native_futex(&self, how: u32) {
         self.global().native_futex.store(how, SeqCst);
     }

@@ -29,7 +29,7 @@ where
     F: FnOnce(Arc<Systrap>, Arc<Executor>) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let executor = Executor::new(HandOff::default()).unwrap();
+    let executor = Executor::new(HandOff::default(), None).unwrap();
     let on_fatal = Arc::new(|m: &str| eprintln!("fatal: {m}"));
     let platform = Systrap::new(Config { executor: executor.clone(), pool: 2, see_all, on_fatal }).unwrap();
     let future = test(platform.clone(), executor.clone());
