@@ -97,6 +97,6 @@ groups! {
     mmap mprotect mremap memshare
     fork wait clone exec signals sigframe noroom sigproc threads rights rseq futex pidfd jobs pty ids
     patched sysv mqueue system
-    inet tcp udp netlink splice
+    inet tcp udp unix netlink splice
     oldcalls filecalls proccalls timecalls ipccalls polls interrupts
 }

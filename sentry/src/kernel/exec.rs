@@ -299,6 +299,9 @@ fn may_stay(task: &Task, thread: &dyn GuestThread) -> bool {
     sole && task.group.rel.lock().threads.len() == 1 && thread.sole() && thread.gs_base() == 0
 }
 
+/// Linux's `ELF_ET_DYN_BASE` on x86-64: where position-independent programs begin, less what is random.
+const PIE_BASE: u64 = 0x5555_5555_4000;
+
 /// Where a program may be loaded.
 pub enum Home<'a> {
     /// The process that the thread is in may load it itself, if that harms nobody.
@@ -369,7 +372,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: Home<'_>) -> Result
         0
     } else if interp.is_some() {
         let align = elf.align();
-        ((0x5555_5555_4000 + ((random_u64() & 0xfff_ffff) << 12)) & !(align - 1)).wrapping_sub(lo & !(align - 1))
+        ((PIE_BASE + ((random_u64() & 0xfff_ffff) << 12)) & !(align - 1)).wrapping_sub(lo & !(align - 1))
     } else {
         (map.find_room_for_text(hi - lo + elf.align())?.0 & !(elf.align() - 1)).wrapping_sub(lo)
     };
@@ -392,7 +395,10 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: Home<'_>) -> Result
             map.data = (s, e);
         }
     }
-    map.brk_start = bias.wrapping_add(hi) + ((random_u64() & 0x1fff) << 12);
+    // A program that is its own interpreter (a dynamic linker, a static PIE) lies among the mappings, where its heap would
+    // leave no room below: Linux puts that where other position-independent programs begin.
+    let end = if elf.pie && interp.is_none() { PIE_BASE } else { bias.wrapping_add(hi) };
+    map.brk_start = end + ((random_u64() & 0x1fff) << 12);
     map.brk = map.brk_start;
     map.exe = file.path.clone();
     map.runs = runner.map(Arc::new);

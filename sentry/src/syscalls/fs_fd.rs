@@ -6,6 +6,7 @@ use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::lock::{self, Range};
 use crate::fs::owner::{self, Who};
+use crate::fs::tmpfs::TmpInode;
 use crate::fs::{dnotify, lease, pipe, File};
 use crate::kernel::Task;
 use std::sync::atomic::Ordering;
@@ -145,6 +146,11 @@ async fn record_lock(cx: &mut Ctx<'_>, file: Arc<File>, cmd: i32, arg: u64) -> S
     Ok(0)
 }
 
+/// The inode of a file that can have seals: a regular one of a tmpfs, memory files included.
+fn sealable(file: &File) -> Result<&TmpInode> {
+    file.tmp().filter(|t| t.kind() == libc::S_IFREG).ok_or(Errno::EINVAL)
+}
+
 pub async fn fcntl(cx: &mut Ctx<'_>, fd: Fd, cmd: i32, arg: u64) -> SysResult {
     let files = cx.task.files();
     let entry = files.entry(fd.0)?;
@@ -253,12 +259,12 @@ pub async fn fcntl(cx: &mut Ctx<'_>, fd: Fd, cmd: i32, arg: u64) -> SysResult {
         }
         libc::F_SETPIPE_SZ => pipe::fcntl_size(cx.task, &file, Some(arg)),
         libc::F_GETPIPE_SZ => pipe::fcntl_size(cx.task, &file, None),
-        libc::F_GET_SEALS => Ok(file.tmp().ok_or(Errno::EINVAL)?.seals() as u64),
+        libc::F_GET_SEALS => Ok(sealable(&file)?.seals() as u64),
         libc::F_ADD_SEALS => {
-            let t = file.tmp().ok_or(Errno::EINVAL)?;
             if !file.writable() {
                 return Err(Errno::EPERM.into());
             }
+            let t = sealable(&file)?;
             t.add_seals(arg as i32)?;
             Ok(0)
         }

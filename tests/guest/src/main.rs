@@ -4,7 +4,7 @@
 //! `guest-tests list` prints one case a line as `group/name`; `guest-tests run group/name` runs one in this process
 //! (exit 0 = passed, otherwise a message is on stderr); `guest-tests all [PREFIX…]` runs each matching case in a process
 //! of its own and prints a tally; `guest-tests helper …` is what the cases themselves execute;
-//! `guest-tests storm SEED ROUNDS` makes random calls (sandbox only);
+//! `guest-tests fuzz NAME SEED SECONDS` makes hostile input at random (sandbox only);
 //! `guest-tests hostile NAME …` are attacks, for the escape suite only.
 //!
 //! # `unsafe`
@@ -22,13 +22,13 @@ macro_rules! cases {
 
 mod calls;
 mod fs;
+mod fuzz;
 mod helper;
 mod hostile;
 mod ipc;
 mod mm;
 mod net;
 mod proc;
-mod storm;
 mod sys;
 mod t;
 
@@ -68,11 +68,11 @@ fn main() {
             unsafe { f() }
         }
         Some("all") => exit(all(&args[2..])),
-        Some("storm") => exit(storm::main(&args[2..])),
+        Some("fuzz") => exit(fuzz::main(&args[2..])),
         Some("helper") => exit(helper::main(&args[2..])),
         Some("hostile") => exit(hostile::main(&args[2..])),
         _ => {
-            eprintln!("usage: guest-tests list | run GROUP/CASE | all [PREFIX…] | storm SEED ROUNDS | helper … | hostile NAME");
+            eprintln!("usage: guest-tests list | run GROUP/CASE | all [PREFIX…] | fuzz NAME SEED SECONDS | helper … | hostile NAME");
             exit(2)
         }
     }

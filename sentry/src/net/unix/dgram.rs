@@ -205,7 +205,9 @@ impl Proto for Dgram {
             self.bind_name(task, Name::Auto)?;
         }
         let other = self.find(task, &name)?;
-        *self.inner.cred.lock() = *other.cred.lock();
+        // It may be this socket itself.
+        let cred = *other.cred.lock();
+        *self.inner.cred.lock() = cred;
         *self.inner.peer.lock() = Some(Arc::downgrade(&other));
         self.inner.wake.wake(OUT);
         Ok(Connect::Done)

@@ -502,6 +502,12 @@ unsafe fn memfd_seals() {
     fails(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), EPERM);
     is(fcntl(fd, F_GET_SEALS), (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL).into());
     fails(fcntl(0, F_GET_SEALS), EINVAL);
+    // What is no regular file has none, whatever file system it is in.
+    for (path, flags, error) in [(c"/dev/null", O_RDWR, EINVAL), (c"/dev/shm", O_RDONLY, EPERM)] {
+        let fd = ok(open(path.as_ptr(), flags));
+        fails(fcntl(fd, F_GET_SEALS), EINVAL);
+        fails(fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL), error);
+    }
 }
 
 unsafe fn umask_call() {

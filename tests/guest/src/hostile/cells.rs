@@ -119,6 +119,23 @@ unsafe fn work(round: u64) {
     sched_yield();
 }
 
+/// A round of the fuzzer: forgers of every kind, while calls are made.
+pub unsafe fn fuzz_cells(seed: u64) {
+    raw::arm();
+    for f in 0..3u64 {
+        std::thread::spawn(move || {
+            let mut d = Dice(seed ^ (f + 1) << 60 | 1);
+            for _ in 0..100_000u32 {
+                let (kind, slot) = (d.next() % 9, d.next() % 5);
+                forge(kind as usize, slot, &mut d);
+            }
+        });
+    }
+    for round in 0..100 {
+        work(round);
+    }
+}
+
 pub unsafe fn cells() {
     raw::arm();
     const KINDS: usize = 9;

@@ -4,7 +4,7 @@
 //! Attacks run in children of the first process, which watches over them ([`survive`]): most kill or wedge their own process, and that
 //! is their own affair. What counts is that the first process, the bystander and the host do not notice.
 
-mod cells;
+pub mod cells;
 mod descriptors;
 mod entries;
 mod files;

@@ -8,6 +8,7 @@ mod netlink;
 mod splice;
 mod tcp;
 mod udp;
+mod unix;
 
 pub const GROUPS: &[(&str, &[crate::Case])] = &[
     ("inet", inet::CASES),
@@ -15,6 +16,7 @@ pub const GROUPS: &[(&str, &[crate::Case])] = &[
     ("splice", splice::CASES),
     ("tcp", tcp::CASES),
     ("udp", udp::CASES),
+    ("unix", unix::CASES),
 ];
 
 pub const LEN4: u32 = size_of::<sockaddr_in>() as u32;

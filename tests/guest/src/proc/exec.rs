@@ -26,6 +26,7 @@ pub const CASES: &[crate::Case] = cases![
     by_descriptor,
     execveat_flags,
     relative_path,
+    own_interpreter,
     through_symlink,
     own_path,
     auxiliary_vector,
@@ -400,6 +401,15 @@ unsafe fn relative_path() {
         exec(&p, &["g", "helper", "exit", "8"], &[]);
     });
     exited(&o, 8, "");
+}
+
+/// A dynamic linker that is executed itself lies where other programs have their mappings, and there is still room below it.
+unsafe fn own_interpreter() {
+    let m = me();
+    let o = run(|| {
+        exec("/lib64/ld-linux-x86-64.so.2", &["ld.so", &m, "run", "mmap/big_reservation"], &[]);
+    });
+    exited(&o, 0, "");
 }
 
 unsafe fn through_symlink() {

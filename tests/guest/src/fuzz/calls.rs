@@ -1,33 +1,14 @@
-//! `guest-tests storm SEED ROUNDS`: system calls at random, for the sandbox only. Each round is a process with two threads and
-//! one descriptor of every kind, which makes calls with arguments that are more often nearly right than not, until it has
-//! made enough or dies of them. Nothing is expected of the answers; the kernel must survive.
+//! System calls at random. Each round is a process with two threads and one descriptor of every kind, which makes calls with
+//! arguments that are more often nearly right than not, until it has made enough or dies of them.
 
+use super::Random;
 use libc::*;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 const CALLS: usize = 400;
 const PAGE: usize = 4096;
 /// Pages that calls read and write; one that they may not touch follows.
 const SCRATCH: usize = 16;
-const ROUND_MS: u64 = 2000;
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-    fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 11) % n
-    }
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len() as u64) as usize]
-    }
-}
 
 /// Paths that calls may be given, at the beginning of the scratch pages.
 const PATHS: &[&str] = &[
@@ -57,7 +38,7 @@ const PATHS: &[&str] = &[
 ];
 const PATH_SLOT: usize = 64;
 
-/// Numbers of calls that would end the storm, or reach out of its round for what lets it go on.
+/// Numbers of calls that would end the fuzzer, or reach out of its round for what lets it go on.
 #[allow(non_upper_case_globals)]
 fn left_out(nr: u64, root: bool) -> bool {
     let ends = matches!(nr as i64, SYS_exit | SYS_exit_group | SYS_reboot | SYS_umount2 | SYS_pivot_root | SYS_chroot);
@@ -205,11 +186,9 @@ unsafe fn descriptors() -> Vec<i32> {
 }
 
 /// Calls of one process; may not return.
-unsafe fn round(seed: u64) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+pub unsafe fn round(mut random: Random) {
     let root = random.below(2) == 0;
-    let dir = std::env::temp_dir().join(format!("storm-{}", std::process::id()));
+    let dir = std::env::temp_dir().join(format!("fuzz-{}", std::process::id()));
     std::fs::create_dir_all(dir.join("dir")).unwrap();
     std::env::set_current_dir(&dir).unwrap();
     let _ = std::os::unix::fs::symlink("file", "link");
@@ -238,7 +217,7 @@ unsafe fn round(seed: u64) {
         move || {
             let whole = mmap(null_mut(), (SCRATCH + 1) * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
             mprotect(whole, SCRATCH * PAGE, PROT_READ | PROT_WRITE);
-            let mut r = Round { random: Random(seed | 1), fds, scratch: whole as u64, root };
+            let mut r = Round { random: Random::new(seed), fds, scratch: whole as u64, root };
             for i in 0..CALLS {
                 if i % 50 == 0 {
                     r.fill();
@@ -252,59 +231,4 @@ unsafe fn round(seed: u64) {
     if let Ok(other) = other {
         let _ = other.join();
     }
-}
-
-/// Kills what a round has left in its process group, and waits for the rest of its time.
-unsafe fn finish(pid: i32) {
-    for _ in 0..ROUND_MS / 2 {
-        let mut status = 0;
-        match waitpid(pid, &mut status, WNOHANG) {
-            0 => usleep(2000),
-            _ => return,
-        };
-    }
-    kill(pid, SIGKILL);
-    waitpid(pid, null_mut(), 0);
-}
-
-pub fn main(args: &[String]) -> i32 {
-    let number = |i: usize| args.get(i).and_then(|a| a.parse().ok());
-    let (Some(seed), Some(rounds)) = (number(0), number(1)) else {
-        eprintln!("usage: guest-tests storm SEED ROUNDS");
-        return 2;
-    };
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    if !release.contains("runsc-rs") {
-        eprintln!("a storm is for the sandbox: it would break this machine");
-        return 2;
-    }
-    static ROUND: AtomicUsize = AtomicUsize::new(0);
-    // Two at a time.
-    let workers: Vec<_> = (0..2)
-        .map(|_| {
-            std::thread::spawn(move || loop {
-                let n = ROUND.fetch_add(1, Relaxed) as u64;
-                if n >= rounds {
-                    break;
-                }
-                unsafe {
-                    let pid = fork();
-                    if pid == 0 {
-                        // What the round prints is of no interest.
-                        let null = open(c"/dev/null".as_ptr(), O_RDWR);
-                        (0..3).for_each(|fd| {
-                            dup2(null, fd);
-                        });
-                        setpgid(0, 0);
-                        round(seed.wrapping_mul(1_000_003).wrapping_add(n));
-                        _exit(0);
-                    }
-                    finish(pid);
-                }
-            })
-        })
-        .collect();
-    workers.into_iter().for_each(|w| w.join().unwrap());
-    println!("{rounds} rounds");
-    0
 }

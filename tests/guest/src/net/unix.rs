@@ -1,0 +1,48 @@
+//! Sockets of the unix family.
+
+use crate::t::*;
+use libc::*;
+use std::mem::{size_of, zeroed};
+
+pub const CASES: &[crate::Case] = cases![connected_to_itself, connected_to_its_listener];
+
+/// An abstract name of the process's own, and its length.
+unsafe fn name(of: u8) -> (sockaddr_un, u32) {
+    let mut a: sockaddr_un = zeroed();
+    a.sun_family = AF_UNIX as u16;
+    let text = format!("\0unix-{}-{of}", getpid());
+    for (to, from) in a.sun_path.iter_mut().zip(text.bytes()) {
+        *to = from as c_char;
+    }
+    (a, (size_of::<sa_family_t>() + text.len()) as u32)
+}
+
+unsafe fn named(kind: i32, of: u8) -> (i32, sockaddr_un, u32) {
+    let fd = ok(socket(AF_UNIX, kind | SOCK_CLOEXEC, 0));
+    let (a, len) = name(of);
+    ok(bind(fd, (&raw const a).cast(), len));
+    (fd, a, len)
+}
+
+unsafe fn connected_to_itself() {
+    let (fd, a, len) = named(SOCK_DGRAM, 0);
+    for _ in 0..2 {
+        ok(connect(fd, (&raw const a).cast(), len));
+        is(send(fd, b"mine".as_ptr().cast(), 4, 0), 4);
+        assert_eq!(get(fd, 4), b"mine");
+    }
+    let mut cred: ucred = zeroed();
+    let mut n = size_of::<ucred>() as u32;
+    ok(getsockopt(fd, SOL_SOCKET, SO_PEERCRED, (&raw mut cred).cast(), &mut n));
+    let (mut peer, mut n): (sockaddr_un, u32) = (zeroed(), size_of::<sockaddr_un>() as u32);
+    ok(getpeername(fd, (&raw mut peer).cast(), &mut n));
+    assert_eq!((n, peer.sun_path), (len, a.sun_path));
+}
+
+unsafe fn connected_to_its_listener() {
+    for kind in [SOCK_STREAM, SOCK_SEQPACKET] {
+        let (fd, a, len) = named(kind, kind as u8);
+        ok(listen(fd, 1));
+        fails(connect(fd, (&raw const a).cast(), len), EINVAL);
+    }
+}
