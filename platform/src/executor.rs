@@ -40,7 +40,10 @@ use crate::systrap::watched::{GlobalPage, Watched};
 use clerks::Clerks;
 
 mod clerks;
+mod long;
 mod placing;
+
+pub use long::{aside, drop_aside, Rounds};
 
 type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -184,6 +187,8 @@ const FETCHED_NS: i64 = 10_000_000;
 const FOLLOWERS: usize = 6;
 /// How long [`Executor::settle`] waits.
 const SETTLES_NS: u64 = 200_000_000;
+/// Most timers that fire before somebody else is looked after.
+const FIRED_AT_ONCE: usize = 64;
 /// Most jobs that wait for a quiet moment.
 const JOBS: usize = 64;
 
@@ -252,6 +257,7 @@ impl Executor {
 
     /// Polls, spins and sleeps until [`Executor::shutdown`]; returns the code given there.
     pub fn run(&self) -> i32 {
+        self.here();
         loop {
             if self.exit.load(Acquire) || !self.take_lead() {
                 return self.exit_code.load(Acquire) as i32;
@@ -578,33 +584,38 @@ impl Executor {
             };
             let Some(task) = task else { break };
             ran = true;
-            self.poll(task);
-            if !AT_WORK.get() {
+            // One that lets others go first is not polled again before it is known who they are.
+            let again = self.poll(task);
+            if again || !AT_WORK.get() {
                 break;
             }
         }
         ran
     }
 
-    fn poll(&self, task: Arc<Task>) {
+    /// Tells whether it was woken meanwhile, and is ready again.
+    fn poll(&self, task: Arc<Task>) -> bool {
         self.counters.polls.fetch_add(1, Relaxed);
         task.state.store(RUNNING, SeqCst);
         let waker = Waker::from(task.clone());
         let mut slot = task.future.lock();
-        let Some(future) = slot.as_mut() else { return };
+        let Some(future) = slot.as_mut() else { return false };
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(()) => {
                 let done = slot.take();
                 task.state.store(DONE, Release);
                 drop(slot);
                 drop(done);
+                false
             }
             Poll::Pending => {
                 drop(slot);
-                if task.state.compare_exchange(RUNNING, IDLE, AcqRel, Relaxed).is_err() {
+                let again = task.state.compare_exchange(RUNNING, IDLE, AcqRel, Relaxed).is_err();
+                if again {
                     task.state.store(QUEUED, Release);
                     self.push(task);
                 }
+                again
             }
         }
     }
@@ -722,7 +733,8 @@ impl Executor {
         let mut due = Vec::new();
         {
             let mut timers = self.timers.lock();
-            while let Some(entry) = timers.first_entry() {
+            // What is due beyond these is still due afterwards.
+            while let Some(entry) = timers.first_entry().filter(|_| due.len() < FIRED_AT_ONCE) {
                 if entry.key().0 > now {
                     break;
                 }

@@ -76,6 +76,7 @@ impl Executor {
 
     fn clerk(&self, which: u32) {
         CLERK.set(true);
+        self.here();
         self.cores.stay(which, BELLS);
         while !self.exit.load(SeqCst) {
             if self.bell_of(which).read().is_err() {

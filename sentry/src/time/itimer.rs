@@ -51,7 +51,13 @@ pub fn set(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, which: Which, value: 
                 Real(Timer::new(&kernel.executor, move |_| {
                     let Some(group) = weak.upgrade() else { return Next::Hold };
                     super::signal_group(&group, SigInfo::kernel(libc::SIGALRM));
-                    Next::Rearm
+                    // Until the signal is taken. One that is gone already was taken before the timer was held for it.
+                    let waits = group.pending.lock().set.has(libc::SIGALRM);
+                    if waits || super::ignores(&group, libc::SIGALRM) {
+                        Next::Hold
+                    } else {
+                        Next::Rearm
+                    }
                 }))
             });
             timer.0.set(setting(now_ns()))
@@ -64,6 +70,13 @@ pub fn set(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, which: Which, value: 
             let t = prof(kernel, group);
             t.0.set(setting(t.0.now()))
         }
+    }
+}
+
+/// SIGALRM has been taken, or is not ignored any more: the timer of real time goes on.
+pub fn alarm_taken(group: &ThreadGroup) {
+    if let Some(t) = group.timers.get::<Real>() {
+        t.0.take();
     }
 }
 

@@ -10,6 +10,7 @@ use crate::mm::vma::Vma;
 use crate::mm::{Mm, UserMem};
 use std::any::Any;
 use std::sync::Weak;
+use platform::executor::Rounds;
 
 /// Most of a process's arguments or environment that is shown. (Linux has no bound but `execve`'s.)
 const MAX_STRINGS: u64 = 2 << 20;
@@ -100,9 +101,10 @@ fn mappings(who: &Who) -> Vec<Vma> {
 }
 
 pub(super) fn maps(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let mut rounds = Rounds::new();
     for v in mappings(who) {
         head(&v, out);
-        check_length(out)?;
+        check_length(out, &mut rounds)?;
     }
     Ok(())
 }
@@ -144,9 +146,10 @@ fn row(out: &mut Vec<u8>, name: &str, bytes: u64) {
 }
 
 pub(super) fn smaps(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let mut rounds = Rounds::new();
     for v in mappings(who) {
         head(&v, out);
-        check_length(out)?;
+        check_length(out, &mut rounds)?;
         row(out, "Size", v.len());
         row(out, "KernelPageSize", 4096);
         row(out, "MMUPageSize", 4096);
