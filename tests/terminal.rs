@@ -59,6 +59,8 @@ fn shown(terminal: &OpenptyResult) -> String {
 /// That another program can write to it.
 fn goes_on(terminal: &OpenptyResult) {
     use nix::poll::{poll, PollFd, PollFlags};
+    // What the sandbox has said may have filled it.
+    shown(terminal);
     let mut out = [PollFd::new(terminal.slave.as_fd(), PollFlags::POLLOUT)];
     assert_eq!(poll(&mut out, 0u8), Ok(1), "the terminal stays stopped");
     File::from(terminal.slave.try_clone().unwrap()).write_all(b"afterwards").unwrap();

@@ -158,8 +158,8 @@ pub struct Executor {
 thread_local! {
     /// This thread is at work: it will look at the queues before it sleeps, and need not be rung.
     static AT_WORK: StdCell<bool> = const { StdCell::new(false) };
-    /// It is a clerk.
-    static CLERK: StdCell<bool> = const { StdCell::new(false) };
+    /// It is the clerk of cores with this number.
+    static CLERK: StdCell<Option<u32>> = const { StdCell::new(None) };
     /// How often the leader may still wait in [`Executor::linger`] before it looks around.
     static LINGERS: StdCell<u32> = const { StdCell::new(0) };
     /// Calls found there since then.
@@ -187,6 +187,8 @@ const FETCHED_NS: i64 = 10_000_000;
 const FOLLOWERS: usize = 6;
 /// How long [`Executor::settle`] waits.
 const SETTLES_NS: u64 = 200_000_000;
+/// How often the leader looks around while a bell may ring unheard.
+const DEAF_LOOK_NS: i64 = 1_000_000;
 /// Most timers that fire before somebody else is looked after.
 const FIRED_AT_ONCE: usize = 64;
 /// Most jobs that wait for a quiet moment.
@@ -300,7 +302,7 @@ impl Executor {
         }
         drop(timers);
         // The leader keeps the time, also while a clerk is at work.
-        if first && (CLERK.get() || !AT_WORK.get()) {
+        if first && (CLERK.get().is_some() || !AT_WORK.get()) {
             self.kick_if_asleep();
         }
         TimerHandle { executor: self.me.clone(), key }
@@ -335,8 +337,8 @@ impl Executor {
     /// Runs `f`, which may block in the host for long (cold file, slow device); another thread takes over the polling.
     pub fn block_in_place<R>(&self, f: impl FnOnce() -> R) -> R {
         if AT_WORK.get() {
-            if CLERK.get() {
-                self.hand_to_leader();
+            if let Some(which) = CLERK.get() {
+                return self.deaf_clerk(which, f);
             } else if self.lead.lock().waiting > 0 || self.start_follower() {
                 self.counters.handovers.fetch_add(1, Relaxed);
                 self.give_lead();
@@ -694,6 +696,7 @@ impl Executor {
         let (now, lent) = (now_ns(), self.lent.load(Relaxed));
         let deadline = if lent > now { deadline.min(lent) } else { deadline };
         let wait = if deadline == u64::MAX { i64::MAX } else { deadline.saturating_sub(now).min(1 << 50) as i64 };
+        let wait = if self.clerks.some_deaf() { wait.min(DEAF_LOOK_NS) } else { wait };
         let fetched = !self.fetched.lock().is_empty();
         let wait = if fetched { wait.min(FETCHED_NS) } else { wait };
         if wait > 0 {

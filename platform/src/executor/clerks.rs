@@ -21,11 +21,23 @@ struct Clerk {
     bell: EventFd,
 }
 
+/// Bits of clerks.
+#[derive(Default)]
+pub(super) struct Shown {
+    /// The gait has work for them.
+    pub(super) wanted: u32,
+    /// They are at something long, and do not hear their bells.
+    deaf: u32,
+}
+
 pub(super) struct Clerks {
     /// Those of cores that this process may use; none if there is one core only.
     clerks: Vec<Clerk>,
     /// Which of them have a thread ([`crate::systrap::abi::Global::clerks`]); `None`: not tried yet.
     started: Mutex<Option<u32>>,
+    shown: Mutex<Shown>,
+    /// How many are deaf.
+    deaf: AtomicU32,
 }
 
 impl Clerks {
@@ -36,7 +48,12 @@ impl Clerks {
                 clerks.push(Clerk { which, bell: EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)? });
             }
         }
-        Ok(Clerks { clerks, started: Mutex::new(None) })
+        Ok(Clerks { clerks, started: Mutex::new(None), shown: Mutex::default(), deaf: AtomicU32::new(0) })
+    }
+
+    /// A stub that was just about to ring may ring the bell of a deaf clerk: somebody must look at the cells now and then.
+    pub(super) fn some_deaf(&self) -> bool {
+        self.deaf.load(SeqCst) != 0
     }
 
     pub(super) fn ring_all(&self) {
@@ -75,7 +92,7 @@ impl Executor {
     }
 
     fn clerk(&self, which: u32) {
-        CLERK.set(true);
+        CLERK.set(Some(which));
         self.here();
         self.cores.stay(which, BELLS);
         while !self.exit.load(SeqCst) {
@@ -124,6 +141,25 @@ impl Executor {
                 return;
             }
         }
+    }
+
+    /// Changes which clerks stubs may ring; they ring the leader's bell on the cores of others.
+    pub(super) fn show_clerks(&self, change: impl FnOnce(&mut Shown)) {
+        let mut shown = self.clerks.shown.lock();
+        change(&mut shown);
+        self.global.set_clerks(shown.wanted & !shown.deaf);
+    }
+
+    /// [`Executor::block_in_place`] for a clerk.
+    pub(super) fn deaf_clerk<R>(&self, which: u32, f: impl FnOnce() -> R) -> R {
+        self.clerks.deaf.fetch_add(1, SeqCst);
+        self.show_clerks(|clerks| clerks.deaf |= 1 << which);
+        self.counters.handovers.fetch_add(1, Relaxed);
+        self.hand_to_leader();
+        let r = f();
+        self.show_clerks(|clerks| clerks.deaf &= !(1 << which));
+        self.clerks.deaf.fetch_sub(1, SeqCst);
+        r
     }
 
     /// A clerk leaves the work undone: the leader goes on with it.
