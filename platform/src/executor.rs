@@ -85,6 +85,29 @@ impl Wake for Task {
     }
 }
 
+/// Tasks that are ready. Guests with a call that has just been found have a queue of their own, and each second turn, so that they need not
+/// wait for thousands of others that one call has woken; nor those for them.
+#[derive(Default)]
+struct Ready {
+    queues: [VecDeque<Arc<Task>>; 2],
+    turn: usize,
+}
+
+impl Ready {
+    fn len(&self) -> usize {
+        self.queues.iter().map(VecDeque::len).sum()
+    }
+    fn push(&mut self, task: Arc<Task>, found: bool) {
+        self.queues[usize::from(found)].push_back(task);
+    }
+    fn pop(&mut self) -> Option<Arc<Task>> {
+        self.turn ^= 1;
+        let [a, b] = &mut self.queues;
+        let (first, second) = if self.turn == 0 { (a, b) } else { (b, a) };
+        first.pop_front().or_else(|| second.pop_front())
+    }
+}
+
 /// See [`Executor::later`].
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
@@ -112,7 +135,7 @@ pub(crate) struct Counters {
 /// One per Sentry.
 pub struct Executor {
     me: Weak<Executor>,
-    ready: Mutex<VecDeque<Arc<Task>>>,
+    ready: Mutex<Ready>,
     /// Mirrors `ready.len()`, to be looked at without the lock.
     ready_len: AtomicUsize,
     active: Mutex<Vec<Arc<Watched>>>,
@@ -160,6 +183,8 @@ thread_local! {
     static AT_WORK: StdCell<bool> = const { StdCell::new(false) };
     /// It is the clerk of cores with this number.
     static CLERK: StdCell<Option<u32>> = const { StdCell::new(None) };
+    /// It wakes the tasks of cells that have been posted.
+    static SCANS: StdCell<bool> = const { StdCell::new(false) };
     /// How often the leader may still wait in [`Executor::linger`] before it looks around.
     static LINGERS: StdCell<u32> = const { StdCell::new(0) };
     /// Calls found there since then.
@@ -420,7 +445,7 @@ impl Executor {
 
     fn push(&self, task: Arc<Task>) {
         let mut ready = self.ready.lock();
-        ready.push_back(task);
+        ready.push(task, SCANS.get());
         self.ready_len.store(ready.len(), SeqCst);
         drop(ready);
         if !AT_WORK.get() {
@@ -580,7 +605,7 @@ impl Executor {
             }
             let task = {
                 let mut ready = self.ready.lock();
-                let task = ready.pop_front();
+                let task = ready.pop();
                 self.ready_len.store(ready.len(), SeqCst);
                 task
             };
@@ -635,7 +660,9 @@ impl Executor {
                     w.armed.store(false, SeqCst);
                     look.found += 1;
                     if let Some(waker) = w.waker.lock().as_ref() {
+                        SCANS.set(true);
                         waker.wake_by_ref();
+                        SCANS.set(false);
                     }
                 } else if state == WAITING {
                     look.waiting += 1;

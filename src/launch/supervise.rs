@@ -147,9 +147,8 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
         // Not before it is known what has been taken up: it may be we who were stopped.
         if let Some(insisting) = passed.insisting().filter(|i| i.patience().is_zero()) {
             let Insisting { first, last, .. } = insisting;
-            let text = format!(
-                "the Sentry is stuck: it has taken up neither {first} nor {last}; the sandbox has been ended"
-            );
+            let text =
+                format!("the Sentry is stuck: it has taken up neither {first} nor {last}; the sandbox has been ended");
             end(sandbox, terminal, &text);
             return Ok(u8::try_from(128 + insisting.last as i32).unwrap_or(crate::OWN_FAILURE));
         }

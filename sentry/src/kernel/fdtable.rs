@@ -52,11 +52,12 @@ impl Slots {
     /// The first used slot from `from` on.
     fn next(&self, from: usize) -> Option<usize> {
         let pages = self.pages.iter().enumerate().skip(from / PAGE);
-        pages.filter_map(|(p, page)| {
-            let first = from.saturating_sub(p * PAGE);
-            Some(p * PAGE + first + page.get(first..)?.iter().position(Option::is_some)?)
-        })
-        .next()
+        pages
+            .filter_map(|(p, page)| {
+                let first = from.saturating_sub(p * PAGE);
+                Some(p * PAGE + first + page.get(first..)?.iter().position(Option::is_some)?)
+            })
+            .next()
     }
     fn put(&mut self, i: usize, entry: FdEntry) -> Option<FdEntry> {
         if i / PAGE >= self.pages.len() {

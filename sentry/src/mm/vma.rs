@@ -2,8 +2,8 @@
 
 use crate::fs::vfs::Path;
 use crate::fs::File;
-use platform::{GUEST_MAX, GUEST_MIN, PAGE_SIZE};
 use platform::executor::Rounds;
+use platform::{GUEST_MAX, GUEST_MIN, PAGE_SIZE};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -331,7 +331,9 @@ mod tests {
             t
         };
         let seen = |t: &VmaTree| t.iter().map(|v| (v.start, v.end, v.prot)).collect::<Vec<_>>();
-        for (start, end, prot) in [(0x10000, 0x1a0000, 3), (0x10800, 0x9b800, 3), (0x11000, 0x180000, 5), (0x12000, 0x19f000, 1)] {
+        for (start, end, prot) in
+            [(0x10000, 0x1a0000, 3), (0x10800, 0x9b800, 3), (0x11000, 0x180000, 5), (0x12000, 0x19f000, 1)]
+        {
             let (mut many, mut few) = (make(), make());
             many.update(start, end, |v| v.prot = prot);
             for v in few.remove(start, end) {

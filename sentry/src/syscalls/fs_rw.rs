@@ -4,7 +4,7 @@ use super::arg::*;
 use super::io::{blocking, read_iov, sigpipe, write_iov, write_iov_as};
 use super::{Ctx, AT_ONCE, MAX_RW_COUNT};
 use crate::error::{Errno, Result, SysError, SysResult};
-use crate::fs::{SetAttr, inotify, vfs, DirEntry, File, NO_OFFSET};
+use crate::fs::{inotify, vfs, DirEntry, File, SetAttr, NO_OFFSET};
 use crate::kernel::wait::breathe;
 use crate::mm::io::{iov_len, Dst, IoVec, Src};
 use std::sync::Arc;

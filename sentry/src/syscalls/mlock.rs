@@ -3,8 +3,8 @@
 use super::arg::*;
 use super::memory::range_arg;
 use super::Ctx;
-use crate::kernel::wait::breathe;
 use crate::error::{Errno, Result, SysResult};
+use crate::kernel::wait::breathe;
 use crate::mm::vma::{page_aligned, page_up};
 use platform::{GUEST_MAX, GUEST_MIN, PAGE_SIZE};
 

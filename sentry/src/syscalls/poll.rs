@@ -173,7 +173,9 @@ async fn do_select(cx: &mut Ctx<'_>, n: i32, sets: [Addr; 3], deadline_ns: Optio
     let mut which = Vec::new();
     {
         let table = cx.task.files();
+        let mut rounds = Rounds::new();
         for i in 0..n {
+            rounds.next();
             if i % 8 == 0 && want.iter().all(|w| w.get(i / 8).is_none_or(|b| *b == 0)) {
                 continue;
             }

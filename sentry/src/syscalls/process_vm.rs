@@ -67,13 +67,29 @@ async fn copy(cx: &Ctx<'_>, src: &mut Src<'_>, dst: &mut Dst<'_>) -> SysResult {
     Ok(done)
 }
 
-pub async fn readv(cx: &mut Ctx<'_>, pid: i32, liov: Addr, liovcnt: u64, riov: Addr, riovcnt: u64, flags: u64) -> SysResult {
+pub async fn readv(
+    cx: &mut Ctx<'_>,
+    pid: i32,
+    liov: Addr,
+    liovcnt: u64,
+    riov: Addr,
+    riovcnt: u64,
+    flags: u64,
+) -> SysResult {
     let Some(s) = sides(cx, pid, liov, liovcnt, riov, riovcnt, flags)? else { return Ok(0) };
     let own = cx.mem();
     copy(cx, &mut Src::user(&*s.mem.space, &s.remote, None), &mut Dst::user(&*own.space, &s.local, None)).await
 }
 
-pub async fn writev(cx: &mut Ctx<'_>, pid: i32, liov: Addr, liovcnt: u64, riov: Addr, riovcnt: u64, flags: u64) -> SysResult {
+pub async fn writev(
+    cx: &mut Ctx<'_>,
+    pid: i32,
+    liov: Addr,
+    liovcnt: u64,
+    riov: Addr,
+    riovcnt: u64,
+    flags: u64,
+) -> SysResult {
     let Some(s) = sides(cx, pid, liov, liovcnt, riov, riovcnt, flags)? else { return Ok(0) };
     let own = cx.mem();
     copy(cx, &mut Src::user(&*own.space, &s.local, None), &mut Dst::user(&*s.mem.space, &s.remote, None)).await

@@ -5,6 +5,7 @@ use super::timer::{Left, Next, Setting, Timer};
 use crate::kernel::signal::SigInfo;
 use crate::kernel::{Kernel, ThreadGroup};
 use platform::executor::now_ns;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 /// Which of the three.
@@ -22,9 +23,10 @@ struct Prof(CpuTimer);
 
 fn cpu_timer(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, part: Part, sig: i32) -> CpuTimer {
     let weak = Arc::downgrade(group);
+    let turns = AtomicUsize::new(0);
     CpuTimer::new(&kernel.executor, group_clock(group, part), move |_| {
         let Some(group) = weak.upgrade() else { return Next::Hold };
-        super::signal_group(&group, SigInfo::kernel(sig));
+        super::signal_busy(&group, SigInfo::kernel(sig), turns.fetch_add(1, Ordering::Relaxed));
         Next::Rearm
     })
 }

@@ -19,6 +19,11 @@ fn signal_group(group: &Arc<ThreadGroup>, info: SigInfo) {
     let _ = send::from_outside(group, info);
 }
 
+/// As [`signal_group`], for a timer of processor time: threads that use it are signalled in turn.
+fn signal_busy(group: &Arc<ThreadGroup>, info: SigInfo, nth: usize) {
+    let _ = send::to_busy(group, info, nth);
+}
+
 /// As [`signal_group`], for one thread.
 fn signal_task(task: &Task, info: SigInfo) {
     let _ = send::to_task(task, info);

@@ -136,8 +136,7 @@ impl PosixTimers {
         }
         t.next = id.checked_add(1).unwrap_or(0);
         let (queued, parked) = (AtomicBool::new(false), AtomicBool::new(false));
-        let shared =
-            Arc::new(Shared { id, notify: notify(id), group: Arc::downgrade(group), queued, parked });
+        let shared = Arc::new(Shared { id, notify: notify(id), group: Arc::downgrade(group), queued, parked });
         let s = shared.clone();
         let expire = move |_| s.expired();
         let kind = match source {

@@ -8,9 +8,9 @@ use crate::fs::pseudo::{check_length, Put, Super};
 use crate::mm::io::{Dst, Src};
 use crate::mm::vma::Vma;
 use crate::mm::{Mm, UserMem};
+use platform::executor::Rounds;
 use std::any::Any;
 use std::sync::Weak;
-use platform::executor::Rounds;
 
 /// Most of a process's arguments or environment that is shown. (Linux has no bound but `execve`'s.)
 const MAX_STRINGS: u64 = 2 << 20;

@@ -5,9 +5,9 @@ use crate::error::{Errno, Result};
 use crate::fs::pseudo::{check_length, Put, Super};
 use crate::fs::vfs::{Mount, MountFlags, Names, Path};
 use crate::mm::user::PATH_MAX;
+use platform::executor::Rounds;
 use std::collections::HashMap;
 use std::sync::Arc;
-use platform::executor::Rounds;
 
 /// Characters that would break the columns.
 const BAD: &[u8] = b" \t\n#";
