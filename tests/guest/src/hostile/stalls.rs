@@ -94,7 +94,7 @@ unsafe fn given_back() {
 
 /// As many timers as there may be, which expire each nanosecond: their signal is ignored, or blocked.
 unsafe fn expiring(blocked: bool) {
-    const TIMERS: usize = 20_000;
+    const TIMERS: usize = 40_000;
     let attacker = spawn(|| {
         if blocked {
             block(&[SIGUSR1]);
@@ -119,7 +119,7 @@ unsafe fn expiring(blocked: bool) {
             pause();
         }
     });
-    usleep(100_000);
+    usleep(300_000);
     beside("timers", || {
         for _ in 0..20 {
             usleep(10_000);
