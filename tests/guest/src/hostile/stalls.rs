@@ -120,7 +120,7 @@ unsafe fn expiring(blocked: bool) {
         }
     });
     usleep(300_000);
-    beside("timers", 500, || {
+    beside("timers", 100, || {
         for _ in 0..20 {
             usleep(10_000);
         }
