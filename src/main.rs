@@ -11,6 +11,7 @@ mod control;
 mod gofer_main;
 mod launch;
 mod logging;
+mod outlet;
 mod sentry_main;
 mod stats;
 mod support;
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(status),
         Err(e) => {
-            eprintln!("runsc-rs: {e:#}");
+            launch::say_last(&format!("{e:#}"));
             ExitCode::from(OWN_FAILURE)
         }
     }

@@ -6,6 +6,7 @@
 use crate::cli::HandOff;
 use crate::config::{fd, from_memfd, SentryConfig, Verbosity};
 use crate::control::{FromSentry, ToSentry};
+use crate::outlet::Outlet;
 use crate::stats::Stats;
 use crate::{confine, logging, sys};
 use anyhow::{anyhow, Context, Result};
@@ -22,9 +23,9 @@ use sentry::kernel::kernel::Options;
 use sentry::kernel::limits::{Limits, Rlimit};
 use sentry::kernel::{cred, Cred, Kernel};
 use std::convert::Infallible;
-use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Address spaces that the platform keeps ready.
 const POOL: usize = 2;
@@ -43,8 +44,34 @@ pub fn main() -> Result<u8> {
     finish(&message, &control).map(|never| match never {})
 }
 
+/// Where `--strace` goes: one write, one line.
+#[derive(Clone)]
+struct Trace(Arc<Mutex<Outlet<OwnedFd>>>);
+
+impl Trace {
+    /// Most bytes that wait for a reader.
+    const KEPT: usize = 4 << 20;
+
+    fn new(fd: OwnedFd) -> Trace {
+        Trace(Arc::new(Mutex::new(Outlet::new(fd, Trace::KEPT))))
+    }
+}
+
+impl Write for Trace {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Ok(mut out) = self.0.lock() {
+            out.put(line);
+        }
+        Ok(line.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Tells the command how it ended, and ends.
 fn finish(message: &FromSentry, control: &OwnedFd) -> Result<Infallible> {
+    logging::finish();
     message.send(control).context("telling the command")?;
     // Nothing is worth running destructors for: the host takes back everything at once.
     sys::exit_now(0)
@@ -54,7 +81,7 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
     lock_in(&config, control)?;
     let gofer = Arc::new(sys::inherited_fd(fd::GOFER)?);
     let stdio = fd::STDIO.map(sys::inherited_fd);
-    let strace = if config.strace { Some(File::from(sys::inherited_fd(fd::STRACE)?)) } else { None };
+    let strace = if config.strace { Some(Trace::new(sys::inherited_fd(fd::STRACE)?)) } else { None };
     // The filter is made while the zygote starts. Besides, glibc sets its signal handlers up with the first thread; afterwards
     // `rt_sigaction` is not needed any more.
     let filter = std::thread::spawn(confine::seccomp::Filter::make);
@@ -77,8 +104,8 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
         self_service: config.patch && !config.strace,
     };
     let kernel = Kernel::new(platform, executor.clone(), options, config.hostname.clone());
-    if let Some(strace) = strace {
-        *kernel.strace_out.lock() = Box::new(strace);
+    if let Some(strace) = &strace {
+        *kernel.strace_out.lock() = Box::new(strace.clone());
     }
     let to_command = control.clone();
     let stopped = move |stopped| {
@@ -103,6 +130,9 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
         // What threads count is added as they end.
         executor.settle();
         stats.print(&kernel);
+    }
+    if let Some(mut trace) = strace.as_ref().and_then(|s| s.0.lock().ok()) {
+        trace.finish();
     }
     let message = match TROUBLE.get() {
         Some(trouble) => trouble.clone(),

@@ -50,7 +50,7 @@ impl Stats {
         let mut out = String::new();
         // Writing to a string does not fail.
         let _ = self.write(kernel, &mut out);
-        eprint!("{out}");
+        crate::logging::say(&out);
     }
 
     fn write(&self, kernel: &Kernel, out: &mut String) -> std::fmt::Result {

@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::convert::Infallible;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 /// Bit N: standard stream N was open when the program was started.
 static OPEN_AT_START: AtomicU8 = AtomicU8::new(0);
@@ -199,7 +199,7 @@ pub fn set_caps(set: u64, inheritable: u64) -> nix::Result<()> {
 
 /// Has SIGSYS, which the seccomp filter raises for a call that is not on the list, end the process with a line that names the call.
 pub fn report_sigsys() -> nix::Result<()> {
-    // SAFETY: the handler makes two system calls and touches nothing but its own stack.
+    // SAFETY: the handler makes a few system calls and touches nothing but its own stack and an atomic.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = on_sigsys as *const () as usize;
@@ -212,7 +212,10 @@ pub fn report_sigsys() -> nix::Result<()> {
 /// the list.
 pub fn report_panics(who: &'static str) {
     std::panic::set_hook(Box::new(move |panic| {
-        eprintln!("runsc-rs: {who} met what should not be possible; this is a bug of runsc-rs: {panic}");
+        crate::logging::say(&format!(
+            "runsc-rs: {who} met what should not be possible; this is a bug of runsc-rs: {panic}\n"
+        ));
+        crate::logging::finish();
         exit_now(PANIC_STATUS)
     }));
 }
@@ -222,6 +225,9 @@ pub const PANIC_STATUS: i32 = 123;
 
 /// Status of a process that [`on_sigsys`] ended.
 pub const SIGSYS_STATUS: i32 = 124;
+
+/// A plain write to standard error waits for nobody, and is what it must be ([`crate::outlet`]).
+pub static STDERR_NEVER_WAITS: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn on_sigsys(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     const TEXT: &[u8] =
@@ -241,9 +247,15 @@ extern "C" fn on_sigsys(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut l
             break;
         }
     }
-    // SAFETY: the buffer lives on this stack; both calls are on the list.
+    // SAFETY: nothing is assumed of the descriptor.
+    let stderr = unsafe { BorrowedFd::borrow_raw(libc::STDERR_FILENO) };
+    // All that these calls are is on the list.
+    let _ = match STDERR_NEVER_WAITS.load(Ordering::Relaxed) {
+        true => nix::unistd::write(stderr, &line),
+        false => platform::host::write_nowait(stderr, &line),
+    };
+    // SAFETY: takes no pointer and does not return.
     unsafe {
-        libc::write(2, line.as_ptr().cast(), line.len());
         libc::syscall(libc::SYS_exit_group, SIGSYS_STATUS);
     }
 }

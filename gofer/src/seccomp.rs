@@ -104,6 +104,12 @@ pub const SECCOMP: &[Rule] = &[
     rule(libc::SYS_madvise, &[], "memory given back by the allocator"),
     // Speaking up and leaving.
     rule(libc::SYS_write, &[Arg::OneOf(0, &[libc::STDERR_FILENO])], "messages on standard error"),
+    rule(
+        libc::SYS_pwritev2,
+        &[Arg::OneOf(0, &[libc::STDERR_FILENO])],
+        "messages on standard error, without waiting for a reader",
+    ),
+    rule(libc::SYS_poll, &[], "would standard error take a message?"),
     rule(libc::SYS_getcpu, &[], "which core is this, where the vDSO does not know"),
     rule(libc::SYS_clock_gettime, &[], "time of a message, where the vDSO has no clock"),
     rule(libc::SYS_futex, &[], "locks; the second thread's sleep"),

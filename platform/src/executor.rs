@@ -40,7 +40,10 @@ use crate::systrap::watched::{GlobalPage, Watched};
 use clerks::Clerks;
 
 mod clerks;
+mod long;
 mod placing;
+
+pub use long::{aside, drop_aside, Rounds};
 
 type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -82,6 +85,29 @@ impl Wake for Task {
     }
 }
 
+/// Tasks that are ready. Guests with a call that has just been found have a queue of their own, and each second turn, so that they need not
+/// wait for thousands of others that one call has woken; nor those for them.
+#[derive(Default)]
+struct Ready {
+    queues: [VecDeque<Arc<Task>>; 2],
+    turn: usize,
+}
+
+impl Ready {
+    fn len(&self) -> usize {
+        self.queues.iter().map(VecDeque::len).sum()
+    }
+    fn push(&mut self, task: Arc<Task>, found: bool) {
+        self.queues[usize::from(found)].push_back(task);
+    }
+    fn pop(&mut self) -> Option<Arc<Task>> {
+        self.turn ^= 1;
+        let [a, b] = &mut self.queues;
+        let (first, second) = if self.turn == 0 { (a, b) } else { (b, a) };
+        first.pop_front().or_else(|| second.pop_front())
+    }
+}
+
 /// See [`Executor::later`].
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
@@ -109,7 +135,7 @@ pub(crate) struct Counters {
 /// One per Sentry.
 pub struct Executor {
     me: Weak<Executor>,
-    ready: Mutex<VecDeque<Arc<Task>>>,
+    ready: Mutex<Ready>,
     /// Mirrors `ready.len()`, to be looked at without the lock.
     ready_len: AtomicUsize,
     active: Mutex<Vec<Arc<Watched>>>,
@@ -155,8 +181,10 @@ pub struct Executor {
 thread_local! {
     /// This thread is at work: it will look at the queues before it sleeps, and need not be rung.
     static AT_WORK: StdCell<bool> = const { StdCell::new(false) };
-    /// It is a clerk.
-    static CLERK: StdCell<bool> = const { StdCell::new(false) };
+    /// It is the clerk of cores with this number.
+    static CLERK: StdCell<Option<u32>> = const { StdCell::new(None) };
+    /// It wakes the tasks of cells that have been posted.
+    static SCANS: StdCell<bool> = const { StdCell::new(false) };
     /// How often the leader may still wait in [`Executor::linger`] before it looks around.
     static LINGERS: StdCell<u32> = const { StdCell::new(0) };
     /// Calls found there since then.
@@ -184,6 +212,10 @@ const FETCHED_NS: i64 = 10_000_000;
 const FOLLOWERS: usize = 6;
 /// How long [`Executor::settle`] waits.
 const SETTLES_NS: u64 = 200_000_000;
+/// How often the leader looks around while a bell may ring unheard.
+const DEAF_LOOK_NS: i64 = 1_000_000;
+/// Most timers that fire before somebody else is looked after.
+const FIRED_AT_ONCE: usize = 64;
 /// Most jobs that wait for a quiet moment.
 const JOBS: usize = 64;
 
@@ -260,6 +292,7 @@ impl Executor {
 
     /// Polls, spins and sleeps until [`Executor::shutdown`]; returns the code given there.
     pub fn run(&self) -> i32 {
+        self.here();
         loop {
             if self.exit.load(Acquire) || !self.take_lead() {
                 return self.exit_code.load(Acquire) as i32;
@@ -302,7 +335,7 @@ impl Executor {
         }
         drop(timers);
         // The leader keeps the time, also while a clerk is at work.
-        if first && (CLERK.get() || !AT_WORK.get()) {
+        if first && (CLERK.get().is_some() || !AT_WORK.get()) {
             self.kick_if_asleep();
         }
         TimerHandle { executor: self.me.clone(), key }
@@ -337,8 +370,8 @@ impl Executor {
     /// Runs `f`, which may block in the host for long (cold file, slow device); another thread takes over the polling.
     pub fn block_in_place<R>(&self, f: impl FnOnce() -> R) -> R {
         if AT_WORK.get() {
-            if CLERK.get() {
-                self.hand_to_leader();
+            if let Some(which) = CLERK.get() {
+                return self.deaf_clerk(which, f);
             } else if self.lead.lock().waiting > 0 || self.start_follower() {
                 self.counters.handovers.fetch_add(1, Relaxed);
                 self.give_lead();
@@ -420,7 +453,7 @@ impl Executor {
 
     fn push(&self, task: Arc<Task>) {
         let mut ready = self.ready.lock();
-        ready.push_back(task);
+        ready.push(task, SCANS.get());
         self.ready_len.store(ready.len(), SeqCst);
         drop(ready);
         if !AT_WORK.get() {
@@ -580,39 +613,44 @@ impl Executor {
             }
             let task = {
                 let mut ready = self.ready.lock();
-                let task = ready.pop_front();
+                let task = ready.pop();
                 self.ready_len.store(ready.len(), SeqCst);
                 task
             };
             let Some(task) = task else { break };
             ran = true;
-            self.poll(task);
-            if !AT_WORK.get() {
+            // One that lets others go first is not polled again before it is known who they are.
+            let again = self.poll(task);
+            if again || !AT_WORK.get() {
                 break;
             }
         }
         ran
     }
 
-    fn poll(&self, task: Arc<Task>) {
+    /// Tells whether it was woken meanwhile, and is ready again.
+    fn poll(&self, task: Arc<Task>) -> bool {
         self.counters.polls.fetch_add(1, Relaxed);
         task.state.store(RUNNING, SeqCst);
         let waker = Waker::from(task.clone());
         let mut slot = task.future.lock();
-        let Some(future) = slot.as_mut() else { return };
+        let Some(future) = slot.as_mut() else { return false };
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(()) => {
                 let done = slot.take();
                 task.state.store(DONE, Release);
                 drop(slot);
                 drop(done);
+                false
             }
             Poll::Pending => {
                 drop(slot);
-                if task.state.compare_exchange(RUNNING, IDLE, AcqRel, Relaxed).is_err() {
+                let again = task.state.compare_exchange(RUNNING, IDLE, AcqRel, Relaxed).is_err();
+                if again {
                     task.state.store(QUEUED, Release);
                     self.push(task);
                 }
+                again
             }
         }
     }
@@ -635,7 +673,9 @@ impl Executor {
                         cores |= 1 << (w.core() % BELLS);
                     }
                     if let Some(waker) = w.waker.lock().as_ref() {
+                        SCANS.set(true);
                         waker.wake_by_ref();
+                        SCANS.set(false);
                     }
                 } else if state == WAITING {
                     look.waiting += 1;
@@ -698,6 +738,7 @@ impl Executor {
         let (now, lent) = (now_ns(), self.lent.load(Relaxed));
         let deadline = if lent > now { deadline.min(lent) } else { deadline };
         let wait = if deadline == u64::MAX { i64::MAX } else { deadline.saturating_sub(now).min(1 << 50) as i64 };
+        let wait = if self.clerks.some_deaf() { wait.min(DEAF_LOOK_NS) } else { wait };
         let fetched = !self.fetched.lock().is_empty();
         let wait = if fetched { wait.min(FETCHED_NS) } else { wait };
         if wait > 0 {
@@ -737,7 +778,8 @@ impl Executor {
         let mut due = Vec::new();
         {
             let mut timers = self.timers.lock();
-            while let Some(entry) = timers.first_entry() {
+            // What is due beyond these is still due afterwards.
+            while let Some(entry) = timers.first_entry().filter(|_| due.len() < FIRED_AT_ONCE) {
                 if entry.key().0 > now {
                     break;
                 }

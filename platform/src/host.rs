@@ -112,6 +112,24 @@ pub fn preadv2(fd: BorrowedFd<'_>, bufs: &mut [io::IoSliceMut<'_>], offset: i64,
     Errno::result(n).map(|n| n as usize)
 }
 
+/// Writes as much as is taken at once; `EAGAIN` if that is nothing. Whatever does not know of `RWF_NOWAIT` (a terminal, a pipe of an older
+/// kernel) is asked by `poll`, which for a terminal is right unless it is nearly full. Not for regular files: those may say `EAGAIN` forever.
+pub fn write_nowait(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
+    /// Taken whole by a pipe that can be written to.
+    const PIPE_BUF: usize = 4096;
+    let iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: one valid buffer, which is only read.
+    let n = unsafe { libc::pwritev2(fd.as_raw_fd(), &raw const iov, 1, -1, libc::RWF_NOWAIT) };
+    match Errno::result(n) {
+        Err(Errno::EOPNOTSUPP) => {}
+        r => return r.map(|n| n as usize),
+    }
+    if poll_now(fd, libc::POLLOUT) == 0 {
+        return Err(Errno::EAGAIN);
+    }
+    nix::unistd::write(fd, &bytes[..bytes.len().min(PIPE_BUF)])
+}
+
 /// `fallocate` with raw mode bits (`FALLOC_FL_*`).
 pub fn fallocate(fd: BorrowedFd<'_>, mode: i32, offset: i64, len: i64) -> Result<(), Errno> {
     // SAFETY: no memory is involved.
@@ -144,7 +162,7 @@ const IOCTLS: &[(u64, usize)] = &[
     (libc::TIOCGSID, 4),
 ];
 /// Requests whose argument is a number.
-const IOCTLS_BY_VALUE: &[u64] = &[libc::TCFLSH, libc::TCXONC, libc::TCSBRK];
+const IOCTLS_BY_VALUE: &[u64] = &[libc::TCFLSH, libc::TCSBRK];
 
 /// One of a short list of terminal requests by raw number. `buf` is what the pointer points to.
 pub fn ioctl(fd: BorrowedFd<'_>, request: u64, buf: &mut [u8]) -> Result<i32, Errno> {

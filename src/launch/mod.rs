@@ -10,6 +10,7 @@ mod terminal;
 
 use crate::cli::RunArgs;
 use anyhow::Result;
+use std::io::Write;
 
 /// Runs the command line's sandbox; returns the status to exit with.
 pub fn run(args: RunArgs) -> Result<u8> {
@@ -19,4 +20,11 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let terminal = terminal::Saved::take();
     let sandbox = spawn::start(plan)?;
     supervise::until_end(sandbox, &signals, &terminal)
+}
+
+/// What the process has to say before it ends: as other programs do, it waits for a reader that takes nothing, and Ctrl-C ends it then.
+pub fn say_last(text: &str) {
+    supervise::let_signals_end_us();
+    // There is nobody to tell if this fails.
+    let _ = writeln!(std::io::stderr(), "runsc-rs: {text}");
 }

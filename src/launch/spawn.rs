@@ -2,6 +2,7 @@
 //! binary in both, with nothing inherited but the descriptors of [`crate::config::fd`].
 
 use super::options::{Plan, NOBODY};
+use super::terminal::opened_anew;
 use crate::config::{fd, to_memfd};
 use crate::sys::{self, Cloned};
 use anyhow::{anyhow, bail, Context, Result};
@@ -66,6 +67,12 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
     let (control, sentry_control) = protocol::transport::socketpair().context("socketpair")?;
     let null: OwnedFd = OpenOptions::new().read(true).write(true).open("/dev/null").context("/dev/null")?.into();
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    // No process of the sandbox is to wait in the host for a terminal.
+    let anew = streams.map(opened_anew);
+    let (log_anew, strace_anew) =
+        (opened_anew(plan.log.as_fd()), plan.strace.as_ref().and_then(|s| opened_anew(s.as_fd())));
+    let log = log_anew.as_ref().unwrap_or(&plan.log);
 
     // Its clone is cheap, and while the Sentry's namespaces are made it starts on another core; neither waits for the other's exec.
     let gofer_config = to_memfd(&plan.gofer)?;
@@ -76,7 +83,7 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
         &[
             (null.as_fd(), 0),
             (null.as_fd(), 1),
-            (plan.log.as_fd(), 2),
+            (log.as_fd(), 2),
             (gofer_config.as_fd(), fd::CONFIG),
             (gofer_end.as_fd(), fd::GOFER),
         ],
@@ -86,17 +93,17 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
     let mut fds = vec![
         (null.as_fd(), 0),
         (null.as_fd(), 1),
-        (plan.log.as_fd(), 2),
+        (log.as_fd(), 2),
         (sentry_config.as_fd(), fd::CONFIG),
         (sentry_end.as_fd(), fd::GOFER),
         (sentry_control.as_fd(), fd::CONTROL),
     ];
-    for (i, stream) in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()].into_iter().enumerate() {
+    for (i, (stream, anew)) in streams.iter().zip(&anew).enumerate() {
         if sys::was_open(i) {
-            fds.push((stream, fd::STDIO[i]));
+            fds.push((anew.as_ref().map_or(*stream, |a| a.as_fd()), fd::STDIO[i]));
         }
     }
-    if let Some(strace) = &plan.strace {
+    if let Some(strace) = strace_anew.as_ref().or(plan.strace.as_ref()) {
         fds.push((strace.as_fd(), fd::STRACE));
     }
     let sentry = spawn("Sentry", SENTRY_NAMESPACES, c"internal-sentry", &fds)?;

@@ -129,8 +129,8 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
                     return Err(gofer_trouble(&sandbox))
                 }
                 Ok(Some(FromSentry::Failed { status: n, text })) => {
-                    eprintln!("runsc-rs: {}", printable(&text));
-                    status = Some(n);
+                    end(sandbox, terminal, &printable(&text));
+                    return Ok(n);
                 }
                 Ok(None) | Err(Errno::EAGAIN) => break,
                 Err(e) => bail!("the control socket to the Sentry failed: {e}"),
@@ -146,10 +146,10 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
         }
         // Not before it is known what has been taken up: it may be we who were stopped.
         if let Some(insisting) = passed.insisting().filter(|i| i.patience().is_zero()) {
-            eprintln!(
-                "runsc-rs: the Sentry is stuck: it has taken up neither {} nor {}; the sandbox has been ended",
-                insisting.first, insisting.last
-            );
+            let Insisting { first, last, .. } = insisting;
+            let text =
+                format!("the Sentry is stuck: it has taken up neither {first} nor {last}; the sandbox has been ended");
+            end(sandbox, terminal, &text);
             return Ok(u8::try_from(128 + insisting.last as i32).unwrap_or(crate::OWN_FAILURE));
         }
         if gofer_ended {
@@ -172,6 +172,22 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
             }
         }
     }
+}
+
+/// Ends the sandbox, so that nothing in it can have a part in how this is said: puts the terminal back, and says it.
+fn end(sandbox: Sandbox, terminal: &Saved, text: &str) {
+    drop(sandbox);
+    terminal.restore();
+    super::say_last(text);
+}
+
+/// From now on signals that ask for an end are not taken as messages any more. Those that have come already are forgotten.
+pub fn let_signals_end_us() {
+    let set: SigSet = ENDING.into_iter().collect();
+    if let Ok(fd) = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) {
+        while let Ok(Some(_)) = fd.read_signal() {}
+    }
+    let _ = set.thread_unblock();
 }
 
 /// The guest's first process has stopped: so do we, that the shell we were started from takes over, and both go on together. Tells who has

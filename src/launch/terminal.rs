@@ -1,8 +1,12 @@
 //! The settings of the caller's terminal: remembered at the start, put back when the sandbox stops or ends, however it ends.
 
-use nix::sys::termios::{tcgetattr, tcsetattr, SetArg, Termios};
+use nix::fcntl::{fcntl, FcntlArg, OFlag};
+use nix::sys::stat::fstat;
+use nix::sys::termios::{tcflow, tcgetattr, tcsetattr, FlowArg, SetArg, Termios};
+use std::fs::OpenOptions;
 use std::io::IsTerminal;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 /// A terminal among the standard streams, with its settings as we found them.
 pub struct Saved(Option<(OwnedFd, Termios)>);
@@ -27,9 +31,10 @@ impl Saved {
         tcgetattr(&self.0.as_ref()?.0).ok()
     }
 
-    /// Puts back the settings found at the start.
+    /// Puts back the settings found at the start, and has output go on.
     pub fn restore(&self) {
-        if let Some((_, settings)) = &self.0 {
+        if let Some((fd, settings)) = &self.0 {
+            let _ = tcflow(fd, FlowArg::TCOON);
             self.set(settings);
         }
     }
@@ -38,10 +43,30 @@ impl Saved {
     pub fn set(&self, settings: &Termios) {
         if let Some((fd, _)) = &self.0 {
             if tcgetattr(fd).is_ok_and(|now| now != *settings) {
-                let _ = tcsetattr(fd, SetArg::TCSADRAIN, settings);
+                // Not after a drain: that may take for ever.
+                let _ = tcsetattr(fd, SetArg::TCSANOW, settings);
             }
         }
     }
+}
+
+/// The terminal that `fd` is, opened anew with `O_NONBLOCK`: the flags of `fd` itself are shared with the shell. `None` if it is no
+/// terminal, or may not be opened (it belongs to another user, say): then `fd` must do.
+pub fn opened_anew(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
+    // A master would become another one.
+    const PTMX: u64 = libc::makedev(5, 2);
+    let rdev = |fd: BorrowedFd<'_>| fstat(fd).ok().map(|s| s.st_rdev);
+    if !fd.is_terminal() || rdev(fd) == Some(PTMX) {
+        return None;
+    }
+    let mode = OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL).ok()?) & OFlag::O_ACCMODE;
+    let anew = OpenOptions::new()
+        .read(mode != OFlag::O_WRONLY)
+        .write(mode != OFlag::O_RDONLY)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+        .ok()?;
+    (anew.is_terminal() && rdev(anew.as_fd()) == rdev(fd)).then(|| anew.into())
 }
 
 impl Drop for Saved {

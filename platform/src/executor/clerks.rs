@@ -23,6 +23,15 @@ struct Clerk {
     bell: EventFd,
 }
 
+/// Bits of clerks.
+#[derive(Default)]
+pub(super) struct Shown {
+    /// The gait has work for them.
+    pub(super) wanted: u32,
+    /// They are at something long, and do not hear their bells.
+    deaf: u32,
+}
+
 pub(super) struct Clerks {
     /// Those of cores that this process may use; none if there is one core only.
     clerks: Vec<Clerk>,
@@ -32,6 +41,9 @@ pub(super) struct Clerks {
     missing: AtomicU32,
     /// They are not bound to cores ([`crate::systrap::abi::Global::any_bell`]).
     unbound: bool,
+    shown: Mutex<Shown>,
+    /// How many are deaf.
+    deaf: AtomicU32,
 }
 
 impl Clerks {
@@ -46,12 +58,24 @@ impl Clerks {
             clerks.push(Clerk { which, bell: EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)? });
         }
         let missing = clerks.iter().fold(0, |mask, c| mask | 1 << c.which);
-        Ok(Clerks { clerks, started: AtomicU32::new(0), missing: AtomicU32::new(missing), unbound: forced.is_some() })
+        Ok(Clerks {
+            clerks,
+            started: AtomicU32::new(0),
+            missing: AtomicU32::new(missing),
+            unbound: forced.is_some(),
+            shown: Mutex::default(),
+            deaf: AtomicU32::new(0),
+        })
     }
 
     /// Which have a thread.
     pub(super) fn started(&self) -> u32 {
         self.started.load(Relaxed)
+    }
+
+    /// A stub that was just about to ring may ring the bell of a deaf clerk: somebody must look at the cells now and then.
+    pub(super) fn some_deaf(&self) -> bool {
+        self.deaf.load(SeqCst) != 0
     }
 
     pub(super) fn ring_all(&self) {
@@ -87,13 +111,17 @@ impl Executor {
                 Err(e) => log::warn!("no clerk for core {which}: {e}"),
             }
         }
-        if !self.narrow.load(Relaxed) {
-            self.global.set_clerks(clerks.started());
-        }
+        // Another thread may change the gait meanwhile: it then shows what it wants after this.
+        self.show_clerks(|shown| {
+            if !self.narrow.load(Relaxed) {
+                shown.wanted = clerks.started();
+            }
+        });
     }
 
     fn clerk(&self, which: u32) {
-        CLERK.set(true);
+        CLERK.set(Some(which));
+        self.here();
         if !self.clerks.unbound {
             self.cores.stay(which, BELLS);
         }
@@ -143,6 +171,25 @@ impl Executor {
                 return;
             }
         }
+    }
+
+    /// Changes which clerks stubs may ring; they ring the leader's bell on the cores of others.
+    pub(super) fn show_clerks(&self, change: impl FnOnce(&mut Shown)) {
+        let mut shown = self.clerks.shown.lock();
+        change(&mut shown);
+        self.global.set_clerks(shown.wanted & !shown.deaf);
+    }
+
+    /// [`Executor::block_in_place`] for a clerk.
+    pub(super) fn deaf_clerk<R>(&self, which: u32, f: impl FnOnce() -> R) -> R {
+        self.clerks.deaf.fetch_add(1, SeqCst);
+        self.show_clerks(|clerks| clerks.deaf |= 1 << which);
+        self.counters.handovers.fetch_add(1, Relaxed);
+        self.hand_to_leader();
+        let r = f();
+        self.show_clerks(|clerks| clerks.deaf &= !(1 << which));
+        self.clerks.deaf.fetch_sub(1, SeqCst);
+        r
     }
 
     /// A clerk leaves the work undone: the leader goes on with it.

@@ -25,7 +25,7 @@ impl Executor {
     pub(super) fn enter_gait(&self, gait: Gait) {
         self.cores.go(place_of(gait));
         let mask = if gait == Gait::Wide { self.clerks.started() } else { 0 };
-        self.global.set_clerks(mask);
+        self.show_clerks(|clerks| clerks.wanted = mask);
     }
 
     /// Has the thread of a cell run where guests are to run now.

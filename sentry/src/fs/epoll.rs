@@ -14,8 +14,9 @@ use crate::error::{Errno, Result};
 use crate::kernel::users::{self, Charge, User, What, MAX_EPOLL_WATCHES};
 use crate::kernel::wait::{WaitQueue, Waiter};
 use parking_lot::Mutex;
+use platform::executor::Rounds;
 use std::any::Any;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -31,6 +32,8 @@ const PRIVATE: u32 = ET | ONESHOT | EXCLUSIVE | WAKEUP;
 const EXCLUSIVE_OK: u32 = (libc::EPOLLIN | libc::EPOLLOUT) as u32 | ALWAYS | WAKEUP | ET | EXCLUSIVE;
 /// Longest chain of epolls that watch each other (`EP_MAX_NESTS`).
 const MAX_NESTS: usize = 4;
+/// Most chains of each length that lead from one file upwards (`path_limits`).
+const PATHS: [u32; MAX_NESTS + 1] = [1000, 500, 100, 50, 10];
 
 /// An event as the guest gets it: events and user data.
 pub type Event = (u32, u64);
@@ -118,6 +121,9 @@ struct Shared {
 }
 
 impl Shared {
+    fn key(self: &Arc<Self>) -> usize {
+        Arc::as_ptr(self) as usize
+    }
     /// Marks an item that has been taken out of `items`.
     fn forget(&self, item: &Item) {
         item.gone.store(true, Ordering::SeqCst);
@@ -144,6 +150,16 @@ impl Shared {
     }
 }
 
+/// What is found on a walk over epolls that watch each other. Each is looked at once, however many ways lead to it.
+#[derive(Default)]
+struct Walk {
+    /// Longest chain from it on.
+    known: HashMap<usize, usize>,
+    /// Files that are no epolls.
+    leaves: Vec<Arc<File>>,
+    rounds: Rounds,
+}
+
 pub struct Epoll {
     shared: Arc<Shared>,
     /// Who made it, whom its items are counted for.
@@ -163,18 +179,25 @@ pub fn new() -> Arc<File> {
 }
 
 impl Epoll {
-    /// Length of the longest chain of epolls from this one down, itself included; `None` if `target` is on one.
-    fn depth(&self, target: &Epoll, level: usize) -> Option<usize> {
+    /// Length of the longest chain of epolls from this one down, itself included; `None` if `target` is on one, or if it is too long.
+    fn depth(&self, target: &Epoll, level: usize, walk: &mut Walk) -> Option<usize> {
         if Arc::ptr_eq(&self.shared, &target.shared) || level > MAX_NESTS + 1 {
             return None;
         }
-        let files: Vec<Arc<File>> = self.shared.items.lock().values().filter_map(|i| i.file.upgrade()).collect();
+        if let Some(known) = walk.known.get(&self.shared.key()) {
+            return Some(*known).filter(|d| level + d - 1 <= MAX_NESTS + 1);
+        }
+        let items: Vec<Arc<Item>> = self.shared.items.lock().values().cloned().collect();
         let mut deepest = 0;
-        for f in &files {
-            if let Some(e) = of(f) {
-                deepest = deepest.max(e.depth(target, level + 1)?);
+        for item in items {
+            walk.rounds.next();
+            let Some(f) = item.file.upgrade() else { continue };
+            match of(&f) {
+                Some(e) => deepest = deepest.max(e.depth(target, level + 1, walk)?),
+                None => walk.leaves.push(f),
             }
         }
+        walk.known.insert(self.shared.key(), deepest + 1);
         Some(deepest + 1)
     }
 
@@ -185,12 +208,18 @@ impl Epoll {
         if event.0 & EXCLUSIVE != 0 && (nested.is_some() || event.0 & !EXCLUSIVE_OK != 0) {
             return Err(Errno::EINVAL);
         }
-        let _nesting = nested.map(|_| NESTING.lock());
+        // What is alone, and watches no other, needs no look at the others.
+        let watched = !self.shared.above.lock().is_empty();
+        let _nesting = (nested.is_some() || watched).then(|| NESTING.lock());
+        let mut walk = Walk::default();
         if let Some(inner) = nested {
-            let below = inner.depth(self, 1).ok_or(Errno::ELOOP)?;
-            if below + height(&self.shared, 1)? > MAX_NESTS + 1 {
+            let below = inner.depth(self, 1, &mut walk).ok_or(Errno::ELOOP)?;
+            walk.known.clear();
+            if below + height(&self.shared, 1, &mut walk)? > MAX_NESTS + 1 {
                 return Err(Errno::ELOOP);
             }
+        } else if watched {
+            walk.leaves.push(file.clone());
         }
         let item = Arc::new_cyclic(|w| Item {
             me: w.clone(),
@@ -218,6 +247,10 @@ impl Epoll {
             inner.shared.above.lock().push(Arc::downgrade(&item));
         }
         file.watchers.lock().push(item.clone());
+        if walk.leaves.iter().any(|f| !few_paths(f, &mut walk.rounds)) {
+            self.delete(file, fd)?;
+            return Err(Errno::EINVAL);
+        }
         *item.reg.lock() = Some(q.add(u32::MAX, item.clone()));
         self.look(&item, file);
         Ok(())
@@ -267,7 +300,9 @@ impl Epoll {
         let mut out = Vec::new();
         // Level-triggered items come back at the end: one round only.
         let round = self.shared.ready.lock().list.len();
+        let mut rounds = Rounds::new();
         for _ in 0..round {
+            rounds.next();
             if out.len() >= max {
                 break;
             }
@@ -301,23 +336,55 @@ impl Epoll {
 }
 
 /// Length of the longest chain of epolls that watch `epoll`, itself included.
-fn height(epoll: &Shared, level: usize) -> Result<usize> {
+fn height(epoll: &Arc<Shared>, level: usize, walk: &mut Walk) -> Result<usize> {
     if level > MAX_NESTS + 1 {
         return Err(Errno::ELOOP);
+    }
+    if let Some(known) = walk.known.get(&epoll.key()) {
+        return if level + known - 1 > MAX_NESTS + 1 { Err(Errno::ELOOP) } else { Ok(*known) };
     }
     let above: Vec<Arc<Item>> = epoll.above.lock().iter().filter_map(Weak::upgrade).collect();
     let mut most = 0;
     for ep in above.iter().filter_map(|i| i.epoll.upgrade()) {
-        most = most.max(height(&ep, level + 1)?);
+        walk.rounds.next();
+        most = most.max(height(&ep, level + 1, walk)?);
     }
+    walk.known.insert(epoll.key(), most + 1);
     Ok(most + 1)
+}
+
+/// Whether no more chains of epolls lead from a file upwards than Linux allows (`reverse_path_check`): a wake-up follows each.
+fn few_paths(file: &File, rounds: &mut Rounds) -> bool {
+    let mut left = PATHS;
+    let items = file.watchers.lock().clone();
+    items.iter().all(|i| paths(i, 0, &mut left, rounds))
+}
+
+fn paths(item: &Item, nests: usize, left: &mut [u32; MAX_NESTS + 1], rounds: &mut Rounds) -> bool {
+    rounds.next();
+    let Some(ep) = item.epoll.upgrade() else { return true };
+    let above: Vec<Arc<Item>> = ep.above.lock().iter().filter_map(Weak::upgrade).collect();
+    if !above.is_empty() {
+        return nests < MAX_NESTS && above.iter().all(|i| paths(i, nests + 1, left, rounds));
+    }
+    match left.get_mut(nests) {
+        // As many epolls as there may be at all watch a file directly.
+        _ if nests == 0 => true,
+        Some(n) if *n > 0 => {
+            *n -= 1;
+            true
+        }
+        _ => false,
+    }
 }
 
 impl Drop for Epoll {
     fn drop(&mut self) {
         let items = std::mem::take(&mut *self.shared.items.lock());
         self.shared.ready.lock().list.clear();
+        let mut rounds = Rounds::new();
         for item in items.into_values() {
+            rounds.next();
             item.gone.store(true, Ordering::SeqCst);
             item.mask.store(0, Ordering::SeqCst);
             if let Some(file) = item.file.upgrade() {
@@ -335,7 +402,9 @@ impl FileOps for Epoll {
     fn poll(&self, _file: &File) -> u32 {
         // Drops what is not ready any more, keeps what is.
         let round = self.shared.ready.lock().list.len();
+        let mut rounds = Rounds::new();
         for _ in 0..round {
+            rounds.next();
             let Some(item) = self.shared.pop() else { break };
             let Some(file) = item.file.upgrade() else { continue };
             if item.ready(&file) != 0 {
@@ -419,6 +488,33 @@ mod tests {
         drop(epf);
         assert!(f.watchers.lock().is_empty());
         assert!(!f.ops.wait_queue().unwrap().has_waiters());
+    }
+
+    #[test]
+    fn chains_from_one_file_are_bounded() {
+        let add = |a: &Arc<File>, b: &Arc<File>| of(a).unwrap().add(b, 9, (LIN, 0));
+        let f = eventfd::new(0, false, 0);
+        let low: Vec<Arc<File>> = (0..30).map(|_| new()).collect();
+        for e in &low {
+            add(e, &f).unwrap();
+        }
+        let mut high = Vec::new();
+        // Chains of two: 500.
+        let refused = 'more: loop {
+            let e = new();
+            for l in &low {
+                if let Err(e) = add(&e, l) {
+                    break 'more e;
+                }
+            }
+            high.push(e);
+        };
+        assert_eq!((refused, high.len()), (Errno::EINVAL, 16));
+        // What was refused is not there, nor does it keep others from being added.
+        let other = eventfd::new(0, false, 0);
+        add(&low[0], &other).unwrap();
+        f.ops.write(&f, &mut Src::kernel(&1u64.to_ne_bytes()), 0).unwrap();
+        assert_eq!(of(&high[15]).unwrap().harvest(99).len(), 30);
     }
 
     #[test]

@@ -2,14 +2,14 @@
 //!
 //! A regular file is read and written at the *host's* offset, which other descriptions of ours (`2>&1`) and programs outside share. Everything
 //! else (pipe, socket, terminal, device) is only touched when `poll` says that it will not block, in pieces that a pipe takes whole
-//! (`PIPE_BUF`): the descriptor may be in blocking mode, and that is not ours to change.
+//! (`PIPE_BUF`): the descriptor may be in blocking mode, and that is not ours to change. Terminals the command opens anew, without it.
 
 use super::file::{File, FileOps, MapSource};
 use super::types::*;
 use crate::error::{Errno, Result, SysResult};
 use crate::kernel::wait::WaitQueue;
 use crate::mm::io::{Dst, Src};
-use nix::fcntl::{fcntl, FcntlArg};
+use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use parking_lot::Mutex;
 use platform::executor::WatchHandle;
 use platform::Executor;
@@ -27,6 +27,8 @@ pub struct HostFile {
     fd: Arc<OwnedFd>,
     /// `S_IFMT` bits.
     kind: u32,
+    /// A write to it never waits: a regular file, or open with `O_NONBLOCK`, as the command opens terminals.
+    never_waits: bool,
     /// Opened again by the guest: not at the host's offset, but at one of its own.
     again: bool,
     queue: Arc<WaitQueue>,
@@ -60,6 +62,8 @@ fn attr_of(fd: &OwnedFd) -> Result<Attr> {
 impl HostFile {
     pub fn new(executor: &Arc<Executor>, fd: OwnedFd) -> Result<HostFile> {
         let kind = attr_of(&fd)?.file_type();
+        let flags = OFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GETFL)?);
+        let never_waits = kind == libc::S_IFREG || flags.contains(OFlag::O_NONBLOCK);
         let fd = Arc::new(fd);
         let queue = Arc::new(WaitQueue::new());
         let watch = (kind != libc::S_IFREG).then(|| {
@@ -67,7 +71,8 @@ impl HostFile {
             let events = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP) as u32;
             executor.watch(fd.clone(), events, Arc::new(move |ready| q.wake(ready)))
         });
-        Ok(HostFile { fd, kind, again: false, queue, _watch: watch, reading: Mutex::new(()), writing: Mutex::new(()) })
+        let (reading, writing) = (Mutex::new(()), Mutex::new(()));
+        Ok(HostFile { fd, kind, never_waits, again: false, queue, _watch: watch, reading, writing })
     }
 
     /// The description for a guest, with the access mode of the host's.
@@ -81,6 +86,7 @@ impl HostFile {
         self.regular().then(|| HostFile {
             fd: self.fd.clone(),
             kind: self.kind,
+            never_waits: true,
             again: true,
             queue: Arc::default(),
             _watch: None,
@@ -168,7 +174,11 @@ impl FileOps for HostFile {
                 Err(_) if done > 0 => break,
                 Err(e) => return Err(e.into()),
             };
-            match retry(|| nix::unistd::write(&*self.fd, &buf[..n])) {
+            let written = match self.never_waits {
+                true => retry(|| nix::unistd::write(&*self.fd, &buf[..n])),
+                false => retry(|| platform::host::write_nowait(self.fd.as_fd(), &buf[..n])),
+            };
+            match written {
                 Ok(k) => {
                     done += k;
                     if k < n {

@@ -15,6 +15,7 @@ use crate::error::{Errno, Result, SysResult};
 use crate::kernel::Kernel;
 use crate::mm::io::{Dst, Src};
 use parking_lot::Mutex;
+use platform::executor::Rounds;
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -33,7 +34,8 @@ static TEXTS: AtomicUsize = AtomicUsize::new(0);
 const SHORT: usize = 64 << 10;
 
 /// What generates a text of guest-made length asks now and then whether it may go on.
-pub fn check_length(out: &[u8]) -> Result<()> {
+pub fn check_length(out: &[u8], rounds: &mut Rounds) -> Result<()> {
+    rounds.next();
     if out.len() > TEXTS_MAX / 2 {
         return Err(Errno::ENOMEM);
     }

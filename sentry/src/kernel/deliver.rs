@@ -122,7 +122,7 @@ pub fn dequeue(task: &Task, allowed: SigSet) -> Option<SigInfo> {
         Some(i) => i,
         None => task.group.pending.lock().take(allowed)?,
     };
-    crate::time::posix::signal_taken(&task.group, &mut info);
+    crate::time::signal_taken(&task.group, &mut info);
     Some(info)
 }
 

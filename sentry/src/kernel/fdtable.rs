@@ -3,6 +3,7 @@
 use crate::error::{Errno, Result};
 use crate::fs::File;
 use parking_lot::RwLock;
+use platform::executor::Rounds;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -48,6 +49,16 @@ impl Slots {
         }
         at
     }
+    /// The first used slot from `from` on.
+    fn next(&self, from: usize) -> Option<usize> {
+        let pages = self.pages.iter().enumerate().skip(from / PAGE);
+        pages
+            .filter_map(|(p, page)| {
+                let first = from.saturating_sub(p * PAGE);
+                Some(p * PAGE + first + page.get(first..)?.iter().position(Option::is_some)?)
+            })
+            .next()
+    }
     fn put(&mut self, i: usize, entry: FdEntry) -> Option<FdEntry> {
         if i / PAGE >= self.pages.len() {
             self.pages.resize_with(i / PAGE + 1, Vec::new);
@@ -74,6 +85,18 @@ impl Slots {
     fn iter(&self) -> impl Iterator<Item = (usize, &FdEntry)> {
         let pages = self.pages.iter().enumerate();
         pages.flat_map(|(p, page)| page.iter().enumerate().filter_map(move |(i, e)| Some((p * PAGE + i, e.as_ref()?))))
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        let mut rounds = Rounds::new();
+        for page in self.pages.drain(..) {
+            for entry in page {
+                rounds.next();
+                drop(entry);
+            }
+        }
     }
 }
 
@@ -175,8 +198,20 @@ impl FdTable {
     /// Removes all entries that `doomed` says yes to and returns their files.
     pub fn remove_where(&self, doomed: impl Fn(usize, &FdEntry) -> bool) -> Vec<Arc<File>> {
         let mut s = self.slots.write();
-        let doomed: Vec<usize> = s.iter().filter(|(i, e)| doomed(*i, e)).map(|(i, _)| i).collect();
-        doomed.into_iter().filter_map(|i| s.take(i)).map(|e| e.file).collect()
+        let mut rounds = Rounds::new();
+        let mut round = |_: &_| rounds.next();
+        let doomed: Vec<usize> = s.iter().inspect(&mut round).filter(|(i, e)| doomed(*i, e)).map(|(i, _)| i).collect();
+        let mut rounds = Rounds::new();
+        let taken = doomed.into_iter().inspect(|_| rounds.next());
+        taken.filter_map(|i| s.take(i)).map(|e| e.file).collect()
+    }
+    /// How many are in use.
+    pub fn count(&self) -> usize {
+        self.slots.read().iter().count()
+    }
+    /// The first number in use from `from` on.
+    pub fn next(&self, from: usize) -> Option<i32> {
+        self.slots.read().next(from).map(|i| i as i32)
     }
     /// Numbers in use, ascending.
     pub fn numbers(&self) -> Vec<i32> {
@@ -226,6 +261,7 @@ mod tests {
         t.remove(top).unwrap();
         assert!(t.get(top).is_err() && copy.get(top).is_ok());
         assert_eq!(t.duplicate().slots.read().pages.len(), 4);
-        assert_eq!(t.numbers().len(), 603);
+        assert_eq!((t.numbers().len(), t.count()), (603, 603));
+        assert_eq!((t.next(0), t.next(601), t.next(top as usize)), (Some(0), Some(1000), None));
     }
 }

@@ -155,15 +155,20 @@ pub fn to_task(task: &Task, info: SigInfo) -> Result<()> {
 
 /// Queues a signal for a process: any thread that does not block it may take it.
 pub fn to_group(group: &Arc<ThreadGroup>, info: SigInfo) -> Result<()> {
-    to_group_from(group, info, true)
+    to_group_from(group, info, true, None)
 }
 
 /// As [`to_group`], for signals that come from outside the sandbox (the command forwards them): init takes them too.
 pub fn from_outside(group: &Arc<ThreadGroup>, info: SigInfo) -> Result<()> {
-    to_group_from(group, info, false)
+    to_group_from(group, info, false, None)
 }
 
-fn to_group_from(group: &Arc<ThreadGroup>, info: SigInfo, inside: bool) -> Result<()> {
+/// As [`from_outside`], for what the threads of a process do together: each of those that are at work takes its turn, the `nth` now.
+pub fn to_busy(group: &Arc<ThreadGroup>, info: SigInfo, nth: usize) -> Result<()> {
+    to_group_from(group, info, false, Some(nth))
+}
+
+fn to_group_from(group: &Arc<ThreadGroup>, info: SigInfo, inside: bool, nth: Option<usize>) -> Result<()> {
     let sig = info.signo;
     let blocked = || group.rel.lock().threads.clone().iter().all(|t| t.signals.lock().mask.has(sig));
     if !(1..=NSIG).contains(&sig) || (init_immune(group, sig, inside) && !blocked()) {
@@ -189,7 +194,11 @@ fn to_group_from(group: &Arc<ThreadGroup>, info: SigInfo, inside: bool) -> Resul
     let takes = |t: &&Arc<Task>| !t.signals.lock().mask.has(sig) && !t.killed.load(Ordering::SeqCst);
     // Prefer the main thread, then any that does not block the signal.
     let main = threads.iter().find(|t| t.tid() == group.pid).filter(takes);
-    match main.or_else(|| threads.iter().find(takes)) {
+    let busy = nth.and_then(|n| {
+        let busy: Vec<_> = threads.iter().filter(takes).filter(|t| !t.asleep()).collect();
+        busy.get(n.checked_rem(busy.len())?).copied()
+    });
+    match busy.or(main).or_else(|| threads.iter().find(takes)) {
         Some(t) => t.notify(),
         // All block it: whoever waits with sigwait or signalfd must still hear of it.
         None => {

@@ -201,6 +201,42 @@ pub async fn breathe() {
     .await
 }
 
+/// For a loop of many short rounds: lets all others go first each time it has gone on for a while.
+#[derive(Debug, Default)]
+pub struct Turn {
+    count: u32,
+    since: u64,
+}
+
+impl Turn {
+    /// How long one may go on, and how many rounds the clock is not asked for.
+    const LENGTH_NS: u64 = 1_000_000;
+    const LOOK_EACH: u32 = 16;
+
+    pub fn new() -> Turn {
+        Turn::default()
+    }
+
+    /// To be awaited after each round.
+    pub async fn next(&mut self) {
+        self.count += 1;
+        if self.count % Self::LOOK_EACH == 0 {
+            self.look().await;
+        }
+    }
+
+    /// As `next`, where one round may take long.
+    pub async fn look(&mut self) {
+        let now = platform::executor::now_ns();
+        if self.since == 0 {
+            self.since = now;
+        } else if now - self.since > Self::LENGTH_NS {
+            breathe().await;
+            self.since = platform::executor::now_ns();
+        }
+    }
+}
+
 /// Why a wait ended without its condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitError {

@@ -2,6 +2,7 @@
 
 use crate::fs::vfs::Path;
 use crate::fs::File;
+use platform::executor::Rounds;
 use platform::{GUEST_MAX, GUEST_MIN, PAGE_SIZE};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -87,6 +88,9 @@ impl Vma {
     }
 }
 
+/// More mappings than these are changed together.
+const MANY: usize = 64;
+
 /// Mappings by start address, never overlapping.
 #[derive(Clone, Default)]
 pub struct VmaTree {
@@ -152,6 +156,11 @@ impl VmaTree {
     pub fn remove(&mut self, start: u64, end: u64) -> Vec<Vma> {
         self.split(start);
         self.split(end);
+        if self.map.range(start..end.max(start)).nth(MANY).is_some() {
+            let part = self.cut(start, end);
+            self.total -= part.values().map(Vma::len).sum::<u64>();
+            return part.into_values().collect();
+        }
         let keys: Vec<u64> = self.map.range(start..end.max(start)).map(|(k, _)| *k).collect();
         let mut out = Vec::with_capacity(keys.len());
         for k in keys {
@@ -184,8 +193,40 @@ impl VmaTree {
     }
     /// Changes every mapping in the range by `f`.
     pub fn update(&mut self, start: u64, end: u64, mut f: impl FnMut(&mut Vma)) {
+        if self.map.range(start..end.max(start)).nth(MANY).is_some() {
+            return self.update_many(start, end, f);
+        }
         for mut v in self.remove(start, end) {
             f(&mut v);
+            self.insert(v);
+        }
+    }
+    /// Takes the mappings that begin in the range out, without counting them.
+    fn cut(&mut self, start: u64, end: u64) -> BTreeMap<u64, Vma> {
+        let mut part = self.map.split_off(&start);
+        let mut rest = part.split_off(&end.max(start));
+        self.map.append(&mut rest);
+        part
+    }
+    /// As `update`, with the tree made anew instead of changed for each mapping.
+    fn update_many(&mut self, start: u64, end: u64, mut f: impl FnMut(&mut Vma)) {
+        self.split(start);
+        self.split(end);
+        let mut rounds = Rounds::new();
+        let mut joined: Vec<(u64, Vma)> = Vec::new();
+        for (_, mut v) in self.cut(start, end) {
+            rounds.next();
+            f(&mut v);
+            match joined.last_mut() {
+                Some((_, p)) if p.joins(&v) => p.end = v.end,
+                _ => joined.push((v.start, v)),
+            }
+        }
+        // Those at the ends may have become their neighbours'.
+        let (last, first) = (joined.pop(), joined.first().map(|(s, _)| *s));
+        self.map.append(&mut joined.into_iter().collect());
+        for v in first.and_then(|s| self.map.remove(&s)).into_iter().chain(last.map(|(_, v)| v)) {
+            self.total -= v.len();
             self.insert(v);
         }
     }
@@ -277,6 +318,34 @@ mod tests {
         assert_eq!(t.total, 0x2000);
         assert!(!t.covers(0x10000, 0x14000));
         assert!(t.covers(0x13000, 0x14000));
+    }
+
+    #[test]
+    fn many_are_changed_as_few_are() {
+        let make = || {
+            let mut t = VmaTree::default();
+            for i in 0..200u64 {
+                t.insert(anon(0x10000 + i * 0x2000, 0x11000 + i * 0x2000, 1));
+                t.insert(anon(0x11000 + i * 0x2000, 0x12000 + i * 0x2000, 3));
+            }
+            t
+        };
+        let seen = |t: &VmaTree| t.iter().map(|v| (v.start, v.end, v.prot)).collect::<Vec<_>>();
+        for (start, end, prot) in
+            [(0x10000, 0x1a0000, 3), (0x10800, 0x9b800, 3), (0x11000, 0x180000, 5), (0x12000, 0x19f000, 1)]
+        {
+            let (mut many, mut few) = (make(), make());
+            many.update(start, end, |v| v.prot = prot);
+            for v in few.remove(start, end) {
+                few.insert(Vma { prot, ..v });
+            }
+            assert_eq!(seen(&many), seen(&few));
+            assert_eq!(many.total, few.total);
+            assert_eq!(many.total, many.iter().map(Vma::len).sum::<u64>());
+            many.remove(start, end);
+            assert_eq!(many.total, many.iter().map(Vma::len).sum::<u64>());
+            assert!(many.range(start, end).next().is_none());
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{Ctx, MAX_RW_COUNT};
 use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::fs::{eventfd::EventFd, File, NO_OFFSET};
 use crate::kernel::aio::{Context, Event};
-use crate::kernel::wait::WaitError;
+use crate::kernel::wait::{Turn, WaitError};
 use crate::mm::io::{iov_len, Dst, IoVec};
 use crate::mm::space::Map;
 use crate::time::clock::UserTimespec;
@@ -244,6 +244,7 @@ pub async fn io_submit(cx: &mut Ctx<'_>, id: u64, n: i64, list: Addr) -> SysResu
         return Err(Errno::EINVAL.into());
     }
     let context = find(cx, id)?;
+    let mut turn = Turn::new();
     for i in 0..n as u64 {
         let one = async {
             let at = list.0.checked_add(i.checked_mul(8).ok_or(Errno::EFAULT)?).ok_or(Errno::EFAULT)?;
@@ -259,6 +260,7 @@ pub async fn io_submit(cx: &mut Ctx<'_>, id: u64, n: i64, list: Addr) -> SysResu
             // What is left can be submitted again.
             return Ok(i + 1);
         }
+        turn.look().await;
     }
     Ok(n as u64)
 }

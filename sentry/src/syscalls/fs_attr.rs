@@ -9,6 +9,7 @@ use crate::fs::vfs::perm::{self, owner_or_capable, permission, MAY_READ, MAY_WRI
 use crate::fs::vfs::Path;
 use crate::fs::{File, SetAttr, Timespec};
 use crate::kernel::cred::CAP_SYS_ADMIN;
+use crate::kernel::wait::breathe;
 use std::sync::Arc;
 
 /// The place of an open file, or the file itself for an object without one.
@@ -172,11 +173,35 @@ pub async fn truncate(cx: &mut Ctx<'_>, path: PathPtr, size: i64) -> SysResult {
         permission(&p, &cx.task.cred(), MAY_WRITE)?;
         leases.wait(cx.task, true).await?;
     }
+    if p.kind() == libc::S_IFREG {
+        permission(&p, &cx.task.cred(), MAY_WRITE)?;
+        shorten(&p, size).await;
+    }
     ops::truncate(&p, size, &cx.task.cred())?;
     Ok(0)
 }
 
-pub fn ftruncate(cx: &mut Ctx<'_>, fd: Fd, size: i64) -> SysResult {
+/// Has a long file get shorter in steps, with all others in between: what it holds is given back by the host in one go otherwise. What does not
+/// succeed here does not succeed for the caller either.
+async fn shorten(p: &Path, size: u64) {
+    const STEP: u64 = 4 << 20;
+    let Ok(attr) = p.inode().attr() else { return };
+    if attr.blocks.saturating_mul(512) <= 2 * STEP {
+        return;
+    }
+    // Of one with holes most steps give back nothing.
+    let step = STEP.max(attr.size / 8192);
+    let mut len = attr.size;
+    while len.saturating_sub(size) > step {
+        len -= step;
+        if p.inode().set_attr(&SetAttr { size: Some(len), ..SetAttr::default() }).is_err() {
+            return;
+        }
+        breathe().await;
+    }
+}
+
+pub async fn ftruncate(cx: &mut Ctx<'_>, fd: Fd, size: i64) -> SysResult {
     if size < 0 {
         return Err(Errno::EINVAL.into());
     }
@@ -188,6 +213,7 @@ pub fn ftruncate(cx: &mut Ctx<'_>, fd: Fd, size: i64) -> SysResult {
         Ok(p) if p.kind() != libc::S_IFREG => Err(Errno::EINVAL.into()),
         Ok(p) => {
             let size = new_size(cx, size)?;
+            shorten(p, size).await;
             ops::resize(p, size, &cx.task.cred())?;
             Ok(0)
         }

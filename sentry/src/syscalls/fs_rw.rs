@@ -4,7 +4,7 @@ use super::arg::*;
 use super::io::{blocking, read_iov, sigpipe, write_iov, write_iov_as};
 use super::{Ctx, AT_ONCE, MAX_RW_COUNT};
 use crate::error::{Errno, Result, SysError, SysResult};
-use crate::fs::{inotify, vfs, DirEntry, File, NO_OFFSET};
+use crate::fs::{inotify, vfs, DirEntry, File, SetAttr, NO_OFFSET};
 use crate::kernel::wait::breathe;
 use crate::mm::io::{iov_len, Dst, IoVec, Src};
 use std::sync::Arc;
@@ -184,9 +184,14 @@ fn record(out: &mut Vec<u8>, room: usize, e: &DirEntry<'_>, old: bool) -> bool {
     true
 }
 
+/// Most bytes of a listing that one call gives.
+const LISTED_AT_ONCE: usize = 256 << 10;
+
 fn list(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: u32, old: bool) -> SysResult {
     let f = cx.io_file(fd.0)?;
     let room = (count as usize).min(CHUNK);
+    // One call need not fill a large buffer.
+    let room = room.min(LISTED_AT_ONCE);
     let mut out = Vec::with_capacity(room.min(32 * 1024));
     let mut too_small = false;
     let mut at = f.offset.lock();
@@ -225,7 +230,10 @@ pub fn getdents64(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: u32) -> SysResult 
     list(cx, fd, buf, count, false)
 }
 
-pub fn fallocate(cx: &mut Ctx<'_>, fd: Fd, mode: i32, offset: i64, len: i64) -> SysResult {
+/// Bytes of a file that are allocated or given back before others are served.
+const ALLOCATED_AT_ONCE: u64 = 4 << 20;
+
+pub async fn fallocate(cx: &mut Ctx<'_>, fd: Fd, mode: i32, offset: i64, len: i64) -> SysResult {
     let f = cx.io_file(fd.0)?;
     if offset < 0 || len <= 0 {
         return Err(Errno::EINVAL.into());
@@ -255,18 +263,37 @@ pub fn fallocate(cx: &mut Ctx<'_>, fd: Fd, mode: i32, offset: i64, len: i64) -> 
             return Err(super::io::too_big(cx));
         }
     }
-    f.ops.fallocate(&f, mode, offset as u64, len as u64)?;
+    let (offset, len) = (offset as u64, len as u64);
+    let was = f.attr()?.size;
+    let mut done = 0;
+    loop {
+        let part = (len - done).min(ALLOCATED_AT_ONCE);
+        if let Err(e) = f.ops.fallocate(&f, mode, offset + done, part) {
+            if let Some(p) = f.path.as_ref().filter(|_| done > 0 && mode & KEEP == 0) {
+                // The file is not longer for it.
+                p.inode().set_attr(&SetAttr { size: Some(was), ..SetAttr::default() })?;
+            }
+            return Err(e.into());
+        }
+        done += part;
+        if done >= len || cx.task.is_killed() {
+            break;
+        }
+        breathe().await;
+    }
     wrote(cx, &f);
     Ok(0)
 }
 
 pub fn fsync(cx: &mut Ctx<'_>, fd: Fd) -> SysResult {
-    cx.io_file(fd.0)?.ops.fsync(false)?;
+    let f = cx.io_file(fd.0)?;
+    cx.kernel().executor.block_in_place(|| f.ops.fsync(false))?;
     Ok(0)
 }
 
 pub fn fdatasync(cx: &mut Ctx<'_>, fd: Fd) -> SysResult {
-    cx.io_file(fd.0)?.ops.fsync(true)?;
+    let f = cx.io_file(fd.0)?;
+    cx.kernel().executor.block_in_place(|| f.ops.fsync(true))?;
     Ok(0)
 }
 
@@ -418,7 +445,7 @@ pub async fn sendfile(cx: &mut Ctx<'_>, out: Fd, input: Fd, offset: Addr, count:
     Ok(total as u64)
 }
 
-pub fn copy_file_range(
+pub async fn copy_file_range(
     cx: &mut Ctx<'_>,
     input: Fd,
     off_in: Addr,
@@ -456,7 +483,7 @@ pub fn copy_file_range(
     if same && a < b.saturating_add(len) && b < a.saturating_add(len) {
         return Err(Errno::EINVAL.into());
     }
-    let done = cx.moving(len as usize, |cx| copy(cx, (&from, a), (&to, b), len))?;
+    let done = copy(cx, (&from, a), (&to, b), len).await?;
     for (p, f, at) in [(off_in, &from, a + done), (off_out, &to, b + done)] {
         if p.is_null() {
             *f.offset.lock() = at;
@@ -468,7 +495,7 @@ pub fn copy_file_range(
 }
 
 /// Copies up to `len` bytes from and to these offsets; an error only if there were none.
-fn copy(cx: &Ctx<'_>, (from, a): (&Arc<File>, u64), (to, b): (&Arc<File>, u64), len: u64) -> SysResult {
+async fn copy(cx: &Ctx<'_>, (from, a): (&Arc<File>, u64), (to, b): (&Arc<File>, u64), len: u64) -> SysResult {
     let mut buf = vec![0u8; CHUNK.min(len as usize)];
     let mut done = 0u64;
     while done < len && !cx.task.is_killed() {
@@ -489,6 +516,9 @@ fn copy(cx: &Ctx<'_>, (from, a): (&Arc<File>, u64), (to, b): (&Arc<File>, u64), 
             }
             Err(_) if done > 0 => break,
             Err(e) => return Err(e),
+        }
+        if done % AT_ONCE as u64 == 0 {
+            breathe().await;
         }
     }
     if done > 0 {

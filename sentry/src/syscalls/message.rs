@@ -6,6 +6,7 @@ use super::socket::{read_addr, sock_file, write_addr};
 use super::{Ctx, MAX_RW_COUNT};
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::File;
+use crate::kernel::wait::Turn;
 use crate::mm::io::{iov_len, skip, IoVec};
 use crate::net::scm::{Control, Scm, MAX_CONTROL};
 use crate::net::{socket, RecvMsg, SendMsg};
@@ -170,7 +171,9 @@ fn nth(vec: Addr, i: u64) -> Result<u64> {
 pub async fn sendmmsg(cx: &mut Ctx<'_>, fd: Fd, vec: Addr, n: u32, flags: i32) -> SysResult {
     let file = sock_file(cx, fd)?;
     let n = u64::from(n).min(UIO_MAXIOV);
+    let mut turn = Turn::new();
     for i in 0..n {
+        turn.next().await;
         let r: SysResult = async {
             let at = nth(vec, i)?;
             let sent = sendmsg_one(cx, &file, Addr(at), flags).await?;
@@ -272,7 +275,9 @@ pub async fn recvmmsg(cx: &mut Ctx<'_>, fd: Fd, vec: Addr, n: u32, flags: i32, t
     };
     let n = u64::from(n).min(UIO_MAXIOV);
     let mut each = flags & !libc::MSG_WAITFORONE;
+    let mut turn = Turn::new();
     for i in 0..n {
+        turn.next().await;
         let r: SysResult = async {
             let at = nth(vec, i)?;
             let got = recvmsg_one(cx, &file, Addr(at), each).await?;

@@ -4,11 +4,15 @@ use super::arg::*;
 use super::memory::range_arg;
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
+use crate::kernel::wait::breathe;
 use crate::mm::vma::{page_aligned, page_up};
 use platform::{GUEST_MAX, GUEST_MIN, PAGE_SIZE};
 
+/// Pages that are told of before others are served.
+const MINCORE_AT_ONCE: u64 = 128 * 1024;
+
 /// mincore(2): guest memory is the host's to page; mapped pages count as resident.
-pub fn mincore(cx: &mut Ctx<'_>, addr: Addr, len: u64, vec: Addr) -> SysResult {
+pub async fn mincore(cx: &mut Ctx<'_>, addr: Addr, len: u64, vec: Addr) -> SysResult {
     if !page_aligned(addr.0) {
         return Err(Errno::EINVAL.into());
     }
@@ -22,12 +26,13 @@ pub fn mincore(cx: &mut Ctx<'_>, addr: Addr, len: u64, vec: Addr) -> SysResult {
     let mem = cx.mem();
     let mut left = (end - start) / PAGE_SIZE;
     let mut at = vec.0;
-    let ones = [1u8; 4096];
+    let ones = vec![1u8; left.min(MINCORE_AT_ONCE) as usize];
     while left > 0 {
-        let n = left.min(4096) as usize;
+        let n = left.min(MINCORE_AT_ONCE) as usize;
         mem.write_bytes(at, &ones[..n])?;
         at += n as u64;
         left -= n as u64;
+        breathe().await;
     }
     Ok(0)
 }

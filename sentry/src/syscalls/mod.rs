@@ -176,7 +176,7 @@ impl<'a> Ctx<'a> {
     }
     /// Runs `f`, which moves `len` bytes, and waits for nobody: if they are many, others are served meanwhile.
     pub fn moving<R>(&mut self, len: usize, f: impl FnOnce(&mut Self) -> R) -> R {
-        if len <= AT_ONCE {
+        if len <= INLINE {
             return f(self);
         }
         let executor = self.kernel().executor.clone();
@@ -205,8 +205,12 @@ impl<'a> Ctx<'a> {
 /// Most bytes that one read or write moves (`MAX_RW_COUNT`).
 pub const MAX_RW_COUNT: u64 = 0x7fff_f000;
 
-/// Bytes that a call moves while all others wait: some milliseconds.
-pub const AT_ONCE: usize = 8 << 20;
+/// Bytes that a call which may stop in between moves while all others wait. The slowest source, the host's random numbers, takes some
+/// milliseconds for them.
+pub const AT_ONCE: usize = 1 << 20;
+
+/// Bytes that a call which must not stop in between moves on this thread: some milliseconds.
+const INLINE: usize = 4 << 20;
 
 /// Support levels of the published table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use crate::kernel::signal::SigSet;
 use crate::kernel::task::RestartBlock;
 use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::time::clock::{UserTimespec, UserTimeval};
-use platform::executor::now_ns;
+use platform::executor::{now_ns, Rounds};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -47,7 +47,9 @@ struct Asked {
 /// Fills in what is ready; true if anything is.
 fn scan(asked: &mut [Asked]) -> bool {
     let mut any = false;
+    let mut rounds = Rounds::new();
     for a in asked {
+        rounds.next();
         if let Some(f) = &a.file {
             a.got = f.poll() & (a.events | ALWAYS);
         }
@@ -82,7 +84,9 @@ pub async fn do_poll(cx: &mut Ctx<'_>, fds: u64, nfds: u64, deadline_ns: Option<
     let mut asked = Vec::with_capacity(n);
     {
         let table = cx.task.files();
+        let mut rounds = Rounds::new();
         for r in raw.chunks_exact(8) {
+            rounds.next();
             let fd = i32::from_ne_bytes([r[0], r[1], r[2], r[3]]);
             let events = u32::from(u16::from_ne_bytes([r[4], r[5]]));
             let file = if fd < 0 { None } else { table.get_io(fd).ok() };
@@ -169,7 +173,9 @@ async fn do_select(cx: &mut Ctx<'_>, n: i32, sets: [Addr; 3], deadline_ns: Optio
     let mut which = Vec::new();
     {
         let table = cx.task.files();
+        let mut rounds = Rounds::new();
         for i in 0..n {
+            rounds.next();
             if i % 8 == 0 && want.iter().all(|w| w.get(i / 8).is_none_or(|b| *b == 0)) {
                 continue;
             }

@@ -3,6 +3,7 @@
 use super::arg::*;
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
+use crate::kernel::wait::Turn;
 use crate::mm::io::{Dst, IoVec, Src};
 use crate::mm::UserMem;
 
@@ -46,12 +47,8 @@ fn sides(
 }
 
 /// Copies until either side ends or faults: the number of bytes, an error only if there were none.
-fn copy(cx: &mut Ctx<'_>, src: &mut Src<'_>, dst: &mut Dst<'_>) -> SysResult {
-    cx.moving(src.remaining().min(dst.remaining()), |cx| copy_all(cx, src, dst))
-}
-
-fn copy_all(cx: &Ctx<'_>, src: &mut Src<'_>, dst: &mut Dst<'_>) -> SysResult {
-    let mut done = 0u64;
+async fn copy(cx: &Ctx<'_>, src: &mut Src<'_>, dst: &mut Dst<'_>) -> SysResult {
+    let (mut done, mut turn) = (0u64, Turn::new());
     while src.remaining() > 0 && dst.remaining() > 0 && !cx.task.is_killed() {
         let step = src.take_vec(CHUNK.min(dst.remaining())).and_then(|data| Ok((dst.put(&data)?, data.len())));
         match step {
@@ -65,18 +62,35 @@ fn copy_all(cx: &Ctx<'_>, src: &mut Src<'_>, dst: &mut Dst<'_>) -> SysResult {
             Err(_) if done > 0 => break,
             Err(e) => return Err(e.into()),
         }
+        turn.look().await;
     }
     Ok(done)
 }
 
-pub fn readv(cx: &mut Ctx<'_>, pid: i32, liov: Addr, liovcnt: u64, riov: Addr, riovcnt: u64, flags: u64) -> SysResult {
+pub async fn readv(
+    cx: &mut Ctx<'_>,
+    pid: i32,
+    liov: Addr,
+    liovcnt: u64,
+    riov: Addr,
+    riovcnt: u64,
+    flags: u64,
+) -> SysResult {
     let Some(s) = sides(cx, pid, liov, liovcnt, riov, riovcnt, flags)? else { return Ok(0) };
     let own = cx.mem();
-    copy(cx, &mut Src::user(&*s.mem.space, &s.remote, None), &mut Dst::user(&*own.space, &s.local, None))
+    copy(cx, &mut Src::user(&*s.mem.space, &s.remote, None), &mut Dst::user(&*own.space, &s.local, None)).await
 }
 
-pub fn writev(cx: &mut Ctx<'_>, pid: i32, liov: Addr, liovcnt: u64, riov: Addr, riovcnt: u64, flags: u64) -> SysResult {
+pub async fn writev(
+    cx: &mut Ctx<'_>,
+    pid: i32,
+    liov: Addr,
+    liovcnt: u64,
+    riov: Addr,
+    riovcnt: u64,
+    flags: u64,
+) -> SysResult {
     let Some(s) = sides(cx, pid, liov, liovcnt, riov, riovcnt, flags)? else { return Ok(0) };
     let own = cx.mem();
-    copy(cx, &mut Src::user(&*own.space, &s.local, None), &mut Dst::user(&*s.mem.space, &s.remote, None))
+    copy(cx, &mut Src::user(&*own.space, &s.local, None), &mut Dst::user(&*s.mem.space, &s.remote, None)).await
 }

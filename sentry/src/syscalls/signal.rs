@@ -34,8 +34,12 @@ pub fn rt_sigaction(cx: &mut Ctx<'_>, sig: Sig, act: Addr, old: Addr, size: usiz
         let mut a = actions.lock();
         let prev = a.get(sig);
         if let Some(n) = new {
+            let before = a.ignored(sig);
             a.set(sig, n);
-            if a.ignored(sig) {
+            if before && !a.ignored(sig) {
+                drop(a);
+                crate::time::unignored(&cx.task.group, sig);
+            } else if a.ignored(sig) {
                 drop(a);
                 // Pending signals that are ignored now are gone.
                 let doomed = SigSet::of(sig);

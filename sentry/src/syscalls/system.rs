@@ -5,6 +5,7 @@ use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
 use crate::kernel::cred::{CAP_SYSLOG, CAP_SYS_ADMIN};
 use crate::kernel::kernel::{RELEASE, VERSION};
+use crate::kernel::wait::Turn;
 use crate::kernel::Task;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -116,7 +117,7 @@ pub fn random_bytes(mut buf: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-pub fn getrandom(cx: &mut Ctx<'_>, buf: Addr, len: usize, flags: Flags) -> SysResult {
+pub async fn getrandom(cx: &mut Ctx<'_>, buf: Addr, len: usize, flags: Flags) -> SysResult {
     const RANDOM: u32 = libc::GRND_RANDOM;
     const INSECURE: u32 = libc::GRND_INSECURE;
     if flags.0 & !(libc::GRND_NONBLOCK | RANDOM | INSECURE) != 0 || flags.0 & (RANDOM | INSECURE) == RANDOM | INSECURE {
@@ -130,27 +131,24 @@ pub fn getrandom(cx: &mut Ctx<'_>, buf: Addr, len: usize, flags: Flags) -> SysRe
         return Ok(len as u64);
     }
     let mem = cx.mem();
-    let task = cx.task;
-    // Large requests leave the executor's other work alone, and end at a signal as Linux's do.
-    let done = cx.kernel().executor.block_in_place(|| -> Result<usize> {
-        let mut bytes = vec![0u8; len.min(64 * 1024)];
-        let mut done = 0;
-        while done < len && (done == 0 || !task.signal_pending()) {
-            let n = (len - done).min(bytes.len());
-            random_bytes(&mut bytes[..n])?;
-            match mem.write_some(buf.0.checked_add(done as u64).ok_or(Errno::EFAULT)?, &bytes[..n]) {
-                Ok(k) => {
-                    done += k;
-                    if k < n {
-                        break;
-                    }
+    // Large requests let others go first, and end at a signal as Linux's do.
+    let mut bytes = vec![0u8; len.min(64 * 1024)];
+    let (mut done, mut turn) = (0, Turn::new());
+    while done < len && (done == 0 || !cx.task.signal_pending()) {
+        let n = (len - done).min(bytes.len());
+        random_bytes(&mut bytes[..n])?;
+        match mem.write_some(buf.0.checked_add(done as u64).ok_or(Errno::EFAULT)?, &bytes[..n]) {
+            Ok(k) => {
+                done += k;
+                if k < n {
+                    break;
                 }
-                Err(_) if done > 0 => break,
-                Err(e) => return Err(e),
             }
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e.into()),
         }
-        Ok(done)
-    })?;
+        turn.look().await;
+    }
     Ok(done as u64)
 }
 

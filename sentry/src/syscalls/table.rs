@@ -17,7 +17,6 @@ syscall_table! {
         296 pwritev(fd: Fd, iov: Addr, n: usize, offset: i64) => fs_rw::pwritev, Full, "";
         78 getdents(fd: Fd, buf: Addr, count: u32) => fs_rw::getdents, Full, "";
         217 getdents64(fd: Fd, buf: Addr, count: u32) => fs_rw::getdents64, Full, "";
-        285 fallocate(fd: Fd, mode: i32, offset: i64, len: i64) => fs_rw::fallocate, Partial, "no COLLAPSE_RANGE, INSERT_RANGE, UNSHARE_RANGE";
         74 fsync(fd: Fd) => fs_rw::fsync, Full, "";
         75 fdatasync(fd: Fd) => fs_rw::fdatasync, Full, "";
         162 sync() => fs_rw::sync, Full, "";
@@ -25,7 +24,6 @@ syscall_table! {
         277 sync_file_range(fd: Fd, offset: i64, len: i64, flags: u32) => fs_rw::sync_file_range, Full, "";
         221 fadvise64(fd: Fd, offset: i64, len: i64, advice: i32) => fs_rw::fadvise64, Full, "";
         187 readahead(fd: Fd, offset: i64, count: usize) => fs_rw::readahead, Full, "";
-        326 copy_file_range(input: Fd, off_in: Addr, out: Fd, off_out: Addr, len: usize, flags: u32) => fs_rw::copy_file_range, Full, "";
         83 mkdir(path: PathPtr, mode: Mode) => fs_dir::mkdir, Full, "";
         258 mkdirat(dirfd: Fd, path: PathPtr, mode: Mode) => fs_dir::mkdirat, Full, "";
         133 mknod(path: PathPtr, mode: Mode, dev: u32) => fs_dir::mknod, Full, "";
@@ -58,7 +56,6 @@ syscall_table! {
         235 utimes(path: PathPtr, times: Addr) => fs_attr::utimes, Full, "";
         261 futimesat(dirfd: Fd, path: Addr, times: Addr) => fs_attr::futimesat, Full, "";
         280 utimensat(dirfd: Fd, path: Addr, times: Addr, flags: i32) => fs_attr::utimensat, Full, "";
-        77 ftruncate(fd: Fd, size: i64) => fs_attr::ftruncate, Full, "";
         188 setxattr(path: PathPtr, name: Addr, value: Addr, size: usize, flags: i32) => fs_attr::setxattr, Full, "";
         189 lsetxattr(path: PathPtr, name: Addr, value: Addr, size: usize, flags: i32) => fs_attr::lsetxattr, Full, "";
         190 fsetxattr(fd: Fd, name: Addr, value: Addr, size: usize, flags: i32) => fs_attr::fsetxattr, Full, "";
@@ -127,7 +124,6 @@ syscall_table! {
         13 rt_sigaction(sig: Sig, act: Addr, oldact: Addr, sigsetsize: usize) => signal::rt_sigaction, Full, "";
         14 rt_sigprocmask(how: i32, set: Addr, oldset: Addr, sigsetsize: usize) => signal::rt_sigprocmask, Full, "";
         15 rt_sigreturn() => crate::kernel::deliver::sigreturn, Full, "";
-        27 mincore(addr: Addr, length: u64, vec: Addr) => mlock::mincore, Partial, "mapped pages count as resident";
         60 exit(status: i32) => process::exit, Full, "";
         62 kill(pid: i32, sig: Sig) => signal::kill, Full, "";
         109 setpgid(pid: i32, pgid: i32) => process::setpgid, Full, "";
@@ -147,8 +143,6 @@ syscall_table! {
         218 set_tid_address(tidptr: Addr) => futex::set_tid_address, Full, "";
         231 exit_group(status: i32) => process::exit_group, Full, "";
         234 tgkill(tgid: i32, tid: i32, sig: Sig) => signal::tgkill, Full, "";
-        310 process_vm_readv(pid: i32, liov: Addr, liovcnt: u64, riov: Addr, riovcnt: u64, flags: u64) => process_vm::readv, Full, "";
-        311 process_vm_writev(pid: i32, liov: Addr, liovcnt: u64, riov: Addr, riovcnt: u64, flags: u64) => process_vm::writev, Full, "";
         334 rseq(area: Addr, length: u32, flags: i32, signature: u32) => sched::rseq, Full, "";
         324 membarrier(cmd: i32, flags: u32, cpu: i32) => sched::membarrier, Partial, "GLOBAL and PRIVATE_EXPEDITED";
         273 set_robust_list(head: Addr, len: usize) => futex::set_robust_list, Full, "";
@@ -202,7 +196,6 @@ syscall_table! {
         312 kcmp(pid1: i32, pid2: i32, kind: i32, idx1: u64, idx2: u64) => system::kcmp, Partial, "tells same or different, no order";
         314 sched_setattr(pid: i32, attr: Addr, flags: Flags) => sched::sched_setattr, Partial, "no real-time policies";
         315 sched_getattr(pid: i32, attr: Addr, size: u32, flags: Flags) => sched::sched_getattr, Full, "";
-        318 getrandom(buf: Addr, len: usize, flags: Flags) => system::getrandom, Full, "";
         29 shmget(key: i32, size: u64, flags: i32) => sysv::shmget, Full, "";
         31 shmctl(id: i32, cmd: i32, buf: Addr) => sysv::shmctl, Full, "";
         64 semget(key: i32, nsems: i32, flags: i32) => sysv::semget, Full, "";
@@ -234,6 +227,13 @@ syscall_table! {
         304 open_by_handle_at(mountfd: Fd, handle: Addr, flags: i32) => fs_dir::open_by_handle_at, Partial, "always ESTALE: no handle is valid";
     }
     wait {
+        285 fallocate(fd: Fd, mode: i32, offset: i64, len: i64) => fs_rw::fallocate, Partial, "no COLLAPSE_RANGE, INSERT_RANGE, UNSHARE_RANGE";
+        326 copy_file_range(input: Fd, off_in: Addr, out: Fd, off_out: Addr, len: usize, flags: u32) => fs_rw::copy_file_range, Full, "";
+        77 ftruncate(fd: Fd, size: i64) => fs_attr::ftruncate, Full, "";
+        27 mincore(addr: Addr, length: u64, vec: Addr) => mlock::mincore, Partial, "mapped pages count as resident";
+        310 process_vm_readv(pid: i32, liov: Addr, liovcnt: u64, riov: Addr, riovcnt: u64, flags: u64) => process_vm::readv, Full, "";
+        311 process_vm_writev(pid: i32, liov: Addr, liovcnt: u64, riov: Addr, riovcnt: u64, flags: u64) => process_vm::writev, Full, "";
+        318 getrandom(buf: Addr, len: usize, flags: Flags) => system::getrandom, Full, "";
         242 mq_timedsend(fd: Fd, msg: Addr, len: usize, prio: u32, timeout: Addr) => mqueue::mq_timedsend, Full, "";
         243 mq_timedreceive(fd: Fd, buf: Addr, len: usize, prio: Addr, timeout: Addr) => mqueue::mq_timedreceive, Full, "";
         0 read(fd: Fd, buf: Addr, count: usize) => io::read, Full, "";

@@ -5,6 +5,7 @@ use super::timer::{Left, Next, Setting, Timer};
 use crate::kernel::signal::SigInfo;
 use crate::kernel::{Kernel, ThreadGroup};
 use platform::executor::now_ns;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 /// Which of the three.
@@ -22,9 +23,10 @@ struct Prof(CpuTimer);
 
 fn cpu_timer(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, part: Part, sig: i32) -> CpuTimer {
     let weak = Arc::downgrade(group);
+    let turns = AtomicUsize::new(0);
     CpuTimer::new(&kernel.executor, group_clock(group, part), move |_| {
         let Some(group) = weak.upgrade() else { return Next::Hold };
-        super::signal_group(&group, SigInfo::kernel(sig));
+        super::signal_busy(&group, SigInfo::kernel(sig), turns.fetch_add(1, Ordering::Relaxed));
         Next::Rearm
     })
 }
@@ -51,7 +53,13 @@ pub fn set(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, which: Which, value: 
                 Real(Timer::new(&kernel.executor, move |_| {
                     let Some(group) = weak.upgrade() else { return Next::Hold };
                     super::signal_group(&group, SigInfo::kernel(libc::SIGALRM));
-                    Next::Rearm
+                    // Until the signal is taken. One that is gone already was taken before the timer was held for it.
+                    let waits = group.pending.lock().set.has(libc::SIGALRM);
+                    if waits || super::ignores(&group, libc::SIGALRM) {
+                        Next::Hold
+                    } else {
+                        Next::Rearm
+                    }
                 }))
             });
             timer.0.set(setting(now_ns()))
@@ -64,6 +72,13 @@ pub fn set(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, which: Which, value: 
             let t = prof(kernel, group);
             t.0.set(setting(t.0.now()))
         }
+    }
+}
+
+/// SIGALRM has been taken, or is not ignored any more: the timer of real time goes on.
+pub fn alarm_taken(group: &ThreadGroup) {
+    if let Some(t) = group.timers.get::<Real>() {
+        t.0.take();
     }
 }
 

@@ -19,9 +19,37 @@ fn signal_group(group: &Arc<ThreadGroup>, info: SigInfo) {
     let _ = send::from_outside(group, info);
 }
 
+/// As [`signal_group`], for a timer of processor time: threads that use it are signalled in turn.
+fn signal_busy(group: &Arc<ThreadGroup>, info: SigInfo, nth: usize) {
+    let _ = send::to_busy(group, info, nth);
+}
+
 /// As [`signal_group`], for one thread.
 fn signal_task(task: &Task, info: SigInfo) {
     let _ = send::to_task(task, info);
+}
+
+/// Whether a signal sent to the process now would have no effect.
+fn ignores(group: &ThreadGroup, sig: i32) -> bool {
+    let actions = group.actions.read().clone();
+    let ignored = actions.lock().ignored(sig);
+    ignored
+}
+
+/// A signal that a process ignored is not ignored any more: timers that waited for that go on.
+pub fn unignored(group: &ThreadGroup, sig: i32) {
+    posix::unignored(group, sig);
+    if sig == libc::SIGALRM {
+        itimer::alarm_taken(group);
+    }
+}
+
+/// To be called with every signal that is taken from a queue, whoever takes it.
+pub fn signal_taken(group: &ThreadGroup, info: &mut SigInfo) {
+    posix::signal_taken(group, info);
+    if info.signo == libc::SIGALRM {
+        itimer::alarm_taken(group);
+    }
 }
 
 /// `execve` ends a process's POSIX timers; interval timers go on.

@@ -1,7 +1,8 @@
 //! POSIX timers of a process (timer_create(2)).
 //!
 //! At most one signal of a timer is queued at any time. When it is taken ([`signal_taken`]), the expirations that happened since
-//! it was queued become its overrun count and a periodic timer goes on.
+//! it was queued become its overrun count and a periodic timer goes on. One whose signal is ignored goes on when it is not any more: a
+//! guest that does not look costs nothing.
 
 use super::clock::Clock;
 use super::cpu::{group_clock, CpuTimer, Part};
@@ -11,6 +12,7 @@ use crate::kernel::signal::{SigFields, SigInfo};
 use crate::kernel::users::{self, Charge, What};
 use crate::kernel::{Kernel, Task, ThreadGroup};
 use parking_lot::Mutex;
+use platform::executor::Rounds;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Weak};
@@ -48,6 +50,8 @@ struct Shared {
     group: Weak<ThreadGroup>,
     /// A signal of this timer is queued.
     queued: AtomicBool,
+    /// It has expired and its signal is ignored: it goes on when that is not so any more ([`unignored`]).
+    parked: AtomicBool,
 }
 
 pub struct PosixTimer {
@@ -70,6 +74,14 @@ struct Table {
 }
 
 impl Shared {
+    /// Whether a signal of that number is queued where this timer's is.
+    fn waits(&self, sig: i32) -> bool {
+        match &self.notify {
+            Notify::Thread { task, .. } => task.upgrade().is_some_and(|t| t.signals.lock().pending.set.has(sig)),
+            _ => self.group.upgrade().is_some_and(|g| g.pending.lock().set.has(sig)),
+        }
+    }
+
     fn expired(&self) -> Next {
         let Some(group) = self.group.upgrade() else { return Next::Hold };
         let (sig, value) = match self.notify {
@@ -81,24 +93,26 @@ impl Shared {
         }
         let fields = SigFields::Timer { id: self.id, overrun: 0, value };
         let info = SigInfo { signo: sig, errno: 0, code: SI_TIMER, fields };
-        let waits = match &self.notify {
+        match &self.notify {
             Notify::Thread { task, .. } => {
                 let Some(task) = task.upgrade() else { return Next::Hold };
                 super::signal_task(&task, info);
-                let waits = task.signals.lock().pending.set.has(sig);
-                waits
             }
-            _ => {
-                super::signal_group(&group, info);
-                let waits = group.pending.lock().set.has(sig);
-                waits
-            }
-        };
-        if waits {
+            _ => super::signal_group(&group, info),
+        }
+        if self.waits(sig) {
             Next::Hold
         } else {
             // Ignored, or taken already.
             self.queued.store(false, Ordering::SeqCst);
+            if !super::ignores(&group, sig) {
+                return Next::Rearm;
+            }
+            self.parked.store(true, Ordering::SeqCst);
+            // Unless that has just changed.
+            if super::ignores(&group, sig) || !self.parked.swap(false, Ordering::SeqCst) {
+                return Next::Hold;
+            }
             Next::Rearm
         }
     }
@@ -121,8 +135,8 @@ impl PosixTimers {
             id = id.checked_add(1).unwrap_or(0);
         }
         t.next = id.checked_add(1).unwrap_or(0);
-        let shared =
-            Arc::new(Shared { id, notify: notify(id), group: Arc::downgrade(group), queued: AtomicBool::new(false) });
+        let (queued, parked) = (AtomicBool::new(false), AtomicBool::new(false));
+        let shared = Arc::new(Shared { id, notify: notify(id), group: Arc::downgrade(group), queued, parked });
         let s = shared.clone();
         let expire = move |_| s.expired();
         let kind = match source {
@@ -135,6 +149,27 @@ impl PosixTimers {
 
     pub fn get(&self, id: i32) -> Result<Arc<PosixTimer>> {
         self.table.lock().timers.get(&id).cloned().ok_or(Errno::EINVAL)
+    }
+
+    /// A signal is not ignored any more: timers of it go on.
+    fn unignored(&self, sig: i32) {
+        let all: Vec<_> = self.table.lock().timers.values().cloned().collect();
+        let mut rounds = Rounds::new();
+        for timer in all {
+            rounds.next();
+            let of = match timer.shared.notify {
+                Notify::Group { sig, .. } | Notify::Thread { sig, .. } => sig,
+                Notify::None => continue,
+            };
+            // Its signal was dropped when it came to be ignored, if it is queued no more.
+            let dropped = of == sig && timer.shared.queued.load(Ordering::SeqCst) && !timer.shared.waits(sig);
+            if dropped {
+                timer.shared.queued.store(false, Ordering::SeqCst);
+            }
+            if dropped || (of == sig && timer.shared.parked.swap(false, Ordering::SeqCst)) {
+                timer.take();
+            }
+        }
     }
 
     pub fn delete(&self, id: i32) -> Result<()> {
@@ -152,6 +187,7 @@ impl PosixTimer {
             interval_ns: if value == 0 { 0 } else { interval },
         };
         self.overrun.store(0, Ordering::SeqCst);
+        self.shared.parked.store(false, Ordering::SeqCst);
         match &self.kind {
             Kind::Wall(clock, t) => {
                 let at = if absolute { clock.deadline(value) } else { Clock::Monotonic.now().saturating_add(value) };
@@ -178,6 +214,13 @@ impl PosixTimer {
             Kind::Wall(_, t) => t.take(),
             Kind::Cpu(t) => t.take(),
         }
+    }
+}
+
+/// To be called when a signal that a process ignored is not ignored any more.
+pub fn unignored(group: &ThreadGroup, sig: i32) {
+    if let Some(timers) = group.timers.get::<PosixTimers>() {
+        timers.unignored(sig);
     }
 }
 

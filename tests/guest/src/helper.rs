@@ -53,6 +53,7 @@ pub fn main(args: &[String]) -> i32 {
             println!("{mxcsr:x} {fcw:x} {} {mapped}", xmm == 0x1234_5678_9abc);
             0
         },
+        Some("stopped") => stopped_terminal(args[1] == "on"),
         // The error of `sched_yield`, or 0.
         Some("yield") => unsafe {
             if sched_yield() == 0 {
@@ -80,5 +81,35 @@ pub fn main(args: &[String]) -> i32 {
             eprintln!("no such helper: {args:?}");
             2
         }
+    }
+}
+
+/// Standard error is the terminal, standard output tells how far it is: stops the terminal's output and has a child write there. `on`: starts
+/// it again once it is sure that the child waits, else waits with it.
+fn stopped_terminal(on: bool) -> i32 {
+    unsafe {
+        assert_eq!(tcflow(2, TCOOFF), 0);
+        // Calls that do not exist are told in the log, at the same terminal.
+        for nr in 4000..4200 {
+            assert_eq!(syscall(nr), -1);
+        }
+        let child = fork();
+        if child == 0 {
+            assert_eq!(write(2, b"held\n".as_ptr().cast(), 5), 5);
+            _exit(3);
+        }
+        usleep(100_000);
+        let mut status = 0;
+        assert_eq!(waitpid(child, &mut status, WNOHANG), 0, "it wrote to a stopped terminal");
+        let mut p = pollfd { fd: 2, events: POLLOUT, revents: 0 };
+        assert_eq!(poll(&mut p, 1, 0), 0, "a stopped terminal can be written to");
+        println!("waits");
+        if on {
+            assert_eq!(tcflow(2, TCOON), 0);
+        }
+        assert_eq!(waitpid(child, &mut status, 0), child);
+        assert!(WIFEXITED(status) && WEXITSTATUS(status) == 3, "{status:x}");
+        assert_eq!(poll(&mut p, 1, 0), 1);
+        0
     }
 }

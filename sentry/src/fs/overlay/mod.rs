@@ -19,6 +19,7 @@ use super::vfs::anonymous_dev;
 use super::*;
 use crate::error::{Errno, Result};
 use parking_lot::Mutex;
+use platform::executor::Rounds;
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -188,9 +189,11 @@ impl OvlInode {
     /// The entries that show: name, inode number, `DT_*`.
     fn entries(&self) -> Result<Listing> {
         let mut out = Listing::new();
+        let mut rounds = Rounds::new();
         let mut hidden = vfs::dentry::NameMap::<()>::default();
         if let Some(u) = self.upper.get() {
             for (_, name, i) in u.entries(0, usize::MAX) {
+                rounds.next();
                 if !i.is_whiteout() {
                     out.push(((*name).into(), i.ino(), (i.kind() >> 12) as u8));
                 }
@@ -204,6 +207,7 @@ impl OvlInode {
             let before = pos;
             dir.ops.readdir(&dir, pos, &mut |e| {
                 pos = e.next;
+                rounds.next();
                 if !matches!(e.name, b"." | b"..") && !hidden.contains_key(e.name) {
                     out.push((e.name.into(), e.ino, e.kind));
                 }

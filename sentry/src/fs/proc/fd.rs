@@ -62,7 +62,7 @@ impl Inode for FdDir {
         if !self.info {
             // Since Linux 6.2 the size is the number of descriptors.
             let who = self.target.exists()?;
-            a.size = who.task.map_or(0, |t| t.files().numbers().len() as u64);
+            a.size = who.task.map_or(0, |t| t.files().count() as u64);
         }
         Ok(a)
     }
@@ -96,9 +96,10 @@ impl List for FdDir {
         if !who.may_access() {
             return Err(Errno::EACCES);
         }
-        let from = (pos - FIRST) as i64;
+        let mut from = usize::try_from(pos - FIRST).unwrap_or(usize::MAX);
         let kind = if self.info { libc::DT_REG } else { libc::DT_LNK };
-        for fd in task.files().numbers().into_iter().filter(|&n| i64::from(n) >= from) {
+        while let Some(fd) = task.files().next(from) {
+            from = fd as usize + 1;
             let next = fd as u64 + FIRST + 1;
             let ino = fd_ino(who.id, fd, self.info);
             if !sink(DirEntry { name: fd.to_string().as_bytes(), ino, kind, next }) {

@@ -8,6 +8,7 @@ use crate::fs::pseudo::{check_length, Put, Super};
 use crate::mm::io::{Dst, Src};
 use crate::mm::vma::Vma;
 use crate::mm::{Mm, UserMem};
+use platform::executor::Rounds;
 use std::any::Any;
 use std::sync::Weak;
 
@@ -100,9 +101,10 @@ fn mappings(who: &Who) -> Vec<Vma> {
 }
 
 pub(super) fn maps(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let mut rounds = Rounds::new();
     for v in mappings(who) {
         head(&v, out);
-        check_length(out)?;
+        check_length(out, &mut rounds)?;
     }
     Ok(())
 }
@@ -144,9 +146,10 @@ fn row(out: &mut Vec<u8>, name: &str, bytes: u64) {
 }
 
 pub(super) fn smaps(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let mut rounds = Rounds::new();
     for v in mappings(who) {
         head(&v, out);
-        check_length(out)?;
+        check_length(out, &mut rounds)?;
         row(out, "Size", v.len());
         row(out, "KernelPageSize", 4096);
         row(out, "MMUPageSize", 4096);

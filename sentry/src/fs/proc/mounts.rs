@@ -5,6 +5,7 @@ use crate::error::{Errno, Result};
 use crate::fs::pseudo::{check_length, Put, Super};
 use crate::fs::vfs::{Mount, MountFlags, Names, Path};
 use crate::mm::user::PATH_MAX;
+use platform::executor::Rounds;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -106,8 +107,9 @@ fn options(out: &mut Vec<u8>, m: &Mount) {
 }
 
 pub(super) fn mounts(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let mut rounds = Rounds::new();
     for (m, place) in reachable(who, sup)? {
-        check_length(out)?;
+        check_length(out, &mut rounds)?;
         out.esc(&m.sb().source, BAD).s(" ").esc(&place, BAD).s(" ").s(m.sb().fstype).s(" ");
         flags(out, m.flags());
         options(out, &m);
@@ -128,9 +130,10 @@ fn root_in_fs(m: &Arc<Mount>) -> Option<Vec<u8>> {
 }
 
 pub(super) fn mountinfo(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let mut rounds = Rounds::new();
     for (m, place) in reachable(who, sup)? {
         let Some(shown) = root_in_fs(&m) else { continue };
-        check_length(out)?;
+        check_length(out, &mut rounds)?;
         let parent = m.mountpoint().map_or(m.id, |p: Path| p.mount().id);
         let dev = m.root_dentry().inode().attr().map_or(0, |a| a.dev);
         out.d(m.id).s(" ").d(parent).s(" ");
@@ -146,8 +149,9 @@ pub(super) fn mountinfo(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()>
 }
 
 pub(super) fn mountstats(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let mut rounds = Rounds::new();
     for (m, place) in reachable(who, sup)? {
-        check_length(out)?;
+        check_length(out, &mut rounds)?;
         out.s("device ").esc(&m.sb().source, BAD).s(" mounted on ").esc(&place, BAD);
         out.s(" with fstype ").s(m.sb().fstype).s("\n");
     }

@@ -17,6 +17,9 @@ const CHUNK: usize = 1 << 20;
 /// Bytes that a memfd with holes may have counted too much before the host is asked.
 const RECOUNT: u64 = 128 * 1024;
 
+/// Bytes that the host takes milliseconds to give back.
+const LONG: u64 = 16 << 20;
+
 #[derive(Default)]
 pub struct Data {
     store: Store,
@@ -229,7 +232,11 @@ impl Data {
                 Ok(())
             }
             Store::Shared(f) => {
-                f.set_len(len)?;
+                if f.len().saturating_sub(len) > LONG {
+                    platform::executor::aside(|| f.set_len(len))?;
+                } else {
+                    f.set_len(len)?;
+                }
                 self.settle(fs);
                 Ok(())
             }
@@ -349,9 +356,14 @@ impl Data {
         }
     }
 
-    /// Gives the memory back to the limit.
+    /// Gives the memory back to the limit, and at once or soon to the host.
     pub fn release(&mut self, fs: &TmpFs) {
         fs.recharge(self.charged, 0);
         self.charged = 0;
+        if let Store::Shared(f) = std::mem::take(&mut self.store) {
+            if f.len() > LONG {
+                platform::executor::drop_aside(f);
+            }
+        }
     }
 }

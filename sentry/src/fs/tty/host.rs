@@ -1,5 +1,6 @@
 //! The terminal that the sandbox was started at: the first session's controlling terminal. Its line discipline is the host's; who is in its
-//! foreground is decided here, and what it signals comes through the command ([`crate::kernel::tty::signal_foreground`]).
+//! foreground is decided here, and what it signals comes through the command ([`crate::kernel::tty::signal_foreground`]). So is what
+//! `TCXONC` stops: the guest's output. The host's terminal itself stays started, for the log and for what is printed after the sandbox.
 
 use super::ldisc::{Termios, Termios2};
 use super::pty::{TCGETS2, TCSETS2, TCSETSF2, TCSETSW2};
@@ -13,21 +14,62 @@ use crate::kernel::tty::{self, Job, Line};
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::{Cred, Kernel, Task};
 use crate::mm::io::{Dst, Src};
+use parking_lot::Mutex;
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use zerocopy::IntoBytes;
+
+/// The terminal can be written to.
+const OUT: u32 = (libc::POLLOUT | libc::POLLWRNORM) as u32;
 
 pub struct HostTerminal {
     pub line: Arc<Line>,
     /// The first descriptor of it that was passed: what `/dev/tty` stands for.
     first: Arc<HostFile>,
+    /// `TCOOFF`: the guest writes nothing.
+    stopped: AtomicBool,
+    /// All descriptors of it: their writers wait for `TCOON`.
+    files: Mutex<Vec<Weak<HostFile>>>,
 }
 
 impl HostTerminal {
     /// A description for `/dev/tty` and `/dev/console`.
-    pub fn end(&self) -> Box<dyn FileOps> {
-        Box::new(End { line: self.line.clone(), file: self.first.clone() })
+    pub fn end(self: &Arc<Self>) -> Box<dyn FileOps> {
+        Box::new(End { terminal: self.clone(), file: self.first.clone() })
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// `TCXONC` at one of its descriptors.
+    fn flow(&self, file: &HostFile, arg: u64) -> Result<()> {
+        const TCOOFF: u64 = 0;
+        const TCOON: u64 = 1;
+        const TCIOFF: u64 = 2;
+        const TCION: u64 = 3;
+        match arg {
+            TCOOFF => self.stopped.store(true, Ordering::SeqCst),
+            TCOON => {
+                self.stopped.store(false, Ordering::SeqCst);
+                for file in self.files.lock().iter().filter_map(Weak::upgrade) {
+                    file.queue().wake(OUT);
+                }
+            }
+            TCIOFF | TCION => {
+                let mut t = Termios::NONE;
+                platform::host::ioctl(file.fd().as_fd(), libc::TCGETS, t.as_mut_bytes())?;
+                let c = t.cc[if arg == TCIOFF { libc::VSTOP } else { libc::VSTART }];
+                // One that the terminal does not take now is lost, as on a line.
+                if c != 0 && file.ready() & OUT != 0 {
+                    let _ = platform::host::write_nowait(file.fd().as_fd(), &[c]);
+                }
+            }
+            _ => return Err(Errno::EINVAL),
+        }
+        Ok(())
     }
 }
 
@@ -36,18 +78,21 @@ pub fn host_terminal(kernel: &Arc<Kernel>, fd: OwnedFd) -> Result<Arc<File>> {
     let flags = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFL)? & libc::O_ACCMODE;
     let file = Arc::new(HostFile::new(&kernel.executor, fd)?);
     let mut console = kernel.ttys.console.lock();
-    let line = match &*console {
-        Some(c) => c.line.clone(),
+    let terminal = match &*console {
+        Some(c) => c.clone(),
         None => {
             let line = Line::new(libc::makedev(5, 1));
             // The command leads the session and is in the foreground.
             let first = kernel.first_pid();
             *line.job.lock() = Job { session: first, pgrp: first };
-            *console = Some(Arc::new(HostTerminal { line: line.clone(), first: file.clone() }));
-            line
+            let (stopped, files) = (AtomicBool::new(false), Mutex::default());
+            let terminal = Arc::new(HostTerminal { line, first: file.clone(), stopped, files });
+            *console = Some(terminal.clone());
+            terminal
         }
     };
-    Ok(File::new(Box::new(End { line, file }), flags, place(kernel, "/dev/console", libc::makedev(5, 1))))
+    terminal.files.lock().push(Arc::downgrade(&file));
+    Ok(File::new(Box::new(End { terminal, file }), flags, place(kernel, "/dev/console", libc::makedev(5, 1))))
 }
 
 /// The node `name`, if it is that of the device `rdev`: what ttyname(3) finds the terminal to be.
@@ -59,7 +104,7 @@ pub(super) fn place(kernel: &Kernel, name: &str, rdev: u64) -> Option<Path> {
 }
 
 struct End {
-    line: Arc<Line>,
+    terminal: Arc<HostTerminal>,
     file: Arc<HostFile>,
 }
 
@@ -74,23 +119,30 @@ impl FileOps for End {
         self
     }
     fn read(&self, file: &File, dst: &mut Dst<'_>, offset: u64) -> SysResult<usize> {
-        tty::check(&self.line, libc::SIGTTIN)?;
+        tty::check(&self.terminal.line, libc::SIGTTIN)?;
         self.file.read(file, dst, offset)
     }
     fn write(&self, file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
+        if self.terminal.is_stopped() {
+            return Err(Errno::EAGAIN.into());
+        }
         self.file.write(file, src, offset)
     }
     fn own_offset(&self) -> bool {
         true
     }
     fn poll(&self, file: &File) -> u32 {
-        self.file.poll(file)
+        let ready = self.file.poll(file);
+        if self.terminal.is_stopped() {
+            return ready & !OUT;
+        }
+        ready
     }
     fn wait_queue(&self) -> Option<&WaitQueue> {
         self.file.wait_queue()
     }
     fn ioctl(&self, _: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
-        if let Some(r) = tty::ioctl(&self.line, task, cmd, arg) {
+        if let Some(r) = tty::ioctl(&self.terminal.line, task, cmd, arg) {
             return r;
         }
         let mem = task.mem();
@@ -106,7 +158,7 @@ impl FileOps for End {
                 mem.write(arg, &Termios2::of(t, (0, 0)))?;
             }
             libc::TCSETS | libc::TCSETSW | libc::TCSETSF | TCSETS2 | TCSETSW2 | TCSETSF2 => {
-                tty::check(&self.line, libc::SIGTTOU)?;
+                tty::check(&self.terminal.line, libc::SIGTTOU)?;
                 // Speeds without a number mean nothing to a terminal that is not a line.
                 let cmd = match u64::from(cmd) {
                     TCSETS2 => libc::TCSETS,
@@ -116,7 +168,8 @@ impl FileOps for End {
                 };
                 let mut b = [0u8; size_of::<Termios>()];
                 mem.read_bytes(arg, &mut b)?;
-                self.host(cmd as u32, &mut b)?;
+                // A drain takes as long as the terminal wants.
+                task.kernel.executor.block_in_place(|| self.host(cmd as u32, &mut b))?;
             }
             libc::TIOCGWINSZ => {
                 let mut b = [0u8; 8];
@@ -133,10 +186,15 @@ impl FileOps for End {
                 self.host(cmd, &mut b)?;
                 mem.write_bytes(arg, &b)?;
             }
-            libc::TCFLSH | libc::TCXONC | libc::TCSBRK => {
-                tty::check(&self.line, libc::SIGTTOU)?;
+            libc::TCXONC => {
+                tty::check(&self.terminal.line, libc::SIGTTOU)?;
+                self.terminal.flow(&self.file, arg)?;
+            }
+            libc::TCFLSH | libc::TCSBRK => {
+                tty::check(&self.terminal.line, libc::SIGTTOU)?;
                 let v = i32::try_from(arg).map_err(|_| Errno::EINVAL)?;
-                platform::host::ioctl_value(self.file.fd().as_fd(), u64::from(cmd), v)?;
+                let host = || platform::host::ioctl_value(self.file.fd().as_fd(), u64::from(cmd), v);
+                task.kernel.executor.block_in_place(host)?;
             }
             libc::TIOCGETD => mem.write(arg, &0i32)?,
             _ => return Err(Errno::ENOTTY.into()),
@@ -145,7 +203,7 @@ impl FileOps for End {
     }
     fn attr(&self) -> Result<Attr> {
         let a = self.file.attr()?;
-        Ok(Attr { rdev: self.line.rdev, ..a })
+        Ok(Attr { rdev: self.terminal.line.rdev, ..a })
     }
     fn reopens(&self) -> bool {
         true

@@ -4,7 +4,8 @@ use super::waits::cut_short;
 use crate::t::*;
 use libc::*;
 
-pub const CASES: &[crate::Case] = cases![polls, selects, epolls, masks_are_put_back, timerfds, interrupted];
+pub const CASES: &[crate::Case] =
+    cases![polls, selects, epolls, ways_through_epolls, masks_are_put_back, timerfds, interrupted];
 
 unsafe fn polls() {
     let (r, w) = pipe_pair();
@@ -21,6 +22,34 @@ unsafe fn polls() {
     fails(syscall(SYS_ppoll, &mut p, 1, &wrong, 0, 8u64), EINVAL);
     let set = set_of(&[SIGUSR1]);
     fails(syscall(SYS_ppoll, &mut p, 1, &none, &set, 4u64), EINVAL);
+}
+
+/// From one file no more chains of epolls lead upwards than `path_limits` says: 500 of two.
+unsafe fn ways_through_epolls() {
+    let mut event = epoll_event { events: EPOLLIN as u32, u64: 0 };
+    let mut add = |to: i32, what: i32| epoll_ctl(to, EPOLL_CTL_ADD, what, &mut event);
+    let file = ok(eventfd(0, 0));
+    let low: Vec<i32> = (0..25).map(|_| ok(epoll_create1(0))).collect();
+    let high: Vec<i32> = (0..20).map(|_| ok(epoll_create1(0))).collect();
+    for &l in &low {
+        zero(add(l, file));
+    }
+    for &h in &high {
+        for &l in &low {
+            zero(add(h, l));
+        }
+    }
+    let more = ok(epoll_create1(0));
+    fails(add(more, low[0]), EINVAL);
+    // What was refused is not there: it can be added as soon as there are fewer.
+    zero(epoll_ctl(high[0], EPOLL_CTL_DEL, low[0], std::ptr::null_mut()));
+    zero(add(more, low[0]));
+    fails(add(high[0], low[0]), EINVAL);
+    // Another file that comes in below is counted by itself.
+    let other = ok(eventfd(1, 0));
+    zero(add(low[0], other));
+    let mut got: [epoll_event; 4] = zeroed();
+    is(epoll_wait(more, got.as_mut_ptr(), 4, 0), 1);
 }
 
 unsafe fn selects() {

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 pub const CASES: &[crate::Case] = cases![
     clocks,
     interval_timers,
+    profiled_threads,
     posix_timers,
+    timer_of_an_ignored_signal,
     overruns,
     setting_clocks,
     accounting,
@@ -47,6 +49,64 @@ unsafe fn interval_timers() {
     fails(syscall(SYS_getitimer, ITIMER_REAL, BAD), EFAULT);
     t.it_value.tv_usec = 1_000_000;
     fails(syscall(SYS_setitimer, ITIMER_REAL, &t, 0), EINVAL);
+}
+
+/// All threads that use processor time are seen by a profiler.
+unsafe fn profiled_threads() {
+    const THREADS: usize = 3;
+    static SEEN: [AtomicU64; THREADS] = [const { AtomicU64::new(0) }; THREADS];
+    thread_local! { static ME: std::cell::Cell<usize> = const { std::cell::Cell::new(THREADS) } }
+    extern "C" fn tick(_: i32) {
+        if let Some(n) = SEEN.get(ME.get()) {
+            n.fetch_add(1, SeqCst);
+        }
+    }
+    on(SIGPROF, tick as *const () as usize, SA_RESTART);
+    let each = timeval { tv_sec: 0, tv_usec: 2000 };
+    zero(syscall(SYS_setitimer, ITIMER_PROF, &itimerval { it_interval: each, it_value: each }, 0) as i32);
+    let all = || SEEN.iter().all(|n| n.load(SeqCst) > 1);
+    let threads = (0..THREADS).map(|n| {
+        std::thread::spawn(move || {
+            ME.set(n);
+            let begun = std::time::Instant::now();
+            while !all() && begun.elapsed().as_secs() < 8 {}
+        })
+    });
+    for t in threads.collect::<Vec<_>>() {
+        t.join().unwrap();
+    }
+    zero(syscall(SYS_setitimer, ITIMER_PROF, &zeroed::<itimerval>(), 0) as i32);
+    assert!(all(), "{SEEN:?}");
+}
+
+/// A timer whose signal was ignored for a while goes on when there is a handler.
+unsafe fn timer_of_an_ignored_signal() {
+    static TICKS: AtomicU64 = AtomicU64::new(0);
+    extern "C" fn tick(_: i32) {
+        TICKS.fetch_add(1, SeqCst);
+    }
+    let mut event: sigevent = zeroed();
+    event.sigev_notify = SIGEV_SIGNAL;
+    event.sigev_signo = SIGUSR2;
+    let mut timer = std::ptr::null_mut();
+    zero(timer_create(CLOCK_MONOTONIC, &mut event, &mut timer));
+    let each = timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+    let often = itimerspec { it_interval: each, it_value: each };
+    on(SIGUSR2, SIG_IGN, 0);
+    zero(timer_settime(timer, 0, &often, std::ptr::null_mut()));
+    for _ in 0..2 {
+        usleep(20_000);
+        on(SIGUSR2, tick as *const () as usize, SA_RESTART);
+        let seen = TICKS.load(SeqCst);
+        eventually("the timer goes on", || TICKS.load(SeqCst) > seen + 2);
+        // What is queued now is dropped.
+        block(&[SIGUSR2]);
+        usleep(5000);
+        on(SIGUSR2, SIG_IGN, 0);
+        let set = set_of(&[SIGUSR2]);
+        zero(sigprocmask(SIG_UNBLOCK, &set, std::ptr::null_mut()));
+    }
+    zero(timer_delete(timer));
 }
 
 static RUNG: AtomicU64 = AtomicU64::new(0);

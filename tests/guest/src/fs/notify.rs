@@ -2,6 +2,7 @@
 
 use crate::t::*;
 use libc::*;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 pub const CASES: &[crate::Case] = cases![
     file_events,
@@ -10,8 +11,56 @@ pub const CASES: &[crate::Case] = cases![
     removal,
     oneshot_and_errors,
     poll_and_blocking,
-    instances_of_a_user
+    instances_of_a_user,
+    in_an_epoll_of_several_threads
 ];
+
+/// An instance that some threads add to an epoll and take away while others wait for it there and events come.
+unsafe fn in_an_epoll_of_several_threads() {
+    const ROUNDS: usize = 500;
+    let dir = Tmp::new();
+    let (fd, ep) = (start(), ok(epoll_create1(0)));
+    ok(inotify_add_watch(fd, dir.p("").as_ptr(), IN_ALL_EVENTS));
+    let left = AtomicUsize::new(4);
+    std::thread::scope(|s| {
+        for n in 0..2 {
+            let (dir, left) = (&dir, &left);
+            s.spawn(move || {
+                let mut event = epoll_event { events: EPOLLIN as u32, u64: 0 };
+                for _ in 0..ROUNDS {
+                    epoll_ctl(ep, EPOLL_CTL_ADD, fd, &mut event);
+                    epoll_ctl(ep, EPOLL_CTL_DEL, fd, std::ptr::null_mut());
+                }
+                left.fetch_sub(1, SeqCst);
+            });
+            s.spawn(move || {
+                let name = dir.p(&format!("file{n}"));
+                for _ in 0..ROUNDS {
+                    ok(close(ok(open(name.as_ptr(), O_CREAT | O_RDWR, 0o600))));
+                    ok(unlink(name.as_ptr()));
+                }
+                left.fetch_sub(1, SeqCst);
+            });
+            s.spawn(move || {
+                let mut got: [epoll_event; 4] = zeroed();
+                while left.load(SeqCst) > 0 {
+                    if ok(epoll_wait(ep, got.as_mut_ptr(), 4, 10)) > 0 {
+                        let mut b = [0u8; 4096];
+                        let n = read(fd, b.as_mut_ptr().cast(), b.len());
+                        assert!(n > 0 || errno() == EAGAIN);
+                    }
+                }
+            });
+        }
+    });
+    // Nothing was lost: it is heard of again.
+    while !events(fd).is_empty() {}
+    let mut event = epoll_event { events: EPOLLIN as u32, u64: 7 };
+    zero(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &mut event));
+    ok(close(ok(open(dir.p("last").as_ptr(), O_CREAT | O_RDWR, 0o600))));
+    is(epoll_wait(ep, &mut event, 1, 5000), 1);
+    assert!(!events(fd).is_empty());
+}
 
 unsafe fn events(fd: i32) -> Vec<(i32, u32, u32, String)> {
     let mut b = [0u8; 8192];

@@ -14,6 +14,7 @@ mod jumps;
 mod over;
 mod raw;
 mod sites;
+mod stalls;
 
 use crate::t::*;
 use libc::*;
@@ -38,6 +39,7 @@ const ATTACKS: &[(&str, unsafe fn())] = &[
     ("signals", host::signals),
     ("network", host::network),
     ("descriptors", descriptors::descriptors),
+    ("stalls", stalls::stalls),
     ("hold", host::hold),
 ];
 

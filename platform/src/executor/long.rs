@@ -1,0 +1,129 @@
+//! Work that takes long without waiting: the thread that does it gives everything else away, to another thread.
+//!
+//! This may happen while the caller holds locks. Whoever else wants those waits for the caller, as it would have without this.
+
+use super::*;
+use std::cell::RefCell;
+
+thread_local! {
+    /// The executor that this thread works for.
+    static HERE: RefCell<Weak<Executor>> = const { RefCell::new(Weak::new()) };
+}
+
+/// For how long one call may keep all others waiting before another thread takes over.
+const TURN_NS: u64 = 2_000_000;
+/// The clock is asked so seldom.
+const LOOK_EACH: u32 = 64;
+
+impl Executor {
+    /// This thread works for it from now on.
+    pub(super) fn here(&self) {
+        HERE.set(self.me.clone());
+    }
+}
+
+fn here() -> Option<Arc<Executor>> {
+    HERE.with_borrow(Weak::upgrade)
+}
+
+/// [`Executor::block_in_place`] of the executor that this thread works for, if it works for one.
+pub fn aside<R>(f: impl FnOnce() -> R) -> R {
+    match here() {
+        Some(executor) => executor.block_in_place(f),
+        None => f(),
+    }
+}
+
+/// Drops what takes long to drop, later and with no lock held.
+pub fn drop_aside<T: Send + 'static>(value: T) {
+    if let Some(executor) = here() {
+        executor.spawn(Box::pin(async move { aside(move || drop(value)) }));
+    }
+}
+
+/// To be told of each round of a loop whose length a guest chooses, and which cannot be left in between.
+#[derive(Debug, Default)]
+pub struct Rounds {
+    count: u32,
+    since: u64,
+}
+
+impl Rounds {
+    pub fn new() -> Rounds {
+        Rounds::default()
+    }
+
+    /// A round that takes less than some 10 µs.
+    #[inline]
+    pub fn next(&mut self) {
+        self.count += 1;
+        if self.count % LOOK_EACH == 0 {
+            self.look();
+        }
+    }
+
+    #[cold]
+    fn look(&mut self) {
+        let now = now_ns();
+        if self.since == 0 {
+            self.since = now;
+        } else if now - self.since > TURN_NS && AT_WORK.get() {
+            aside(|| ());
+            self.since = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_long_loop_lets_others_go_on() {
+        let executor = Executor::new(HandOff::Sleep, None).unwrap();
+        let (other, runner) = (executor.clone(), executor.clone());
+        let done = Arc::new(AtomicBool::new(false));
+        let seen = done.clone();
+        executor.spawn(Box::pin(async move {
+            let at_last = other.clone();
+            other.spawn(Box::pin(async move { done.store(true, SeqCst) }));
+            let (mut rounds, until) = (Rounds::new(), now_ns() + 20_000_000_000);
+            while !seen.load(SeqCst) && now_ns() < until {
+                rounds.next();
+            }
+            at_last.shutdown(i32::from(!seen.load(SeqCst)));
+        }));
+        assert_eq!(runner.run(), 0);
+    }
+
+    #[test]
+    fn who_lets_others_go_first_is_behind_them() {
+        let executor = Executor::new(HandOff::Sleep, None).unwrap();
+        let (other, runner) = (executor.clone(), executor.clone());
+        let fired = Arc::new(AtomicBool::new(false));
+        executor.spawn(Box::pin(async move {
+            let seen = fired.clone();
+            struct Fire(Arc<AtomicBool>);
+            impl Wake for Fire {
+                fn wake(self: Arc<Self>) {
+                    self.0.store(true, SeqCst);
+                }
+            }
+            let _timer = other.timer(now_ns(), Waker::from(Arc::new(Fire(fired))));
+            let mut left = 3;
+            std::future::poll_fn(|cx| {
+                std::thread::sleep(Duration::from_millis(1));
+                if left == 0 || seen.load(SeqCst) {
+                    return Poll::Ready(());
+                }
+                left -= 1;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            })
+            .await;
+            other.shutdown(i32::from(!seen.load(SeqCst)));
+        }));
+        assert_eq!(runner.run(), 0);
+    }
+}

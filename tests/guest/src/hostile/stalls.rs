@@ -1,0 +1,129 @@
+//! Calls that have the Sentry work for long, and timers that expire all the time: another process makes calls of its own meanwhile, and
+//! must get answers before the long one has its own.
+
+use super::got;
+use crate::t::*;
+use libc::*;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+/// Answers that the other process must get at least. If it had to wait for the end it would get one or two.
+const ANSWERS: u64 = 6;
+const MIB: usize = 1 << 20;
+
+pub unsafe fn stalls() {
+    submitted();
+    resident();
+    random();
+    given_back();
+    expiring(false);
+    expiring(true);
+}
+
+/// Runs `long` beside a process that makes calls.
+unsafe fn beside(what: &str, needed: u64, long: impl FnOnce()) {
+    let words = &*shared(4096).cast::<[AtomicU64; 2]>();
+    let other = spawn(|| {
+        while words[1].load(SeqCst) == 0 {
+            // The stub does not know the answer.
+            syscall(SYS_umask, 0o22);
+            words[0].fetch_add(1, SeqCst);
+        }
+        0
+    });
+    eventually("the other process's first calls", || words[0].load(SeqCst) > 100);
+    let before = words[0].load(SeqCst);
+    long();
+    let answers = words[0].load(SeqCst) - before;
+    words[1].store(1, SeqCst);
+    exits(other, 0);
+    if answers < needed {
+        got(&format!("the Sentry for itself by {what}: another process got {answers} answers meanwhile"));
+    }
+}
+
+/// io_submit(2) of many requests, each of a size that one call may have at once.
+unsafe fn submitted() {
+    const SIZE: usize = 4 * MIB;
+    const REQUESTS: usize = 100;
+    let (file, buffer) = (ok(memfd_create(c"x".as_ptr(), 0)), anon(SIZE, RW));
+    std::slice::from_raw_parts_mut(buffer, SIZE).fill(1);
+    is(pwrite(file, buffer.cast(), SIZE, 0), SIZE as i64);
+    let mut context = 0u64;
+    zero(syscall(SYS_io_setup, REQUESTS, &raw mut context) as i32);
+    // data, key and flags, opcode and descriptor, buffer, length, offset, two reserved.
+    let request = [0, 0, (file as u64) << 32, buffer as u64, SIZE as u64, 0, 0, 0];
+    let requests = [&raw const request; REQUESTS];
+    beside("io_submit", ANSWERS, || is(syscall(SYS_io_submit, context, REQUESTS, requests.as_ptr()), REQUESTS as i64));
+    zero(syscall(SYS_io_destroy, context) as i32);
+    zero(munmap(buffer.cast(), SIZE));
+    zero(close(file));
+}
+
+/// mincore(2) of 64 GiB.
+unsafe fn resident() {
+    const LENGTH: usize = 64 << 30;
+    let place = mmap(null_mut(), LENGTH, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert_ne!(place, MAP_FAILED);
+    let pages = anon(LENGTH / 4096, RW);
+    beside("mincore", ANSWERS, || zero(mincore(place, LENGTH, pages)));
+    zero(munmap(pages.cast(), LENGTH / 4096));
+    zero(munmap(place, LENGTH));
+}
+
+/// Reads from the slowest device, and getrandom(2).
+unsafe fn random() {
+    const SIZE: usize = 32 * MIB;
+    let (file, buffer) = (ok(open(c"/dev/urandom".as_ptr(), O_RDONLY)), anon(SIZE, RW));
+    beside("a read of /dev/urandom", ANSWERS, || is(read(file, buffer.cast(), SIZE), SIZE as i64));
+    beside("getrandom", ANSWERS, || is(syscall(SYS_getrandom, buffer, SIZE, 0), SIZE as i64));
+    zero(munmap(buffer.cast(), SIZE));
+    zero(close(file));
+}
+
+/// Memory of a file that is taken, and given back, by one call.
+unsafe fn given_back() {
+    const SIZE: i64 = 192 * MIB as i64;
+    let file = ok(memfd_create(c"x".as_ptr(), 0));
+    beside("fallocate", ANSWERS, || zero(fallocate(file, 0, 0, SIZE)));
+    beside("a punched hole", ANSWERS, || zero(fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, SIZE)));
+    zero(fallocate(file, 0, 0, SIZE));
+    beside("ftruncate", ANSWERS, || zero(ftruncate(file, 0)));
+    zero(close(file));
+}
+
+/// As many timers as there may be, which expire each nanosecond: their signal is ignored, or blocked.
+unsafe fn expiring(blocked: bool) {
+    const TIMERS: usize = 40_000;
+    let attacker = spawn(|| {
+        if blocked {
+            block(&[SIGUSR1]);
+        } else {
+            on(SIGUSR1, SIG_IGN, 0);
+        }
+        let mut event: sigevent = zeroed();
+        event.sigev_notify = SIGEV_SIGNAL;
+        event.sigev_signo = SIGUSR1;
+        let often = itimerspec {
+            it_interval: timespec { tv_sec: 0, tv_nsec: 1 },
+            it_value: timespec { tv_sec: 0, tv_nsec: 1 },
+        };
+        let mut timer = null_mut();
+        for _ in 0..TIMERS {
+            if timer_create(CLOCK_MONOTONIC, &mut event, &mut timer) != 0 {
+                break;
+            }
+            zero(timer_settime(timer, 0, &often, null_mut()));
+        }
+        loop {
+            pause();
+        }
+    });
+    usleep(300_000);
+    beside("timers", 100, || {
+        for _ in 0..20 {
+            usleep(10_000);
+        }
+    });
+    super::end(attacker);
+}

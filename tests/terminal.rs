@@ -1,0 +1,108 @@
+//! The caller's terminal, and readers of the log that take nothing: neither may hold the sandbox or the command.
+
+mod common;
+
+use common::{end_within, eventually, guest_tests, RUNSC};
+use nix::pty::{openpty, OpenptyResult};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The helper `stopped` in a sandbox that logs everything to the terminal that it stops, having said that its child waits.
+fn start(terminal: &OpenptyResult, on: &str) -> (Child, BufReader<std::process::ChildStdout>) {
+    let program = guest_tests();
+    let mut child = Command::new(RUNSC)
+        .args(["run", "--debug", "--", program.to_str().unwrap(), "helper", "stopped", on])
+        .stdin(terminal.slave.try_clone().unwrap())
+        .stderr(terminal.slave.try_clone().unwrap())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let _ = out.read_line(&mut line);
+        let _ = tell.send((line, out));
+    });
+    match told.recv_timeout(LIMIT) {
+        Ok((line, out)) => {
+            assert_eq!(line, "waits\n");
+            (child, out)
+        }
+        Err(_) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("the sandbox hangs");
+        }
+    }
+}
+
+/// What can be read at the terminal now.
+fn shown(terminal: &OpenptyResult) -> String {
+    use nix::poll::{poll, PollFd, PollFlags};
+    let mut text = Vec::new();
+    let mut master = File::from(terminal.master.try_clone().unwrap());
+    while poll(&mut [PollFd::new(terminal.master.as_fd(), PollFlags::POLLIN)], 0u8).unwrap() > 0 {
+        let mut buf = [0; 4096];
+        let n = master.read(&mut buf).unwrap();
+        text.extend_from_slice(&buf[..n]);
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// That another program can write to it.
+fn goes_on(terminal: &OpenptyResult) {
+    use nix::poll::{poll, PollFd, PollFlags};
+    // What the sandbox has said may have filled it.
+    shown(terminal);
+    let mut out = [PollFd::new(terminal.slave.as_fd(), PollFlags::POLLOUT)];
+    assert_eq!(poll(&mut out, 0u8), Ok(1), "the terminal stays stopped");
+    File::from(terminal.slave.try_clone().unwrap()).write_all(b"afterwards").unwrap();
+    eventually("output of the next program", LIMIT, || Ok(shown(terminal).contains("afterwards")));
+}
+
+#[test]
+fn a_stopped_terminal_holds_only_who_writes_to_it() {
+    let terminal = openpty(None, None).unwrap();
+    let (child, _out) = start(&terminal, "on");
+    let ended = end_within(child, LIMIT);
+    let text = shown(&terminal);
+    assert_eq!(ended.status.code(), Some(0), "{text}");
+    assert!(text.contains("held") && text.contains("(4000) is not supported"), "{text}");
+    goes_on(&terminal);
+}
+
+#[test]
+fn a_signal_ends_a_sandbox_that_waits_for_its_terminal() {
+    let terminal = openpty(None, None).unwrap();
+    let (child, _out) = start(&terminal, "off");
+    assert!(common::kill(child.id() as i32, libc::SIGINT));
+    let ended = end_within(child, LIMIT);
+    assert!(ended.status.code() == Some(130) || ended.status.signal() == Some(libc::SIGINT), "{:?}", ended.status);
+    goes_on(&terminal);
+}
+
+#[test]
+fn a_log_that_is_not_read_holds_nothing() {
+    let (read, mut write) = std::io::pipe().unwrap();
+    nix::fcntl::fcntl(&write, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+    while write.write(&[b'.'; 4096]).is_ok() {}
+    nix::fcntl::fcntl(&write, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).unwrap();
+    for option in ["--debug", "--stats", "--strace"] {
+        let command = Command::new(RUNSC)
+            .args(["run", option, "--", "/bin/sh", "-c", "echo done"])
+            .stdout(Stdio::piped())
+            .stderr(write.try_clone().unwrap())
+            .spawn()
+            .unwrap();
+        let ended = end_within(command, LIMIT);
+        assert_eq!((ended.status.code(), ended.out.as_slice()), (Some(0), b"done\n".as_slice()), "{option}");
+    }
+    drop(read);
+}
