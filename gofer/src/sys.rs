@@ -12,6 +12,8 @@ use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 use rustix::path::DecInt;
 
+use crate::kernel_fs;
+
 /// Result of a host call.
 pub type Result<T> = std::result::Result<T, Errno>;
 
@@ -66,11 +68,14 @@ pub fn open_host_path(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Holds what the launcher names as a mount of its own, with what is mounted below it: private, out of which `..` leads nowhere, where no symlink
+/// Holds what is behind `fd` as a mount of its own, with what is mounted below it: private, out of which `..` leads nowhere, where no symlink
 /// is followed, no device or set-user-id program works and, if so asked, nothing can be written.
-pub fn open_detached(path: &Path, read_only: bool) -> Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    let mount = rustix::mount::open_tree(rustix::fs::CWD, path, flags)?;
+pub fn detach(fd: impl AsFd, read_only: bool) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let mount = rustix::mount::open_tree(fd, c"", flags)?;
     let mut set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSYMFOLLOW;
     if read_only {
         set |= libc::MOUNT_ATTR_RDONLY;
@@ -102,9 +107,19 @@ fn set_mount_attributes(mount: &OwnedFd, set: u64) -> Result<()> {
     }
 }
 
-/// Holds the entry `name` of `dir`, whatever it is.
+/// Holds the entry `name` of `dir`, whatever it is. What is mounted there is looked at first: an interface of the host's kernel is not there.
 pub fn open_child(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
-    rustix::fs::openat2(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), BENEATH)
+    let open = |resolve| {
+        rustix::fs::openat2(&dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve)
+    };
+    match open(BENEATH | ResolveFlags::NO_XDEV) {
+        Err(Errno::XDEV) => {
+            let fd = open(BENEATH)?;
+            kernel_fs::check(&fd)?;
+            Ok(fd)
+        }
+        result => result,
+    }
 }
 
 /// Holds what `names` lead to from `dir`, one below the other; nothing if there are no names.
@@ -117,9 +132,10 @@ pub fn open_way<'a>(dir: impl AsFd, names: impl Iterator<Item = &'a [u8]>) -> Re
 }
 
 /// Opens the entry `name` of `dir`, which was a regular file a moment ago, for reading. Should it be something else by now, this waits for nothing.
+/// `EXDEV` if a file is mounted there.
 pub fn open_file(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-    rustix::fs::openat2(dir, name, flags, Mode::empty(), BENEATH)
+    rustix::fs::openat2(dir, name, flags, Mode::empty(), BENEATH | ResolveFlags::NO_XDEV)
 }
 
 /// Makes the regular file `name` in `dir` and opens it.
