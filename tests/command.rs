@@ -499,6 +499,38 @@ fn the_hosts_kernel_is_not_below_the_guests() {
 }
 
 #[test]
+fn the_hosts_access_control_lists_count() {
+    let dir = Scratch::new("acl");
+    let at = dir.path();
+    let setup = format!(
+        "cd {at} && mkdir d && for f in grp neg named d/in; do echo text >$f; done && chown 0:50 grp && chmod 660 grp && chmod 644 neg named d/in && \
+         setfacl -m u::rw,u:1001:rw,g::-,o::-,m::rw grp && setfacl -m u:1002:- neg && setfacl -m u:1003:rw named && \
+         setfacl -m u:1002:- d && ln -s neg link"
+    );
+    if !nix::unistd::geteuid().is_root() || !Command::new("sh").args(["-c", &setup]).status().unwrap().success() {
+        return left_out("command: the host's access control lists");
+    }
+    let script = format!(
+        "cd / && for f in {at}/grp {at}/neg {at}/link {at}/named {at}/d/in; do cat $f 2>&1 >/dev/null | grep -o 'Permission denied' || echo yes; \
+         test -w $f && echo writes; done; echo x 2>/dev/null >>{at}/named && getfacl -cn {at}/named || :"
+    );
+    let bind = format!("{at}:{at}");
+    for user in ["1001:50", "1002:50", "1003:9", "1004:9"] {
+        let (uid, gid) = user.split_once(':').unwrap();
+        let ids = ["--reuid", uid, "--regid", gid, "--clear-groups", "sh", "-c", &script];
+        let native = out(Command::new("setpriv").args(ids).stderr(Stdio::piped()).output().unwrap());
+        assert!(user != "1002:50" || native.matches("Permission denied").count() == 4, "{native}");
+        for options in [&[][..], &["--bind", &bind], &["--overlay", "none"]] {
+            let output = run(&[options, &["--user", user, "--", "sh", "-c", &script]].concat());
+            assert_eq!(out(output), native, "{user} {options:?}");
+        }
+        // Somebody who gives up root's rights inside, where lists are not told of but asked for.
+        let boxed = run(&[&["--", "setpriv"], &ids[..]].concat());
+        assert_eq!(out(boxed), native, "{user} after root");
+    }
+}
+
+#[test]
 fn sentry_and_gofer_are_locked_in() {
     let (mut child, pid) = sleeper();
     let all = descendants(pid);

@@ -69,12 +69,14 @@ pub struct Config {
     pub trees: Vec<Tree>,
     /// Most files held for the client at a time.
     pub max_fids: u32,
+    /// Whether attributes tell if there is an ACL (once confined). It costs a host call a file, and a client that checks no permissions has no use for it.
+    pub tell_acls: bool,
 }
 
 impl Config {
     /// Serves `trees` with the usual limits.
     pub fn new(trees: Vec<Tree>) -> Self {
-        Self { trees, max_fids: DEFAULT_MAX_FIDS }
+        Self { trees, max_fids: DEFAULT_MAX_FIDS, tell_acls: false }
     }
 }
 

@@ -3,10 +3,11 @@
 //! All of them go by descriptor: a name is only ever looked up in a directory that is held, and a node that is held is opened anew through
 //! [`Descriptors`]. The calls are rustix's safe ones, except where a note says otherwise.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use protocol::{Attr, FileKind, OpenFlags, StatFs, Time};
+use protocol::{AclState, Attr, FileKind, OpenFlags, StatFs, Time};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
@@ -17,6 +18,7 @@ use crate::kernel_fs;
 /// Result of a host call.
 pub type Result<T> = std::result::Result<T, Errno>;
 
+const ACL: &std::ffi::CStr = c"system.posix_acl_access";
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 /// The directory `/proc/self/fd`, through which a node that is held is opened anew: its entries are links to the very files, so no path is looked up.
@@ -172,10 +174,58 @@ pub fn stat(fd: impl AsFd) -> Result<Attr> {
     rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME).map(|st| attr(&st))
 }
 
+/// Attributes of the file behind `fd` for the client, with the state of its ACL if those are told.
+pub fn look(fd: impl AsFd) -> Result<Attr> {
+    let mut attr = stat(&fd)?;
+    attr.acl = acl_state(&attr, fd.as_fd(), None);
+    Ok(attr)
+}
+
+/// Attributes of the entry `name` of `dir` for the client, with the state of its ACL if those are told.
+pub fn look_at_child(dir: impl AsFd, name: &[u8]) -> Result<Attr> {
+    let mut attr = stat_child(&dir, name)?;
+    attr.acl = acl_state(&attr, dir.as_fd(), Some(name));
+    Ok(attr)
+}
+
 /// Attributes of the entry `name` of `dir`.
 pub fn stat_child(dir: impl AsFd, name: &[u8]) -> Result<Attr> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME).map(|st| attr(&st))
+}
+
+/// Whether the working directory is that of the process's descriptors, and the state of ACLs told.
+static TELLS_ACLS: AtomicBool = AtomicBool::new(false);
+
+/// Tells the state of ACLs from now on. The working directory becomes that of the descriptors, since the calls for attributes take no descriptor of
+/// `O_PATH`, but a path: the number of one.
+pub fn tell_acls(descriptors: &Descriptors) -> Result<()> {
+    rustix::process::fchdir(&descriptors.0)?;
+    TELLS_ACLS.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+fn acl_state(attr: &Attr, fd: BorrowedFd<'_>, name: Option<&[u8]>) -> AclState {
+    if !TELLS_ACLS.load(Ordering::Relaxed) {
+        return AclState::Unknown;
+    }
+    // The kernel looks at an ACL only if the group bits, which are its mask, allow anything.
+    if attr.kind() == FileKind::Symlink || attr.mode & 0o070 == 0 {
+        return AclState::Absent;
+    }
+    let number = DecInt::from_fd(fd);
+    let result = match name {
+        None => rustix::fs::getxattr(number.as_c_str(), ACL, &mut [0u8; 0][..]),
+        Some(name) => {
+            let path = [number.as_bytes(), b"/", name].concat();
+            rustix::fs::lgetxattr(&path[..], ACL, &mut [0u8; 0][..])
+        }
+    };
+    match result {
+        Ok(_) => AclState::Present,
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => AclState::Absent,
+        Err(_) => AclState::Unknown,
+    }
 }
 
 fn attr(st: &Statx) -> Attr {
@@ -194,6 +244,7 @@ fn attr(st: &Statx) -> Attr {
         mtime: time(&st.stx_mtime),
         ctime: time(&st.stx_ctime),
         btime: time(&st.stx_btime),
+        acl: AclState::Unknown,
     }
 }
 

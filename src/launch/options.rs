@@ -78,7 +78,8 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         stats: args.stats,
         become_ids: (!rootless).then_some(NOBODY),
     };
-    Ok(Plan { sentry, gofer: GoferConfig { trees, verbosity }, log, strace })
+    let gofer = GoferConfig { trees, tell_acls: sentry.user.uid != 0, verbosity };
+    Ok(Plan { sentry, gofer, log, strace })
 }
 
 /// The caller's umask, which can only be learnt by setting another.

@@ -21,7 +21,7 @@ fn parent(cx: &Ctx<'_>, dirfd: i32, path: u64) -> Result<Parent> {
 fn make(cx: &Ctx<'_>, dirfd: i32, path: u64, node: NewNode<'_>, mode: u32) -> SysResult {
     let p = parent(cx, dirfd, path)?;
     let name = p.name(Errno::EEXIST)?;
-    let mode = mode & !cx.task.fs().lock().umask;
+    let mode = ops::NewMode { mode, umask: cx.task.fs().lock().umask };
     ops::create(&p.dir, name, node, mode, &cx.task.cred(), p.slash)?;
     Ok(0)
 }

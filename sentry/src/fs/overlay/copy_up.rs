@@ -62,12 +62,7 @@ impl OvlInode {
         if self.kind == libc::S_IFREG && content && a.size > 0 {
             copy_content(lower, &new, a.size)?;
         }
-        for key in lower.list_xattr().unwrap_or_default() {
-            if let Ok(value) = lower.get_xattr(&key) {
-                // One that does not fit is left behind, as an attribute that the upper layer does not know would be.
-                let _ = new.set_xattr(&key, &value, 0);
-            }
-        }
+        copy_xattrs(lower, &new)?;
         new.copy_times(&a);
         if self.kind == libc::S_IFDIR {
             *new.below.lock() = Some(lower.clone());
@@ -99,6 +94,21 @@ impl OvlInode {
             up.put_quietly(name, node.clone())?;
         }
         Ok(())
+    }
+}
+
+/// Copies the extended attributes. One that does not fit is left behind, as an attribute that the upper layer does not know would be; but not an
+/// access control list: without it the mode would mean something else.
+pub(super) fn copy_xattrs(lower: &Arc<dyn Inode>, to: &Arc<TmpInode>) -> Result<()> {
+    for key in lower.list_xattr().unwrap_or_default() {
+        let copied = lower.get_xattr(&key).and_then(|value| to.set_xattr(&key, &value, 0));
+        if matches!(&*key, acl::ACCESS | acl::DEFAULT) {
+            copied?;
+        }
+    }
+    match lower.acl()? {
+        Some(list) if to.acl()?.is_none() => to.set_xattr(acl::ACCESS, &list.to_bytes(), 0),
+        _ => Ok(()),
     }
 }
 

@@ -14,6 +14,7 @@ mod file;
 #[cfg(test)]
 mod tests;
 
+use super::acl::Acl;
 use super::tmpfs::TmpInode;
 use super::vfs::anonymous_dev;
 use super::*;
@@ -77,6 +78,7 @@ impl Overlay {
             gid: Some(a.gid),
             ..SetAttr::default()
         })?;
+        copy_up::copy_xattrs(&lower, &upper)?;
         upper.copy_times(&a);
         *upper.below.lock() = Some(lower.clone());
         *fs.lower.lock() = Some(lower.clone());
@@ -226,6 +228,16 @@ impl Inode for OvlInode {
             (None, Some(l)) => l.perm(),
             (None, None) => Err(Errno::ESTALE),
         }
+    }
+    fn acl(&self) -> Result<Option<Arc<Acl>>> {
+        match (self.upper.get(), &self.lower) {
+            (Some(u), _) => u.acl(),
+            (None, Some(l)) => l.acl(),
+            (None, None) => Err(Errno::ESTALE),
+        }
+    }
+    fn default_acl(&self) -> Result<Option<Acl>> {
+        self.copy_up(true)?.default_acl()
     }
     fn attr(&self) -> Result<Attr> {
         let mut a = match (self.upper.get(), &self.lower) {

@@ -19,19 +19,34 @@ pub fn check(p: Perm, cred: &Cred, mask: u32) -> Result<()> {
     } else {
         p.mode
     };
-    if mask & !bits & 7 == 0 {
-        return Ok(());
+    if mask & !bits & 7 == 0 || by_cap(p, cred, mask) {
+        Ok(())
+    } else {
+        Err(Errno::EACCES)
     }
-    let by_cap = if p.mode & libc::S_IFMT == libc::S_IFDIR {
+}
+
+/// Whether capabilities allow it, whatever the mode says.
+fn by_cap(p: Perm, cred: &Cred, mask: u32) -> bool {
+    if p.mode & libc::S_IFMT == libc::S_IFDIR {
         cred.has(CAP_DAC_OVERRIDE) || (mask & MAY_WRITE == 0 && cred.has(CAP_DAC_READ_SEARCH))
     } else {
         (mask == MAY_READ && cred.has(CAP_DAC_READ_SEARCH))
             || ((mask & MAY_EXEC == 0 || p.mode & 0o111 != 0) && cred.has(CAP_DAC_OVERRIDE))
-    };
-    if by_cap {
-        Ok(())
-    } else {
-        Err(Errno::EACCES)
+    }
+}
+
+/// Whether `cred` may do `mask` to this object: by its access control list if it has one, or else by its mode.
+pub fn check_inode(inode: &Arc<dyn Inode>, cred: &Cred, mask: u32) -> Result<()> {
+    let p = inode.perm()?;
+    // A list counts for all but the owner, and (as on Linux) only if the group bits, its mask, allow anything.
+    if cred.fsuid == p.uid || p.mode & libc::S_IRWXG == 0 || by_cap(p, cred, mask) {
+        return check(p, cred, mask);
+    }
+    match inode.acl()? {
+        None => check(p, cred, mask),
+        Some(acl) if acl.permits(p, cred, mask & 7) => Ok(()),
+        Some(_) => Err(Errno::EACCES),
     }
 }
 
@@ -41,7 +56,7 @@ pub fn search(dir: &Arc<dyn Inode>, cred: &Cred) -> Result<()> {
     if cred.effective & (CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH) != 0 {
         return Ok(());
     }
-    check(dir.perm()?, cred, MAY_EXEC)
+    check_inode(dir, cred, MAY_EXEC)
 }
 
 /// As `check` for a place: also `EROFS` for writing to a file or directory of a read-only mount.
@@ -52,7 +67,7 @@ pub fn permission(path: &Path, cred: &Cred, mask: u32) -> Result<()> {
     {
         return Err(Errno::EROFS);
     }
-    check(path.inode().perm()?, cred, mask)
+    check_inode(path.inode(), cred, mask)
 }
 
 /// `EROFS` on a read-only mount.
