@@ -306,6 +306,8 @@ pub fn umount2(cx: &mut Ctx<'_>, target: PathPtr, flags: i32) -> SysResult {
     if flags & libc::MNT_EXPIRE != 0 {
         return Err(Errno::EINVAL.into());
     }
+    // Several may be stacked, and the working directory be in one below.
+    let place = crate::fs::vfs::walk::uppermost(place);
     namespace(cx)?.umount(&place, flags & libc::MNT_DETACH != 0)?;
     Ok(0)
 }

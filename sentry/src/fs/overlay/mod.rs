@@ -7,7 +7,7 @@
 //!
 //! Inode numbers are the lower layer's and stay through a copy-up; several lower names of one file are one inode here, before and after.
 //!
-//! Locks: `dir_lock` of the parent, then `copying`, then the upper layer's own.
+//! Locks: `copying`, then `dir_lock` of the parent, then the upper layer's own. `copying` may be held for long.
 
 mod copy_up;
 mod file;
@@ -302,12 +302,9 @@ impl Inode for OvlInode {
             // A lower name: of a file that was not changed, or was changed by another of its names.
             match child.upper.get() {
                 Some(u) => u.unlinked(),
-                None => {
-                    let _c = child.copying.lock();
-                    if child.upper.get().is_none() && child.attr()?.nlink < 2 {
-                        child.gone.store(true, Ordering::Release);
-                    }
-                }
+                // A copy-up under way looks at this with our lock held, before it puts the name back.
+                None if child.attr()?.nlink < 2 => child.gone.store(true, Ordering::Release),
+                None => {}
             }
         }
         self.whiteout(up, name)

@@ -116,9 +116,10 @@ pub fn open_from(
             return Err(Errno::EXDEV);
         }
         if !found.dentry().is_symlink() || flags & libc::O_NOFOLLOW != 0 {
+            may_create_over(parent.dir.inode(), found.inode(), cred)?;
             return open_existing(found, flags, cred, false);
         }
-        match r.follow_last(&found)? {
+        match r.follow_last(&parent.dir, &found)? {
             Ok(place) => return open_existing(place, flags, cred, false),
             Err(text) => {
                 from = parent.dir;

@@ -238,6 +238,7 @@ pub fn link(target: &Path, at: &Parent, cred: &Cred) -> Result<()> {
     if !Arc::ptr_eq(target.mount(), dir.mount()) {
         return Err(Errno::EXDEV);
     }
+    may_link(target.inode(), cred)?;
     may_create(dir, &c, cred)?;
     if target.is_dir() {
         return Err(Errno::EPERM);
