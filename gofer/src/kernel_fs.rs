@@ -51,7 +51,7 @@ const TYPES: &[(&str, Option<u64>)] = &[
     ("ocfs2_dlmfs", Some(0x76a9_f425)),
     ("usbdevfs", Some(0x9fa2)),
     ("usbfs", Some(0x9fa2)),
-    ("functionfs", Some(0xa647_361)),
+    ("functionfs", Some(0x0a64_7361)),
     ("gadgetfs", Some(0xaee7_1ee7)),
 ];
 
