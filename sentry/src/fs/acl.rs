@@ -46,19 +46,16 @@ impl Acl {
         if u32::from_le_bytes(*version) != VERSION {
             return Err(Errno::EOPNOTSUPP);
         }
-        let (entries, rest) = rest.as_chunks::<8>();
-        if !rest.is_empty() {
-            return Err(Errno::EINVAL);
-        }
-        if entries.is_empty() {
+        if rest.is_empty() {
             return Ok(None);
         }
-        let entry = |&[t0, t1, p0, p1, a, b, c, d]: &[u8; 8]| {
+        let entry = |bytes: &[u8]| {
+            let [t0, t1, p0, p1, a, b, c, d] = *<&[u8; 8]>::try_from(bytes).map_err(|_| Errno::EINVAL)?;
             let tag = u16::from_le_bytes([t0, t1]);
             let id = if matches!(tag, USER | GROUP) { u32::from_le_bytes([a, b, c, d]) } else { UNDEFINED };
-            Entry { tag, perm: u16::from_le_bytes([p0, p1]), id }
+            Ok(Entry { tag, perm: u16::from_le_bytes([p0, p1]), id })
         };
-        let acl = Acl(entries.iter().map(entry).collect());
+        let acl = Acl(rest.chunks(8).map(entry).collect::<Result<_>>()?);
         if acl.valid() {
             Ok(Some(acl))
         } else {

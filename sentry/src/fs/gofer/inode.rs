@@ -35,7 +35,7 @@ impl Inode for GoferInode {
         if self.acl.absent() {
             return Ok(None);
         }
-        self.acl.get(|| self.handle()?.get_xattr(super::super::acl::ACCESS).map_err(Errno::from))
+        self.acl.get(|| self.handle()?.get_xattr(super::super::acl::ACCESS))
     }
     fn set_attr(&self, set: &SetAttr) -> Result<()> {
         let t = |t: Option<Timespec>| t.map(|t| SetTime::At(protocol::Time { sec: t.sec, nsec: t.nsec }));
