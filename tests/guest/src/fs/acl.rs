@@ -253,9 +253,9 @@ unsafe fn wrong_lists() {
         fails(set(&f, ACCESS, wrong), EINVAL);
     }
     let name = c(ACCESS);
-    fails(setxattr(f.as_ptr(), name.as_ptr(), b"\x01\0\0\0".as_ptr().cast(), 4, 0), EOPNOTSUPP);
-    fails(setxattr(f.as_ptr(), name.as_ptr(), b"\x02\0".as_ptr().cast(), 2, 0), EINVAL);
-    fails(setxattr(f.as_ptr(), name.as_ptr(), b"\x02\0\0\0\x01".as_ptr().cast(), 5, 0), EINVAL);
+    fails(setxattr(f.as_ptr(), name.as_ptr(), [1u8, 0, 0, 0].as_ptr().cast(), 4, 0), EOPNOTSUPP);
+    fails(setxattr(f.as_ptr(), name.as_ptr(), [2u8, 0].as_ptr().cast(), 2, 0), EINVAL);
+    fails(setxattr(f.as_ptr(), name.as_ptr(), [2u8, 0, 0, 0, 1].as_ptr().cast(), 5, 0), EINVAL);
     assert_eq!(stat_of(&f).st_mode & 0o7777, 0o644);
     fails(set(&f, DEFAULT, &[(1, 7, 0), (4, 5, 0), (OTHER, 0, 0)]), EACCES);
     ok(set(&f, DEFAULT, &[]));
