@@ -7,8 +7,8 @@ use protocol::reply::{self, DirEntry, FileContent, NodeRef, TreeDir, WalkEnd};
 use protocol::request::{Header, Names, Op, Request};
 use protocol::wire::{DecodeError, Reader, Writer};
 use protocol::{
-    Attr, Detail, Fid, FileKind, MknodKind, NewNode, OpenFlags, RenameFlags, SetAttr, SetTime, StatFs, Time, WalkFids,
-    XattrMode,
+    AclState, Attr, Detail, Fid, FileKind, MknodKind, NewNode, OpenFlags, RenameFlags, SetAttr, SetTime, StatFs, Time,
+    WalkFids, XattrMode,
 };
 
 fn fid() -> impl Strategy<Value = Fid> {
