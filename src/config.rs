@@ -94,6 +94,8 @@ pub struct SentryConfig {
 pub struct GoferConfig {
     /// The first is the root.
     pub trees: Vec<Tree>,
+    /// The guest begins as somebody whose permissions have to be checked.
+    pub tell_acls: bool,
     pub verbosity: Verbosity,
 }
 
@@ -129,6 +131,7 @@ mod tests {
                 target: b"/".to_vec(),
                 read_only: true,
             }],
+            tell_acls: true,
             verbosity: Verbosity::News,
         };
         let fd = to_memfd(&config).unwrap();

@@ -20,7 +20,8 @@ pub fn main() -> Result<()> {
         host_path: OsString::from_vec(t.source).into(),
         read_only: t.read_only,
     });
-    let gofer = gofer::confine(&Config::new(trees.collect())).context("the Gofer cannot lock itself in")?;
+    let config = Config { tell_acls: config.tell_acls, ..Config::new(trees.collect()) };
+    let gofer = gofer::confine(&config).context("the Gofer cannot lock itself in")?;
     gofer.serve(connection).context("the Gofer gives up")?;
     // No destructors: they would only make the end longer.
     sys::exit_now(0)

@@ -6,7 +6,7 @@ use common::{alive, command_line, descendants, eventually, left_out, Scratch, RU
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -67,6 +67,9 @@ fn mistakes_are_125_and_one_clear_line() {
     for (args, expected) in [
         (&["run", "--bind", "/etc", "--", "true"][..], "SRC:DST"),
         (&["run", "--bind", "/no/such:/x", "--", "true"], "/no/such"),
+        (&["run", "--bind", "/proc:/x", "--", "true"], "interface of the host's kernel (proc)"),
+        (&["run", "--bind", "/proc/version:/x:ro", "--", "true"], "interface of the host's kernel (proc)"),
+        (&["run", "--rootfs", "/sys", "--", "true"], "interface of the host's kernel (sysfs)"),
         (&["run", "--rootfs", "/no/such", "--", "true"], "/no/such"),
         (&["run", "--rootfs", "/etc/passwd", "--", "true"], "not a directory"),
         (&["run", "--cwd", "relative", "--", "true"], "absolute"),
@@ -469,6 +472,65 @@ fn works_without_root() {
 }
 
 #[test]
+fn the_hosts_kernel_is_not_below_the_guests() {
+    let mut secret = Command::new("sleep").arg0("CANARY_ARG").arg("1000").spawn().unwrap();
+    let pid = secret.id().to_string();
+    // What is below the guest's own mounts, in the root, in binds of it by the guest, and in binds of the caller's.
+    let script = "for i in 1 2 3; do umount -l /proc/ 2>/dev/null || break; done; mkdir /tmp/m /tmp/r; \
+                  mount --bind / /tmp/m; mount --rbind / /tmp/r; mount --bind /all /tmp/r/mnt; \
+                  cat /proc/$1/cmdline /tmp/m/proc/$1/cmdline /all/proc/$1/cmdline /tmp/r/mnt/proc/$1/cmdline; \
+                  for d in /proc /tmp/m/proc /tmp/m/sys /tmp/m/dev /all/proc /all/sys /all/dev /tmp/r/proc; do \
+                  echo $d $(ls -A $d | wc -l); done; cat /proc/self/status /proc/version /all/proc/cmdline; echo end";
+    let command = ["--user", "0", "--bind", "/:/all:ro", "--", "sh", "-c", script, "sh", &pid];
+    for overlay in [&[][..], &["--overlay", "none"]] {
+        // It mounts nothing on the host's; what it makes there is a directory, which need not work.
+        let dir = Scratch::new("kernel");
+        let bind = format!("{}:/tmp", dir.path());
+        let output = run(&[overlay, &["--bind", &bind], &command].concat());
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.ends_with("end\n") && !text.contains("CANARY_ARG"), "{text}");
+        for line in text.lines().filter(|l| l.starts_with('/')) {
+            assert!(line.ends_with(" 0"), "{text}");
+        }
+        assert_eq!(text.lines().count(), 9, "{text}");
+    }
+    secret.kill().unwrap();
+    secret.wait().unwrap();
+}
+
+#[test]
+fn the_hosts_access_control_lists_count() {
+    let dir = Scratch::new("acl");
+    let at = dir.path();
+    let setup = format!(
+        "cd {at} && mkdir d && for f in grp neg named d/in; do echo text >$f; done && chown 0:50 grp && chmod 660 grp && chmod 644 neg named d/in && \
+         setfacl -m u::rw,u:1001:rw,g::-,o::-,m::rw grp && setfacl -m u:1002:- neg && setfacl -m u:1003:rw named && \
+         setfacl -m u:1002:- d && ln -s neg link"
+    );
+    if !nix::unistd::geteuid().is_root() || !Command::new("sh").args(["-c", &setup]).status().unwrap().success() {
+        return left_out("command: the host's access control lists");
+    }
+    let script = format!(
+        "cd / && for f in {at}/grp {at}/neg {at}/link {at}/named {at}/d/in; do cat $f 2>&1 >/dev/null | grep -o 'Permission denied' || echo yes; \
+         test -w $f && echo writes; done; echo x 2>/dev/null >>{at}/named && getfacl -cn {at}/named || :"
+    );
+    let bind = format!("{at}:{at}");
+    for user in ["1001:50", "1002:50", "1003:9", "1004:9"] {
+        let (uid, gid) = user.split_once(':').unwrap();
+        let ids = ["--reuid", uid, "--regid", gid, "--clear-groups", "sh", "-c", &script];
+        let native = out(Command::new("setpriv").args(ids).stderr(Stdio::piped()).output().unwrap());
+        assert!(user != "1002:50" || native.matches("Permission denied").count() == 4, "{native}");
+        for options in [&[][..], &["--bind", &bind], &["--overlay", "none"]] {
+            let output = run(&[options, &["--user", user, "--", "sh", "-c", &script]].concat());
+            assert_eq!(out(output), native, "{user} {options:?}");
+        }
+        // Somebody who gives up root's rights inside, where lists are not told of but asked for.
+        let boxed = run(&[&["--", "setpriv"], &ids[..]].concat());
+        assert_eq!(out(boxed), native, "{user} after root");
+    }
+}
+
+#[test]
 fn sentry_and_gofer_are_locked_in() {
     let (mut child, pid) = sleeper();
     let all = descendants(pid);
@@ -492,7 +554,7 @@ fn sentry_and_gofer_are_locked_in() {
             let seen = nix::unistd::geteuid().is_root() || theirs.is_ok() || who == "internal-sentry";
             if !seen {
                 left_out("command: the Gofer's namespaces"); // it has capabilities, so only root may look
-            } else if who == "internal-sentry" || kind == "mnt" {
+            } else if who == "internal-sentry" || ["mnt", "user"].contains(&kind) {
                 assert!(theirs.is_ok_and(|t| t != ours), "{who} {kind}");
             }
         }

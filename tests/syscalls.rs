@@ -93,7 +93,7 @@ fn group_of(case: &str) -> String {
 }
 
 groups! {
-    files fileio fileattr dirs links rename perms mounts xattr locks inotify told aio
+    files fileio fileattr dirs links rename perms mounts xattr acl locks inotify told aio
     mmap mprotect mremap memshare
     fork wait clone exec signals sigframe noroom sigproc threads rights rseq futex pidfd jobs pty ids
     patched sysv mqueue system

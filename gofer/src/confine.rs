@@ -2,12 +2,15 @@
 //!
 //! In this order, since each step takes away what the one before needed:
 //!
-//! 1. A mount namespace of its own; without `CAP_SYS_ADMIN` a user namespace too, in which the process keeps its user and group and everybody else
-//!    is `nobody`.
-//! 2. Each tree becomes a detached mount, private and without symlinks, devices and set-user-id, read-only where it is to be. So does `/proc/self/fd`.
-//! 3. The root becomes an empty read-only tmpfs, and the host's is unmounted. What is left of the host is reachable by those descriptors alone.
-//! 4. All capabilities go but those that [`keep`] names; none comes back (`no_new_privs`). The process cannot be traced or dumped.
-//! 5. The threads of [`crate::pair`] start, with nothing more than the first has left, and the seccomp filter of [`crate::seccomp`] is put on all.
+//! 1. A mount namespace of its own, private; without `CAP_SYS_ADMIN` a user namespace too, in which the process keeps its user and group and everybody
+//!    else is `nobody`. (A caller with more rights starts the process in a user namespace in which everybody is who they are.)
+//! 2. Interfaces of the host's kernel are covered ([`crate::kernel_fs`]).
+//! 3. Each tree becomes a detached mount, private and without symlinks, devices and set-user-id, read-only where it is to be. So does `/proc/self/fd`.
+//! 4. The root becomes an empty read-only tmpfs, and the host's is unmounted. What is left of the host is reachable by those descriptors alone.
+//! 5. All capabilities go but those that [`keep`] names; none comes back (`no_new_privs`). The process cannot be traced or dumped.
+//! 6. The threads of [`crate::pair`] start, with nothing more than the first has left, and the seccomp filter of [`crate::seccomp`] is put on all.
+
+use std::os::fd::OwnedFd;
 
 use nix::sched::CloneFlags;
 use rustix::fs::CWD;
@@ -16,7 +19,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use crate::{pair, seccomp, setup, sys, Config, Error, Gofer};
+use crate::{kernel_fs, open_roots, pair, seccomp, setup, sys, Config, Error, Gofer, Tree};
 
 /// Opens the trees and locks the calling process in for good.
 ///
@@ -25,8 +28,17 @@ use crate::{pair, seccomp, setup, sys, Config, Error, Gofer};
 pub fn confine(config: &Config) -> Result<Gofer, Error> {
     enter_namespaces()?;
     let descriptors = sys::Descriptors::open_detached().map_err(setup("hold /proc/self/fd"))?;
-    let mut gofer = Gofer::with_roots(config, descriptors, |tree| sys::open_detached(&tree.host_path, tree.read_only))?;
+    let roots = open_roots(config)?;
+    kernel_fs::cover(&roots)?;
+    let detach = |(tree, root): (&Tree, OwnedFd)| {
+        sys::detach(root, tree.read_only).map_err(setup(&format!("detach {}", tree.host_path.display())))
+    };
+    let roots = config.trees.iter().zip(roots).map(detach).collect::<Result<_, _>>()?;
+    let mut gofer = Gofer::with_roots(config, descriptors, roots)?;
     leave_the_host()?;
+    if config.tell_acls {
+        sys::tell_acls(&gofer.descriptors).map_err(setup("enter /proc/self/fd"))?;
+    }
     let writes = config.trees.iter().any(|tree| !tree.read_only);
     drop_privileges(writes).map_err(setup("drop privileges"))?;
     gofer.second = pair::Second::start()?;
@@ -41,14 +53,17 @@ fn enter_namespaces() -> Result<(), Error> {
         .effective
         .contains(CapabilitySet::SYS_ADMIN);
     if privileged {
-        unshare(CloneFlags::CLONE_NEWNS)
+        unshare(CloneFlags::CLONE_NEWNS)?;
     } else {
         unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
         // Without this nobody but root may map a group.
         write_proc("setgroups", "deny")?;
         write_proc("uid_map", &format!("{uid} {uid} 1"))?;
-        write_proc("gid_map", &format!("{gid} {gid} 1"))
+        write_proc("gid_map", &format!("{gid} {gid} 1"))?;
     }
+    // What is mounted here does not reach the host, and what the host mounts from now on does not come here.
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).map_err(setup("make mounts private"))
 }
 
 fn unshare(flags: CloneFlags) -> Result<(), Error> {
@@ -64,8 +79,6 @@ fn write_proc(file: &str, content: &str) -> Result<(), Error> {
 
 /// Puts an empty file system in the place of the host's.
 fn leave_the_host() -> Result<(), Error> {
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).map_err(setup("make mounts private"))?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     // Any directory will do to mount it on; this one is certain to exist.
     rustix::mount::mount("none", "/proc", "tmpfs", flags, c"mode=555,size=4k,nr_inodes=1")

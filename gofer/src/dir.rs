@@ -126,7 +126,7 @@ impl Server {
             };
             let open = || -> Result<_, Errno> {
                 let fd = sys::open_child(&level.fd, &name)?;
-                let attr = sys::stat(&fd)?;
+                let attr = sys::look(&fd)?;
                 if attr.kind() != FileKind::Directory || attr.dev != device {
                     return Err(Errno::NOTDIR);
                 }

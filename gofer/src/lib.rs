@@ -10,6 +10,7 @@
 //!   fifos and sockets never. A node's kind is taken from the descriptor that is then opened, so it cannot change in between. Only small files that are
 //!   read ahead are looked at first and opened by name then: who can change a tree from outside might, in that instant, have a fifo of its own opened and
 //!   closed again, without a wait and without a byte read.
+//! * No tree shows an interface of the host's kernel (`/proc`, `/sys` and the like), wherever it is mounted: see `kernel_fs`.
 //! * Nothing in a read-only tree changes: each operation that writes asks first, and once confined the mount refuses too.
 //! * A request that is not well-formed ends the connection, and with it the process. A well-formed one costs at most one packet of memory, and
 //!   the number of files held is limited; there is no recursion and no wait but for the host's file system.
@@ -32,6 +33,7 @@ use rustix::io::Errno;
 mod confine;
 mod dir;
 mod fids;
+mod kernel_fs;
 mod ops;
 mod pair;
 mod seccomp;
@@ -40,6 +42,7 @@ mod sys;
 mod xattr;
 
 pub use confine::confine;
+pub use kernel_fs::kernel_file_system;
 pub use seccomp::{Arg, Rule, SECCOMP};
 
 /// Files held for a client unless the configuration says otherwise, as far as `RLIMIT_NOFILE` allows.
@@ -66,12 +69,14 @@ pub struct Config {
     pub trees: Vec<Tree>,
     /// Most files held for the client at a time.
     pub max_fids: u32,
+    /// Whether attributes tell if there is an ACL (once confined). It costs a host call a file, and a client that checks no permissions has no use for it.
+    pub tell_acls: bool,
 }
 
 impl Config {
     /// Serves `trees` with the usual limits.
     pub fn new(trees: Vec<Tree>) -> Self {
-        Self { trees, max_fids: DEFAULT_MAX_FIDS }
+        Self { trees, max_fids: DEFAULT_MAX_FIDS, tell_acls: false }
     }
 }
 
@@ -123,27 +128,18 @@ impl Gofer {
     /// the hard one.
     pub fn open(config: &Config) -> Result<Self, Error> {
         let descriptors = sys::Descriptors::open().map_err(setup("open /proc/self/fd"))?;
-        let mut gofer = Self::with_roots(config, descriptors, |tree| sys::open_host_path(&tree.host_path))?;
+        let mut gofer = Self::with_roots(config, descriptors, open_roots(config)?)?;
         gofer.second = pair::Second::start()?;
         Ok(gofer)
     }
 
-    fn with_roots(
-        config: &Config,
-        descriptors: sys::Descriptors,
-        open_root: impl Fn(&Tree) -> Result<OwnedFd, Errno>,
-    ) -> Result<Self, Error> {
+    fn with_roots(config: &Config, descriptors: sys::Descriptors, roots: Vec<OwnedFd>) -> Result<Self, Error> {
         rustix::process::umask(Mode::empty());
         let limit = sys::raise_descriptor_limit().map_err(setup("raise the limit of descriptors"))?;
         let limit = u32::try_from(limit.saturating_sub(SPARE_DESCRIPTORS)).unwrap_or(u32::MAX);
         let mut trees = Vec::with_capacity(config.trees.len());
-        for tree in &config.trees {
-            let open = || -> Result<_, Errno> {
-                let root = open_root(tree)?;
-                let kind = sys::stat(&root)?.kind();
-                Ok((root, kind))
-            };
-            let (root, kind) = open().map_err(setup(&format!("open {}", tree.host_path.display())))?;
+        for (tree, root) in config.trees.iter().zip(roots) {
+            let kind = sys::stat(&root).map_err(setup(&tree.host_path.display().to_string()))?.kind();
             trees.push(OpenTree { name: tree.name.clone(), root, kind, read_only: tree.read_only });
         }
         Ok(Self { trees, descriptors, max_fids: config.max_fids.min(limit).max(16), second: None })
@@ -158,6 +154,14 @@ impl Gofer {
 /// Opens the trees and serves them, without confining the process: [`Gofer::open`] and [`Gofer::serve`] in one.
 pub fn serve(conn: OwnedFd, config: &Config) -> Result<(), Error> {
     Gofer::open(config)?.serve(conn)
+}
+
+/// Holds the trees where they are.
+fn open_roots(config: &Config) -> Result<Vec<OwnedFd>, Error> {
+    let open = |tree: &Tree| {
+        sys::open_host_path(&tree.host_path).map_err(setup(&format!("open {}", tree.host_path.display())))
+    };
+    config.trees.iter().map(open).collect()
 }
 
 fn setup(what: &str) -> impl FnOnce(Errno) -> Error + '_ {

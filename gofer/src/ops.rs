@@ -25,7 +25,7 @@ impl Server {
     pub(crate) fn attach(&mut self, name: &[u8], w: &mut Writer<'_>) -> Answer {
         let (index, tree) =
             self.trees.iter().enumerate().find(|(_, tree)| tree.name.as_bytes() == name).ok_or(Errno::NOENT)?;
-        let attr = sys::stat(&tree.root)?;
+        let attr = sys::look(&tree.root)?;
         let file =
             File { fd: tree.root.try_clone().map_err(io)?, kind: tree.kind, tree: index, read_only: tree.read_only };
         self.give(file, attr, w)
@@ -66,7 +66,7 @@ impl Server {
                 At::Held(fid) => self.fids.get(*fid)?.fd.as_fd(),
                 At::Passing(fd) => fd.as_fd(),
             };
-            let (fd, attr) = match sys::open_child(parent, name).and_then(|fd| Ok((sys::stat(&fd)?, fd))) {
+            let (fd, attr) = match sys::open_child(parent, name).and_then(|fd| Ok((sys::look(&fd)?, fd))) {
                 Ok((attr, fd)) => (fd, attr),
                 Err(e) => {
                     head.end = if e == Errno::NOENT { WalkEnd::Missing } else { WalkEnd::Failed(wire_errno(e)) };
@@ -246,7 +246,7 @@ impl Server {
         self.descriptors.link(&file.fd, changeable(parent)?, name)?;
         let copy =
             File { fd: file.fd.try_clone().map_err(io)?, kind: file.kind, tree: file.tree, read_only: file.read_only };
-        let attr = sys::stat(&copy.fd)?;
+        let attr = sys::look(&copy.fd)?;
         self.give(copy, attr, w)
     }
 
@@ -309,7 +309,7 @@ impl Server {
             let times = Timestamps { last_access: timespec(set.atime), last_modification: timespec(set.mtime) };
             rustix::fs::utimensat(&file.fd, c"", &times, AtFlags::EMPTY_PATH)?;
         }
-        reply::encode_attr(w, &sys::stat(&file.fd)?);
+        reply::encode_attr(w, &sys::look(&file.fd)?);
         Ok(None)
     }
 

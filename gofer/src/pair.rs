@@ -430,7 +430,7 @@ impl Eye {
         detail: Detail,
         buf: &mut [u8],
     ) -> (Option<Attr>, Option<usize>) {
-        let attr = || sys::stat_child(dir, name).ok();
+        let attr = || sys::look_at_child(dir, name).ok();
         let max_size = match detail {
             Detail::Names => return (None, None),
             Detail::Content(max_size) if kind == FileKind::Regular => max_size,
@@ -461,7 +461,7 @@ fn suits(attr: &Attr, max_size: u32) -> bool {
 /// Two calls less than holding it and opening what is held.
 fn read_small(dir: BorrowedFd<'_>, name: &[u8], max_size: u32, buf: &mut [u8]) -> Result<(Attr, Option<usize>), Errno> {
     let file = sys::open_file(dir, name)?;
-    let attr = sys::stat(&file)?;
+    let attr = sys::look(&file)?;
     let size = usize::try_from(attr.size).unwrap_or(usize::MAX);
     // One byte more than there should be, to see that there is none.
     let Some(room) = buf.get_mut(..=size).filter(|_| suits(&attr, max_size)) else { return Ok((attr, None)) };

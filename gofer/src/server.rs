@@ -144,7 +144,7 @@ impl Server {
             }
             Request::Readlink { fid } => self.readlink(fid, w),
             Request::Getattr { fid } => {
-                reply::encode_attr(w, &sys::stat(&self.fids.get(fid)?.fd)?);
+                reply::encode_attr(w, &sys::look(&self.fids.get(fid)?.fd)?);
                 Ok(None)
             }
             Request::Setattr { fid, set } => self.setattr(fid, set, w),

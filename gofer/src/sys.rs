@@ -3,18 +3,22 @@
 //! All of them go by descriptor: a name is only ever looked up in a directory that is held, and a node that is held is opened anew through
 //! [`Descriptors`]. The calls are rustix's safe ones, except where a note says otherwise.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use protocol::{Attr, FileKind, OpenFlags, StatFs, Time};
+use protocol::{AclState, Attr, FileKind, OpenFlags, StatFs, Time};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 use rustix::path::DecInt;
 
+use crate::kernel_fs;
+
 /// Result of a host call.
 pub type Result<T> = std::result::Result<T, Errno>;
 
+const ACL: &std::ffi::CStr = c"system.posix_acl_access";
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 /// The directory `/proc/self/fd`, through which a node that is held is opened anew: its entries are links to the very files, so no path is looked up.
@@ -66,11 +70,14 @@ pub fn open_host_path(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Holds what the launcher names as a mount of its own, with what is mounted below it: private, out of which `..` leads nowhere, where no symlink
+/// Holds what is behind `fd` as a mount of its own, with what is mounted below it: private, out of which `..` leads nowhere, where no symlink
 /// is followed, no device or set-user-id program works and, if so asked, nothing can be written.
-pub fn open_detached(path: &Path, read_only: bool) -> Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    let mount = rustix::mount::open_tree(rustix::fs::CWD, path, flags)?;
+pub fn detach(fd: impl AsFd, read_only: bool) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let mount = rustix::mount::open_tree(fd, c"", flags)?;
     let mut set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSYMFOLLOW;
     if read_only {
         set |= libc::MOUNT_ATTR_RDONLY;
@@ -102,9 +109,19 @@ fn set_mount_attributes(mount: &OwnedFd, set: u64) -> Result<()> {
     }
 }
 
-/// Holds the entry `name` of `dir`, whatever it is.
+/// Holds the entry `name` of `dir`, whatever it is. What is mounted there is looked at first: an interface of the host's kernel is not there.
 pub fn open_child(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
-    rustix::fs::openat2(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), BENEATH)
+    let open = |resolve| {
+        rustix::fs::openat2(&dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve)
+    };
+    match open(BENEATH | ResolveFlags::NO_XDEV) {
+        Err(Errno::XDEV) => {
+            let fd = open(BENEATH)?;
+            kernel_fs::check(&fd)?;
+            Ok(fd)
+        }
+        result => result,
+    }
 }
 
 /// Holds what `names` lead to from `dir`, one below the other; nothing if there are no names.
@@ -117,9 +134,10 @@ pub fn open_way<'a>(dir: impl AsFd, names: impl Iterator<Item = &'a [u8]>) -> Re
 }
 
 /// Opens the entry `name` of `dir`, which was a regular file a moment ago, for reading. Should it be something else by now, this waits for nothing.
+/// `EXDEV` if a file is mounted there.
 pub fn open_file(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-    rustix::fs::openat2(dir, name, flags, Mode::empty(), BENEATH)
+    rustix::fs::openat2(dir, name, flags, Mode::empty(), BENEATH | ResolveFlags::NO_XDEV)
 }
 
 /// Makes the regular file `name` in `dir` and opens it.
@@ -156,10 +174,58 @@ pub fn stat(fd: impl AsFd) -> Result<Attr> {
     rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME).map(|st| attr(&st))
 }
 
+/// Attributes of the file behind `fd` for the client, with the state of its ACL if those are told.
+pub fn look(fd: impl AsFd) -> Result<Attr> {
+    let mut attr = stat(&fd)?;
+    attr.acl = acl_state(&attr, fd.as_fd(), None);
+    Ok(attr)
+}
+
+/// Attributes of the entry `name` of `dir` for the client, with the state of its ACL if those are told.
+pub fn look_at_child(dir: impl AsFd, name: &[u8]) -> Result<Attr> {
+    let mut attr = stat_child(&dir, name)?;
+    attr.acl = acl_state(&attr, dir.as_fd(), Some(name));
+    Ok(attr)
+}
+
 /// Attributes of the entry `name` of `dir`.
 pub fn stat_child(dir: impl AsFd, name: &[u8]) -> Result<Attr> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME).map(|st| attr(&st))
+}
+
+/// Whether the working directory is that of the process's descriptors, and the state of ACLs told.
+static TELLS_ACLS: AtomicBool = AtomicBool::new(false);
+
+/// Tells the state of ACLs from now on. The working directory becomes that of the descriptors, since the calls for attributes take no descriptor of
+/// `O_PATH`, but a path: the number of one.
+pub fn tell_acls(descriptors: &Descriptors) -> Result<()> {
+    rustix::process::fchdir(&descriptors.0)?;
+    TELLS_ACLS.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+fn acl_state(attr: &Attr, fd: BorrowedFd<'_>, name: Option<&[u8]>) -> AclState {
+    if !TELLS_ACLS.load(Ordering::Relaxed) {
+        return AclState::Unknown;
+    }
+    // The kernel looks at an ACL only if the group bits, which are its mask, allow anything.
+    if attr.kind() == FileKind::Symlink || attr.mode & 0o070 == 0 {
+        return AclState::Absent;
+    }
+    let number = DecInt::from_fd(fd);
+    let result = match name {
+        None => rustix::fs::getxattr(number.as_c_str(), ACL, &mut [0u8; 0][..]),
+        Some(name) => {
+            let path = [number.as_bytes(), b"/", name].concat();
+            rustix::fs::lgetxattr(&path[..], ACL, &mut [0u8; 0][..])
+        }
+    };
+    match result {
+        Ok(_) => AclState::Present,
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => AclState::Absent,
+        Err(_) => AclState::Unknown,
+    }
 }
 
 fn attr(st: &Statx) -> Attr {
@@ -178,6 +244,7 @@ fn attr(st: &Statx) -> Attr {
         mtime: time(&st.stx_mtime),
         ctime: time(&st.stx_ctime),
         btime: time(&st.stx_btime),
+        acl: AclState::Unknown,
     }
 }
 

@@ -16,8 +16,8 @@ use crate::server::{Answer, Server};
 const SERVED: &[(&[u8], bool)] = &[
     (b"user.", true),
     (b"security.capability", false),
-    (b"system.posix_acl_access", false),
-    (b"system.posix_acl_default", false),
+    (b"system.posix_acl_access", true),
+    (b"system.posix_acl_default", true),
 ];
 
 fn served(name: &[u8], to_set: bool) -> bool {
@@ -103,6 +103,7 @@ mod tests {
     fn only_what_has_no_meaning_to_the_host_can_be_set() {
         assert!(served(b"user.a", true) && served(b"user.a", false));
         assert!(served(b"security.capability", false) && !served(b"security.capability", true));
+        assert!(served(b"system.posix_acl_access", true));
         assert!(!served(b"user.", false) && !served(b"user", false));
         for name in
             [&b"trusted.overlay.opaque"[..], b"security.selinux", b"security.capability2", b"system.posix_acl", b""]

@@ -522,7 +522,7 @@ fn extended_attributes(_: &Fixture, client: &Client) {
     assert_eq!(file.list_xattr().unwrap(), b"user.a\0");
     file.remove_xattr(b"user.a").unwrap();
     assert_eq!(file.get_xattr(b"user.a").unwrap_err(), Errno::ENODATA);
-    for name in [&b"security.capability"[..], b"trusted.overlay.opaque", b"system.posix_acl_access"] {
+    for name in [&b"security.capability"[..], b"trusted.overlay.opaque", b"system.posix_acl"] {
         assert_eq!(file.set_xattr(name, b"x", XattrMode::Any).unwrap_err(), Errno::EOPNOTSUPP);
         assert_eq!(file.remove_xattr(name).unwrap_err(), Errno::EOPNOTSUPP);
     }

@@ -108,6 +108,30 @@ impl Time {
     }
 }
 
+/// Whether a node has a POSIX ACL of its own (not: a default one for what is made in it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum AclState {
+    /// It was not looked at.
+    #[default]
+    Unknown = 0,
+    /// The mode tells all.
+    Absent = 1,
+    /// There is one.
+    Present = 2,
+}
+
+impl AclState {
+    fn decode(r: &mut Reader<'_>) -> Result<Self> {
+        match r.u8()? {
+            0 => Ok(Self::Unknown),
+            1 => Ok(Self::Absent),
+            2 => Ok(Self::Present),
+            _ => Err(DecodeError::BadValue("state of an ACL")),
+        }
+    }
+}
+
 /// What `statx` tells about a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Attr {
@@ -139,11 +163,13 @@ pub struct Attr {
     pub ctime: Time,
     /// Creation; zero when the file system does not keep it.
     pub btime: Time,
+    /// Whether it has a POSIX ACL.
+    pub acl: AclState,
 }
 
 impl Attr {
     /// Bytes on the wire.
-    pub const SIZE: usize = 4 * 5 + 8 * 5 + 12 * 4;
+    pub const SIZE: usize = 4 * 5 + 8 * 5 + 12 * 4 + 1;
 
     /// What the node is.
     pub fn kind(&self) -> FileKind {
@@ -164,6 +190,7 @@ impl Attr {
         for t in [self.atime, self.mtime, self.ctime, self.btime] {
             t.encode(w);
         }
+        w.u8(self.acl as u8);
     }
 
     pub(crate) fn decode(r: &mut Reader<'_>) -> Result<Self> {
@@ -182,6 +209,7 @@ impl Attr {
             mtime: Time::decode(r)?,
             ctime: Time::decode(r)?,
             btime: Time::decode(r)?,
+            acl: AclState::decode(r)?,
         })
     }
 }

@@ -7,8 +7,8 @@ use protocol::reply::{self, DirEntry, FileContent, NodeRef, TreeDir, WalkEnd};
 use protocol::request::{Header, Names, Op, Request};
 use protocol::wire::{DecodeError, Reader, Writer};
 use protocol::{
-    Attr, Detail, Fid, FileKind, MknodKind, NewNode, OpenFlags, RenameFlags, SetAttr, SetTime, StatFs, Time, WalkFids,
-    XattrMode,
+    AclState, Attr, Detail, Fid, FileKind, MknodKind, NewNode, OpenFlags, RenameFlags, SetAttr, SetTime, StatFs, Time,
+    WalkFids, XattrMode,
 };
 
 fn fid() -> impl Strategy<Value = Fid> {
@@ -50,8 +50,9 @@ fn set_attr() -> impl Strategy<Value = SetAttr> {
 fn attr() -> impl Strategy<Value = Attr> {
     let ids = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>());
     let sizes = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
-    (ids, sizes, (time(), time(), time(), time())).prop_map(
-        |((mode, uid, gid, nlink, blksize), (ino, size, blocks, dev, rdev), (atime, mtime, ctime, btime))| Attr {
+    let acl = prop_oneof![Just(AclState::Unknown), Just(AclState::Absent), Just(AclState::Present)];
+    (ids, sizes, (time(), time(), time(), time()), acl).prop_map(
+        |((mode, uid, gid, nlink, blksize), (ino, size, blocks, dev, rdev), (atime, mtime, ctime, btime), acl)| Attr {
             mode,
             uid,
             gid,
@@ -66,6 +67,7 @@ fn attr() -> impl Strategy<Value = Attr> {
             mtime,
             ctime,
             btime,
+            acl,
         },
     )
 }

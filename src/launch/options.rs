@@ -79,7 +79,8 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         stats: args.stats,
         become_ids: (!rootless).then_some(NOBODY),
     };
-    Ok(Plan { sentry, gofer: GoferConfig { trees, verbosity }, log, strace })
+    let gofer = GoferConfig { trees, tell_acls: sentry.user.uid != 0, verbosity };
+    Ok(Plan { sentry, gofer, log, strace })
 }
 
 /// The caller's umask, which can only be learnt by setting another.
@@ -100,6 +101,7 @@ fn trees(args: &RunArgs) -> Result<Vec<Tree>> {
     if !root.is_dir() {
         bail!("--rootfs {}: not a directory", root.display());
     }
+    check_served("--rootfs", &root)?;
     let mut trees = vec![Tree {
         name: "root".into(),
         source: root.into_os_string().into_vec(),
@@ -110,6 +112,17 @@ fn trees(args: &RunArgs) -> Result<Vec<Tree>> {
         trees.push(parse_bind(bind, format!("bind{i}"))?);
     }
     Ok(trees)
+}
+
+/// Refuses what shows the host's kernel.
+fn check_served(option: &str, source: &Path) -> Result<()> {
+    match gofer::kernel_file_system(source).with_context(|| format!("{option}: {}", source.display()))? {
+        Some(kind) => bail!(
+            "{option}: {} is an interface of the host's kernel ({kind}), which no sandbox gets; it has a /proc, /sys and /dev of its own",
+            source.display()
+        ),
+        None => Ok(()),
+    }
 }
 
 fn parse_bind(text: &OsStr, name: String) -> Result<Tree> {
@@ -128,6 +141,7 @@ fn parse_bind(text: &OsStr, name: String) -> Result<Tree> {
     }
     let source = Path::new(OsStr::from_bytes(source));
     let source = source.canonicalize().with_context(|| format!("--bind {shown}: {}", source.display()))?;
+    check_served(&format!("--bind {shown}"), &source)?;
     Ok(Tree { name, source: source.into_os_string().into_vec(), target: target.to_vec(), read_only })
 }
 

@@ -54,6 +54,17 @@ impl Drop for Sandbox {
     }
 }
 
+/// The ids in a new user namespace.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Users {
+    /// There is no new user namespace.
+    Same,
+    /// One user and one group: the caller's own, or for root "nobody".
+    One,
+    /// All that the caller has, each under its own number.
+    All,
+}
+
 const SENTRY_NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNS
@@ -76,9 +87,12 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
 
     // Its clone is cheap, and while the Sentry's namespaces are made it starts on another core; neither waits for the other's exec.
     let gofer_config = to_memfd(&plan.gofer)?;
+    // Capabilities over files are all the same within a user namespace of its own, and none over the host. Without rights it makes one by itself.
+    let (namespaces, users) = if may_map_all()? { (libc::CLONE_NEWUSER, Users::All) } else { (0, Users::Same) };
     let gofer = spawn(
         "Gofer",
-        0,
+        namespaces,
+        users,
         c"internal-gofer",
         &[
             (null.as_fd(), 0),
@@ -106,7 +120,7 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
     if let Some(strace) = strace_anew.as_ref().or(plan.strace.as_ref()) {
         fds.push((strace.as_fd(), fd::STRACE));
     }
-    let sentry = spawn("Sentry", SENTRY_NAMESPACES, c"internal-sentry", &fds)?;
+    let sentry = spawn("Sentry", SENTRY_NAMESPACES, Users::One, c"internal-sentry", &fds)?;
 
     Ok(Sandbox { sentry: sentry.executed()?, gofer: gofer.executed()?, control })
 }
@@ -135,6 +149,7 @@ impl Starting {
 fn spawn(
     who: &'static str,
     namespaces: libc::c_int,
+    users: Users,
     subcommand: &CStr,
     fds: &[(BorrowedFd<'_>, RawFd)],
 ) -> Result<Starting> {
@@ -154,9 +169,7 @@ fn spawn(
         Ok(Cloned::Parent { pid, pidfd }) => {
             let process = Process { pid, pidfd };
             drop((go_read, trouble_write));
-            if namespaces & libc::CLONE_NEWUSER != 0 {
-                map_user(pid).context("giving the Sentry's user namespace its user")?;
-            }
+            map_users(pid, users).with_context(|| format!("giving the {who}'s user namespace its users"))?;
             File::from(go_write).write_all(&[1]).with_context(|| format!("starting the {who}"))?;
             Ok(Starting { who, process, trouble: trouble_read })
         }
@@ -187,21 +200,46 @@ fn prepare_child(go: OwnedFd, namespaces: libc::c_int, fds: &[(BorrowedFd<'_>, R
     Ok(())
 }
 
-/// One user and one group are all there is in the Sentry's namespace: the caller's own, or for root "nobody".
-fn map_user(pid: Pid) -> Result<()> {
-    let euid = nix::unistd::geteuid();
-    let (uid, gid) =
-        if euid.is_root() { (NOBODY.uid, NOBODY.gid) } else { (euid.as_raw(), nix::unistd::getegid().as_raw()) };
+/// Whether the caller may make a user namespace in which everybody is who they are.
+fn may_map_all() -> Result<bool> {
+    // CAP_SETGID, CAP_SETUID and CAP_SYS_ADMIN.
+    let needed = 1 << 6 | 1 << 7 | 1 << 21;
+    Ok(sys::permitted_caps().context("capget")? & needed == needed)
+}
+
+fn map_users(pid: Pid, users: Users) -> Result<()> {
     let write = |file: &str, text: String| {
         fs::write(format!("/proc/{pid}/{file}"), text).with_context(|| format!("/proc/PID/{file}"))
     };
-    if !euid.is_root() {
-        // Without privileges a group may be mapped only once groups cannot be given up any more.
-        write("setgroups", "deny".into())?;
+    match users {
+        Users::Same => Ok(()),
+        Users::One => {
+            let euid = nix::unistd::geteuid();
+            let (uid, gid) = if euid.is_root() {
+                (NOBODY.uid, NOBODY.gid)
+            } else {
+                // Without privileges a group may be mapped only once groups cannot be given up any more.
+                write("setgroups", "deny".into())?;
+                (euid.as_raw(), nix::unistd::getegid().as_raw())
+            };
+            write("gid_map", format!("{gid} {gid} 1"))?;
+            write("uid_map", format!("{uid} {uid} 1"))
+        }
+        Users::All => {
+            write("gid_map", same_ids(&fs::read_to_string("/proc/self/gid_map")?))?;
+            write("uid_map", same_ids(&fs::read_to_string("/proc/self/uid_map")?))
+        }
     }
-    write("gid_map", format!("{gid} {gid} 1"))?;
-    write("uid_map", format!("{uid} {uid} 1"))?;
-    Ok(())
+}
+
+/// The map of a child namespace in which all ids that this map has are themselves.
+fn same_ids(own: &str) -> String {
+    let line = |line: &str| {
+        let mut numbers = line.split_whitespace();
+        let (first, count) = (numbers.next()?, numbers.nth(1)?);
+        Some(format!("{first} {first} {count}\n"))
+    };
+    own.lines().filter_map(line).collect()
 }
 
 /// What it means that the host refuses to clone into new namespaces, and what can be done about it.

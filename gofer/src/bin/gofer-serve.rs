@@ -1,6 +1,6 @@
 //! Serves trees on the socket that is standard input, as a process of its own: for tests and measurements. (`runsc-rs` starts its Gofer itself.)
 //!
-//! `gofer-serve [--open] [--max-fids=N] NAME=PATH[:ro]…`; `--open` leaves the process unconfined.
+//! `gofer-serve [--open] [--acls] [--max-fids=N] NAME=PATH[:ro]…`; `--open` leaves the process unconfined, `--acls` tells the state of ACLs.
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -13,6 +13,8 @@ fn run() -> Result<(), String> {
     for arg in std::env::args().skip(1) {
         if arg == "--open" {
             confined = false;
+        } else if arg == "--acls" {
+            config.tell_acls = true;
         } else if let Some(n) = arg.strip_prefix("--max-fids=") {
             config.max_fids = n.parse().map_err(|e| format!("{arg}: {e}"))?;
         } else {

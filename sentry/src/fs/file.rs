@@ -8,7 +8,7 @@ use crate::mm::io::{Dst, Src};
 use parking_lot::Mutex;
 use std::any::Any;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::Arc;
 
 /// State that hangs on an inode whatever file system it is of: the AF_UNIX socket bound there, the pipe of a FIFO,
@@ -16,6 +16,9 @@ use std::sync::Arc;
 #[derive(Default)]
 pub struct InodeExtra {
     slots: Mutex<Vec<Arc<dyn Any + Send + Sync>>>,
+    /// Descriptions that are open on it, and those of them that are for writing.
+    opens: AtomicU32,
+    writers: AtomicU32,
 }
 
 impl std::fmt::Debug for InodeExtra {
@@ -36,6 +39,10 @@ impl InodeExtra {
         let t = Arc::new(make());
         slots.push(t.clone());
         t
+    }
+    /// Descriptions that are open on it, and those of them that are for writing.
+    pub fn opens(&self) -> (u32, u32) {
+        (self.opens.load(Ordering::Relaxed), self.writers.load(Ordering::Relaxed))
     }
     pub fn clear(&self) {
         self.slots.lock().clear();
@@ -177,6 +184,10 @@ impl Drop for File {
     fn drop(&mut self) {
         super::inotify::closed(self);
         super::owner::release(self);
+        if let Some(extra) = self.counted() {
+            extra.opens.fetch_sub(1, Ordering::Relaxed);
+            extra.writers.fetch_sub(u32::from(self.writable()), Ordering::Relaxed);
+        }
         if *self.has_locks.get_mut() {
             super::lock::release_file(self);
             super::lease::release(self);
@@ -198,7 +209,7 @@ impl File {
         path: Option<super::vfs::Path>,
         _writer: Option<super::deny::Writer>,
     ) -> Arc<File> {
-        Arc::new(File {
+        let file = File {
             ops,
             flags: AtomicI32::new(flags),
             offset: Mutex::new(0),
@@ -208,7 +219,16 @@ impl File {
             has_locks: Default::default(),
             watchers: Mutex::default(),
             _writer,
-        })
+        };
+        if let Some(extra) = file.counted() {
+            extra.opens.fetch_add(1, Ordering::Relaxed);
+            extra.writers.fetch_add(u32::from(file.writable()), Ordering::Relaxed);
+        }
+        Arc::new(file)
+    }
+    /// Where it counts as open.
+    fn counted(&self) -> Option<&InodeExtra> {
+        self.path.as_ref().filter(|_| self.flags() & libc::O_PATH == 0)?.inode().extra()
     }
     /// `O_*` status and access flags, without creation flags and `O_CLOEXEC`.
     pub fn flags(&self) -> i32 {

@@ -55,19 +55,6 @@ fn of(inode: &Arc<dyn Inode>) -> Option<Arc<Leases>> {
     inode.extra()?.get()
 }
 
-/// Is the file open elsewhere (`readers`: also for reading only)? Linux counts opens; they are looked for here, as leases are rare.
-fn open_elsewhere(task: &Task, file: &File, inode: &Arc<dyn Inode>, readers: bool) -> bool {
-    let mut tables: Vec<_> = task.kernel.tree.lock().tasks.values().map(|t| t.files()).collect();
-    tables.sort_by_key(|t| t.id());
-    tables.dedup_by_key(|t| t.id());
-    let conflicts = |f: &File| {
-        !std::ptr::eq(f, file)
-            && (f.writable() || (readers && f.readable()))
-            && f.path.as_ref().is_some_and(|p| Arc::ptr_eq(p.inode(), inode))
-    };
-    tables.iter().any(|t| t.numbers().into_iter().any(|fd| t.get(fd).is_ok_and(|f| conflicts(&f))))
-}
-
 /// `F_SETLEASE`.
 pub fn set(task: &Task, file: &Arc<File>, fd: i32, kind: i32) -> Result<()> {
     let place = file.path.as_ref().ok_or(Errno::EINVAL)?;
@@ -91,10 +78,13 @@ pub fn set(task: &Task, file: &Arc<File>, fd: i32, kind: i32) -> Result<()> {
         return Err(Errno::EINVAL);
     }
     let write = kind == libc::F_WRLCK;
-    if (!write && file.writable()) || open_elsewhere(task, file, place.inode(), write) {
+    let extra = place.inode().extra().ok_or(Errno::EINVAL)?;
+    let (opens, writers) = extra.opens();
+    // A lease for writing wants no other description but this one, one for reading no writer.
+    if if write { opens > 1 } else { writers > 0 } {
         return Err(Errno::EAGAIN);
     }
-    let leases = place.inode().extra().ok_or(Errno::EINVAL)?.get_or_insert(Leases::default);
+    let leases = extra.get_or_insert(Leases::default);
     let mut l = leases.list.lock();
     for x in l.iter() {
         let ends = x.breaking.is_some_and(|b| b.0 == libc::F_UNLCK);

@@ -8,6 +8,7 @@
 //! All of it is synchronous. An operation that cannot go on answers `EAGAIN`; the caller ([`crate::syscalls::io`])
 //! waits on [`FileOps::wait_queue`] when the file is in blocking mode, so no file system ever waits by itself.
 
+pub mod acl;
 pub mod anon;
 pub mod deny;
 pub mod dev;

@@ -1,5 +1,6 @@
 //! Plain types of the VFS, and the [`Inode`] trait.
 
+use super::acl::Acl;
 use super::file::FileOps;
 use crate::error::{Errno, Result};
 use crate::kernel::Cred;
@@ -137,6 +138,14 @@ pub trait Inode: Send + Sync {
     /// Mode and owner, which every walk asks for: to be overridden where that is cheaper than `attr`.
     fn perm(&self) -> Result<Perm> {
         self.attr().map(|a| Perm { mode: a.mode, uid: a.uid, gid: a.gid })
+    }
+    /// The access control list, which every check asks for that the owner does not make: it must be cheap to tell that there is none.
+    fn acl(&self) -> Result<Option<Arc<Acl>>> {
+        Ok(None)
+    }
+    /// The list that what is made in this directory starts with. Where the host makes it, the host sees to that.
+    fn default_acl(&self) -> Result<Option<Acl>> {
+        Ok(None)
     }
     fn set_attr(&self, _set: &SetAttr) -> Result<()> {
         Err(Errno::EPERM)

@@ -7,7 +7,7 @@ use crate::error::{Errno, Result, SysResult};
 use crate::fs::vfs::ops::{self, SetTime};
 use crate::fs::vfs::perm::{self, owner_or_capable, permission, MAY_READ, MAY_WRITE};
 use crate::fs::vfs::Path;
-use crate::fs::{File, SetAttr, Timespec};
+use crate::fs::{acl, File, SetAttr, Timespec};
 use crate::kernel::cred::CAP_SYS_ADMIN;
 use crate::kernel::wait::breathe;
 use std::sync::Arc;
@@ -262,6 +262,9 @@ fn may_xattr(cx: &Ctx<'_>, p: &Path, name: &[u8], write: bool) -> Result<()> {
         let cap = if name == b"security.capability" { crate::kernel::cred::CAP_SETFCAP } else { CAP_SYS_ADMIN };
         return if !write || cred.has(cap) { Ok(()) } else { Err(Errno::EPERM) };
     }
+    if matches!(name, acl::ACCESS | acl::DEFAULT) && p.kind() != libc::S_IFLNK {
+        return Ok(());
+    }
     Err(Errno::EOPNOTSUPP)
 }
 
@@ -279,6 +282,10 @@ fn set(cx: &Ctx<'_>, p: &Path, name: Addr, value: Addr, size: usize, flags: i32)
     }
     let mut v = vec![0u8; size];
     cx.mem().read_bytes(value.0, &mut v)?;
+    if matches!(&*name, acl::ACCESS | acl::DEFAULT) {
+        ops::set_acl(p, &name, Some(&v), &cx.task.cred())?;
+        return Ok(0);
+    }
     may_xattr(cx, p, &name, true)?;
     p.inode().set_xattr(&name, &v, flags)?;
     Ok(0)
@@ -361,6 +368,10 @@ pub fn flistxattr(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, size: usize) -> SysResult
 
 fn remove(cx: &Ctx<'_>, p: &Path, name: Addr) -> SysResult {
     let name = xattr_name(cx, name.0)?;
+    if matches!(&*name, acl::ACCESS | acl::DEFAULT) {
+        ops::set_acl(p, &name, None, &cx.task.cred())?;
+        return Ok(0);
+    }
     may_xattr(cx, p, &name, true)?;
     p.inode().remove_xattr(&name)?;
     Ok(0)

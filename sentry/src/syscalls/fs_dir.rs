@@ -21,7 +21,7 @@ fn parent(cx: &Ctx<'_>, dirfd: i32, path: u64) -> Result<Parent> {
 fn make(cx: &Ctx<'_>, dirfd: i32, path: u64, node: NewNode<'_>, mode: u32) -> SysResult {
     let p = parent(cx, dirfd, path)?;
     let name = p.name(Errno::EEXIST)?;
-    let mode = mode & !cx.task.fs().lock().umask;
+    let mode = ops::NewMode { mode, umask: cx.task.fs().lock().umask };
     ops::create(&p.dir, name, node, mode, &cx.task.cred(), p.slash)?;
     Ok(0)
 }
@@ -306,6 +306,8 @@ pub fn umount2(cx: &mut Ctx<'_>, target: PathPtr, flags: i32) -> SysResult {
     if flags & libc::MNT_EXPIRE != 0 {
         return Err(Errno::EINVAL.into());
     }
+    // Several may be stacked, and the working directory be in one below.
+    let place = crate::fs::vfs::walk::uppermost(place);
     namespace(cx)?.umount(&place, flags & libc::MNT_DETACH != 0)?;
     Ok(0)
 }

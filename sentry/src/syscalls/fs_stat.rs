@@ -220,7 +220,7 @@ fn do_access(cx: &Ctx<'_>, dirfd: i32, path: u64, mode: i32, flags: i32) -> SysR
     if mask & MAY_EXEC != 0 && p.kind() == libc::S_IFREG && p.mount().flags().contains(MountFlags::NOEXEC) {
         return Err(Errno::EACCES.into());
     }
-    perm::check(p.inode().perm()?, &cred, mask)?;
+    perm::check_inode(p.inode(), &cred, mask)?;
     perm::permission(&p, &cred, mask)?;
     Ok(0)
 }

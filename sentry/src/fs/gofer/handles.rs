@@ -71,10 +71,8 @@ impl GoferInode {
             r => r?,
         };
         let last = walk.nodes.last().filter(|_| walk.end == WalkEnd::Complete && walk.nodes.len() == names.len());
-        let a = last.map(|n| self.fs.convert(&n.attr)).filter(|a| a.file_type() == self.kind).ok_or(Errno::ESTALE)?;
-        // Someone may have put another file in its place, against the promise; then it is that one now.
-        let ino = self.attr.read().ino;
-        self.store(Attr { ino, ..a });
+        let a = last.map(|n| n.attr).filter(|a| a.mode & libc::S_IFMT == self.kind).ok_or(Errno::ESTALE)?;
+        self.store(&a);
         Ok(walk)
     }
 

@@ -1,5 +1,6 @@
 //! The operations that the VFS asks for.
 
+use super::super::acl::Acl;
 use super::*;
 
 /// The inode behind a trait object, if it is of the Gofer.
@@ -30,6 +31,12 @@ impl Inode for GoferInode {
         let a = self.attr.read();
         Ok(Perm { mode: a.mode, uid: a.uid, gid: a.gid })
     }
+    fn acl(&self) -> Result<Option<Arc<Acl>>> {
+        if self.acl.absent() {
+            return Ok(None);
+        }
+        self.acl.get(|| self.handle()?.get_xattr(super::super::acl::ACCESS))
+    }
     fn set_attr(&self, set: &SetAttr) -> Result<()> {
         let t = |t: Option<Timespec>| t.map(|t| SetTime::At(protocol::Time { sec: t.sec, nsec: t.nsec }));
         let a = self.handle()?.setattr(protocol::SetAttr {
@@ -41,7 +48,7 @@ impl Inode for GoferInode {
             mtime: t(set.mtime),
         })?;
         self.fs.changed.store(true, Ordering::Release);
-        self.store(self.fs.convert(&a));
+        self.store(&a);
         Ok(())
     }
     fn prefetch(&self, names: &[&[u8]], open: bool) {
@@ -169,7 +176,7 @@ impl Inode for GoferInode {
         let t = gofer(target)?;
         let n = self.handle()?.link(name, &*t.handle()?)?;
         self.entries_changed(name);
-        t.store(self.fs.convert(&n.attr));
+        t.store(&n.attr);
         Ok(())
     }
     fn unlink(&self, name: &[u8], child: &Arc<dyn Inode>) -> Result<()> {
@@ -253,6 +260,7 @@ impl Inode for GoferInode {
             _ => XattrMode::Any,
         };
         self.handle()?.set_xattr(name, value, mode)?;
+        self.acl.forget();
         self.mark_stale();
         Ok(())
     }
@@ -262,6 +270,7 @@ impl Inode for GoferInode {
     }
     fn remove_xattr(&self, name: &[u8]) -> Result<()> {
         self.handle()?.remove_xattr(name)?;
+        self.acl.forget();
         self.mark_stale();
         Ok(())
     }

@@ -15,6 +15,7 @@
 //!
 //! Locks are leaves, each held for a few instructions, but for `fds`, which is held over an open; none while the Gofer is asked otherwise.
 
+mod acl;
 mod content;
 mod file;
 mod handles;
@@ -26,6 +27,7 @@ use super::vfs::dentry::NameMap;
 use super::vfs::{anonymous_dev, Mount, MountFlags, SuperBlock};
 use super::*;
 use crate::error::{Errno, Result};
+use acl::AclCache;
 use content::{Content, Reading};
 pub use file::{read_fd, write_fd};
 use file::{GoferDir, GoferFile};
@@ -109,6 +111,7 @@ pub struct GoferInode {
     /// The handle must stay: the origin does not lead here any more.
     pinned: AtomicBool,
     attr: RwLock<Attr>,
+    acl: AclCache,
     /// `attr` must be asked for again.
     stale: AtomicBool,
     target: OnceLock<Box<[u8]>>,
@@ -233,7 +236,7 @@ impl GoferFs {
         // An inode must not be dropped with the table locked.
         let known = self.nodes.lock().get(&key).and_then(Weak::upgrade);
         if let Some(i) = known.filter(|i| i.kind == attr.file_type()) {
-            i.store(attr);
+            i.store(a);
             return (i, false);
         }
         let i = Arc::new_cyclic(|me| GoferInode {
@@ -245,6 +248,7 @@ impl GoferFs {
             handle: Mutex::new(handle.map(Arc::new)),
             pinned: AtomicBool::new(false),
             attr: RwLock::new(attr),
+            acl: AclCache::new(a.acl),
             stale: AtomicBool::new(false),
             target: OnceLock::new(),
             fds: Default::default(),
@@ -385,8 +389,14 @@ impl GoferInode {
     pub fn kind(&self) -> u32 {
         self.kind
     }
-    fn store(&self, attr: Attr) {
-        *self.attr.write() = attr;
+    fn store(&self, a: &protocol::Attr) {
+        let mut attr = self.fs.convert(a);
+        let mut now = self.attr.write();
+        // Someone may have put another file in its place, against the promise; then it is that one now.
+        attr.ino = now.ino;
+        self.acl.told(a.acl, now.ctime != attr.ctime);
+        *now = attr;
+        drop(now);
         self.stale.store(false, Ordering::Release);
     }
     fn fresh(&self) -> bool {
@@ -397,7 +407,7 @@ impl GoferInode {
             return Ok(());
         }
         let a = self.handle()?.getattr()?;
-        self.store(self.fs.convert(&a));
+        self.store(&a);
         Ok(())
     }
     /// The directory's entries changed.

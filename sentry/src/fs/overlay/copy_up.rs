@@ -9,6 +9,8 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 const CHUNK: usize = 256 * 1024;
+/// Bytes that are copied while all others wait.
+const AT_ONCE: u64 = 4 << 20;
 
 impl OvlInode {
     /// The upper inode; made now if there is none yet, with its parents. Without `content` a file stays empty (it is
@@ -37,8 +39,11 @@ impl OvlInode {
     fn copy_one(&self, content: bool) -> Result<()> {
         let (parent, name) = self.place.as_ref().ok_or(Errno::ESTALE)?;
         let lower = self.lower.as_ref().ok_or(Errno::ESTALE)?;
-        let _dir = parent.dir_lock.lock();
-        let _one = self.copying.lock();
+        let _one = match self.copying.try_lock() {
+            Some(guard) => guard,
+            // Others are served while somebody else copies.
+            None => aside(u64::MAX, || self.copying.lock()),
+        };
         if self.upper.get().is_some() {
             return Ok(());
         }
@@ -60,23 +65,22 @@ impl OvlInode {
         };
         let new = into.node(&node, a.mode & 0o7777, a.uid, a.gid, Some(self.ino))?;
         if self.kind == libc::S_IFREG && content && a.size > 0 {
-            copy_content(lower, &new, a.size)?;
+            aside(a.size, || copy_content(lower, &new, &a))?;
         }
-        for key in lower.list_xattr().unwrap_or_default() {
-            if let Ok(value) = lower.get_xattr(&key) {
-                // One that does not fit is left behind, as an attribute that the upper layer does not know would be.
-                let _ = new.set_xattr(&key, &value, 0);
-            }
-        }
+        copy_xattrs(lower, &new)?;
         new.copy_times(&a);
         if self.kind == libc::S_IFDIR {
             *new.below.lock() = Some(lower.clone());
         } else {
             new.set_nlink(a.nlink);
         }
+        let _dir = parent.dir_lock.lock();
         *new.owner.lock() = Some(self.me.clone());
         if self.gone.load(Ordering::Acquire) {
             new.forget_name();
+        } else if into.get(name).is_some() {
+            // Of a file with several names this one was taken away meanwhile.
+            new.unlinked();
         } else {
             into.put_quietly(name, new.clone())?;
         }
@@ -102,30 +106,72 @@ impl OvlInode {
     }
 }
 
-fn copy_content(lower: &Arc<dyn Inode>, to: &Arc<TmpInode>, size: u64) -> Result<()> {
-    let from = File::new(lower.clone().open(libc::O_RDONLY)?, libc::O_RDONLY, None);
-    let mut buf = vec![0u8; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK)).max(1)];
-    let mut at = 0u64;
-    loop {
-        let n = {
-            let mut dst = Dst::kernel(&mut buf);
-            match from.ops.read(&from, &mut dst, at) {
-                Ok(n) => n,
-                Err(crate::error::SysError::Errno(e)) => return Err(e),
-                Err(_) => return Err(Errno::EIO),
-            }
-        };
-        if n == 0 {
-            return Ok(());
+/// Copies the extended attributes. One that does not fit is left behind, as an attribute that the upper layer does not know would be; but not an
+/// access control list: without it the mode would mean something else.
+pub(super) fn copy_xattrs(lower: &Arc<dyn Inode>, to: &Arc<TmpInode>) -> Result<()> {
+    for key in lower.list_xattr().unwrap_or_default() {
+        let copied = lower.get_xattr(&key).and_then(|value| to.set_xattr(&key, &value, 0));
+        if matches!(&*key, acl::ACCESS | acl::DEFAULT) {
+            copied?;
         }
-        let mut done = 0;
-        while done < n {
-            let (k, _) = to.write_at(&mut Src::kernel(&buf[done..n]), at, false)?;
-            if k == 0 {
-                return Err(Errno::EIO);
-            }
-            done += k;
+    }
+    match lower.acl()? {
+        Some(list) if to.acl()?.is_none() => to.set_xattr(acl::ACCESS, &list.to_bytes(), 0),
+        _ => Ok(()),
+    }
+}
+
+/// Runs `f`, which copies `size` bytes: if they are many, another thread serves the other guests meanwhile.
+fn aside<R>(size: u64, f: impl FnOnce() -> R) -> R {
+    match crate::kernel::current::get() {
+        Some(task) if size > AT_ONCE => task.kernel.executor.block_in_place(f),
+        _ => f(),
+    }
+}
+
+/// Copies the data. Holes stay holes.
+fn copy_content(lower: &Arc<dyn Inode>, to: &Arc<TmpInode>, a: &Attr) -> Result<()> {
+    let from = File::new(lower.clone().open(libc::O_RDONLY)?, libc::O_RDONLY, None);
+    if a.blocks.saturating_mul(512) >= a.size {
+        return copy_range(&from, to, 0, a.size);
+    }
+    let seek = |at: u64, whence| from.ops.seek(&from, i64::try_from(at).unwrap_or(i64::MAX), whence, 0);
+    let mut at = 0;
+    while at < a.size {
+        let data = match seek(at, libc::SEEK_DATA) {
+            Err(Errno::ENXIO) => break,
+            found => found.unwrap_or(at),
+        };
+        let hole = seek(data, libc::SEEK_HOLE).unwrap_or(a.size).clamp(data, a.size);
+        if hole == data {
+            break;
+        }
+        copy_range(&from, to, data, hole)?;
+        at = hole;
+    }
+    if to.size() < a.size {
+        to.set_attr(&SetAttr { size: Some(a.size), ..SetAttr::default() })?;
+    }
+    Ok(())
+}
+
+fn copy_range(from: &File, to: &TmpInode, mut at: u64, end: u64) -> Result<()> {
+    let len = |left: u64| usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+    let mut buf = vec![0u8; len(end - at)];
+    while at < end {
+        let part = buf.get_mut(..len(end - at)).ok_or(Errno::EIO)?;
+        let n = match from.ops.read(from, &mut Dst::kernel(part), at) {
+            Ok(0) => return Ok(()),
+            Ok(n) => n,
+            Err(crate::error::SysError::Errno(e)) => return Err(e),
+            Err(_) => return Err(Errno::EIO),
+        };
+        let mut left = part.get(..n).ok_or(Errno::EIO)?;
+        while !left.is_empty() {
+            let (k, _) = to.write_at(&mut Src::kernel(left), at, false)?;
+            left = left.get(k..).filter(|_| k > 0).ok_or(Errno::EIO)?;
             at += k as u64;
         }
     }
+    Ok(())
 }

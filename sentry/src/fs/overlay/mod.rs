@@ -7,13 +7,14 @@
 //!
 //! Inode numbers are the lower layer's and stay through a copy-up; several lower names of one file are one inode here, before and after.
 //!
-//! Locks: `dir_lock` of the parent, then `copying`, then the upper layer's own.
+//! Locks: `copying`, then `dir_lock` of the parent, then the upper layer's own. `copying` may be held for long.
 
 mod copy_up;
 mod file;
 #[cfg(test)]
 mod tests;
 
+use super::acl::Acl;
 use super::tmpfs::TmpInode;
 use super::vfs::anonymous_dev;
 use super::*;
@@ -78,6 +79,7 @@ impl Overlay {
             gid: Some(a.gid),
             ..SetAttr::default()
         })?;
+        copy_up::copy_xattrs(&lower, &upper)?;
         upper.copy_times(&a);
         *upper.below.lock() = Some(lower.clone());
         *fs.lower.lock() = Some(lower.clone());
@@ -231,6 +233,16 @@ impl Inode for OvlInode {
             (None, None) => Err(Errno::ESTALE),
         }
     }
+    fn acl(&self) -> Result<Option<Arc<Acl>>> {
+        match (self.upper.get(), &self.lower) {
+            (Some(u), _) => u.acl(),
+            (None, Some(l)) => l.acl(),
+            (None, None) => Err(Errno::ESTALE),
+        }
+    }
+    fn default_acl(&self) -> Result<Option<Acl>> {
+        self.copy_up(true)?.default_acl()
+    }
     fn attr(&self) -> Result<Attr> {
         let mut a = match (self.upper.get(), &self.lower) {
             (Some(u), _) => u.attr()?,
@@ -294,12 +306,9 @@ impl Inode for OvlInode {
             // A lower name: of a file that was not changed, or was changed by another of its names.
             match child.upper.get() {
                 Some(u) => u.unlinked(),
-                None => {
-                    let _c = child.copying.lock();
-                    if child.upper.get().is_none() && child.attr()?.nlink < 2 {
-                        child.gone.store(true, Ordering::Release);
-                    }
-                }
+                // A copy-up under way looks at this with our lock held, before it puts the name back.
+                None if child.attr()?.nlink < 2 => child.gone.store(true, Ordering::Release),
+                None => {}
             }
         }
         self.whiteout(up, name)

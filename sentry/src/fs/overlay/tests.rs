@@ -197,3 +197,37 @@ fn removed_but_open_files_live_on() {
     assert_eq!(t.find("/d/x").unwrap_err(), Errno::ENOENT);
     assert_eq!(t.list("/d"), ["e"]);
 }
+
+#[test]
+fn copy_up_leaves_holes() {
+    const AT: u64 = 100 << 20;
+    const SIZE: u64 = 200 << 20;
+    let lower = TmpFs::root(&TmpOptions::default(), None);
+    let file = lower.create(b"sparse", NewNode::File, 0o644, 0, 0).unwrap();
+    let file: &TmpInode = file.as_any().downcast_ref().unwrap();
+    file.write_at(&mut Src::kernel(b"first"), 0, false).unwrap();
+    file.write_at(&mut Src::kernel(b"middle"), AT, false).unwrap();
+    file.set_attr(&SetAttr { size: Some(SIZE), ..SetAttr::default() }).unwrap();
+    let root = Overlay::root(TmpFs::root(&TmpOptions::default(), None), lower).unwrap();
+    let i = root.find(b"sparse").unwrap();
+    i.copy_up(true).unwrap();
+    let a = i.attr().unwrap();
+    assert_eq!(a.size, SIZE);
+    assert!(a.blocks * 512 < 1 << 20, "{} blocks", a.blocks);
+    let up = i.upper.get().unwrap();
+    for (at, text) in [(0, &b"first\0"[..]), (AT - 1, b"\0middle\0"), (SIZE - 2, b"\0\0")] {
+        let mut b = vec![7; text.len()];
+        assert_eq!(up.read_at(&mut Dst::kernel(&mut b), at), Ok(text.len()));
+        assert_eq!(b, text);
+    }
+}
+
+#[test]
+fn a_removed_name_stays_removed_when_another_is_copied_up() {
+    let t = Tree::new();
+    let open = t.open("f", libc::O_RDONLY).unwrap();
+    t.rm("f").unwrap();
+    t.write("f2", "new");
+    assert_eq!(t.find("f").unwrap_err(), Errno::ENOENT);
+    assert_eq!((t.read("f2").as_str(), Tree::read_file(&open).as_str()), ("new", "new"));
+}

@@ -4,10 +4,11 @@ use super::pid::Who;
 use super::status;
 use crate::error::{Errno, Result};
 use crate::fs::pseudo::{parse_int, Put, Super};
-use crate::kernel::cred::CAP_SYS_RESOURCE;
+use crate::kernel::cred::{CAP_SYS_NICE, CAP_SYS_RESOURCE};
 use crate::kernel::current;
 use crate::kernel::limits::RLIM_INFINITY;
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 /// Takes what is written and does nothing, where Linux would only change a diagnosis.
 pub(super) fn ignore(_: &Who, _: &Super, _: &[u8]) -> Result<()> {
@@ -235,7 +236,18 @@ pub(super) fn coredump_filter(_: &Who, _: &Super, out: &mut Vec<u8>) -> Result<(
     Ok(())
 }
 
+/// The timer slack of others is for those to see and set who may change their scheduling.
+fn may_timerslack(who: &Who) -> Result<()> {
+    match current::get() {
+        Some(me) if !who.task.as_ref().is_some_and(|t| Arc::ptr_eq(t, &me)) && !me.cred().has(CAP_SYS_NICE) => {
+            Err(Errno::EPERM)
+        }
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn timerslack(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    may_timerslack(who)?;
     if let Some(t) = &who.task {
         out.d(t.attrs.timer_slack_ns.load(Ordering::Relaxed)).s("\n");
     }
@@ -244,6 +256,7 @@ pub(super) fn timerslack(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> 
 
 pub(super) fn set_timerslack(who: &Who, _: &Super, text: &[u8]) -> Result<()> {
     let v = u64::try_from(parse_int(text)?).map_err(|_| Errno::EINVAL)?;
+    may_timerslack(who)?;
     let a = &who.task.as_ref().ok_or(Errno::ESRCH)?.attrs;
     // 0 means the default.
     let v = if v == 0 { a.default_timer_slack_ns.load(Ordering::Relaxed) } else { v };

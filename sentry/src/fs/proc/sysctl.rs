@@ -6,6 +6,7 @@ use crate::error::{Errno, Result};
 use crate::fs::lease::BREAK_TIME;
 use crate::fs::pseudo::{parse_int, Put, StaticDir, Super, TextFile};
 use crate::fs::types::Inode;
+use crate::fs::vfs::perm;
 use crate::kernel::cred::CAP_SYS_ADMIN;
 use crate::kernel::kernel::{PID_MAX, RELEASE, VERSION};
 use crate::kernel::{current, fdtable, users, Kernel};
@@ -24,6 +25,8 @@ enum Node {
     Int(i64, i64, i64),
     /// A limit that is acted upon.
     Count(&'static AtomicU64),
+    /// A level up to this one, which is acted upon.
+    Level(&'static AtomicU64, i64),
     /// Remembered text.
     Keep(&'static str),
     /// Kept elsewhere.
@@ -63,10 +66,10 @@ const TABLE: &[(&str, Node)] = &[
     ("fs/pipe-max-size", Int(1_048_576, 4096, MAX)),
     ("fs/pipe-user-pages-hard", Int(0, 0, i64::MAX)),
     ("fs/pipe-user-pages-soft", Int(16384, 0, i64::MAX)),
-    ("fs/protected_fifos", Int(0, 0, 2)),
-    ("fs/protected_hardlinks", Text("1")),
-    ("fs/protected_regular", Int(0, 0, 2)),
-    ("fs/protected_symlinks", Int(0, 0, 1)),
+    ("fs/protected_fifos", Level(&perm::PROTECTED_FIFOS, 2)),
+    ("fs/protected_hardlinks", Level(&perm::PROTECTED_HARDLINKS, 1)),
+    ("fs/protected_regular", Level(&perm::PROTECTED_REGULAR, 2)),
+    ("fs/protected_symlinks", Level(&perm::PROTECTED_SYMLINKS, 1)),
     ("fs/suid_dumpable", Int(0, 0, 2)),
     ("kernel/arch", Text("x86_64")),
     ("kernel/auto_msgmni", Text("0")),
@@ -309,22 +312,8 @@ fn file(sup: &Arc<Super>, node: &'static Node) -> Arc<dyn Inode> {
                 move |text| set(&k, text),
             )
         }
-        &Count(n) => TextFile::writable(
-            sup,
-            0o644,
-            move |out| {
-                out.d(n.load(Ordering::Relaxed)).s("\n");
-                Ok(())
-            },
-            move |text| {
-                let new = parse_int(text)?;
-                if !(0..=MAX).contains(&new) {
-                    return Err(Errno::EINVAL);
-                }
-                n.store(new as u64, Ordering::Relaxed);
-                Ok(())
-            },
-        ),
+        &Count(n) => number(sup, n, MAX),
+        &Level(n, max) => number(sup, n, max),
         &Int(start, min, max) => {
             let value = Arc::new(Mutex::new(start));
             let v = value.clone();
@@ -363,6 +352,25 @@ fn file(sup: &Arc<Super>, node: &'static Node) -> Arc<dyn Inode> {
             )
         }
     }
+}
+
+fn number(sup: &Arc<Super>, n: &'static AtomicU64, max: i64) -> Arc<dyn Inode> {
+    TextFile::writable(
+        sup,
+        0o644,
+        move |out| {
+            out.d(n.load(Ordering::Relaxed)).s("\n");
+            Ok(())
+        },
+        move |text| {
+            let new = parse_int(text)?;
+            if !(0..=max).contains(&new) {
+                return Err(Errno::EINVAL);
+            }
+            n.store(new as u64, Ordering::Relaxed);
+            Ok(())
+        },
+    )
 }
 
 /// Directories of the table, from the bottom up.

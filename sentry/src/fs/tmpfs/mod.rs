@@ -9,6 +9,7 @@ pub mod file;
 #[cfg(test)]
 mod tests;
 
+use super::acl::{self, Acl};
 use super::vfs::dentry::NameMap;
 use super::vfs::{anonymous_dev, Mount, MountFlags, SuperBlock};
 use super::*;
@@ -18,7 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 pub const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -26,6 +27,8 @@ pub const PAGE: u64 = 4096;
 /// Most bytes of extended attributes on one inode.
 /// The attribute that gives a program capabilities.
 const FILE_CAPS: &[u8] = b"security.capability";
+const HAS_ACL: u8 = 1;
+const HAS_DEFAULT: u8 = 2;
 const XATTR_TOTAL: u64 = 128 * 1024;
 
 /// Longest text of a symbolic link that is part of its inode; a longer one takes a page.
@@ -207,6 +210,8 @@ pub struct TmpInode {
     xattrs: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
     /// `xattrs` may hold file capabilities; changes under its lock.
     caps: AtomicBool,
+    /// Which access control lists `xattrs` holds ([`HAS_ACL`], [`HAS_DEFAULT`]); changes under its lock.
+    acls: AtomicU8,
     extra: InodeExtra,
     /// `F_SEAL_*` of a memfd; files in a tree have `F_SEAL_SEAL`.
     seals: AtomicU32,
@@ -236,6 +241,7 @@ impl TmpInode {
             body,
             xattrs: Mutex::default(),
             caps: AtomicBool::new(false),
+            acls: AtomicU8::new(0),
             extra: InodeExtra::default(),
             seals: AtomicU32::new(libc::F_SEAL_SEAL as u32),
             mapped_writable: Mutex::default(),
@@ -462,8 +468,34 @@ impl TmpInode {
         }
         Ok(())
     }
+    fn list(&self, which: u8, name: &[u8]) -> Result<Option<Acl>> {
+        if self.acls.load(Ordering::Acquire) & which == 0 {
+            return Ok(None);
+        }
+        self.xattrs.lock().get(name).map_or(Ok(None), |v| Acl::parse_of_host(v))
+    }
+    /// Changes the permissions. An access control list goes along.
+    fn set_mode(&self, mode: u32) {
+        if self.acls.load(Ordering::Acquire) & HAS_ACL != 0 {
+            if let Some(value) = self.xattrs.lock().get_mut(acl::ACCESS) {
+                if let Ok(Some(mut list)) = Acl::parse_of_host(value) {
+                    list.chmod(mode);
+                    *value = list.to_bytes();
+                }
+            }
+        }
+        self.mode.store(self.kind() | (mode & 0o7777), Ordering::Relaxed);
+    }
     pub fn xattrs(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         self.xattrs.lock().iter().map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+}
+
+fn which_list(name: &[u8]) -> u8 {
+    match name {
+        acl::ACCESS => HAS_ACL,
+        acl::DEFAULT => HAS_DEFAULT,
+        _ => 0,
     }
 }
 
@@ -477,6 +509,12 @@ impl Inode for TmpInode {
     }
     fn perm(&self) -> Result<Perm> {
         Ok(Perm { mode: self.mode(), uid: self.uid.load(Ordering::Relaxed), gid: self.gid.load(Ordering::Relaxed) })
+    }
+    fn acl(&self) -> Result<Option<Arc<Acl>>> {
+        Ok(self.list(HAS_ACL, acl::ACCESS)?.map(Arc::new))
+    }
+    fn default_acl(&self) -> Result<Option<Acl>> {
+        self.list(HAS_DEFAULT, acl::DEFAULT)
     }
     fn attr(&self) -> Result<Attr> {
         let (size, blocks) = match &self.body {
@@ -517,7 +555,7 @@ impl Inode for TmpInode {
             d.set_len(&self.fs, size)?;
         }
         if let Some(m) = set.mode {
-            self.mode.store(self.kind() | (m & 0o7777), Ordering::Relaxed);
+            self.set_mode(m);
         }
         if let Some(u) = set.uid {
             self.uid.store(u, Ordering::Relaxed);
@@ -612,6 +650,7 @@ impl Inode for TmpInode {
         if name == FILE_CAPS {
             self.caps.store(true, Ordering::Relaxed);
         }
+        self.acls.fetch_or(which_list(name), Ordering::Release);
         x.insert(name.to_vec(), value.to_vec());
         drop(x);
         self.changed();
@@ -624,6 +663,7 @@ impl Inode for TmpInode {
         let mut x = self.xattrs.lock();
         let old = x.remove(name).ok_or(Errno::ENODATA)?;
         self.fs.recharge(xattr_cost(name, &old), 0);
+        self.acls.fetch_and(!which_list(name), Ordering::Release);
         drop(x);
         self.changed();
         Ok(())

@@ -1,6 +1,6 @@
 //! open(2): from a name or a place to an open file description.
 
-use super::ops;
+use super::ops::{self, NewMode};
 use super::perm::*;
 use super::walk::{self, Last, LookupFlags, Resolver, RootRef};
 use super::{MountFlags, Path};
@@ -73,7 +73,7 @@ pub fn open_from(
         return Ok(Opened::File(File::new(Box::new(Noop), keep, Some(place))));
     }
     if flags & TMPFILE != 0 {
-        return open_tmpfile(cred, root, from, path, flags, mode & !umask(), lookup);
+        return open_tmpfile(cred, root, from, path, flags, NewMode { mode: mode & 0o7777, umask: umask() }, lookup);
     }
     if flags & libc::O_CREAT == 0 {
         if flags & (libc::O_ACCMODE | libc::O_DIRECTORY) == libc::O_RDONLY {
@@ -101,7 +101,8 @@ pub fn open_from(
         let found = match walk::child(&parent.dir, name)? {
             Some(p) => p,
             None => {
-                let node = ops::create_or_find(&parent.dir, name, mode & 0o7777 & !umask(), cred)?;
+                let node =
+                    ops::create_or_find(&parent.dir, name, NewMode { mode: mode & 0o7777, umask: umask() }, cred)?;
                 match node {
                     (p, true) => return open_existing(p, flags, cred, true),
                     (p, false) => p,
@@ -115,9 +116,10 @@ pub fn open_from(
             return Err(Errno::EXDEV);
         }
         if !found.dentry().is_symlink() || flags & libc::O_NOFOLLOW != 0 {
+            may_create_over(parent.dir.inode(), found.inode(), cred)?;
             return open_existing(found, flags, cred, false);
         }
-        match r.follow_last(&found)? {
+        match r.follow_last(&parent.dir, &found)? {
             Ok(place) => return open_existing(place, flags, cred, false),
             Err(text) => {
                 from = parent.dir;
@@ -133,7 +135,7 @@ fn open_tmpfile(
     from: Path,
     path: &[u8],
     flags: i32,
-    mode: u32,
+    mode: NewMode,
     lookup: LookupFlags,
 ) -> Result<Opened> {
     if flags & libc::O_DIRECTORY == 0 || flags & libc::O_ACCMODE == libc::O_RDONLY {
@@ -141,7 +143,7 @@ fn open_tmpfile(
     }
     let dir = Resolver::new(cred, root, lookup | LookupFlags::DIRECTORY).resolve(from, path)?;
     permission(&dir, cred, MAY_WRITE | MAY_EXEC)?;
-    let place = ops::tmpfile(&dir, mode & 0o7777, cred, flags & libc::O_EXCL == 0)?;
+    let place = ops::tmpfile(&dir, mode, cred, flags & libc::O_EXCL == 0)?;
     open_existing(place, flags & !libc::O_DIRECTORY, cred, true)
 }
 

@@ -6,6 +6,7 @@ use super::perm::*;
 use super::walk::{self, Last, Parent};
 use super::{Dentry, Path};
 use crate::error::{Errno, Result};
+use crate::fs::acl::{self, Acl};
 use crate::fs::*;
 use crate::kernel::cred::*;
 use std::sync::atomic::Ordering;
@@ -32,10 +33,68 @@ fn inherit(dir: &Arc<dyn Inode>, kind_dir: bool, mode: u32, cred: &Cred) -> Resu
     Ok((mode, d.gid))
 }
 
-fn make(dir: &Path, c: &mut Children, name: &[u8], node: NewNode<'_>, mode: u32, cred: &Cred) -> Result<Arc<Dentry>> {
-    let (mode, gid) = inherit(dir.inode(), matches!(node, NewNode::Dir), mode, cred)?;
+/// The mode of a new object, and the umask, which counts unless its directory has a default access control list.
+#[derive(Clone, Copy)]
+pub struct NewMode {
+    pub mode: u32,
+    pub umask: u32,
+}
+
+impl From<u32> for NewMode {
+    fn from(mode: u32) -> Self {
+        NewMode { mode, umask: 0 }
+    }
+}
+
+/// What a new object gets of its directory: mode and group, and access control lists.
+struct Inherited {
+    mode: u32,
+    gid: u32,
+    access: Option<Acl>,
+    default: Option<Acl>,
+}
+
+impl Inherited {
+    fn of(dir: &Arc<dyn Inode>, node: &NewNode<'_>, new: NewMode, cred: &Cred) -> Result<Inherited> {
+        let is_dir = matches!(node, NewNode::Dir);
+        let (mode, gid) = inherit(dir, is_dir, new.mode, cred)?;
+        if matches!(node, NewNode::Symlink(_)) {
+            return Ok(Inherited { mode, gid, access: None, default: None });
+        }
+        let Some(default) = dir.default_acl()? else {
+            return Ok(Inherited { mode: mode & !new.umask, gid, access: None, default: None });
+        };
+        let (access, mode) = default.for_new(mode);
+        let access = Some(access).filter(Acl::is_extended);
+        Ok(Inherited { mode, gid, access, default: Some(default).filter(|_| is_dir) })
+    }
+
+    fn give_lists(&self, inode: &Arc<dyn Inode>) -> Result<()> {
+        for (name, list) in [(acl::ACCESS, &self.access), (acl::DEFAULT, &self.default)] {
+            if let Some(list) = list {
+                inode.set_xattr(name, &list.to_bytes(), 0)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn make(
+    dir: &Path,
+    c: &mut Children,
+    name: &[u8],
+    node: NewNode<'_>,
+    new: NewMode,
+    cred: &Cred,
+) -> Result<Arc<Dentry>> {
+    let own = Inherited::of(dir.inode(), &node, new, cred)?;
     let is_dir = matches!(node, NewNode::Dir);
-    let inode = dir.inode().create(name, node, mode, cred.fsuid, gid)?;
+    let inode = dir.inode().create(name, node, own.mode, cred.fsuid, own.gid)?;
+    if let Err(e) = own.give_lists(&inode) {
+        let dir = dir.inode();
+        let _ = if is_dir { dir.rmdir(name, &inode) } else { dir.unlink(name, &inode) };
+        return Err(e);
+    }
     let d = dir.dentry().insert(c, name, inode)?;
     inotify::entry(dir.inode(), name, is_dir, libc::IN_CREATE, 0);
     Ok(d)
@@ -46,11 +105,18 @@ fn may_create(dir: &Path, c: &Children, cred: &Cred) -> Result<()> {
     if c.dead {
         return Err(Errno::ENOENT);
     }
-    check(dir.inode().perm()?, cred, MAY_WRITE | MAY_EXEC)
+    check_inode(dir.inode(), cred, MAY_WRITE | MAY_EXEC)
 }
 
-/// Makes a new object. `mode` has the umask applied. `slash`: the name ended in a slash, which only a directory may.
-pub fn create(dir: &Path, name: &[u8], node: NewNode<'_>, mode: u32, cred: &Cred, slash: bool) -> Result<Path> {
+/// Makes a new object. `slash`: the name ended in a slash, which only a directory may.
+pub fn create(
+    dir: &Path,
+    name: &[u8],
+    node: NewNode<'_>,
+    mode: impl Into<NewMode>,
+    cred: &Cred,
+    slash: bool,
+) -> Result<Path> {
     if name.len() > NAME_MAX {
         return Err(Errno::ENAMETOOLONG);
     }
@@ -65,12 +131,12 @@ pub fn create(dir: &Path, name: &[u8], node: NewNode<'_>, mode: u32, cred: &Cred
     if matches!(node, NewNode::Char(_) | NewNode::Block(_)) && !cred.has(CAP_MKNOD) {
         return Err(Errno::EPERM);
     }
-    let d = make(dir, &mut c, name, node, mode, cred)?;
+    let d = make(dir, &mut c, name, node, mode.into(), cred)?;
     Ok(Path::new(dir.mount().clone(), d))
 }
 
 /// For open(2) with `O_CREAT`: a new regular file (second value true), or what someone else made meanwhile.
-pub(super) fn create_or_find(dir: &Path, name: &[u8], mode: u32, cred: &Cred) -> Result<(Path, bool)> {
+pub(super) fn create_or_find(dir: &Path, name: &[u8], mode: NewMode, cred: &Cred) -> Result<(Path, bool)> {
     if name.len() > NAME_MAX {
         return Err(Errno::ENAMETOOLONG);
     }
@@ -84,10 +150,11 @@ pub(super) fn create_or_find(dir: &Path, name: &[u8], mode: u32, cred: &Cred) ->
 }
 
 /// A regular file without a name (`O_TMPFILE`); `linkable`: linkat(2) may give it one.
-pub(super) fn tmpfile(dir: &Path, mode: u32, cred: &Cred, linkable: bool) -> Result<Path> {
+pub(super) fn tmpfile(dir: &Path, mode: NewMode, cred: &Cred, linkable: bool) -> Result<Path> {
     want_write(dir)?;
-    let (mode, gid) = inherit(dir.inode(), false, mode, cred)?;
-    let inode = dir.inode().tmpfile(mode, cred.fsuid, gid, linkable)?;
+    let own = Inherited::of(dir.inode(), &NewNode::File, mode, cred)?;
+    let inode = dir.inode().tmpfile(own.mode, cred.fsuid, own.gid, linkable)?;
+    own.give_lists(&inode)?;
     let name = format!("#{}", inode.attr()?.ino);
     let d = dir.dentry().nameless(inode, name.as_bytes())?;
     Ok(Path::new(dir.mount().clone(), d))
@@ -101,9 +168,8 @@ pub enum Remove {
 }
 
 fn may_delete(dir: &Path, victim: &Arc<Dentry>, cred: &Cred, how: Remove) -> Result<()> {
-    let d = dir.inode().perm()?;
-    check(d, cred, MAY_WRITE | MAY_EXEC)?;
-    sticky(d, victim.inode().perm()?, cred)?;
+    check_inode(dir.inode(), cred, MAY_WRITE | MAY_EXEC)?;
+    sticky(dir.inode().perm()?, victim.inode().perm()?, cred)?;
     match how {
         Remove::Dir if !victim.is_dir() => Err(Errno::ENOTDIR),
         Remove::File if victim.is_dir() => Err(Errno::EISDIR),
@@ -172,6 +238,7 @@ pub fn link(target: &Path, at: &Parent, cred: &Cred) -> Result<()> {
     if !Arc::ptr_eq(target.mount(), dir.mount()) {
         return Err(Errno::EXDEV);
     }
+    may_link(target.inode(), cred)?;
     may_create(dir, &c, cred)?;
     if target.is_dir() {
         return Err(Errno::EPERM);
@@ -252,7 +319,7 @@ pub fn rename(from: &Parent, to: &Parent, flags: RenameFlags, cred: &Cred) -> Re
         // `..` of a moved directory changes: that is a write to it.
         let moves_dir = |d: &Arc<Dentry>| -> Result<()> {
             if d.is_dir() {
-                check(d.inode().perm()?, cred, MAY_WRITE)?;
+                check_inode(d.inode(), cred, MAY_WRITE)?;
             }
             Ok(())
         };
@@ -318,6 +385,44 @@ pub fn chmod(p: &Path, mode: u32, cred: &Cred) -> Result<()> {
     Ok(())
 }
 
+/// Sets an access control list, or takes it away (`value` `None`, or without entries): `name` is [`acl::ACCESS`] or [`acl::DEFAULT`].
+pub fn set_acl(p: &Path, name: &[u8], value: Option<&[u8]>, cred: &Cred) -> Result<()> {
+    want_write(p)?;
+    if p.kind() == libc::S_IFLNK {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let list = match value {
+        Some(v) if !v.is_empty() => Acl::parse(v)?,
+        _ => None,
+    };
+    let access = name == acl::ACCESS;
+    if !access && !p.is_dir() {
+        return if list.is_some() { Err(Errno::EACCES) } else { Ok(()) };
+    }
+    let inode = p.inode();
+    let now = inode.perm()?;
+    if !owner_or_capable(now, cred) {
+        return Err(Errno::EPERM);
+    }
+    match &list {
+        // What the mode says as well is not kept.
+        Some(list) if !access || list.is_extended() => inode.set_xattr(name, &list.to_bytes(), 0)?,
+        _ => match inode.remove_xattr(name) {
+            Ok(()) | Err(Errno::ENODATA) => {}
+            Err(e) => return Err(e),
+        },
+    }
+    if let Some(list) = list.filter(|_| access) {
+        let mut mode = now.mode & 0o7000 | list.mode();
+        if !cred.in_group(now.gid) && !cred.has(CAP_FSETID) {
+            mode &= !libc::S_ISGID;
+        }
+        inode.set_attr(&SetAttr { mode: Some(mode), ..SetAttr::default() })?;
+    }
+    inotify::event(p, libc::IN_ATTRIB);
+    Ok(())
+}
+
 /// chown(2); `None` leaves as it is.
 pub fn chown(p: &Path, uid: Option<u32>, gid: Option<u32>, cred: &Cred) -> Result<()> {
     want_write(p)?;
@@ -353,7 +458,7 @@ pub fn utimes(p: &Path, atime: SetTime, mtime: SetTime, cred: &Cred) -> Result<(
     let perm = p.inode().perm()?;
     if (atime, mtime) == (SetTime::Now, SetTime::Now) {
         if !owner_or_capable(perm, cred) {
-            check(perm, cred, MAY_WRITE)?;
+            check_inode(p.inode(), cred, MAY_WRITE)?;
         }
     } else if !owner_or_capable(perm, cred) {
         return Err(Errno::EPERM);

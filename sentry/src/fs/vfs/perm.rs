@@ -4,6 +4,7 @@ use super::Path;
 use crate::error::{Errno, Result};
 use crate::fs::{Inode, Perm, SetAttr};
 use crate::kernel::cred::*;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 
 pub const MAY_EXEC: u32 = 1;
@@ -19,19 +20,34 @@ pub fn check(p: Perm, cred: &Cred, mask: u32) -> Result<()> {
     } else {
         p.mode
     };
-    if mask & !bits & 7 == 0 {
-        return Ok(());
+    if mask & !bits & 7 == 0 || by_cap(p, cred, mask) {
+        Ok(())
+    } else {
+        Err(Errno::EACCES)
     }
-    let by_cap = if p.mode & libc::S_IFMT == libc::S_IFDIR {
+}
+
+/// Whether capabilities allow it, whatever the mode says.
+fn by_cap(p: Perm, cred: &Cred, mask: u32) -> bool {
+    if p.mode & libc::S_IFMT == libc::S_IFDIR {
         cred.has(CAP_DAC_OVERRIDE) || (mask & MAY_WRITE == 0 && cred.has(CAP_DAC_READ_SEARCH))
     } else {
         (mask == MAY_READ && cred.has(CAP_DAC_READ_SEARCH))
             || ((mask & MAY_EXEC == 0 || p.mode & 0o111 != 0) && cred.has(CAP_DAC_OVERRIDE))
-    };
-    if by_cap {
-        Ok(())
-    } else {
-        Err(Errno::EACCES)
+    }
+}
+
+/// Whether `cred` may do `mask` to this object: by its access control list if it has one, or else by its mode.
+pub fn check_inode(inode: &Arc<dyn Inode>, cred: &Cred, mask: u32) -> Result<()> {
+    let p = inode.perm()?;
+    // A list counts for all but the owner, and (as on Linux) only if the group bits, its mask, allow anything.
+    if cred.fsuid == p.uid || p.mode & libc::S_IRWXG == 0 || by_cap(p, cred, mask) {
+        return check(p, cred, mask);
+    }
+    match inode.acl()? {
+        None => check(p, cred, mask),
+        Some(acl) if acl.permits(p, cred, mask & 7) => Ok(()),
+        Some(_) => Err(Errno::EACCES),
     }
 }
 
@@ -41,7 +57,7 @@ pub fn search(dir: &Arc<dyn Inode>, cred: &Cred) -> Result<()> {
     if cred.effective & (CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH) != 0 {
         return Ok(());
     }
-    check(dir.perm()?, cred, MAY_EXEC)
+    check_inode(dir, cred, MAY_EXEC)
 }
 
 /// As `check` for a place: also `EROFS` for writing to a file or directory of a read-only mount.
@@ -52,7 +68,7 @@ pub fn permission(path: &Path, cred: &Cred, mask: u32) -> Result<()> {
     {
         return Err(Errno::EROFS);
     }
-    check(path.inode().perm()?, cred, mask)
+    check_inode(path.inode(), cred, mask)
 }
 
 /// `EROFS` on a read-only mount.
@@ -74,6 +90,64 @@ pub fn sticky(dir: Perm, victim: Perm, cred: &Cred) -> Result<()> {
         return Ok(());
     }
     Err(Errno::EPERM)
+}
+
+/// `fs.protected_hardlinks`, `_symlinks`, `_fifos` and `_regular` (proc_sys_fs(5)).
+pub static PROTECTED_HARDLINKS: AtomicU64 = AtomicU64::new(1);
+pub static PROTECTED_SYMLINKS: AtomicU64 = AtomicU64::new(0);
+pub static PROTECTED_FIFOS: AtomicU64 = AtomicU64::new(0);
+pub static PROTECTED_REGULAR: AtomicU64 = AtomicU64::new(0);
+
+/// May `cred` give the object another name? With `protected_hardlinks` only what it owns, or may read and write and is no program that gives rights.
+pub fn may_link(inode: &Arc<dyn Inode>, cred: &Cred) -> Result<()> {
+    if PROTECTED_HARDLINKS.load(Relaxed) == 0 {
+        return Ok(());
+    }
+    let p = inode.perm()?;
+    let safe = p.mode & libc::S_IFMT == libc::S_IFREG
+        && without_set_ids(p.mode).is_none()
+        && check_inode(inode, cred, MAY_READ | MAY_WRITE).is_ok();
+    if safe || owner_or_capable(p, cred) {
+        Ok(())
+    } else {
+        Err(Errno::EPERM)
+    }
+}
+
+/// May `cred` follow the symbolic link, the last of a path, that is in `dir`? With `protected_symlinks` not in a sticky directory that all may write to,
+/// unless the link is its own or the directory's owner's.
+pub fn may_follow(dir: &Arc<dyn Inode>, link: &Arc<dyn Inode>, cred: &Cred) -> Result<()> {
+    const STICKY: u32 = libc::S_ISVTX | libc::S_IWOTH;
+    if PROTECTED_SYMLINKS.load(Relaxed) == 0 {
+        return Ok(());
+    }
+    let (d, l) = (dir.perm()?, link.perm()?);
+    if d.mode & STICKY != STICKY || l.uid == cred.fsuid || l.uid == d.uid {
+        Ok(())
+    } else {
+        Err(Errno::EACCES)
+    }
+}
+
+/// May an open with `O_CREAT` take what is there already in `dir`? With `protected_fifos` and `protected_regular` not the FIFO or file of another user in a
+/// sticky directory that all (with 2: or the group) may write to, unless the directory's owner has made it.
+pub fn may_create_over(dir: &Arc<dyn Inode>, there: &Arc<dyn Inode>, cred: &Cred) -> Result<()> {
+    let (fifos, regular) = (PROTECTED_FIFOS.load(Relaxed), PROTECTED_REGULAR.load(Relaxed));
+    if (fifos, regular) == (0, 0) {
+        return Ok(());
+    }
+    let (d, p) = (dir.perm()?, there.perm()?);
+    let level = match p.mode & libc::S_IFMT {
+        libc::S_IFIFO => fifos,
+        libc::S_IFREG => regular,
+        _ => 0,
+    };
+    let shared = d.mode & libc::S_IWOTH != 0 || (level >= 2 && d.mode & libc::S_IWGRP != 0);
+    if level == 0 || d.mode & libc::S_ISVTX == 0 || p.uid == d.uid || p.uid == cred.fsuid || !shared {
+        Ok(())
+    } else {
+        Err(Errno::EACCES)
+    }
 }
 
 /// What a program could do beyond its caller's rights goes when its content is written (`file_remove_privs`): file capabilities

@@ -1,6 +1,6 @@
 //! Path resolution (path_resolution(7), openat2(2)).
 
-use super::perm::search;
+use super::perm::{may_follow, search};
 use super::{Dentry, FsContext, Path};
 use crate::error::{Errno, Result};
 use crate::kernel::{Cred, Task};
@@ -179,7 +179,7 @@ impl<'a> Resolver<'a> {
                 self.prefetch(&cur, &path[i..], want_parent);
             }
             let follow = !last || slash || self.flags.contains(LookupFlags::FOLLOW);
-            match self.step(&cur, name, follow)? {
+            match self.step(&cur, name, follow, last)? {
                 Step::To(p) => {
                     cur = p;
                     i = next_at;
@@ -207,7 +207,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// One name in one directory: through mounts, and to the text of a symbolic link if `follow`.
-    fn step(&mut self, dir: &Path, name: &[u8], follow: bool) -> Result<Step> {
+    fn step(&mut self, dir: &Path, name: &[u8], follow: bool, last: bool) -> Result<Step> {
         let Some(dentry) = dir.dentry().lookup(name)? else { return Ok(Step::Missing) };
         let next = self.cross(Path::new(dir.mount().clone(), dentry))?;
         if !follow || !next.dentry().is_symlink() {
@@ -216,6 +216,9 @@ impl<'a> Resolver<'a> {
         self.links += 1;
         if self.links > MAX_LINKS || self.flags.contains(LookupFlags::NO_SYMLINKS) {
             return Err(Errno::ELOOP);
+        }
+        if last {
+            may_follow(dir.inode(), next.inode(), self.cred)?;
         }
         if let Some(magic) = next.inode().follow_magic(self.cred) {
             if self.flags.contains(LookupFlags::NO_MAGICLINKS) {
@@ -347,7 +350,11 @@ pub(super) fn child(dir: &Path, name: &[u8]) -> Result<Option<Path>> {
 
 /// The topmost mount over a dentry found in `dir`.
 pub(super) fn topmost(dir: &Path, d: Arc<Dentry>) -> Path {
-    let mut p = Path::new(dir.mount().clone(), d);
+    uppermost(Path::new(dir.mount().clone(), d))
+}
+
+/// The topmost mount at a place. What a walk has found is that already, unless the path was `.`, or a descriptor's.
+pub fn uppermost(mut p: Path) -> Path {
     while p.dentry().mounted.load(std::sync::atomic::Ordering::Acquire) > 0 {
         let Some(m) = p.mount().covering(p.dentry()) else { break };
         p = m.root();
@@ -357,11 +364,12 @@ pub(super) fn topmost(dir: &Path, d: Arc<Dentry>) -> Path {
 
 impl Resolver<'_> {
     /// Follows the symbolic link `link` found in `dir` for a creating open: counts it, and gives its text or its magic place.
-    pub(super) fn follow_last(&mut self, link: &Path) -> Result<std::result::Result<Path, Vec<u8>>> {
+    pub(super) fn follow_last(&mut self, dir: &Path, link: &Path) -> Result<std::result::Result<Path, Vec<u8>>> {
         self.links += 1;
         if self.links > MAX_LINKS || self.flags.contains(LookupFlags::NO_SYMLINKS) {
             return Err(Errno::ELOOP);
         }
+        may_follow(dir.inode(), link.inode(), self.cred)?;
         if let Some(magic) = link.inode().follow_magic(self.cred) {
             if self.flags.intersects(LookupFlags::NO_MAGICLINKS) {
                 return Err(Errno::ELOOP);

@@ -78,7 +78,7 @@ impl Names {
     pub fn bind(&self, task: &Task, name: Name, sock: Bound) -> Result<(Name, Option<Place>)> {
         match name {
             Name::Path(p) => {
-                let mode = 0o777 & !task.fs().lock().umask;
+                let mode = ops::NewMode { mode: 0o777, umask: task.fs().lock().umask };
                 let parent = walk::resolve_parent(task, libc::AT_FDCWD, &p, LookupFlags::empty())?;
                 let last = parent.name(Errno::EADDRINUSE)?;
                 let made = ops::create(&parent.dir, last, NewNode::Socket, mode, &task.cred(), parent.slash);

@@ -1,5 +1,6 @@
 //! Files, directories and what hangs on them.
 
+mod acl;
 mod aio;
 mod attr;
 mod dirs;
@@ -24,6 +25,7 @@ pub const GROUPS: &[(&str, &[crate::Case])] = &[
     ("perms", perms::CASES),
     ("mounts", mounts::CASES),
     ("xattr", xattr::CASES),
+    ("acl", acl::CASES),
     ("locks", locks::CASES),
     ("inotify", notify::CASES),
     ("told", told::CASES),

@@ -4,7 +4,7 @@ use crate::t::*;
 use libc::*;
 use std::ptr::null;
 
-pub const CASES: &[crate::Case] = cases![deep_chain, chain_left_behind, detached_tree, too_many];
+pub const CASES: &[crate::Case] = cases![stacked, deep_chain, chain_left_behind, detached_tree, too_many];
 
 unsafe fn tmpfs(at: &str) {
     ok(mount(c("none").as_ptr(), c(at).as_ptr(), c("tmpfs").as_ptr(), 0, c("size=64k").as_ptr().cast()));
@@ -35,6 +35,27 @@ unsafe fn nest(n: usize) {
         tmpfs("d");
         ok(chdir(c("d").as_ptr()));
     }
+}
+
+unsafe fn stacked() {
+    alone(|| {
+        ok(mkdir(c("d").as_ptr(), 0o755));
+        ok(chdir(c("d").as_ptr()));
+        let up = ok(open(c("..").as_ptr(), O_PATH | O_DIRECTORY));
+        for _ in 0..3 {
+            // Each on the one before; the working directory stays below all of them.
+            tmpfs(".");
+        }
+        ok(close(ok(open(c("below").as_ptr(), O_CREAT | O_RDWR, 0o600))));
+        let top = || access(c("../d/below").as_ptr(), F_OK);
+        for _ in 0..3 {
+            fails(top(), ENOENT);
+            ok(umount2(c(".").as_ptr(), MNT_DETACH));
+        }
+        ok(top());
+        fails(umount2(c(".").as_ptr(), MNT_DETACH), EINVAL);
+        ok(fchdir(up));
+    });
 }
 
 unsafe fn deep_chain() {

@@ -22,6 +22,9 @@ pub const CASES: &[crate::Case] = cases![
     owner_class_first,
     utimes_not_owner,
     root_overrides,
+    hard_links_to_others,
+    symlinks_in_sticky_directories,
+    creating_opens_in_sticky_directories,
 ];
 
 /// Runs `f` as nobody in a scratch directory that anyone may enter.
@@ -422,4 +425,122 @@ unsafe fn zero_size(f: &std::ffi::CString) {
 
 unsafe fn zero_time(f: &std::ffi::CString) {
     zero(utimensat(AT_FDCWD, f.as_ptr(), std::ptr::null(), 0));
+}
+
+/// Sets `/proc/sys/fs/protected_NAME`, runs `f` and puts the setting back.
+unsafe fn with_protected(name: &str, value: &str, f: impl FnOnce()) {
+    let file = format!("/proc/sys/fs/protected_{name}");
+    let Ok(before) = std::fs::read_to_string(&file) else { return };
+    if !root() {
+        eprintln!("left out: needs root");
+        return;
+    }
+    match std::fs::write(&file, value) {
+        // A container's, perhaps.
+        Err(e) if e.raw_os_error() == Some(EROFS) => return,
+        done => done.unwrap(),
+    }
+    let done = spawn(|| {
+        f();
+        0
+    });
+    let status = reap(done);
+    std::fs::write(&file, before).unwrap();
+    assert!(WIFEXITED(status) && WEXITSTATUS(status) == 0, "with {name} {value}");
+}
+
+unsafe fn hard_links_to_others() {
+    for (value, wanted) in [("1", EPERM), ("0", 0)] {
+        let t = Tmp::new();
+        for (name, mode) in [("plain", 0o644), ("shared", 0o666), ("suid", 0o4777), ("sgid", 0o2777), ("mark", 0o2666)]
+        {
+            let f = t.file(name, b"");
+            ok(chown(f.as_ptr(), 0, 0));
+            ok(chmod(f.as_ptr(), mode));
+        }
+        ok(mkfifo(t.p("fifo").as_ptr(), 0o666));
+        ok(symlink(c("plain").as_ptr(), t.p("link").as_ptr()));
+        ok(mkdir(t.p("to").as_ptr(), 0o777));
+        ok(chmod(t.p("to").as_ptr(), 0o777));
+        with_protected("hardlinks", value, || {
+            as_nobody(&t, || {
+                let give =
+                    |name: &str| linkat(AT_FDCWD, t.p(name).as_ptr(), AT_FDCWD, t.p(&format!("to/{name}")).as_ptr(), 0);
+                for name in ["plain", "suid", "sgid", "fifo", "link"] {
+                    let r = give(name);
+                    assert_eq!(if r == 0 { 0 } else { errno() }, wanted, "{name}");
+                }
+                for name in ["shared", "mark"] {
+                    ok(give(name));
+                }
+                // What one owns, whatever its mode.
+                ok(close(ok(open(t.p("to/own").as_ptr(), O_CREAT | O_RDWR, 0))));
+                ok(link(t.p("to/own").as_ptr(), t.p("to/own2").as_ptr()));
+            });
+            ok(link(t.p("plain").as_ptr(), t.p("to/by-root").as_ptr()));
+        });
+    }
+}
+
+unsafe fn symlinks_in_sticky_directories() {
+    for (value, wanted) in [("1", EACCES), ("0", 0)] {
+        let t = Tmp::new();
+        ok(mkdir(t.p("d").as_ptr(), 0o777));
+        ok(chmod(t.p("d").as_ptr(), 0o1777));
+        ok(chmod(t.file("f", b"x").as_ptr(), 0o644));
+        ok(mkdir(t.p("d/dir").as_ptr(), 0o755));
+        for (name, to, owner) in [("theirs", "../f", 1), ("mine", "../f", 0), ("dirlink", "dir", 1)] {
+            ok(symlink(c(to).as_ptr(), t.p(&format!("d/{name}")).as_ptr()));
+            ok(lchown(t.p(&format!("d/{name}")).as_ptr(), owner, owner));
+        }
+        ok(symlink(c("d/theirs").as_ptr(), t.p("chain").as_ptr()));
+        ok(close(ok(open(t.p("d/dir/in").as_ptr(), O_CREAT | O_RDWR, 0o644))));
+        with_protected("symlinks", value, || {
+            let check = || {
+                for name in ["d/theirs", "chain"] {
+                    for flags in [O_RDONLY, O_RDONLY | O_CREAT] {
+                        let r = open(t.p(name).as_ptr(), flags, 0o600);
+                        assert_eq!(if r >= 0 { 0 } else { errno() }, wanted, "{name} {flags:o}");
+                    }
+                }
+                ok(access(t.p("d/mine").as_ptr(), R_OK)); // the directory's owner's
+                ok(access(t.p("d/dirlink/in").as_ptr(), R_OK)); // on the way, not at its end
+                ok(readlink(t.p("d/theirs").as_ptr(), [0 as c_char; 64].as_mut_ptr(), 64));
+            };
+            check();
+            as_nobody(&t, check);
+        });
+    }
+}
+
+unsafe fn creating_opens_in_sticky_directories() {
+    for (kind, mode, value, wanted) in [
+        ("regular", 0o1777, "1", EACCES),
+        ("regular", 0o1775, "1", 0),
+        ("regular", 0o1775, "2", EACCES),
+        ("regular", 0o777, "2", 0),
+        ("regular", 0o1777, "0", 0),
+        ("fifos", 0o1777, "1", EACCES),
+        ("fifos", 0o1775, "1", 0),
+        ("fifos", 0o1777, "0", 0),
+    ] {
+        let t = Tmp::new();
+        ok(mkdir(t.p("d").as_ptr(), 0o777));
+        ok(chmod(t.p("d").as_ptr(), mode));
+        let f = t.p("d/f");
+        if kind == "fifos" {
+            ok(mkfifo(f.as_ptr(), 0o666));
+        } else {
+            t.file("d/f", b"x");
+        }
+        ok(chmod(f.as_ptr(), 0o666));
+        ok(chown(f.as_ptr(), 1, 1));
+        with_protected(kind, value, || {
+            let r = open(f.as_ptr(), O_RDWR | O_CREAT | O_NONBLOCK, 0o600);
+            assert_eq!(if r >= 0 { 0 } else { errno() }, wanted, "{kind} {mode:o} {value}");
+            ok(open(f.as_ptr(), O_RDWR | O_NONBLOCK)); // without O_CREAT all is well
+            ok(chown(f.as_ptr(), 0, 0)); // ... and the directory's owner's file too
+            ok(open(f.as_ptr(), O_RDWR | O_CREAT | O_NONBLOCK, 0o600));
+        });
+    }
 }

@@ -5,6 +5,7 @@ use libc::*;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 pub const CASES: &[crate::Case] = cases![
+    leases_and_who_else_has_it_open,
     owners,
     async_pipe,
     lease_broken_by_open,
@@ -265,4 +266,46 @@ unsafe fn events_of_an_unlinked_file() {
         ok(close(i));
         ok(close(fd));
     }
+}
+
+unsafe fn leases_and_who_else_has_it_open() {
+    let t = Tmp::new();
+    let f = t.file("f", b"x");
+    ok(link(f.as_ptr(), t.p("g").as_ptr()));
+    let fd = ok(open(f.as_ptr(), O_RDONLY));
+    let lease = |kind: i32| fcntl(fd, F_SETLEASE, kind);
+    // The same description in another process, or one that is nothing but a place, does not count.
+    let path = ok(open(f.as_ptr(), O_PATH));
+    let child = spawn(|| {
+        pause();
+        0
+    });
+    ok(lease(F_WRLCK));
+    ok(lease(F_UNLCK));
+    // Another one does, by whatever name it was opened and wherever it is by now.
+    let other = ok(open(t.p("g").as_ptr(), O_RDONLY));
+    fails(lease(F_WRLCK), EAGAIN);
+    ok(lease(F_RDLCK));
+    ok(lease(F_UNLCK));
+    let (a, b) = pipe_pair();
+    let reader = spawn(|| {
+        put(b, b"r");
+        pause();
+        0
+    });
+    get_all(a, 1);
+    ok(close(other));
+    fails(lease(F_WRLCK), EAGAIN);
+    kill(reader, SIGKILL);
+    reap(reader);
+    ok(lease(F_WRLCK));
+    ok(lease(F_UNLCK));
+    let writer = ok(open(t.p("g").as_ptr(), O_WRONLY));
+    fails(lease(F_RDLCK), EAGAIN);
+    ok(close(writer));
+    ok(lease(F_RDLCK));
+    ok(lease(F_UNLCK));
+    kill(child, SIGKILL);
+    reap(child);
+    ok(close(path));
 }

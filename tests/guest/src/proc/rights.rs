@@ -4,8 +4,14 @@ use crate::t::*;
 use libc::*;
 use std::ptr::null;
 
-pub const CASES: &[crate::Case] =
-    cases![exit_signal_of_children, exit_signal_of_itself, shared_directory, opened_before, opened_before_plain_exec];
+pub const CASES: &[crate::Case] = cases![
+    timer_slack_of_others,
+    exit_signal_of_children,
+    exit_signal_of_itself,
+    shared_directory,
+    opened_before,
+    opened_before_plain_exec
+];
 
 /// A copy of this program that runs as user 1234, if such are heeded here; needs root.
 unsafe fn set_user_id(t: &Tmp) -> Option<String> {
@@ -166,4 +172,27 @@ unsafe fn opened_before_plain_exec() {
     }
     ok(close(w));
     exits(pid, 0);
+}
+
+unsafe fn timer_slack_of_others() {
+    if !root() {
+        eprintln!("left out: needs root");
+        return;
+    }
+    let other = spawn(|| {
+        pause();
+        0
+    });
+    let (theirs, mine) = (format!("/proc/{other}/timerslack_ns"), "/proc/self/timerslack_ns");
+    std::fs::write(&theirs, "60000").unwrap();
+    in_child(|| {
+        become_nobody();
+        assert_eq!(std::fs::write(&theirs, "1").unwrap_err().raw_os_error(), Some(EPERM));
+        assert_eq!(std::fs::read(&theirs).unwrap_err().raw_os_error(), Some(EPERM));
+        std::fs::write(mine, "70000").unwrap();
+        assert_eq!(std::fs::read_to_string(mine).unwrap(), "70000\n");
+    });
+    assert_eq!(std::fs::read_to_string(&theirs).unwrap(), "60000\n");
+    kill(other, SIGKILL);
+    reap(other);
 }

@@ -1,0 +1,212 @@
+//! File systems that are views of the host's kernel, and are not served.
+//!
+//! A process that reads `/proc`, `/sys` or a control group's files learns of the host, and one that writes there changes it, whatever tree they are reached
+//! through. So before the trees are cloned, [`cover`] mounts an empty read-only directory over each of them in the Gofer's mount namespace: that works
+//! with locked mounts too (those that a user namespace has inherited, which cannot be unmounted), and does not bring to light what is below them.
+//! Whatever comes later, or is a file, is refused by [`check`] when a lookup crosses into it.
+//!
+//! autofs is not among them: the real file systems are mounted below it.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, CWD};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
+
+use crate::{setup, sys, Error};
+
+/// Names of the types, and what `statfs` tells of them. devtmpfs has the number of a tmpfs, and can be told by its name only.
+const TYPES: &[(&str, Option<u64>)] = &[
+    ("proc", Some(0x9fa0)),
+    ("sysfs", Some(0x6265_6572)),
+    ("cgroup", Some(0x0027_e0eb)),
+    ("cgroup2", Some(0x6367_7270)),
+    ("cpuset", Some(0x0027_e0eb)),
+    ("devtmpfs", None),
+    ("devpts", Some(0x1cd1)),
+    ("mqueue", Some(0x1980_0202)),
+    ("hugetlbfs", Some(0x9584_58f6)),
+    ("debugfs", Some(0x6462_6720)),
+    ("tracefs", Some(0x7472_6163)),
+    ("securityfs", Some(0x7363_6673)),
+    ("selinuxfs", Some(0xf97c_ff8c)),
+    ("smackfs", Some(0x4341_5d53)),
+    ("apparmorfs", Some(0x5a3c_69f0)),
+    ("bpf", Some(0xcafe_4a11)),
+    ("configfs", Some(0x6265_6570)),
+    ("efivarfs", Some(0xde5e_81e4)),
+    ("pstore", Some(0x6165_676c)),
+    ("binfmt_misc", Some(0x4249_4e4d)),
+    ("fusectl", Some(0x6573_5543)),
+    ("nsfs", Some(0x6e73_6673)),
+    ("pidfs", Some(0x5049_4446)),
+    ("rpc_pipefs", Some(0x6759_6969)),
+    ("nfsd", Some(0x6e66_7364)),
+    ("resctrl", Some(0x0765_5821)),
+    ("binder", Some(0x6c6f_6f70)),
+    ("xenfs", Some(0xabba_1974)),
+    ("ocfs2_dlmfs", Some(0x76a9_f425)),
+    ("usbdevfs", Some(0x9fa2)),
+    ("usbfs", Some(0x9fa2)),
+    ("functionfs", Some(0x0a64_7361)),
+    ("gadgetfs", Some(0xaee7_1ee7)),
+];
+
+fn by_name(name: &[u8]) -> Option<&'static str> {
+    TYPES.iter().find(|(n, _)| n.as_bytes() == name).map(|(n, _)| *n)
+}
+
+fn by_number(fd: impl AsFd) -> Result<Option<&'static str>, Errno> {
+    // On some architectures the kernel extends the sign of 32 bits.
+    let number = sys::statfs(fd)?.kind & u64::from(u32::MAX);
+    Ok(TYPES.iter().find(|(_, n)| *n == Some(number)).map(|(name, _)| *name))
+}
+
+/// `ENOENT` if the file behind `fd` is in one of them.
+pub fn check(fd: impl AsFd) -> Result<(), Errno> {
+    match by_number(fd)? {
+        Some(_) => Err(Errno::NOENT),
+        None => Ok(()),
+    }
+}
+
+/// A mount, as `mountinfo` tells of it.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    id: u64,
+    parent: u64,
+    path: PathBuf,
+    /// The name of its type, if that is in the table.
+    kernel: Option<&'static str>,
+}
+
+/// The mounts of this process's namespace.
+fn mounts() -> Result<Vec<Mount>, Errno> {
+    let text = std::fs::read("/proc/self/mountinfo").map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    Ok(text.split(|&b| b == b'\n').filter_map(parse).collect())
+}
+
+fn parse(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|&b| b == b' ');
+    let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
+    let (id, parent) = (number()?, number()?);
+    let path = fields.nth(2)?;
+    // Any number of fields may come before the dash.
+    let kind = fields.skip_while(|f| *f != b"-").nth(1)?;
+    Some(Mount { id, parent, path: OsString::from_vec(unescape(path)).into(), kernel: by_name(kind) })
+}
+
+/// Undoes the octal escapes of blanks and backslashes.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, after)) = rest.split_first() {
+        let code = after.get(..3).filter(|_| first == b'\\').and_then(|d| std::str::from_utf8(d).ok());
+        match code.and_then(|d| u8::from_str_radix(d, 8).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                rest = after.get(3..).unwrap_or(&[]);
+            }
+            None => {
+                out.push(first);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+/// The type of the file system that `path` is in, if it is one that is not served.
+pub fn kernel_file_system(path: &Path) -> Result<Option<&'static str>, Errno> {
+    let fd = sys::open_host_path(path)?;
+    type_of(&fd, &mounts()?)
+}
+
+fn type_of(fd: &OwnedFd, mounts: &[Mount]) -> Result<Option<&'static str>, Errno> {
+    let st = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    match mounts.iter().find(|m| m.id == st.stx_mnt_id).and_then(|m| m.kernel) {
+        Some(name) => Ok(Some(name)),
+        None => by_number(fd),
+    }
+}
+
+/// Covers each of them that can be seen, in the mount namespace of the calling process, whose mounts must be private. `roots` are the trees to be served,
+/// none of which may be in one.
+pub fn cover(roots: &[OwnedFd]) -> Result<(), Error> {
+    let mounts = mounts().map_err(setup("read /proc/self/mountinfo"))?;
+    for root in roots {
+        if let Some(kind) = type_of(root, &mounts).map_err(setup("look at a tree"))? {
+            return Err(Error::Setup(format!("serve {kind}, an interface of the host's kernel"), Errno::PERM));
+        }
+    }
+    // What is mounted on one of them goes with it.
+    let inside = |mount: &Mount| mounts.iter().any(|m| m.id == mount.parent && m.id != mount.id && m.kernel.is_some());
+    // All are opened first: one that is covered may be on the way to the next.
+    let mut found: Vec<(&Path, OwnedFd)> = Vec::new();
+    for mount in mounts.iter().filter(|m| m.kernel.is_some() && !inside(m)) {
+        let path = mount.path.as_path();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
+            Ok(fd) => found.push((path, fd)),
+            // A file: lookups refuse it. Or the path leads elsewhere by now, since something is mounted over a part of it.
+            Err(Errno::NOTDIR | Errno::NOENT | Errno::LOOP) => {}
+            Err(e) => return Err(Error::Setup(format!("look at {}", path.display()), e)),
+        }
+    }
+    for (path, fd) in found {
+        // Only if it is still on top.
+        if type_of(&fd, &mounts).map_err(setup("look at a mount"))?.is_some() {
+            cover_one(&fd).map_err(setup(&format!("cover {}", path.display())))?;
+        }
+    }
+    Ok(())
+}
+
+fn cover_one(place: &OwnedFd) -> Result<(), Errno> {
+    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in [("mode", "555"), ("size", "4k"), ("nr_inodes", "1")] {
+        rustix::mount::fsconfig_set_string(&context, key, value)?;
+    }
+    rustix::mount::fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(&mount, "", place, "", flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_mountinfo() {
+        let line = b"22 27 0:21 / /a\\040b\\134c rw,relatime shared:7 master:2 - proc proc rw";
+        let mount = Mount { id: 22, parent: 27, path: "/a b\\c".into(), kernel: Some("proc") };
+        assert_eq!(parse(line), Some(mount));
+        let line = b"1 1 0:1 / / rw - ext4 /dev/vda rw";
+        assert_eq!(parse(line), Some(Mount { id: 1, parent: 1, path: "/".into(), kernel: None }));
+        for broken in
+            [&b""[..], b"1", b"1 2 3 4", b"1 2 3 4 5 6 7", b"x y 0:1 / / rw - proc proc rw", b"1 2 0:1 / / rw -"]
+        {
+            assert_eq!(parse(broken), None);
+        }
+        assert_eq!(unescape(b"\\"), b"\\");
+        assert_eq!(unescape(b"\\1"), b"\\1");
+        assert_eq!(unescape(b"\\999\\040"), b"\\999 ");
+    }
+
+    #[test]
+    fn what_is_served_and_what_not() {
+        assert_eq!(kernel_file_system(Path::new("/proc/self/status")), Ok(Some("proc")));
+        assert_eq!(kernel_file_system(Path::new("/sys")), Ok(Some("sysfs")));
+        assert_eq!(kernel_file_system(&std::env::temp_dir()), Ok(None));
+        assert_eq!(check(sys::open_host_path(Path::new("/proc/self")).unwrap()), Err(Errno::NOENT));
+        assert_eq!(check(sys::open_host_path(&std::env::temp_dir()).unwrap()), Ok(()));
+    }
+}

@@ -1,0 +1,199 @@
+//! Interfaces of the host's kernel are in no tree, wherever they are mounted.
+//!
+//! The server runs in a mount namespace of its own, in which every type that this host knows is mounted below the tree.
+
+mod common;
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use protocol::reply::WalkEnd;
+use protocol::{transport, Client, Detail, Handle, OpenFlags, WalkFids};
+
+/// What can be mounted without a device and without harm, with its options.
+const KERNEL: &[(&str, &str)] = &[
+    ("proc", "rw"),
+    ("sysfs", "ro"),
+    ("devtmpfs", "ro"),
+    ("devpts", "ro"),
+    ("cgroup2", "ro"),
+    ("cgroup", "none,name=gofer-test"),
+    ("mqueue", "ro"),
+    ("hugetlbfs", "rw"),
+    ("debugfs", "ro"),
+    ("tracefs", "ro"),
+    ("securityfs", "ro"),
+    ("bpf", "ro"),
+    ("configfs", "ro"),
+    ("binfmt_misc", "ro"),
+    ("pstore", "ro"),
+    ("efivarfs", "ro"),
+    ("fusectl", "ro"),
+];
+
+struct Running {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Runs `script` in a mount namespace of its own, with `$dir`, and the server as `serve TREE…`; `user` may be that of a caller without rights.
+fn start(name: &str, script: &str, user: &str) -> (Client, Running) {
+    let dir = std::env::temp_dir().join(format!("gofer-kernel-{name}-{}", std::process::id()));
+    fs::create_dir_all(dir.join("tree")).unwrap();
+    let (ours, theirs): (OwnedFd, OwnedFd) = transport::socketpair().unwrap();
+    let prelude = format!(
+        "set -e; dir={}/tree; exec 3<&0; mount --bind $dir $dir; mount --make-shared $dir; \
+         cp {} $dir/serve; chmod -R go+rX $dir/..; serve() {{ {user} $dir/serve \"$@\" <&3; }}",
+        dir.display(),
+        env!("CARGO_BIN_EXE_gofer-serve"),
+    );
+    let child = Command::new("unshare")
+        .args(["-m", "--propagation", "private", "sh", "-c", &format!("{prelude}; {script}")])
+        .stdin(Stdio::from(theirs))
+        .spawn()
+        .unwrap();
+    (Client::connect(ours).unwrap(), Running { child, dir })
+}
+
+fn walk(root: &Handle, path: &str) -> (WalkEnd, Option<Handle>) {
+    let names: Vec<&[u8]> = path.split('/').map(str::as_bytes).collect();
+    let walk = root.walk(&names, WalkFids::Last, Some(OpenFlags::READ)).unwrap();
+    (walk.end, walk.nodes.into_iter().last().and_then(|n| n.handle))
+}
+
+fn names(dir: &Handle) -> Vec<String> {
+    let page = dir.read_dir(0, Detail::Content(4096)).unwrap();
+    page.iter().map(|e| String::from_utf8_lossy(e.name).into_owned()).filter(|n| n != "." && n != "..").collect()
+}
+
+/// Mounts each type at `$dir/TYPE` and, bound with all below it, at `$dir/bound/TYPE`.
+fn mount_all() -> String {
+    let mut script = String::from("mkdir $dir/bound; ");
+    for (kind, options) in KERNEL {
+        script += &format!("mkdir $dir/{kind}; mount -t {kind} -o {options} none $dir/{kind} 2>/dev/null && echo >$dir/../{kind} || :; ");
+    }
+    script
+        + "mkdir $dir/tmpfs; mount -t tmpfs none $dir/tmpfs; echo seen >$dir/tmpfs/file; mkdir $dir/tmpfs/proc; \
+              mount -t proc proc $dir/tmpfs/proc; touch $dir/version $dir/ns; mount --bind /proc/version $dir/version; \
+              mount --bind /proc/self/ns/net $dir/ns; mkdir -p $dir/sub/sys; mount --bind /proc/sys $dir/sub/sys; \
+              mount --rbind $dir $dir/bound; "
+}
+
+fn nothing_is_seen(root: &Handle, running: &Running, who: &str) {
+    for below in ["", "bound/"] {
+        let mut tried = 0;
+        for (kind, _) in KERNEL {
+            if !running.dir.join(kind).exists() {
+                eprintln!("left out: {kind} cannot be mounted here");
+                continue;
+            }
+            tried += 1;
+            let (end, dir) = walk(root, &format!("{below}{kind}"));
+            assert_eq!(end, WalkEnd::Complete, "{who} {below}{kind}");
+            assert_eq!(names(&dir.unwrap()), [""; 0], "{who} {below}{kind}");
+        }
+        assert!(tried >= 3, "{tried} types could be mounted");
+        for path in ["tmpfs/proc", "sub/sys"] {
+            assert_eq!(names(&walk(root, &format!("{below}{path}")).1.unwrap()), [""; 0], "{who} {below}{path}");
+        }
+        for file in ["version", "ns"] {
+            assert_eq!(walk(root, &format!("{below}{file}")).0, WalkEnd::Missing, "{who} {below}{file}");
+        }
+        let (end, file) = walk(root, &format!("{below}tmpfs/file"));
+        assert_eq!(
+            (end, file.unwrap().getattr().unwrap().size),
+            (WalkEnd::Complete, 5),
+            "{who} {below}tmpfs is served"
+        );
+    }
+    let page = root.read_dir(0, Detail::Content(4096)).unwrap();
+    for entry in page.iter().filter(|e| e.name == b"version" || e.name == b"ns") {
+        assert_eq!(entry.content, None);
+    }
+    let files = root.read_files(&[], &[b"version"], 4096).unwrap();
+    assert!(files.iter().all(|f| f.is_none()), "{files:?}");
+}
+
+#[test]
+fn none_is_served() {
+    if !common::root_for("none_is_served") {
+        return;
+    }
+    for (who, user) in [("root", ""), ("nobody", "setpriv --reuid 65534 --regid 65534 --clear-groups")] {
+        let (client, running) = start(who, &format!("{} serve root=$dir:ro shm=$dir/tmpfs:ro", mount_all()), user);
+        let root = client.attach("root").unwrap().handle;
+        nothing_is_seen(&root, &running, who);
+        // A tree of its own that lies in one shows no more.
+        let shm = client.attach("shm").unwrap().handle;
+        assert_eq!(names(&walk(&shm, "proc").1.unwrap()), [""; 0], "{who}");
+        assert_eq!(walk(&shm, "file").0, WalkEnd::Complete, "{who}");
+    }
+}
+
+#[test]
+fn lookups_refuse_them_too() {
+    if !common::root_for("lookups_refuse_them_too") {
+        return;
+    }
+    // Without confinement nothing is covered, so that only the lookups are left to refuse.
+    let (client, running) = start("open", &format!("{} serve --open root=$dir:ro", mount_all()), "");
+    let root = client.attach("root").unwrap().handle;
+    for below in ["", "bound/"] {
+        for (kind, _) in KERNEL.iter().filter(|(k, _)| *k != "devtmpfs" && running.dir.join(k).exists()) {
+            assert_eq!(walk(&root, &format!("{below}{kind}")).0, WalkEnd::Missing, "{below}{kind}");
+            assert_eq!(root.list(&[kind.as_bytes()], Detail::Names).unwrap_err(), Errno::ENOENT, "{kind}");
+        }
+        for path in ["version", "ns", "tmpfs/proc", "sub/sys"] {
+            assert_eq!(walk(&root, &format!("{below}{path}")).0, WalkEnd::Missing, "{below}{path}");
+        }
+        assert_eq!(walk(&root, &format!("{below}tmpfs/file")).0, WalkEnd::Complete);
+    }
+    let files = root.read_files(&[], &[b"version"], 4096).unwrap();
+    assert!(files.iter().all(|f| f.is_none()), "{files:?}");
+}
+
+#[test]
+fn what_is_mounted_later_is_not_there() {
+    if !common::root_for("what_is_mounted_later_is_not_there") {
+        return;
+    }
+    for (who, user) in [("root", ""), ("nobody", "setpriv --reuid 65534 --regid 65534 --clear-groups")] {
+        let script = "mkdir $dir/later; echo below >$dir/later/file; serve root=$dir:ro & \
+                      while ! test -e $dir/../go; do sleep 0.01; done; \
+                      mount -t proc proc $dir/later; touch $dir/../done; wait";
+        let (client, running) = start(&format!("later-{who}"), script, user);
+        let root = client.attach("root").unwrap().handle;
+        fs::write(running.dir.join("go"), "").unwrap();
+        let start = Instant::now();
+        while !running.dir.join("done").exists() {
+            assert!(start.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let (end, later) = walk(&root, "later");
+        assert_eq!((end, names(&later.unwrap())), (WalkEnd::Complete, vec!["file".to_owned()]), "{who}");
+    }
+}
+
+#[test]
+fn none_can_be_a_tree() {
+    if !common::root_for("none_can_be_a_tree") {
+        return;
+    }
+    for path in ["/proc", "/proc/sys/kernel", "/proc/version", "/sys"] {
+        let done = Command::new(env!("CARGO_BIN_EXE_gofer-serve")).arg(format!("root={path}:ro")).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(!done.status.success() && said.contains("interface of the host's kernel"), "{path}: {said}");
+    }
+}
