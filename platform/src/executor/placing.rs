@@ -48,7 +48,7 @@ impl Executor {
     fn put(&self, watched: &Watched) {
         let place = self.place_for(watched);
         watched.set_placed(place);
-        self.cores.put(watched.tid.load(SeqCst), place, watched.pinned.lock().as_ref());
+        self.cores.put(watched, place);
     }
 
     /// Something begins that nobody waits for, on the leader's core: the leader sleeps instead of spinning for so long.
@@ -99,7 +99,7 @@ impl Executor {
             if self.fetched.lock().len() >= FETCHED_AT_ONCE {
                 self.release();
             }
-            self.cores.fetch(w.tid.load(Relaxed), w.pinned.lock().as_ref());
+            self.cores.fetch(&w);
             let mut fetched = self.fetched.lock();
             if !fetched.iter().any(|f| f.as_ptr() == Arc::as_ptr(&w)) {
                 fetched.push(Arc::downgrade(&w));
