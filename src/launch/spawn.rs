@@ -1,8 +1,8 @@
 //! Starts the Gofer and the Sentry, side by side: clones this process into their namespaces, maps their users, and re-executes this
 //! binary in both, with nothing inherited but the descriptors of [`crate::config::fd`].
 
-use super::options::{Plan, NOBODY};
-use crate::config::{fd, to_memfd};
+use super::options::Plan;
+use crate::config::{fd, to_memfd, HostIds};
 use crate::sys::{self, Cloned};
 use anyhow::{anyhow, bail, Context, Result};
 use nix::errno::Errno;
@@ -72,6 +72,7 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
     let gofer = spawn(
         "Gofer",
         0,
+        None,
         c"internal-gofer",
         &[
             (null.as_fd(), 0),
@@ -99,7 +100,7 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
     if let Some(strace) = &plan.strace {
         fds.push((strace.as_fd(), fd::STRACE));
     }
-    let sentry = spawn("Sentry", SENTRY_NAMESPACES, c"internal-sentry", &fds)?;
+    let sentry = spawn("Sentry", SENTRY_NAMESPACES, plan.sentry.become_ids, c"internal-sentry", &fds)?;
 
     Ok(Sandbox { sentry: sentry.executed()?, gofer: gofer.executed()?, control })
 }
@@ -124,10 +125,11 @@ impl Starting {
     }
 }
 
-/// Starts one process; `who` is for messages.
+/// Starts one process; `who` is for messages. `ids` are those that it has if its namespaces include one of users; `None`: the caller's.
 fn spawn(
     who: &'static str,
     namespaces: libc::c_int,
+    ids: Option<HostIds>,
     subcommand: &CStr,
     fds: &[(BorrowedFd<'_>, RawFd)],
 ) -> Result<Starting> {
@@ -148,7 +150,7 @@ fn spawn(
             let process = Process { pid, pidfd };
             drop((go_read, trouble_write));
             if namespaces & libc::CLONE_NEWUSER != 0 {
-                map_user(pid).context("giving the Sentry's user namespace its user")?;
+                map_user(pid, ids).context("giving the Sentry's user namespace its user")?;
             }
             File::from(go_write).write_all(&[1]).with_context(|| format!("starting the {who}"))?;
             Ok(Starting { who, process, trouble: trouble_read })
@@ -180,15 +182,14 @@ fn prepare_child(go: OwnedFd, namespaces: libc::c_int, fds: &[(BorrowedFd<'_>, R
     Ok(())
 }
 
-/// One user and one group are all there is in the Sentry's namespace: the caller's own, or for root "nobody".
-fn map_user(pid: Pid) -> Result<()> {
-    let euid = nix::unistd::geteuid();
-    let (uid, gid) =
-        if euid.is_root() { (NOBODY.uid, NOBODY.gid) } else { (euid.as_raw(), nix::unistd::getegid().as_raw()) };
+/// One user and one group are all there is in the Sentry's namespace: the caller's own, or for root such as the sandbox has for itself.
+fn map_user(pid: Pid, ids: Option<HostIds>) -> Result<()> {
+    let own = || HostIds { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
+    let HostIds { uid, gid } = ids.unwrap_or_else(own);
     let write = |file: &str, text: String| {
         fs::write(format!("/proc/{pid}/{file}"), text).with_context(|| format!("/proc/PID/{file}"))
     };
-    if !euid.is_root() {
+    if ids.is_none() {
         // Without privileges a group may be mapped only once groups cannot be given up any more.
         write("setgroups", "deny".into())?;
     }
