@@ -11,6 +11,7 @@ mod files;
 mod frames;
 mod host;
 mod jumps;
+mod lies;
 mod over;
 mod raw;
 mod sites;
@@ -27,6 +28,7 @@ const ATTACKS: &[(&str, unsafe fn())] = &[
     ("unstoppable", jumps::unstoppable),
     ("cells", cells::cells),
     ("answers", cells::answers),
+    ("lies", lies::lies),
     ("over", over::over),
     ("over_threads", over::over_threads),
     ("entries", entries::entries),
@@ -39,6 +41,7 @@ const ATTACKS: &[(&str, unsafe fn())] = &[
     ("network", host::network),
     ("descriptors", descriptors::descriptors),
     ("hold", host::hold),
+    ("litter", lies::litter),
 ];
 
 pub fn main(args: &[String]) -> i32 {
