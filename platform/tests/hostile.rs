@@ -295,7 +295,8 @@ fn descriptors_that_are_not_taken_are_few() {
     sandbox(|platform, executor| async move {
         const HOARDERS: usize = 40;
         let file = std::sync::Arc::new(std::os::fd::OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap()));
-        let map = || Op::MapFile { addr: 0x1000_0000, len: 0x1000, prot: 1, shared: false, file: file.clone(), offset: 0 };
+        let map =
+            || Op::MapFile { addr: 0x1000_0000, len: 0x1000, prot: 1, shared: false, file: file.clone(), offset: 0 };
         let mut all = Vec::new();
         for _ in 0..HOARDERS {
             let mut t = load(&platform, hoarder()).await;

@@ -178,7 +178,16 @@ const LOOK_ONLY: u32 = (libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__
 pub const PLATFORM: &[(c_long, &[&[When]])] = &[
     (libc::SYS_mmap, &[&[Without(2, EXEC)]]),
     (libc::SYS_fcntl, &[&[Is(1, libc::F_ADD_SEALS as u32)], &[Is(1, libc::F_DUPFD_CLOEXEC as u32)]]),
-    (libc::SYS_ioctl, &[&[Is(1, NOTIF_RECV)], &[Is(1, NOTIF_SEND)], &[Is(1, NOTIF_ID_VALID)], &[Is(1, NOTIF_ADDFD)], &[Is(1, libc::TIOCOUTQ as u32)]]),
+    (
+        libc::SYS_ioctl,
+        &[
+            &[Is(1, NOTIF_RECV)],
+            &[Is(1, NOTIF_SEND)],
+            &[Is(1, NOTIF_ID_VALID)],
+            &[Is(1, NOTIF_ADDFD)],
+            &[Is(1, libc::TIOCOUTQ as u32)],
+        ],
+    ),
     (libc::SYS_socketpair, &[&[Is(0, libc::AF_UNIX as u32)]]),
     (libc::SYS_pidfd_open, &[&[Is(1, 0)]]),
     (libc::SYS_pidfd_send_signal, &[&[Is(1, libc::SIGKILL as u32)]]),

@@ -55,13 +55,7 @@ pub(super) struct Control {
 
 impl Control {
     pub(super) fn new(socket: OwnedFd, flights: Arc<Flights>) -> Self {
-        Control {
-            socket,
-            flights,
-            given: AtomicUsize::new(0),
-            listed: AtomicBool::new(false),
-            stuck: Mutex::default(),
-        }
+        Control { socket, flights, given: AtomicUsize::new(0), listed: AtomicBool::new(false), stuck: Mutex::default() }
     }
 
     /// Both ends of a new one, ours and the stub's, in which the descriptor of its area waits.
@@ -148,8 +142,8 @@ impl Flights {
         }
         let now = now_ns();
         let last = self.swept_at.load(Relaxed);
-        let mine = now.saturating_sub(last) >= SWEEP_NS
-            && self.swept_at.compare_exchange(last, now, AcqRel, Relaxed).is_ok();
+        let mine =
+            now.saturating_sub(last) >= SWEEP_NS && self.swept_at.compare_exchange(last, now, AcqRel, Relaxed).is_ok();
         if mine {
             self.sweep(now);
         }

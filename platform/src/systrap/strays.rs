@@ -69,8 +69,10 @@ impl Strays {
             state.asked = to.min(state.youngest).max(state.asked);
             (from, to)
         };
-        let found: Vec<i32> =
-            (from.max(2)..=to).filter(|pid| !inner.stubs.lock().contains_key(pid) && is_child(*pid)).take(MOST).collect();
+        let found: Vec<i32> = (from.max(2)..=to)
+            .filter(|pid| !inner.stubs.lock().contains_key(pid) && is_child(*pid))
+            .take(MOST)
+            .collect();
         let (due, more) = {
             let mut state = self.0.lock();
             for pid in found {

@@ -12,8 +12,8 @@ use super::space::{Fate, Space};
 use super::watched::{Area, Watched};
 use crate::cores::Place;
 use crate::{
-    AddressSpace, Enter, Errno, Fault, GuestThread, Interrupter, Op, OpsSettled, Regs, SelfService, Trap,
-    GUEST_MAX, GUEST_MIN, PAGE_SIZE,
+    AddressSpace, Enter, Errno, Fault, GuestThread, Interrupter, Op, OpsSettled, Regs, SelfService, Trap, GUEST_MAX,
+    GUEST_MIN, PAGE_SIZE,
 };
 
 mod end;
