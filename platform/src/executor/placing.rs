@@ -31,7 +31,8 @@ impl Executor {
     /// Has the thread of a cell run where guests are to run now.
     pub(crate) fn place(&self, watched: &Watched) {
         // One that is being born is put where it belongs when its number is known.
-        if watched.placed() != self.place_for(watched) && watched.tid.load(SeqCst) != 0 {
+        let known = watched.tid.load(SeqCst) != 0 && watched.pid.load(SeqCst) != 0;
+        if known && watched.placed() != self.place_for(watched) {
             self.counters.moves.fetch_add(1, Relaxed);
             self.put(watched);
         }
