@@ -314,13 +314,35 @@ macro_rules! attacks {
         fn all_attacks_are_made() {
             let list = Command::new(guest_tests()).arg("hostile").output().unwrap();
             let list = String::from_utf8(list.stdout).unwrap();
-            assert_eq!(list.lines().filter(|l| *l != "hold").collect::<Vec<_>>(), [$(stringify!($name)),*]);
+            assert_eq!(list.lines().filter(|l| !["hold", "litter"].contains(l)).collect::<Vec<_>>(), [$(stringify!($name)),*]);
         }
     };
 }
 
 attacks! {
-    jumps allowed strays unstoppable cells answers over over_threads entries frames sites walks rights host signals network descriptors stalls
+    jumps allowed strays unstoppable cells answers lies over over_threads entries frames sites walks rights host signals network descriptors
+    stalls
+}
+
+/// Processes that hostile code has cloned by itself do not stay: neither dead nor alive.
+#[test]
+fn strays_are_ended_and_reaped() {
+    let _alone = ALONE.lock();
+    let host = Host::new();
+    for mode in MODES {
+        let mut child = host.command(mode, "litter").stdin(Stdio::piped()).spawn().unwrap();
+        let mut line = [0; 6];
+        child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"ready\n");
+        let all = descendants(i32::try_from(child.id()).unwrap());
+        let sentry = all.into_iter().find(|p| command_line(*p).contains("internal-sentry")).unwrap();
+        // The zygote, those kept ready, the guest's first process, its bystander and a child.
+        eventually("few processes are left", LIMIT, || Ok(common::children(sentry).len() < 16));
+        drop(child.stdin.take());
+        let ended = end_within(child, LIMIT);
+        assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.out)), (Some(0), "done\n".into()));
+        nothing_is_left(&host, "litter");
+    }
 }
 
 fn status_field(pid: i32, name: &str) -> String {

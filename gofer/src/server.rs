@@ -69,7 +69,16 @@ impl Server {
                 Reply::None => continue,
                 Reply::Send(descriptor) => descriptor,
             };
-            match transport::send(&self.conn, &answer, descriptor.as_ref().map(AsFd::as_fd), true) {
+            let mut sent = transport::send(&self.conn, &answer, descriptor.as_ref().map(AsFd::as_fd), true);
+            if let (Err(Errno::TOOMANYREFS), true) = (sent, descriptor.is_some()) {
+                // The host counts what the user of this process has in flight anywhere. That is no reason to end.
+                let errno = u32::try_from(Errno::NFILE.raw_os_error()).unwrap_or(reply::MAX_ERRNO);
+                if let Some(fid) = reply::without_descriptor(&mut answer, errno).map_err(Error::Protocol)? {
+                    self.fids.release(fid);
+                }
+                sent = transport::send(&self.conn, &answer, None, true);
+            }
+            match sent {
                 Ok(()) => {}
                 Err(Errno::PIPE | Errno::CONNRESET) => return Ok(()),
                 Err(e) => return Err(Error::Connection(e)),

@@ -398,3 +398,38 @@ fn header_fields_that_must_be_zero_are() {
     Header { length: 16, op: Op::Release, aux: 0, tag: 0, status: 1 }.encode(&mut Writer::new(&mut packet));
     assert!(matches!(outcome_of(&packet), Err(Error::Protocol(DecodeError::BadValue("status")))));
 }
+
+/// Others of the same user have as many descriptors in flight as the host allows: no descriptor is given then, and nothing ends.
+#[test]
+fn too_many_descriptors_in_flight_elsewhere() {
+    let (fixture, client) = Fixture::client(Mode::Confined);
+    let tree = client.attach("root").unwrap();
+    // So low that nobody else is disturbed.
+    let low = rustix::process::Rlimit { current: Some(64), maximum: Some(64) };
+    let pid = rustix::process::Pid::from_raw(fixture.pid());
+    rustix::process::prlimit(pid, rustix::process::Resource::Nofile, low).unwrap();
+    let (ours, theirs) = transport::socketpair().unwrap();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(100))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let many = [ours.as_fd(); 100];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&many)));
+    sendmsg(&ours, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
+
+    let enfile = nix::errno::Errno::ENFILE;
+    let file = find(&tree.handle, "file");
+    let flags = OpenFlags::READ;
+    for round in 0..2000 {
+        // More than there are fids.
+        let name = format!("new{round}");
+        let new = NewNode { mode: 0o600, uid: None, gid: None };
+        assert_eq!(tree.handle.create(name.as_bytes(), new, flags).map(drop), Err(enfile));
+        fs::remove_file(fixture.host(&name)).unwrap();
+    }
+    assert_eq!(file.handle.open(flags).map(drop), Err(enfile));
+    let walk = tree.handle.walk(&[b"dir", b"inner"], WalkFids::Last, Some(flags)).unwrap();
+    assert!(walk.nodes.len() == 2 && matches!(walk.file, Some(Err(e)) if e == enfile), "{:?}", walk.file);
+    drop((ours, theirs));
+    file.handle.open(flags).unwrap();
+    let walk = tree.handle.walk(&[b"dir", b"inner"], WalkFids::Last, Some(flags)).unwrap();
+    assert!(matches!(walk.file, Some(Ok(_))));
+}

@@ -5,6 +5,8 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use crate::systrap::watched::Watched;
+
 /// The cores that this process was started on, and the one that the leader takes when it spins.
 pub(crate) struct Cores {
     all: libc::cpu_set_t,
@@ -130,25 +132,29 @@ impl Cores {
     }
 
     /// Moves a thread of a stub to the core of the calling thread, if that is one of those that the guest has chosen.
-    pub(crate) fn fetch(&self, tid: i32, pinned: Option<&Pinned>) {
+    pub(crate) fn fetch(&self, watched: &Watched) {
         let here = here() as usize;
-        if tid > 1 && pinned.is_none_or(|p| has(&p.0, here)) {
-            // SAFETY: the kernel reads the set.
-            unsafe { libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), &set_of(|c| c == here)) };
+        if watched.pinned.lock().as_ref().is_none_or(|p| has(&p.0, here)) {
+            move_to(watched, &set_of(|c| c == here));
         }
     }
 
-    /// Moves a thread of a stub. The stub may have made the number up; at worst it names a thread of another stub, and
-    /// that one's cores are what they would not have been.
-    pub(crate) fn put(&self, tid: i32, place: Place, pinned: Option<&Pinned>) {
-        if self.count > 1 && tid > 1 {
-            let set = match pinned {
+    /// Moves a thread of a stub.
+    pub(crate) fn put(&self, watched: &Watched, place: Place) {
+        if self.count > 1 {
+            let set = match watched.pinned.lock().as_ref() {
                 Some(p) => narrowed(&narrowed(&p.0, &self.all), &self.set(place)),
                 None => self.set(place),
             };
-            // SAFETY: the kernel reads the set.
-            unsafe { libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), &set) };
+            move_to(watched, &set);
         }
+    }
+}
+
+fn move_to(watched: &Watched, set: &libc::cpu_set_t) {
+    if let Some(tid) = watched.own_tid() {
+        // SAFETY: the kernel reads the set.
+        unsafe { libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), set) };
     }
 }
 

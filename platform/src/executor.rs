@@ -604,6 +604,23 @@ impl Executor {
         }
     }
 
+    /// Does something small in so many nanoseconds.
+    pub(crate) fn after(&self, ns: u64, job: Job) {
+        let (me, deadline, mut job) = (self.me.clone(), now_ns() + ns, Some(job));
+        let mut timer = None;
+        self.spawn(Box::pin(std::future::poll_fn(move |cx| {
+            let Some(executor) = me.upgrade().filter(|_| now_ns() < deadline) else {
+                drop(timer.take());
+                if let Some(job) = job.take() {
+                    job();
+                }
+                return Poll::Ready(());
+            };
+            timer = Some(executor.timer(deadline, cx.waker().clone()));
+            Poll::Pending
+        })));
+    }
+
     fn run_ready(&self) -> bool {
         let mut ran = false;
         // Bounded, so that tasks that keep waking each other do not hide the cells.

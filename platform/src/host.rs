@@ -183,6 +183,20 @@ pub fn ioctl_value(fd: BorrowedFd<'_>, request: u64, value: i32) -> Result<i32, 
     Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, value as libc::c_long) })
 }
 
+/// Bytes (with what the host needs to keep them) that were sent on a Unix socket and have not been received.
+pub fn unread(socket: BorrowedFd<'_>) -> i32 {
+    let mut n: libc::c_int = 0;
+    // SAFETY: the kernel writes one number. An error is taken for none: there is no such socket any more.
+    unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut n) };
+    n
+}
+
+/// Whether `tid` is a thread of process `pid`.
+pub fn is_thread_of(tid: i32, pid: i32) -> bool {
+    // SAFETY: no memory is involved; signal 0 is none.
+    pid > 0 && tid > 0 && unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, 0) } == 0
+}
+
 /// Sends bytes with up to 32 descriptors on a Unix socket.
 pub fn send_with_fds(
     socket: BorrowedFd<'_>,

@@ -5,6 +5,9 @@
 //! * [`filter`]: the stubs' seccomp filter, where their harmlessness is argued.
 //! * [`launch`]: the zygote's start.
 //! * [`births`]: how a fork gets its descriptors.
+//! * [`patience`]: how long it waits for stubs.
+//! * [`strays`]: processes that nobody asked for.
+//! * [`inflight`]: how many descriptors may wait to be taken.
 //! * [`space`], [`thread`]: [`crate::AddressSpace`] and [`crate::GuestThread`].
 //! * [`watched`]: shared memory and the executor's view of it.
 //!
@@ -18,14 +21,18 @@ mod births;
 mod filter;
 #[path = "../stub/handoff.rs"]
 pub(crate) mod handoff;
+mod inflight;
 mod launch;
+mod patience;
 mod space;
+mod strays;
 mod thread;
 pub(crate) mod watched;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -38,6 +45,7 @@ use crate::executor::{now_ns, Executor, WatchHandle};
 use crate::Enter;
 use crate::{Errno, GuestThread, Platform};
 use births::Births;
+use inflight::{Control, Flights};
 use space::Space;
 use thread::Thread;
 
@@ -75,12 +83,16 @@ pub const HOST_CALLS: &[(libc::c_long, &str)] = &[
     (libc::SYS_sendmsg, "hand descriptors to a stub for one round of mappings"),
     (libc::SYS_close, "all of these"),
     (libc::SYS_poll, "is a birth waiting on the seccomp listener"),
-    (libc::SYS_ioctl, "seccomp listener: NOTIF_RECV, NOTIF_SEND, NOTIF_ADDFD, NOTIF_ID_VALID"),
+    (
+        libc::SYS_ioctl,
+        "seccomp listener: NOTIF_RECV, NOTIF_SEND, NOTIF_ADDFD, NOTIF_ID_VALID; what a stub has not taken from its control socket",
+    ),
     (libc::SYS_getrandom, "tokens of births"),
     (libc::SYS_pidfd_open, "watch a new stub"),
     (libc::SYS_pidfd_send_signal, "kill a stub"),
     (libc::SYS_wait4, "reap a stub"),
-    (libc::SYS_tgkill, "interrupt a guest thread (SIGUSR1)"),
+    (libc::SYS_waitid, "look for children that are no stubs"),
+    (libc::SYS_tgkill, "interrupt a guest thread (SIGUSR1); whether it is one of a stub's (0)"),
     (libc::SYS_process_vm_readv, "guest memory, when it did not come through the hand-off area"),
     (libc::SYS_process_vm_writev, "the same"),
 ];
@@ -90,6 +102,9 @@ pub(crate) struct Inner {
     pub(crate) me: Weak<Inner>,
     pub(crate) executor: Arc<Executor>,
     births: Births,
+    flights: Arc<Flights>,
+    patience: patience::Patience,
+    strays: strays::Strays,
     on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
     zygote_pid: i32,
     vdso: Option<(u64, u64)>,
@@ -158,6 +173,9 @@ impl Systrap {
             me: me.clone(),
             executor: config.executor.clone(),
             births: Births::new(launched.listener),
+            flights: Arc::default(),
+            patience: patience::Patience::new(),
+            strays: strays::Strays::default(),
             on_fatal: config.on_fatal,
             zygote_pid: launched.pid,
             vdso: launched.vdso,
@@ -168,8 +186,9 @@ impl Systrap {
             counters: Counters::default(),
         });
         births::attend(inner.me.clone(), inner.births.listener())?;
-        let space = Space::unborn(inner.clone(), launched.area, launched.control, 0, 0);
-        inner.adopt(&space, launched.pid).map_err(io::Error::from)?;
+        let control = Control::new(launched.control, inner.flights.clone());
+        let space = Space::unborn(inner.clone(), launched.area, control, 0, 0);
+        inner.adopt(&space, launched.pid, launch::pidfd_open(launched.pid)?);
         let mut zygote = Thread::waiting(space, 0, launched.pid, Place::Anywhere, false);
         zygote.close_in_stub(launched.listener_number)?;
         let weak = inner.me.clone();
@@ -273,22 +292,24 @@ async fn keep_pool(inner: Weak<Inner>, mut zygote: Thread) {
 
 impl Inner {
     /// Takes charge of a stub: has its death watched.
-    fn adopt(&self, space: &Arc<Space>, pid: i32) -> Result<(), Errno> {
-        let pidfd = Arc::new(launch::pidfd_open(pid)?);
+    fn adopt(&self, space: &Arc<Space>, pid: i32, pidfd: OwnedFd) {
+        let pidfd = Arc::new(pidfd);
+        self.strays.born(pid);
         self.stubs.lock().insert(pid, Stub { space: Arc::downgrade(space), fate: space.fate.clone(), watch: None });
         space.born(pid, pidfd.clone());
         self.watch_death(pid, pidfd);
-        Ok(())
     }
 
-    /// Ends a process that nobody wants, and sees to it that it is reaped.
-    fn end_orphan(&self, pid: i32) {
-        if let Ok(pidfd) = launch::pidfd_open(pid) {
-            let fate = space::Fate::alive();
-            fate.seal(&pidfd);
-            self.stubs.lock().insert(pid, Stub { space: Weak::new(), fate, watch: None });
-            self.watch_death(pid, Arc::new(pidfd));
-        }
+    /// Ends a process that nobody wants, and sees to it that it is reaped. `false`: it cannot now.
+    fn end_orphan(&self, pid: i32) -> bool {
+        let Ok(pidfd) = launch::pidfd_open(pid) else { return false };
+        let fate = space::Fate::alive();
+        // Also if it is dead by itself: nothing of the guest's was lost.
+        fate.ours.store(true, SeqCst);
+        fate.seal(&pidfd);
+        self.stubs.lock().insert(pid, Stub { space: Weak::new(), fate, watch: None });
+        self.watch_death(pid, Arc::new(pidfd));
+        true
     }
 
     fn kill_known(&self, pid: i32) {
@@ -298,7 +319,7 @@ impl Inner {
         }
     }
 
-    fn watch_death(&self, pid: i32, pidfd: Arc<std::os::fd::OwnedFd>) {
+    fn watch_death(&self, pid: i32, pidfd: Arc<OwnedFd>) {
         let weak = self.me.clone();
         let watch = self.executor.watch(
             pidfd,
@@ -328,6 +349,8 @@ impl Inner {
             let ours = stub.fate.ours.load(SeqCst);
             (stubs.remove(&pid), space, signal, ours)
         };
+        // Somebody may have left strays behind.
+        self.births.watch(self);
         let (stub, space, fate, ours) = stub;
         if ours || fate == 0 {
             self.counters.killed.fetch_add(1, Relaxed);

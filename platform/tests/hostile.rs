@@ -220,3 +220,138 @@ fn births_need_a_token_and_ends_are_noticed() {
         assert_eq!(t.regs().orig_rax, 0x4e4e);
     });
 }
+
+guest_code!(
+    liar,
+    // Says again and again that the thread which slot 0 has just made has the number in r12.
+    "movabs rbx, 0x7fff40000000",
+    "2: mov [rbx + 132], r12d",
+    "jmp 2b",
+);
+
+#[test]
+fn a_thread_is_no_others_by_its_makers_word() {
+    sandbox(|platform, _| async move {
+        // A thread that the Sentry could move, but that is no stub's.
+        let (tell, told) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let victim = std::thread::spawn(move || {
+            tell.send(nix::unistd::gettid()).unwrap();
+            let _ = ended.recv();
+        });
+        let tid = told.recv().unwrap();
+        let before = nix::sched::sched_getaffinity(tid).unwrap();
+
+        let mut t = load(&platform, liar()).await;
+        let mut d = thread(&mut t, None).await;
+        d.regs_mut().r12 = tid.as_raw() as u64;
+        d.regs_mut().rip = CODE;
+        d.enter(Enter::Full);
+        for core in [0, 1] {
+            for _ in 0..60 {
+                let new = thread(&mut t, None).await;
+                new.interrupter().pin(Some(&[1 << core]));
+                assert_eq!(nix::sched::sched_getaffinity(tid).unwrap(), before);
+            }
+        }
+        // Those that nobody lies about are pinned.
+        let mut honest = load(&platform, idle()).await;
+        let new = thread(&mut honest, None).await;
+        new.interrupter().pin(Some(&[1]));
+        let pid = honest.address_space().host_pid();
+        let pinned = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().filter(|task| {
+            let status = std::fs::read_to_string(task.as_ref().unwrap().path().join("status")).unwrap();
+            status.lines().any(|l| l.strip_prefix("Cpus_allowed_list:").is_some_and(|l| l.trim() == "0"))
+        });
+        let cores = std::thread::available_parallelism().unwrap().get();
+        assert!(cores == 1 || pinned.count() == 1);
+        t.address_space().kill();
+        drop(end);
+        victim.join().unwrap();
+    });
+}
+
+guest_code!(
+    hoarder,
+    // Posts calls in the cell of slot 1, says that what it is told to do is done, and takes no descriptor.
+    "movabs rbx, 0x7fff40020000",
+    "2: mov dword ptr [rbx + 128], 1",
+    "3: mov eax, 1",
+    "xchg [rbx], eax",
+    "4: pause",
+    "cmp dword ptr [rbx], 4",
+    "jne 4b",
+    "mov eax, [rbx + 16]",
+    "mov [rbx + 64], eax",
+    "cmp dword ptr [rbx + 8], 3",
+    "jne 2b",
+    "mov dword ptr [rbx + 128], 4",
+    "jmp 3b",
+);
+
+/// Descriptors that were sent and never taken, of many processes: they are bounded, and others get theirs.
+#[test]
+fn descriptors_that_are_not_taken_are_few() {
+    sandbox(|platform, executor| async move {
+        const HOARDERS: usize = 40;
+        let file = std::sync::Arc::new(std::os::fd::OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap()));
+        let map =
+            || Op::MapFile { addr: 0x1000_0000, len: 0x1000, prot: 1, shared: false, file: file.clone(), offset: 0 };
+        let mut all = Vec::new();
+        for _ in 0..HOARDERS {
+            let mut t = load(&platform, hoarder()).await;
+            let mut d = thread(&mut t, None).await;
+            d.regs_mut().rip = CODE;
+            d.enter(Enter::Full);
+            all.push((t, d, 0));
+        }
+        let mut bystander = load(&platform, idle()).await;
+        let begun = platform::executor::now_ns();
+        let mut timer = None;
+        let mut asked = false;
+        let mut served = 0;
+        std::future::poll_fn(|cx| {
+            let now = platform::executor::now_ns();
+            timer = Some(executor.timer(now + 2_000_000, cx.waker().clone()));
+            for (_, d, given) in &mut all {
+                if let std::task::Poll::Ready(trap) = d.poll_trap(cx) {
+                    if matches!(trap, Trap::Syscall) {
+                        d.queue(map());
+                        d.enter(Enter::Return);
+                        *given += 1;
+                    }
+                }
+            }
+            let given: usize = all.iter().map(|a| a.2).sum();
+            assert!(all.iter().all(|a| a.2 <= 20), "a process has {:?}", all.iter().map(|a| a.2).max());
+            // What was asked for counts, and each waits with one more.
+            assert!(given <= 256 + HOARDERS, "{given} in all");
+            if now - begun < 1_000_000_000 {
+                return std::task::Poll::Pending;
+            }
+            // They have had their time. One who does as it is told is served; at the latest when some have been killed for it.
+            if !asked {
+                asked = true;
+                bystander.queue(map());
+                bystander.enter(Enter::Stay);
+            }
+            match bystander.poll_trap(cx) {
+                std::task::Poll::Ready(trap) => {
+                    assert_eq!(trap, Trap::OpsDone);
+                    served += 1;
+                    asked = false;
+                }
+                std::task::Poll::Pending => assert!(now - begun < 60_000_000_000, "a bystander is not served"),
+            }
+            if served == 20 {
+                std::task::Poll::Ready(())
+            } else {
+                std::task::Poll::Pending
+            }
+        })
+        .await;
+        for (t, ..) in &all {
+            t.address_space().kill();
+        }
+    });
+}

@@ -34,6 +34,26 @@ pub fn error(buf: &mut Vec<u8>, op: Op, tag: u32, errno: u32) {
     Header { length, op, aux: 0, tag, status: errno.clamp(1, MAX_ERRNO) }.encode(&mut Writer::new(buf));
 }
 
+/// Makes of a whole reply one whose descriptor could not be sent: a walk stands, with its last node not opened; all else has failed.
+/// Returns the fid that is in what is lost, if there is one.
+pub fn without_descriptor(buf: &mut Vec<u8>, errno: u32) -> Result<Option<Fid>> {
+    let errno = errno.clamp(1, MAX_ERRNO);
+    let (header, mut body) = Header::decode(buf)?;
+    match header.op {
+        Op::Walk => {
+            let walk = Walk::decode(&mut body)?;
+            Walk { open_errno: errno, ..walk }.patch(&mut Writer::new(buf));
+            finish(buf, 0);
+            Ok(None)
+        }
+        op => {
+            let fid = if op == Op::Create { Fid::decode_option(&mut body)? } else { None };
+            error(buf, op, header.tag, errno);
+            Ok(fid)
+        }
+    }
+}
+
 /// Answer to the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hello {

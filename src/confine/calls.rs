@@ -171,14 +171,26 @@ const NOTIF_SEND: u32 = 0xc018_2101;
 const NOTIF_ID_VALID: u32 = 0x4008_2102;
 const NOTIF_ADDFD: u32 = 0x4018_2103;
 
+const LOOK_ONLY: u32 = (libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL) as u32;
+
 /// What the platform's calls may have as arguments; those of its list that are missing here may have any.
 pub const PLATFORM: &[(c_long, &[&[When]])] = &[
     (libc::SYS_mmap, &[&[Without(2, EXEC)]]),
     (libc::SYS_fcntl, &[&[Is(1, libc::F_ADD_SEALS as u32)], &[Is(1, libc::F_DUPFD_CLOEXEC as u32)]]),
-    (libc::SYS_ioctl, &[&[Is(1, NOTIF_RECV)], &[Is(1, NOTIF_SEND)], &[Is(1, NOTIF_ID_VALID)], &[Is(1, NOTIF_ADDFD)]]),
+    (
+        libc::SYS_ioctl,
+        &[
+            &[Is(1, NOTIF_RECV)],
+            &[Is(1, NOTIF_SEND)],
+            &[Is(1, NOTIF_ID_VALID)],
+            &[Is(1, NOTIF_ADDFD)],
+            &[Is(1, libc::TIOCOUTQ as u32)],
+        ],
+    ),
     (libc::SYS_socketpair, &[&[Is(0, libc::AF_UNIX as u32)]]),
     (libc::SYS_pidfd_open, &[&[Is(1, 0)]]),
     (libc::SYS_pidfd_send_signal, &[&[Is(1, libc::SIGKILL as u32)]]),
+    (libc::SYS_waitid, &[&[Is(3, LOOK_ONLY)]]),
     // Only stubs are to be reached, all of them children; the Sentry itself is process 1, and there is nobody else.
-    (libc::SYS_tgkill, &[&[Is(2, libc::SIGUSR1 as u32)]]),
+    (libc::SYS_tgkill, &[&[Is(2, libc::SIGUSR1 as u32)], &[Is(2, 0)]]),
 ];

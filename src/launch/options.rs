@@ -18,8 +18,32 @@ pub struct Plan {
     pub strace: Option<OwnedFd>,
 }
 
-/// The ids that the Sentry runs under when the caller is root: "nobody" on every Linux.
-pub const NOBODY: HostIds = HostIds { uid: 65534, gid: 65534 };
+/// "nobody" on every Linux.
+const NOBODY: HostIds = HostIds { uid: 65534, gid: 65534 };
+/// Ids that nothing else uses: above those that systemd gives to containers, below its foreign ones.
+const OWN_IDS: std::ops::Range<u32> = 0x7000_0000..0x7ff0_0000;
+
+/// The ids that the Sentry runs under when the caller is root. What the host counts for each user (descriptors in flight, processes, queued
+/// signals, …) is not to be shared with other sandboxes, so they are taken by chance from [`OWN_IDS`]; two sandboxes that hit on the same
+/// ones share those counts, and nothing else. Where the caller's user namespace does not have them, "nobody".
+fn own_ids() -> HostIds {
+    let count = OWN_IDS.end - OWN_IDS.start;
+    let id = OWN_IDS.start + (platform::host::random_u64() % u64::from(count)) as u32;
+    let has = |file| std::fs::read_to_string(file).is_ok_and(|map| is_mapped(&map, id));
+    if has("/proc/self/uid_map") && has("/proc/self/gid_map") {
+        HostIds { uid: id, gid: id }
+    } else {
+        NOBODY
+    }
+}
+
+/// Whether a user namespace with this `uid_map` or `gid_map` has the id.
+fn is_mapped(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let words: Vec<u64> = line.split_whitespace().filter_map(|w| w.parse().ok()).collect();
+        matches!(words[..], [first, _, count] if (first..first.saturating_add(count)).contains(&u64::from(id)))
+    })
+}
 
 pub fn plan(args: RunArgs) -> Result<Plan> {
     match args.network {
@@ -77,7 +101,7 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         workers: args.workers,
         patch: args.patch == Switch::On,
         stats: args.stats,
-        become_ids: (!rootless).then_some(NOBODY),
+        become_ids: (!rootless).then(own_ids),
     };
     let gofer = GoferConfig { trees, tell_acls: sentry.user.uid != 0, verbosity };
     Ok(Plan { sentry, gofer, log, strace })

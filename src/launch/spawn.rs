@@ -1,9 +1,9 @@
 //! Starts the Gofer and the Sentry, side by side: clones this process into their namespaces, maps their users, and re-executes this
 //! binary in both, with nothing inherited but the descriptors of [`crate::config::fd`].
 
-use super::options::{Plan, NOBODY};
+use super::options::Plan;
 use super::terminal::opened_anew;
-use crate::config::{fd, to_memfd};
+use crate::config::{fd, to_memfd, HostIds};
 use crate::sys::{self, Cloned};
 use anyhow::{anyhow, bail, Context, Result};
 use nix::errno::Errno;
@@ -59,8 +59,8 @@ impl Drop for Sandbox {
 enum Users {
     /// There is no new user namespace.
     Same,
-    /// One user and one group: the caller's own, or for root "nobody".
-    One,
+    /// One user and one group: these, or without them the caller's own.
+    One(Option<HostIds>),
     /// All that the caller has, each under its own number.
     All,
 }
@@ -120,7 +120,7 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
     if let Some(strace) = strace_anew.as_ref().or(plan.strace.as_ref()) {
         fds.push((strace.as_fd(), fd::STRACE));
     }
-    let sentry = spawn("Sentry", SENTRY_NAMESPACES, Users::One, c"internal-sentry", &fds)?;
+    let sentry = spawn("Sentry", SENTRY_NAMESPACES, Users::One(plan.sentry.become_ids), c"internal-sentry", &fds)?;
 
     Ok(Sandbox { sentry: sentry.executed()?, gofer: gofer.executed()?, control })
 }
@@ -145,7 +145,7 @@ impl Starting {
     }
 }
 
-/// Starts one process; `who` is for messages.
+/// Starts one process; `who` is for messages. `ids` are those that it has if its namespaces include one of users; `None`: the caller's.
 fn spawn(
     who: &'static str,
     namespaces: libc::c_int,
@@ -213,15 +213,13 @@ fn map_users(pid: Pid, users: Users) -> Result<()> {
     };
     match users {
         Users::Same => Ok(()),
-        Users::One => {
-            let euid = nix::unistd::geteuid();
-            let (uid, gid) = if euid.is_root() {
-                (NOBODY.uid, NOBODY.gid)
-            } else {
+        Users::One(ids) => {
+            if ids.is_none() {
                 // Without privileges a group may be mapped only once groups cannot be given up any more.
                 write("setgroups", "deny".into())?;
-                (euid.as_raw(), nix::unistd::getegid().as_raw())
-            };
+            }
+            let own = || HostIds { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
+            let HostIds { uid, gid } = ids.unwrap_or_else(own);
             write("gid_map", format!("{gid} {gid} 1"))?;
             write("uid_map", format!("{uid} {uid} 1"))
         }

@@ -99,6 +99,14 @@ impl Fixture {
         self.dir.join("root").join(path)
     }
 
+    /// The server's process.
+    pub fn pid(&self) -> i32 {
+        match &self.server {
+            Server::Thread(_) => panic!("only for a server in a process"),
+            Server::Process(child) => child.id().try_into().unwrap(),
+        }
+    }
+
     /// Waits for the server's thread to end, which it does once the connection is closed.
     pub fn join(mut self) -> Result<(), Error> {
         match &mut self.server {

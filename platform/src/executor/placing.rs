@@ -31,7 +31,8 @@ impl Executor {
     /// Has the thread of a cell run where guests are to run now.
     pub(crate) fn place(&self, watched: &Watched) {
         // One that is being born is put where it belongs when its number is known.
-        if watched.placed() != self.place_for(watched) && watched.tid.load(SeqCst) != 0 {
+        let known = watched.tid.load(SeqCst) != 0 && watched.pid.load(SeqCst) != 0;
+        if known && watched.placed() != self.place_for(watched) {
             self.counters.moves.fetch_add(1, Relaxed);
             self.put(watched);
         }
@@ -48,7 +49,7 @@ impl Executor {
     fn put(&self, watched: &Watched) {
         let place = self.place_for(watched);
         watched.set_placed(place);
-        self.cores.put(watched.tid.load(SeqCst), place, watched.pinned.lock().as_ref());
+        self.cores.put(watched, place);
     }
 
     /// Something begins that nobody waits for, on the leader's core: the leader sleeps instead of spinning for so long.
@@ -99,7 +100,7 @@ impl Executor {
             if self.fetched.lock().len() >= FETCHED_AT_ONCE {
                 self.release();
             }
-            self.cores.fetch(w.tid.load(Relaxed), w.pinned.lock().as_ref());
+            self.cores.fetch(&w);
             let mut fetched = self.fetched.lock();
             if !fetched.iter().any(|f| f.as_ptr() == Arc::as_ptr(&w)) {
                 fetched.push(Arc::downgrade(&w));

@@ -15,22 +15,19 @@
 //! The Sentry does not wait for the child: the fork is done once its parent has made it, and the child's first answer is put
 //! into its area, perhaps before the child has that area. Until the birth call comes, the Sentry does not know the
 //! process's number (what the parent says counts for nothing: it would let a guest name another's process). So whoever wants
-//! to reach into its memory waits for the call for a moment ([`Space::pid`](super::space::Space)), an interrupt is kept for it, and a
+//! to reach into its memory waits for the call for a moment ([`Space::pid`](super::space::Space), `patience.rs`), an interrupt is kept for it, and a
 //! kill has it refused. [`Births::check`] finds those that died, or never call. A child that was killed, by nobody here, ends the
 //! sandbox as the death of any other stub does, also if nobody cares for the child any more: a call of the guest's may have failed for
 //! it already.
 //!
 //! # Forks that nobody asked for
-//! Hostile code can also make the `clone` of a fork and not the birth call. The result is a process with its maker's
-//! memory and no area of its own: its first trapped call or fault ends it, and it can reach nothing, but it may compute.
-//! It counts against the sandbox's cgroup and ends with the sandbox's pid namespace; until then the Sentry does not know
-//! of it. (Asking the Sentry's leave for each `clone` would not help: the child of a fork that was asked for can go
-//! astray too.)
+//! Hostile code can also make the `clone` of a fork and not the birth call. Those processes are found and ended by `strays.rs`.
+//! (Asking the Sentry's leave for each `clone` would not help: the child of a fork that was asked for can go astray too.)
 
 use std::collections::HashMap;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::*};
 use std::sync::{Arc, Weak};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -38,28 +35,15 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::abi;
+use super::inflight::Control;
 use super::space::Space;
 use super::watched::Area;
 use super::Inner;
 use crate::executor::now_ns;
 use crate::{host, Errno};
 
-/// What a child is to get, made beforehand.
-struct Cradle {
-    area: Arc<Area>,
-    /// Our end and its end of the control socket; in it waits the area's descriptor.
-    ours: OwnedFd,
-    theirs: OwnedFd,
-}
-
-impl Cradle {
-    fn new() -> Result<Self, Errno> {
-        let (area, area_fd) = Area::new().map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::ENOMEM)))?;
-        let (ours, theirs) = super::launch::control_pair()?;
-        host::send_with_fds(ours.as_fd(), &[IoSlice::new(b"a")], &[area_fd.as_fd()], libc::MSG_DONTWAIT)?;
-        Ok(Cradle { area, ours, theirs })
-    }
-}
+/// What a child is to get, made beforehand: its area, our end and its end of the control socket.
+type Cradle = (Arc<Area>, Control, OwnedFd);
 
 /// A birth that is awaited.
 struct Birth {
@@ -68,6 +52,8 @@ struct Birth {
     /// The child's number as its parent tells it; 0 if it has not.
     claimed: i32,
     since: u64,
+    /// As `since`, but also for one whose call was cut short.
+    made: u64,
 }
 
 /// How many cradles are kept ready.
@@ -75,8 +61,6 @@ const CRADLES: usize = 3;
 /// When a birth that has not come is looked after, and when it is given up.
 const CHECK_NS: u64 = 100_000_000;
 const GIVE_UP_NS: u64 = 10_000_000_000;
-/// How long somebody who needs the child's number waits for it.
-const BIRTH_TAKES: Duration = Duration::from_millis(50);
 
 pub(super) struct Births {
     listener: Arc<OwnedFd>,
@@ -86,6 +70,8 @@ pub(super) struct Births {
     bell: (Mutex<()>, Condvar),
     /// The guard runs.
     guarded: AtomicBool,
+    /// The process whose call is being answered.
+    serving: AtomicI32,
 }
 
 impl Births {
@@ -96,6 +82,7 @@ impl Births {
             cradles: Mutex::default(),
             bell: Default::default(),
             guarded: AtomicBool::new(false),
+            serving: AtomicI32::new(0),
         }
     }
     pub(super) fn listener(&self) -> Arc<OwnedFd> {
@@ -103,10 +90,10 @@ impl Births {
     }
 
     /// Makes one more cradle if there are few.
-    pub(super) fn prepare(&self) {
+    pub(super) fn prepare(&self, inner: &Inner) {
         if self.cradles.lock().len() < CRADLES {
             // A failure shows when one is needed.
-            if let Ok(cradle) = Cradle::new() {
+            if let Ok(cradle) = Control::with_area(&inner.flights) {
                 self.cradles.lock().push(cradle);
             }
         }
@@ -115,23 +102,35 @@ impl Births {
     /// Awaits the child of a fork of the thread in `slot`.
     pub(super) fn expect(&self, inner: &Arc<Inner>, slot: usize) -> Result<(u64, Arc<Space>), Errno> {
         let ready = self.cradles.lock().pop();
-        let Cradle { area, ours, theirs } = match ready {
+        let (area, ours, theirs) = match ready {
             Some(cradle) => cradle,
-            None => Cradle::new()?,
+            None => Control::with_area(&inner.flights)?,
         };
         area.state(slot).store(abi::state::PARKED, Release);
         let token = host::random_u64();
         let space = Space::unborn(inner.clone(), area, ours, slot, token);
-        let birth = Birth { space: Arc::downgrade(&space), control: theirs, claimed: 0, since: now_ns() };
+        inner.flights.list(&space, space.control());
+        let now = now_ns();
+        let birth = Birth { space: Arc::downgrade(&space), control: theirs, claimed: 0, since: now, made: now };
         self.put(inner, token, birth);
         Ok((token, space))
     }
 
     fn put(&self, inner: &Inner, token: u64, birth: Birth) {
         self.pending.lock().insert(token, birth);
-        if !self.guarded.swap(true, AcqRel) {
+        self.watch(inner);
+    }
+
+    /// Has the guard look after births, and for strays, for a while.
+    pub(super) fn watch(&self, inner: &Inner) {
+        if !self.guarded.load(Relaxed) && !self.guarded.swap(true, AcqRel) {
             inner.executor.spawn(Box::pin(guard(inner.me.clone())));
         }
+    }
+
+    /// Whether child `pid`, which was there at `seen`, may be one that was asked for.
+    pub(super) fn may_be(&self, pid: i32, seen: u64) -> bool {
+        self.pending.lock().values().any(|birth| birth.made <= seen) || self.serving.load(SeqCst) == pid
     }
 
     /// What the parent says is the number of the child; for [`Births::check`] alone.
@@ -145,12 +144,16 @@ impl Births {
         drop(birth);
     }
 
-    /// Looks after the births that should have come by now; returns whether any is awaited.
-    pub(super) fn check(&self, inner: &Inner, patience_ns: u64) -> bool {
+    /// Looks after the births that should have come by now, or after `one` of them; returns whether any is awaited.
+    pub(super) fn check(&self, inner: &Inner, one: Option<u64>) -> bool {
         let now = now_ns();
         let mut lost = Vec::new();
         let mut pending = self.pending.lock();
-        pending.retain(|_, birth| {
+        let patience_ns = if one.is_some() { 0 } else { CHECK_NS };
+        pending.retain(|token, birth| {
+            if one.is_some_and(|one| one != *token) {
+                return true;
+            }
             let age = now.saturating_sub(birth.since);
             // A number of a stub that we know is a lie, and nothing to act on.
             let claimed = birth.claimed;
@@ -177,9 +180,9 @@ impl Births {
         more
     }
 
-    /// Waits until `born` says so, but not for long.
-    pub(super) fn wait(&self, born: impl Fn() -> bool) {
-        let deadline = Instant::now() + BIRTH_TAKES;
+    /// Waits until `born` says so, but not for longer than `ns`.
+    pub(super) fn wait(&self, ns: u64, born: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_nanos(ns);
         let mut bell = self.bell.0.lock();
         while !born() && !self.bell.1.wait_until(&mut bell, deadline).timed_out() {}
     }
@@ -187,6 +190,14 @@ impl Births {
     /// The midwife's call.
     fn serve(&self, inner: &Arc<Inner>, req: &libc::seccomp_notif) {
         let pid = req.pid as i32;
+        self.serving.store(pid, SeqCst);
+        self.answer(inner, req, pid);
+        self.serving.store(0, SeqCst);
+        drop(self.bell.0.lock());
+        self.bell.1.notify_all();
+    }
+
+    fn answer(&self, inner: &Arc<Inner>, req: &libc::seccomp_notif, pid: i32) {
         let birth = self.pending.lock().remove(&req.data.args[0]);
         // A process that we know already does not get born.
         let known = inner.stubs.lock().contains_key(&pid);
@@ -195,19 +206,27 @@ impl Births {
             log::debug!("stub {pid}: a birth that nobody awaits");
             return self.refuse(inner, req.id, pid, known);
         };
+        let pidfd = match super::launch::pidfd_open(pid) {
+            Ok(pidfd) => pidfd,
+            Err(e) => {
+                log::warn!("stub {pid} could not be born: {e}");
+                self.refuse(inner, req.id, pid, known);
+                return space.lost();
+            }
+        };
         let given = self.give(req.id, &birth.control);
         if let Err(Errno::ENOENT | Errno::ESRCH | Errno::EINPROGRESS) = given {
             // The call is not there any more: the caller is dead or about to be (how, shows when it is), or it or we were stopped for a
             // moment and continued. Of us the host then forgets the descriptor, but lets the call return, and the caller calls again.
             let token = req.data.args[0];
             self.put(inner, token, Birth { claimed: pid, since: now_ns(), ..birth });
-        } else if let Err(e) = given.and_then(|()| inner.adopt(&space, pid)) {
+        } else if let Err(e) = given {
             log::warn!("stub {pid} could not be born: {e}");
             self.refuse(inner, req.id, pid, known);
             space.lost();
+        } else {
+            inner.adopt(&space, pid, pidfd);
         }
-        drop(self.bell.0.lock());
-        self.bell.1.notify_all();
     }
 
     /// Puts the descriptor into the caller's table and lets its call return.
@@ -229,8 +248,11 @@ impl Births {
         }
         if known {
             inner.kill_known(pid);
-        } else {
-            inner.end_orphan(pid);
+        } else if !inner.end_orphan(pid) {
+            // Its end is its own business then, or the guard's.
+            let answer = libc::seccomp_notif_resp { id, val: 0, error: -libc::EPERM, flags: 0 };
+            // SAFETY: the kernel reads one `seccomp_notif_resp`.
+            unsafe { libc::ioctl(self.listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &answer) };
         }
     }
 }
@@ -279,7 +301,8 @@ async fn guard(inner: Weak<Inner>) {
         drop(timer);
         let Some(inner) = inner.upgrade() else { return };
         let births = &inner.births;
-        if !births.check(&inner, CHECK_NS) {
+        let strays = inner.strays.search(&inner);
+        if !births.check(&inner, None) && !strays {
             births.guarded.store(false, SeqCst);
             if births.pending.lock().is_empty() || births.guarded.swap(true, SeqCst) {
                 return;

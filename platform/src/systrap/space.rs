@@ -1,13 +1,14 @@
 //! One guest address space: a stub's process.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::*};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
 use super::abi;
+use super::inflight::Control;
 use super::watched::{Area, Watched};
 use super::Inner;
 use crate::{host, AddressSpace, Errno, GUEST_MAX};
@@ -49,8 +50,10 @@ pub(super) struct Space {
     early_interrupt: AtomicBool,
     /// It is to end, born or not.
     unwanted: AtomicBool,
+    /// It has been found without memory.
+    settling: AtomicBool,
     pub(super) area: Arc<Area>,
-    control: Arc<OwnedFd>,
+    control: Arc<Control>,
     pub(super) fate: Arc<Fate>,
     /// Held for reading while the pid is used, for writing while the process is reaped: so the pid is never another's.
     /// Once reaped: the processor time it used.
@@ -70,8 +73,8 @@ pub(super) struct Space {
 /// long as the Sentry works for it. Measured for the plainest ones (docs/performance.md), so it is what there is at least.
 const CALL_NS: u64 = 200;
 
-/// How long a dying process may take until it is dead.
-const SETTLE_MS: i32 = 200;
+/// How long a process may be without memory, or without its first thread, until it is dead.
+const SETTLE_NS: u64 = 1_000_000_000;
 
 struct Slots {
     used: HashMap<usize, Weak<Watched>>,
@@ -82,7 +85,7 @@ struct Slots {
 
 impl Space {
     /// The address space of a process that is to be adopted; its first thread has `slot`.
-    pub(super) fn unborn(inner: Arc<Inner>, area: Arc<Area>, control: OwnedFd, slot: usize, token: u64) -> Arc<Self> {
+    pub(super) fn unborn(inner: Arc<Inner>, area: Arc<Area>, control: Control, slot: usize, token: u64) -> Arc<Self> {
         let used = HashMap::from([(slot, Weak::new())]);
         let see_all = inner.see_all;
         Arc::new(Space {
@@ -93,6 +96,7 @@ impl Space {
             first: slot,
             early_interrupt: AtomicBool::new(false),
             unwanted: AtomicBool::new(false),
+            settling: AtomicBool::new(false),
             area,
             control: Arc::new(control),
             fate: Fate::alive(),
@@ -109,10 +113,14 @@ impl Space {
     pub(super) fn born(&self, pid: i32, pidfd: Arc<OwnedFd>) {
         let _ = self.pidfd.set(pidfd);
         // It may have made threads meanwhile, whose numbers are known.
-        if let Some(first) = self.slots.lock().used.get(&self.first).and_then(Weak::upgrade) {
-            first.tid.store(pid, SeqCst);
-        }
         self.pid.store(pid, SeqCst);
+        {
+            let slots = self.slots.lock();
+            if let Some(first) = slots.used.get(&self.first).and_then(Weak::upgrade) {
+                first.tid.store(pid, SeqCst);
+            }
+            slots.used.values().filter_map(Weak::upgrade).for_each(|w| w.pid.store(pid, SeqCst));
+        }
         if let Some(first) = self.slots.lock().used.get(&self.first).and_then(Weak::upgrade) {
             self.inner.executor.place(&first);
             if first.aside.load(SeqCst) {
@@ -135,12 +143,12 @@ impl Space {
 
     /// The process's number; waits a little for one that is being born. 0: it is not.
     pub(super) fn pid(&self) -> i32 {
-        if self.pid_now() == 0 {
+        if self.pid_now() == 0 && self.fate.dead().is_none() {
             let births = &self.inner.births;
-            births.wait(|| self.pid_now() != 0 || self.fate.dead().is_some());
+            self.inner.patience.spend(|ns| births.wait(ns, || self.pid_now() != 0 || self.fate.dead().is_some()));
             if self.pid_now() == 0 {
                 // Before a call of the guest's fails for it.
-                births.check(&self.inner, 0);
+                births.check(&self.inner, Some(self.token));
             }
         }
         self.pid_now()
@@ -166,8 +174,8 @@ impl Space {
         *told
     }
 
-    pub(super) fn control(&self) -> BorrowedFd<'_> {
-        self.control.as_fd()
+    pub(super) fn control(&self) -> &Arc<Control> {
+        &self.control
     }
 
     /// A slot for a new thread.
@@ -213,24 +221,33 @@ impl Space {
 
     /// Whoever waits for this cell is to hear of the process's death.
     pub(super) fn register(&self, watched: &Arc<Watched>) {
-        self.slots.lock().used.insert(watched.slot, Arc::downgrade(watched));
+        let mut slots = self.slots.lock();
+        slots.used.insert(watched.slot, Arc::downgrade(watched));
+        watched.pid.store(self.pid_now(), SeqCst);
     }
 
     pub(super) fn died(&self, signal: i32) {
         self.fate.signal.store(signal, Release);
         let all: Vec<_> = self.slots.lock().used.values().filter_map(Weak::upgrade).collect();
         for watched in all {
+            // The number may be another's now.
+            watched.pid.store(0, SeqCst);
             watched.wake();
         }
     }
 
     /// The host says that the process is gone, or going: waits a little until it is known what it died of, before whatever was to be
     /// done with it fails, and takes the space along.
+    ///
+    /// A process whose first thread alone has ended looks the same. That is not how ours end: it is killed if it does not die soon.
     pub(super) fn settle(&self) {
-        if let Some(pidfd) = self.pidfd.get() {
-            host::wait_readable(pidfd.as_fd(), SETTLE_MS);
-            self.inner.reap(self.pid_now());
+        let Some(pidfd) = self.pidfd.get() else { return };
+        if !self.settling.swap(true, SeqCst) {
+            self.inner.patience.spend(|ns| host::wait_readable(pidfd.as_fd(), (ns / 1_000_000) as i32));
+            let (pidfd, fate) = (pidfd.clone(), self.fate.clone());
+            self.inner.executor.after(SETTLE_NS, Box::new(move || fate.seal(&pidfd)));
         }
+        self.inner.reap(self.pid_now());
     }
 
     /// It will never be born.

@@ -12,14 +12,16 @@ use super::space::{Fate, Space};
 use super::watched::{Area, Watched};
 use crate::cores::Place;
 use crate::{
-    host, AddressSpace, Enter, Errno, Fault, GuestThread, Interrupter, Op, OpsSettled, Regs, SelfService, Trap,
-    GUEST_MAX, GUEST_MIN, PAGE_SIZE,
+    AddressSpace, Enter, Errno, Fault, GuestThread, Interrupter, Op, OpsSettled, Regs, SelfService, Trap, GUEST_MAX,
+    GUEST_MIN, PAGE_SIZE,
 };
 
 mod end;
 mod handles;
+mod held;
 
 use handles::{settled, Cellar, Interrupt};
+use held::Held;
 
 impl Regs {
     pub(crate) fn to_array(self) -> [u64; abi::NREGS] {
@@ -44,6 +46,8 @@ enum Expect {
     Guest,
     /// To carry out operations and report.
     Round,
+    /// Nothing yet: a round is held back.
+    Held,
 }
 
 /// What interrupters and the like share with the thread.
@@ -88,6 +92,7 @@ pub(super) struct Thread {
     last: Option<OpSlot>,
     forking: Option<Result<Forking, Errno>>,
     starting: Option<Result<Starting, Errno>>,
+    held: Option<Held>,
 }
 
 enum Queued {
@@ -152,6 +157,7 @@ impl Thread {
             last: None,
             forking: None,
             starting: None,
+            held: None,
         }
     }
 
@@ -187,13 +193,19 @@ impl Thread {
         self.prefetched.clear();
         self.round.clear();
         let mut stage = Stage { ops: 0, bytes: 0, files: Vec::new() };
-        let first = self.sent;
+        let (first, copied) = (self.sent, self.copied);
         while self.sent < self.queue.len() && self.put(self.sent, &mut stage) {
             self.sent += 1;
         }
-        if let Err(e) = self.give_files(&stage) {
+        let given = self.give_files(&stage);
+        if given == Err(Errno::ETOOMANYREFS) && self.hold_round(first, copied) {
+            return;
+        }
+        self.held = None;
+        if let Err(e) = given {
             // Nothing of this round is done.
-            self.queue[first] = Queued::Bad(e);
+            self.queue[first] = Queued::Bad(if e == Errno::ETOOMANYREFS { Errno::ENFILE } else { e });
+            self.copied = copied;
             self.sent = first;
             self.round.clear();
             stage = Stage { ops: 0, bytes: 0, files: Vec::new() };
@@ -244,11 +256,11 @@ impl Thread {
             return Ok(());
         }
         let fds: Vec<_> = stage.files.iter().map(|f| f.as_fd()).collect();
-        let sent = host::send_with_fds(self.space.control(), &[io::IoSlice::new(b"f")], &fds, libc::MSG_DONTWAIT);
+        let sent = self.space.control().send_to(&self.space, b"f", &fds);
         if matches!(sent, Err(Errno::EPIPE | Errno::ECONNRESET)) {
             self.space.settle();
         }
-        sent.map(drop)
+        sent
     }
 
     /// Puts one operation into the round; `false` if there is no room (then nothing of it has been put, except that the
@@ -440,12 +452,10 @@ impl Thread {
 
     /// `poll_fork` without the box.
     pub(super) fn poll_fork_typed(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<Thread>, Errno>> {
-        let Some(forking) = self.forking.take() else {
-            return Poll::Ready(Err(Errno::EINVAL));
-        };
-        let forking = match forking {
-            Ok(forking) => forking,
-            Err(e) => return Poll::Ready(Err(e)),
+        let forking = match self.poll_begun(cx) {
+            Poll::Ready(Ok(forking)) => forking,
+            Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+            Poll::Pending => return Poll::Pending,
         };
         match self.poll_trap(cx) {
             Poll::Ready(Trap::OpsDone) => {
@@ -477,7 +487,7 @@ impl Thread {
         let weak = inner.me.clone();
         inner.executor.later(Box::new(move || {
             if let Some(inner) = weak.upgrade() {
-                inner.births.prepare();
+                inner.births.prepare(&inner);
             }
         }));
         self.queue.push(Queued::Raw(OpSlot { code: op::FORK, args: [token, 0, 0, 0, 0, 0, 0] }));
@@ -673,7 +683,10 @@ impl GuestThread for Thread {
     }
     fn poll_trap(&mut self, cx: &mut Context<'_>) -> Poll<Trap> {
         loop {
-            if self.expect != Expect::Stopped && self.watched.posted() {
+            if self.poll_held(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if !matches!(self.expect, Expect::Stopped | Expect::Held) && self.watched.posted() {
                 match self.take_post() {
                     Poll::Ready(Some(trap)) => return Poll::Ready(trap),
                     Poll::Ready(None) => continue,

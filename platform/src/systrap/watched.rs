@@ -291,8 +291,10 @@ fn futex_wake(word: &AtomicU32) {
 pub(crate) struct Watched {
     pub(crate) area: Arc<Area>,
     pub(crate) slot: usize,
-    /// The host's thread, as far as is known (0: not yet), and where it has been put (a [`Place`]).
+    /// The host's thread, as its maker says (0: not yet), and the process that it must belong to, which the host has told.
     pub(crate) tid: AtomicI32,
+    pub(crate) pid: AtomicI32,
+    /// Where it has been put (a [`Place`]).
     placed: AtomicU8,
     /// Nobody waits for it: it is the leader's core that it takes, when the leader has nothing to do.
     pub(crate) aside: AtomicBool,
@@ -311,6 +313,7 @@ impl Watched {
             area,
             slot,
             tid: AtomicI32::new(tid),
+            pid: AtomicI32::new(0),
             placed: AtomicU8::new(placed as u8),
             aside: AtomicBool::new(aside),
             pinned: Mutex::new(None),
@@ -318,6 +321,12 @@ impl Watched {
             listed: AtomicBool::new(false),
             waker: Mutex::new(None),
         })
+    }
+    /// The number of its thread, if the host agrees now that it is one of its process. What a stub says is the number of a thread may
+    /// be that of another stub's, or of the Sentry's.
+    pub(crate) fn own_tid(&self) -> Option<i32> {
+        let (tid, pid) = (self.tid.load(SeqCst), self.pid.load(SeqCst));
+        crate::host::is_thread_of(tid, pid).then_some(tid)
     }
     pub(crate) fn placed(&self) -> Place {
         match self.placed.load(Relaxed) {

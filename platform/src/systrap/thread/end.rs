@@ -50,6 +50,10 @@ impl Drop for Thread {
         if self.space.fate.dead().is_some() {
             return;
         }
+        if self.expect == Expect::Held {
+            // It waits for its answer.
+            self.expect = Expect::Stopped;
+        }
         if self.slot == self.space.first {
             // The first thread stays, asleep: its process is known to the host by it.
             if self.expect != Expect::Stopped {

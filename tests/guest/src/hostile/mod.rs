@@ -11,6 +11,7 @@ mod files;
 mod frames;
 mod host;
 mod jumps;
+mod lies;
 mod over;
 mod raw;
 mod sites;
@@ -28,6 +29,7 @@ const ATTACKS: &[(&str, unsafe fn())] = &[
     ("unstoppable", jumps::unstoppable),
     ("cells", cells::cells),
     ("answers", cells::answers),
+    ("lies", lies::lies),
     ("over", over::over),
     ("over_threads", over::over_threads),
     ("entries", entries::entries),
@@ -41,6 +43,7 @@ const ATTACKS: &[(&str, unsafe fn())] = &[
     ("descriptors", descriptors::descriptors),
     ("stalls", stalls::stalls),
     ("hold", host::hold),
+    ("litter", lies::litter),
 ];
 
 pub fn main(args: &[String]) -> i32 {
