@@ -326,10 +326,7 @@ impl FileText {
 
 /// What the file proves of the sites.
 fn prove(file: &Arc<File>, sites: &[u64]) -> Vec<proof::Proof> {
-    let mut from = |offset: u64, buf: &mut [u8]| match read(file, offset, buf) {
-        Ok(n) => n,
-        Err(_) => 0,
-    };
+    let mut from = |offset: u64, buf: &mut [u8]| read(file, offset, buf).unwrap_or(0);
     proof::prove(&mut from, sites)
 }
 
