@@ -19,9 +19,11 @@ pub mod aux;
 mod cores;
 pub mod cpuid;
 pub mod executor;
+mod functions;
 pub mod host;
 mod pace;
 pub mod patch;
+pub mod proof;
 pub mod systrap;
 
 use std::sync::Arc;

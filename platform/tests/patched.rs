@@ -3,34 +3,69 @@
 mod common;
 use common::*;
 use platform::patch::{Outcome, Text, ISLAND};
+use platform::proof::prove;
 use platform::{Enter, Op, Platform, Trap};
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::Arc;
 
-/// Where the code begins in its "file": far enough from both ends for the proof to look around.
+/// Where the code begins in its file.
 const AT: u64 = 0x100;
+const LEN: u64 = 0x4000;
+
+/// An ELF file whose only symbol is a function with the code.
+fn elf(code: &[u8]) -> Vec<u8> {
+    const SYMBOLS: u64 = 0x3000;
+    let mut f = vec![0x90u8; LEN as usize];
+    let mut put = |at: usize, words: &[u64]| {
+        for (i, w) in words.iter().enumerate() {
+            f[at + i * 8..at + i * 8 + 8].copy_from_slice(&w.to_le_bytes());
+        }
+    };
+    put(
+        0,
+        &[0x0001_0102_464c_457f, 0, 0x0000_0001_003e_0003, 0, 64, 120, 0x0038_0040_0000_0000, 0x0000_0002_0040_0001],
+    );
+    put(64, &[0x5_0000_0001, 0, 0, 0, LEN, LEN, 0x1000]);
+    put(120, &[0; 8]);
+    put(184, &[2 << 32, 0, 0, SYMBOLS, 48, 0, 0, 0]);
+    put(SYMBOLS as usize, &[0, 0, 0, 0x0001_0012_0000_0000, AT, code.len() as u64]);
+    f[AT as usize..AT as usize + code.len()].copy_from_slice(code);
+    f
+}
 
 /// An address space that runs `code` from a text that can be patched.
-async fn load_text(platform: &impl Platform, code: &[u8]) -> (Guest, Text) {
-    let text = Text::new(0x4000, -(ISLAND as i64)).unwrap();
-    let mut page = vec![0x90u8; 0x4000];
-    page[AT as usize..AT as usize + code.len()].copy_from_slice(code);
-    text.fill(0, page.len() as u64, |b| b.copy_from_slice(&page));
+async fn load_text(platform: &impl Platform, code: &[u8]) -> (Guest, Code) {
+    let text = Text::new(LEN, -(ISLAND as i64)).unwrap();
+    let file = elf(code);
+    text.fill(0, LEN, |b| b.copy_from_slice(&file));
     let mut t = std::future::poll_fn(|cx| platform.poll_new(cx)).await.unwrap();
     t.queue(anon(DATA, DATA_LEN, RW));
     t.queue(anon(STACK, 0x1_0000, RW));
     let map = |addr, len, offset| Op::MapFile { addr, len, prot: RX, shared: false, file: text.fd().clone(), offset };
     t.queue(map(CODE - ISLAND, ISLAND, 0));
-    t.queue(map(CODE, 0x4000, ISLAND));
+    t.queue(map(CODE, LEN, ISLAND));
     assert_eq!(enter(&mut t, Enter::Stay).await, Trap::OpsDone);
     t.regs_mut().rip = CODE + AT;
     t.regs_mut().rsp = STACK + 0xfff0;
-    (t, text)
+    (t, Code { text, file })
+}
+
+struct Code {
+    text: Text,
+    file: Vec<u8>,
 }
 
 /// Patches the site of the call that `t` has stopped on.
-fn patch_here(t: &Guest, text: &Text) {
-    assert_eq!(text.patch(t.regs().rip - 2 - CODE, t.regs().orig_rax as u32, false), Outcome::Done);
+fn patch_here(t: &Guest, code: &Code) {
+    let site = t.regs().rip - 2 - CODE;
+    let mut read = |at: u64, buf: &mut [u8]| {
+        let rest = code.file.get(at as usize..).unwrap_or_default();
+        let n = rest.len().min(buf.len());
+        buf[..n].copy_from_slice(&rest[..n]);
+        n
+    };
+    let proof = &prove(&mut read, &[site])[0];
+    assert_eq!(code.text.patch(site, proof, false), Outcome::Done);
 }
 
 fn trapped(t: &Guest) -> bool {

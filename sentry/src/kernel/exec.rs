@@ -190,7 +190,8 @@ fn map_segments(
         let at = ops[first..].iter().position(|op| matches!(op, Op::MapFile { addr, .. } if *addr == start));
         let Some(at) = at.map(|at| first + at) else { continue };
         let mut op = Some(ops.remove(at));
-        let patched = Images::mapped(map, start, &mut op);
+        let domain = map.images.domain();
+        let patched = Images::mapped(map, start, &mut op, domain);
         ops.extend(op);
         ops.extend(patched);
     }
@@ -363,7 +364,13 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: Home<'_>) -> Result
 
     let stack_limit = task.limit(libc::RLIMIT_STACK);
     let stack_len = page_up(stack_limit.clamp(STACK_MIN, STACK_MAX)).unwrap_or(STACK_MAX);
+    let readable = match &file.path {
+        Some(p) => vfs::perm::permission(p, &old, vfs::perm::MAY_READ).is_ok(),
+        None => true,
+    };
+    let rights = secure || !readable || gains(&old, &new_cred);
     let mut map = Map::with_stack(stack_len, random_u64());
+    map.images = Images::for_program((!rights).then_some(&new_cred));
     let (mut ops, mut zero) = (Vec::new(), Vec::new());
     let texts = &task.kernel.texts;
 
@@ -408,16 +415,11 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: Home<'_>) -> Result
     ops.push(Op::MapAnon { addr: bottom, len: top - bottom, prot, shared: false, flags: libc::MAP_NORESERVE });
     map.vmas.insert(Map::anon(bottom, top, prot, "[stack]"));
 
-    let readable = match &file.path {
-        Some(p) => vfs::perm::permission(p, &old, vfs::perm::MAY_READ).is_ok(),
-        None => true,
-    };
     // As a rule all of it is done when the program starts; what fails then is its end (`run`). A file that the host might
     // not want to map is tried before there is no way back.
     let files = [Some(&file), interp.as_ref().map(|(f, _)| f)].into_iter().flatten();
     let known: Vec<_> = files.map(|f| f.path.as_ref().and_then(known)).collect();
     let tried = known.iter().all(|k| k.as_ref().is_some_and(|k| k.mapped.load(Ordering::Relaxed)));
-    let rights = secure || !readable || gains(&old, &new_cred);
     let (mut thread, space) = match home {
         Home::Of(own) if tried && !rights && may_stay(task, own) => {
             let all = (platform::GUEST_MIN, platform::GUEST_MAX - platform::GUEST_MIN);

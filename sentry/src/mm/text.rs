@@ -6,6 +6,14 @@
 //! is moved over when it traps at a patched site. Sites that show later are patched in the copy, for all at once, where
 //! that is possible while it is in use; for the rest a new copy is made by the same rule.
 //!
+//! # Believing
+//! A trap is the word of a stub, and a hostile one tells of calls where there is none. So a site is patched only if the *file* proves it
+//! ([`platform::proof`]), and what is told is kept by [`Domain`]: a record and its copies are for processes that could write each
+//! other's memory anyway (`ptrace_may_access`, ptrace(2)). A process that others of its user may not look into (it is not dumpable, its
+//! ids differ among each other) or that has a seccomp filter tells nothing; a program that has gained rights by `execve` tells nothing and shows
+//! the file's own pages for good. One that changes its credentials goes on with what is mapped, which only those of before can change, and
+//! is moved to the copies of its new domain when it is alone in its memory.
+//!
 //! Only code is replaced that is mapped privately and has never been writable. Before a process changes such a mapping (writable,
 //! moved, partly replaced) it gets the file's own pages back: [`Images::retire`]. The island is not among the VMAs: the
 //! guest neither sees it nor is given its place.
@@ -14,21 +22,25 @@ use super::vma::{Backing, Vma};
 use crate::error::{Errno, Result, SysError};
 use crate::fs::types::Timespec;
 use crate::fs::File;
-use crate::kernel::Task;
+use crate::kernel::{Cred, Task};
 use crate::mm::io::Dst;
 use crate::mm::space::Map;
 use parking_lot::Mutex;
 use platform::patch::{Outcome, Text, ISLAND, MAX_LEN};
+use platform::proof;
 use platform::{Enter, GuestThread, Op, Trap, GUEST_MAX, GUEST_MIN, PAGE_SIZE};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// Files that are kept count of.
 const MAX_FILES: usize = 1024;
-/// Sites of one file that are kept count of.
-const MAX_SITES: usize = 2048;
+/// Records of them all together, and of one file.
+const MAX_RECORDS: usize = 1024;
+const MAX_DOMAINS: usize = 16;
+/// Sites of one record that are kept count of.
+const MAX_SITES: usize = 1024;
 /// Bytes of all copies together.
 const MAX_COPIED: u64 = 64 << 20;
 /// Code up to this length is copied whole, more in windows.
@@ -53,11 +65,35 @@ struct Version {
     ctime: Timespec,
 }
 
+/// Processes that could write each other's memory: a dumpable one may be traced by another with the same user, group and capabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Domain {
+    uid: u32,
+    gid: u32,
+    permitted: u64,
+}
+
+impl Domain {
+    /// `None` if its ids are not the same ones: others may not look into it then.
+    pub fn of(c: &Cred) -> Option<Domain> {
+        let same = [c.euid, c.suid, c.fsuid] == [c.uid; 3] && [c.egid, c.sgid, c.fsgid] == [c.gid; 3];
+        same.then_some(Domain { uid: c.uid, gid: c.gid, permitted: c.permitted })
+    }
+
+    /// That of a task as it is now.
+    pub fn now(task: &Task) -> Option<Domain> {
+        let open = task.group.dumpable.load(Ordering::Relaxed) == 1;
+        Domain::of(&task.cred.read()).filter(|_| open)
+    }
+}
+
 /// All files that code has been mapped from.
 #[derive(Default)]
 pub struct Texts {
     pub enabled: bool,
     files: Mutex<HashMap<(u64, u64), Arc<FileText>>>,
+    /// As many references as there are records, and one.
+    records: Arc<()>,
     copied: AtomicU64,
     /// Traps in all; counted up to [`FIRST`].
     seen: AtomicU64,
@@ -66,10 +102,16 @@ pub struct Texts {
     pub moves: AtomicU64,
 }
 
-/// What is known of one file's code.
+/// One file's code.
 pub struct FileText {
     version: Version,
+    records: Mutex<Vec<(Domain, Arc<Record>)>>,
+}
+
+/// What the processes of one domain have told of it.
+struct Record {
     state: Mutex<State>,
+    _counted: Arc<()>,
 }
 
 #[derive(Default)]
@@ -78,8 +120,8 @@ struct State {
     heat: u64,
     /// Copies made so far: each must be worth more than the one before.
     made: u32,
-    /// Offset of the `syscall` instruction: the call's number.
-    sites: HashMap<u64, u32>,
+    /// Offsets of `syscall` instructions, as told.
+    sites: HashSet<u64>,
     copy: Option<Arc<Copy>>,
 }
 
@@ -106,12 +148,38 @@ impl Image {
         let start = self.base.wrapping_add_signed(self.copy.text.island());
         (start, start.wrapping_add(ISLAND))
     }
+
+    /// Operations that give back the file's own pages, except in a range that goes away.
+    fn own_pages(&self, map: &Map, gone: Option<(u64, u64)>) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for (v, s, e) in self.pieces.iter().flat_map(|(s, e)| map.vmas.range(*s, *e).map(move |v| (v, *s, *e))) {
+            let (start, end) = (v.start.max(s), v.end.min(e));
+            let Backing::File { fd, .. } = &v.backing else { continue };
+            let parts = match gone {
+                Some(gone) => [(start, end.min(gone.0)), (start.max(gone.1), end)],
+                None => [(start, end), (end, end)],
+            };
+            for (start, end) in parts.into_iter().filter(|(s, e)| s < e) {
+                ops.push(Op::MapFile {
+                    addr: start,
+                    len: end - start,
+                    prot: v.prot,
+                    shared: false,
+                    file: fd.clone(),
+                    offset: v.offset + (start - v.start),
+                });
+            }
+        }
+        ops
+    }
 }
 
 /// The copies in an address space.
 #[derive(Clone, Default)]
 pub struct Images {
     list: Vec<Image>,
+    /// Whose copies they are.
+    domain: Option<Domain>,
     /// Traps at patched sites by way of the file's own pages.
     missed: u32,
     /// Moving has failed: not tried again.
@@ -141,9 +209,9 @@ impl Texts {
         if files.len() >= MAX_FILES {
             return None;
         }
-        let new = Arc::new(FileText { version, state: Mutex::default() });
+        let new = Arc::new(FileText { version, records: Mutex::default() });
         if let Some(old) = files.insert((attr.dev, attr.ino), new.clone()) {
-            let copied = old.state.lock().copy.as_ref().map_or(0, |c| c.len());
+            let copied = old.copies().iter().map(|c| c.len()).sum();
             self.copied.fetch_sub(copied, Ordering::Relaxed);
         }
         Some(new)
@@ -172,7 +240,7 @@ impl Texts {
 
     /// Sites that are patched in the newest copies, for `--stats`.
     pub fn patched(&self) -> usize {
-        let copies: Vec<_> = self.files.lock().values().filter_map(|f| f.state.lock().copy.clone()).collect();
+        let copies: Vec<_> = self.files.lock().values().flat_map(|f| f.copies()).collect();
         copies.iter().map(|c| c.text.patched()).sum()
     }
 }
@@ -186,18 +254,18 @@ impl Copy {
     }
 }
 
-/// Reads code for a copy; what lies behind the file's end stays empty.
-fn read(file: &Arc<File>, offset: u64, buf: &mut [u8]) -> Result<()> {
+/// Reads the file, up to its end; what lies behind stays as it is in the buffer. How many bytes there were.
+fn read(file: &Arc<File>, offset: u64, buf: &mut [u8]) -> Result<usize> {
     let mut done = 0;
     while done < buf.len() {
-        match file.ops.read(file, &mut Dst::kernel(&mut buf[done..]), offset + done as u64) {
+        match file.ops.read(file, &mut Dst::kernel(&mut buf[done..]), offset.saturating_add(done as u64)) {
             Ok(0) => break,
             Ok(n) => done += n,
             Err(SysError::Errno(e)) => return Err(e),
             Err(SysError::Restart(_)) => return Err(Errno::EIO),
         }
     }
-    Ok(())
+    Ok(done)
 }
 
 /// What has to be known of the mapping that trapped.
@@ -233,19 +301,66 @@ impl Place {
 }
 
 impl FileText {
+    fn record(&self, domain: Domain) -> Option<Arc<Record>> {
+        self.records.lock().iter().find(|r| r.0 == domain).map(|r| r.1.clone())
+    }
+
+    /// The record for the domain, a new one if there is none yet.
+    fn make_record(&self, texts: &Texts, domain: Domain) -> Option<Arc<Record>> {
+        if let Some(known) = self.record(domain) {
+            return Some(known);
+        }
+        let mut records = self.records.lock();
+        if records.len() >= MAX_DOMAINS || Arc::strong_count(&texts.records) > MAX_RECORDS {
+            return None;
+        }
+        let new = Arc::new(Record { state: Mutex::default(), _counted: texts.records.clone() });
+        records.push((domain, new.clone()));
+        Some(new)
+    }
+
+    fn copies(&self) -> Vec<Arc<Copy>> {
+        self.records.lock().iter().filter_map(|r| r.1.state.lock().copy.clone()).collect()
+    }
+}
+
+/// What the file proves of the sites.
+fn prove(file: &Arc<File>, sites: &[u64]) -> Vec<proof::Proof> {
+    let mut from = |offset: u64, buf: &mut [u8]| read(file, offset, buf).unwrap_or(0);
+    proof::prove(&mut from, sites)
+}
+
+impl Copy {
+    /// Patches what it can of the sites that were told of.
+    fn patch(&self, file: &Arc<File>, sites: &HashSet<u64>, live: bool) {
+        let open = |s: &u64| self.has(*s) && matches!(self.text.known(*s), None | Some(Outcome::Later));
+        let sites: Vec<u64> = sites.iter().copied().filter(open).collect();
+        for (site, proof) in sites.iter().zip(prove(file, &sites)) {
+            self.text.patch(*site, &proof, live);
+        }
+    }
+}
+
+impl Record {
     /// Counts a trap, and makes or changes the copy if it is time. True if the site is patched in the newest copy.
     fn trapped(&self, texts: &Texts, place: &Place, nr: u32, island: impl FnOnce() -> Option<i64>) -> bool {
         let mut state = self.state.lock();
         let state = &mut *state;
-        if state.sites.len() < MAX_SITES {
-            state.sites.insert(place.offset, nr);
+        if !state.sites.contains(&place.offset) {
+            if state.sites.len() >= MAX_SITES {
+                return false;
+            }
+            state.sites.insert(place.offset);
         }
         let mut wait = false;
         if let Some(copy) = state.copy.as_ref().filter(|c| c.has(place.offset)) {
-            match copy.text.patch(place.offset, nr, true) {
-                Outcome::Done => return true,
-                Outcome::Never => return false,
-                Outcome::Later => wait = true,
+            if copy.text.known(place.offset).is_none() {
+                copy.patch(&place.file, &HashSet::from([place.offset]), true);
+            }
+            match copy.text.known(place.offset) {
+                Some(Outcome::Done) => return true,
+                Some(Outcome::Later) => wait = true,
+                _ => return false,
             }
         }
         // Those of threads that wait for each other come in crowds; the stub makes them by itself as soon as they are patched.
@@ -272,16 +387,14 @@ impl FileText {
                 Some((t, filled))
             }),
             (None, _) => island().and_then(|island| {
-                let t = Text::new(self.version.size, island).ok()?;
+                let t = Text::new(place.text.version.size, island).ok()?;
                 t.fill(start, end - start, |b| read(&place.file, start, b)).ok()?;
                 Some((t, vec![(start, end)]))
             }),
         };
         let Some((text, filled)) = made else { return false };
         let copy = Copy { text, filled };
-        for (offset, nr) in state.sites.iter().filter(|(o, _)| copy.has(**o)) {
-            copy.text.patch(*offset, *nr, false);
-        }
+        copy.patch(&place.file, &state.sites, false);
         texts.copies.fetch_add(1, Ordering::Relaxed);
         let before = state.copy.as_ref().map_or(0, |c| c.len());
         texts.copied.fetch_add(copy.len() - before, Ordering::Relaxed);
@@ -292,8 +405,9 @@ impl FileText {
     }
 }
 
-/// Where an island for a file mapped at `base` can be, seen from there: below the lowest mapping that follows on.
-fn island_for(map: &Map, vma_start: u64, base: u64) -> Option<i64> {
+/// Where an island for a file mapped at `base` can be, seen from there: below the lowest mapping that follows on. `beside`: the islands
+/// that are there stay.
+fn island_for(map: &Map, vma_start: u64, base: u64, beside: bool) -> Option<i64> {
     let mut low = vma_start;
     while let Some(v) = map.vmas.find(low.checked_sub(1)?) {
         low = v.start;
@@ -302,7 +416,8 @@ fn island_for(map: &Map, vma_start: u64, base: u64) -> Option<i64> {
         }
     }
     let start = low.checked_sub(ISLAND).filter(|s| *s >= GUEST_MIN)?;
-    let free = map.vmas.range(start, low).next().is_none() && map.images.island_in(start, low).is_none();
+    let islands = beside && map.images.island_in(start, low).is_some();
+    let free = !islands && map.vmas.range(start, low).next().is_none();
     free.then(|| start.wrapping_sub(base) as i64)
 }
 
@@ -324,30 +439,9 @@ impl Images {
         map.images.list = keep;
         let out: Vec<Image> = out;
         for image in out {
-            let mut left = false;
-            for v in image.pieces.iter().flat_map(|(s, e)| map.vmas.range(*s, *e).map(move |v| (v, *s, *e))) {
-                let (v, (start, end)) = (v.0, (v.0.start.max(v.1), v.0.end.min(v.2)));
-                let Backing::File { fd, .. } = &v.backing else { continue };
-                let mut own = |start: u64, end: u64| {
-                    if start < end {
-                        left = true;
-                        ops.push(Op::MapFile {
-                            addr: start,
-                            len: end - start,
-                            prot: v.prot,
-                            shared: false,
-                            file: fd.clone(),
-                            offset: v.offset + (start - v.start),
-                        });
-                    }
-                };
-                if gone {
-                    own(start, end.min(range.0));
-                    own(start.max(range.1), end);
-                } else {
-                    own(start, end);
-                }
-            }
+            let own = image.own_pages(map, gone.then_some(range));
+            let left = !own.is_empty();
+            ops.extend(own);
             // Threads may be on their way back through the island; it stays while the code does.
             let island = image.island();
             if !left || meets(island, range) {
@@ -358,11 +452,35 @@ impl Images {
         ops
     }
 
+    /// Gives back the files' own pages everywhere, and the islands' places.
+    fn leave(map: &mut Map, space: &dyn platform::AddressSpace) -> Vec<Op> {
+        let islands: Vec<_> = map.images.list.iter().map(Image::island).collect();
+        islands.into_iter().flat_map(|i| Images::retire(map, space, i, false)).collect()
+    }
+
+    /// Gives back the files' own pages everywhere, for good. Threads may be on their way through the islands: those stay.
+    pub fn give_up(map: &mut Map) -> Vec<Op> {
+        let ops = map.images.list.iter().flat_map(|i| i.own_pages(map, None)).collect();
+        map.images.list.iter_mut().for_each(|i| i.pieces.clear());
+        map.images.fixed = true;
+        map.images.domain = None;
+        ops
+    }
+
+    pub fn domain(&self) -> Option<Domain> {
+        self.domain
+    }
+
+    /// For a program that is about to be loaded with these credentials; `None` if it gains rights: it never has copies then.
+    pub fn for_program(cred: Option<&Cred>) -> Images {
+        Images { domain: cred.and_then(Domain::of), fixed: cred.is_none(), ..Images::default() }
+    }
+
     /// Operations that map the newest copy of `vma`'s code (about to be inserted, or there already) in place of the file's.
     fn show(map: &mut Map, vma: &Vma) -> Vec<Op> {
         let mut ops = Vec::new();
-        let Some(file) = vma.text.clone() else { return ops };
-        let Some(copy) = file.state.lock().copy.clone() else { return ops };
+        let (Some(file), Some(domain)) = (vma.text.clone(), map.images.domain) else { return ops };
+        let Some(copy) = file.record(domain).and_then(|r| r.state.lock().copy.clone()) else { return ops };
         let Some(base) = vma.start.checked_sub(vma.offset) else { return ops };
         let mut image = Image { copy, file, base, pieces: Vec::new() };
         let text = &image.copy.text;
@@ -417,11 +535,11 @@ impl Images {
         ops
     }
 
-    /// A mapping of code is being made (its VMA is in place): operations to come after the one that maps the file. May
-    /// replace that one, if it covers the same.
-    pub fn mapped(map: &mut Map, start: u64, op: &mut Option<Op>) -> Vec<Op> {
+    /// A mapping of code is being made (its VMA is in place) for a process of the domain: operations to come after the one
+    /// that maps the file. May replace that one, if it covers the same.
+    pub fn mapped(map: &mut Map, start: u64, op: &mut Option<Op>, domain: Option<Domain>) -> Vec<Op> {
         let Some(vma) = map.vmas.find(start).cloned() else { return Vec::new() };
-        if vma.text.is_none() {
+        if vma.text.is_none() || map.images.domain != domain {
             return Vec::new();
         }
         let ops = Self::show(map, &vma);
@@ -439,25 +557,27 @@ impl Images {
 /// The thread has trapped: perhaps its code is to be patched. Called before the call is carried out.
 pub async fn trapped(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>) {
     let texts = &task.kernel.texts;
-    if !texts.enabled {
+    if !texts.enabled || task.attrs.filtered.load(Ordering::Relaxed) {
         return;
     }
+    let Some(domain) = Domain::now(task) else { return };
     let site = thread.regs().rip.wrapping_sub(2);
     let nr = thread.regs().orig_rax as u32;
     let mm = task.mm();
     {
         let mut map = mm.map();
-        if map.images.fixed {
+        if map.images.fixed || !(map.images.domain == Some(domain) || mm.user_count() == 1) {
             return;
         }
         let Some(vma) = map.vmas.find(site) else { return };
         let Some(place) = Place::of(vma, site) else { return };
         let vma_start = vma.start;
-        let patched = place.text.trapped(texts, &place, nr, || island_for(&map, vma_start, place.base));
-        if !patched {
+        let Some(record) = place.text.make_record(texts, domain) else { return };
+        let beside = map.images.domain == Some(domain);
+        if !record.trapped(texts, &place, nr, || island_for(&map, vma_start, place.base, beside)) {
             return;
         }
-        let newest = place.text.state.lock().copy.clone();
+        let newest = record.state.lock().copy.clone();
         let current = map.images.list.iter().any(|i| {
             i.pieces.iter().any(|(s, e)| (*s..*e).contains(&site))
                 && newest.as_ref().is_some_and(|n| Arc::ptr_eq(n, &i.copy))
@@ -476,8 +596,17 @@ pub async fn trapped(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>) {
     let ops = {
         let mut map = mm.map();
         let Some(vma) = map.vmas.find(site).cloned() else { return };
-        let ops = Images::show(&mut map, &vma);
-        map.images.fixed |= ops.is_empty();
+        let mut ops = Vec::new();
+        if map.images.domain != Some(domain) {
+            if mm.user_count() != 1 {
+                return;
+            }
+            ops = Images::leave(&mut map, &*mm.space());
+            map.images.domain = Some(domain);
+        }
+        let shown = Images::show(&mut map, &vma);
+        map.images.fixed |= shown.is_empty();
+        ops.extend(shown);
         ops
     };
     if ops.is_empty() {

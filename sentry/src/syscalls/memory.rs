@@ -59,6 +59,17 @@ pub(super) fn retire_text(cx: &mut Ctx<'_>, map: &mut Map, range: (u64, u64), go
     }
 }
 
+/// The process is not to be looked into any more: its code is not shared with others from now on.
+pub(super) async fn closed(cx: &mut Ctx<'_>) {
+    begin(cx).await;
+    let mm = cx.task.mm();
+    let ops = Images::give_up(&mut mm.map());
+    if !ops.is_empty() {
+        ops.into_iter().for_each(|op| cx.thread.queue(op));
+        finish(cx);
+    }
+}
+
 pub(super) fn check_as(cx: &Ctx<'_>, map: &Map, more: u64) -> Result<()> {
     if map.vmas.total.saturating_add(more) > cx.task.limit(libc::RLIMIT_AS) {
         return Err(Errno::ENOMEM);
@@ -203,6 +214,7 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
     let file_offset = if matches!(backing, Backing::File { .. } | Backing::Copied { .. }) { offset } else { 0 };
     retire_text(cx, &mut map, (start, end), true);
     map.vmas.remove(start, end);
+    let domain = code.as_ref().and_then(|_| text::Domain::now(cx.task));
     let locked = map.locked_future || flags & libc::MAP_LOCKED != 0;
     map.vmas.insert(Vma {
         max_prot,
@@ -216,7 +228,7 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
         ..Map::anon(start, end, prot, "")
     });
     let mut op = Some(op);
-    let patched = Images::mapped(&mut map, start, &mut op);
+    let patched = Images::mapped(&mut map, start, &mut op, domain);
     drop(map);
     for op in op.into_iter().chain(patched) {
         cx.thread.queue(op);

@@ -36,7 +36,14 @@ fn unused(rest: &[u64]) -> Result<()> {
     }
 }
 
-pub fn prctl(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5: u64) -> SysResult {
+pub async fn prctl(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5: u64) -> SysResult {
+    if option == libc::PR_SET_DUMPABLE && a2 == 0 {
+        super::memory::closed(cx).await;
+    }
+    at_once(cx, option, a2, a3, a4, a5)
+}
+
+fn at_once(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5: u64) -> SysResult {
     let task = cx.task;
     match option {
         libc::PR_SET_PDEATHSIG => {

@@ -170,7 +170,6 @@ syscall_table! {
         147 sched_get_priority_min(policy: i32) => sched::sched_get_priority_min, Full, "";
         148 sched_rr_get_interval(pid: i32, interval: Addr) => sched::sched_rr_get_interval, Full, "";
         153 vhangup() => system::not_permitted, Partial, "always EPERM";
-        157 prctl(option: i32, a2: u64, a3: u64, a4: u64, a5: u64) => prctl::prctl, Partial, "no PR_SET_MM, PR_SET_VMA, speculation and machine-check control";
         159 adjtimex(buf: Addr) => time::adjtimex, Partial, "read only";
         160 setrlimit(resource: u32, rlim: Addr) => limits::setrlimit, Full, "";
         164 settimeofday(tv: Addr, tz: Addr) => time::settimeofday, Partial, "always EPERM";
@@ -260,6 +259,7 @@ syscall_table! {
         9 mmap(addr: Addr, length: u64, prot: i32, flags: i32, fd: Fd, offset: u64) => memory::mmap, Partial, "no huge page pool";
         10 mprotect(addr: Addr, len: u64, prot: i32) => memory::mprotect, Full, "";
         11 munmap(addr: Addr, length: u64) => memory::munmap, Full, "";
+        157 prctl(option: i32, a2: u64, a3: u64, a4: u64, a5: u64) => prctl::prctl, Partial, "no PR_SET_MM, PR_SET_VMA, speculation and machine-check control";
         12 brk(addr: Addr) => memory::brk, Full, "";
         25 mremap(old_addr: Addr, old_size: u64, new_size: u64, flags: i32, new_addr: Addr) => mremap::mremap, Partial, "no duplicating of shared mappings (old_size 0)";
         26 msync(addr: Addr, length: u64, flags: i32) => memory::msync, Full, "";

@@ -326,3 +326,26 @@ pub unsafe fn shared(len: usize) -> *mut u8 {
 
 pub const PAGE: usize = 4096;
 pub const RW: i32 = PROT_READ | PROT_WRITE;
+
+/// Where the code of an [`elf`] begins.
+pub const ELF_CODE: usize = 256;
+
+/// An ELF file of `len` bytes, a program that begins with its only function: `code`, which has a symbol and stands among nops.
+pub fn elf(len: usize, code: &[u8]) -> Vec<u8> {
+    const SYMBOLS: usize = 0x800;
+    let mut file = vec![0x90u8; len];
+    let mut put = |at: usize, words: &[u64]| {
+        for (i, w) in words.iter().enumerate() {
+            file[at + i * 8..at + i * 8 + 8].copy_from_slice(&w.to_ne_bytes());
+        }
+    };
+    let (entry, all) = (ELF_CODE as u64, len as u64);
+    // The header, one segment, two section headers.
+    put(0, &[0x0001_0102_464c_457f, 0, 0x0000_0001_003e_0003, entry, 64, 120, 0x0038_0040_0000_0000, 0x2_0040_0001]);
+    put(64, &[0x5_0000_0001, 0, 0, 0, all, all, 0x1000]);
+    put(120, &[0; 8]);
+    put(184, &[2 << 32, 0, 0, SYMBOLS as u64, 48, 0, 0, 0]);
+    put(SYMBOLS, &[0, 0, 0, 0x0001_0012_0000_0000, entry, code.len() as u64]);
+    file[ELF_CODE..ELF_CODE + code.len()].copy_from_slice(code);
+    file
+}

@@ -8,6 +8,7 @@ pub mod cells;
 mod descriptors;
 mod entries;
 mod files;
+mod forged;
 mod frames;
 mod host;
 mod jumps;
@@ -35,6 +36,7 @@ const ATTACKS: &[(&str, unsafe fn())] = &[
     ("entries", entries::entries),
     ("frames", frames::frames),
     ("sites", sites::sites),
+    ("forged", forged::forged),
     ("walks", files::walks),
     ("rights", files::rights),
     ("host", host::look),

@@ -5,7 +5,7 @@ use super::raw::*;
 use super::*;
 
 /// Where the function begins in its file.
-const AT: usize = 256;
+const AT: usize = ELF_CODE;
 const LEN: usize = 2 * PAGE;
 /// mov eax, 111 (getpgrp); syscall; cmp rax, -4095; ret
 const CODE: [u8; 14] = [0xb8, 111, 0, 0, 0, 0x0f, 0x05, 0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff, 0xc3];
@@ -39,8 +39,7 @@ pub unsafe fn sites() {
     raw::arm();
     let gate = Gate::new();
     let t = Tmp::new();
-    let mut page = vec![0x90u8; LEN];
-    page[AT..AT + CODE.len()].copy_from_slice(&CODE);
+    let page = elf(LEN, &CODE);
     let path = t.file("code", &page);
     let fd = ok(open(path.as_ptr(), O_RDONLY));
     // This one goes on with the same code, and is looked at after each attack.

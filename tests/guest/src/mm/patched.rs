@@ -23,7 +23,7 @@ pub const CASES: &[crate::Case] = cases![
 /// Enough for any patching to have happened.
 const MANY: usize = 400;
 /// Where the function begins in its file.
-const AT: usize = 256;
+const AT: usize = ELF_CODE;
 /// mov eax, 111 (getpgrp); syscall; cmp rax, -4095; ret
 const CODE: [u8; 14] = [0xb8, 111, 0, 0, 0, 0x0f, 0x05, 0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff, 0xc3];
 /// mov eax, edi; jmp to the `syscall` above
@@ -31,11 +31,9 @@ const JUMP: [u8; 4] = [0x89, 0xf8, 0xeb, (5 - 14 - 4i8) as u8];
 const RX: i32 = PROT_READ | PROT_EXEC;
 const LEN: usize = 0x2000;
 
-/// A file with `code` in the middle of nops.
+/// A file with `code`, of which its symbol tells that it is a function.
 unsafe fn file(t: &Tmp, name: &str, code: &[u8]) -> i32 {
-    let mut page = vec![0x90u8; LEN];
-    page[AT..AT + code.len()].copy_from_slice(code);
-    let path = t.file(name, &page);
+    let path = t.file(name, &elf(LEN, code));
     ok(open(path.as_ptr(), O_RDONLY))
 }
 

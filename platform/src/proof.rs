@@ -1,0 +1,220 @@
+//! How a `syscall` instruction may be replaced by a jump, proven from the file that it stands in.
+//!
+//! Nothing here rests on what a guest says of the place. The function that contains it is found by the file's own tables
+//! ([`crate::functions`]) and decoded from its first byte to its last. A place is good for a jump only if
+//!
+//! * every instruction of the function is valid, and the last one ends where the function does,
+//! * the displaced bytes are whole instructions of that decoding, within the function (or room behind it that nothing reaches), and
+//! * no direct branch of the function, and no address that it computes from its own place, leads into the middle of them.
+//!
+//! What is in no table is not replaced. The work for one question is bounded; what is beyond the bound is [`Proof::Open`].
+
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+
+use crate::functions::{self, Function, Read};
+
+pub const SYSCALL: [u8; 2] = [0x0f, 0x05];
+pub const JMP_LEN: u64 = 5;
+/// `rt_sigreturn`: unwinders know its call by its bytes.
+const SIGRETURN: u64 = 15;
+/// Sites that are looked at for one question, bytes of functions that are decoded, and the longest function.
+const MAX_SITES: usize = 256;
+const MAX_BYTES: u64 = 192 << 10;
+const MAX_FUNCTION: u64 = 48 << 10;
+
+/// How a site is replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Offset of the jump in the file.
+    pub start: u64,
+    /// Executed in the slot before the call, and after it.
+    pub before: Vec<u8>,
+    pub behind: Vec<u8>,
+    /// Where the slot goes back to; `None` if `behind` ends with a `ret`.
+    pub back: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// The shapes that are safe, the better first; none: it must stay.
+    Shapes(Vec<Shape>),
+    /// There was no time to find out.
+    Open,
+}
+
+/// What can be proven of the sites, which are offsets in the file of `syscall` instructions, as somebody says.
+pub fn prove(read: Read<'_>, sites: &[u64]) -> Vec<Proof> {
+    let mut proofs = vec![Proof::Open; sites.len()];
+    let asked = &sites[..sites.len().min(MAX_SITES)];
+    let functions = functions::find(read, asked);
+    let mut order: Vec<usize> = (0..asked.len()).collect();
+    // Those of one function one after the other: it is decoded once.
+    order.sort_unstable_by_key(|i| functions[*i].map_or((0, 0), |f| (f.start, f.end)));
+    let (mut left, mut last) = (MAX_BYTES, None);
+    for i in order {
+        let good = |f: &Function| f.end > f.start && f.end - f.start <= MAX_FUNCTION;
+        let Some(function) = functions[i].filter(good) else {
+            proofs[i] = Proof::Shapes(Vec::new());
+            continue;
+        };
+        if last.as_ref().is_none_or(|d: &Decoded| d.function != function) {
+            let Some(l) = left.checked_sub(function.end - function.start) else { continue };
+            left = l;
+            last = Some(Decoded::new(read, function));
+        }
+        proofs[i] = Proof::Shapes(last.as_ref().map_or_else(Vec::new, |d| d.shapes(asked[i])));
+    }
+    proofs
+}
+
+/// A function, decoded.
+struct Decoded {
+    function: Function,
+    /// Its bytes and some behind.
+    code: Vec<u8>,
+    /// Each `syscall` instruction, with the one before it.
+    calls: Vec<(Option<Instruction>, u64)>,
+    /// Where the function's own instructions lead to.
+    targets: Vec<u64>,
+}
+
+impl Decoded {
+    /// Empty of calls if anything is wrong with it.
+    fn new(read: Read<'_>, function: Function) -> Decoded {
+        const BEHIND: u64 = 16;
+        let len = (function.end - function.start) as usize;
+        let mut code = vec![0; len + BEHIND as usize];
+        let n = read(function.start, &mut code).min(code.len());
+        code.truncate(n);
+        let mut d = Decoded { function, code, calls: Vec::new(), targets: Vec::new() };
+        if !d.decode(len) {
+            d.calls.clear();
+        }
+        d
+    }
+
+    fn decode(&mut self, len: usize) -> bool {
+        let Some(code) = self.code.get(..len) else { return false };
+        let mut decoder = Decoder::with_ip(64, code, self.function.start, DecoderOptions::NONE);
+        let (mut insn, mut previous) = (Instruction::default(), None);
+        while decoder.can_decode() {
+            decoder.decode_out(&mut insn);
+            if insn.is_invalid() {
+                return false;
+            }
+            if insn.code() == Code::Syscall && insn.len() == SYSCALL.len() {
+                self.calls.push((previous, insn.ip()));
+            }
+            if insn.is_ip_rel_memory_operand() {
+                self.targets.push(insn.ip_rel_memory_address());
+            }
+            self.targets.extend(near_target(&insn));
+            previous = Some(insn);
+        }
+        self.targets.retain(|t| (self.function.start..=self.function.end).contains(t));
+        self.targets.sort_unstable();
+        true
+    }
+
+    /// Whether the bytes between, without the first, are the beginning of something.
+    fn reached(&self, start: u64, end: u64) -> bool {
+        let next = self.targets.partition_point(|t| *t <= start);
+        self.targets.get(next).is_some_and(|t| *t < end)
+    }
+
+    fn shapes(&self, site: u64) -> Vec<Shape> {
+        let Ok(i) = self.calls.binary_search_by_key(&site, |c| c.1) else { return Vec::new() };
+        let mut found = Vec::new();
+        if let Some(mov) = self.calls[i].0.filter(is_number) {
+            if mov.immediate(1) == SIGRETURN {
+                return Vec::new();
+            }
+            let start = mov.ip();
+            let before = self.bytes(start, site);
+            if mov.next_ip() == site && !before.is_empty() && !self.reached(start, site) {
+                found.push(Shape { start, before, behind: Vec::new(), back: Some(site + 2) });
+            }
+        }
+        let next = (site + 2 - self.function.start) as usize;
+        let (own, all) = (self.code.get(next..).unwrap_or_default(), self.function.end - site - 2);
+        if let Some(shape) = behind(own, all as usize, self.function.next.saturating_sub(site), site) {
+            let end = site + (2 + shape.behind.len() as u64).max(JMP_LEN);
+            if !self.reached(site, end) {
+                found.push(shape);
+            }
+        }
+        found
+    }
+
+    fn bytes(&self, start: u64, end: u64) -> Vec<u8> {
+        let at = |o: u64| (o - self.function.start) as usize;
+        self.code.get(at(start)..at(end)).unwrap_or_default().to_vec()
+    }
+}
+
+fn near_target(insn: &Instruction) -> Option<u64> {
+    (0..insn.op_count())
+        .any(|i| matches!(insn.op_kind(i), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64))
+        .then(|| insn.near_branch_target())
+}
+
+/// `mov $number, %eax` in the forms of five and seven bytes.
+fn is_number(insn: &Instruction) -> bool {
+    match insn.code() {
+        Code::Mov_r32_imm32 => insn.op_register(0) == Register::EAX && insn.len() == 5,
+        Code::Mov_rm64_imm32 => insn.op_register(0) == Register::RAX && insn.len() == 7,
+        _ => false,
+    }
+}
+
+/// The shape with the instruction behind the call. `rest`: bytes from there on, `own` of them the function's; `room`: bytes
+/// from the site to the next function.
+fn behind(rest: &[u8], own: usize, room: u64, site: u64) -> Option<Shape> {
+    let mut decoder = Decoder::new(64, rest, DecoderOptions::NONE);
+    let insn = decoder.decode();
+    let len = insn.len();
+    if insn.is_invalid() || len > own {
+        return None;
+    }
+    let shape = |len: usize, back| Shape { start: site, before: Vec::new(), behind: rest[..len].to_vec(), back };
+    if insn.mnemonic() == Mnemonic::Ret && len == 1 {
+        // What follows must be the room between functions, which nothing reaches.
+        let padding = |b: &[u8]| {
+            b.starts_with(&[0xcc; 2]) || {
+                let mut d = Decoder::new(64, b, DecoderOptions::NONE);
+                let nop = d.decode();
+                nop.mnemonic() == Mnemonic::Nop && (nop.len() >= 2 || d.decode().mnemonic() == Mnemonic::Nop)
+            }
+        };
+        // Not the next function's beginning, either.
+        let aligned = (site + 3) % 16 == 0 || (site + 4) % 16 == 0;
+        return (padding(&rest[1..]) && !aligned && room >= JMP_LEN).then(|| shape(1, None));
+    }
+    let plain = matches!(
+        insn.mnemonic(),
+        Mnemonic::Cmp
+            | Mnemonic::Test
+            | Mnemonic::Mov
+            | Mnemonic::Movsxd
+            | Mnemonic::Add
+            | Mnemonic::Sub
+            | Mnemonic::And
+            | Mnemonic::Or
+            | Mnemonic::Xor
+            | Mnemonic::Neg
+    );
+    let operands = (0..insn.op_count()).all(|i| match insn.op_kind(i) {
+        OpKind::Register => (Register::AL..=Register::R15).contains(&insn.op_register(i)),
+        OpKind::Memory => false,
+        kind => !matches!(
+            kind,
+            OpKind::NearBranch16
+                | OpKind::NearBranch32
+                | OpKind::NearBranch64
+                | OpKind::FarBranch16
+                | OpKind::FarBranch32
+        ),
+    });
+    (plain && operands && !insn.has_lock_prefix() && len as u64 >= JMP_LEN - 2 && len <= 15)
+        .then(|| shape(len, Some(site + 2 + len as u64)))
+}
