@@ -41,6 +41,7 @@ use super::abi;
 use super::space::Space;
 use super::watched::Area;
 use super::Inner;
+use crate::budget::{self, Use};
 use crate::executor::now_ns;
 use crate::{host, Errno};
 
@@ -53,9 +54,16 @@ struct Cradle {
 }
 
 impl Cradle {
+    /// `EAGAIN`, as fork(2) has it, if there is no room for one more process.
     fn new() -> Result<Self, Errno> {
-        let (area, area_fd) = Area::new().map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::ENOMEM)))?;
-        let (ours, theirs) = super::launch::control_pair()?;
+        let short =
+            |e: Errno| if matches!(e, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) { Errno::EAGAIN } else { e };
+        let (area, area_fd) =
+            Area::new().map_err(|e| short(Errno::from_raw(e.raw_os_error().unwrap_or(libc::ENOMEM))))?;
+        let (ours, theirs) = super::launch::control_pair().map_err(short)?;
+        // The child's end makes room for its pidfd when it is born.
+        let ours = budget::admit(ours, Use::Process).map_err(short)?;
+        let theirs = budget::admit(theirs, Use::Process).map_err(short)?;
         host::send_with_fds(ours.as_fd(), &[IoSlice::new(b"a")], &[area_fd.as_fd()], libc::MSG_DONTWAIT)?;
         Ok(Cradle { area, ours, theirs })
     }

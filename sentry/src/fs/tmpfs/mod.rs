@@ -6,6 +6,8 @@
 
 pub mod data;
 pub mod file;
+mod mapped;
+mod pages;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +21,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
 pub const TMPFS_MAGIC: u64 = 0x0102_1994;
 pub const PAGE: u64 = 4096;
@@ -212,7 +214,9 @@ pub struct TmpInode {
     seals: AtomicU32,
     /// What its writable shared mappings hold.
     mapped_writable: Mutex<Weak<OwnedFd>>,
-    read_only: OnceLock<Arc<OwnedFd>>,
+    read_only: Mutex<Option<Arc<OwnedFd>>>,
+    /// It is among those that [`mapped`] knows.
+    was_mapped: AtomicBool,
     /// Overlay: the lower directory whose entries show through; and the overlay's inode over this one.
     pub below: Mutex<Option<Arc<dyn Inode>>>,
     pub owner: Mutex<Option<Weak<super::overlay::OvlInode>>>,
@@ -239,7 +243,8 @@ impl TmpInode {
             extra: InodeExtra::default(),
             seals: AtomicU32::new(libc::F_SEAL_SEAL as u32),
             mapped_writable: Mutex::default(),
-            read_only: OnceLock::new(),
+            read_only: Mutex::default(),
+            was_mapped: AtomicBool::new(false),
             below: Mutex::new(None),
             owner: Mutex::new(None),
         })
