@@ -111,18 +111,31 @@ pub fn admit(fd: OwnedFd, what: Use) -> Result<OwnedFd, Errno> {
 static AREAS: Budget = Budget::new(32 << 10);
 static FILES: Budget = Budget::new(16 << 10);
 
-/// Address space for mappings of files in memory: an eighth of what a process has, less under `RLIMIT_AS`.
-fn address_space() -> &'static Budget {
-    static SPACE: OnceLock<Budget> = OnceLock::new();
+/// Address space for mappings of files in memory, and for areas: an eighth and a quarter of what a process has, a quarter
+/// and a half of `RLIMIT_AS` if that is less.
+fn address_space() -> &'static [Budget; 2] {
+    static SPACE: OnceLock<[Budget; 2]> = OnceLock::new();
     SPACE.get_or_init(|| {
         let most = getrlimit(Resource::RLIMIT_AS).map_or(u64::MAX, |(soft, _)| soft);
-        Budget::new((most / 4).min(1 << 44))
+        [Budget::new((most / 4).min(1 << 44)), Budget::new((most / 2).min(1 << 45))]
     })
 }
 
+fn file_space() -> &'static Budget {
+    &address_space()[0]
+}
+
 /// Room for one hand-off area.
-pub(crate) fn area() -> Option<Charge> {
-    AREAS.take(1)
+#[derive(Debug)]
+pub(crate) struct AreaRoom {
+    _one: Charge,
+    _bytes: Charge,
+}
+
+impl AreaRoom {
+    pub(crate) fn new(len: u64) -> Option<AreaRoom> {
+        Some(AreaRoom { _one: AREAS.take(1)?, _bytes: address_space()[1].take(len)? })
+    }
 }
 
 /// Room for the mapping of a file in memory.
@@ -135,11 +148,11 @@ pub(crate) struct Room {
 impl Room {
     /// For `len` bytes. No file may take more than an eighth of what is left, so that some is left for others.
     pub(crate) fn new(len: u64) -> Option<Room> {
-        let mut room = Room { bytes: address_space().take(0)?, _one: FILES.take(1)? };
+        let mut room = Room { bytes: file_space().take(0)?, _one: FILES.take(1)? };
         room.resize(len).then_some(room)
     }
     pub(crate) fn resize(&mut self, len: u64) -> bool {
-        len.saturating_sub(self.bytes.amount()) <= address_space().left() / 8 && self.bytes.set(len)
+        len.saturating_sub(self.bytes.amount()) <= file_space().left() / 8 && self.bytes.set(len)
     }
 }
 

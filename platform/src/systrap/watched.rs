@@ -12,7 +12,7 @@ use nix::fcntl::{fcntl, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use parking_lot::Mutex;
 
-use crate::budget::{self, Charge, Use};
+use crate::budget::{self, AreaRoom, Use};
 use crate::cores::Place;
 
 use super::abi::{self, Answer, Cell, Global, OpSlot, Post, Report};
@@ -134,12 +134,12 @@ impl GlobalPage {
 }
 
 /// The hand-off area of one guest process. Its other side is hostile: everything is read once, by copy.
-pub(crate) struct Area(Mapping, #[expect(dead_code, reason = "given back when dropped")] Charge);
+pub(crate) struct Area(Mapping, #[expect(dead_code, reason = "given back when dropped")] AreaRoom);
 
 impl Area {
     /// The descriptor is for the one process that may map it too.
     pub(crate) fn new() -> io::Result<(Arc<Self>, OwnedFd)> {
-        let room = budget::area().ok_or(io::ErrorKind::OutOfMemory)?;
+        let room = AreaRoom::new(abi::AREA_SIZE).ok_or(io::ErrorKind::OutOfMemory)?;
         let (mapping, fd) = Mapping::new(c"runsc-area", abi::AREA_SIZE as usize)?;
         Ok((Arc::new(Area(mapping, room)), budget::admit(fd, Use::Process)?))
     }
