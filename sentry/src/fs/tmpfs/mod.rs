@@ -203,6 +203,8 @@ pub struct TmpInode {
     uid: AtomicU32,
     gid: AtomicU32,
     nlink: AtomicU32,
+    /// Names that link(2) gave it: each counts as an inode, since it takes about as much.
+    links: AtomicU32,
     rdev: u64,
     times: Mutex<Times>,
     body: Body,
@@ -235,6 +237,7 @@ impl TmpInode {
             uid: AtomicU32::new(uid),
             gid: AtomicU32::new(gid),
             nlink: AtomicU32::new(nlink),
+            links: AtomicU32::new(0),
             rdev,
             times: Mutex::new(Times { atime: now, mtime: now, ctime: now, btime: now }),
             body,
@@ -376,6 +379,14 @@ impl TmpInode {
         if (t.nlink() == 0 && t.extra.get::<file::Unlinkable>().is_some()) || !Arc::ptr_eq(&t.fs, &self.fs) {
             return Err(Errno::ENOENT);
         }
+        let fs = &self.fs;
+        if t.nlink() > 0 {
+            if fs.inodes.load(Ordering::Relaxed) >= fs.inode_limit {
+                return Err(Errno::ENOSPC);
+            }
+            fs.inodes.fetch_add(1, Ordering::Relaxed);
+            t.links.fetch_add(1, Ordering::Relaxed);
+        }
         t.linked();
         self.put(name, t.clone())
     }
@@ -393,6 +404,9 @@ impl TmpInode {
             old.nlink.store(0, Ordering::Relaxed);
         } else {
             old.unlinked();
+            if old.links.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+                old.fs.inodes.fetch_sub(1, Ordering::Relaxed);
+            }
         }
         old.changed();
     }
@@ -652,7 +666,7 @@ impl Inode for TmpInode {
 impl Drop for TmpInode {
     /// Frees the tree below without recursion: a guest can nest directories deeper than our stack is.
     fn drop(&mut self) {
-        self.fs.inodes.fetch_sub(1, Ordering::Relaxed);
+        self.fs.inodes.fetch_sub(1 + u64::from(*self.links.get_mut()), Ordering::Relaxed);
         let attrs: u64 = self.xattrs.get_mut().iter().map(|(k, v)| xattr_cost(k, v)).sum();
         self.fs.recharge(attrs, 0);
         let mut todo: Vec<Arc<TmpInode>> = Vec::new();
