@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{guest_tests, run_within, RUNSC};
-use std::process::Command;
+use common::{command_line, descendants, end_within, guest_tests, run_within, Scratch, RUNSC};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -36,4 +36,46 @@ fn no_number_of_host_files_or_processes_ends_the_sandbox() {
 fn little_address_space_is_enough() {
     // Kilobytes: 8 GiB.
     case("-v 8388608", "shortage/sparse_files");
+}
+
+/// Most memory, in MiB, that the Sentry had while a case ran.
+fn memory_of_sentry(name: &str) -> u64 {
+    let mut command = Command::new(RUNSC);
+    command.args(["run", "--"]).arg(guest_tests()).args(["run", name]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        for pid in descendants(child.id() as i32) {
+            if command_line(pid).contains("sentry") {
+                let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+                let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+                let kib = peak.and_then(|p| p.trim().trim_end_matches(" kB").parse::<u64>().ok());
+                most = most.max(kib.unwrap_or(0) / 1024);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let ended = end_within(child, LIMIT);
+    assert!(ended.status.success(), "{name}: {}", String::from_utf8_lossy(&ended.err));
+    assert!(most > 0, "the Sentry was not seen");
+    most
+}
+
+#[test]
+fn reads_with_a_time_limit_leave_nothing_behind() {
+    let mib = memory_of_sentry("shortage/timed_reads");
+    assert!(mib < 40, "the Sentry took {mib} MiB");
+}
+
+#[test]
+fn a_guest_does_not_fill_the_log() {
+    let dir = Scratch::new("log");
+    let log = format!("{}/log", dir.path());
+    let mut command = Command::new(RUNSC);
+    command.args(["run", "--log", &log, "--"]).arg(guest_tests()).args(["run", "shortage/logged_calls"]);
+    assert!(run_within(&mut command, LIMIT).status.success());
+    let text = std::fs::read_to_string(&log).unwrap();
+    let lines = text.lines().filter(|l| l.contains("seccomp filter logs")).count();
+    assert!((100..1000).contains(&lines), "{lines} lines");
+    assert!(text.contains("more such lines are left out"), "{text}");
 }

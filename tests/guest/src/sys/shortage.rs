@@ -6,7 +6,18 @@ use crate::Case;
 use libc::*;
 use std::ptr::null_mut;
 
-pub const CASES: &[Case] = cases![cold_files, mapped_files, file_against_model, host_files, processes, sparse_files];
+pub const CASES: &[Case] = cases![
+    cold_files,
+    mapped_files,
+    file_against_model,
+    host_files,
+    processes,
+    sparse_files,
+    pipes_of_a_user,
+    links_of_a_tmpfs,
+    timed_reads,
+    logged_calls
+];
 
 /// More than what is kept without a memory file of its own.
 const SIZE: usize = 140_000;
@@ -247,4 +258,105 @@ unsafe fn sparse_files() {
         ok(close(*f));
     }
     can_exec();
+}
+
+/// A user without privileges may have 64 MiB in pipes; with that, new ones are small.
+unsafe fn pipes_of_a_user() {
+    if root() {
+        ok(setresgid(54_321, 54_321, 54_321));
+        ok(setresuid(54_321, 54_321, 54_321));
+    }
+    let mut pipes = Vec::new();
+    let mut large = 0;
+    for _ in 0..80 {
+        let mut p = [0; 2];
+        ok(pipe(p.as_mut_ptr()));
+        match fcntl(p[1], F_SETPIPE_SZ, 1 << 20) {
+            -1 => assert_eq!(errno(), EPERM),
+            n => {
+                assert_eq!(n, 1 << 20);
+                large += 1;
+            }
+        }
+        pipes.push(p);
+    }
+    assert!(large <= 64, "{large} of 1 MiB");
+    let size = ok(fcntl(pipes[79][1], F_GETPIPE_SZ));
+    assert!((4096..=65536).contains(&size), "{size}");
+    // They work as others do.
+    is(write(pipes[79][1], [7u8; 4096].as_ptr().cast(), 4096), 4096);
+    let mut b = [0u8; 4096];
+    is(read(pipes[79][0], b.as_mut_ptr().cast(), 4096), 4096);
+    for p in pipes {
+        ok(close(p[0]));
+        ok(close(p[1]));
+    }
+    let mut p = [0; 2];
+    ok(pipe(p.as_mut_ptr()));
+    is(fcntl(p[1], F_SETPIPE_SZ, 1 << 20), 1 << 20);
+}
+
+/// Each name of a file counts as an inode.
+unsafe fn links_of_a_tmpfs() {
+    if !root() {
+        return;
+    }
+    let t = Tmp::new();
+    let dir = t.p("m");
+    ok(mkdir(dir.as_ptr(), 0o700));
+    // In a sandbox it has a namespace of its own already.
+    if unshare(CLONE_NEWNS) == 0 {
+        zero(mount(c"none".as_ptr(), c"/".as_ptr(), null_mut(), MS_REC | MS_PRIVATE, null_mut()));
+    }
+    zero(mount(c"t".as_ptr(), dir.as_ptr(), c"tmpfs".as_ptr(), 0, c"nr_inodes=50".as_ptr().cast()));
+    let f = ok(open(t.p("m/f").as_ptr(), O_CREAT | O_RDWR, 0o600));
+    let name = |i: usize| t.p(&format!("m/{i}"));
+    let n = (0..100).take_while(|i| link(t.p("m/f").as_ptr(), name(*i).as_ptr()) == 0).count();
+    assert!(errno() == ENOSPC && (40..50).contains(&n), "{n} links, {}", name_of(errno()));
+    fails(open(t.p("m/g").as_ptr(), O_CREAT | O_RDWR, 0o600), ENOSPC);
+    // Each gives back what it took, the last with the file.
+    for i in 0..n {
+        ok(unlink(name(i).as_ptr()));
+    }
+    ok(unlink(t.p("m/f").as_ptr()));
+    ok(close(f));
+    for i in 0..n {
+        ok(close(ok(open(name(i).as_ptr(), O_CREAT | O_RDWR, 0o600))));
+    }
+    zero(umount2(dir.as_ptr(), MNT_DETACH));
+}
+
+/// Reads with a time limit, each of which finds something in time. `tests/shortage.rs` looks at what the Sentry takes for them.
+unsafe fn timed_reads() {
+    let m = ok(open(c"/dev/ptmx".as_ptr(), O_RDWR | O_NOCTTY | O_NONBLOCK));
+    let unlocked = 0;
+    ok(ioctl(m, TIOCSPTLCK, &unlocked));
+    let mut name = [0; 64];
+    zero(ptsname_r(m, name.as_mut_ptr(), 64));
+    let s = ok(open(name.as_ptr(), O_RDWR | O_NOCTTY | O_NONBLOCK));
+    let mut t = std::mem::zeroed();
+    ok(tcgetattr(s, &mut t));
+    cfmakeraw(&mut t);
+    (t.c_cc[VMIN], t.c_cc[VTIME]) = (0, 255);
+    ok(tcsetattr(s, TCSANOW, &t));
+    let mut b = [0u8; 1];
+    for _ in 0..200_000 {
+        read(s, b.as_mut_ptr().cast(), 1);
+        is(write(m, b"x".as_ptr().cast(), 1), 1);
+        // On bare Linux the byte takes a moment to get there.
+        while read(s, b.as_mut_ptr().cast(), 1) != 1 {
+            sched_yield();
+        }
+    }
+}
+
+/// Calls that a filter has logged.
+unsafe fn logged_calls() {
+    zero(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    let filter = [sock_filter { code: 6, jt: 0, jf: 0, k: SECCOMP_RET_LOG }];
+    let program = sock_fprog { len: 1, filter: filter.as_ptr().cast_mut() };
+    zero(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) as i32);
+    for _ in 0..3000 {
+        ok(getppid());
+    }
 }
