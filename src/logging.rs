@@ -1,21 +1,64 @@
 //! A `log` backend that writes to standard error, where the command has put the log: a confined process opens no files. It never waits
 //! for whoever reads it ([`crate::outlet`]).
+//!
+//! A guest can cause lines as fast as it makes calls, so each place in the code that logs may do so [`MANY`] times in [`WINDOW`];
+//! what is left out is counted, and the count is logged.
 
 use crate::config::Verbosity;
 use crate::outlet::Outlet;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::io::Stderr;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Most bytes that wait for a reader.
 const KEPT: usize = 64 * 1024;
 
+/// Lines of one place in one window; then one says that there will be no more, and the next window's first is preceded by their number.
+const MANY: u64 = 200;
+const WINDOW: Duration = Duration::from_secs(10);
+
 struct Logger {
     /// Which process speaks.
     who: &'static str,
     out: Mutex<Outlet<Stderr>>,
+    /// Those places that have logged. There are as many as there are in the code.
+    places: Mutex<Vec<Place>>,
+}
+
+/// What was logged in one place of the code.
+struct Place {
+    at: (Option<&'static str>, Option<u32>),
+    since: Instant,
+    lines: u64,
+}
+
+/// What becomes of a line.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    Kept,
+    /// It is the last for now.
+    Last,
+    LeftOut,
+    /// It is kept, and so many were left out before it.
+    After(u64),
+}
+
+impl Place {
+    fn line(&mut self, now: Instant) -> Fate {
+        if now.duration_since(self.since) >= WINDOW {
+            let out = self.lines.saturating_sub(MANY);
+            (self.since, self.lines) = (now, 1);
+            return if out > 0 { Fate::After(out) } else { Fate::Kept };
+        }
+        self.lines += 1;
+        match self.lines {
+            n if n < MANY => Fate::Kept,
+            MANY => Fate::Last,
+            _ => Fate::LeftOut,
+        }
+    }
 }
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
@@ -24,7 +67,7 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 pub fn init(who: &'static str, verbosity: Verbosity) {
     let out = Outlet::new(std::io::stderr(), KEPT);
     crate::sys::STDERR_NEVER_WAITS.store(out.never_waits(), Ordering::Relaxed);
-    let logger = LOGGER.get_or_init(|| Logger { who, out: Mutex::new(out) });
+    let logger = LOGGER.get_or_init(|| Logger { who, out: Mutex::new(out), places: Mutex::default() });
     if log::set_logger(logger).is_ok() {
         log::set_max_level(match verbosity {
             Verbosity::Warnings => LevelFilter::Warn,
@@ -59,6 +102,18 @@ pub fn finish() {
     with_outlet(Outlet::finish);
 }
 
+impl Logger {
+    fn fate(&self, record: &Record<'_>) -> Fate {
+        let (at, now) = ((record.module_path_static(), record.line()), Instant::now());
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = places.iter_mut().find(|p| p.at == at) {
+            return place.line(now);
+        }
+        places.push(Place { at, since: now, lines: 1 });
+        Fate::Kept
+    }
+}
+
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= log::max_level()
@@ -68,15 +123,40 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
+        let fate = self.fate(record);
+        let (before, after) = match fate {
+            Fate::LeftOut => return,
+            Fate::Kept => (String::new(), ""),
+            Fate::Last => (String::new(), " (more such lines are left out for a while)"),
+            Fate::After(n) => (format!("runsc-rs {}: {n} lines such as the next were left out\n", self.who), ""),
+        };
         let level = match record.level() {
             Level::Error => "error: ",
             Level::Warn => "warning: ",
             Level::Info => "",
             Level::Debug | Level::Trace => "debug: ",
         };
-        let line = format!("runsc-rs {}: {level}{}\n", self.who, record.args());
+        let line = format!("{before}runsc-rs {}: {level}{}{after}\n", self.who, record.args());
         say(&line);
     }
 
     fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_falls_silent_and_says_how_much_it_left_out() {
+        let start = Instant::now();
+        let mut place = Place { at: (None, None), since: start, lines: 0 };
+        let fates: Vec<_> = (0..MANY + 50).map(|_| place.line(start)).collect();
+        assert_eq!(fates.iter().filter(|f| **f == Fate::Kept).count() as u64, MANY - 1);
+        assert_eq!(fates.iter().filter(|f| **f == Fate::Last).count(), 1);
+        assert_eq!(fates.last(), Some(&Fate::LeftOut));
+        assert_eq!(place.line(start + WINDOW), Fate::After(50));
+        assert_eq!(place.line(start + WINDOW), Fate::Kept);
+        assert_eq!(place.line(start + 3 * WINDOW), Fate::Kept);
+    }
 }

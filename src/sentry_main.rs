@@ -117,6 +117,8 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
     let _ = kernel.on_first_stopped.set(Box::new(stopped));
     let _watches = (watch_control(&kernel, control), watch_gofer(&executor, &gofer));
     let client = Client::connect(gofer.try_clone()?).map_err(|e| anyhow!("the Gofer does not answer: {e}"))?;
+    let bound = platform::budget::descriptor_bound(platform::budget::Use::File);
+    client.set_descriptor_bound(i32::try_from(bound).unwrap_or(i32::MAX));
     let stats = config.stats.then(|| Stats::begin(&client));
     boot(&kernel, client, config, stdio)?;
     FromSentry::Started.send(control).context("telling the command")?;
@@ -152,6 +154,7 @@ fn lock_in(config: &SentryConfig, control: &OwnedFd) -> Result<()> {
     }
     confine::empty_root()?;
     confine::raise_limits()?;
+    platform::budget::prepare();
     confine::drop_privileges()
 }
 

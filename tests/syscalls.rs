@@ -96,7 +96,7 @@ groups! {
     files fileio fileattr dirs links rename perms mounts xattr acl locks inotify told aio
     mmap mprotect mremap memshare
     fork wait clone exec signals sigframe noroom sigproc threads rights rseq futex pidfd jobs pty ids
-    patched sysv mqueue system
+    patched sysv mqueue system shortage
     inet tcp udp unix netlink splice
     oldcalls filecalls proccalls timecalls ipccalls polls interrupts
 }

@@ -328,7 +328,7 @@ impl Server {
     }
 
     pub(crate) fn reopen_read_only(&mut self, memfd: Option<OwnedFd>) -> Answer {
-        let memfd = memfd.ok_or(Errno::BADF)?;
+        let memfd = memfd.ok_or(Errno::NFILE)?;
         if !sys::is_memfd(&memfd)? {
             return Err(Errno::INVAL);
         }

@@ -65,7 +65,10 @@ impl Server {
                 return Err(Error::Protocol(DecodeError::TooLong("message")));
             }
             let packet = packet.get(..received.len).ok_or(Error::Protocol(DecodeError::Truncated))?;
-            let descriptor = match self.handle(packet, received.descriptor, &mut answer).map_err(Error::Protocol)? {
+            let descriptor = match self
+                .handle(packet, received.descriptor, received.descriptor_lost, &mut answer)
+                .map_err(Error::Protocol)?
+            {
                 Reply::None => continue,
                 Reply::Send(descriptor) => descriptor,
             };
@@ -86,15 +89,16 @@ impl Server {
         }
     }
 
-    /// Carries out the request in `packet` and puts its reply into `answer`.
+    /// Carries out the request in `packet` and puts its reply into `answer`. `lost`: a descriptor came along that there was no room for.
     fn handle(
         &mut self,
         packet: &[u8],
         descriptor: Option<OwnedFd>,
+        lost: bool,
         answer: &mut Vec<u8>,
     ) -> Result<Reply, DecodeError> {
         let (header, released, request) = Request::decode(packet)?;
-        if descriptor.is_some() != matches!(request, Request::ReopenReadOnly) {
+        if (descriptor.is_some() || lost) != matches!(request, Request::ReopenReadOnly) {
             return Err(DecodeError::BadDescriptors);
         }
         if self.greeted == matches!(request, Request::Hello { .. }) {

@@ -12,6 +12,8 @@ use nix::sys::epoll::{Epoll, EpollEvent};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use parking_lot::RwLock;
 
+use crate::budget::{self, Room, Use};
+
 /// Any host clock, in ns; 0 if the host has no such clock. `id` may be a per-process clock id.
 pub fn clock_ns(id: libc::clockid_t) -> u64 {
     clock_gettime(id).map_or(0, |(s, ns)| (s as u64).saturating_mul(1_000_000_000).saturating_add(ns as u64))
@@ -232,7 +234,8 @@ pub fn recv_with_fds(
 
 /// A memfd that this process has mapped too: contents of an in-memory file, which guests may map (`Op::MapFile` with
 /// [`SharedFile::fd`]) and change at any moment. Reads and writes are plain copies, without a host call, and may see a
-/// guest's change half done, as on Linux.
+/// guest's change half done, as on Linux. One for whose mapping there is no room (see [`crate::budget`]) is read and
+/// written through its descriptor.
 pub struct SharedFile {
     fd: Arc<OwnedFd>,
     /// It may have holes: those are not to be read through the mapping, which would fill them with pages.
@@ -241,9 +244,11 @@ pub struct SharedFile {
 }
 
 struct View {
+    /// Where it is mapped, if it is.
     base: Option<NonNull<u8>>,
     /// Bytes mapped (whole pages).
     mapped: usize,
+    room: Option<Room>,
     /// Size of the file.
     len: u64,
 }
@@ -263,20 +268,26 @@ impl std::fmt::Debug for SharedFile {
 }
 
 impl SharedFile {
-    pub fn new() -> Result<Self, Errno> {
+    /// `ENFILE` if there are too many descriptors for that `what`.
+    pub fn new(what: Use) -> Result<Self, Errno> {
         let fd = memfd_create(c"runsc-file", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        let fd = budget::admit(fd, what)?;
         // Nobody may seal it against us later. (A guest that maps it has the descriptor for a moment only.) Shrinking is done
         // by us alone; a stub's descriptor could shrink it too, but `ftruncate` is not in a stub's filter.
         fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SEAL))?;
         Ok(SharedFile {
             fd: Arc::new(fd),
             sparse: AtomicBool::new(false),
-            inner: RwLock::new(View { base: None, mapped: 0, len: 0 }),
+            inner: RwLock::new(View { base: None, mapped: 0, room: None, len: 0 }),
         })
     }
     /// For `Op::MapFile`.
     pub fn fd(&self) -> Arc<OwnedFd> {
         self.fd.clone()
+    }
+    /// Whether what [`Self::fd`] gave is in use anywhere.
+    pub fn fd_is_used(&self) -> bool {
+        Arc::strong_count(&self.fd) > 1
     }
     pub fn len(&self) -> u64 {
         self.inner.read().len
@@ -293,45 +304,77 @@ impl SharedFile {
         if len > view.len && view.len % crate::PAGE_SIZE != 0 {
             // A guest's mapping may have written behind the end, in the last page: that must read as zeroes now.
             let (from, end) = (view.len, len.min(view.len.next_multiple_of(crate::PAGE_SIZE)));
-            view.zero(from, end);
+            view.zero(&self.fd, from, end)?;
         }
         nix::unistd::ftruncate(&*self.fd, len as i64)?;
         if len > view.len.next_multiple_of(crate::PAGE_SIZE) {
             self.sparse.store(true, Ordering::Relaxed);
         }
         view.len = len;
-        view.map(&self.fd, len)
+        view.map(&self.fd, len);
+        Ok(())
     }
     /// Copies from `offset`; returns how many bytes there were before the end.
     pub fn copy_out(&self, offset: u64, buf: &mut [u8]) -> usize {
         let view = self.inner.read();
         let n = buf.len().min(usize::try_from(view.len.saturating_sub(offset)).unwrap_or(usize::MAX));
-        let Some(base) = view.base.filter(|_| n > 0) else {
-            return 0;
-        };
-        if self.sparse.load(Ordering::Relaxed) {
-            let mut done = 0;
-            while done < n {
-                match nix::sys::uio::pread(&*self.fd, &mut buf[done..n], (offset + done as u64) as i64) {
-                    Ok(0) => break,
-                    Ok(k) => done += k,
-                    Err(Errno::EINTR) => {}
-                    Err(_) => break,
-                }
-            }
-            return done;
+        let buf = &mut buf[..n];
+        match view.base.filter(|_| !self.sparse.load(Ordering::Relaxed)) {
+            // SAFETY: offset + n <= len <= mapped, and the file has that length; raw pointers, since a guest may write meanwhile.
+            Some(base) => unsafe {
+                std::ptr::copy_nonoverlapping(base.as_ptr().add(offset as usize), buf.as_mut_ptr(), n)
+            },
+            None => return self.pread(buf, offset),
         }
-        // SAFETY: offset + n <= len <= mapped, and the file has that length; raw pointers, since a guest may write meanwhile.
-        unsafe { std::ptr::copy_nonoverlapping(base.as_ptr().add(offset as usize), buf.as_mut_ptr(), n) };
         n
     }
-    /// Has `f` work on the mapped bytes at `offset`: a pointer and how many there are, `len` at most.
+    /// As much as there is.
+    fn pread(&self, buf: &mut [u8], offset: u64) -> usize {
+        let mut done = 0;
+        while done < buf.len() {
+            match nix::sys::uio::pread(&*self.fd, &mut buf[done..], (offset + done as u64) as i64) {
+                Ok(0) => break,
+                Ok(k) => done += k,
+                Err(Errno::EINTR) => {}
+                Err(_) => break,
+            }
+        }
+        done
+    }
+    /// Has `f` read bytes at `offset`: a pointer to them and how many there are; `len` at most, perhaps less where the file is
+    /// not mapped. Not called at the end of the file.
     pub(crate) fn with_bytes<R>(&self, offset: u64, len: usize, f: impl FnOnce(*mut u8, usize) -> R) -> Option<R> {
         let view = self.inner.read();
         let n = len.min(usize::try_from(view.len.saturating_sub(offset)).unwrap_or(usize::MAX));
-        let base = view.base.filter(|_| n > 0)?;
-        // SAFETY: offset + n <= len <= mapped. The lock is held while `f` uses the pointer.
-        Some(f(unsafe { base.as_ptr().add(offset as usize) }, n))
+        if n == 0 {
+            return None;
+        }
+        if let Some(base) = view.base {
+            // SAFETY: offset + n <= len <= mapped. The lock is held while `f` uses the pointer.
+            return Some(f(unsafe { base.as_ptr().add(offset as usize) }, n));
+        }
+        let mut buf = vec![0; n.min(UNMAPPED_PART)];
+        let n = self.pread(&mut buf, offset);
+        (n > 0).then(|| f(buf.as_mut_ptr(), n))
+    }
+    /// Has `f` write bytes at `offset`, as [`Self::with_bytes`]; it says how many it has written.
+    pub(crate) fn fill_bytes(
+        &self,
+        offset: u64,
+        len: usize,
+        f: impl FnOnce(*mut u8, usize) -> Result<usize, Errno>,
+    ) -> Option<Result<usize, Errno>> {
+        let view = self.inner.read();
+        if view.base.is_some() {
+            drop(view);
+            return self.with_bytes(offset, len, f);
+        }
+        let n = len.min(usize::try_from(view.len.saturating_sub(offset)).unwrap_or(usize::MAX)).min(UNMAPPED_PART);
+        let mut buf = vec![0; n];
+        (n > 0).then(|| {
+            let n = f(buf.as_mut_ptr(), n)?;
+            pwrite_all(&self.fd, buf.get(..n).unwrap_or(&buf), offset)
+        })
     }
     /// Copies to `offset`, growing the file when needed.
     pub fn copy_in(&self, offset: u64, data: &[u8]) -> Result<usize, Errno> {
@@ -354,7 +397,7 @@ impl SharedFile {
             return Err(Errno::EAGAIN);
         }
         let Some(base) = view.base else {
-            return Err(Errno::EIO);
+            return pwrite_all(&self.fd, data, offset);
         };
         // SAFETY: end <= len <= mapped; raw pointers, since a guest may read or write meanwhile.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), base.as_ptr().add(offset as usize), data.len()) };
@@ -377,28 +420,60 @@ impl SharedFile {
     }
 }
 
-impl View {
-    fn zero(&mut self, from: u64, to: u64) {
-        if let Some(base) = self.base {
-            if to <= self.mapped as u64 && from < to {
-                // SAFETY: within the mapping, in the page of the file's last byte, which exists.
-                unsafe { std::ptr::write_bytes(base.as_ptr().add(from as usize), 0, (to - from) as usize) };
-            }
+/// Most bytes that pass through a buffer at a time on their way to or from a file that is not mapped.
+const UNMAPPED_PART: usize = 256 << 10;
+
+/// As many as the host takes.
+fn pwrite_all(fd: &OwnedFd, data: &[u8], offset: u64) -> Result<usize, Errno> {
+    let mut done = 0;
+    while done < data.len() {
+        match nix::sys::uio::pwrite(fd, &data[done..], (offset + done as u64) as i64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(Errno::EINTR) => {}
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e),
         }
     }
-    /// Has at least `len` bytes mapped; more than needed, so that a growing file is not mapped anew each time.
-    fn map(&mut self, fd: &OwnedFd, len: u64) -> Result<(), Errno> {
-        if len as usize <= self.mapped {
-            return Ok(());
+    Ok(done)
+}
+
+impl View {
+    fn zero(&self, fd: &OwnedFd, from: u64, to: u64) -> Result<(), Errno> {
+        match self.base {
+            Some(base) if to <= self.mapped as u64 && from < to => {
+                // SAFETY: within the mapping, in the page of the file's last byte, which exists.
+                unsafe { std::ptr::write_bytes(base.as_ptr().add(from as usize), 0, (to - from) as usize) };
+                Ok(())
+            }
+            Some(_) => Ok(()),
+            // A file that becomes longer has zeroes there only if it was shorter before.
+            None => nix::unistd::ftruncate(fd, from as i64),
         }
-        let want = (len as usize).next_power_of_two().max(1 << 16);
+    }
+    /// Has at least `len` bytes mapped, if there is room; more than needed, so that a growing file is not mapped anew each time.
+    fn map(&mut self, fd: &OwnedFd, len: u64) {
+        if len <= self.mapped as u64 {
+            return;
+        }
+        let want = len.next_power_of_two().max(1 << 16);
+        let fits = match &mut self.room {
+            Some(room) => room.resize(want),
+            none => {
+                *none = Room::new(want);
+                none.is_some()
+            }
+        };
+        if !fits {
+            return self.unmap();
+        }
         // SAFETY: a new mapping (or the old one moved); the only pointer to the old place is replaced below.
         let p = unsafe {
             match self.base {
-                Some(base) => libc::mremap(base.as_ptr().cast(), self.mapped, want, libc::MREMAP_MAYMOVE),
+                Some(base) => libc::mremap(base.as_ptr().cast(), self.mapped, want as usize, libc::MREMAP_MAYMOVE),
                 None => libc::mmap(
                     std::ptr::null_mut(),
-                    want,
+                    want as usize,
                     libc::PROT_READ | libc::PROT_WRITE,
                     libc::MAP_SHARED | libc::MAP_NORESERVE,
                     fd.as_raw_fd(),
@@ -406,21 +481,23 @@ impl View {
                 ),
             }
         };
-        if p == libc::MAP_FAILED {
-            return Err(Errno::last());
+        match NonNull::new(p.cast()).filter(|_| p != libc::MAP_FAILED) {
+            Some(base) => (self.base, self.mapped) = (Some(base), want as usize),
+            None => self.unmap(),
         }
-        self.base = NonNull::new(p.cast());
-        self.mapped = want;
-        Ok(())
+    }
+    fn unmap(&mut self) {
+        if let Some(base) = self.base.take() {
+            // SAFETY: ours; no copy is under way, since each holds the lock, which we have for ourselves.
+            unsafe { libc::munmap(base.as_ptr().cast(), self.mapped) };
+        }
+        (self.mapped, self.room) = (0, None);
     }
 }
 
 impl Drop for View {
     fn drop(&mut self) {
-        if let Some(base) = self.base {
-            // SAFETY: ours; no copy is under way, since the lock's owner is being dropped.
-            unsafe { libc::munmap(base.as_ptr().cast(), self.mapped) };
-        }
+        self.unmap();
     }
 }
 
@@ -430,7 +507,7 @@ mod tests {
 
     #[test]
     fn a_shared_file_grows_and_shrinks() {
-        let f = SharedFile::new().unwrap();
+        let f = SharedFile::new(Use::File).unwrap();
         assert_eq!(f.copy_out(0, &mut [0; 4]), 0);
         assert_eq!(f.copy_in(100_000, b"hello"), Ok(5));
         assert_eq!(f.len(), 100_005);
@@ -443,6 +520,48 @@ mod tests {
         assert_eq!(&b, b"he\0\0\0\0\0\0");
         assert_eq!(f.set_len(u64::MAX), Err(Errno::EFBIG));
         assert_eq!(f.copy_in(u64::MAX, b"x"), Err(Errno::EFBIG));
+    }
+
+    /// Two files that do the same, one of which is too long at first to be mapped.
+    #[test]
+    fn a_file_without_a_mapping_reads_as_one_with() {
+        let (mapped, plain) = (SharedFile::new(Use::File).unwrap(), SharedFile::new(Use::File).unwrap());
+        let long = SHARED_FILE_MAX;
+        let fillers: Vec<_> = (0..400).map_while(|_| SharedFile::new(Use::File).ok()).collect();
+        for f in &fillers {
+            f.set_len(long).unwrap();
+        }
+        plain.set_len(long).unwrap();
+        assert!(plain.inner.read().base.is_none(), "there is no room for it");
+        assert_eq!(plain.copy_in(long - 3, b"end"), Ok(3));
+        plain.set_len(10).unwrap();
+        mapped.set_len(10).unwrap();
+        // It stays so: what is read and written now goes through the descriptor.
+        let both = [&mapped, &plain];
+        for f in both {
+            assert_eq!(f.copy_in(8, &[7; 5000]), Ok(5000));
+            let part = f.with_bytes(8, 100, |p, n| {
+                // SAFETY: `n` bytes that nobody else changes.
+                unsafe { std::slice::from_raw_parts(p, n) }.to_vec()
+            });
+            assert_eq!(part, Some(vec![7; 100]));
+            let filled = f.fill_bytes(4000, 5, |p, n| {
+                // SAFETY: the same.
+                unsafe { std::ptr::write_bytes(p, 9, n) };
+                Ok(n)
+            });
+            assert_eq!(filled, Some(Ok(5)));
+            f.set_len(4002).unwrap();
+            f.set_len(9000).unwrap();
+            assert_eq!(f.with_bytes(9000, 1, |_, _| ()), None);
+        }
+        let all = both.map(|f| {
+            let mut b = vec![1; 10_000];
+            let n = f.copy_out(0, &mut b);
+            b.truncate(n);
+            b
+        });
+        assert!(all[0] == all[1] && all[0].len() == 9000 && all[0][4001] == 9 && all[0][4002] == 0);
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! once, into Sentry memory, before anything is decided upon it.
 
 pub mod aux;
+pub mod budget;
 mod cores;
 pub mod cpuid;
 pub mod executor;

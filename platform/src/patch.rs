@@ -32,6 +32,7 @@ use std::sync::Arc;
 use iced_x86::{Decoder, DecoderOptions};
 use parking_lot::Mutex;
 
+use crate::budget::{self, Use};
 use crate::proof::{Proof, Shape, JMP_LEN, SYSCALL};
 use crate::systrap::abi::{ENTER_AT, ISLAND_SIZE, ISLAND_SLOT, SLOT_AFTER, SLOT_MARK, SLOT_MARK_AT};
 use crate::systrap::watched::Mapping;
@@ -88,6 +89,7 @@ impl Text {
         }
         let len = len.next_multiple_of(PAGE_SIZE);
         let (mapping, fd) = Mapping::only_writer(c"runsc-text", (ISLAND + len) as usize)?;
+        let fd = budget::admit(fd, Use::Mapped)?;
         let mut slots = vec![false; (ISLAND_SIZE / ISLAND_SLOT) as usize];
         slots[0] = true;
         let text =

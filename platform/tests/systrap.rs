@@ -357,7 +357,7 @@ guest_code!(
 fn files_are_mapped() {
     sandbox(|platform, _| async move {
         let mut t = load(&platform, maps()).await;
-        let file = platform::host::SharedFile::new().unwrap();
+        let file = platform::host::SharedFile::new(platform::budget::Use::File).unwrap();
         file.copy_in(0x1000, b"contents").unwrap();
         file.set_len(0x3000).unwrap();
         let map =

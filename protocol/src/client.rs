@@ -6,6 +6,8 @@
 //! * `EIO`: the connection is lost, now or earlier ([`Client::is_dead`] tells), or the Gofer broke the protocol, which ends the connection too;
 //! * `EINVAL`, `ENAMETOOLONG`: a name that no directory entry can have; found before anything is sent;
 //! * `EMFILE`: the Gofer holds as many files as it may. Drop handles and try again;
+//! * `ENFILE`: this process has too many descriptors for the one that came along ([`Client::set_descriptor_bound`], or its own limit). What was
+//!   asked for may have been done;
 //! * `EROFS`: the tree is read-only.
 //!
 //! Dropping a [`Handle`] does not talk to the Gofer: the fid goes on a list that travels with the next request (or on its own, without waiting,
@@ -16,8 +18,8 @@
 
 use std::fmt;
 use std::mem;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -50,7 +52,12 @@ struct Inner {
     max_fids: u32,
     /// Requests sent, for the statistics.
     requests: AtomicU64,
+    /// First number that a descriptor that comes along may not have.
+    descriptor_bound: AtomicI32,
 }
+
+/// The descriptor of a reply, if one came along; an error if it could not be kept.
+type Donated = Option<Result<OwnedFd>>;
 
 struct Conn {
     socket: OwnedFd,
@@ -183,6 +190,7 @@ impl Client {
             dead: AtomicBool::new(false),
             max_fids: 0,
             requests: AtomicU64::new(0),
+            descriptor_bound: AtomicI32::new(RawFd::MAX),
         };
         let hello = Request::Hello { magic: crate::MAGIC, version: crate::VERSION };
         inner.max_fids = inner.call(&hello, None, |r, _| reply::Hello::decode(r))?.max_fids;
@@ -202,7 +210,12 @@ impl Client {
     /// A read-only descriptor of the memory behind `memfd`, which the Gofer opens anew: no mapping of it can be made writable.
     /// `EINVAL` for anything but a memfd.
     pub fn reopen_read_only(&self, memfd: BorrowedFd<'_>) -> Result<OwnedFd> {
-        self.inner.call(&Request::ReopenReadOnly, Some(memfd), |_, fd| fd.take().ok_or(DecodeError::BadDescriptors))
+        self.inner.call(&Request::ReopenReadOnly, Some(memfd), |_, fd| fd.take().ok_or(DecodeError::BadDescriptors))?
+    }
+
+    /// From now on, descriptors that come along and get this number or a higher one are closed: the call fails with `ENFILE`.
+    pub fn set_descriptor_bound(&self, number: RawFd) {
+        self.inner.descriptor_bound.store(number, Ordering::Relaxed);
     }
 
     /// Tells the Gofer about all handles dropped so far. Does not wait for it.
@@ -251,7 +264,7 @@ impl Handle {
                 });
             }
             let file = match (fd.take(), head.open_errno) {
-                (Some(fd), 0) => Some(Ok(fd)),
+                (Some(fd), 0) => Some(fd),
                 (None, 0) => None,
                 (None, errno) => Some(Err(errno_from_wire(errno))),
                 (Some(_), _) => return Err(DecodeError::BadDescriptors),
@@ -263,15 +276,16 @@ impl Handle {
     /// Opens this regular file. Directories, devices, fifos and sockets are never opened: `EISDIR`, `ENXIO`; a symlink is `ELOOP`.
     pub fn open(&self, flags: OpenFlags) -> Result<OwnedFd> {
         self.inner
-            .call(&Request::Open { fid: self.fid, flags }, None, |_, fd| fd.take().ok_or(DecodeError::BadDescriptors))
+            .call(&Request::Open { fid: self.fid, flags }, None, |_, fd| fd.take().ok_or(DecodeError::BadDescriptors))?
     }
 
     /// Makes a regular file in this directory and opens it. `EEXIST` if the name is taken, by whatever.
     pub fn create(&self, name: &[u8], new: NewNode, flags: OpenFlags) -> Result<(Node, OwnedFd)> {
-        self.inner.call(&Request::Create { dir: self.fid, name, new, flags }, None, |r, fd| {
+        let (node, fd) = self.inner.call(&Request::Create { dir: self.fid, name, new, flags }, None, |r, fd| {
             let node = Inner::decode_node(&self.inner, r)?;
             Ok((node, fd.take().ok_or(DecodeError::BadDescriptors)?))
-        })
+        })?;
+        Ok((node, fd?))
     }
 
     /// Makes a directory in this one.
@@ -453,7 +467,7 @@ impl Inner {
         &self,
         request: &Request<'_>,
         descriptor: Option<BorrowedFd<'_>>,
-        parse: impl FnOnce(&mut Reader<'_>, &mut Option<OwnedFd>) -> crate::wire::Result<T>,
+        parse: impl FnOnce(&mut Reader<'_>, &mut Donated) -> crate::wire::Result<T>,
     ) -> Result<T> {
         request.check().map_err(errno_from_check)?;
         let mut guard = self.conn.lock();
@@ -465,7 +479,7 @@ impl Inner {
         self.take_released(&mut conn.releasing);
         conn.tag = conn.tag.wrapping_add(1);
         request.encode(&mut conn.request, conn.tag, &conn.releasing);
-        match Self::exchange(conn, request.op(), descriptor, parse) {
+        match self.exchange(conn, request.op(), descriptor, parse) {
             Ok(result) => result,
             Err(why) => {
                 self.die(conn, &why);
@@ -476,13 +490,14 @@ impl Inner {
 
     /// The outer result is about the connection, the inner one is the Gofer's answer.
     fn exchange<T>(
+        &self,
         conn: &mut Conn,
         op: Op,
         descriptor: Option<BorrowedFd<'_>>,
-        parse: impl FnOnce(&mut Reader<'_>, &mut Option<OwnedFd>) -> crate::wire::Result<T>,
+        parse: impl FnOnce(&mut Reader<'_>, &mut Donated) -> crate::wire::Result<T>,
     ) -> std::result::Result<Result<T>, Lost> {
         transport::send(&conn.socket, &conn.request, descriptor, true).map_err(Lost::Socket)?;
-        let mut received = transport::receive(&conn.socket, &mut conn.reply, true).map_err(Lost::Socket)?;
+        let received = transport::receive(&conn.socket, &mut conn.reply, true).map_err(Lost::Socket)?;
         if received.len == 0 {
             return Err(Lost::Closed);
         }
@@ -491,15 +506,21 @@ impl Inner {
         if header.op != op || header.tag != conn.tag || header.status > reply::MAX_ERRNO {
             return Err(Lost::Reply(DecodeError::BadValue("reply header")));
         }
-        if received.truncated || header.aux != u16::from(received.descriptor.is_some()) {
+        let bound = self.descriptor_bound.load(Ordering::Relaxed);
+        let mut donated = match received.descriptor {
+            Some(fd) if fd.as_raw_fd() < bound => Some(Ok(fd)),
+            Some(_) => Some(Err(Errno::ENFILE)),
+            None => received.descriptor_lost.then_some(Err(Errno::ENFILE)),
+        };
+        if received.truncated || header.aux != u16::from(donated.is_some()) {
             return Err(Lost::Reply(DecodeError::BadDescriptors));
         }
         if header.status != 0 {
             return Ok(Err(errno_from_wire(header.status)));
         }
-        let value = parse(&mut r, &mut received.descriptor).map_err(Lost::Reply)?;
+        let value = parse(&mut r, &mut donated).map_err(Lost::Reply)?;
         r.end().map_err(Lost::Reply)?;
-        if received.descriptor.is_some() {
+        if donated.is_some() {
             return Err(Lost::Reply(DecodeError::BadDescriptors));
         }
         Ok(Ok(value))

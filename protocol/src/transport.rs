@@ -61,6 +61,8 @@ pub struct Received {
     pub descriptor: Option<OwnedFd>,
     /// Whether something of it was lost: it was larger than the buffer, or more descriptors came along (they are closed).
     pub truncated: bool,
+    /// A descriptor came along that this process has no room for; the host has closed it.
+    pub descriptor_lost: bool,
 }
 
 /// Receives one packet into `buf`. With `block` false, fails with `EAGAIN` if there is none.
@@ -78,7 +80,8 @@ pub fn receive(socket: impl AsFd, buf: &mut [u8], block: bool) -> Result<Receive
             Err(e) => return Err(e),
         };
         let mut descriptor = None;
-        let mut truncated = message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+        let mut truncated = message.flags.contains(ReturnFlags::TRUNC);
+        let cut = message.flags.contains(ReturnFlags::CTRUNC);
         for item in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = item {
                 for fd in fds {
@@ -90,6 +93,9 @@ pub fn receive(socket: impl AsFd, buf: &mut [u8], block: bool) -> Result<Receive
                 }
             }
         }
-        return Ok(Received { len: message.bytes.min(buf.len()), descriptor, truncated });
+        // There is space for one: with one in it, there were more; with none, the host could not make the first.
+        truncated |= cut && descriptor.is_some();
+        let descriptor_lost = cut && descriptor.is_none();
+        return Ok(Received { len: message.bytes.min(buf.len()), descriptor, truncated, descriptor_lost });
     }
 }

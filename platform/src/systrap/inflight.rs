@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 use super::space::Space;
 use super::watched::Area;
+use crate::budget::{self, Use};
 use crate::executor::now_ns;
 use crate::{host, AddressSpace, Errno};
 
@@ -58,10 +59,17 @@ impl Control {
         Control { socket, flights, given: AtomicUsize::new(0), listed: AtomicBool::new(false), stuck: Mutex::default() }
     }
 
-    /// Both ends of a new one, ours and the stub's, in which the descriptor of its area waits.
+    /// Both ends of a new one, ours and the stub's, in which the descriptor of its area waits. `EAGAIN`, as fork(2) has it, if there
+    /// is no room for one more process.
     pub(super) fn with_area(flights: &Arc<Flights>) -> Result<(Arc<Area>, Self, OwnedFd), Errno> {
-        let (area, area_fd) = Area::new().map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::ENOMEM)))?;
-        let (ours, theirs) = super::launch::control_pair()?;
+        let short =
+            |e: Errno| if matches!(e, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) { Errno::EAGAIN } else { e };
+        let (area, area_fd) =
+            Area::new().map_err(|e| short(Errno::from_raw(e.raw_os_error().unwrap_or(libc::ENOMEM))))?;
+        let (ours, theirs) = super::launch::control_pair().map_err(short)?;
+        // The child's end makes room for its pidfd when it is born.
+        let ours = budget::admit(ours, Use::Process).map_err(short)?;
+        let theirs = budget::admit(theirs, Use::Process).map_err(short)?;
         let control = Control::new(ours, flights.clone());
         control.send(b"a", &[area_fd.as_fd()])?;
         Ok((area, control, theirs))

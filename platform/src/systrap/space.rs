@@ -369,6 +369,24 @@ pub(super) fn told(fate: i32) -> String {
     }
 }
 
+/// Calls `f`, which is told how much is done, until `len` is done, or less than it tried, or there is nothing to try.
+fn in_parts(len: usize, mut f: impl FnMut(usize) -> Option<Result<(usize, usize), Errno>>) -> Result<usize, Errno> {
+    let mut done = 0;
+    while done < len {
+        match f(done) {
+            Some(Ok((k, tried))) => {
+                done += k;
+                if k < tried {
+                    break;
+                }
+            }
+            Some(Err(e)) if done == 0 => return Err(e),
+            _ => break,
+        }
+    }
+    Ok(done)
+}
+
 fn kill(pidfd: &OwnedFd) {
     // SAFETY: no memory is involved.
     unsafe {
@@ -393,11 +411,22 @@ impl AddressSpace for Space {
     }
     fn write_from_file(&self, addr: u64, file: &host::SharedFile, offset: u64, len: usize) -> Result<usize, Errno> {
         self.inner.counters.vm_writes.fetch_add(1, Relaxed);
-        file.with_bytes(offset, len, |from, len| self.transfer_all(addr, from, len, true)).unwrap_or(Ok(0))
+        in_parts(len, |done| {
+            file.with_bytes(offset + done as u64, len - done, |from, n| {
+                self.transfer_all(addr + done as u64, from, n, true).map(|k| (k, n))
+            })
+        })
     }
     fn read_to_file(&self, addr: u64, file: &host::SharedFile, offset: u64, len: usize) -> Result<usize, Errno> {
         self.inner.counters.vm_reads.fetch_add(1, Relaxed);
-        file.with_bytes(offset, len, |to, len| self.transfer_all(addr, to, len, false)).unwrap_or(Ok(0))
+        in_parts(len, |done| {
+            let mut part = 0;
+            let r = file.fill_bytes(offset + done as u64, len - done, |to, n| {
+                part = n;
+                self.transfer_all(addr + done as u64, to, n, false)
+            });
+            r.map(|r| r.map(|k| (k, part)))
+        })
     }
     fn rounds_pay(&self) -> usize {
         // Many more, and what else the guest has mapped may have changed before the last is stored.

@@ -12,6 +12,7 @@ use nix::fcntl::{fcntl, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use parking_lot::Mutex;
 
+use crate::budget::{self, AreaRoom, Use};
 use crate::cores::Place;
 
 use super::abi::{self, Answer, Cell, Global, OpSlot, Post, Report};
@@ -137,13 +138,14 @@ impl GlobalPage {
 }
 
 /// The hand-off area of one guest process. Its other side is hostile: everything is read once, by copy.
-pub(crate) struct Area(Mapping);
+pub(crate) struct Area(Mapping, #[expect(dead_code, reason = "given back when dropped")] AreaRoom);
 
 impl Area {
     /// The descriptor is for the one process that may map it too.
     pub(crate) fn new() -> io::Result<(Arc<Self>, OwnedFd)> {
+        let room = AreaRoom::new(abi::AREA_SIZE).ok_or(io::ErrorKind::OutOfMemory)?;
         let (mapping, fd) = Mapping::new(c"runsc-area", abi::AREA_SIZE as usize)?;
-        Ok((Arc::new(Area(mapping)), fd))
+        Ok((Arc::new(Area(mapping, room)), budget::admit(fd, Use::Process)?))
     }
     fn slot(&self, slot: usize) -> *mut u8 {
         assert!(slot < abi::MAX_SLOTS);

@@ -445,7 +445,7 @@ mod tests {
     fn level_edge_oneshot() {
         let epf = new();
         let ep = of(&epf).unwrap();
-        let (r, w) = pipe::new_pipe(None, 0);
+        let (r, w) = pipe::new_pipe(None, 0).unwrap();
         ep.add(&r, 3, (LIN, 33)).unwrap();
         assert_eq!(ep.add(&r, 3, (LIN, 33)), Err(Errno::EEXIST));
         assert_eq!(epf.poll(), 0);

@@ -4,6 +4,8 @@
 //! Both ends share one wait queue: readers wait for POLLIN, writers for POLLOUT. A pipe counts as writable when
 //! `PIPE_BUF` bytes fit, so that an atomic write never finds itself woken in vain. Packets (`O_DIRECT`) are marks over
 //! the ring that name where a packet starts and how long it is.
+//!
+//! What open pipes may hold is counted as on Linux: for the user that made them, in pages. A user with many gets small ones.
 
 use super::anon::AnonInode;
 use super::file::InodeExtra;
@@ -11,12 +13,15 @@ use super::ring::Ring;
 use super::types::{Attr, SetAttr};
 use super::{File, FileOps};
 use crate::error::{Errno, Result, SysError, SysResult};
+use crate::kernel::cred::{CAP_SYS_ADMIN, CAP_SYS_RESOURCE};
+use crate::kernel::users::{self, Charge, What, PIPE_USER_PAGES};
 use crate::kernel::wait::{WaitError, WaitQueue};
-use crate::kernel::Task;
+use crate::kernel::{current, Task};
 use crate::mm::io::{Dst, Src};
 use parking_lot::{Mutex, MutexGuard};
 use std::any::Any;
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 pub const PIPE_BUF: usize = 4096;
@@ -24,6 +29,10 @@ const PAGE: usize = 4096;
 /// Capacity of a new pipe, and the most that an unprivileged user may ask for (`fs.pipe-max-size`).
 pub const PIPE_DEFAULT: usize = 16 * PAGE;
 pub const PIPE_MAX: usize = 1 << 20;
+/// Capacity of a new pipe of a user that has many.
+const PIPE_SMALL: usize = 2 * PAGE;
+/// When no more than this is left of what all pipes may have, new ones are small whoever makes them.
+const SCARCE: u64 = 1 << 15;
 
 const IN: u32 = (libc::POLLIN | libc::POLLRDNORM) as u32;
 const OUT: u32 = (libc::POLLOUT | libc::POLLWRNORM) as u32;
@@ -33,6 +42,8 @@ const ERR: u32 = libc::POLLERR as u32;
 pub struct State {
     ring: Ring,
     cap: usize,
+    /// Counts `cap` while it is open.
+    charge: Option<Charge>,
     /// Position of the ring's first byte in the stream.
     pos: u64,
     /// Packets: start in the stream, and length.
@@ -89,6 +100,7 @@ impl Default for Pipe {
             state: Mutex::new(State {
                 ring: Ring::default(),
                 cap: PIPE_DEFAULT,
+                charge: None,
                 pos: 0,
                 packets: VecDeque::new(),
                 readers: 0,
@@ -238,23 +250,58 @@ impl Pipe {
     }
 
     /// `F_SETPIPE_SZ`.
-    pub fn set_capacity(&self, want: u64, privileged: bool) -> Result<usize> {
+    pub fn set_capacity(&self, want: u64) -> Result<usize> {
         if want > 1 << 31 {
             return Err(Errno::EINVAL);
         }
         let cap = (want as usize).max(PAGE).next_power_of_two();
         let mut s = self.state.lock();
         // Even a privileged guest gets no more than this: the memory is the Sentry's.
-        if cap > s.cap && cap > if privileged { PIPE_MAX * 16 } else { PIPE_MAX } {
+        if cap > s.cap && cap > if has(&[CAP_SYS_RESOURCE]) { PIPE_MAX * 16 } else { PIPE_MAX } {
             return Err(Errno::EPERM);
         }
         if cap < s.ring.len() || cap / PAGE < s.packets.len() {
             return Err(Errno::EBUSY);
         }
+        // Some must be left for small ones.
+        let too_much = cap > s.cap && users::left(What::PipePages) < SCARCE + ((cap - s.cap) / PAGE) as u64;
+        if too_much || s.charge.as_mut().is_some_and(|c| !c.set((cap / PAGE) as u64, user_pages())) {
+            return Err(Errno::EPERM);
+        }
         let was = s.writable();
         s.cap = cap;
         self.announce_room(s, was);
         Ok(cap)
+    }
+}
+
+/// Has the current task one of these capabilities? (Without a task, it is the kernel.)
+fn has(caps: &[u64]) -> bool {
+    current::get().is_none_or(|t| caps.iter().any(|c| t.cred().has(*c)))
+}
+
+/// Most pages that the current user's pipes may have.
+fn user_pages() -> u64 {
+    match PIPE_USER_PAGES.load(Ordering::Relaxed) {
+        limit if limit == 0 || has(&[CAP_SYS_RESOURCE, CAP_SYS_ADMIN]) => u64::MAX,
+        limit => limit,
+    }
+}
+
+/// Counts a pipe that is opened first: its capacity. `ENFILE` when all pipes together have too much.
+fn first_charge() -> Result<(usize, Charge)> {
+    let user = users::current();
+    let usual = if users::left(What::PipePages) > SCARCE {
+        user.charge_many(What::PipePages, (PIPE_DEFAULT / PAGE) as u64, user_pages())
+    } else {
+        None
+    };
+    match usual {
+        Some(charge) => Ok((PIPE_DEFAULT, charge)),
+        None => {
+            let charge = user.charge_many(What::PipePages, (PIPE_SMALL / PAGE) as u64, u64::MAX);
+            Ok((PIPE_SMALL, charge.ok_or(Errno::ENFILE)?))
+        }
     }
 }
 
@@ -304,8 +351,12 @@ pub struct PipeEnd {
 }
 
 impl PipeEnd {
-    fn open(pipe: Arc<Pipe>, read: bool, write: bool, anon: Option<Arc<AnonInode>>) -> Self {
+    fn open(pipe: Arc<Pipe>, read: bool, write: bool, anon: Option<Arc<AnonInode>>) -> Result<Self> {
         let mut s = pipe.state.lock();
+        if s.charge.is_none() {
+            let (cap, charge) = first_charge()?;
+            (s.cap, s.charge) = (cap, Some(charge));
+        }
         if read {
             s.readers += 1;
             s.reader_opens += 1;
@@ -315,7 +366,7 @@ impl PipeEnd {
             s.writer_opens += 1;
         }
         drop(s);
-        PipeEnd { pipe, read, write, quiet_until: None, anon }
+        Ok(PipeEnd { pipe, read, write, quiet_until: None, anon })
     }
 }
 
@@ -329,6 +380,7 @@ impl Drop for PipeEnd {
             s.pos = 0;
             s.packets.clear();
             s.ring.clear();
+            s.charge = None;
         }
         drop(s);
         let mut events = 0;
@@ -399,12 +451,12 @@ impl FileOps for PipeEnd {
 }
 
 /// A new pipe: its reading and its writing end, with status flags `flags` (`O_NONBLOCK`, `O_DIRECT`).
-pub fn new_pipe(anon: Option<AnonInode>, flags: i32) -> (Arc<File>, Arc<File>) {
+pub fn new_pipe(anon: Option<AnonInode>, flags: i32) -> Result<(Arc<File>, Arc<File>)> {
     let anon = anon.map(Arc::new);
     let pipe = Arc::new(Pipe::default());
-    let r = PipeEnd::open(pipe.clone(), true, false, anon.clone());
-    let w = PipeEnd::open(pipe, false, true, anon);
-    (File::new(Box::new(r), libc::O_RDONLY | flags, None), File::new(Box::new(w), libc::O_WRONLY | flags, None))
+    let r = PipeEnd::open(pipe.clone(), true, false, anon.clone())?;
+    let w = PipeEnd::open(pipe, false, true, anon)?;
+    Ok((File::new(Box::new(r), libc::O_RDONLY | flags, None), File::new(Box::new(w), libc::O_WRONLY | flags, None)))
 }
 
 /// The pipe behind an open file, if it is one.
@@ -424,10 +476,10 @@ impl PipeEnd {
 }
 
 /// `fcntl(F_SETPIPE_SZ)` and `fcntl(F_GETPIPE_SZ)`; `EBADF` when the file is no pipe.
-pub fn fcntl_size(task: &Task, file: &File, set: Option<u64>) -> SysResult {
+pub fn fcntl_size(file: &File, set: Option<u64>) -> SysResult {
     let pipe = of(file).ok_or(Errno::EBADF)?;
     let size = match set {
-        Some(want) => pipe.set_capacity(want, task.cred().has(crate::kernel::cred::CAP_SYS_RESOURCE))?,
+        Some(want) => pipe.set_capacity(want)?,
         None => pipe.capacity(),
     };
     Ok(size as u64)
@@ -450,21 +502,21 @@ async fn open_end(
     let nonblock = flags & libc::O_NONBLOCK != 0;
     let mode = flags & libc::O_ACCMODE;
     if mode == libc::O_RDWR {
-        let end = PipeEnd::open(pipe.clone(), true, true, anon);
+        let end = PipeEnd::open(pipe.clone(), true, true, anon)?;
         pipe.queue.wake_all();
         return Ok(Box::new(end));
     }
     let reading = mode == libc::O_RDONLY;
     if anon.is_some() {
         // A pipe without a name does not wait for its other end.
-        let end = PipeEnd::open(pipe.clone(), reading, !reading, anon);
+        let end = PipeEnd::open(pipe.clone(), reading, !reading, anon)?;
         pipe.queue.wake_all();
         return Ok(Box::new(end));
     }
     if !reading && nonblock && pipe.state.lock().readers == 0 {
         return Err(Errno::ENXIO.into());
     }
-    let mut end = PipeEnd::open(pipe.clone(), reading, !reading, None);
+    let mut end = PipeEnd::open(pipe.clone(), reading, !reading, None)?;
     let seen = {
         let s = pipe.state.lock();
         let (here, opens) = if reading { (s.writers, s.writer_opens) } else { (s.readers, s.reader_opens) };
@@ -506,7 +558,7 @@ mod tests {
 
     #[test]
     fn bytes_and_ends() {
-        let (r, w) = new_pipe(None, 0);
+        let (r, w) = new_pipe(None, 0).unwrap();
         assert_eq!(read(&r, 1), Err(AGAIN));
         assert_eq!(r.poll(), 0);
         assert_eq!(write(&w, b"hello"), Ok(5));
@@ -517,7 +569,7 @@ mod tests {
         assert_eq!(r.poll(), IN | HUP);
         assert_eq!(read(&r, 9), Ok(b"lo".to_vec()));
         assert_eq!(read(&r, 9), Ok(vec![]));
-        let (r, w) = new_pipe(None, 0);
+        let (r, w) = new_pipe(None, 0).unwrap();
         drop(r);
         assert_eq!(write(&w, b"x"), Err(Errno::EPIPE.into()));
         assert_eq!(w.poll(), OUT | ERR);
@@ -525,7 +577,7 @@ mod tests {
 
     #[test]
     fn small_writes_are_atomic() {
-        let (r, w) = new_pipe(None, 0);
+        let (r, w) = new_pipe(None, 0).unwrap();
         assert_eq!(write(&w, &[1; 65000]), Ok(65000));
         assert_eq!(w.poll(), 0);
         assert_eq!(write(&w, &[2; 4096]), Err(AGAIN));
@@ -538,7 +590,7 @@ mod tests {
 
     #[test]
     fn packets_keep_their_bounds() {
-        let (r, w) = new_pipe(None, libc::O_DIRECT);
+        let (r, w) = new_pipe(None, libc::O_DIRECT).unwrap();
         assert_eq!(write(&w, b"abc"), Ok(3));
         assert_eq!(write(&w, &[7; 5000]), Ok(5000));
         w.set_flags(libc::O_WRONLY);
@@ -558,7 +610,7 @@ mod tests {
 
     #[test]
     fn reservations() {
-        let (r, w) = new_pipe(None, 0);
+        let (r, w) = new_pipe(None, 0).unwrap();
         let p = of(&w).unwrap();
         let mut a = p.reserve(60_000).unwrap();
         assert_eq!(write(&w, &[1; 9000]), Ok(5536));
@@ -571,14 +623,33 @@ mod tests {
         assert_eq!(p.reserve(1).err(), Some(Errno::EPIPE));
     }
 
+    /// All pipes together hold only so much, and there is room for small ones when large ones have taken most.
+    #[test]
+    fn all_pipes_together_have_a_bound() {
+        let large = || {
+            let (r, w) = new_pipe(None, 0).ok()?;
+            of(&w)?.set_capacity(PIPE_MAX as u64 * 16).ok().map(|_| (r, w))
+        };
+        let held: Vec<_> = (0..1000).map_while(|_| large()).collect();
+        assert!((16..=32).contains(&held.len()), "{} of 16 MiB", held.len());
+        let (_r, w) = new_pipe(None, 0).unwrap();
+        assert_eq!(of(&w).unwrap().capacity(), PIPE_SMALL);
+        assert_eq!(of(&w).unwrap().set_capacity(PIPE_MAX as u64 * 16), Err(Errno::EPERM));
+        drop(held);
+        assert_eq!(of(&w).unwrap().set_capacity(PIPE_MAX as u64 * 16), Ok(PIPE_MAX * 16));
+        drop((_r, w));
+        let (_r, w) = new_pipe(None, 0).unwrap();
+        assert_eq!(of(&w).unwrap().capacity(), PIPE_DEFAULT);
+    }
+
     #[test]
     fn size_changes() {
-        let (_r, w) = new_pipe(None, 0);
+        let (_r, w) = new_pipe(None, 0).unwrap();
         let p = of(&w).unwrap();
         assert_eq!(p.capacity(), 65536);
-        assert_eq!(p.set_capacity(5000, false), Ok(8192));
+        assert_eq!(p.set_capacity(5000), Ok(8192));
         assert_eq!(write(&w, &[0; 9000]), Ok(8192));
-        assert_eq!(p.set_capacity(4096, false), Err(Errno::EBUSY));
-        assert_eq!(p.set_capacity(PIPE_MAX as u64 + 1, false), Err(Errno::EPERM));
+        assert_eq!(p.set_capacity(4096), Err(Errno::EBUSY));
+        assert_eq!(p.set_capacity(PIPE_MAX as u64 * 16 + 1), Err(Errno::EPERM));
     }
 }

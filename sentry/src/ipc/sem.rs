@@ -8,6 +8,7 @@ use crate::error::{Errno, Result, SysError, SysResult};
 use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{Cred, Kernel, Task};
 use parking_lot::Mutex;
+use platform::budget::{Budget, Charge};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
@@ -35,6 +36,9 @@ struct Sem {
     pid: i32,
 }
 
+/// Adjustments in all sets, of all processes.
+static UNDO: Budget = Budget::new(1 << 20);
+
 struct State {
     perm: Perm,
     sems: Vec<Sem>,
@@ -42,7 +46,7 @@ struct State {
     ctime: i64,
     removed: bool,
     /// Adjustments at the end of each process (by process id).
-    undo: BTreeMap<i32, BTreeMap<u16, i32>>,
+    undo: BTreeMap<i32, (BTreeMap<u16, i32>, Charge)>,
     /// Who waits for which semaphore; true: for zero.
     waiting: BTreeMap<u64, (u16, bool)>,
     next_waiter: u64,
@@ -133,7 +137,12 @@ impl Set {
             return Err(Errno::EIDRM);
         }
         let undoes = ops.iter().any(|o| o.flags & SEM_UNDO != 0);
-        let mut undo = if undoes { s.undo.get(&pid).cloned().unwrap_or_default() } else { BTreeMap::new() };
+        let mut undo = match s.undo.get(&pid) {
+            Some((u, _)) if undoes => u.clone(),
+            _ => BTreeMap::new(),
+        };
+        // As many as there can be afterwards; those that there were are counted twice meanwhile.
+        let mut charge = UNDO.take(if undoes { (undo.len() + ops.len()) as u64 } else { 0 }).ok_or(Errno::ENOMEM)?;
         match attempt(&mut s.sems, &mut undo, ops, pid) {
             Ok(()) => {
                 if undoes {
@@ -141,7 +150,8 @@ impl Set {
                     if undo.is_empty() {
                         s.undo.remove(&pid);
                     } else {
-                        s.undo.insert(pid, undo);
+                        charge.set(undo.len() as u64);
+                        s.undo.insert(pid, (undo, charge));
                     }
                 }
                 s.otime = now();
@@ -242,10 +252,11 @@ impl Set {
             for (slot, v) in slots.iter_mut().zip(values) {
                 *slot = Sem { value: *v, pid };
             }
-            for u in s.undo.values_mut() {
+            for (u, charge) in s.undo.values_mut() {
                 u.retain(|n, _| !(first..end).contains(&usize::from(*n)));
+                charge.set(u.len() as u64);
             }
-            s.undo.retain(|_, u| !u.is_empty());
+            s.undo.retain(|_, (u, _)| !u.is_empty());
             s.ctime = now();
         }
         self.queue.wake_all();
@@ -288,7 +299,7 @@ impl Set {
 
     fn undo(&self, pid: i32) {
         let mut s = self.state.lock();
-        let Some(adjustments) = s.undo.remove(&pid) else { return };
+        let Some((adjustments, _)) = s.undo.remove(&pid) else { return };
         for (num, adj) in adjustments {
             if let Some(sem) = s.sems.get_mut(usize::from(num)) {
                 sem.value = (sem.value + adj).clamp(0, SEMVMX);
@@ -353,6 +364,30 @@ mod tests {
         assert_eq!(s.try_ops(&[op(0, 32767, 0), op(0, 1, 0)], 9, &mut None), Err(Errno::ERANGE));
         assert_eq!(s.try_ops(&[op(1, 1, 0)], 9, &mut None), Err(Errno::EFBIG));
         assert_eq!(s.try_ops(&[op(0, 0, 0)], 9, &mut None), Ok(true));
+    }
+
+    /// What processes leave to be undone is bounded, and given back.
+    #[test]
+    fn there_are_only_so_many_adjustments() {
+        let s = set(&vec![0; 32_000]);
+        let fill = |pid: i32| {
+            for first in (0..32_000u16).step_by(500) {
+                let ops: Vec<_> = (first..first + 500).map(|n| op(n, 1, SEM_UNDO)).collect();
+                match s.try_ops(&ops, pid, &mut None) {
+                    Ok(done) => assert!(done),
+                    Err(e) => return Err(e),
+                }
+            }
+            Ok(())
+        };
+        let full = (1..100).find(|pid| fill(*pid).is_err()).expect("no bound");
+        assert!(full > 10);
+        assert_eq!(fill(full), Err(Errno::ENOMEM));
+        assert_eq!(s.try_ops(&[op(0, 1, 0)], 500, &mut None), Ok(true));
+        s.undo(1);
+        assert_eq!(s.try_ops(&[op(0, 1, SEM_UNDO)], 500, &mut None), Ok(true));
+        drop(s);
+        assert_eq!(UNDO.left(), 1 << 20);
     }
 
     #[test]

@@ -105,6 +105,7 @@ impl Segment {
     pub fn new(task: &Task, perm: Perm, size: u64) -> Result<Self> {
         let pages = size.checked_next_multiple_of(platform::PAGE_SIZE).ok_or(Errno::EINVAL)?;
         let fd = memfd_create(c"SYSV", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        let fd = platform::budget::admit(fd, platform::budget::Use::Mapped)?;
         nix::unistd::ftruncate(&fd, i64::try_from(pages).map_err(|_| Errno::EINVAL)?)?;
         let seals = SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;

@@ -15,34 +15,63 @@ pub enum What {
     EpollWatches,
     /// Queued signals and POSIX timers (`RLIMIT_SIGPENDING`).
     Signals,
+    /// Pages that pipes may fill.
+    PipePages,
 }
+const KINDS: usize = 5;
 
 /// What all users together may have.
-const ALL_MAX: [u64; 4] = [1 << 16, 1 << 18, 1 << 20, 1 << 18];
-static ALL: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+const ALL_MAX: [u64; KINDS] = [1 << 16, 1 << 18, 1 << 20, 1 << 18, 1 << 17];
+static ALL: [AtomicU64; KINDS] = [const { AtomicU64::new(0) }; KINDS];
 
 /// `/proc/sys/fs/{inotify,epoll}/max_user_*`: what one user may have.
 pub static MAX_INOTIFY_INSTANCES: AtomicU64 = AtomicU64::new(128);
 pub static MAX_INOTIFY_WATCHES: AtomicU64 = AtomicU64::new(1 << 17);
 pub static MAX_EPOLL_WATCHES: AtomicU64 = AtomicU64::new(1 << 20);
 
+/// `/proc/sys/fs/pipe-user-pages-soft`: with this many pages a user's new pipes are small.
+pub static PIPE_USER_PAGES: AtomicU64 = AtomicU64::new(16384);
+
 static USERS: Mutex<BTreeMap<u32, Weak<User>>> = Mutex::new(BTreeMap::new());
 
 /// What one user has.
 #[derive(Debug, Default)]
-pub struct User([AtomicU64; 4]);
+pub struct User([AtomicU64; KINDS]);
 
-/// One counted thing, until it is dropped.
+/// Some counted things, until it is dropped.
 #[derive(Debug)]
 pub struct Charge {
     user: Arc<User>,
     what: What,
+    amount: u64,
+}
+
+impl Charge {
+    /// Makes it `amount` if that leaves the user with `limit` at most; changes nothing if not. To become less always works.
+    pub fn set(&mut self, amount: u64, limit: u64) -> bool {
+        let (mine, all) = (&self.user.0[self.what as usize], &ALL[self.what as usize]);
+        if let Some(more) = amount.checked_sub(self.amount) {
+            // Taken back below if it was too much.
+            let had = mine.fetch_add(more, Ordering::Relaxed);
+            let had_all = all.fetch_add(more, Ordering::Relaxed);
+            let fits = |had: u64, limit: u64| had.checked_add(more).is_some_and(|n| n <= limit);
+            if !fits(had, limit) || !fits(had_all, ALL_MAX[self.what as usize]) {
+                mine.fetch_sub(more, Ordering::Relaxed);
+                all.fetch_sub(more, Ordering::Relaxed);
+                return false;
+            }
+        } else {
+            mine.fetch_sub(self.amount - amount, Ordering::Relaxed);
+            all.fetch_sub(self.amount - amount, Ordering::Relaxed);
+        }
+        self.amount = amount;
+        true
+    }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.user.0[self.what as usize].fetch_sub(1, Ordering::Relaxed);
-        ALL[self.what as usize].fetch_sub(1, Ordering::Relaxed);
+        self.set(0, u64::MAX);
     }
 }
 
@@ -74,13 +103,18 @@ pub fn count(uid: u32, what: What) -> u64 {
 impl User {
     /// One more, if the user has less than `limit`.
     pub fn charge(self: &Arc<Self>, what: What, limit: u64) -> Option<Charge> {
-        let i = what as usize;
-        // Dropped below when it was one too many.
-        let had = self.0[i].fetch_add(1, Ordering::Relaxed);
-        let all = ALL[i].fetch_add(1, Ordering::Relaxed);
-        let charge = Charge { user: self.clone(), what };
-        (had < limit && all < ALL_MAX[i]).then_some(charge)
+        self.charge_many(what, 1, limit)
     }
+    /// `amount` more, if the user has no more than `limit` then.
+    pub fn charge_many(self: &Arc<Self>, what: What, amount: u64, limit: u64) -> Option<Charge> {
+        let mut charge = Charge { user: self.clone(), what, amount: 0 };
+        charge.set(amount, limit).then_some(charge)
+    }
+}
+
+/// How many of these all users together may still have.
+pub fn left(what: What) -> u64 {
+    ALL_MAX[what as usize].saturating_sub(ALL[what as usize].load(Ordering::Relaxed))
 }
 
 #[cfg(test)]

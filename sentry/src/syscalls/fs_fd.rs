@@ -257,8 +257,8 @@ pub async fn fcntl(cx: &mut Ctx<'_>, fd: Fd, cmd: i32, arg: u64) -> SysResult {
             dnotify::set(cx.task, &file, fd.0, arg as u32)?;
             Ok(0)
         }
-        libc::F_SETPIPE_SZ => pipe::fcntl_size(cx.task, &file, Some(arg)),
-        libc::F_GETPIPE_SZ => pipe::fcntl_size(cx.task, &file, None),
+        libc::F_SETPIPE_SZ => pipe::fcntl_size(&file, Some(arg)),
+        libc::F_GETPIPE_SZ => pipe::fcntl_size(&file, None),
         libc::F_GET_SEALS => Ok(sealable(&file)?.seals() as u64),
         libc::F_ADD_SEALS => {
             if !file.writable() {

@@ -248,9 +248,16 @@ pub async fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
     table::call_wait(cx).await
 }
 
-/// A call that is not in the table: `ENOSYS`, logged once per number.
+/// Numbers of calls that are not there that are remembered.
+pub const UNKNOWN_MAX: usize = 1024;
+
+/// A call that is not in the table: `ENOSYS`, logged once per number, of [`UNKNOWN_MAX`] numbers.
 pub fn unknown(cx: &mut Ctx<'_>) -> SysResult {
-    if cx.kernel().logged_unknown.lock().insert(cx.nr) {
+    let first = {
+        let mut logged = cx.kernel().logged_unknown.lock();
+        logged.len() < UNKNOWN_MAX && logged.insert(cx.nr)
+    };
+    if first {
         log::info!("system call {} ({}) is not supported (ENOSYS)", strace::name(cx.nr), cx.nr);
     }
     Err(Errno::ENOSYS.into())

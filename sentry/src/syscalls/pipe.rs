@@ -44,7 +44,7 @@ pub fn pipe2(cx: &mut Ctx<'_>, fds: Addr, flags: i32) -> SysResult {
     if flags & !(STATUS | libc::O_CLOEXEC) != 0 {
         return Err(Errno::EINVAL.into());
     }
-    let (r, w) = pipe::new_pipe(Some(AnonInode::pipe(cx.task)), flags & STATUS);
+    let (r, w) = pipe::new_pipe(Some(AnonInode::pipe(cx.task)), flags & STATUS)?;
     let pair = install_pair(cx, r, w, flags & libc::O_CLOEXEC != 0)?;
     give_pair(cx, fds, pair)
 }

@@ -65,7 +65,7 @@ const TABLE: &[(&str, Node)] = &[
     ("fs/overflowuid", Text("65534")),
     ("fs/pipe-max-size", Int(1_048_576, 4096, MAX)),
     ("fs/pipe-user-pages-hard", Int(0, 0, i64::MAX)),
-    ("fs/pipe-user-pages-soft", Int(16384, 0, i64::MAX)),
+    ("fs/pipe-user-pages-soft", Count(&users::PIPE_USER_PAGES)),
     ("fs/protected_fifos", Level(&perm::PROTECTED_FIFOS, 2)),
     ("fs/protected_hardlinks", Level(&perm::PROTECTED_HARDLINKS, 1)),
     ("fs/protected_regular", Level(&perm::PROTECTED_REGULAR, 2)),

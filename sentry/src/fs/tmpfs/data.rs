@@ -1,11 +1,15 @@
 //! Content of a regular file of a tmpfs: small ones in the heap, grown or mapped ones in a memfd, which guests can map and which may be sparse.
+//! A memfd takes a descriptor of the Sentry's, which are few: where too many are in use already, a file that is not mapped
+//! has [`Pages`] of the heap, with holes too.
 //!
 //! What a write may take is counted before it is written, so that files together never hold more than is counted. Where there are no holes
 //! the length says exactly what that is; where there are, every byte counts as new until the host is asked (`settle`).
 
+use super::pages::Pages;
 use super::{TmpFs, PAGE};
 use crate::error::{Errno, Result};
 use crate::mm::io::{Dst, Src};
+use platform::budget::Use;
 use platform::host::SharedFile;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -14,6 +18,10 @@ use std::sync::Arc;
 const HEAP_MAX: u64 = 128 * 1024;
 /// Bytes moved at a time between a memfd and a guest.
 const CHUNK: usize = 1 << 20;
+/// A file that has more than this in pages gets a memfd if there is one to be had at all.
+const PAGES_MAX: u64 = 4 << 20;
+/// Bytes moved at a time between pages and a guest.
+const PART: usize = 64 * 1024;
 /// Bytes that a memfd with holes may have counted too much before the host is asked.
 const RECOUNT: u64 = 128 * 1024;
 
@@ -37,6 +45,7 @@ pub struct Data {
 
 enum Store {
     Heap(Vec<u8>),
+    Pages(Pages),
     Shared(Arc<SharedFile>),
 }
 
@@ -62,6 +71,7 @@ impl Data {
     pub fn len(&self) -> u64 {
         match &self.store {
             Store::Heap(v) => v.len() as u64,
+            Store::Pages(p) => p.len(),
             Store::Shared(f) => f.len(),
         }
     }
@@ -72,6 +82,7 @@ impl Data {
     pub fn blocks(&self) -> u64 {
         match &self.store {
             Store::Heap(v) => pages(v.len() as u64) / 512,
+            Store::Pages(p) => p.taken() / 512,
             Store::Shared(f) => {
                 if let Some(known) = self.blocks.load(Ordering::Relaxed).checked_sub(1) {
                     return known;
@@ -97,6 +108,7 @@ impl Data {
                 let from = usize::try_from(offset).map_err(|_| Errno::EINVAL)?;
                 dst.put(v.get(from..).unwrap_or(&[]))
             }
+            Store::Pages(p) => p.read(dst, offset),
             Store::Shared(f) if self.sparse && self.blocks() * 512 < self.len() => {
                 crate::fs::gofer::read_fd(&f.fd(), dst, offset)
             }
@@ -115,7 +127,7 @@ impl Data {
         // On the heap there are no holes.
         self.sparse |= offset > pages(self.len());
         if end > HEAP_MAX || offset > pages(self.len()) {
-            self.share(fs)?;
+            self.outgrow(fs)?;
         }
         match &mut self.store {
             Store::Heap(v) => {
@@ -139,8 +151,43 @@ impl Data {
                 }
                 r
             }
+            Store::Pages(_) => self.write_pages(fs, src, offset, want),
             Store::Shared(_) => self.write_shared(fs, src, offset, want),
         }
+    }
+
+    fn write_pages(&mut self, fs: &TmpFs, src: &mut Src<'_>, offset: u64, want: usize) -> Result<usize> {
+        let mut buf = vec![0; want.min(PART)];
+        let mut done = 0;
+        while let (Store::Pages(p), true) = (&mut self.store, done < want) {
+            let at = offset + done as u64;
+            let mut n = buf.len().min(want - done);
+            let mut more = p.missing(at, at + n as u64);
+            if more > fs.room() {
+                // There may be room for this page.
+                n = n.min((PAGE - at % PAGE) as usize);
+                more = p.missing(at, at + n as u64);
+            }
+            match fs.charge(self.charged, self.charged + more) {
+                Ok(()) => {}
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e),
+            }
+            let r = src.take(&mut buf[..n]);
+            let k = *r.as_ref().unwrap_or(&0);
+            if k > 0 {
+                p.write(at, &buf[..k]);
+            }
+            fs.recharge(self.charged + more, p.taken());
+            self.charged = p.taken();
+            done += k;
+            match r {
+                Err(e) if done == 0 => return Err(e),
+                Ok(_) if k == n => {}
+                _ => break,
+            }
+        }
+        Ok(done)
     }
 
     fn write_shared(&mut self, fs: &TmpFs, src: &mut Src<'_>, offset: u64, want: usize) -> Result<usize> {
@@ -220,7 +267,7 @@ impl Data {
         }
         self.sparse |= len > pages(self.len());
         if len > self.len() && (len > HEAP_MAX || len > pages(self.len())) {
-            self.share(fs)?;
+            self.outgrow(fs)?;
         }
         match &mut self.store {
             Store::Heap(v) => {
@@ -229,6 +276,14 @@ impl Data {
                 self.charged = after;
                 v.resize(len as usize, 0);
                 trim(v);
+                Ok(())
+            }
+            Store::Pages(p) => {
+                if len > platform::host::SHARED_FILE_MAX {
+                    return Err(Errno::EFBIG);
+                }
+                p.set_len(len);
+                self.settle(fs);
                 Ok(())
             }
             Store::Shared(f) => {
@@ -243,36 +298,92 @@ impl Data {
         }
     }
 
-    /// Asks the host what the memfd has, and counts that.
+    /// Finds out what there is (of a memfd, from the host), and counts that.
     fn settle(&mut self, fs: &TmpFs) {
-        if let Store::Shared(f) = &self.store {
-            let now = f.blocks() * 512;
-            fs.recharge(self.charged, now);
-            (self.charged, self.unsettled) = (now, 0);
+        let now = match &self.store {
+            Store::Heap(_) => return,
+            Store::Pages(p) => p.taken(),
+            Store::Shared(f) => f.blocks() * 512,
+        };
+        fs.recharge(self.charged, now);
+        (self.charged, self.unsettled) = (now, 0);
+    }
+
+    /// Has a store that may be long and have holes.
+    fn outgrow(&mut self, fs: &TmpFs) -> Result<()> {
+        let what = match &self.store {
+            Store::Heap(_) => Use::Content,
+            Store::Pages(p) if p.taken() > PAGES_MAX => Use::Mapped,
+            _ => return Ok(()),
+        };
+        match (SharedFile::new(what), &self.store) {
+            (Ok(f), _) => self.move_to(fs, f),
+            (Err(Errno::EMFILE | Errno::ENFILE), Store::Heap(v)) => {
+                let mut p = Pages::default();
+                p.write(0, v);
+                self.store = Store::Pages(p);
+                self.settle(fs);
+                Ok(())
+            }
+            (Err(Errno::EMFILE | Errno::ENFILE), _) => Ok(()),
+            (Err(e), _) => Err(e),
         }
     }
 
-    /// Moves the content to a memfd, if it is not there.
+    /// Moves the content to a memfd, if it is not there. `ENFILE` if there is none to be had.
     pub fn share(&mut self, fs: &TmpFs) -> Result<&SharedFile> {
         *self.blocks.get_mut() = 0;
-        if let Store::Heap(v) = &mut self.store {
-            let f = SharedFile::new()?;
-            f.copy_in(0, v)?;
-            f.set_len(v.len() as u64)?;
-            // It is counted already: a heap has no holes.
-            self.store = Store::Shared(Arc::new(f));
-            self.settle(fs);
+        if !matches!(self.store, Store::Shared(_)) {
+            self.move_to(fs, SharedFile::new(Use::Mapped)?)?;
         }
         match &self.store {
             Store::Shared(f) => Ok(f),
-            Store::Heap(_) => Err(Errno::EIO),
+            _ => Err(Errno::EIO),
         }
     }
-    pub fn shared(&self) -> Option<&SharedFile> {
+    fn move_to(&mut self, fs: &TmpFs, f: SharedFile) -> Result<()> {
         match &self.store {
-            Store::Shared(f) => Some(f),
-            Store::Heap(_) => None,
+            Store::Heap(v) => drop(f.copy_in(0, v)?),
+            Store::Pages(p) => {
+                f.set_len(p.len())?;
+                for (at, piece) in p.pieces() {
+                    f.copy_in(at, piece)?;
+                }
+                // Pages behind the end come with fallocate(2) only, and are not kept.
+                self.sparse = true;
+            }
+            Store::Shared(_) => return Ok(()),
         }
+        // It is counted already.
+        self.store = Store::Shared(Arc::new(f));
+        self.settle(fs);
+        Ok(())
+    }
+
+    /// Moves the content out of a memfd that nothing but this refers to, so that its descriptor is free again. Says whether it did.
+    pub fn unshare(&mut self, fs: &TmpFs) -> bool {
+        let Store::Shared(f) = &self.store else { return false };
+        if f.fd_is_used() || self.charged > PAGES_MAX {
+            return false;
+        }
+        let mut p = Pages::default();
+        let mut buf = [0; PAGE as usize];
+        let mut at = 0;
+        // Of a sparse file, what has data.
+        while let Some(from) = self.seek(at, libc::SEEK_DATA).ok().map(|d| d / PAGE * PAGE) {
+            let n = f.copy_out(from, &mut buf);
+            if n == 0 {
+                return false;
+            }
+            p.write(from, &buf[..n]);
+            at = from + n as u64;
+        }
+        p.set_len(f.len());
+        self.store = Store::Pages(p);
+        (self.mapped, self.sparse) = (false, true);
+        *self.blocks.get_mut() = 0;
+        self.settle(fs);
+        true
     }
 
     /// fallocate(2): `offset + len` has been checked.
@@ -291,8 +402,9 @@ impl Data {
                 if !keep && end > self.len() {
                     self.set_len(fs, end)?;
                 }
-                let Store::Shared(f) = &self.store else { return Ok(()) };
-                let fd = f.fd();
+                if matches!(self.store, Store::Heap(_)) {
+                    return Ok(());
+                }
                 // Counted first; what was there before is found out afterwards.
                 let most = self.charged + (pages(end) - offset / PAGE * PAGE);
                 if let Err(e) = fs.charge(self.charged, most) {
@@ -300,7 +412,17 @@ impl Data {
                     return Err(e);
                 }
                 self.charged = most;
-                let r = platform::host::fallocate(std::os::fd::AsFd::as_fd(&*fd), mode, offset as i64, len as i64);
+                let r = match &mut self.store {
+                    Store::Shared(f) => {
+                        let fd = f.fd();
+                        platform::host::fallocate(std::os::fd::AsFd::as_fd(&*fd), mode, offset as i64, len as i64)
+                    }
+                    Store::Pages(p) => {
+                        p.allocate(offset, end);
+                        Ok(())
+                    }
+                    Store::Heap(_) => Ok(()),
+                };
                 self.settle(fs);
                 Ok(r?)
             }
@@ -327,6 +449,10 @@ impl Data {
                     part.fill(0);
                 }
             }
+            Store::Pages(p) => {
+                p.punch(offset, end);
+                self.settle(fs);
+            }
             Store::Shared(f) => {
                 self.sparse = true;
                 f.punch_hole(offset, end - offset)?;
@@ -344,6 +470,7 @@ impl Data {
         match &self.store {
             Store::Heap(_) if whence == libc::SEEK_DATA => Ok(offset),
             Store::Heap(v) => Ok(v.len() as u64),
+            Store::Pages(p) => p.seek(offset, whence),
             Store::Shared(f) => {
                 let how = if whence == libc::SEEK_DATA {
                     nix::unistd::Whence::SeekData

@@ -5,8 +5,9 @@ use crate::error::{Errno, Result, SysResult};
 use crate::fs::dir::Dir;
 use crate::fs::*;
 use crate::mm::io::{Dst, Src};
+use platform::budget::{admit, Use};
 use std::any::Any;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -62,36 +63,58 @@ impl TmpInode {
 
     /// A descriptor to map: writable only for a file open for writing.
     pub fn map_source(&self, writable: bool, write_shared: bool) -> Result<MapSource> {
+        let fd = match self.mappable(writable, write_shared) {
+            Err(Errno::EMFILE | Errno::ENFILE) if super::mapped::make_room() => self.mappable(writable, write_shared),
+            r => r,
+        }?;
+        super::mapped::note(self);
+        Ok(MapSource::Host(fd))
+    }
+    fn mappable(&self, writable: bool, write_shared: bool) -> Result<Arc<OwnedFd>> {
         let seals = self.seals.load(Ordering::Relaxed) as i32;
         if write_shared && seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 {
             return Err(Errno::EPERM);
         }
-        let fd = {
-            let mut d = self.data()?.write();
-            if write_shared {
-                d.set_mapped();
-            }
-            d.share(self.fs())?.fd()
-        };
+        // Held to the end: until then nothing but this lock keeps the memfd.
+        let mut d = self.data()?.write();
+        if write_shared {
+            d.set_mapped();
+        }
+        let fd = d.share(self.fs())?.fd();
         if write_shared {
             // One for writable shared mappings alone: it is in use as long as there is one.
             let mut writable = self.mapped_writable.lock();
             if let Some(fd) = writable.upgrade() {
-                return Ok(MapSource::Host(fd));
+                return Ok(fd);
             }
-            let own = Arc::new(fd.try_clone().map_err(|_| Errno::ENFILE)?);
+            let own = Arc::new(admit(fd.try_clone().map_err(|_| Errno::ENFILE)?, Use::Mapped)?);
             *writable = Arc::downgrade(&own);
-            return Ok(MapSource::Host(own));
+            return Ok(own);
         }
         if writable && seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) == 0 {
-            return Ok(MapSource::Host(fd));
+            return Ok(fd);
         }
-        if let Some(ro) = self.read_only.get() {
-            return Ok(MapSource::Host(ro.clone()));
+        let mut read_only = self.read_only.lock();
+        if let Some(fd) = &*read_only {
+            return Ok(fd.clone());
         }
         let reopen = self.fs().reopen.as_ref().ok_or(Errno::ENODEV)?;
-        let ro = Arc::new(reopen(fd.as_fd())?);
-        Ok(MapSource::Host(self.read_only.get_or_init(|| ro).clone()))
+        let fd = Arc::new(admit(reopen(fd.as_fd())?, Use::Mapped)?);
+        *read_only = Some(fd.clone());
+        Ok(fd)
+    }
+
+    /// Moves the content out of its memfd if there is no mapping of it any more. Says whether it did.
+    pub(super) fn unmap(&self) -> bool {
+        let Some(mut d) = self.data().ok().and_then(|d| d.try_write()) else { return false };
+        let mut read_only = self.read_only.lock();
+        let used = self.mapped_writable.lock().strong_count() > 0
+            || read_only.as_ref().is_some_and(|fd| Arc::strong_count(fd) > 1);
+        if used || !d.unshare(self.fs()) {
+            return false;
+        }
+        *read_only = None;
+        true
     }
 
     pub fn seals(&self) -> i32 {

@@ -6,6 +6,8 @@
 
 pub mod data;
 pub mod file;
+mod mapped;
+mod pages;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +22,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
 pub const TMPFS_MAGIC: u64 = 0x0102_1994;
 pub const PAGE: u64 = 4096;
@@ -204,6 +206,8 @@ pub struct TmpInode {
     uid: AtomicU32,
     gid: AtomicU32,
     nlink: AtomicU32,
+    /// Names that link(2) gave it: each counts as an inode, since it takes about as much.
+    links: AtomicU32,
     rdev: u64,
     times: Mutex<Times>,
     body: Body,
@@ -217,7 +221,9 @@ pub struct TmpInode {
     seals: AtomicU32,
     /// What its writable shared mappings hold.
     mapped_writable: Mutex<Weak<OwnedFd>>,
-    read_only: OnceLock<Arc<OwnedFd>>,
+    read_only: Mutex<Option<Arc<OwnedFd>>>,
+    /// It is among those that [`mapped`] knows.
+    was_mapped: AtomicBool,
     /// Overlay: the lower directory whose entries show through; and the overlay's inode over this one.
     pub below: Mutex<Option<Arc<dyn Inode>>>,
     pub owner: Mutex<Option<Weak<super::overlay::OvlInode>>>,
@@ -236,6 +242,7 @@ impl TmpInode {
             uid: AtomicU32::new(uid),
             gid: AtomicU32::new(gid),
             nlink: AtomicU32::new(nlink),
+            links: AtomicU32::new(0),
             rdev,
             times: Mutex::new(Times { atime: now, mtime: now, ctime: now, btime: now }),
             body,
@@ -245,7 +252,8 @@ impl TmpInode {
             extra: InodeExtra::default(),
             seals: AtomicU32::new(libc::F_SEAL_SEAL as u32),
             mapped_writable: Mutex::default(),
-            read_only: OnceLock::new(),
+            read_only: Mutex::default(),
+            was_mapped: AtomicBool::new(false),
             below: Mutex::new(None),
             owner: Mutex::new(None),
         })
@@ -377,6 +385,14 @@ impl TmpInode {
         if (t.nlink() == 0 && t.extra.get::<file::Unlinkable>().is_some()) || !Arc::ptr_eq(&t.fs, &self.fs) {
             return Err(Errno::ENOENT);
         }
+        let fs = &self.fs;
+        if t.nlink() > 0 {
+            if fs.inodes.load(Ordering::Relaxed) >= fs.inode_limit {
+                return Err(Errno::ENOSPC);
+            }
+            fs.inodes.fetch_add(1, Ordering::Relaxed);
+            t.links.fetch_add(1, Ordering::Relaxed);
+        }
         t.linked();
         self.put(name, t.clone())
     }
@@ -394,6 +410,9 @@ impl TmpInode {
             old.nlink.store(0, Ordering::Relaxed);
         } else {
             old.unlinked();
+            if old.links.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+                old.fs.inodes.fetch_sub(1, Ordering::Relaxed);
+            }
         }
         old.changed();
     }
@@ -687,7 +706,7 @@ impl Inode for TmpInode {
 impl Drop for TmpInode {
     /// Frees the tree below without recursion: a guest can nest directories deeper than our stack is.
     fn drop(&mut self) {
-        self.fs.inodes.fetch_sub(1, Ordering::Relaxed);
+        self.fs.inodes.fetch_sub(1 + u64::from(*self.links.get_mut()), Ordering::Relaxed);
         let attrs: u64 = self.xattrs.get_mut().iter().map(|(k, v)| xattr_cost(k, v)).sum();
         self.fs.recharge(attrs, 0);
         let mut todo: Vec<Arc<TmpInode>> = Vec::new();

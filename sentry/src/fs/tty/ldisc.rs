@@ -204,6 +204,8 @@ impl Ldisc {
     fn start(&mut self) {
         if self.stopped && !self.by_request {
             self.stopped = false;
+            let room = OUT_MAX.saturating_sub(self.out.len());
+            self.held.truncate(room);
             self.out.append(&mut self.held);
             self.tell(packet::START, packet::STOP);
         }
@@ -279,7 +281,7 @@ impl Ldisc {
                 }
             }
         }
-        if self.l(libc::ECHO) {
+        if self.l(libc::ECHO) && self.sink().len() < OUT_MAX {
             let width = if c < 0x20 && self.l(libc::ECHOCTL) { 2 } else { 1 };
             for _ in 0..width {
                 let shown = if self.l(libc::ECHOE) { &b"\x08 \x08"[..] } else { &b"\x7f"[..] };
@@ -486,6 +488,19 @@ mod tests {
         assert!(!l.writable());
         l.flow(false);
         assert!(l.writable());
+    }
+
+    /// What is typed shows only as long as there is room for it.
+    #[test]
+    fn no_typing_fills_more_than_the_room() {
+        // Nothing but lines that are erased; erasing and killing; stopping, typing, starting.
+        for keys in ["\x01\x7f", "abc\x15", "ab cd\x17\x17", "\x13a\x7fb\x7f\x11", "\x13abc\x15\x11\x13"] {
+            let mut l = Ldisc::default();
+            for _ in 0..OUT_MAX {
+                typed(&mut l, keys.as_bytes());
+            }
+            assert!(l.out.len() + l.held.len() <= 2 * OUT_MAX + 64, "{keys:?}: {} {}", l.out.len(), l.held.len());
+        }
     }
 
     #[test]

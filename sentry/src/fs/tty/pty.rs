@@ -9,6 +9,7 @@ use crate::kernel::wait::WaitQueue;
 use crate::kernel::{current, Kernel, Task};
 use crate::mm::io::{Dst, Src};
 use parking_lot::Mutex;
+use platform::executor::TimerHandle;
 use std::any::Any;
 use std::sync::{Arc, Weak};
 
@@ -59,6 +60,8 @@ pub struct State {
     pub gid: u32,
     /// End of the wait of a read with `VMIN` 0 and `VTIME` (host monotonic ns).
     deadline: Option<u64>,
+    /// Rings then.
+    alarm: Option<TimerHandle>,
 }
 
 pub struct Pty {
@@ -95,6 +98,7 @@ impl Pty {
             uid,
             gid: 5,
             deadline: None,
+            alarm: None,
         };
         Arc::new(Pty {
             kernel: Arc::downgrade(kernel),
@@ -425,21 +429,9 @@ impl FileOps for Slave {
                         let d = now + u64::from(time) * 100_000_000;
                         s.deadline = Some(d);
                         if let Some(k) = self.0.kernel.upgrade() {
-                            let (queue, executor) = (self.0.slave_queue.clone(), k.executor.clone());
-                            let waker = std::task::Waker::from(Arc::new(Alarm(queue)));
-                            k.executor.spawn(Box::pin(async move {
-                                let timer = executor.timer(d, waker);
-                                let mut own = None;
-                                std::future::poll_fn(|cx| {
-                                    if platform::executor::now_ns() >= d {
-                                        return std::task::Poll::Ready(());
-                                    }
-                                    own = Some(executor.timer(d, cx.waker().clone()));
-                                    std::task::Poll::Pending
-                                })
-                                .await;
-                                drop((timer, own));
-                            }));
+                            let waker = std::task::Waker::from(Arc::new(Alarm(self.0.slave_queue.clone())));
+                            // In place of the last one's.
+                            s.alarm = Some(k.executor.timer(d, waker));
                         }
                     }
                 }

@@ -45,8 +45,9 @@ enum Phase {
 
 struct St {
     phase: Phase,
-    /// In a listener's line.
     syn_sent: bool,
+    /// The listener in whose line it is, or was.
+    line: Weak<Inner>,
     /// The open file is gone.
     closed: bool,
     claim: Option<Arc<Claim<Inner>>>,
@@ -151,6 +152,7 @@ impl Inner {
             st: Mutex::new(St {
                 phase: Phase::Unconnected,
                 syn_sent: false,
+                line: Weak::new(),
                 closed: false,
                 claim: None,
                 local: SocketAddr::new(addr::any(v6), 0),
@@ -253,9 +255,20 @@ impl Tcp {
         self.inner.shared.wake.wake_all();
     }
 
+    /// Waits for room at a listener no more.
+    fn leave_line(&self) {
+        let line = std::mem::take(&mut self.inner.st.lock().line);
+        if let Some(server) = line.upgrade() {
+            if let Some(l) = server.listen.lock().as_mut() {
+                l.waiting.retain(|w| !std::ptr::eq(w.as_ptr(), &*self.inner));
+            }
+        }
+    }
+
     /// Back to a fresh socket, but for what bind(2) chose.
     fn disconnect(&self) {
         self.stop_listening();
+        self.leave_line();
         let link = self.inner.link.write().take();
         let mut st = self.inner.st.lock();
         st.phase = Phase::Unconnected;
@@ -334,6 +347,7 @@ impl Tcp {
                     l.waiting.retain(|w| w.strong_count() > 0);
                 }
                 l.waiting.push_back(Arc::downgrade(inner));
+                inner.st.lock().line = Arc::downgrade(&server);
                 return;
             }
             server.admit(l, inner);

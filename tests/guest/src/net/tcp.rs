@@ -4,6 +4,7 @@ use super::*;
 use std::ptr::null_mut;
 
 pub const CASES: &[crate::Case] = cases![
+    given_up_connects,
     bytes_both_ways,
     names,
     creation,
@@ -735,4 +736,33 @@ unsafe fn big_stream() {
     }
     assert_eq!(at, TOTAL);
     exits(pid, 0);
+}
+
+/// What gives up connecting to a full listener is never accepted there, whatever it connects to next.
+unsafe fn given_up_connects() {
+    let (a, a_port) = server(0);
+    let (b, b_port) = server(0);
+    let fillers = [a_port, b_port].map(|port| {
+        let f = tcp();
+        ok(connect4(f, lo(1, port)));
+        f
+    });
+    let s = tcp();
+    nonblock(s);
+    let mut none: sockaddr = std::mem::zeroed();
+    none.sa_family = AF_UNSPEC as u16;
+    for _ in 0..100 {
+        fails(connect4(s, lo(1, a_port)), EINPROGRESS);
+        ok(connect(s, &none, size_of::<sockaddr>() as u32));
+    }
+    fails(connect4(s, lo(1, b_port)), EINPROGRESS);
+    nonblock(a);
+    let first = take(a);
+    assert_eq!(peer4(first), name4(fillers[0]));
+    fails(accept(a, null_mut(), null_mut()), EAGAIN);
+    // There is room at the other one now; the attempt is repeated after a second.
+    let first = take(b);
+    assert_eq!(peer4(first), name4(fillers[1]));
+    assert_eq!(peer4(take(b)), name4(s));
+    assert_eq!(peer4(s).1, b_port);
 }

@@ -4,19 +4,24 @@ use crate::t::*;
 use libc::*;
 use std::ptr::null_mut;
 
-pub const GROUPS: &[(&str, &[crate::Case])] = &[(
-    "system",
-    cases![
-        processor_of_thread,
-        strict_seccomp,
-        break_that_cannot_grow,
-        advice_on_paging,
-        personality_bits,
-        kcmp_kinds,
-        validated_map_flags,
-        no_cpuid_faulting,
-    ],
-)];
+mod shortage;
+
+pub const GROUPS: &[(&str, &[crate::Case])] = &[
+    (
+        "system",
+        cases![
+            processor_of_thread,
+            strict_seccomp,
+            break_that_cannot_grow,
+            advice_on_paging,
+            personality_bits,
+            kcmp_kinds,
+            validated_map_flags,
+            no_cpuid_faulting,
+        ],
+    ),
+    ("shortage", shortage::CASES),
+];
 
 unsafe fn strict_seccomp() {
     let (r, w) = pipe_pair();
