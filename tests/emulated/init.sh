@@ -33,7 +33,7 @@ echo "EMULATED: Linux $(uname -r), $(nproc) processors"
 
 # Many programs at once, in each way of handing calls over.
 for mode in "--hand-off adaptive" "--hand-off sleep" "--hand-off spin" "--patch off" "--workers 8"; do
-    timeout 300 /runsc-rs run $mode -- /bin/busybox sh -c '
+    timeout -k 5 300 /runsc-rs run $mode -- /bin/busybox sh -c '
         n=0; while [ $n -lt 24 ]; do
             (i=0; while [ $i -lt 8 ]; do /bin/busybox true || exit 1; i=$((i + 1)); done; echo done) &
             n=$((n + 1))
@@ -50,11 +50,11 @@ n=0
 for case in $(/guest-tests list | grep -E "${only:-.}"); do
     n=$((n + 1))
     [ $((n % ${every:-1})) = 0 ] || continue
-    if ! timeout 120 /guest-tests run "$case" >/tmp/out 2>&1; then
+    if ! timeout -k 5 120 /guest-tests run "$case" >/tmp/out 2>&1; then
         echo "LEFT OUT $case: bare Linux fails it here: $(tail -n 1 /tmp/out)"
         continue
     fi
-    timeout 120 /runsc-rs run -- /guest-tests run "$case" >/tmp/out 2>&1
+    timeout -k 5 120 /runsc-rs run -- /guest-tests run "$case" >/tmp/out 2>&1
     judge "$case" $? /tmp/out
 done
 echo "EMULATED: $passed passed, $failed failed"
