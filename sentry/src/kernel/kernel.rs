@@ -3,7 +3,7 @@
 use super::{Task, ThreadGroup};
 use parking_lot::{Mutex, RwLock};
 use platform::{Executor, Platform};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -28,6 +28,8 @@ pub struct Tree {
     /// Thread groups by process id; zombies stay until they are waited for.
     pub groups: BTreeMap<i32, Arc<ThreadGroup>>,
     pub last_pid: i32,
+    /// The numbers have begun anew, so that old process groups and sessions may have any of them.
+    wrapped: bool,
     /// Ids of tasks that are being made.
     pub reserved: std::collections::BTreeSet<i32>,
 }
@@ -35,22 +37,30 @@ pub struct Tree {
 impl Tree {
     /// A process id that no task, group, process group or session uses.
     pub fn alloc_pid(&mut self) -> Option<i32> {
+        let mut led = None;
         for _ in 0..PID_MAX {
-            self.last_pid = if self.last_pid >= PID_MAX - 1 { 300 } else { self.last_pid + 1 };
+            if self.last_pid >= PID_MAX - 1 {
+                (self.last_pid, self.wrapped) = (299, true);
+            }
+            self.last_pid += 1;
             let pid = self.last_pid;
-            if !self.tasks.contains_key(&pid)
-                && !self.groups.contains_key(&pid)
-                && !self.reserved.contains(&pid)
-                && !self.groups.values().any(|g| {
-                    // Only looked at after the numbers have wrapped around.
-                    let r = g.rel.lock();
-                    r.pgid == pid || r.sid == pid
-                })
-            {
+            if self.tasks.contains_key(&pid) || self.groups.contains_key(&pid) || self.reserved.contains(&pid) {
+                continue;
+            }
+            if !self.wrapped || !led.get_or_insert_with(|| self.led()).contains(&pid) {
                 return Some(pid);
             }
         }
         None
+    }
+
+    /// The ids of all process groups and sessions.
+    fn led(&self) -> HashSet<i32> {
+        let both = |g: &Arc<ThreadGroup>| {
+            let r = g.rel.lock();
+            [r.pgid, r.sid]
+        };
+        self.groups.values().flat_map(both).collect()
     }
 }
 
