@@ -31,8 +31,12 @@ impl Budget {
     }
     /// `amount` of it, if there is as much left.
     pub fn take(&'static self, amount: u64) -> Option<Charge> {
-        let mut charge = Charge { budget: self, amount: 0 };
+        let mut charge = self.nothing();
         charge.set(amount).then_some(charge)
+    }
+    /// A part that is to grow.
+    pub fn nothing(&'static self) -> Charge {
+        Charge { budget: self, amount: 0 }
     }
     pub fn left(&self) -> u64 {
         self.most.saturating_sub(self.used.load(Relaxed))

@@ -15,6 +15,7 @@ use crate::kernel::wait::WaitQueue;
 use crate::kernel::Task;
 use crate::mm::io::Dst;
 use parking_lot::Mutex;
+use platform::budget::{self, Budget};
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -23,8 +24,7 @@ use std::sync::{Arc, Weak};
 /// Events that wait in one instance at most (as the default of `/proc/sys/fs/inotify/max_queued_events`).
 const QUEUE_MAX: usize = 16384;
 /// Memory of the events that wait in all instances.
-const QUEUED_MAX: usize = 64 << 20;
-static QUEUED: AtomicUsize = AtomicUsize::new(0);
+static QUEUED: Budget = Budget::new(64 << 20);
 /// Bits of a mask that name events.
 pub const EVENTS: u32 = libc::IN_ALL_EVENTS;
 
@@ -68,9 +68,12 @@ struct Event {
 }
 
 impl Event {
-    /// Memory that it takes.
+    /// Memory that counts for it: none for the word that events are missing, which is there once and always has room.
     fn cost(&self) -> usize {
-        std::mem::size_of::<Event>() + self.name.len()
+        match self.mask {
+            libc::IN_Q_OVERFLOW => 0,
+            _ => std::mem::size_of::<Event>() + self.name.len(),
+        }
     }
     /// Bytes in a read: the name is padded with at least one NUL to a multiple of the header.
     fn size(&self) -> usize {
@@ -78,31 +81,33 @@ impl Event {
     }
 }
 
-#[derive(Default)]
 struct State {
     last_wd: i32,
     watches: BTreeMap<i32, (Arc<Watch>, Path)>,
     queue: VecDeque<Event>,
+    /// What they take.
+    room: budget::Charge,
 }
 
 impl State {
-    fn queue(&mut self, e: Event) {
-        QUEUED.fetch_add(e.cost(), Ordering::Relaxed);
-        self.queue.push_back(e);
+    fn new() -> State {
+        State { last_wd: 0, watches: BTreeMap::new(), queue: VecDeque::new(), room: QUEUED.nothing() }
+    }
+    /// Queues an event if there is room for it.
+    fn queue(&mut self, e: Event) -> bool {
+        let fits = self.queue.len() < QUEUE_MAX && self.room.set(self.room.amount() + e.cost() as u64);
+        if fits {
+            self.queue.push_back(e);
+        }
+        fits
     }
     /// The first `n` events are gone.
     fn taken(&mut self, n: usize) {
-        let cost = self.queue.drain(..n).map(|e| e.cost()).sum();
-        QUEUED.fetch_sub(cost, Ordering::Relaxed);
+        let cost: usize = self.queue.drain(..n).map(|e| e.cost()).sum();
+        self.room.set(self.room.amount().saturating_sub(cost as u64));
         if self.queue.capacity() > 64 && self.queue.len() * 4 < self.queue.capacity() {
             self.queue.shrink_to(self.queue.len() * 2);
         }
-    }
-}
-
-impl Drop for State {
-    fn drop(&mut self) {
-        self.taken(self.queue.len());
     }
 }
 
@@ -123,13 +128,11 @@ impl Shared {
         if s.queue.back() == Some(&e) {
             return;
         }
-        if s.queue.len() >= QUEUE_MAX || QUEUED.load(Ordering::Relaxed) > QUEUED_MAX {
+        if !s.queue(e) {
             let over = Event { wd: -1, mask: libc::IN_Q_OVERFLOW, cookie: 0, name: Vec::new() };
             if s.queue.back() != Some(&over) {
-                s.queue(over);
+                s.queue.push_back(over);
             }
-        } else {
-            s.queue(e);
         }
         drop(s);
         self.wait.wake((libc::POLLIN | libc::POLLRDNORM) as u32);
@@ -249,7 +252,7 @@ impl Inotify {
         let user = users::current();
         let limit = MAX_INOTIFY_INSTANCES.load(Ordering::Relaxed);
         let charge = user.charge(What::InotifyInstances, limit).ok_or(Errno::EMFILE)?;
-        let shared = Shared { state: Mutex::default(), wait: WaitQueue::new(), user, _charge: charge };
+        let shared = Shared { state: Mutex::new(State::new()), wait: WaitQueue::new(), user, _charge: charge };
         Ok(File::new(Box::new(Inotify(Arc::new(shared))), libc::O_RDONLY | flags, None))
     }
 

@@ -15,6 +15,7 @@ use crate::error::{Errno, Result, SysResult};
 use crate::kernel::Kernel;
 use crate::mm::io::{Dst, Src};
 use parking_lot::Mutex;
+use platform::budget::{Budget, Charge};
 use platform::executor::Rounds;
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -29,7 +30,7 @@ pub const MAX_STORE: usize = 4096;
 
 /// Memory of all texts that open files keep, and of one text while it is generated.
 const TEXTS_MAX: usize = if cfg!(test) { 8 << 20 } else { 256 << 20 };
-static TEXTS: AtomicUsize = AtomicUsize::new(0);
+static TEXTS: Budget = Budget::new(TEXTS_MAX as u64);
 /// A text up to this length is generated anew for each read when memory for texts is used up.
 const SHORT: usize = 64 << 10;
 
@@ -198,7 +199,10 @@ pub trait Content: Send + Sync {
 }
 
 /// A text that is kept; its memory is counted.
-struct Kept(Vec<u8>);
+struct Kept {
+    text: Vec<u8>,
+    _room: Charge,
+}
 
 impl Kept {
     /// `Err`: there is no room to keep it.
@@ -206,18 +210,10 @@ impl Kept {
         if text.capacity() > SHORT {
             text.shrink_to_fit();
         }
-        let n = text.capacity();
-        if TEXTS.fetch_add(n, Ordering::Relaxed) + n > TEXTS_MAX {
-            TEXTS.fetch_sub(n, Ordering::Relaxed);
-            return Err(text);
+        match TEXTS.take(text.capacity() as u64) {
+            Some(room) => Ok(Kept { text, _room: room }),
+            None => Err(text),
         }
-        Ok(Kept(text))
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        TEXTS.fetch_sub(self.0.capacity(), Ordering::Relaxed);
     }
 }
 
@@ -255,10 +251,10 @@ impl FileOps for OpenText {
             Ok((n, from + n == text.len()))
         };
         match &*held {
-            Reading::Within(text) if from > 0 => {
-                let (n, end) = part(&text.0, dst)?;
+            Reading::Within(kept) if from > 0 => {
+                let (n, end) = part(&kept.text, dst)?;
                 if end {
-                    let len = text.0.len();
+                    let len = kept.text.len();
                     *held = Reading::Ended(len);
                 }
                 return Ok(n);
@@ -541,7 +537,7 @@ mod tests {
         let few = open(SHORT);
         assert_eq!(read(&few, 1, 0), Ok(b"0".to_vec()));
         drop(files);
-        assert!(TEXTS.load(Ordering::Relaxed) <= SHORT);
+        assert!(TEXTS.left() >= (TEXTS_MAX - SHORT) as u64);
     }
 
     #[test]

@@ -10,9 +10,9 @@ use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{send, Cred, Task, ThreadGroup};
 use crate::mm::io::Dst;
 use parking_lot::Mutex;
+use platform::budget::{Budget, Charge};
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 
 /// Defaults of `/proc/sys/fs/mqueue`.
@@ -90,19 +90,13 @@ pub struct Queue {
     maxmsg: i64,
     msgsize: i64,
     /// What it was declared for.
-    declared: i64,
+    _declared: Charge,
     ino: u64,
     state: Mutex<State>,
     wait: WaitQueue,
 }
 
-static DECLARED: AtomicI64 = AtomicI64::new(0);
-
-impl Drop for Queue {
-    fn drop(&mut self) {
-        DECLARED.fetch_sub(self.declared, Ordering::Relaxed);
-    }
-}
+static DECLARED: Budget = Budget::new(ALL_MAX as u64);
 
 /// The queues by name.
 #[derive(Default)]
@@ -172,17 +166,15 @@ impl Queue {
         }
         let declared = maxmsg * (msgsize + OVERHEAD);
         let limit = i64::try_from(task.limit(libc::RLIMIT_MSGQUEUE)).unwrap_or(i64::MAX).min(ALL_MAX);
-        if declared > limit || DECLARED.fetch_add(declared, Ordering::Relaxed) + declared > ALL_MAX {
-            if declared <= limit {
-                DECLARED.fetch_sub(declared, Ordering::Relaxed);
-            }
+        if declared > limit {
             return Err(Errno::EMFILE);
         }
+        let declared = DECLARED.take(declared as u64).ok_or(Errno::EMFILE)?;
         let umask = task.fs().lock().umask;
         Ok(Queue {
             maxmsg,
             msgsize,
-            declared,
+            _declared: declared,
             ino: task.kernel.next_ino(),
             state: Mutex::new(State {
                 perm: Perm { mode: libc::S_IFREG | (mode & 0o777 & !umask), uid: cred.fsuid, gid: cred.fsgid },

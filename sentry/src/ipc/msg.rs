@@ -6,8 +6,8 @@ use crate::kernel::cred::CAP_SYS_RESOURCE;
 use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{Cred, Kernel, Task};
 use parking_lot::Mutex;
+use platform::budget::{Budget, Charge};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Fewer than Linux's 32000: the messages are the Sentry's memory.
 pub const MSGMNI: usize = 2000;
@@ -22,7 +22,7 @@ pub const MSG_COPY: i32 = 0o40000;
 const OVERHEAD: u64 = 48;
 /// Memory of the messages in all queues of the sandbox.
 const ALL_MAX: u64 = 64 << 20;
-static ALL: AtomicU64 = AtomicU64::new(0);
+static ALL: Budget = Budget::new(ALL_MAX);
 
 pub struct Message {
     pub kind: i64,
@@ -35,18 +35,11 @@ impl Message {
     }
 }
 
-/// Counts a message that is to be queued.
-fn charge(cost: u64) -> Result<()> {
-    if ALL.fetch_add(cost, Ordering::Relaxed) + cost > ALL_MAX {
-        ALL.fetch_sub(cost, Ordering::Relaxed);
-        return Err(Errno::ENOMEM);
-    }
-    Ok(())
-}
-
 struct State {
     perm: Perm,
     messages: VecDeque<Message>,
+    /// What they take.
+    room: Charge,
     bytes: u64,
     qbytes: u64,
     stime: i64,
@@ -59,26 +52,24 @@ struct State {
 
 impl State {
     fn clear(&mut self) {
-        let cost = self.messages.iter().map(Message::cost).sum();
-        ALL.fetch_sub(cost, Ordering::Relaxed);
+        self.room.set(0);
         self.messages = VecDeque::new();
         self.bytes = 0;
+    }
+    /// Room for a message that is to be queued.
+    fn reserve(&mut self, m: &Message) -> Result<()> {
+        let more = self.room.amount() + m.cost();
+        self.room.set(more).then_some(()).ok_or(Errno::ENOMEM)
     }
     /// Takes message `i` out.
     fn take(&mut self, i: usize) -> Option<Message> {
         let m = self.messages.remove(i)?;
         self.bytes -= m.data.len() as u64;
-        ALL.fetch_sub(m.cost(), Ordering::Relaxed);
+        self.room.set(self.room.amount().saturating_sub(m.cost()));
         if self.messages.capacity() > 64 && self.messages.len() * 4 < self.messages.capacity() {
             self.messages.shrink_to(self.messages.len() * 2);
         }
         Some(m)
-    }
-}
-
-impl Drop for State {
-    fn drop(&mut self) {
-        self.clear();
     }
 }
 
@@ -126,6 +117,7 @@ impl Queue {
             state: Mutex::new(State {
                 perm,
                 messages: VecDeque::new(),
+                room: ALL.nothing(),
                 bytes: 0,
                 qbytes: MSGMNB,
                 stime: 0,
@@ -153,7 +145,7 @@ impl Queue {
                 return Ok(false);
             }
             if let Some(m) = message.take() {
-                charge(m.cost())?;
+                s.reserve(&m)?;
                 s.bytes += len;
                 s.messages.push_back(m);
             }
@@ -267,7 +259,7 @@ mod tests {
             let mut s = q.state.lock();
             for n in 0..1 << 16 {
                 let m = Message { kind: 1, data: vec![0; MSGMAX] };
-                if charge(m.cost()).is_err() {
+                if s.reserve(&m).is_err() {
                     return n;
                 }
                 s.bytes += MSGMAX as u64;
@@ -282,7 +274,7 @@ mod tests {
         assert_eq!(fill(&b), 1);
         a.state.lock().clear();
         drop(b);
-        assert_eq!(ALL.load(Ordering::Relaxed), 0);
+        assert_eq!(ALL.left(), ALL_MAX);
     }
 
     #[test]
