@@ -88,6 +88,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
 
+    /// Make the command process 1: orphans become its children, and of signals from inside it gets those that it has handlers for
+    /// (pid_namespaces(7)). For programs that are an init, or want to be one; others may never be told to end
+    #[arg(long)]
+    pub init: bool,
+
     /// Network of the sandbox
     #[arg(long, value_enum, default_value_t = Network::None)]
     pub network: Network,

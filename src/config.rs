@@ -78,6 +78,8 @@ pub struct SentryConfig {
     pub trees: Vec<Tree>,
     /// Writes to the root stay in memory.
     pub overlay: bool,
+    /// The command is process 1.
+    pub init: bool,
     pub strace: bool,
     pub verbosity: Verbosity,
     pub hand_off: crate::cli::HandOff,

@@ -98,7 +98,7 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
     let options = Options {
         strace: config.strace,
         debug: config.verbosity == Verbosity::Everything,
-        init: false,
+        init: config.init,
         stats: config.stats,
         patch: config.patch,
         self_service: config.patch && !config.strace,

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{alive, command_line, descendants, eventually, left_out, Scratch, RUNSC};
+use common::{alive, command_line, descendants, eventually, guest_tests, left_out, Scratch, RUNSC};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -562,4 +562,53 @@ fn sentry_and_gofer_are_locked_in() {
     kill(pid, 9);
     child.wait().unwrap();
     assert_gone(&all);
+}
+
+/// `--init`: the command is process 1, with an init's duties and protections.
+#[test]
+fn a_command_can_be_process_1() {
+    let init = |script: &str| out(run(&["--init", "--", "/bin/sh", "-c", script]));
+    assert_eq!(init("echo $$ $PPID; readlink /proc/1/exe | grep -c sh"), "1 0\n1\n");
+    assert_eq!(sh("echo $$ $PPID"), "2 1\n");
+    // Orphans are its children, which it can wait for.
+    let orphan = "sh -c '(sleep 0.3; grep PPid /proc/self/status > /tmp/p) & echo $! > /tmp/n'; \
+                  while ! test -s /tmp/p; do sleep 0.05; done; cat /tmp/p";
+    assert_eq!(init(orphan), "PPid:\t1\n");
+    // Nothing that comes from inside and that it has no handler for reaches it.
+    assert_eq!(init("kill -TERM $$; kill -KILL $$; kill -STOP $$; sh -c 'kill -9 1'; echo alive"), "alive\n");
+    assert_eq!(init("trap 'echo taken' TERM; kill -TERM $$; echo on"), "taken\non\n");
+    // With it ends everything.
+    let output = run(&["--init", "--", "/bin/sh", "-c", "sleep 1000 & exit 3"]);
+    assert_eq!(output.status.code(), Some(3));
+}
+
+/// Clock ticks that a process has run for.
+fn ticks(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// A writer that waits for room sleeps; it is not tried again and again.
+#[test]
+fn waiting_takes_no_processor_time() {
+    for what in ["master", "slave", "pipe", "stream", "datagram"] {
+        let mut command = runsc(&["run", "--"]);
+        command.arg(guest_tests()).args(["helper", "full", what]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = [0; 6];
+        child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"ready\n");
+        let all = descendants(child.id() as i32);
+        let sentry = all.into_iter().find(|p| command_line(*p).contains("internal-sentry")).unwrap();
+        // Until it has filled it.
+        std::thread::sleep(Duration::from_millis(700));
+        let before = ticks(sentry);
+        std::thread::sleep(Duration::from_millis(700));
+        let took = ticks(sentry) - before;
+        assert!(alive(sentry), "{what}: the writer did not wait");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(took < 20, "{what}: the Sentry took {took} ticks");
+    }
 }

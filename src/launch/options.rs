@@ -95,6 +95,7 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         hostname,
         trees: trees.clone(),
         overlay: args.overlay == Overlay::Memory,
+        init: args.init,
         strace: strace.is_some(),
         verbosity,
         hand_off: args.hand_off,

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use platform::budget::{Budget, Charge};
 use platform::executor::Rounds;
 use std::any::Any;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 pub const PROC_SUPER_MAGIC: u64 = 0x9fa0;
@@ -502,7 +502,7 @@ mod tests {
         assert_eq!(v, b"0 ffffffffffffffff a\\040b\\134");
     }
 
-    struct Lines(usize, AtomicUsize);
+    struct Lines(usize, std::sync::atomic::AtomicUsize);
     impl Content for Lines {
         fn generate(&self, out: &mut Vec<u8>) -> Result<()> {
             out.resize(self.0, b'0' + self.1.fetch_add(1, Ordering::Relaxed) as u8);
@@ -512,7 +512,7 @@ mod tests {
 
     #[test]
     fn a_text_is_kept_to_its_end_and_all_of_them_have_a_bound() {
-        let open = |n| File::new(OpenText::open(Arc::new(Lines(n, AtomicUsize::new(0)))), libc::O_RDONLY, None);
+        let open = |n| File::new(OpenText::open(Arc::new(Lines(n, 0.into()))), libc::O_RDONLY, None);
         let read = |f: &File, n: usize, at: u64| {
             let mut b = vec![0; n];
             let n = f.ops.read(f, &mut Dst::kernel(&mut b), at).map_err(|_| Errno::ENOMEM)?;

@@ -9,6 +9,32 @@ pub fn main(args: &[String]) -> i32 {
             println!("{}", args[1..].join("|"));
             0
         }
+        // Waits for room at what nobody reads: a pseudo terminal's master and slave, a pipe, sockets.
+        Some("full") => unsafe {
+            let mut ends = [0; 2];
+            match args[1].as_str() {
+                "pipe" => pipe(ends.as_mut_ptr()),
+                "stream" => socketpair(AF_UNIX, SOCK_STREAM, 0, ends.as_mut_ptr()),
+                "datagram" => socketpair(AF_UNIX, SOCK_DGRAM, 0, ends.as_mut_ptr()),
+                side => {
+                    ends[0] = posix_openpt(O_RDWR | O_NOCTTY);
+                    grantpt(ends[0]);
+                    unlockpt(ends[0]);
+                    ends[1] = open(ptsname(ends[0]), O_RDWR | O_NOCTTY);
+                    let mut t: termios = std::mem::zeroed();
+                    tcgetattr(ends[1], &mut t);
+                    cfmakeraw(&mut t);
+                    tcsetattr(ends[1], TCSANOW, &t);
+                    if side == "master" {
+                        ends.swap(0, 1);
+                    }
+                    0
+                }
+            };
+            println!("ready");
+            while write(ends[1], [b'x'; 100].as_ptr().cast(), 100) > 0 {}
+            1
+        },
         Some("env") => {
             for (k, v) in std::env::vars() {
                 println!("{k}={v}");

@@ -298,10 +298,11 @@ impl FileOps for Master {
         for sig in signals {
             self.0.signal(sig);
         }
-        self.0.wake_all();
         if done == 0 && !bytes.is_empty() {
+            // Nothing has changed: a wake-up would be the waiting writer's own.
             return Err(Errno::EAGAIN.into());
         }
+        self.0.wake_all();
         Ok((done, 0))
     }
     fn poll(&self, _: &File) -> u32 {
@@ -465,10 +466,10 @@ impl FileOps for Slave {
             }
         }
         src.give_back(bytes.len() - done);
-        self.0.master_queue.wake(IN);
         if done == 0 && !bytes.is_empty() {
             return Err(Errno::EAGAIN.into());
         }
+        self.0.master_queue.wake(IN);
         Ok((done, 0))
     }
     fn poll(&self, _: &File) -> u32 {
