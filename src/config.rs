@@ -78,6 +78,8 @@ pub struct SentryConfig {
     pub trees: Vec<Tree>,
     /// Writes to the root stay in memory.
     pub overlay: bool,
+    /// Most processes and threads.
+    pub max_tasks: usize,
     /// The command is process 1.
     pub init: bool,
     pub strace: bool,

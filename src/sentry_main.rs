@@ -98,6 +98,7 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
     let options = Options {
         strace: config.strace,
         debug: config.verbosity == Verbosity::Everything,
+        max_tasks: Some(config.max_tasks),
         init: config.init,
         stats: config.stats,
         patch: config.patch,

@@ -32,6 +32,19 @@ fn no_number_of_host_files_or_processes_ends_the_sandbox() {
     }
 }
 
+/// A guest's processes are the host user's: half of what that may have is left to others.
+#[test]
+fn processes_are_left_for_others() {
+    let script = "i=0; while [ $i -lt 400 ]; do sleep 20 & i=$((i + 1)); echo $i; done";
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "ulimit -u 300 && exec \"$0\" run -- /bin/sh -c \"$1\"", RUNSC, script]);
+    let ended = run_within(&mut command, LIMIT);
+    let out = String::from_utf8_lossy(&ended.out);
+    let most: u32 = out.lines().last().unwrap_or_default().parse().unwrap();
+    assert!((50..150).contains(&most), "{most} processes");
+    assert!(String::from_utf8_lossy(&ended.err).contains("fork"), "{:?}", ended.err);
+}
+
 #[test]
 fn little_address_space_is_enough() {
     // Kilobytes: 8 GiB.

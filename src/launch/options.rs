@@ -78,6 +78,7 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         None => None,
     };
     let limits = crate::sys::limits();
+    let max_tasks = max_tasks(&limits);
     crate::confine::raise_limits()?;
     let verbosity = match (&args.log, args.debug) {
         (_, true) => Verbosity::Everything,
@@ -95,6 +96,7 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         hostname,
         trees: trees.clone(),
         overlay: args.overlay == Overlay::Memory,
+        max_tasks,
         init: args.init,
         strace: strace.is_some(),
         verbosity,
@@ -106,6 +108,19 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
     };
     let gofer = GoferConfig { trees, tell_acls: sentry.user.uid != 0, verbosity };
     Ok(Plan { sentry, gofer, log, strace })
+}
+
+/// Most processes and threads of a guest's: each is one of the host's, of which others need some as well. Half of what the user may
+/// have, a quarter of what there are.
+fn max_tasks(limits: &[(u64, u64)]) -> usize {
+    let setting = |file: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/kernel/{file}")).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    let nproc = limits.get(libc::RLIMIT_NPROC as usize).map_or(u64::MAX, |l| l.1);
+    let whole = [setting("pid_max"), setting("threads-max")].into_iter().flatten().min().unwrap_or(u64::MAX);
+    let most = (nproc / 2).min(whole / 4).max(16);
+    usize::try_from(most).unwrap_or(usize::MAX).min(sentry::kernel::fork::MAX_TASKS)
 }
 
 /// The caller's umask, which can only be learnt by setting another.

@@ -214,7 +214,12 @@ impl Births {
                 return space.lost();
             }
         };
+        // Its first call may come before it is adopted, and be answered by looking into its memory.
+        space.announce(pid);
         let given = self.give(req.id, &birth.control);
+        if given.is_err() {
+            space.announce(0);
+        }
         if let Err(Errno::ENOENT | Errno::ESRCH | Errno::EINPROGRESS) = given {
             // The call is not there any more: the caller is dead or about to be (how, shows when it is), or it or we were stopped for a
             // moment and continued. Of us the host then forgets the descriptor, but lets the call return, and the caller calls again.

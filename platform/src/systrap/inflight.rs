@@ -29,7 +29,7 @@ const UNASKED: usize = super::abi::MAX_FDS;
 const LIMIT: usize = 256;
 /// The least time between two rounds of asking all.
 const SWEEP_NS: u64 = 1_000_000;
-const STUCK_NS: u64 = 5_000_000_000;
+const STUCK_NS: u64 = 1_000_000_000;
 /// How long one who wants to send waits, and how often it tries meanwhile.
 pub(super) const PATIENCE_NS: u64 = 10_000_000_000;
 pub(super) const RETRY_NS: u64 = 1_000_000;
@@ -102,6 +102,8 @@ impl Control {
 
     /// Whether all that was counted has been taken.
     fn is_empty(&self) -> bool {
+        // Held until the count is less: two that ask at once would both take it off.
+        let mut stuck = self.stuck.lock();
         // What is counted has been sent; what is sent from now on is not meant.
         let given = self.given.load(SeqCst);
         if host::unread(self.socket.as_fd()) > 0 {
@@ -109,7 +111,7 @@ impl Control {
         }
         self.given.fetch_sub(given, SeqCst);
         self.flights.total.fetch_sub(given, Relaxed);
-        *self.stuck.lock() = (0, 0);
+        *stuck = (0, 0);
         true
     }
 

@@ -59,7 +59,7 @@ pub(super) fn launch(executor: &Executor, yields: bool) -> io::Result<Launched> 
     let pid = start(&image, &fds)?;
     drop((fds, stub_control, area_fd));
 
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + STARTS_WITHIN;
     while area.state(0).load(std::sync::atomic::Ordering::Acquire) == abi::state::RUNNING {
         lives(pid)?;
         if Instant::now() > deadline {
@@ -106,6 +106,9 @@ pub(super) fn lives(pid: i32) -> io::Result<()> {
 }
 
 /// The two ends of a control socket: ours and the stub's.
+/// How long the zygote may take to start; on a host without load it takes a millisecond.
+pub(super) const STARTS_WITHIN: Duration = Duration::from_secs(60);
+
 pub(super) fn control_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
 }

@@ -109,6 +109,11 @@ impl Space {
         })
     }
 
+    /// The number that the process has if its birth call is answered; 0: it is not.
+    pub(super) fn announce(&self, pid: i32) {
+        self.pid.store(pid, SeqCst);
+    }
+
     /// The process's number is known now.
     pub(super) fn born(&self, pid: i32, pidfd: Arc<OwnedFd>) {
         let _ = self.pidfd.set(pidfd);

@@ -166,7 +166,7 @@ impl Thread {
         self.queue.push(Queued::Raw(raw(libc::SYS_close, [number as u64, 0, 0, 0, 0, 0])));
         self.enter(Enter::Stay);
         let mut cx = Context::from_waker(Waker::noop());
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + super::launch::STARTS_WITHIN;
         while std::time::Instant::now() < deadline {
             super::launch::lives(self.space.pid_now())?;
             match self.poll_trap(&mut cx) {

@@ -13,8 +13,9 @@ use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::Arc;
 
-/// Most tasks in one sandbox, whatever the limits say: each is a host thread.
-const MAX_TASKS: usize = 16384;
+/// Most tasks in one sandbox, whatever the limits say: each is a host thread. The host may allow fewer
+/// ([`super::kernel::Options::max_tasks`]).
+pub const MAX_TASKS: usize = 16384;
 
 /// Arguments of clone(2)/clone3(2), checked.
 #[derive(Clone, Copy, Debug, Default)]
@@ -204,7 +205,7 @@ fn surely_writable(mm: &Mm, addr: u64) -> bool {
 /// Takes a free process id, within the limits.
 fn alloc(parent: &Arc<Task>) -> Result<i32> {
     let mut tree = parent.kernel.tree.lock();
-    if tree.tasks.len() >= MAX_TASKS {
+    if tree.tasks.len() >= parent.kernel.options.max_tasks.unwrap_or(MAX_TASKS) {
         return Err(Errno::EAGAIN);
     }
     let limit = parent.limit(libc::RLIMIT_NPROC);

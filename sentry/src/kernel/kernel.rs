@@ -67,6 +67,8 @@ impl Tree {
 /// Settings that the command passes.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// Most tasks, each of which is a host thread; by default [`super::fork::MAX_TASKS`].
+    pub max_tasks: Option<usize>,
     /// Print decoded system calls.
     pub strace: bool,
     pub debug: bool,
