@@ -36,7 +36,7 @@ fn no_number_of_host_files_or_processes_ends_the_sandbox() {
 #[test]
 fn processes_are_left_for_others() {
     let script = "i=0; while [ $i -lt 400 ]; do sleep 20 & i=$((i + 1)); echo $i; done";
-    let mut command = Command::new("/bin/sh");
+    let mut command = Command::new("/bin/bash");
     command.args(["-c", "ulimit -u 300 && exec \"$0\" run -- /bin/sh -c \"$1\"", RUNSC, script]);
     let ended = run_within(&mut command, LIMIT);
     let out = String::from_utf8_lossy(&ended.out);
