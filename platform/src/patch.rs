@@ -386,7 +386,7 @@ mod tests {
             // The `mov` is the end of another instruction: mov $39, %r8d; lea 0x27b8(%rax), with a true `syscall`
             &[0x41, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xc3, 0x55],
         ] {
-            for by in ALL {
+            for by in ALL.into_iter().chain([By::Nothing]) {
                 for align in 0..8 {
                     let s = sample_by(by, code, align);
                     for _ in 0..3 {
@@ -399,17 +399,43 @@ mod tests {
     }
 
     #[test]
-    fn every_table_will_do_and_none_will_not() {
+    fn every_table_will_do() {
         for code in [&GETPID[..], &READ] {
             for by in ALL {
                 assert_eq!(sample_by(by, code, 6).patch(false), Outcome::Done, "{by:?}");
             }
-            assert_eq!(sample_by(By::Nothing, code, 6).patch(false), Outcome::Never);
             // What cannot be decoded, anywhere in the function.
             for (n, with) in [[&[0x06][..], code].concat(), [code, &[0xeb, 0, 0x06]].concat()].iter().enumerate() {
                 assert_eq!(sample(with, 6).patch(false), Outcome::Never, "{n}");
             }
         }
+    }
+
+    #[test]
+    fn code_in_no_table_is_swept() {
+        for code in [&GETPID[..], &READ] {
+            assert_eq!(sample_by(By::Nothing, code, 6).patch(false), Outcome::Done);
+            // Data before, and something that is no instruction.
+            let data: Vec<u8> = (0..64u8).map(|i| i.wrapping_mul(0x3b)).chain([0x06; 4]).collect();
+            for (far, outcome) in [(200, Outcome::Done), (20, Outcome::Never)] {
+                let with = [&data[..], &vec![0x90; far], code].concat();
+                assert_eq!(sample_by(By::Nothing, &with, 0).patch(false), outcome, "{far}");
+            }
+            // Close to where the code begins there is nothing to compare with.
+            let mut s = sample_by(By::Nothing, code, 6);
+            s.file[64 + 8..64 + 16].copy_from_slice(&(AT - 4).to_le_bytes());
+            assert_eq!(s.patch(false), Outcome::Never);
+        }
+        // A jump into the middle from elsewhere.
+        let before = [&GETPID[..], &[0x90; 99], &[0xc3, 0xeb, (1 - 7 - 99 - 3i8) as u8]].concat();
+        assert_eq!(sample_by(By::Nothing, &before, 6).patch(false), Outcome::Never);
+        // What is behind a `ret` may be anything.
+        let ret = [&[0x0f, 0x05, 0xc3][..], &[0xcc; 12]].concat();
+        assert_eq!(sample(&ret, 6).patch(false), Outcome::Done);
+        assert_eq!(sample_by(By::Nothing, &ret, 6).patch(false), Outcome::Never);
+        // Code that is executed in two ways: a jump over the first byte of the `mov` that is `mov $39, %r8d` otherwise.
+        let twice = [&[0xeb, 1, 0x41][..], &GETPID].concat();
+        assert_eq!(sample_by(By::Nothing, &twice, 6).patch(false), Outcome::Never);
     }
 
     #[test]
