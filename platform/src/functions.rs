@@ -322,7 +322,8 @@ impl<'a> Elf<'a> {
         let mut frames = vec![0; size as usize];
         let n = self.file.fill(offset, &mut frames)?;
         frames.truncate(n);
-        let word = |at: usize| Some(u64::from(u32::from_le_bytes(frames.get(at..at.checked_add(4)?)?.try_into().ok()?)));
+        let word =
+            |at: usize| Some(u64::from(u32::from_le_bytes(frames.get(at..at.checked_add(4)?)?.try_into().ok()?)));
         let (mut at, mut common) = (0usize, None);
         while let (Some(len @ 1..0xffff_fff0), Some(back)) = (word(at), word(at + 4)) {
             if back != 0 {

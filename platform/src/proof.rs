@@ -87,7 +87,7 @@ impl Extent {
             Found::Function(function) => Some(Extent { function, swept: false }),
             Found::Code(start, end) => {
                 let (start, end) = sweep::region((start, end), site);
-                // Where the next function begins is not known: no room is taken behind a `ret`.
+                // Where the next function begins is not known.
                 Some(Extent { function: Function { start, end, next: 0 }, swept: true })
             }
             Found::Nowhere => None,
@@ -177,8 +177,8 @@ impl Decoded {
     fn shapes(&self, site: u64) -> Vec<Shape> {
         let Ok(i) = self.calls.binary_search_by_key(&site, |c| c.1) else { return Vec::new() };
         let mut found = Vec::new();
-        if let Some(mov) = self.calls[i].0.filter(is_number) {
-            if mov.immediate(1) == SIGRETURN {
+        if let Some(mov) = self.calls[i].0.filter(|i| is_number(i) || is_saved(i)) {
+            if is_number(&mov) && mov.immediate(1) == SIGRETURN {
                 return Vec::new();
             }
             let start = mov.ip();
@@ -189,7 +189,12 @@ impl Decoded {
         }
         let next = (site + 2 - self.function.start) as usize;
         let (own, all) = (self.code.get(next..).unwrap_or_default(), self.function.end - site - 2);
-        if let Some(shape) = behind(own, all as usize, self.function.next.saturating_sub(site), site) {
+        let room = if self.extent.swept {
+            3 + padding(&own[1.min(own.len())..], site + 3)
+        } else {
+            self.function.next.saturating_sub(site)
+        };
+        if let Some(shape) = behind(own, all as usize, room, site) {
             let end = site + (2 + shape.behind.len() as u64).max(JMP_LEN);
             if self.movable(site, end) {
                 found.push(shape);
@@ -216,6 +221,30 @@ fn is_number(insn: &Instruction) -> bool {
         Code::Mov_r32_imm32 => insn.op_register(0) == Register::EAX && insn.len() == 5,
         Code::Mov_rm64_imm32 => insn.op_register(0) == Register::RAX && insn.len() == 7,
         _ => false,
+    }
+}
+
+/// `mov %r11, 8(%rsp)`: what musl has before the call that a thread may be cancelled in. It may be done twice, and so the stub
+/// knows it (`rewind` in `stub/enter.rs`).
+fn is_saved(insn: &Instruction) -> bool {
+    insn.code() == Code::Mov_rm64_r64
+        && insn.op_register(1) == Register::R11
+        && insn.memory_base() == Register::RSP
+        && insn.memory_index() == Register::None
+        && insn.segment_prefix() == Register::None
+        && insn.len() == 5
+}
+
+/// How many bytes of nothing lie between the end of a function, as it seems, and the next multiple of 16.
+fn padding(code: &[u8], at: u64) -> u64 {
+    let len = at.next_multiple_of(16) - at;
+    let Some(code) = code.get(..len as usize) else { return 0 };
+    let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
+    let nothing = |i: Instruction| matches!(i.mnemonic(), Mnemonic::Nop | Mnemonic::Int3);
+    if decoder.iter().all(nothing) {
+        len
+    } else {
+        0
     }
 }
 
