@@ -320,6 +320,22 @@ fn interrupts_beside_a_store_before_the_call() {
     }
 }
 
+#[test]
+fn a_fault_of_the_store_is_at_its_own_place() {
+    sandbox(|platform, _| async move {
+        let (mut t, text) = load_text(&*platform, storing()).await;
+        assert_eq!(enter(&mut t, Enter::Full).await, Trap::Syscall);
+        patch_here(&t, &text);
+        assert_eq!(answer(&mut t, 1234).await, Trap::Syscall);
+        assert!(!trapped(&t));
+        let rip = t.regs().rip;
+        t.regs_mut().rip = rip - 7;
+        t.regs_mut().rsp = CODE + 0x1000;
+        let Trap::Fault(f) = enter(&mut t, Enter::Full).await else { panic!() };
+        assert_eq!((f.signal, f.addr, t.regs().rip), (libc::SIGSEGV, CODE + 0x1008, rip - 7));
+    });
+}
+
 guest_code!(
     yielding,
     // Nothing but the result changes; r12 counts.
