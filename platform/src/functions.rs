@@ -1,7 +1,8 @@
 //! Where the functions of an ELF file begin and end, by the file's own tables.
 //!
 //! Three tables are known, and asked in this order: the unwind table (`.eh_frame`, by the search table that `PT_GNU_EH_FRAME`
-//! points to), Go's function table (`.gopclntab`), and the symbols (`.symtab`, `.dynsym`). What is in no table is in no function.
+//! points to, or from its first entry to its last if there is no such table), Go's function table (`.gopclntab`), and the symbols
+//! (`.symtab`, `.dynsym`). Of what is in no table only the section of code is known.
 //!
 //! The file is hostile: every offset, size and count may lie. All reads are bounded by [`READ_MAX`] for one question,
 //! nothing is recursive, and the worst that a lying table can do is to name a wrong range of the file's own code.
@@ -20,9 +21,20 @@ pub struct Function {
     pub next: u64,
 }
 
+/// Where a site is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    Function(Function),
+    /// In no table, but in this range of code: a section, or a segment if there are no sections.
+    Code(u64, u64),
+    Nowhere,
+}
+
 /// Most bytes that are read of the tables to answer for any number of sites.
 const READ_MAX: usize = 2 << 20;
 const BLOCK: usize = 4096;
+/// The longest `.eh_frame` without a search table that is looked through.
+const MAX_FRAMES: u64 = 1 << 20;
 /// Beyond the size of any file and the end of any address space; sums of a few such numbers do not overflow.
 const MAX_PLACE: u64 = 1 << 48;
 const MAX_PHDRS: u64 = 64;
@@ -36,6 +48,8 @@ const PF_X: u32 = 1;
 const SHT_PROGBITS: u32 = 1;
 const SHT_SYMTAB: u32 = 2;
 const SHT_DYNSYM: u32 = 11;
+const SHT_UNWIND: u32 = 0x7000_0001;
+const SHF_EXECINSTR: u64 = 4;
 /// `STT_FUNC` and `STT_GNU_IFUNC`; `STT_NOTYPE` can only end what has no size.
 const FUNCTIONS: [u8; 2] = [2, 10];
 const NOTYPE: u8 = 0;
@@ -157,6 +171,30 @@ impl Range {
     }
 }
 
+/// What the section headers lead to.
+#[derive(Default)]
+struct Sections {
+    /// Offset and length of each table of symbols.
+    symbols: Vec<(u64, u64)>,
+    go: Option<u64>,
+    /// Offset and length of `.eh_frame`.
+    frames: Option<(u64, u64)>,
+    /// Ranges of the file that are code.
+    code: Vec<(u64, u64)>,
+}
+
+impl Sections {
+    /// The range of code around a site that is in no table.
+    fn code(&self, segment: &Segment, site: u64) -> Found {
+        let (first, last) = (segment.offset, segment.offset + segment.len);
+        if self.code.is_empty() {
+            return Found::Code(first, last);
+        }
+        let own = self.code.iter().find(|(start, end)| (*start..*end).contains(&site));
+        own.map_or(Found::Nowhere, |(start, end)| Found::Code(first.max(*start), last.min(*end)))
+    }
+}
+
 struct Elf<'a> {
     file: File<'a>,
     segments: Vec<Segment>,
@@ -164,29 +202,33 @@ struct Elf<'a> {
 }
 
 /// The functions that the sites (offsets in the file) are in.
-pub fn find(read: Read<'_>, sites: &[u64]) -> Vec<Option<Function>> {
-    let mut found = vec![None; sites.len()];
+pub fn find(read: Read<'_>, sites: &[u64]) -> Vec<Found> {
     let file = File { read, blocks: HashMap::new(), left: READ_MAX };
-    let Some(mut elf) = Elf::open(file) else { return found };
+    let Some(mut elf) = Elf::open(file) else { return vec![Found::Nowhere; sites.len()] };
     let code: Vec<_> = sites.iter().map(|s| elf.code(*s)).collect();
     let mut by_unwind = |address: u64| elf.unwind(address).filter(|r| r.has(address));
     let mut ranges: Vec<Option<Range>> = code.iter().map(|c| by_unwind(c.as_ref()?.1)).collect();
+    let mut sections = Sections::default();
     if ranges.iter().zip(&code).any(|(r, c)| r.is_none() && c.is_some()) {
         let missing: Vec<(usize, u64)> =
             code.iter().enumerate().filter_map(|(i, c)| c.filter(|_| ranges[i].is_none()).map(|c| (i, c.1))).collect();
-        elf.by_sections(missing, &mut ranges);
+        if let Some(s) = elf.sections() {
+            elf.by_sections(&s, missing, &mut ranges);
+            sections = s;
+        }
     }
-    for ((out, range), place) in found.iter_mut().zip(ranges).zip(code) {
-        let (Some(r), Some((segment, address))) = (range, place) else { continue };
+    let found = |((range, place), site): ((Option<Range>, Option<(Segment, u64)>), &u64)| {
+        let Some((segment, address)) = place else { return Found::Nowhere };
         let function = |r: Range| {
             let next = segment.offset_of(r.next).unwrap_or(u64::MAX);
             Some(Function { start: segment.offset_of(r.start)?, end: segment.offset_of(r.end)?, next })
         };
-        if r.has(address) {
-            *out = function(r);
+        match range.filter(|r| r.has(address)) {
+            Some(r) => function(r).map_or(Found::Nowhere, Found::Function),
+            None => sections.code(&segment, *site),
         }
-    }
-    found
+    };
+    ranges.into_iter().zip(code).zip(sites).map(found).collect()
 }
 
 impl<'a> Elf<'a> {
@@ -249,22 +291,58 @@ impl<'a> Elf<'a> {
             return None;
         }
         let kind = Self::pointers(f, (at + 4).checked_sub(back)?)?;
-        if kind & INDIRECT != 0 {
+        let (start, len) = Self::span(kind, f.bytes(at + 8)?, entry.wrapping_add(8))?;
+        (start == first).then_some(len)
+    }
+
+    /// The range that the two fields of an FDE tell, of which the first is at `address`.
+    fn span(kind: u8, fields: [u8; 16], address: u64) -> Option<(u64, u64)> {
+        let [a, b, c, d] = [0, 4, 8, 12].map(|n| u32::from_le_bytes(std::array::from_fn(|i| fields[n + i])));
+        let wide = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let (start, len) = match kind & 0xf {
+            3 => (u64::from(a), u64::from(b)),
+            0xb => (i64::from(a as i32) as u64, u64::from(b)),
+            0 | 4 | 0xc => (wide(a, b), wide(c, d)),
+            _ => return None,
+        };
+        let base = match kind & (0x70 | INDIRECT) {
+            0 => 0,
+            PCREL => address,
+            _ => return None,
+        };
+        Some((base.wrapping_add(start), len))
+    }
+
+    /// By all entries of the unwind table, which lie one after the other.
+    fn frames(&mut self, (offset, size): (u64, u64), search: &mut Search) -> Option<()> {
+        if size > MAX_FRAMES {
             return None;
         }
-        let field = at + 8;
-        let (start, len) = match kind & 0xf {
-            3 => (i64::from(f.u32(field)?), u64::from(f.u32(field + 4)?)),
-            0xb => (f.i32(field)?, u64::from(f.u32(field + 4)?)),
-            0 | 4 | 0xc => (f.u64(field)? as i64, f.u64(field + 8)?),
-            _ => return None,
-        };
-        let base = match kind & 0x70 {
-            0 => 0,
-            PCREL => entry.wrapping_add(8),
-            _ => return None,
-        };
-        (base.wrapping_add_signed(start) == first).then_some(len)
+        let table = self.segments.iter().find_map(|s| s.address_of(offset))?;
+        let mut frames = vec![0; size as usize];
+        let n = self.file.fill(offset, &mut frames)?;
+        frames.truncate(n);
+        let word =
+            |at: usize| Some(u64::from(u32::from_le_bytes(frames.get(at..at.checked_add(4)?)?.try_into().ok()?)));
+        let (mut at, mut common) = (0usize, None);
+        while let (Some(len @ 1..0xffff_fff0), Some(back)) = (word(at), word(at + 4)) {
+            if back != 0 {
+                let entry = (at as u64 + 4).checked_sub(back)?;
+                if common.is_none_or(|c: (u64, u8)| c.0 != entry) {
+                    common = Some((entry, Self::pointers(&mut self.file, offset.checked_add(entry)?)?));
+                }
+                let mut fields = [0; 16];
+                let own = frames.get(at + 8..)?;
+                let n = own.len().min(16);
+                fields[..n].copy_from_slice(&own[..n]);
+                let span = common.and_then(|c| Self::span(c.1, fields, table.checked_add(at as u64 + 8)?));
+                if let Some((start, len @ 1..)) = span {
+                    search.add(start, len, true);
+                }
+            }
+            at += 4 + len as usize;
+        }
+        Some(())
     }
 
     /// How the common entry (CIE) at the offset has its FDEs' addresses written.
@@ -305,9 +383,7 @@ impl<'a> Elf<'a> {
         Some(0)
     }
 
-    /// By the tables that only section headers lead to. `missing`: which sites, and their addresses.
-    fn by_sections(&mut self, mut missing: Vec<(usize, u64)>, ranges: &mut [Option<Range>]) -> Option<()> {
-        missing.sort_unstable_by_key(|m| m.1);
+    fn sections(&mut self) -> Option<Sections> {
         let f = &mut self.file;
         let (table, count, names) = (f.u64(40)?, f.u16(60)?.min(MAX_SHDRS), f.u16(62)?);
         if f.u16(58)? != SHDR {
@@ -315,36 +391,54 @@ impl<'a> Elf<'a> {
         }
         let header = |n: u64| table.checked_add(n * SHDR).filter(|at| *at < u64::MAX - SHDR);
         let names = if names < count { f.u64(header(names)? + 24)? } else { return None };
-        let (mut symbols, mut asked) = (Vec::new(), false);
+        let mut s = Sections::default();
         for n in 0..count {
             let at = header(n)?;
-            let (name, kind) = (f.u32(at)?, f.u32(at + 4)?);
+            let (name, kind, flags) = (f.u32(at)?, f.u32(at + 4)?, f.u64(at + 8)?);
             let (offset, size) = (f.u64(at + 24)?, f.u64(at + 32)?);
+            let name = names.checked_add(u64::from(name))?;
             match kind {
-                SHT_SYMTAB | SHT_DYNSYM => symbols.push((offset, size)),
-                SHT_PROGBITS if !asked && Self::is_go(f, names.checked_add(u64::from(name))?) => {
-                    asked = true;
-                    for (i, address) in &missing {
-                        ranges[*i] = Self::go(f, offset, *address).filter(|r| r.has(*address));
-                    }
+                SHT_SYMTAB | SHT_DYNSYM => s.symbols.push((offset, size)),
+                SHT_PROGBITS if flags & SHF_EXECINSTR != 0 => s.code.push((offset, offset.saturating_add(size))),
+                SHT_PROGBITS if s.go.is_none() && Self::is_go(f, name) => s.go = Some(offset),
+                SHT_PROGBITS | SHT_UNWIND if s.frames.is_none() && f.bytes(name) == Some(*b".eh_frame\0") => {
+                    s.frames = Some((offset, size))
                 }
                 _ => {}
+            }
+        }
+        Some(s)
+    }
+
+    /// By the tables that only section headers lead to. `missing`: which sites, and their addresses.
+    fn by_sections(&mut self, s: &Sections, mut missing: Vec<(usize, u64)>, ranges: &mut [Option<Range>]) {
+        missing.sort_unstable_by_key(|m| m.1);
+        if let Some(frames) = s.frames.filter(|_| self.unwind.is_none()) {
+            let mut search = Search::new(missing.clone());
+            // What is known of a table that cannot be read to its end is not known to be all.
+            if self.frames(frames, &mut search).is_some() {
+                search.done(ranges);
+            }
+        }
+        missing.retain(|m| ranges[m.0].is_none());
+        if let Some(table) = s.go {
+            for (i, address) in &missing {
+                ranges[*i] = Self::go(&mut self.file, table, *address).filter(|r| r.has(*address));
             }
         }
         missing.retain(|m| ranges[m.0].is_none());
         if !missing.is_empty() {
             let mut search = Search::new(missing);
-            for (offset, size) in symbols {
-                search.table(f, offset, size);
+            for (offset, size) in &s.symbols {
+                search.table(&mut self.file, *offset, *size);
             }
             search.done(ranges);
         }
-        Some(())
     }
 
     fn is_go(f: &mut File<'_>, name: u64) -> bool {
-        let plain = f.bytes::<11>(name).is_some_and(|n| n == *b".gopclntab\0");
-        plain || f.bytes::<23>(name).is_some_and(|n| n == *b".data.rel.ro.gopclntab\0")
+        let plain = f.bytes(name) == Some(*b".gopclntab\0");
+        plain || f.bytes(name) == Some(*b".data.rel.ro.gopclntab\0")
     }
 
     /// By the table of Go's runtime (`runtime/symtab.go`: `pcHeader`, `functab`).
@@ -365,7 +459,7 @@ impl<'a> Elf<'a> {
     }
 }
 
-/// The symbols nearest to some addresses.
+/// The symbols, or the entries of the unwind table, nearest to some addresses.
 struct Search {
     /// By address.
     wanted: Vec<(usize, u64)>,
@@ -398,11 +492,14 @@ impl Search {
     fn symbol(&mut self, s: &[u8]) {
         let word = |at: usize| s.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
         let (kind, section) = (s[4] & 0xf, u16::from_le_bytes([s[6], s[7]]));
-        let (start, len) = (word(8), word(16));
         let function = FUNCTIONS.contains(&kind);
-        if section == 0 || !(function || kind == NOTYPE) {
-            return;
+        if section != 0 && (function || kind == NOTYPE) {
+            self.add(word(8), word(16), function);
         }
+    }
+
+    /// Something that begins there.
+    fn add(&mut self, start: u64, len: u64, function: bool) {
         // The wanted addresses from here on may be in it; the one before may end with it.
         let from = self.wanted.partition_point(|w| w.1 < start);
         if let Some(before) = from.checked_sub(1) {
@@ -440,13 +537,15 @@ pub mod tests {
     #[derive(Clone, Copy, Debug, PartialEq)]
     pub enum By {
         Unwind,
+        /// `.eh_frame` without a search table.
+        Frames,
         Symbols,
         /// Symbols that do not say how long they are.
         Labels,
         Go,
         Nothing,
     }
-    pub const ALL: [By; 4] = [By::Unwind, By::Symbols, By::Labels, By::Go];
+    pub const ALL: [By; 5] = [By::Unwind, By::Frames, By::Symbols, By::Labels, By::Go];
     const BASE: u64 = 0x40_0000;
 
     fn put(file: &mut [u8], at: usize, words: &[u64]) {
@@ -471,20 +570,22 @@ pub mod tests {
         let kind = if by == By::Unwind { PT_GNU_EH_FRAME } else { 4 };
         put(&mut f, 120, &[0x4_0000_0000 | u64::from(kind), TABLE, BASE + TABLE, 0, 0x400, 0x400, 4]);
         // Section headers: none, the table, the names.
-        f[0x3f00..0x3f0d].copy_from_slice(b"\0.gopclntab\0\0");
+        f[0x3f00..0x3f16].copy_from_slice(b"\0.gopclntab\0.eh_frame\0");
         let (section, size) = match by {
             By::Symbols | By::Labels => (2, 24 * (functions.len() as u64 + 1)),
             By::Go => (1, 0x400),
+            By::Frames => (1, 0x400),
             _ => (3, 0),
         };
-        put(&mut f, 0x3e40, &[(section << 32) | 1, 0, 0, TABLE, size]);
-        put(&mut f, 0x3e80, &[3 << 32, 0, 0, 0x3f00, 13]);
+        let (name, at) = if by == By::Frames { (12, TABLE + 0x200) } else { (1, TABLE) };
+        put(&mut f, 0x3e40, &[(section << 32) | name, 0, 0, at, size]);
+        put(&mut f, 0x3e80, &[3 << 32, 0, 0, 0x3f00, 22]);
         let t = TABLE as usize;
         match by {
-            By::Unwind => {
-                // The search table; a CIE with "zR" at 0x200, and an FDE for each function.
+            By::Unwind | By::Frames => {
+                // The search table, which only one of them is told of; a CIE with "zR" at 0x200, and an FDE for each function.
                 put32(&mut f, t, &[0x3b03_1b01, 0, functions.len() as u64]);
-                put32(&mut f, t + 0x200, &[16, 0, 0x0052_7a01, 0x011b_0110, 0]);
+                put32(&mut f, t + 0x200, &[28, 0, 0x0052_7a01, 0x011b_0110, 0]);
                 f[t + 0x20c..t + 0x211].copy_from_slice(&[1, 0x78, 16, 1, 0x1b]);
                 for (i, (at, len)) in functions.iter().enumerate() {
                     let fde = 0x220 + i as u64 * 24;
@@ -522,12 +623,20 @@ pub mod tests {
         }
     }
 
+    fn functions(file: &[u8], sites: &[u64]) -> Vec<Option<Function>> {
+        let function = |f| match f {
+            Found::Function(f) => Some(f),
+            _ => None,
+        };
+        find(&mut reader(file), sites).into_iter().map(function).collect()
+    }
+
     #[test]
     fn each_table_tells() {
-        let functions = [(0x800, 0x40), (0x840, 0x20), (0x900, 0x100)];
+        let known = [(0x800, 0x40), (0x840, 0x20), (0x900, 0x100)];
         for by in ALL {
-            let file = elf(&[], &functions, by);
-            let found = find(&mut reader(&file), &[0x7ff, 0x800, 0x85f, 0x9ff, 0x860, 0xa00, 0x83f]);
+            let file = elf(&[], &known, by);
+            let found = functions(&file, &[0x7ff, 0x800, 0x85f, 0x9ff, 0x860, 0xa00, 0x83f]);
             let whole = matches!(by, By::Labels | By::Go);
             let f = |start, end, next| Some(Function { start, end, next });
             let second = if whole { f(0x840, 0x900, 0x900) } else { f(0x840, 0x860, 0x900) };
@@ -541,9 +650,26 @@ pub mod tests {
             }
             assert_eq!(found[5], None, "{by:?}");
         }
-        let file = elf(&[], &functions, By::Nothing);
-        assert_eq!(find(&mut reader(&file), &[0x800, 0x900]), [None, None]);
-        assert_eq!(find(&mut reader(&[]), &[0, u64::MAX]), [None, None]);
+    }
+
+    #[test]
+    fn what_is_in_no_table_is_in_a_range_of_code() {
+        let find = |file: &[u8], sites: &[u64]| find(&mut reader(file), sites);
+        let mut file = elf(&[], &[(0x800, 0x40)], By::Nothing);
+        // Without sections of code the segment is; with one, that.
+        assert_eq!(find(&file, &[0x800, 0x4000]), [Found::Code(0, 0x4000), Found::Nowhere]);
+        put(&mut file, 0x3e40, &[SHT_PROGBITS as u64 * (1 << 32), SHF_EXECINSTR, 0, 0x700, 0x200]);
+        let code = Found::Code(0x700, 0x900);
+        assert_eq!(find(&file, &[0x6ff, 0x700, 0x8ff, 0x900]), [Found::Nowhere, code, code, Found::Nowhere]);
+        // A section beyond the segment.
+        put(&mut file, 0x3e58, &[0x3f00, u64::MAX]);
+        assert_eq!(find(&file, &[0x3f00, 0x3eff]), [Found::Code(0x3f00, 0x4000), Found::Nowhere]);
+        let symbols = elf(&[], &[(0x800, 0x40), (0x900, 0x40)], By::Symbols);
+        assert_eq!(find(&symbols, &[0x880]), [Found::Code(0, 0x4000)]);
+        // A segment that is no code, and no file.
+        file[64 + 4] = 4;
+        assert_eq!(find(&file, &[0x800]), [Found::Nowhere]);
+        assert_eq!(find(&[], &[0, u64::MAX]), [Found::Nowhere; 2]);
     }
 
     #[test]
@@ -558,7 +684,7 @@ pub mod tests {
         });
         let line = line.unwrap();
         let at = address - hex(line[0].split_once('-').unwrap().0) + hex(line[2]);
-        let found = find(&mut reader(&exe), &[at, at + 1])[1].unwrap();
+        let found = functions(&exe, &[at, at + 1])[1].unwrap();
         assert!(found.start == at && found.end > at + 8 && found.next >= found.end, "{found:x?} {at:x}");
     }
 
@@ -567,30 +693,31 @@ pub mod tests {
         // Each byte of the headers and tables, at its extremes; every answer is a range around what was asked for.
         for by in ALL {
             let good = elf(&[], &[(0x800, 0x40), (0x840, 0x20), (0x900, 0x100)], by);
-            for at in (0..180).chain(0x3000..0x30c0).chain(0x3200..0x3270).chain(0x3e00..0x3f10) {
+            for at in (0..180).chain(0x3000..0x30c0).chain(0x3200..0x3270).chain(0x3e00..0x3f16) {
                 for value in [0, 1, 0x7f, 0x80, 0xff, good[at] ^ 4] {
                     let mut file = good.clone();
                     file[at] = value;
-                    for (f, site) in find(&mut reader(&file), &[0x810, 0x850, 0x950]).iter().zip([0x810, 0x850, 0x950])
-                    {
+                    for (f, site) in functions(&file, &[0x810, 0x850, 0x950]).iter().zip([0x810, 0x850, 0x950]) {
                         assert!(f.is_none_or(|f| f.start <= site && site < f.end && f.end <= f.next), "{by:?} {at:x}");
                     }
                 }
             }
         }
         // No more is read than the bound says, however long the tables say they are.
-        let mut file = elf(&[], &[(0x800, 0x40)], By::Symbols);
-        put(&mut file, 0x3e60, &[u64::MAX / 2]);
-        let mut total = 0;
-        let mut endless = |at: u64, buf: &mut [u8]| {
-            total += buf.len();
-            if at < 0x4000 {
-                return reader(&file)(at, buf);
-            }
-            buf.fill(1);
-            buf.len()
-        };
-        find(&mut endless, &[0x900]);
-        assert!(total <= READ_MAX, "{total}");
+        for (by, size) in [(By::Symbols, u64::MAX / 2), (By::Frames, u64::MAX / 2), (By::Frames, MAX_FRAMES)] {
+            let mut file = elf(&[], &[(0x800, 0x40)], by);
+            put(&mut file, 0x3e60, &[size]);
+            let mut total = 0;
+            let mut endless = |at: u64, buf: &mut [u8]| {
+                total += buf.len();
+                if at < 0x4000 {
+                    return reader(&file)(at, buf);
+                }
+                buf.fill(1);
+                buf.len()
+            };
+            find(&mut endless, &[0x900]);
+            assert!(total <= READ_MAX, "{total}");
+        }
     }
 }

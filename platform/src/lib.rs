@@ -25,6 +25,7 @@ pub mod host;
 mod pace;
 pub mod patch;
 pub mod proof;
+mod sweep;
 pub mod systrap;
 
 use std::sync::Arc;

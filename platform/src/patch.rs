@@ -9,8 +9,8 @@
 //! # What is replaced
 //! The jump takes five bytes, `syscall` two.
 //!
-//! * *Before*: `mov eax, imm32; syscall`, where the jump takes the place of the `mov`. The `syscall` stays: whoever jumps
-//!   to it is trapped as ever.
+//! * *Before*: `mov eax, imm32; syscall`, where the jump takes the place of the `mov`; or musl's `mov [rsp + 8], r11; syscall`. The
+//!   `syscall` stays: a jump to it is trapped as ever.
 //! * *Behind*: `syscall` and the first bytes of the instruction after it, which must be plain arithmetic on registers
 //!   (`cmp rax, -4095` as a rule), or a `ret` before padding. A thread that was in the call when the patch was made
 //!   goes on at the third byte of the jump, so that byte is chosen (by the place of the slot) to be an instruction that
@@ -339,6 +339,23 @@ mod tests {
     }
 
     #[test]
+    fn the_store_before_is_used() {
+        // mov %r11, 8(%rsp); syscall; ret; jmp
+        let code = [0x4c, 0x89, 0x5c, 0x24, 8, 0x0f, 0x05, 0xc3, 0xe9, 0, 0, 0, 0];
+        let s = sample(&code, 0);
+        assert_eq!(s.patch(true), Outcome::Done);
+        let jump = peek(&s.text, ISLAND + s.site - 5, 8);
+        assert_eq!((jump[0], &jump[5..]), (0xe9, &code[5..8]));
+        assert!(peek(&s.text, 64, 64).starts_with(&code[..5]));
+        // Not to another address, and no other register.
+        for (at, with) in [(0, 0x48), (0, 0x4d), (2, 0x53), (3, 0x14), (1, 0x8b)] {
+            let mut other = code;
+            other[at] = with;
+            assert_eq!(sample(&other, 0).patch(true), Outcome::Never, "{at} {with:x}");
+        }
+    }
+
+    #[test]
     fn no_store_is_torn() {
         for align in 0..8 {
             let s = sample(&GETPID, align);
@@ -386,7 +403,7 @@ mod tests {
             // The `mov` is the end of another instruction: mov $39, %r8d; lea 0x27b8(%rax), with a true `syscall`
             &[0x41, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xc3, 0x55],
         ] {
-            for by in ALL {
+            for by in ALL.into_iter().chain([By::Nothing]) {
                 for align in 0..8 {
                     let s = sample_by(by, code, align);
                     for _ in 0..3 {
@@ -399,17 +416,46 @@ mod tests {
     }
 
     #[test]
-    fn every_table_will_do_and_none_will_not() {
+    fn every_table_will_do() {
         for code in [&GETPID[..], &READ] {
             for by in ALL {
                 assert_eq!(sample_by(by, code, 6).patch(false), Outcome::Done, "{by:?}");
             }
-            assert_eq!(sample_by(By::Nothing, code, 6).patch(false), Outcome::Never);
             // What cannot be decoded, anywhere in the function.
             for (n, with) in [[&[0x06][..], code].concat(), [code, &[0xeb, 0, 0x06]].concat()].iter().enumerate() {
                 assert_eq!(sample(with, 6).patch(false), Outcome::Never, "{n}");
             }
         }
+    }
+
+    #[test]
+    fn code_in_no_table_is_swept() {
+        for code in [&GETPID[..], &READ] {
+            assert_eq!(sample_by(By::Nothing, code, 6).patch(false), Outcome::Done);
+            // Data before, and something that is no instruction.
+            let data: Vec<u8> = (0..64u8).map(|i| i.wrapping_mul(0x3b)).chain([0x06; 4]).collect();
+            for (far, outcome) in [(200, Outcome::Done), (20, Outcome::Never)] {
+                let with = [&data[..], &vec![0x90; far], code].concat();
+                assert_eq!(sample_by(By::Nothing, &with, 0).patch(false), outcome, "{far}");
+            }
+            // Close to where the code begins there is nothing to compare with.
+            let mut s = sample_by(By::Nothing, code, 6);
+            s.file[64 + 8..64 + 16].copy_from_slice(&(AT - 4).to_le_bytes());
+            assert_eq!(s.patch(false), Outcome::Never);
+        }
+        // A jump into the middle from elsewhere.
+        let before = [&GETPID[..], &[0x90; 99], &[0xc3, 0xeb, (1 - 7 - 99 - 3i8) as u8]].concat();
+        assert_eq!(sample_by(By::Nothing, &before, 6).patch(false), Outcome::Never);
+        // Behind a `ret` there must be nothing up to where functions begin.
+        let padding = [&[0x0f, 0x05, 0xc3][..], &[0x66, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0], &[0xcc]].concat();
+        for (align, outcome) in [(0, Outcome::Done), (3, Outcome::Done), (11, Outcome::Never), (12, Outcome::Never)] {
+            assert_eq!(sample_by(By::Nothing, &padding, align).patch(false), outcome, "{align}");
+        }
+        let next = [&padding[..12], &[0x55]].concat();
+        assert_eq!(sample_by(By::Nothing, &next, 0).patch(false), Outcome::Never);
+        // Code that is executed in two ways: a jump over the first byte of the `mov` that is `mov $39, %r8d` otherwise.
+        let twice = [&[0xeb, 1, 0x41][..], &GETPID].concat();
+        assert_eq!(sample_by(By::Nothing, &twice, 6).patch(false), Outcome::Never);
     }
 
     #[test]

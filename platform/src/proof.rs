@@ -7,11 +7,16 @@
 //! * the displaced bytes are whole instructions of that decoding, within the function (or room behind it that nothing reaches), and
 //! * no direct branch of the function, and no address that it computes from its own place, leads into the middle of them.
 //!
-//! What is in no table is not replaced. The work for one question is bounded; what is beyond the bound is [`Proof::Open`].
+//! Of code that is in no table, the neighbourhood of the place is decoded instead. The displaced bytes must be whole instructions of
+//! that, their beginning one wherever decoding begins ([`crate::sweep`]), with nothing invalid close by; and no branch of
+//! the neighbourhood may lead into their middle.
+//!
+//! The work for one question is bounded; what is beyond the bound is [`Proof::Open`].
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
-use crate::functions::{self, Function, Read};
+use crate::functions::{self, Found, Function, Read};
+use crate::sweep;
 
 pub const SYSCALL: [u8; 2] = [0x0f, 0x05];
 pub const JMP_LEN: u64 = 5;
@@ -46,32 +51,58 @@ pub enum Proof {
 pub fn prove(read: Read<'_>, sites: &[u64]) -> Vec<Proof> {
     let mut proofs = vec![Proof::Open; sites.len()];
     let asked = &sites[..sites.len().min(MAX_SITES)];
-    let functions = functions::find(read, asked);
+    let found = functions::find(read, asked);
+    let extents: Vec<_> = found.iter().zip(asked).map(|(f, site)| Extent::of(f, *site)).collect();
     let mut order: Vec<usize> = (0..asked.len()).collect();
     // Those of one function one after the other: it is decoded once.
-    order.sort_unstable_by_key(|i| functions[*i].map_or((0, 0), |f| (f.start, f.end)));
+    order.sort_unstable_by_key(|i| extents[*i].map_or((0, 0), |e| (e.function.start, e.function.end)));
     let (mut left, mut last) = (MAX_BYTES, None);
     for i in order {
-        let good = |f: &Function| f.end > f.start && f.end - f.start <= MAX_FUNCTION;
-        let Some(function) = functions[i].filter(good) else {
+        let good = |e: &Extent| e.function.end > e.function.start && e.function.end - e.function.start <= MAX_FUNCTION;
+        let Some(extent) = extents[i].filter(good) else {
             proofs[i] = Proof::Shapes(Vec::new());
             continue;
         };
-        if last.as_ref().is_none_or(|d: &Decoded| d.function != function) {
-            let Some(l) = left.checked_sub(function.end - function.start) else { continue };
+        if last.as_ref().is_none_or(|d: &Decoded| d.extent != extent) {
+            let Some(l) = left.checked_sub(extent.function.end - extent.function.start) else { continue };
             left = l;
-            last = Some(Decoded::new(read, function));
+            last = Some(Decoded::new(read, extent));
         }
         proofs[i] = Proof::Shapes(last.as_ref().map_or_else(Vec::new, |d| d.shapes(asked[i])));
     }
     proofs
 }
 
-/// A function, decoded.
+/// What is decoded for a site.
+#[derive(Clone, Copy, PartialEq)]
+struct Extent {
+    function: Function,
+    /// It is no function, but a part of code that no table tells of.
+    swept: bool,
+}
+
+impl Extent {
+    fn of(found: &Found, site: u64) -> Option<Extent> {
+        match *found {
+            Found::Function(function) => Some(Extent { function, swept: false }),
+            Found::Code(start, end) => {
+                let (start, end) = sweep::region((start, end), site);
+                // Where the next function begins is not known.
+                Some(Extent { function: Function { start, end, next: 0 }, swept: true })
+            }
+            Found::Nowhere => None,
+        }
+    }
+}
+
+/// A function, or a part of the code, decoded.
 struct Decoded {
+    extent: Extent,
     function: Function,
     /// Its bytes and some behind.
     code: Vec<u8>,
+    /// Where there is no instruction, in a part.
+    gaps: Vec<u64>,
     /// Each `syscall` instruction, with the one before it.
     calls: Vec<(Option<Instruction>, u64)>,
     /// Where the function's own instructions lead to.
@@ -80,13 +111,14 @@ struct Decoded {
 
 impl Decoded {
     /// Empty of calls if anything is wrong with it.
-    fn new(read: Read<'_>, function: Function) -> Decoded {
+    fn new(read: Read<'_>, extent: Extent) -> Decoded {
+        let function = extent.function;
         const BEHIND: u64 = 16;
         let len = (function.end - function.start) as usize;
         let mut code = vec![0; len + BEHIND as usize];
         let n = read(function.start, &mut code).min(code.len());
         code.truncate(n);
-        let mut d = Decoded { function, code, calls: Vec::new(), targets: Vec::new() };
+        let mut d = Decoded { extent, function, code, gaps: Vec::new(), calls: Vec::new(), targets: Vec::new() };
         if !d.decode(len) {
             d.calls.clear();
         }
@@ -100,7 +132,18 @@ impl Decoded {
         while decoder.can_decode() {
             decoder.decode_out(&mut insn);
             if insn.is_invalid() {
-                return false;
+                if !self.extent.swept {
+                    return false;
+                }
+                // Data, perhaps, or the tail of an instruction from before the part.
+                self.gaps.push(insn.ip());
+                previous = None;
+                let next = (insn.ip() + 1 - self.function.start) as usize;
+                if decoder.set_position(next).is_err() {
+                    return false;
+                }
+                decoder.set_ip(self.function.start + next as u64);
+                continue;
             }
             if insn.code() == Code::Syscall && insn.len() == SYSCALL.len() {
                 self.calls.push((previous, insn.ip()));
@@ -116,30 +159,44 @@ impl Decoded {
         true
     }
 
-    /// Whether the bytes between, without the first, are the beginning of something.
-    fn reached(&self, start: u64, end: u64) -> bool {
+    /// Whether the bytes between may be displaced, which are instructions if the function is what it seems: none but the first
+    /// is led to, and the first is where an instruction begins.
+    fn movable(&self, start: u64, end: u64) -> bool {
         let next = self.targets.partition_point(|t| *t <= start);
-        self.targets.get(next).is_some_and(|t| *t < end)
+        if self.targets.get(next).is_some_and(|t| *t < end) {
+            return false;
+        }
+        if !self.extent.swept {
+            return true;
+        }
+        let gap = self.gaps.partition_point(|g| *g < start.saturating_sub(sweep::FAR as u64));
+        let whole = self.gaps.get(gap).is_none_or(|g| *g >= end);
+        whole && sweep::is_boundary(&self.code, (start - self.function.start) as usize)
     }
 
     fn shapes(&self, site: u64) -> Vec<Shape> {
         let Ok(i) = self.calls.binary_search_by_key(&site, |c| c.1) else { return Vec::new() };
         let mut found = Vec::new();
-        if let Some(mov) = self.calls[i].0.filter(is_number) {
-            if mov.immediate(1) == SIGRETURN {
+        if let Some(mov) = self.calls[i].0.filter(|i| is_number(i) || is_saved(i)) {
+            if is_number(&mov) && mov.immediate(1) == SIGRETURN {
                 return Vec::new();
             }
             let start = mov.ip();
             let before = self.bytes(start, site);
-            if mov.next_ip() == site && !before.is_empty() && !self.reached(start, site) {
+            if mov.next_ip() == site && !before.is_empty() && self.movable(start, site) {
                 found.push(Shape { start, before, behind: Vec::new(), back: Some(site + 2) });
             }
         }
         let next = (site + 2 - self.function.start) as usize;
         let (own, all) = (self.code.get(next..).unwrap_or_default(), self.function.end - site - 2);
-        if let Some(shape) = behind(own, all as usize, self.function.next.saturating_sub(site), site) {
+        let room = if self.extent.swept {
+            3 + padding(&own[1.min(own.len())..], site + 3)
+        } else {
+            self.function.next.saturating_sub(site)
+        };
+        if let Some(shape) = behind(own, all as usize, room, site) {
             let end = site + (2 + shape.behind.len() as u64).max(JMP_LEN);
-            if !self.reached(site, end) {
+            if self.movable(site, end) {
                 found.push(shape);
             }
         }
@@ -164,6 +221,30 @@ fn is_number(insn: &Instruction) -> bool {
         Code::Mov_r32_imm32 => insn.op_register(0) == Register::EAX && insn.len() == 5,
         Code::Mov_rm64_imm32 => insn.op_register(0) == Register::RAX && insn.len() == 7,
         _ => false,
+    }
+}
+
+/// `mov %r11, 8(%rsp)`: what musl has before the call that a thread may be cancelled in. It may be done twice, and so the stub
+/// knows it (`rewind` in `stub/enter.rs`).
+fn is_saved(insn: &Instruction) -> bool {
+    insn.code() == Code::Mov_rm64_r64
+        && insn.op_register(1) == Register::R11
+        && insn.memory_base() == Register::RSP
+        && insn.memory_index() == Register::None
+        && insn.segment_prefix() == Register::None
+        && insn.len() == 5
+}
+
+/// How many bytes of nothing lie between the end of a function, as it seems, and the next multiple of 16.
+fn padding(code: &[u8], at: u64) -> u64 {
+    let len = at.next_multiple_of(16) - at;
+    let Some(code) = code.get(..len as usize) else { return 0 };
+    let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
+    let nothing = |i: Instruction| matches!(i.mnemonic(), Mnemonic::Nop | Mnemonic::Int3);
+    if decoder.iter().all(nothing) {
+        len
+    } else {
+        0
     }
 }
 

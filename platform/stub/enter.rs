@@ -13,7 +13,8 @@
 //!   rewound         rewound | goes by IRQ_NR   `irq` is set, seen at leave     the call is over      the call is over
 //! ```
 //!
-//! "Rewound" is: the guest is seen at its `syscall` instruction (or the `mov` before it), with the registers it had.
+//! "Rewound" is: the guest is seen at its `syscall` instruction, or the `mov` before it if that has not been done or may be done again,
+//! with the registers it had.
 //!
 //! # `sched_yield`
 //! Threads that yield to each other run this way thousands of times, each time on a core whose cache another thread has used since: cells
@@ -413,17 +414,19 @@ fn saved_flags(g: &mut [u64; 23]) {
     g[R_EFL] = g[R_EFL] & !0x8d5 | ah | of << 11;
 }
 
-/// To the instruction that the slot's jump has replaced: `mov eax, nr` (which the slot begins with, too), or the call's own.
+/// To the instruction that the slot's jump has replaced: `mov` of the number (which the slot begins with, too), or the call's own.
+/// If it stores r11, which the slot changes, then only if that has not been done.
 unsafe fn rewind(g: &mut [u64; 23], slot: u64, view: u64) {
     let mut first = 0u64;
     // SAFETY: copies from guest memory into our own word.
-    unsafe { stub_copy(addr_of_mut!(first) as u64, slot, 1) };
+    unsafe { stub_copy(addr_of_mut!(first) as u64, slot, 2) };
     // SAFETY: our own word.
     let first = unsafe { addr_of_mut!(first).read_volatile() };
-    g[R_RIP] = match first {
-        0xb8 => view - 7,
+    g[R_RIP] = match (first as u8, first >> 8) {
+        (0xb8, _) => view - 7,
         // mov rax, imm32
-        0x48 => view - 9,
+        (0x48, _) => view - 9,
+        (0x4c, 0x89) if g[R_RIP] == slot => view - 7,
         _ => view - 2,
     };
 }

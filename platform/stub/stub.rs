@@ -165,6 +165,10 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
                 kind::INTERRUPTED
             }
             _ => {
+                // At the beginning of a slot: an instruction of the guest's own, which is shown at its own place.
+                if !ours && matches!(sig, SIGSEGV | SIGBUS) && rip % ISLAND_SLOT == 0 {
+                    enter::interrupted_in_guest(uc);
+                }
                 (*post).regs[R_ORIG] = u64::MAX;
                 (*report).signal = sig;
                 (*report).code = (*info).code;

@@ -267,6 +267,76 @@ fn interrupts_while_the_stub_answers() {
 }
 
 guest_code!(
+    storing,
+    // As in musl: what is stored before the call must be what r11 was, once.
+    "xor r12d, r12d",
+    "2: mov eax, 39",
+    "lea r11, [r12 + 0x7000]",
+    "mov r13, r11",
+    "mov [rsp + 8], r11",
+    "syscall",
+    "cmp [rsp + 8], r13",
+    "jne 3f",
+    "cmp eax, 1234",
+    "jne 3f",
+    "mov qword ptr [rsp + 8], 0",
+    "inc r12",
+    "jmp 2b",
+    "3: ud2",
+);
+
+#[test]
+fn interrupts_beside_a_store_before_the_call() {
+    for answers in [false, true] {
+        sandbox(move |platform, _| async move {
+            let (mut t, text) = load_text(&*platform, storing()).await;
+            assert_eq!(enter(&mut t, Enter::Full).await, Trap::Syscall);
+            patch_here(&t, &text);
+            let rip = t.regs().rip;
+            assert_eq!(answer(&mut t, 1234).await, Trap::Syscall);
+            assert_eq!((t.regs().rip, t.regs().r12, trapped(&t)), (rip, 1, false));
+            t.self_service().answer(39, answers.then_some(1234));
+            let stopper = Stopper::new(&t);
+            let (mut interrupts, mut how) = (0, Enter::Return);
+            t.regs_mut().rax = 1234;
+            while interrupts < 3_000 {
+                match enter(&mut t, how).await {
+                    Trap::Syscall => {
+                        t.regs_mut().rax = 1234;
+                        how = Enter::Return;
+                    }
+                    Trap::Interrupted => {
+                        interrupts += 1;
+                        let at = t.regs().rip.wrapping_sub(CODE);
+                        assert!((AT..AT + storing().len() as u64).contains(&at), "{:x?}", t.regs());
+                        how = Enter::Full;
+                    }
+                    other => panic!("{other:?} {:x?}", t.regs()),
+                }
+            }
+            drop(stopper);
+            assert!(t.regs().r12 > 1000, "{:x?}", t.regs());
+        });
+    }
+}
+
+#[test]
+fn a_fault_of_the_store_is_at_its_own_place() {
+    sandbox(|platform, _| async move {
+        let (mut t, text) = load_text(&*platform, storing()).await;
+        assert_eq!(enter(&mut t, Enter::Full).await, Trap::Syscall);
+        patch_here(&t, &text);
+        assert_eq!(answer(&mut t, 1234).await, Trap::Syscall);
+        assert!(!trapped(&t));
+        let rip = t.regs().rip;
+        t.regs_mut().rip = rip - 7;
+        t.regs_mut().rsp = CODE + 0x1000;
+        let Trap::Fault(f) = enter(&mut t, Enter::Full).await else { panic!() };
+        assert_eq!((f.signal, f.addr, t.regs().rip), (libc::SIGSEGV, CODE + 0x1008, rip - 7));
+    });
+}
+
+guest_code!(
     yielding,
     // Nothing but the result changes; r12 counts.
     "xor r12d, r12d",

@@ -89,6 +89,14 @@ unsafe fn program(path: &CStr, user: bool) -> i32 {
     }))
 }
 
+/// The status that it gives, in a process of the attacker's user.
+unsafe fn as_user(f: impl FnOnce() -> i32) -> i32 {
+    reap(spawn(|| {
+        become_user();
+        f() >> 8
+    }))
+}
+
 unsafe fn library(path: &CStr) -> i32 {
     reap(spawn(|| {
         let fd = ok(open(path.as_ptr(), O_RDONLY));
@@ -111,6 +119,11 @@ pub unsafe fn forged() {
         path
     };
     let (victim, lib) = (file("victim", &EXIT, 0o4755), file("library", &RETURN, 0o644));
+    // Without section headers, so no table tells of its code.
+    let bare = file("bare", &RETURN, 0o644);
+    let w = ok(open(bare.as_ptr(), O_WRONLY));
+    is(pwrite(w, [0u8; 2].as_ptr().cast(), 2, 60), 2);
+    ok(close(w));
     // One that runs all the time, with the library mapped from before.
     let fd = ok(open(lib.as_ptr(), O_RDONLY));
     let p = ok(mmap(std::ptr::null_mut(), LEN, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0));
@@ -120,6 +133,8 @@ pub unsafe fn forged() {
             ("the user's program", program(&victim, true)),
             ("root's program", program(&victim, false)),
             ("the library", library(&lib)),
+            ("the library without tables", library(&bare)),
+            ("the same for its user", as_user(|| library(&bare))),
             ("the library mapped before", f() << 8),
         ] {
             if status != 10 << 8 {
@@ -128,7 +143,7 @@ pub unsafe fn forged() {
         }
     };
     right("at first");
-    for path in [&victim, &lib] {
+    for path in [&victim, &lib, &bare] {
         attack(path);
     }
     right("after forged calls");
