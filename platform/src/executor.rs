@@ -372,25 +372,28 @@ impl Executor {
         if AT_WORK.get() {
             if let Some(which) = CLERK.get() {
                 return self.deaf_clerk(which, f);
-            } else if self.lead.lock().waiting > 0 || self.start_follower() {
-                self.counters.handovers.fetch_add(1, Relaxed);
-                self.give_lead();
             }
+            if self.lead.lock().waiting == 0 {
+                self.start_follower();
+            }
+            // If no thread is free, the first one to be leads.
+            self.counters.handovers.fetch_add(1, Relaxed);
+            self.give_lead();
         }
         f()
     }
 
-    /// All threads that could lead are busy; whether there is one more now.
-    fn start_follower(&self) -> bool {
-        let Some(executor) = self.me.upgrade() else { return false };
+    /// All threads that could lead are busy: there is one more now, unless there are enough.
+    fn start_follower(&self) {
+        let Some(executor) = self.me.upgrade() else { return };
         if self.followers.fetch_update(Relaxed, Relaxed, |n| (n < FOLLOWERS).then_some(n + 1)).is_err() {
-            return false;
+            return;
         }
         let started = std::thread::Builder::new().name("executor".into()).spawn(move || executor.run());
-        if let Err(e) = &started {
+        if let Err(e) = started {
+            self.followers.fetch_sub(1, Relaxed);
             log::warn!("no further thread of the executor: {e}");
         }
-        started.is_ok()
     }
 
     /// The leader stays with the one guest that runs, whose call it has just answered: whether the next one has come soon. In a
@@ -506,7 +509,12 @@ impl Executor {
     /// Leads until shutdown, or until a task handed the leadership over; tells whether one did.
     fn lead(&self) -> bool {
         let mut gait = self.pace.lock().gait();
-        self.enter_gait(gait);
+        if self.narrow.load(Relaxed) == gait.narrow() {
+            self.enter_gait(gait);
+        } else {
+            // A clerk has seen the change.
+            self.turn(gait);
+        }
         if !self.set_about() {
             self.sleep();
         }

@@ -17,6 +17,11 @@ use std::os::fd::AsFd;
 
 use super::*;
 
+thread_local! {
+    /// This clerk is at something long ([`Executor::deaf_clerk`]).
+    static DEAF: StdCell<bool> = const { StdCell::new(false) };
+}
+
 /// Cores with the same number modulo [`BELLS`] share one.
 struct Clerk {
     which: u32,
@@ -126,6 +131,7 @@ impl Executor {
             self.cores.stay(which, BELLS);
         }
         while !self.exit.load(SeqCst) {
+            self.listens(which);
             if self.bell_of(which).read().is_err() {
                 continue;
             }
@@ -180,16 +186,22 @@ impl Executor {
         self.global.set_clerks(shown.wanted & !shown.deaf);
     }
 
-    /// [`Executor::block_in_place`] for a clerk.
+    /// [`Executor::block_in_place`] for a clerk. It stays deaf until it sleeps again: what its task does afterwards may take long, too,
+    /// and nobody else hears its bell.
     pub(super) fn deaf_clerk<R>(&self, which: u32, f: impl FnOnce() -> R) -> R {
+        DEAF.set(true);
         self.clerks.deaf.fetch_add(1, SeqCst);
         self.show_clerks(|clerks| clerks.deaf |= 1 << which);
         self.counters.handovers.fetch_add(1, Relaxed);
         self.hand_to_leader();
-        let r = f();
-        self.show_clerks(|clerks| clerks.deaf &= !(1 << which));
-        self.clerks.deaf.fetch_sub(1, SeqCst);
-        r
+        f()
+    }
+
+    fn listens(&self, which: u32) {
+        if DEAF.replace(false) {
+            self.show_clerks(|clerks| clerks.deaf &= !(1 << which));
+            self.clerks.deaf.fetch_sub(1, SeqCst);
+        }
     }
 
     /// A clerk leaves the work undone: the leader goes on with it.
@@ -197,5 +209,86 @@ impl Executor {
         AT_WORK.set(false);
         self.at_work.swap(0, SeqCst);
         self.kick();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::systrap::watched::Area;
+    use std::time::Duration;
+
+    fn eventually(what: &str, done: impl Fn() -> bool) {
+        let until = now_ns() + 10_000_000_000;
+        while !done() {
+            assert!(now_ns() < until, "{what}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// A cell, and a task that does `then` when something is posted there.
+    fn cell(executor: &Arc<Executor>, then: impl FnOnce() + Send + 'static) -> Arc<Watched> {
+        let watched = Watched::new(Area::new().unwrap().0, 0, 0, Place::Anywhere, false);
+        let (cell, there, mut then) = (watched.clone(), executor.clone(), Some(then));
+        executor.spawn(Box::pin(std::future::poll_fn(move |cx| {
+            cell.set_waker(cx.waker());
+            there.arm(&cell);
+            if !cell.posted() {
+                return Poll::Pending;
+            }
+            then.take().into_iter().for_each(|then| then());
+            Poll::Ready(())
+        })));
+        eventually("the cell is not looked at", || watched.listed.load(SeqCst));
+        eventually("there is no rest", || executor.asleep.load(SeqCst) && executor.global.polling().load(SeqCst) == 0);
+        std::thread::sleep(Duration::from_millis(20));
+        watched
+    }
+
+    /// What the stub does.
+    fn post(executor: &Executor, cell: &Watched) {
+        handoff::post(cell.area.state(cell.slot), executor.global.polling(), || {
+            let shown = executor.clerks.shown.lock();
+            let own = shown.wanted & !shown.deaf & 1 != 0;
+            drop(shown);
+            let bell = if own { executor.bell_of(0) } else { executor.bell() };
+            bell.write(1).unwrap();
+        });
+    }
+
+    /// A clerk that has given the work away and goes on with its task does not hear its bell.
+    #[test]
+    fn a_call_beside_a_long_one_is_heard() {
+        let executor = Executor::new(HandOff::Sleep, Some(1)).unwrap();
+        let leader = executor.clone();
+        let leader = std::thread::spawn(move || leader.run());
+        let by_clerk = (0..20).any(|_| {
+            let state = Arc::new([const { AtomicBool::new(false) }; 4]);
+            let seen = state.clone();
+            let long = cell(&executor, move || {
+                let [begun, by_clerk, heard, ended] = &*seen;
+                aside(|| ());
+                by_clerk.store(CLERK.get().is_some(), SeqCst);
+                begun.store(true, SeqCst);
+                let until = now_ns() + 5_000_000_000;
+                while !heard.load(SeqCst) && now_ns() < until {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                ended.store(true, SeqCst);
+            });
+            let seen = state.clone();
+            let short = cell(&executor, move || seen[2].store(!seen[3].load(SeqCst), SeqCst));
+            post(&executor, &long);
+            eventually("the long call does not begin", || state[0].load(SeqCst));
+            eventually("there is no rest", || executor.global.polling().load(SeqCst) == 0);
+            std::thread::sleep(Duration::from_millis(20));
+            post(&executor, &short);
+            eventually("the short call is not answered", || state[2].load(SeqCst) || state[3].load(SeqCst));
+            assert!(state[2].load(SeqCst), "a call waited for the end of a long one");
+            state[1].load(SeqCst)
+        });
+        assert!(by_clerk, "no clerk had the long call");
+        executor.shutdown(0);
+        leader.join().unwrap();
     }
 }

@@ -12,6 +12,8 @@ thread_local! {
 
 /// For how long one call may keep all others waiting before another thread takes over.
 const TURN_NS: u64 = 2_000_000;
+/// How often a call that waits for a thread looks for one.
+const ROOM_NS: u64 = 1_000_000;
 /// The clock is asked so seldom.
 const LOOK_EACH: u32 = 64;
 
@@ -19,6 +21,21 @@ impl Executor {
     /// This thread works for it from now on.
     pub(super) fn here(&self) {
         HERE.set(self.me.clone());
+    }
+
+    /// Waits until there is a thread to give everything else to: for what may wait before [`Executor::block_in_place`], so that many at
+    /// once do not take all threads.
+    pub async fn room(self: &Arc<Self>) {
+        let mut timer = None;
+        std::future::poll_fn(|cx| {
+            if self.lead.lock().waiting > 0 || self.followers.load(Relaxed) < FOLLOWERS {
+                return Poll::Ready(());
+            }
+            timer = Some(self.timer(now_ns() + ROOM_NS, cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+        drop(timer);
     }
 }
 
@@ -94,6 +111,37 @@ mod tests {
             }
             at_last.shutdown(i32::from(!seen.load(SeqCst)));
         }));
+        assert_eq!(runner.run(), 0);
+    }
+
+    /// More long calls at once than there are threads.
+    #[test]
+    fn many_that_wait_for_room_leave_a_thread_to_others() {
+        let executor = Executor::new(HandOff::Sleep, None).unwrap();
+        let (begun, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        for _ in 0..2 * FOLLOWERS {
+            let (there, begun, done) = (executor.clone(), begun.clone(), done.clone());
+            executor.spawn(Box::pin(async move {
+                there.room().await;
+                begun.fetch_add(1, SeqCst);
+                let until = now_ns() + 20_000_000_000;
+                there.block_in_place(|| {
+                    while !done.load(SeqCst) && now_ns() < until {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                });
+            }));
+        }
+        let (other, runner) = (executor.clone(), executor.clone());
+        executor.spawn(Box::pin(std::future::poll_fn(move |cx| {
+            if begun.load(SeqCst) < FOLLOWERS {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            other.shutdown(i32::from(begun.load(SeqCst) > FOLLOWERS));
+            done.store(true, SeqCst);
+            Poll::Ready(())
+        })));
         assert_eq!(runner.run(), 0);
     }
 

@@ -126,7 +126,7 @@ async fn read(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec], at: u64, flags: 
     };
     let nonblock = flags & RWF_NOWAIT != 0 || file.nonblocking();
     let n = if file.ops.seekable() {
-        cx.moving(iov_len(iov), |cx| once(cx, at))?
+        cx.moving(iov_len(iov), |cx| once(cx, at)).await?
     } else {
         blocking(cx, &file, IN, deadline(&file, false), nonblock, |cx| once(cx, NO_OFFSET)).await?
     };
@@ -137,7 +137,7 @@ async fn read(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec], at: u64, flags: 
 async fn write(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec], at: u64, flags: i32) -> SysResult {
     let append = (flags & RWF_APPEND != 0).then_some(true);
     let n = if file.ops.seekable() {
-        super::fs_rw::write_file_at(cx, &file, iov, at, append)?
+        super::fs_rw::write_file_at(cx, &file, iov, at, append).await?
     } else {
         write_iov_as(cx, file.clone(), iov, append).await?
     };

@@ -35,7 +35,7 @@ fn positioned(f: &File, offset: i64) -> Result<u64> {
     u64::try_from(offset).map_err(|_| Errno::EINVAL)
 }
 
-fn read_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64) -> SysResult {
+async fn read_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64) -> SysResult {
     if offset < 0 {
         return Err(Errno::EINVAL.into());
     }
@@ -44,12 +44,12 @@ fn read_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64) -> SysResult {
     if !f.readable() {
         return Err(Errno::EBADF.into());
     }
-    let n = cx.moving(iov_len(iov), |cx| cx.with_dst(iov, |dst| f.ops.read(&f, dst, at)))?;
+    let n = cx.moving(iov_len(iov), |cx| cx.with_dst(iov, |dst| f.ops.read(&f, dst, at))).await?;
     super::io::was_read(&f, n);
     Ok(n as u64)
 }
 
-fn write_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64, append: Option<bool>) -> SysResult {
+async fn write_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64, append: Option<bool>) -> SysResult {
     if offset < 0 {
         return Err(Errno::EINVAL.into());
     }
@@ -58,11 +58,11 @@ fn write_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64, append: Option
     if !f.writable() {
         return Err(Errno::EBADF.into());
     }
-    write_file_at(cx, &f, iov, at, append)
+    write_file_at(cx, &f, iov, at, append).await
 }
 
 /// Of a file that is seekable, and open for writing.
-pub(super) fn write_file_at(
+pub(super) async fn write_file_at(
     cx: &mut Ctx<'_>,
     f: &Arc<File>,
     iov: &[IoVec],
@@ -74,27 +74,27 @@ pub(super) fn write_file_at(
         src.append = append;
         f.ops.write(f, src, at)
     };
-    let n = cx.moving(iov_len(&iov), |cx| cx.with_src(&iov, write))?.0;
+    let n = cx.moving(iov_len(&iov), |cx| cx.with_src(&iov, write)).await?.0;
     wrote(cx, f);
     Ok(n as u64)
 }
 
-pub fn pread64(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: usize, offset: i64) -> SysResult {
-    read_at(cx, fd, &one(buf, count), offset)
+pub async fn pread64(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: usize, offset: i64) -> SysResult {
+    read_at(cx, fd, &one(buf, count), offset).await
 }
 
-pub fn pwrite64(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: usize, offset: i64) -> SysResult {
-    write_at(cx, fd, &one(buf, count), offset, None)
+pub async fn pwrite64(cx: &mut Ctx<'_>, fd: Fd, buf: Addr, count: usize, offset: i64) -> SysResult {
+    write_at(cx, fd, &one(buf, count), offset, None).await
 }
 
-pub fn preadv(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize, low: i64) -> SysResult {
+pub async fn preadv(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize, low: i64) -> SysResult {
     let iov = cx.read_iov(iov.0, n)?;
-    read_at(cx, fd, &iov, low)
+    read_at(cx, fd, &iov, low).await
 }
 
-pub fn pwritev(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize, low: i64) -> SysResult {
+pub async fn pwritev(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize, low: i64) -> SysResult {
     let iov = cx.read_iov(iov.0, n)?;
-    write_at(cx, fd, &iov, low, None)
+    write_at(cx, fd, &iov, low, None).await
 }
 
 pub async fn readv(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize) -> SysResult {
@@ -127,7 +127,7 @@ pub async fn preadv2(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize, low: i64, _h
         return Err(Errno::EOPNOTSUPP.into());
     }
     if low != -1 {
-        return preadv(cx, fd, iov, n, low);
+        return preadv(cx, fd, iov, n, low).await;
     }
     if flags & RWF_NOWAIT == 0 {
         return readv(cx, fd, iov, n).await;
@@ -152,10 +152,12 @@ pub async fn pwritev2(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize, low: i64, _
     };
     let f = cx.io_file(fd.0)?;
     let iov = cx.read_iov(iov.0, n)?;
-    let done =
-        if low == -1 { write_iov_as(cx, f.clone(), &iov, append).await? } else { write_at(cx, fd, &iov, low, append)? };
+    let done = match low {
+        -1 => write_iov_as(cx, f.clone(), &iov, append).await?,
+        _ => write_at(cx, fd, &iov, low, append).await?,
+    };
     if flags & (RWF_DSYNC | RWF_SYNC) != 0 {
-        f.ops.fsync(flags & RWF_SYNC == 0)?;
+        synced(cx, &f, flags & RWF_SYNC == 0).await?;
     }
     Ok(done)
 }
@@ -285,15 +287,21 @@ pub async fn fallocate(cx: &mut Ctx<'_>, fd: Fd, mode: i32, offset: i64, len: i6
     Ok(0)
 }
 
-pub fn fsync(cx: &mut Ctx<'_>, fd: Fd) -> SysResult {
+async fn synced(cx: &Ctx<'_>, f: &File, data: bool) -> Result<()> {
+    let executor = &cx.kernel().executor;
+    executor.room().await;
+    executor.block_in_place(|| f.ops.fsync(data))
+}
+
+pub async fn fsync(cx: &mut Ctx<'_>, fd: Fd) -> SysResult {
     let f = cx.io_file(fd.0)?;
-    cx.kernel().executor.block_in_place(|| f.ops.fsync(false))?;
+    synced(cx, &f, false).await?;
     Ok(0)
 }
 
-pub fn fdatasync(cx: &mut Ctx<'_>, fd: Fd) -> SysResult {
+pub async fn fdatasync(cx: &mut Ctx<'_>, fd: Fd) -> SysResult {
     let f = cx.io_file(fd.0)?;
-    cx.kernel().executor.block_in_place(|| f.ops.fsync(true))?;
+    synced(cx, &f, true).await?;
     Ok(0)
 }
 

@@ -174,12 +174,13 @@ impl<'a> Ctx<'a> {
         let mut src = Src::user(&*space, iov, prefetched);
         f(&mut src)
     }
-    /// Runs `f`, which moves `len` bytes, and waits for nobody: if they are many, others are served meanwhile.
-    pub fn moving<R>(&mut self, len: usize, f: impl FnOnce(&mut Self) -> R) -> R {
+    /// Runs `f`, which moves `len` bytes: if they are many, others are served meanwhile.
+    pub async fn moving<R>(&mut self, len: usize, f: impl FnOnce(&mut Self) -> R) -> R {
         if len <= INLINE {
             return f(self);
         }
         let executor = self.kernel().executor.clone();
+        executor.room().await;
         executor.block_in_place(|| f(self))
     }
     pub fn file(&self, fd: i32) -> Result<Arc<crate::fs::File>> {

@@ -11,14 +11,8 @@ syscall_table! {
         254 inotify_add_watch(fd: Fd, path: PathPtr, mask: u32) => fs_notify::inotify_add_watch, Partial, "no IN_UNMOUNT; changes from outside of a bind mount are not seen";
         255 inotify_rm_watch(fd: Fd, wd: i32) => fs_notify::inotify_rm_watch, Full, "";
         8 lseek(fd: Fd, offset: i64, whence: i32) => fs_rw::lseek, Full, "";
-        17 pread64(fd: Fd, buf: Addr, count: usize, offset: i64) => fs_rw::pread64, Full, "";
-        18 pwrite64(fd: Fd, buf: Addr, count: usize, offset: i64) => fs_rw::pwrite64, Full, "";
-        295 preadv(fd: Fd, iov: Addr, n: usize, offset: i64) => fs_rw::preadv, Full, "";
-        296 pwritev(fd: Fd, iov: Addr, n: usize, offset: i64) => fs_rw::pwritev, Full, "";
         78 getdents(fd: Fd, buf: Addr, count: u32) => fs_rw::getdents, Full, "";
         217 getdents64(fd: Fd, buf: Addr, count: u32) => fs_rw::getdents64, Full, "";
-        74 fsync(fd: Fd) => fs_rw::fsync, Full, "";
-        75 fdatasync(fd: Fd) => fs_rw::fdatasync, Full, "";
         162 sync() => fs_rw::sync, Full, "";
         306 syncfs(fd: Fd) => fs_rw::syncfs, Full, "";
         277 sync_file_range(fd: Fd, offset: i64, len: i64, flags: u32) => fs_rw::sync_file_range, Full, "";
@@ -239,6 +233,12 @@ syscall_table! {
         1 write(fd: Fd, buf: Addr, count: usize) => io::write, Full, "";
         19 readv(fd: Fd, iov: Addr, n: usize) => fs_rw::readv, Full, "";
         20 writev(fd: Fd, iov: Addr, n: usize) => fs_rw::writev, Full, "";
+        17 pread64(fd: Fd, buf: Addr, count: usize, offset: i64) => fs_rw::pread64, Full, "";
+        18 pwrite64(fd: Fd, buf: Addr, count: usize, offset: i64) => fs_rw::pwrite64, Full, "";
+        295 preadv(fd: Fd, iov: Addr, n: usize, offset: i64) => fs_rw::preadv, Full, "";
+        296 pwritev(fd: Fd, iov: Addr, n: usize, offset: i64) => fs_rw::pwritev, Full, "";
+        74 fsync(fd: Fd) => fs_rw::fsync, Full, "";
+        75 fdatasync(fd: Fd) => fs_rw::fdatasync, Full, "";
         327 preadv2(fd: Fd, iov: Addr, n: usize, offset: i64, high: u64, flags: i32) => fs_rw::preadv2, Full, "";
         328 pwritev2(fd: Fd, iov: Addr, n: usize, offset: i64, high: u64, flags: i32) => fs_rw::pwritev2, Partial, "no RWF_NOWAIT";
         40 sendfile(out: Fd, input: Fd, offset: Addr, count: usize) => fs_rw::sendfile, Full, "";
