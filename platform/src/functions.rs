@@ -217,18 +217,18 @@ pub fn find(read: Read<'_>, sites: &[u64]) -> Vec<Found> {
             sections = s;
         }
     }
-    let found = |((range, place), site): ((Option<Range>, Option<(Segment, u64)>), &u64)| {
-        let Some((segment, address)) = place else { return Found::Nowhere };
+    let found = |(i, range): (usize, Option<Range>)| {
+        let Some((segment, address)) = code[i] else { return Found::Nowhere };
         let function = |r: Range| {
             let next = segment.offset_of(r.next).unwrap_or(u64::MAX);
             Some(Function { start: segment.offset_of(r.start)?, end: segment.offset_of(r.end)?, next })
         };
         match range.filter(|r| r.has(address)) {
             Some(r) => function(r).map_or(Found::Nowhere, Found::Function),
-            None => sections.code(&segment, *site),
+            None => sections.code(&segment, sites[i]),
         }
     };
-    ranges.into_iter().zip(code).zip(sites).map(found).collect()
+    ranges.into_iter().enumerate().map(found).collect()
 }
 
 impl<'a> Elf<'a> {
