@@ -181,9 +181,14 @@ pub fn look(fd: impl AsFd) -> Result<Attr> {
     Ok(attr)
 }
 
-/// Attributes of the entry `name` of `dir` for the client, with the state of its ACL if those are told.
+/// Attributes of the entry `name` of `dir` for the client, with the state of its ACL if those are told. As for [`open_child`], an interface of the
+/// host's kernel is not there.
 pub fn look_at_child(dir: impl AsFd, name: &[u8]) -> Result<Attr> {
-    let mut attr = stat_child(&dir, name)?;
+    let st = statx_child(&dir, name)?;
+    if st.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        return look(open_child(dir, name)?);
+    }
+    let mut attr = attr(&st);
     attr.acl = acl_state(&attr, dir.as_fd(), Some(name));
     Ok(attr)
 }
