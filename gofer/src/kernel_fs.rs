@@ -5,11 +5,11 @@
 //! with locked mounts too (those that a user namespace has inherited, which cannot be unmounted), and does not bring to light what is below them.
 //! Whatever comes later, or is a file, is refused by [`check`] when a lookup crosses into it.
 //!
-//! autofs is not among them: the real file systems are mounted below it.
+//! An overlay of which a lower layer is in one of them counts as one. autofs is not among them: the real file systems are mounted below it.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -87,14 +87,49 @@ struct Mount {
     parent: u64,
     device: u64,
     path: PathBuf,
-    /// The name of its type, if that is in the table.
+    /// The name of its type, if that is in the table; of an overlay, that of a layer.
     kernel: Option<&'static str>,
 }
 
 /// The mounts of this process's namespace.
 fn mounts() -> Result<Vec<Mount>, Errno> {
     let text = std::fs::read("/proc/self/mountinfo").map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-    Ok(text.split(|&b| b == b'\n').filter_map(parse).collect())
+    let lines = || text.split(|&b| b == b'\n');
+    let mut mounts: Vec<Mount> = lines().filter_map(parse).collect();
+    // An overlay shows what is below it.
+    for (id, layers) in lines().filter_map(|line| Some((parse(line)?.id, layers(line)?))) {
+        let shows = layers.iter().find_map(|layer| type_of_layer(layer, &mounts));
+        if let (Some(kind), Some(mount)) = (shows, mounts.iter_mut().find(|m| m.id == id)) {
+            mount.kernel = Some(kind);
+        }
+    }
+    Ok(mounts)
+}
+
+/// The lower layers that an overlay's line of `mountinfo` names.
+fn layers(line: &[u8]) -> Option<Vec<PathBuf>> {
+    let mut fields = line.split(|&b| b == b' ').skip_while(|f| *f != b"-").skip(1);
+    fields.next().filter(|kind| *kind == b"overlay")?;
+    let mut layers = Vec::new();
+    for option in fields.nth(1)?.split(|&b| b == b',') {
+        let value = [&b"lowerdir="[..], b"lowerdir+=", b"datadir+="].iter().find_map(|o| option.strip_prefix(*o));
+        let Some(value) = value.map(unescape) else { continue };
+        layers.extend(value.split(|&b| b == b':').map(|layer| PathBuf::from(OsString::from_vec(layer.to_vec()))));
+    }
+    Some(layers)
+}
+
+/// The type of the file system that an overlay's layer is in, if it is one that is not served. The name is one of the mount namespace in which the overlay
+/// was mounted, which may be another one: it must lead to such a file system here, or to where the caller may not look.
+fn type_of_layer(layer: &Path, mounts: &[Mount]) -> Option<&'static str> {
+    let path = layer.as_os_str().as_bytes();
+    // Most are nowhere near, and there may be very many.
+    let near = |m: &&Mount| path.starts_with(m.path.as_os_str().as_bytes());
+    let kernel = mounts.iter().filter(|m| m.kernel.is_some()).find(near)?;
+    match sys::open_host_path(layer).and_then(|fd| type_of(&fd, mounts)) {
+        Err(Errno::ACCESS) => kernel.kernel,
+        result => result.ok().flatten(),
+    }
 }
 
 fn parse(line: &[u8]) -> Option<Mount> {
@@ -221,6 +256,18 @@ mod tests {
         assert_eq!(unescape(b"\\"), b"\\");
         assert_eq!(unescape(b"\\1"), b"\\1");
         assert_eq!(unescape(b"\\999\\040"), b"\\999 ");
+    }
+
+    #[test]
+    fn the_layers_of_an_overlay() {
+        let line = b"9 1 0:50 / /o rw shared:1 - overlay none rw,lowerdir=/sys/a\\040b:/l,upperdir=/u,lowerdir+=/m";
+        assert_eq!(layers(line), Some(vec!["/sys/a b".into(), "/l".into(), "/m".into()]));
+        assert_eq!(layers(b"9 1 0:50 / /o rw - ext4 none rw,lowerdir=/sys"), None);
+        assert_eq!(layers(b"9 1 0:50 / /o rw"), None);
+        let mounts = mounts().unwrap();
+        assert_eq!(type_of_layer(Path::new("/sys/kernel"), &mounts), Some("sysfs"));
+        assert_eq!(type_of_layer(Path::new("/sysfs"), &mounts), None);
+        assert_eq!(type_of_layer(Path::new("/proc/no/such"), &mounts), None);
     }
 
     #[test]
