@@ -208,6 +208,15 @@ pub fn report_sigsys() -> nix::Result<()> {
     }
 }
 
+/// Ignores SIGXFSZ: who writes beyond `RLIMIT_FSIZE` gets `EFBIG`, instead of dying with the whole sandbox.
+pub fn ignore_sigxfsz() -> nix::Result<()> {
+    // SAFETY: no handler is set up, and nothing relies on the signal.
+    match unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } {
+        libc::SIG_ERR => Err(Errno::last()),
+        _ => Ok(()),
+    }
+}
+
 /// Has a panic end the process with one line. What the standard library would do, abort(3), makes host calls that are not on
 /// the list.
 pub fn report_panics(who: &'static str) {

@@ -441,6 +441,25 @@ fn the_callers_limits_do_not_hinder_the_runtime() {
 }
 
 #[test]
+fn the_callers_hard_limit_of_file_sizes_ends_no_sandbox() {
+    let dir = Scratch::new("fsize");
+    let at = dir.path();
+    // By the Gofer's hand, by the Sentry's, and by the Sentry's in a stream. Nothing is written.
+    let guest = "ulimit -f unlimited; truncate -s 200G /x/t && echo truncated >&2; \
+                 echo x | dd bs=1 seek=200G conv=notrunc of=/x/u && echo written >&2; \
+                 echo x | dd bs=1 seek=200G conv=notrunc && echo streamed >&2; echo alive >/x/end";
+    let script =
+        format!("ulimit -f 100000000 && exec {RUNSC} run --user 0 --bind {at}:/x -- bash -c '{guest}' >{at}/out");
+    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(fs::read_to_string(dir.0.join("end")).unwrap_or_default(), "alive\n", "{text}");
+    assert_eq!((output.status.code(), text.matches("File too large").count()), (Some(0), 3), "{text}");
+    for file in ["t", "u", "out"] {
+        assert_eq!(fs::metadata(dir.0.join(file)).map_or(0, |m| m.len()), 0, "{file}");
+    }
+}
+
+#[test]
 fn a_log_file_tells_what_is_not_supported() {
     let dir = Scratch::new("log");
     let log = dir.0.join("log");

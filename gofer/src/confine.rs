@@ -36,9 +36,7 @@ pub fn confine(config: &Config) -> Result<Gofer, Error> {
     let roots = config.trees.iter().zip(roots).map(detach).collect::<Result<_, _>>()?;
     let mut gofer = Gofer::with_roots(config, descriptors, roots)?;
     leave_the_host()?;
-    if config.tell_acls {
-        sys::tell_acls(&gofer.descriptors).map_err(setup("enter /proc/self/fd"))?;
-    }
+    sys::enter_descriptors(&gofer.descriptors, config.tell_acls).map_err(setup("enter /proc/self/fd"))?;
     let writes = config.trees.iter().any(|tree| !tree.read_only);
     drop_privileges(writes).map_err(setup("drop privileges"))?;
     gofer.second = pair::Second::start()?;

@@ -5,12 +5,13 @@
 //! with locked mounts too (those that a user namespace has inherited, which cannot be unmounted), and does not bring to light what is below them.
 //! Whatever comes later, or is a file, is refused by [`check`] when a lookup crosses into it.
 //!
-//! autofs is not among them: the real file systems are mounted below it.
+//! An overlay of which a lower layer is in one of them counts as one. autofs is not among them: the real file systems are mounted below it.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, CWD};
 use rustix::io::Errno;
@@ -65,11 +66,17 @@ fn by_number(fd: impl AsFd) -> Result<Option<&'static str>, Errno> {
     Ok(TYPES.iter().find(|(_, n)| *n == Some(number)).map(|(name, _)| *name))
 }
 
+/// Devices of those that there were when the mounts were covered: for what can be told by its name only.
+static DEVICES: OnceLock<Vec<u64>> = OnceLock::new();
+
 /// `ENOENT` if the file behind `fd` is in one of them.
 pub fn check(fd: impl AsFd) -> Result<(), Errno> {
-    match by_number(fd)? {
-        Some(_) => Err(Errno::NOENT),
-        None => Ok(()),
+    if by_number(&fd)?.is_some() {
+        return Err(Errno::NOENT);
+    }
+    match DEVICES.get() {
+        Some(devices) if devices.contains(&sys::stat(fd)?.dev) => Err(Errno::NOENT),
+        _ => Ok(()),
     }
 }
 
@@ -78,25 +85,63 @@ pub fn check(fd: impl AsFd) -> Result<(), Errno> {
 struct Mount {
     id: u64,
     parent: u64,
+    device: u64,
     path: PathBuf,
-    /// The name of its type, if that is in the table.
+    /// The name of its type, if that is in the table; of an overlay, that of a layer.
     kernel: Option<&'static str>,
 }
 
 /// The mounts of this process's namespace.
 fn mounts() -> Result<Vec<Mount>, Errno> {
     let text = std::fs::read("/proc/self/mountinfo").map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-    Ok(text.split(|&b| b == b'\n').filter_map(parse).collect())
+    let lines = || text.split(|&b| b == b'\n');
+    let mut mounts: Vec<Mount> = lines().filter_map(parse).collect();
+    // An overlay shows what is below it.
+    for (id, layers) in lines().filter_map(|line| Some((parse(line)?.id, layers(line)?))) {
+        let shows = layers.iter().find_map(|layer| type_of_layer(layer, &mounts));
+        if let (Some(kind), Some(mount)) = (shows, mounts.iter_mut().find(|m| m.id == id)) {
+            mount.kernel = Some(kind);
+        }
+    }
+    Ok(mounts)
+}
+
+/// The lower layers that an overlay's line of `mountinfo` names.
+fn layers(line: &[u8]) -> Option<Vec<PathBuf>> {
+    let mut fields = line.split(|&b| b == b' ').skip_while(|f| *f != b"-").skip(1);
+    fields.next().filter(|kind| *kind == b"overlay")?;
+    let mut layers = Vec::new();
+    for option in fields.nth(1)?.split(|&b| b == b',') {
+        let value = [&b"lowerdir="[..], b"lowerdir+=", b"datadir+="].iter().find_map(|o| option.strip_prefix(*o));
+        let Some(value) = value.map(unescape) else { continue };
+        layers.extend(value.split(|&b| b == b':').map(|layer| PathBuf::from(OsString::from_vec(layer.to_vec()))));
+    }
+    Some(layers)
+}
+
+/// The type of the file system that an overlay's layer is in, if it is one that is not served. The name is one of the mount namespace in which the overlay
+/// was mounted, which may be another one: it must lead to such a file system here, or to where the caller may not look.
+fn type_of_layer(layer: &Path, mounts: &[Mount]) -> Option<&'static str> {
+    let path = layer.as_os_str().as_bytes();
+    // Most are nowhere near, and there may be very many.
+    let near = |m: &&Mount| path.starts_with(m.path.as_os_str().as_bytes());
+    let kernel = mounts.iter().filter(|m| m.kernel.is_some()).find(near)?;
+    match sys::open_host_path(layer).and_then(|fd| type_of(&fd, mounts)) {
+        Err(Errno::ACCESS) => kernel.kernel,
+        result => result.ok().flatten(),
+    }
 }
 
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&b| b == b' ');
     let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
     let (id, parent) = (number()?, number()?);
-    let path = fields.nth(2)?;
+    let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
+    let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
+    let path = fields.nth(1)?;
     // Any number of fields may come before the dash.
     let kind = fields.skip_while(|f| *f != b"-").nth(1)?;
-    Some(Mount { id, parent, path: OsString::from_vec(unescape(path)).into(), kernel: by_name(kind) })
+    Some(Mount { id, parent, device, path: OsString::from_vec(unescape(path)).into(), kernel: by_name(kind) })
 }
 
 /// Undoes the octal escapes of blanks and backslashes.
@@ -142,6 +187,8 @@ pub fn cover(roots: &[OwnedFd]) -> Result<(), Error> {
             return Err(Error::Setup(format!("serve {kind}, an interface of the host's kernel"), Errno::PERM));
         }
     }
+    let devices = mounts.iter().filter(|m| m.kernel.is_some()).map(|m| m.device);
+    DEVICES.get_or_init(|| devices.collect());
     // What is mounted on one of them goes with it.
     let inside = |mount: &Mount| mounts.iter().any(|m| m.id == mount.parent && m.id != mount.id && m.kernel.is_some());
     // All are opened first: one that is covered may be on the way to the next.
@@ -151,8 +198,12 @@ pub fn cover(roots: &[OwnedFd]) -> Result<(), Error> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
             Ok(fd) => found.push((path, fd)),
-            // A file: lookups refuse it. Or the path leads elsewhere by now, since something is mounted over a part of it.
-            Err(Errno::NOTDIR | Errno::NOENT | Errno::LOOP) => {}
+            // A file: lookups refuse it.
+            Err(Errno::NOTDIR) => {}
+            // The path leads elsewhere by now, since something is mounted over a part of it; or nowhere, or the caller may not go there. Should a lookup get
+            // there all the same, it is refused.
+            Err(Errno::NOENT | Errno::LOOP | Errno::ACCESS | Errno::NAMETOOLONG) => {}
+            Err(Errno::STALE | Errno::NOTCONN | Errno::IO) => {}
             Err(e) => return Err(Error::Setup(format!("look at {}", path.display()), e)),
         }
     }
@@ -187,18 +238,36 @@ mod tests {
     #[test]
     fn a_line_of_mountinfo() {
         let line = b"22 27 0:21 / /a\\040b\\134c rw,relatime shared:7 master:2 - proc proc rw";
-        let mount = Mount { id: 22, parent: 27, path: "/a b\\c".into(), kernel: Some("proc") };
+        let mount = Mount { id: 22, parent: 27, device: 21, path: "/a b\\c".into(), kernel: Some("proc") };
         assert_eq!(parse(line), Some(mount));
         let line = b"1 1 0:1 / / rw - ext4 /dev/vda rw";
-        assert_eq!(parse(line), Some(Mount { id: 1, parent: 1, path: "/".into(), kernel: None }));
-        for broken in
-            [&b""[..], b"1", b"1 2 3 4", b"1 2 3 4 5 6 7", b"x y 0:1 / / rw - proc proc rw", b"1 2 0:1 / / rw -"]
-        {
+        assert_eq!(parse(line), Some(Mount { id: 1, parent: 1, device: 1, path: "/".into(), kernel: None }));
+        for broken in [
+            &b""[..],
+            b"1",
+            b"1 2 3 4",
+            b"1 2 3 4 5 6 7",
+            b"1 2 3 / / rw - proc proc rw",
+            b"x y 0:1 / / rw - proc proc rw",
+            b"1 2 0:1 / / rw -",
+        ] {
             assert_eq!(parse(broken), None);
         }
         assert_eq!(unescape(b"\\"), b"\\");
         assert_eq!(unescape(b"\\1"), b"\\1");
         assert_eq!(unescape(b"\\999\\040"), b"\\999 ");
+    }
+
+    #[test]
+    fn the_layers_of_an_overlay() {
+        let line = b"9 1 0:50 / /o rw shared:1 - overlay none rw,lowerdir=/sys/a\\040b:/l,upperdir=/u,lowerdir+=/m";
+        assert_eq!(layers(line), Some(vec!["/sys/a b".into(), "/l".into(), "/m".into()]));
+        assert_eq!(layers(b"9 1 0:50 / /o rw - ext4 none rw,lowerdir=/sys"), None);
+        assert_eq!(layers(b"9 1 0:50 / /o rw"), None);
+        let mounts = mounts().unwrap();
+        assert_eq!(type_of_layer(Path::new("/sys/kernel"), &mounts), Some("sysfs"));
+        assert_eq!(type_of_layer(Path::new("/sysfs"), &mounts), None);
+        assert_eq!(type_of_layer(Path::new("/proc/no/such"), &mounts), None);
     }
 
     #[test]

@@ -252,7 +252,9 @@ impl Server {
 
     pub(crate) fn unlink(&mut self, dir: Fid, name: &[u8], is_dir: bool) -> Answer {
         let flags = if is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        rustix::fs::unlinkat(changeable(self.fids.get(dir)?)?, name, flags)?;
+        let dir = changeable(self.fids.get(dir)?)?;
+        sys::check_no_mount(dir, name)?;
+        rustix::fs::unlinkat(dir, name, flags)?;
         Ok(None)
     }
 
@@ -271,7 +273,16 @@ impl Server {
         let mut host = rustix::fs::RenameFlags::empty();
         host.set(rustix::fs::RenameFlags::NOREPLACE, flags.contains(RenameFlags::NOREPLACE));
         host.set(rustix::fs::RenameFlags::EXCHANGE, flags.contains(RenameFlags::EXCHANGE));
-        rustix::fs::renameat_with(changeable(old)?, old_name, changeable(new)?, new_name, host)?;
+        let (old, new) = (changeable(old)?, changeable(new)?);
+        sys::check_no_mount(old, old_name)?;
+        // Whatever is there: the host refuses with EEXIST.
+        if !flags.contains(RenameFlags::NOREPLACE) {
+            match sys::check_no_mount(new, new_name) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        rustix::fs::renameat_with(old, old_name, new, new_name, host)?;
         Ok(None)
     }
 

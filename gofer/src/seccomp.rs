@@ -75,7 +75,7 @@ pub const SECCOMP: &[Rule] = &[
     rule(libc::SYS_lseek, &[], "go on with a listing"),
     rule(libc::SYS_getdents64, &[], "listing"),
     rule(libc::SYS_fgetxattr, &[], "value of an attribute"),
-    rule(libc::SYS_getxattr, &[Arg::OneOf(3, &[0])], "is there an ACL? (of a file that is held)"),
+    rule(libc::SYS_getxattr, &[], "is there an ACL? (of a file that is held); that of a fifo or socket"),
     rule(libc::SYS_lgetxattr, &[Arg::OneOf(3, &[0])], "is there an ACL? (of an entry of a directory that is held)"),
     rule(libc::SYS_flistxattr, &[], "names of attributes"),
     rule(libc::SYS_fsync, &[], "fsync"),

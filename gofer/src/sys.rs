@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use protocol::{AclState, Attr, FileKind, OpenFlags, StatFs, Time};
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxAttributes, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 use rustix::path::DecInt;
@@ -181,28 +181,61 @@ pub fn look(fd: impl AsFd) -> Result<Attr> {
     Ok(attr)
 }
 
-/// Attributes of the entry `name` of `dir` for the client, with the state of its ACL if those are told.
+/// Attributes of the entry `name` of `dir` for the client, with the state of its ACL if those are told. As for [`open_child`], an interface of the
+/// host's kernel is not there.
 pub fn look_at_child(dir: impl AsFd, name: &[u8]) -> Result<Attr> {
-    let mut attr = stat_child(&dir, name)?;
+    let st = statx_child(&dir, name)?;
+    if st.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        return look(open_child(dir, name)?);
+    }
+    let mut attr = attr(&st);
     attr.acl = acl_state(&attr, dir.as_fd(), Some(name));
     Ok(attr)
 }
 
 /// Attributes of the entry `name` of `dir`.
 pub fn stat_child(dir: impl AsFd, name: &[u8]) -> Result<Attr> {
-    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME).map(|st| attr(&st))
+    statx_child(dir, name).map(|st| attr(&st))
 }
 
-/// Whether the working directory is that of the process's descriptors, and the state of ACLs told.
+fn statx_child(dir: impl AsFd, name: &[u8]) -> Result<Statx> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
+}
+
+/// `EBUSY` if something is mounted on the entry `name` of `dir`. The kernel asks whether a name is a mount point in the mount namespace of the calling
+/// process only. The trees are in none: who removed or moved such a name would take the mount away from everybody on the host.
+pub fn check_no_mount(dir: impl AsFd, name: &[u8]) -> Result<()> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let st = rustix::fs::statx(dir, name, flags, StatxFlags::empty())?;
+    if st.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        return Err(Errno::BUSY);
+    }
+    Ok(())
+}
+
+/// Whether the working directory is that of the process's descriptors.
+static AT_DESCRIPTORS: AtomicBool = AtomicBool::new(false);
+/// Whether, besides, the state of ACLs is told.
 static TELLS_ACLS: AtomicBool = AtomicBool::new(false);
 
-/// Tells the state of ACLs from now on. The working directory becomes that of the descriptors, since the calls for attributes take no descriptor of
-/// `O_PATH`, but a path: the number of one.
-pub fn tell_acls(descriptors: &Descriptors) -> Result<()> {
+/// Makes the directory of the descriptors the working directory, since the calls for extended attributes take no descriptor of `O_PATH`, but a path: the
+/// number of one. From now on the state of ACLs is told, if so wanted.
+pub fn enter_descriptors(descriptors: &Descriptors, tell_acls: bool) -> Result<()> {
     rustix::process::fchdir(&descriptors.0)?;
-    TELLS_ACLS.store(true, Ordering::Relaxed);
+    AT_DESCRIPTORS.store(true, Ordering::Relaxed);
+    TELLS_ACLS.store(tell_acls, Ordering::Relaxed);
     Ok(())
+}
+
+/// Puts the extended attribute `name` of the file behind `fd`, which must be no symlink, into `buf`; the file is not opened.
+pub fn xattr_of_held(fd: impl AsFd, name: &[u8], buf: &mut [u8]) -> Result<usize> {
+    let number = DecInt::from_fd(fd);
+    if AT_DESCRIPTORS.load(Ordering::Relaxed) {
+        rustix::fs::getxattr(number.as_c_str(), name, buf)
+    } else {
+        rustix::fs::getxattr([b"/proc/self/fd/", number.as_bytes()].concat(), name, buf)
+    }
 }
 
 fn acl_state(attr: &Attr, fd: BorrowedFd<'_>, name: Option<&[u8]>) -> AclState {

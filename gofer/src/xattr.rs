@@ -11,6 +11,7 @@ use rustix::fs::{OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::server::{Answer, Server};
+use crate::sys;
 
 /// Namespaces and names that can be read, and whether they can be set too.
 const SERVED: &[(&[u8], bool)] = &[
@@ -36,8 +37,16 @@ impl Server {
         if !served(name, false) {
             return Err(Errno::OPNOTSUPP);
         }
-        let fd = self.open_for_xattr(fid, false)?.ok_or(Errno::NODATA)?;
-        let n = rustix::fs::fgetxattr(fd, name, &mut self.workshop.room.scratch[..])?;
+        let n = match self.open_for_xattr(fid, false)? {
+            Some(fd) => rustix::fs::fgetxattr(fd, name, &mut self.workshop.room.scratch[..])?,
+            None => {
+                let file = self.fids.get(fid)?;
+                if file.kind == FileKind::Symlink || !name.starts_with(b"system.") {
+                    return Err(Errno::NODATA);
+                }
+                sys::xattr_of_held(&file.fd, name, &mut self.workshop.room.scratch)?
+            }
+        };
         w.long_bytes(self.workshop.room.scratch.get(..n).ok_or(Errno::RANGE)?);
         Ok(None)
     }
@@ -82,7 +91,7 @@ impl Server {
     }
 
     /// A descriptor that the calls for attributes take, which one of `O_PATH` is not. There is none for what is neither file nor directory: Linux has
-    /// no `user.*` attributes there.
+    /// no `user.*` attributes there. (They may have an access control list, which is read without opening them.)
     fn open_for_xattr(&self, fid: Fid, to_set: bool) -> Result<Option<OwnedFd>, Errno> {
         let file = self.fids.get(fid)?;
         if to_set {

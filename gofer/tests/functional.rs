@@ -39,6 +39,7 @@ cases!(
     trees_are_listed_as_one_walks_down,
     attributes_of_the_file_system,
     extended_attributes,
+    access_control_lists_of_fifos,
     read_only_trees_stay_as_they_are,
     a_single_file_is_a_tree,
     nothing_crosses_trees,
@@ -533,6 +534,26 @@ fn extended_attributes(_: &Fixture, client: &Client) {
     assert_eq!(link.set_xattr(b"user.a", b"", XattrMode::Any).unwrap_err(), Errno::EPERM);
     assert_eq!(link.get_xattr(b"user.a").unwrap_err(), Errno::ENODATA);
     assert_eq!(link.list_xattr().unwrap(), b"");
+}
+
+fn access_control_lists_of_fifos(fx: &Fixture, client: &Client) {
+    const ACL: &[u8] = b"system.posix_acl_access";
+    let root = client.attach("root").unwrap().handle;
+    let fifo = root.mknod(b"fifo", MknodKind::Fifo, NewNode::with_mode(0o600)).unwrap().handle;
+    assert_eq!(fifo.get_xattr(ACL).unwrap_err(), Errno::ENODATA);
+    // The owner, user 3000, the group, the mask, others.
+    let entries = [(1u16, 6u16, u32::MAX), (2, 6, 3000), (4, 0, u32::MAX), (0x10, 6, u32::MAX), (0x20, 0, u32::MAX)];
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        acl.extend([&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat());
+    }
+    let name = std::str::from_utf8(ACL).unwrap();
+    match rustix::fs::setxattr(fx.host("fifo"), name, &acl, rustix::fs::XattrFlags::empty()) {
+        Ok(()) => assert_eq!(fifo.get_xattr(ACL).unwrap(), acl),
+        Err(e) => assert_eq!(e, rustix::io::Errno::OPNOTSUPP),
+    }
+    assert_eq!(fifo.get_xattr(b"user.a").unwrap_err(), Errno::ENODATA);
+    assert_eq!(find(&root, "to_file").handle.get_xattr(ACL).unwrap_err(), Errno::ENODATA);
 }
 
 fn read_only_trees_stay_as_they_are(fx: &Fixture, client: &Client) {

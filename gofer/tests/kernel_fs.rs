@@ -1,4 +1,4 @@
-//! Interfaces of the host's kernel are in no tree, wherever they are mounted.
+//! Mounts of the host below a tree: interfaces of its kernel are not shown, wherever they are mounted, and no mount is removed or moved.
 //!
 //! The server runs in a mount namespace of its own, in which every type that this host knows is mounted below the tree.
 
@@ -6,13 +6,14 @@ mod common;
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use protocol::reply::WalkEnd;
-use protocol::{transport, Client, Detail, Handle, OpenFlags, WalkFids};
+use protocol::{transport, Client, Detail, Handle, OpenFlags, RenameFlags, WalkFids};
 
 /// What can be mounted without a device and without harm, with its options.
 const KERNEL: &[(&str, &str)] = &[
@@ -38,6 +39,18 @@ const KERNEL: &[(&str, &str)] = &[
 struct Running {
     child: Child,
     dir: PathBuf,
+}
+
+impl Running {
+    /// Lets the script go on until it makes the file `done`.
+    fn go_on(&self) {
+        fs::write(self.dir.join("go"), "").unwrap();
+        let start = Instant::now();
+        while !self.dir.join("done").exists() {
+            assert!(start.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 impl Drop for Running {
@@ -120,7 +133,12 @@ fn nothing_is_seen(root: &Handle, running: &Running, who: &str) {
     }
     let page = root.read_dir(0, Detail::Content(4096)).unwrap();
     for entry in page.iter().filter(|e| e.name == b"version" || e.name == b"ns") {
-        assert_eq!(entry.content, None);
+        assert_eq!((entry.content, entry.attr), (None, None));
+    }
+    let page = root.read_dir(0, Detail::Attr).unwrap();
+    for entry in page.iter() {
+        let refused = entry.name == b"version" || entry.name == b"ns";
+        assert_eq!(entry.attr.is_none(), refused, "{}", String::from_utf8_lossy(entry.name));
     }
     let files = root.read_files(&[], &[b"version"], 4096).unwrap();
     assert!(files.iter().all(|f| f.is_none()), "{files:?}");
@@ -175,15 +193,29 @@ fn what_is_mounted_later_is_not_there() {
                       mount -t proc proc $dir/later; touch $dir/../done; wait";
         let (client, running) = start(&format!("later-{who}"), script, user);
         let root = client.attach("root").unwrap().handle;
-        fs::write(running.dir.join("go"), "").unwrap();
-        let start = Instant::now();
-        while !running.dir.join("done").exists() {
-            assert!(start.elapsed() < Duration::from_secs(20));
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        running.go_on();
         let (end, later) = walk(&root, "later");
         assert_eq!((end, names(&later.unwrap())), (WalkEnd::Complete, vec!["file".to_owned()]), "{who}");
     }
+}
+
+#[test]
+fn an_overlay_shows_none() {
+    if !common::root_for("an_overlay_shows_none") {
+        return;
+    }
+    let script = "mkdir $dir/over $dir/plain $dir/empty $dir/lower; echo x >$dir/lower/file; \
+                  mount -t overlay none -o lowerdir=$dir/lower:$dir/empty $dir/plain; \
+                  mount -t overlay none -o lowerdir=/sys/kernel:$dir/empty $dir/over || echo none >$dir/over/none; \
+                  serve root=$dir:ro";
+    let (client, _running) = start("overlay", script, "");
+    let root = client.attach("root").unwrap().handle;
+    let list =
+        |name: &[u8]| names(&root.walk(&[name], WalkFids::Last, None).unwrap().nodes[0].handle.as_ref().unwrap());
+    if list(b"over") == ["none"] {
+        return eprintln!("left out: sysfs cannot be a layer here");
+    }
+    assert_eq!((list(b"over"), list(b"plain")), (vec![], vec!["file".to_owned()]));
 }
 
 #[test]
@@ -195,5 +227,59 @@ fn none_can_be_a_tree() {
         let done = Command::new(env!("CARGO_BIN_EXE_gofer-serve")).arg(format!("root={path}:ro")).output().unwrap();
         let said = String::from_utf8_lossy(&done.stderr);
         assert!(!done.status.success() && said.contains("interface of the host's kernel"), "{path}: {said}");
+    }
+}
+
+#[test]
+fn mounts_of_the_host_stay_where_they_are() {
+    if !common::root_for("mounts_of_the_host_stay_where_they_are") {
+        return;
+    }
+    for mode in ["", "--open"] {
+        let script = format!(
+            "mkdir $dir/m $dir/n $dir/plain $dir/proc; echo source >$dir/source; touch $dir/bound $dir/file; \
+             mount -t tmpfs none $dir/m; mount --bind $dir/plain $dir/n; mount --bind $dir/source $dir/bound; \
+             mount -t proc proc $dir/proc; grep $dir /proc/self/mountinfo >$dir/../before; serve {mode} root=$dir & \
+             while ! test -e $dir/../go; do sleep 0.01; done; \
+             grep $dir /proc/self/mountinfo >$dir/../after; touch $dir/../done; wait"
+        );
+        let (client, running) = start(&format!("stay{mode}"), &script, "");
+        let root = client.attach("root").unwrap().handle;
+        let (any, exchange) = (RenameFlags::default(), RenameFlags::EXCHANGE);
+        for name in [&b"m"[..], b"n", b"proc"] {
+            assert_eq!(root.unlink(name, true), Err(Errno::EBUSY), "{mode} {name:?}");
+            assert_eq!(root.rename(name, &root, b"other", any), Err(Errno::EBUSY), "{mode} {name:?}");
+            assert_eq!(root.rename(b"plain", &root, name, any), Err(Errno::EBUSY), "{mode} {name:?}");
+            assert_eq!(root.rename(b"plain", &root, name, RenameFlags::NOREPLACE), Err(Errno::EEXIST), "{mode}");
+            assert_eq!(root.rename(name, &root, b"plain", exchange), Err(Errno::EBUSY), "{mode} {name:?}");
+            assert_eq!(root.rename(b"plain", &root, name, exchange), Err(Errno::EBUSY), "{mode} {name:?}");
+        }
+        assert_eq!(root.unlink(b"bound", false), Err(Errno::EBUSY), "{mode}");
+        assert_eq!(root.rename(b"bound", &root, b"other", any), Err(Errno::EBUSY), "{mode}");
+        assert_eq!(root.rename(b"file", &root, b"bound", any), Err(Errno::EBUSY), "{mode}");
+        // What is mounted nowhere moves and goes, also within a mount.
+        root.rename(b"plain", &root, b"moved", any).unwrap();
+        root.unlink(b"moved", true).unwrap();
+        root.rename(b"file", &root, b"source", any).unwrap();
+        running.go_on();
+        let mounts = |file| fs::read_to_string(running.dir.join(file)).unwrap().lines().count();
+        assert_eq!((mounts("before"), mounts("after")), (5, 5), "{mode}");
+    }
+}
+
+#[test]
+fn what_the_caller_cannot_reach_keeps_it_from_nothing() {
+    if !common::root_for("what_the_caller_cannot_reach_keeps_it_from_nothing") {
+        return;
+    }
+    let script = "mkdir -m 700 $dir/private; mkdir $dir/private/proc $dir/private/dev; touch $dir/private/ns; \
+                  mount -t proc proc $dir/private/proc; mount -t devtmpfs -o ro none $dir/private/dev; \
+                  mount --bind /proc/self/ns/net $dir/private/ns; serve root=$dir:ro";
+    let (client, running) = start("private", script, "setpriv --reuid 65534 --regid 65534 --clear-groups");
+    let root = client.attach("root").unwrap().handle;
+    assert_eq!(walk(&root, "private/proc").0, WalkEnd::Failed(Errno::EACCES as u32));
+    fs::set_permissions(running.dir.join("tree/private"), fs::Permissions::from_mode(0o755)).unwrap();
+    for name in ["proc", "dev", "ns"] {
+        assert_eq!(walk(&root, &format!("private/{name}")).0, WalkEnd::Missing, "{name}");
     }
 }

@@ -61,9 +61,10 @@ pub fn empty_root() -> Result<()> {
 }
 
 /// As much of everything as the host allows: the caller's limits are meant for the command, and the guest kernel applies them there.
-/// And no core dumps (they would hold guests' memory).
+/// Going beyond what a file may grow to is an error, not the end. And no core dumps (they would hold guests' memory).
 pub fn raise_limits() -> Result<()> {
     use Resource::*;
+    sys::ignore_sigxfsz().context("ignoring SIGXFSZ")?;
     for resource in [RLIMIT_NOFILE, RLIMIT_AS, RLIMIT_DATA, RLIMIT_FSIZE, RLIMIT_CPU, RLIMIT_MEMLOCK, RLIMIT_NPROC] {
         let (soft, hard) = getrlimit(resource)?;
         if soft != hard {
