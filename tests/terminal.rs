@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{end_within, eventually, guest_tests, RUNSC};
+use common::{end_within, eventually, guest_tests, Ended, RUNSC};
 use nix::pty::{openpty, OpenptyResult};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -56,6 +56,20 @@ fn shown(terminal: &OpenptyResult) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
+/// The end of a sandbox whose terminal is read meanwhile, and what was read: the log alone may fill it.
+fn end_shown(child: Child, terminal: &OpenptyResult) -> (Ended, String) {
+    let ending = std::thread::spawn(move || end_within(child, LIMIT));
+    let mut text = String::new();
+    loop {
+        let over = ending.is_finished();
+        text += &shown(terminal);
+        if over {
+            return (ending.join().unwrap(), text);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// That another program can write to it.
 fn goes_on(terminal: &OpenptyResult) {
     use nix::poll::{poll, PollFd, PollFlags};
@@ -71,8 +85,7 @@ fn goes_on(terminal: &OpenptyResult) {
 fn a_stopped_terminal_holds_only_who_writes_to_it() {
     let terminal = openpty(None, None).unwrap();
     let (child, _out) = start(&terminal, "on");
-    let ended = end_within(child, LIMIT);
-    let text = shown(&terminal);
+    let (ended, text) = end_shown(child, &terminal);
     assert_eq!(ended.status.code(), Some(0), "{text}");
     assert!(text.contains("held") && text.contains("(4000) is not supported"), "{text}");
     goes_on(&terminal);
