@@ -1,10 +1,16 @@
 //! Directory notification of old: fcntl(2) `F_NOTIFY`. A mark hangs on the directory's inode and ends with its file description, or, unless it
-//! says otherwise, with the first event.
+//! says otherwise, with the first event. Marks are charged to their user as watches of inotify(7) are.
+//!
+//! A description takes its mark with it ([`release`]), under the lock of the marks: one that this module has got hold of is let go only
+//! without that lock.
 
 use super::{inotify, File};
 use crate::error::{Errno, Result};
+use crate::kernel::users::{self, Charge, What, MAX_INOTIFY_WATCHES};
 use crate::kernel::Task;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 const DN_ACCESS: u32 = 1;
@@ -34,32 +40,56 @@ struct Mark {
     fd: i32,
     mask: u32,
     _live: inotify::Live,
+    _charge: Charge,
 }
 
 /// The marks of one directory.
 #[derive(Default)]
-pub struct Marks(Mutex<Vec<Mark>>);
+pub struct Marks {
+    /// By the address of the description.
+    list: Mutex<BTreeMap<usize, Mark>>,
+    /// `DN_*` that some mark asks for, or asked for lately.
+    asked: AtomicU32,
+}
+
+fn key(file: &File) -> usize {
+    std::ptr::from_ref(file) as usize
+}
 
 /// `F_NOTIFY`: what to tell about is added to what it was; nothing ends it.
 pub fn set(task: &Task, file: &Arc<File>, fd: i32, mask: u32) -> Result<()> {
     let dir = file.path.as_ref().filter(|p| p.is_dir()).ok_or(Errno::ENOTDIR)?;
     let extra = dir.inode().extra().ok_or(Errno::EINVAL)?;
-    let marks = extra.get_or_insert(Marks::default);
-    let mut m = marks.0.lock();
-    m.retain(|x| x.file.strong_count() > 0);
     if mask & !MULTISHOT == 0 {
-        m.retain(|x| !std::ptr::eq(x.file.as_ptr(), &**file));
+        release(file);
         return Ok(());
     }
     file.owner.lock().claim(task);
-    match m.iter_mut().find(|x| std::ptr::eq(x.file.as_ptr(), &**file)) {
+    let marks = extra.get_or_insert(Marks::default);
+    let mut m = marks.list.lock();
+    match m.get_mut(&key(file)) {
         Some(x) => {
             x.mask |= mask;
             x.fd = fd;
         }
-        None => m.push(Mark { file: Arc::downgrade(file), fd, mask, _live: inotify::Live::begin() }),
+        None => {
+            let limit = MAX_INOTIFY_WATCHES.load(Ordering::Relaxed);
+            let charge = users::of(task.cred().uid).charge(What::InotifyWatches, limit).ok_or(Errno::ENOMEM)?;
+            let mark = Mark { file: Arc::downgrade(file), fd, mask, _live: inotify::Live::begin(), _charge: charge };
+            m.insert(key(file), mark);
+            file.has_locks.store(true, Ordering::Relaxed);
+        }
     }
+    marks.asked.fetch_or(mask, Ordering::Relaxed);
     Ok(())
+}
+
+/// The description goes, or wants to hear no more.
+pub fn release(file: &File) {
+    let marks = file.path.as_ref().and_then(|p| p.inode().extra()?.get::<Marks>());
+    if let Some(marks) = marks {
+        marks.list.lock().remove(&key(file));
+    }
 }
 
 /// A name in the directory has become another one there.
@@ -72,13 +102,28 @@ pub fn renamed(dir: &Arc<dyn super::Inode>) {
 impl Marks {
     /// Something (a set of `IN_*`) happened in the directory.
     pub fn event(&self, events: u32) {
-        self.0.lock().retain(|x| {
-            let Some(file) = x.file.upgrade() else { return false };
-            if KINDS.iter().any(|(dn, ev)| x.mask & dn != 0 && events & ev != 0) {
-                file.owner.lock().tell(x.fd);
-                return x.mask & MULTISHOT != 0;
+        let kinds = KINDS.iter().filter(|(_, ev)| events & ev != 0).fold(0, |all, (dn, _)| all | dn);
+        if self.asked.load(Ordering::Relaxed) & kinds == 0 {
+            return;
+        }
+        let mut told = Vec::new();
+        let mut asked = 0;
+        let mut m = self.list.lock();
+        m.retain(|_, x| {
+            if x.mask & kinds != 0 {
+                told.extend(x.file.upgrade().map(|f| (f, x.fd)));
+                if x.mask & MULTISHOT == 0 {
+                    return false;
+                }
             }
+            asked |= x.mask;
             true
         });
+        self.asked.store(asked, Ordering::Relaxed);
+        drop(m);
+        for (file, fd) in told {
+            let owner = file.owner.lock().clone();
+            owner.tell(fd);
+        }
     }
 }

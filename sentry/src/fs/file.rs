@@ -8,7 +8,7 @@ use crate::mm::io::{Dst, Src};
 use parking_lot::Mutex;
 use std::any::Any;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// State that hangs on an inode whatever file system it is of: the AF_UNIX socket bound there, the pipe of a FIFO,
@@ -172,7 +172,7 @@ pub struct File {
     pub owner: Mutex<super::owner::Owner>,
     /// Set with `O_ASYNC`.
     pub async_watch: Mutex<Option<Arc<super::owner::AsyncWatch>>>,
-    /// It may hold file locks, which end with it.
+    /// It may hold file locks, a lease or a mark, which end with it.
     pub has_locks: std::sync::atomic::AtomicBool,
     /// `epoll` items that watch it; they end with it.
     pub watchers: Mutex<Vec<Arc<super::epoll::Item>>>,
@@ -180,8 +180,27 @@ pub struct File {
     _writer: Option<super::deny::Writer>,
 }
 
+/// Open file descriptions of the sandbox, and how many there may be (`/proc/sys/fs/file-max`): each is memory of the Sentry.
+static COUNT: AtomicU64 = AtomicU64::new(0);
+pub const FILE_MAX: u64 = 256 << 10;
+
+/// Descriptions that there are.
+pub fn count() -> u64 {
+    COUNT.load(Ordering::Relaxed)
+}
+
+/// May another description have a descriptor? Some are left for whoever administers the system.
+pub fn admit(task: &Task) -> Result<()> {
+    let spare = || if task.cred().has(crate::kernel::cred::CAP_SYS_ADMIN) { FILE_MAX / 16 } else { 0 };
+    match count() > FILE_MAX && count() > FILE_MAX + spare() {
+        true => Err(Errno::ENFILE),
+        false => Ok(()),
+    }
+}
+
 impl Drop for File {
     fn drop(&mut self) {
+        COUNT.fetch_sub(1, Ordering::Relaxed);
         super::inotify::closed(self);
         super::owner::release(self);
         if let Some(extra) = self.counted() {
@@ -191,6 +210,7 @@ impl Drop for File {
         if *self.has_locks.get_mut() {
             super::lock::release_file(self);
             super::lease::release(self);
+            super::dnotify::release(self);
         }
         for item in std::mem::take(self.watchers.get_mut()) {
             item.file_gone(&*self.ops);
@@ -209,6 +229,7 @@ impl File {
         path: Option<super::vfs::Path>,
         _writer: Option<super::deny::Writer>,
     ) -> Arc<File> {
+        COUNT.fetch_add(1, Ordering::Relaxed);
         let file = File {
             ops,
             flags: AtomicI32::new(flags),

@@ -130,16 +130,19 @@ pub fn stop(inode: &Arc<dyn Inode>, write: bool) -> Option<Arc<Leases>> {
     let leases = of(inode)?;
     leases.expire();
     let mut any = false;
+    // Let go only without the lock: a description's end takes it.
+    let mut told = Vec::new();
     for x in leases.list.lock().iter_mut().filter(|x| x.stops(write)) {
         any = true;
         let to = if write { libc::F_UNLCK } else { libc::F_RDLCK };
         if x.breaking.is_none_or(|b| write && b.0 != libc::F_UNLCK) {
             let grace = u64::from(BREAK_TIME.load(Ordering::Relaxed)).saturating_mul(1_000_000_000);
             x.breaking = Some((to, now_ns().saturating_add(grace)));
-            if let Some(f) = x.file.upgrade() {
-                f.owner.lock().tell(x.fd);
-            }
+            told.extend(x.file.upgrade().map(|f| (f, x.fd)));
         }
+    }
+    for (f, fd) in told {
+        f.owner.lock().tell(fd);
     }
     any.then_some(leases)
 }

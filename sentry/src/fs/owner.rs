@@ -10,8 +10,9 @@ use crate::kernel::signal::{SigFields, SigInfo, NSIG};
 use crate::kernel::wait::Waiter;
 use crate::kernel::{pgrp, send, Cred, Kernel, Task};
 use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
 const IN: u32 = (libc::POLLIN | libc::POLLRDNORM) as u32;
 const OUT: u32 = (libc::POLLOUT | libc::POLLWRNORM) as u32;
@@ -30,7 +31,7 @@ const REASONS: [(u32, i32, i64); 5] = [
 /// `POLL_MSG`: leases and directory notification.
 const MSG: (i32, i64) = (3, (IN | 0x400) as i64);
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Who {
     #[default]
     Nobody,
@@ -123,22 +124,47 @@ impl Owner {
     /// Tells the owner that something other than readiness happened to what it has open as `fd`.
     pub fn tell(&self, fd: i32) {
         let Some(k) = self.kernel.upgrade().filter(|_| self.who != Who::Nobody) else { return };
-        let (owner, kernel) = (self.clone(), k.clone());
-        later(&k, Box::new(move || owner.deliver(&kernel, fd, MSG)));
+        // Plain SIGIO does not say which descriptor it is about.
+        let key = (self.who, self.signal, self.uid, self.euid, if self.signal == 0 { -1 } else { fd });
+        let mut late = LATE.lock();
+        if late.keys.insert(key) {
+            late.told.push((self.clone(), fd));
+            drop(late);
+            soon(&k);
+        }
     }
 }
 
 type Late = Box<dyn FnOnce() + Send>;
 
 /// What is to be sent as soon as no lock is held.
-static LATE: Mutex<Vec<Late>> = Mutex::new(Vec::new());
+#[derive(Default)]
+struct Pending {
+    /// From [`Owner::tell`]: each signal to one and about one descriptor is there once, however often it is asked for.
+    told: Vec<(Owner, i32)>,
+    keys: HashSet<(Who, i32, u32, u32, i32)>,
+    sends: Vec<Late>,
+}
+static LATE: LazyLock<Mutex<Pending>> = LazyLock::new(Default::default);
 /// There is something.
 static ANY: AtomicBool = AtomicBool::new(false);
+/// A future is about to look; one is enough.
+static SPAWNED: AtomicBool = AtomicBool::new(false);
 
 fn later(kernel: &Kernel, send: Late) {
-    LATE.lock().push(send);
+    LATE.lock().sends.push(send);
+    soon(kernel);
+}
+
+fn soon(kernel: &Kernel) {
     ANY.store(true, Ordering::Release);
-    kernel.executor.spawn(Box::pin(async { send_late() }));
+    if !SPAWNED.swap(true, Ordering::AcqRel) {
+        kernel.executor.spawn(Box::pin(async {
+            // First, so that what comes from here on has a future of its own.
+            SPAWNED.swap(false, Ordering::AcqRel);
+            send_late()
+        }));
+    }
 }
 
 /// Sends the signals that have been put off. Called with nothing locked.
@@ -151,7 +177,12 @@ pub fn send_late() {
         ANY.store(false, Ordering::Release);
         std::mem::take(&mut *l)
     };
-    for send in late {
+    for (owner, fd) in late.told {
+        if let Some(kernel) = owner.kernel.upgrade() {
+            owner.deliver(&kernel, fd, MSG);
+        }
+    }
+    for send in late.sends {
         send();
     }
 }

@@ -35,6 +35,8 @@ const AGAIN: u8 = 3;
 
 struct Waiter {
     tid: i32,
+    /// The owner that it has seen.
+    behind: i32,
     /// Where it sees the word, for the exit of an owner that does not map it any more.
     mem: UserMem,
     addr: u64,
@@ -44,8 +46,23 @@ struct Waiter {
 
 type Queue = VecDeque<Arc<Waiter>>;
 
+/// A lock that somebody waits for.
+#[derive(Default)]
+struct Lock {
+    queue: Queue,
+    /// The owner that was last chosen here, if any was.
+    owner: i32,
+}
+
+impl Lock {
+    /// May it be a lock of this thread? If nobody was chosen here since the first has queued, it is one of whoever that has seen.
+    fn may_be_of(&self, tid: i32) -> bool {
+        self.owner == tid || self.queue.front().is_some_and(|w| w.behind == tid)
+    }
+}
+
 /// Locks that somebody waits for. An entry goes with its last waiter, so there are no more of them than threads.
-static LOCKS: LazyLock<Mutex<HashMap<Key, Queue>>> = LazyLock::new(Default::default);
+static LOCKS: LazyLock<Mutex<HashMap<Key, Lock>>> = LazyLock::new(Default::default);
 /// Entries of it, so that a thread's exit costs nothing when there are none.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
@@ -63,7 +80,7 @@ pub(super) async fn compare_exchange(cx: &mut Ctx<'_>, addr: u64, old: u32, new:
 
 fn remove(key: &Key, w: &Arc<Waiter>) -> bool {
     let mut locks = LOCKS.lock();
-    let Some(q) = locks.get_mut(key) else { return false };
+    let Some(Lock { queue: q, .. }) = locks.get_mut(key) else { return false };
     let before = q.len();
     // One that an unlock has chosen is not in the queue; it comes back or becomes the owner.
     q.retain(|x| !Arc::ptr_eq(x, w));
@@ -101,11 +118,11 @@ pub async fn lock(cx: &mut Ctx<'_>, addr: u64, private: bool, deadline_ns: Optio
         if word & FUTEX_WAITERS == 0 && !compare_exchange(cx, addr, word, word | FUTEX_WAITERS).await? {
             continue;
         }
-        let w =
-            Arc::new(Waiter { tid: me, mem: cx.mem(), addr, state: AtomicU8::new(WAITING), queue: WaitQueue::new() });
+        let state = AtomicU8::new(WAITING);
+        let w = Arc::new(Waiter { tid: me, behind: owner, mem: cx.mem(), addr, state, queue: WaitQueue::new() });
         {
             let mut locks = LOCKS.lock();
-            locks.entry(key).or_default().push_back(w.clone());
+            locks.entry(key).or_default().queue.push_back(w.clone());
             COUNT.store(locks.len(), Ordering::SeqCst);
         }
         // The owner may have gone before it could see the queue.
@@ -157,7 +174,7 @@ pub async fn unlock(cx: &mut Ctx<'_>, addr: u64, private: bool) -> SysResult {
         }
         let next = {
             let mut locks = LOCKS.lock();
-            let w = locks.get_mut(&key).and_then(|q| q.pop_front());
+            let w = locks.get_mut(&key).and_then(|l| l.queue.pop_front());
             // Under the lock, so that whoever finds itself out of the queue sees why.
             w.inspect(|w| w.state.store(TAKING, Ordering::SeqCst))
         };
@@ -171,7 +188,9 @@ pub async fn unlock(cx: &mut Ctx<'_>, addr: u64, private: bool) -> SysResult {
                 settle(&mut locks, &key, &w);
             } else {
                 w.state.store(WAITING, Ordering::SeqCst);
-                locks.entry(key).or_default().push_front(w.clone());
+                let lock = locks.entry(key).or_default();
+                lock.owner = task.tid();
+                lock.queue.push_front(w.clone());
             }
             COUNT.store(locks.len(), Ordering::SeqCst);
             drop(locks);
@@ -186,25 +205,24 @@ pub async fn unlock(cx: &mut Ctx<'_>, addr: u64, private: bool) -> SysResult {
     }
 }
 
-/// The lock is free: who has queued since its owner looked tries once more.
+/// The lock is free: all that have queued since its owner looked try once more.
 fn come_again(key: &Key) {
     let mut locks = LOCKS.lock();
-    let w = locks.get_mut(key).and_then(|q| q.pop_front());
-    if locks.get(key).is_some_and(VecDeque::is_empty) {
-        locks.remove(key);
-    }
+    let lock = locks.remove(key).unwrap_or_default();
     COUNT.store(locks.len(), Ordering::SeqCst);
     drop(locks);
-    if let Some(w) = w {
+    for w in lock.queue {
         w.state.store(AGAIN, Ordering::SeqCst);
         w.queue.wake_all();
     }
 }
 
 /// `w` owns the lock now.
-fn settle(locks: &mut HashMap<Key, Queue>, key: &Key, w: &Waiter) {
+fn settle(locks: &mut HashMap<Key, Lock>, key: &Key, w: &Waiter) {
     w.state.store(OWNER, Ordering::SeqCst);
-    if locks.get(key).is_some_and(VecDeque::is_empty) {
+    let Some(lock) = locks.get_mut(key) else { return };
+    lock.owner = w.tid;
+    if lock.queue.is_empty() {
         locks.remove(key);
     }
 }
@@ -216,13 +234,12 @@ pub fn exit(tid: i32) {
     }
     let mut heirs = Vec::new();
     let mut locks = LOCKS.lock();
-    // The word says who the owner is; nobody else's notes are as fresh.
-    let owned = |q: &Queue| {
-        q.front().is_some_and(|w| w.mem.read::<u32>(w.addr).is_ok_and(|word| word & FUTEX_TID_MASK == tid as u32))
-    };
-    let keys: Vec<Key> = locks.iter().filter(|(_, q)| owned(q)).map(|(k, _)| *k).collect();
+    // The word says who the owner is; it is read (which is a call of the host) only where that may be the thread.
+    let names = |w: &Waiter| w.mem.read::<u32>(w.addr).is_ok_and(|word| word & FUTEX_TID_MASK == tid as u32);
+    let owned = |l: &Lock| l.may_be_of(tid) && l.queue.front().is_some_and(|w| names(w));
+    let keys: Vec<Key> = locks.iter().filter(|(_, l)| owned(l)).map(|(k, _)| *k).collect();
     for key in keys {
-        let Some(w) = locks.get_mut(&key).and_then(|q| q.pop_front()) else { continue };
+        let Some(w) = locks.get_mut(&key).and_then(|l| l.queue.pop_front()) else { continue };
         // Nobody else may change the word while it names a dead owner, so a plain store will do.
         let _ = w.mem.write(w.addr, &(w.tid as u32 | FUTEX_WAITERS | FUTEX_OWNER_DIED));
         settle(&mut locks, &key, &w);

@@ -5,6 +5,7 @@ use super::signal::{SigFields, SigInfo};
 use super::{exit, send, Task};
 use crate::error::{Errno, Result};
 use crate::syscalls::Ctx;
+use platform::budget::{Budget, Charge};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -36,12 +37,18 @@ pub struct Insn {
     pub k: u32,
 }
 
+/// Instructions of all programs in the sandbox, 64 MiB of them; a task's list of programs counts too, an instruction each.
+static INSNS: Budget = Budget::new(8 << 20);
+/// What a program is beside its instructions.
+const PROGRAM_COST: u64 = 12;
+
 /// A checked program: every jump lands inside, the last instruction returns.
-pub struct Program(Vec<Insn>);
+pub struct Program(Vec<Insn>, #[allow(dead_code)] Charge);
 
 /// All filters of a task, newest first.
 pub struct Filter {
     programs: Vec<Arc<Program>>,
+    _charge: Charge,
 }
 
 impl Program {
@@ -75,7 +82,10 @@ impl Program {
             }
         }
         match insns.last().map(|n| n.code) {
-            Some(0x06 | 0x16) => Ok(Program(insns)),
+            Some(0x06 | 0x16) => {
+                let charge = INSNS.take(insns.len() as u64 + PROGRAM_COST).ok_or(Errno::ENOMEM)?;
+                Ok(Program(insns, charge))
+            }
             _ => Err(Errno::EINVAL),
         }
     }
@@ -170,7 +180,7 @@ pub fn attach(task: &Arc<Task>, program: Program, sync: bool) -> Result<i32> {
     let threads = if sync { task.group.rel.lock().threads.clone() } else { Vec::new() };
     let base = match &old {
         Some(f) => f.clone(),
-        None => Arc::new(Filter { programs: Vec::new() }),
+        None => Arc::new(Filter { programs: Vec::new(), _charge: INSNS.nothing() }),
     };
     if base.cost() + program.0.len() + 4 > MAX_PATH {
         return Err(Errno::ENOMEM);
@@ -180,9 +190,11 @@ pub fn attach(task: &Arc<Task>, program: Program, sync: bool) -> Result<i32> {
             return Ok(t.tid());
         }
     }
-    let mut programs = vec![Arc::new(program)];
+    let charge = INSNS.take(base.programs.len() as u64 + PROGRAM_COST).ok_or(Errno::ENOMEM)?;
+    let mut programs = Vec::with_capacity(base.programs.len() + 1);
+    programs.push(Arc::new(program));
     programs.extend(base.programs.iter().cloned());
-    let filter = Arc::new(Filter { programs });
+    let filter = Arc::new(Filter { programs, _charge: charge });
     let no_new_privs = task.cred.read().no_new_privs;
     for t in threads.iter().filter(|t| !Arc::ptr_eq(t, task)) {
         install(t, &filter);
@@ -289,9 +301,21 @@ mod tests {
     }
 
     #[test]
+    fn programs_have_a_budget() {
+        let most = INSNS.left();
+        let all = INSNS.take(most).unwrap();
+        let program = || Program::check(vec![i(0x06, 0, 0, RET_ALLOW)]);
+        assert_eq!(program().err(), Some(Errno::ENOMEM));
+        drop(all);
+        let p = program().ok().unwrap();
+        assert!(INSNS.left() < most);
+        drop(p);
+    }
+
+    #[test]
     fn the_strictest_wins() {
-        let ret = |k| Arc::new(Program(vec![i(0x06, 0, 0, k)]));
-        let f = |list: &[u32]| Filter { programs: list.iter().map(|k| ret(*k)).collect() };
+        let ret = |k| Arc::new(Program::check(vec![i(0x06, 0, 0, k)]).ok().unwrap());
+        let f = |list: &[u32]| Filter { programs: list.iter().map(|k| ret(*k)).collect(), _charge: INSNS.nothing() };
         assert_eq!(f(&[RET_ALLOW, RET_ERRNO | 5]).verdict(&data(0)), RET_ERRNO | 5);
         assert_eq!(f(&[RET_ERRNO | 6, RET_ERRNO | 5]).verdict(&data(0)), RET_ERRNO | 6);
         assert_eq!(f(&[RET_KILL_THREAD, RET_KILL_PROCESS]).verdict(&data(0)), RET_KILL_PROCESS);

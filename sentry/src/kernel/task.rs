@@ -174,8 +174,9 @@ impl Task {
     pub fn limit(&self, which: u32) -> u64 {
         self.group.limit(which)
     }
-    /// Installs an open file at the lowest free descriptor.
+    /// Installs an open file at the lowest free descriptor. `ENFILE` if the sandbox has too many open.
     pub fn install_fd(&self, file: Arc<crate::fs::File>, cloexec: bool) -> crate::error::Result<i32> {
+        crate::fs::file::admit(self)?;
         self.files().install(file, cloexec, 0, self.limit(libc::RLIMIT_NOFILE))
     }
 

@@ -17,11 +17,16 @@ pub enum What {
     Signals,
     /// Pages that pipes may fill.
     PipePages,
+    /// Open files in messages of sockets that are under way.
+    InFlight,
 }
-const KINDS: usize = 5;
+const KINDS: usize = 6;
+
+/// Most files under way in the whole sandbox.
+pub const MAX_IN_FLIGHT: u64 = 1 << 16;
 
 /// What all users together may have.
-const ALL_MAX: [u64; KINDS] = [1 << 16, 1 << 18, 1 << 20, 1 << 18, 1 << 17];
+const ALL_MAX: [u64; KINDS] = [1 << 16, 1 << 18, 1 << 20, 1 << 18, 1 << 17, MAX_IN_FLIGHT];
 static ALL: [AtomicU64; KINDS] = [const { AtomicU64::new(0) }; KINDS];
 
 /// `/proc/sys/fs/{inotify,epoll}/max_user_*`: what one user may have.

@@ -5,7 +5,8 @@
 //! one `recv` never joins them with their neighbours (unix(7)).
 //!
 //! Memory: a queue grows up to its own bound as it fills, and all queues of the sandbox together up to [`POOL_MAX`]; beyond it each
-//! takes a page at most, so that nothing stands still.
+//! takes a page at most, so that nothing stands still, as long as all have not taken [`POOL_SPARE`] more; then an empty queue takes
+//! nothing (`ENOBUFS`).
 
 use super::scm::Scm;
 use super::socket::RecvMsg;
@@ -19,6 +20,8 @@ use std::sync::Arc;
 
 /// Memory of all queues.
 const POOL_MAX: usize = 512 << 20;
+/// What queues may take beyond it, a page each.
+const POOL_SPARE: usize = 64 << 20;
 static POOL: AtomicUsize = AtomicUsize::new(0);
 /// What a queue may hold when the pool is used up.
 const POOR: usize = 4096;
@@ -45,7 +48,7 @@ struct State {
     closed: bool,
     /// Whoever would read is gone.
     deserted: bool,
-    /// The ring's share of the pool.
+    /// The share of the pool that the ring and the records have.
     pooled: usize,
     urgent: Option<Urgent>,
 }
@@ -61,12 +64,24 @@ struct Urgent {
 impl State {
     /// Room for a queue that is `used` full.
     fn free(&self, used: usize) -> usize {
-        let cap = if POOL.load(Ordering::Relaxed) > POOL_MAX { self.cap.min(POOR) } else { self.cap };
+        let cap = match POOL.load(Ordering::Relaxed) {
+            p if p <= POOL_MAX => self.cap,
+            p if p <= POOL_MAX + POOL_SPARE => self.cap.min(POOR),
+            _ => 0,
+        };
         cap.saturating_sub(used)
     }
-    /// Tells the pool what the ring holds now.
+    /// `ENOBUFS` if the queue is empty and there is no memory left: no reader would tell when there is.
+    fn admit(&self) -> Result<()> {
+        let idle = self.ring.is_empty() && self.records.is_empty();
+        match idle && POOL.load(Ordering::Relaxed) > POOL_MAX + POOL_SPARE {
+            true => Err(Errno::ENOBUFS),
+            false => Ok(()),
+        }
+    }
+    /// Tells the pool what the ring and the records hold now.
     fn account(&mut self) {
-        let now = self.ring.capacity();
+        let now = self.ring.capacity() + self.records.capacity() * size_of::<Record>();
         if now > self.pooled {
             POOL.fetch_add(now - self.pooled, Ordering::Relaxed);
         } else if now < self.pooled {
@@ -76,8 +91,10 @@ impl State {
     }
     /// After bytes were taken: an empty ring gives its memory back when memory is short.
     fn settle(&mut self) {
-        if self.ring.is_empty() && self.pooled > POOR && POOL.load(Ordering::Relaxed) > POOL_MAX / 2 {
+        let idle = self.ring.is_empty() && self.records.is_empty();
+        if idle && self.pooled > POOR && POOL.load(Ordering::Relaxed) > POOL_MAX / 2 {
             self.ring.clear();
+            self.records = VecDeque::new();
             self.account();
         }
     }
@@ -98,6 +115,7 @@ pub struct Queue {
 impl Drop for State {
     fn drop(&mut self) {
         self.ring.clear();
+        self.records = VecDeque::new();
         self.account();
     }
 }
@@ -208,16 +226,17 @@ impl Queue {
         if src.remaining() == 0 {
             return Ok(0);
         }
+        s.admit()?;
         let free = s.free(s.ring.len());
         if free == 0 || (scm.is_some() && s.records.len() >= (s.cap / RECORD_COST).max(16)) {
             return Err(Errno::EAGAIN);
         }
         let start = s.pos + s.ring.len() as u64;
         let n = s.ring.push(src, free)?;
-        s.account();
         if let Some(scm) = scm.take() {
             s.records.push_back(Record { start, len: n, scm: Some(scm), from: None });
         }
+        s.account();
         Ok(n)
     }
 
@@ -243,6 +262,7 @@ impl Queue {
         if len > s.cap {
             return Err(Errno::EMSGSIZE);
         }
+        s.admit()?;
         // An empty queue takes any message that is not too long.
         if !s.records.is_empty() && s.free(s.used(true)) < len + RECORD_COST {
             return Err(Errno::EAGAIN);
@@ -255,6 +275,7 @@ impl Queue {
             return Err(Errno::EFAULT);
         }
         s.records.push_back(Record { start, len, scm: scm.take(), from });
+        s.account();
         Ok(len)
     }
 
@@ -345,6 +366,8 @@ impl Queue {
                 }
             }
         }
+        // With little memory a writer may wait at less than half.
+        let was = was && POOL.load(Ordering::Relaxed) <= POOL_MAX;
         let room = !peek && (self.framed || (!was && s.used(false) * 2 <= s.cap));
         s.settle();
         drop(s);
@@ -363,6 +386,26 @@ mod tests {
         let mut m = RecvMsg::new(flags);
         let r = q.recv(&mut Dst::kernel(&mut b), &mut m);
         (r.map(|t| b[..t.n].to_vec()), m)
+    }
+
+    #[test]
+    fn memory_has_a_ceiling() {
+        let send = |q: &Queue, n: usize| match q.framed {
+            true => q.send_record(&mut Src::kernel(&vec![1; n]), &mut None, None),
+            false => q.send_bytes(&mut Src::kernel(&vec![1; n]), &mut None),
+        };
+        for framed in [true, false] {
+            let (idle, full) = (Queue::new(framed, 10_000), Queue::new(framed, 10_000));
+            assert_eq!(send(&full, 5000), Ok(5000));
+            // As if other queues had it all.
+            POOL.fetch_add(POOL_MAX + POOL_SPARE, Ordering::Relaxed);
+            assert_eq!((send(&idle, 1), send(&full, 1)), (Err(Errno::ENOBUFS), Err(Errno::EAGAIN)));
+            // What is read gives its memory back.
+            assert!(full.recv(&mut Dst::kernel(&mut [0; 5000]), &mut RecvMsg::new(0)).unwrap().room);
+            assert_eq!(full.state.lock().pooled, 0);
+            POOL.fetch_sub(POOL_MAX + POOL_SPARE, Ordering::Relaxed);
+            assert_eq!(send(&idle, 1), Ok(1));
+        }
     }
 
     #[test]

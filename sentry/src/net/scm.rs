@@ -1,26 +1,25 @@
 //! What travels with a message beside its bytes: open files and credentials (unix(7), cmsg(3)).
 //!
-//! Files under way are counted and bounded ([`MAX_IN_FLIGHT`]): a socket sent to itself and closed keeps its memory until the
-//! sandbox ends, as there is no garbage collector for such cycles; the bound limits what a guest can lose that way.
+//! Files under way are charged to the user that sends them, and bounded ([`MAX_IN_FLIGHT`]): a socket sent to itself and closed
+//! keeps its memory until the sandbox ends, as there is no garbage collector for such cycles. The bound limits what a guest can
+//! lose that way; no user can take more than half of it from the others.
 
 use crate::error::{Errno, Result};
 use crate::fs::File;
 use crate::kernel::cred::{CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, CAP_SYS_RESOURCE};
+use crate::kernel::users::{self, Charge, What, MAX_IN_FLIGHT};
 use crate::kernel::Task;
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Most descriptors in one message (`SCM_MAX_FD`).
 const MAX_FDS: usize = 253;
-/// Most files under way in the whole sandbox, whoever sends them.
-const MAX_IN_FLIGHT: usize = 1 << 16;
+/// Most files that one user may have under way.
+const MAX_OF_USER: u64 = MAX_IN_FLIGHT / 2;
 /// Longest control data (`net.core.optmem_max`).
 pub const MAX_CONTROL: usize = 20480;
 const HDR: usize = 16;
-
-static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
 
 /// `struct ucred`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
@@ -49,14 +48,10 @@ impl Ucred {
 /// Takes a control message of another level: level, type, data.
 pub type Other<'a> = dyn FnMut(i32, i32, &[u8]) -> Result<()> + 'a;
 
-/// A file under way.
-pub struct InFlight(Option<Arc<File>>);
+/// A file under way. What a peek sees is a copy that no queue keeps, and is not charged.
+pub struct InFlight(Option<Arc<File>>, #[allow(dead_code)] Option<Charge>);
 
 impl InFlight {
-    fn new(file: Arc<File>) -> Self {
-        IN_FLIGHT.fetch_add(1, Ordering::Relaxed);
-        InFlight(Some(file))
-    }
     pub fn into_file(mut self) -> Option<Arc<File>> {
         self.0.take()
     }
@@ -69,7 +64,6 @@ thread_local! {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        IN_FLIGHT.fetch_sub(1, Ordering::Relaxed);
         let Some(file) = self.0.take() else { return };
         let outermost = DROPPING.with(|d| match &mut *d.borrow_mut() {
             Some(list) => {
@@ -123,7 +117,7 @@ impl Scm {
     /// What a peek sees.
     pub fn peek(&self) -> Box<Scm> {
         Box::new(Scm {
-            files: self.files.iter().filter_map(|f| f.0.clone()).map(InFlight::new).collect(),
+            files: self.files.iter().filter_map(|f| f.0.clone()).map(|f| InFlight(Some(f), None)).collect(),
             cred: self.cred,
             header: self.header,
         })
@@ -170,16 +164,16 @@ impl Scm {
             return Err(Errno::EINVAL);
         }
         let cred = task.cred();
-        let now = IN_FLIGHT.load(Ordering::Relaxed);
-        let mine = task.limit(libc::RLIMIT_NOFILE);
-        if now + fds.len() > MAX_IN_FLIGHT
-            || (now as u64 > mine && !cred.has(CAP_SYS_RESOURCE) && !cred.has(CAP_SYS_ADMIN))
-        {
+        let privileged = cred.has(CAP_SYS_RESOURCE) || cred.has(CAP_SYS_ADMIN);
+        if !privileged && users::count(cred.uid, What::InFlight) > task.limit(libc::RLIMIT_NOFILE) {
             return Err(Errno::ETOOMANYREFS);
         }
+        let user = users::of(cred.uid);
         let table = task.files();
         for fd in fds {
-            self.files.push(InFlight::new(table.get(fd)?));
+            let file = table.get(fd)?;
+            let charge = user.charge(What::InFlight, MAX_OF_USER).ok_or(Errno::ETOOMANYREFS)?;
+            self.files.push(InFlight(Some(file), Some(charge)));
         }
         Ok(())
     }

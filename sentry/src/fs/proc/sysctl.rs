@@ -3,6 +3,7 @@
 //! mechanism that does not exist here is remembered, so that a program that sets it and reads it back goes on.
 
 use crate::error::{Errno, Result};
+use crate::fs::file;
 use crate::fs::lease::BREAK_TIME;
 use crate::fs::pseudo::{parse_int, Put, StaticDir, Super, TextFile};
 use crate::fs::types::Inode;
@@ -45,7 +46,7 @@ const TABLE: &[(&str, Node)] = &[
     ("fs/aio-nr", Gen(aio_nr)),
     ("fs/dentry-state", Text("0\t0\t45\t0\t0\t0")),
     ("fs/epoll/max_user_watches", Count(&users::MAX_EPOLL_WATCHES)),
-    ("fs/file-max", Text("9223372036854775807")),
+    ("fs/file-max", Gen(file_max)),
     ("fs/file-nr", Gen(file_nr)),
     ("fs/inode-nr", Text("0\t0")),
     ("fs/inode-state", Text("0\t0\t0\t0\t0\t0\t0")),
@@ -201,8 +202,13 @@ fn set_lease_time(_: &Kernel, data: &[u8]) -> Result<()> {
     Ok(())
 }
 
+fn file_max(_: &Kernel, out: &mut Vec<u8>) {
+    out.d(file::FILE_MAX);
+}
 fn file_nr(_: &Kernel, out: &mut Vec<u8>) {
-    out.s("0\t0\t9223372036854775807");
+    out.d(file::count());
+    out.s("\t0\t");
+    out.d(file::FILE_MAX);
 }
 fn msgmni(k: &Kernel, out: &mut Vec<u8>) {
     out.d(k.ipc.msgs.limit() as u64);

@@ -12,6 +12,7 @@
 use crate::error::{Errno, Result};
 use crate::fs::Inode;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+use platform::executor::Rounds;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -400,7 +401,9 @@ impl Dentry {
     /// Whether `self` is `other` or below it.
     pub fn is_within(self: &Arc<Self>, other: &Arc<Dentry>) -> bool {
         let mut d = self.clone();
+        let mut rounds = Rounds::new();
         loop {
+            rounds.next();
             if Arc::ptr_eq(&d, other) {
                 return true;
             }
@@ -413,6 +416,25 @@ impl Dentry {
 
     pub(super) fn lock(&self) -> RwLockWriteGuard<'_, Children> {
         self.children.write()
+    }
+
+    /// Locks two directories (or one). Either may be above the other, so neither is waited for with the other one locked.
+    pub(super) fn lock_both<'a>(
+        first: &'a Dentry,
+        second: Option<&'a Arc<Dentry>>,
+    ) -> (RwLockWriteGuard<'a, Children>, Option<RwLockWriteGuard<'a, Children>>) {
+        let Some(second) = second else { return (first.lock(), None) };
+        loop {
+            let a = first.lock();
+            if let Some(b) = second.children.try_write() {
+                return (a, Some(b));
+            }
+            drop(a);
+            let b = second.lock();
+            if let Some(a) = first.children.try_write() {
+                return (a, Some(b));
+            }
+        }
     }
 
     /// Takes the dentry out of the cache if nobody but the cache and the caller has it.

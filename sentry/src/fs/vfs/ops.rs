@@ -265,25 +265,7 @@ pub fn rename(from: &Parent, to: &Parent, flags: RenameFlags, cred: &Cred) -> Re
     let _moving = sb.rename.write();
     let (old_dir, new_dir) = (from.dir.dentry(), to.dir.dentry());
     let same = Arc::ptr_eq(old_dir, new_dir);
-    // The ancestor first; unrelated ones by address.
-    let old_first = if new_dir.is_within(old_dir) {
-        true
-    } else if old_dir.is_within(new_dir) {
-        false
-    } else {
-        Arc::as_ptr(old_dir) < Arc::as_ptr(new_dir)
-    };
-    let (mut a, mut b);
-    if same {
-        (a, b) = (old_dir.lock(), None);
-    } else if old_first {
-        a = old_dir.lock();
-        b = Some(new_dir.lock());
-    } else {
-        let n = new_dir.lock();
-        a = old_dir.lock();
-        b = Some(n);
-    }
+    let (mut a, mut b) = Dentry::lock_both(old_dir, (!same).then_some(new_dir));
     let old = old_dir.lookup_locked(&mut a, old_name)?.ok_or(Errno::ENOENT)?;
     let new = new_dir.lookup_locked(b.as_deref_mut().unwrap_or(&mut a), new_name)?;
     let exchange = flags.contains(RenameFlags::EXCHANGE);
@@ -300,10 +282,11 @@ pub fn rename(from: &Parent, to: &Parent, flags: RenameFlags, cred: &Cred) -> Re
     if !old.is_dir() && (from.slash || (!exchange && to.slash)) {
         return Err(Errno::ENOTDIR);
     }
-    if new_dir.is_within(&old) {
+    // Only a directory is above another one, and none above the directory that it lies in.
+    if !same && old.is_dir() && new_dir.is_within(&old) {
         return Err(Errno::EINVAL);
     }
-    if new.as_ref().is_some_and(|n| old_dir.is_within(n)) {
+    if new.as_ref().is_some_and(|n| !same && n.is_dir() && old_dir.is_within(n)) {
         return Err(if exchange { Errno::EINVAL } else { Errno::ENOTEMPTY });
     }
     if new.as_ref().is_some_and(|n| Arc::ptr_eq(n, &old) || Arc::ptr_eq(n.inode(), old.inode())) {
