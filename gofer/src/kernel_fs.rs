@@ -97,7 +97,7 @@ fn mounts() -> Result<Vec<Mount>, Errno> {
     let lines = || text.split(|&b| b == b'\n');
     let mut mounts: Vec<Mount> = lines().filter_map(parse).collect();
     // An overlay shows what is below it.
-    for (id, layers) in lines().filter_map(|line| Some((parse(line)?.id, layers(line)?))) {
+    for (layers, id) in lines().filter_map(|line| Some((layers(line)?, parse(line)?.id))) {
         let shows = layers.iter().find_map(|layer| type_of_layer(layer, &mounts));
         if let (Some(kind), Some(mount)) = (shows, mounts.iter_mut().find(|m| m.id == id)) {
             mount.kernel = Some(kind);

@@ -210,8 +210,7 @@ fn an_overlay_shows_none() {
                   serve root=$dir:ro";
     let (client, _running) = start("overlay", script, "");
     let root = client.attach("root").unwrap().handle;
-    let list =
-        |name: &[u8]| names(&root.walk(&[name], WalkFids::Last, None).unwrap().nodes[0].handle.as_ref().unwrap());
+    let list = |name: &[u8]| names(root.walk(&[name], WalkFids::Last, None).unwrap().nodes[0].handle.as_ref().unwrap());
     if list(b"over") == ["none"] {
         return eprintln!("left out: sysfs cannot be a layer here");
     }
