@@ -5,7 +5,8 @@
 //! map then only keeps dentries in use from having doubles.
 //!
 //! The map's lock is also the lock of the directory: a change of it (create, unlink, rename) happens with the map locked for writing. Two
-//! maps are locked only with [`SuperBlock::rename`] held or along a parent–child edge, the parent first.
+//! maps are locked only along a parent–child edge, the parent first, or with [`SuperBlock::rename`] held, and then neither is waited for while
+//! the other is locked ([`Dentry::lock_both`]).
 //!
 //! A child points strongly at its parent and the parent's map at the child; the last mount of a superblock breaks the circles when it goes.
 

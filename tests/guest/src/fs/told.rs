@@ -12,6 +12,7 @@ pub const CASES: &[crate::Case] = cases![
     lease_conflicts,
     lease_and_nonblocking_open,
     directory_signals,
+    directory_marks_of_many,
     fdinfo_of_special_files,
     epoll_no_event_twice,
     namespaces_are_files,
@@ -206,6 +207,42 @@ unsafe fn directory_signals() {
         ok(mkdir(t.p(&format!("now{i}")).as_ptr(), 0o700));
         assert_eq!(TOLD.load(Ordering::SeqCst), i + 1);
     }
+}
+
+/// Each description has a mark of its own, which ends with it.
+unsafe fn directory_marks_of_many() {
+    const F_NOTIFY: i32 = 1026;
+    const DN_CREATE_ALWAYS: u32 = 4 | 1 << 31;
+    let t = Tmp::new();
+    let sig = SIGRTMIN() + 2;
+    block(&[sig]);
+    let open_dir = || {
+        let d = ok(open(t.p("").as_ptr(), O_RDONLY));
+        ok(fcntl(d, F_SETSIG, sig));
+        ok(fcntl(d, F_NOTIFY, DN_CREATE_ALWAYS));
+        d
+    };
+    let mut dirs: Vec<i32> = (0..100).map(|_| open_dir()).collect();
+    for name in ["a", "b"] {
+        t.file(name, b"");
+        let mut told: Vec<i32> = dirs.iter().map(|_| next(sig).1).collect();
+        none(sig);
+        told.sort();
+        dirs.sort();
+        assert_eq!(told, dirs);
+        for d in dirs.split_off(1) {
+            ok(close(d));
+        }
+    }
+    // No signal is lost or made up when events and ends of marks meet.
+    let other = std::thread::scope(|s| {
+        let h = s.spawn(|| unsafe { (0..300).for_each(|_| drop(close(open_dir()))) });
+        for i in 0..300 {
+            t.file(&format!("c{i}"), b"");
+        }
+        h.join().is_ok()
+    });
+    assert!(other);
 }
 
 unsafe fn info(fd: i32) -> String {

@@ -4,7 +4,7 @@ use crate::t::*;
 use libc::*;
 use std::mem::{size_of, zeroed};
 
-pub const CASES: &[crate::Case] = cases![connected_to_itself, connected_to_its_listener];
+pub const CASES: &[crate::Case] = cases![connected_to_itself, connected_to_its_listener, files_under_way];
 
 /// An abstract name of the process's own, and its length.
 unsafe fn name(of: u8) -> (sockaddr_un, u32) {
@@ -45,4 +45,42 @@ unsafe fn connected_to_its_listener() {
         ok(listen(fd, 1));
         fails(connect(fd, (&raw const a).cast(), len), EINVAL);
     }
+}
+
+unsafe fn pass(sock: i32, fd: i32) -> i64 {
+    let mut byte = [0u8];
+    let mut part = iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    let mut control = [0u64; 3];
+    let mut m: msghdr = zeroed();
+    (m.msg_iov, m.msg_iovlen) = (&mut part, 1);
+    (m.msg_control, m.msg_controllen) = (control.as_mut_ptr().cast(), CMSG_LEN(4) as usize);
+    let h = CMSG_FIRSTHDR(&m);
+    ((*h).cmsg_level, (*h).cmsg_type, (*h).cmsg_len) = (SOL_SOCKET, SCM_RIGHTS, CMSG_LEN(4) as usize);
+    std::ptr::write_unaligned(CMSG_DATA(h).cast(), fd);
+    sendmsg(sock, &m, MSG_DONTWAIT) as i64
+}
+
+/// Files under way count for the user that sent them (`ETOOMANYREFS` of unix(7)), and for no other one.
+unsafe fn files_under_way() {
+    if geteuid() != 0 {
+        return;
+    }
+    let become_user = |n: u32| {
+        // A user that nobody else is.
+        let uid = 200_000 + 2 * getpid() as u32 + n;
+        ok(setrlimit(RLIMIT_NOFILE, &rlimit { rlim_cur: 32, rlim_max: 32 }));
+        ok(setresuid(uid, uid, uid));
+    };
+    let mut s = [0; 2];
+    ok(socketpair(AF_UNIX, SOCK_STREAM, 0, s.as_mut_ptr()));
+    in_child(|| {
+        become_user(0);
+        let sent = (0..100).take_while(|_| pass(s[0], 0) == 1).count();
+        assert_eq!(sent, 33);
+        fails(pass(s[0], 0), ETOOMANYREFS);
+    });
+    in_child(|| {
+        become_user(1);
+        is(pass(s[0], 0), 1);
+    });
 }
