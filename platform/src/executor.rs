@@ -26,7 +26,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{fence, AtomicBool, AtomicU32, AtomicU64, AtomicU8, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -38,75 +38,16 @@ use crate::systrap::abi::{state::WAITING, BELLS};
 use crate::systrap::handoff::{self, is_posted};
 use crate::systrap::watched::{GlobalPage, Watched};
 use clerks::Clerks;
+use task::{Ready, Task, DONE, IDLE, QUEUED, RUNNING};
 
 mod clerks;
 mod long;
 mod placing;
+mod task;
 
 pub use long::{aside, drop_aside, Rounds};
 
 type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-const IDLE: u8 = 0;
-const QUEUED: u8 = 1;
-const RUNNING: u8 = 2;
-const NOTIFIED: u8 = 3;
-const DONE: u8 = 4;
-
-struct Task {
-    future: Mutex<Option<BoxFuture>>,
-    state: AtomicU8,
-    executor: Weak<Executor>,
-}
-
-impl Wake for Task {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-    fn wake_by_ref(self: &Arc<Self>) {
-        loop {
-            match self.state.load(Acquire) {
-                IDLE => {
-                    if self.state.compare_exchange(IDLE, QUEUED, AcqRel, Relaxed).is_ok() {
-                        if let Some(executor) = self.executor.upgrade() {
-                            executor.push(self.clone());
-                        }
-                        return;
-                    }
-                }
-                RUNNING => {
-                    if self.state.compare_exchange(RUNNING, NOTIFIED, AcqRel, Relaxed).is_ok() {
-                        return;
-                    }
-                }
-                _ => return,
-            }
-        }
-    }
-}
-
-/// Tasks that are ready. Guests with a call that has just been found have a queue of their own, and each second turn, so that they need not
-/// wait for thousands of others that one call has woken; nor those for them.
-#[derive(Default)]
-struct Ready {
-    queues: [VecDeque<Arc<Task>>; 2],
-    turn: usize,
-}
-
-impl Ready {
-    fn len(&self) -> usize {
-        self.queues.iter().map(VecDeque::len).sum()
-    }
-    fn push(&mut self, task: Arc<Task>, found: bool) {
-        self.queues[usize::from(found)].push_back(task);
-    }
-    fn pop(&mut self) -> Option<Arc<Task>> {
-        self.turn ^= 1;
-        let [a, b] = &mut self.queues;
-        let (first, second) = if self.turn == 0 { (a, b) } else { (b, a) };
-        first.pop_front().or_else(|| second.pop_front())
-    }
-}
 
 /// See [`Executor::later`].
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
