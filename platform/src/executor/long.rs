@@ -94,6 +94,7 @@ impl Rounds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::task::Wake;
     use std::time::Duration;
 
     #[test]
