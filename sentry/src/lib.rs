@@ -9,6 +9,7 @@
 //! No lock is held over an `.await`.
 #![forbid(unsafe_code)]
 
+pub mod abi;
 pub mod arch;
 pub mod error;
 pub mod fs;

@@ -10,6 +10,7 @@
 use super::anon::anon_attr;
 use super::types::Attr;
 use super::{File, FileOps};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result};
 use crate::kernel::users::{self, Charge, Resource, User, MAX_EPOLL_WATCHES};
 use crate::kernel::wait::{WaitQueue, Waiter};
@@ -20,8 +21,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
-const IN: u32 = (libc::EPOLLIN | libc::EPOLLRDNORM) as u32;
-const ALWAYS: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
 const ET: u32 = libc::EPOLLET as u32;
 const ONESHOT: u32 = libc::EPOLLONESHOT as u32;
 const EXCLUSIVE: u32 = libc::EPOLLEXCLUSIVE as u32;
@@ -29,7 +28,8 @@ const WAKEUP: u32 = libc::EPOLLWAKEUP as u32;
 /// Bits that are not events.
 const PRIVATE: u32 = ET | ONESHOT | EXCLUSIVE | WAKEUP;
 /// What may stand beside `EPOLLEXCLUSIVE`.
-const EXCLUSIVE_OK: u32 = (libc::EPOLLIN | libc::EPOLLOUT) as u32 | ALWAYS | WAKEUP | ET | EXCLUSIVE;
+const EXCLUSIVE_OK: u32 =
+    PollEvents::IN.union(PollEvents::OUT).union(PollEvents::ALWAYS).bits() | WAKEUP | ET | EXCLUSIVE;
 /// Longest chain of epolls that watch each other (`EP_MAX_NESTS`).
 const MAX_NESTS: usize = 4;
 /// Most chains of each length that lead from one file upwards (`path_limits`).
@@ -37,6 +37,11 @@ const PATHS: [u32; MAX_NESTS + 1] = [1000, 500, 100, 50, 10];
 
 /// An event as the guest gets it: events and user data.
 pub type Event = (u32, u64);
+
+/// The events that an item with this configuration reports.
+fn mask_of(event: Event) -> PollEvents {
+    PollEvents::from_raw(event.0 & !PRIVATE) | PollEvents::ALWAYS
+}
 
 /// A file that an epoll watches under one descriptor number.
 pub struct Item {
@@ -56,13 +61,13 @@ pub struct Item {
 }
 
 impl Waiter for Item {
-    fn wake(&self, events: u32) {
-        if events & self.mask.load(Ordering::SeqCst) == 0 {
+    fn wake(&self, events: PollEvents) {
+        if !events.intersects(self.mask()) {
             return;
         }
         if let Some(ep) = self.epoll.upgrade() {
             self.queue(&ep);
-            ep.queue.wake(IN);
+            ep.queue.wake(PollEvents::READABLE);
         }
     }
 }
@@ -76,12 +81,15 @@ impl Item {
         }
     }
     /// What of the wanted is ready now.
-    fn ready(&self, file: &File) -> u32 {
-        let mask = self.mask.load(Ordering::SeqCst);
-        if mask == 0 {
-            return 0;
+    fn ready(&self, file: &File) -> PollEvents {
+        let mask = self.mask();
+        if mask.is_empty() {
+            return mask;
         }
         file.poll() & mask
+    }
+    fn mask(&self) -> PollEvents {
+        PollEvents::from_raw(self.mask.load(Ordering::SeqCst))
     }
     fn key(&self) -> (i32, usize) {
         (self.fd, self.file.as_ptr() as usize)
@@ -227,7 +235,7 @@ impl Epoll {
             file: Arc::downgrade(file),
             fd,
             conf: Mutex::new(event),
-            mask: AtomicU32::new((event.0 & !PRIVATE) | ALWAYS),
+            mask: AtomicU32::new(mask_of(event).bits()),
             queued: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             reg: Mutex::new(None),
@@ -251,16 +259,16 @@ impl Epoll {
             self.delete(file, fd)?;
             return Err(Errno::EINVAL);
         }
-        *item.reg.lock() = Some(q.add(u32::MAX, item.clone()));
+        *item.reg.lock() = Some(q.add(PollEvents::all(), item.clone()));
         self.look(&item, file);
         Ok(())
     }
 
     /// Queues an item whose file is ready already.
     fn look(&self, item: &Item, file: &File) {
-        if item.ready(file) != 0 {
+        if !item.ready(file).is_empty() {
             item.queue(&self.shared);
-            self.shared.queue.wake(IN);
+            self.shared.queue.wake(PollEvents::READABLE);
         }
     }
 
@@ -277,7 +285,7 @@ impl Epoll {
                 return Err(Errno::EINVAL);
             }
             *c = event;
-            item.mask.store((event.0 & !PRIVATE) | ALWAYS, Ordering::SeqCst);
+            item.mask.store(mask_of(event).bits(), Ordering::SeqCst);
         }
         self.look(&item, file);
         Ok(())
@@ -309,7 +317,7 @@ impl Epoll {
             let Some(item) = self.shared.pop() else { break };
             let Some(file) = item.file.upgrade() else { continue };
             let got = item.ready(&file);
-            if got == 0 {
+            if got.is_empty() {
                 continue;
             }
             let (flags, data) = {
@@ -319,13 +327,13 @@ impl Epoll {
                 }
                 *conf
             };
-            out.push((got, data));
+            out.push((got.bits(), data));
             if flags & (ONESHOT | ET) == 0 {
                 item.queue(&self.shared);
             }
         }
         if !out.is_empty() && self.shared.queue.has_waiters() && !self.shared.ready.lock().list.is_empty() {
-            self.shared.queue.wake(IN);
+            self.shared.queue.wake(PollEvents::READABLE);
         }
         out
     }
@@ -399,7 +407,7 @@ impl FileOps for Epoll {
     fn as_any(&self) -> &dyn Any {
         self
     }
-    fn poll(&self, _file: &File) -> u32 {
+    fn poll(&self, _file: &File) -> PollEvents {
         // Drops what is not ready any more, keeps what is.
         let round = self.shared.ready.lock().list.len();
         let mut rounds = Rounds::new();
@@ -407,12 +415,12 @@ impl FileOps for Epoll {
             rounds.next();
             let Some(item) = self.shared.pop() else { break };
             let Some(file) = item.file.upgrade() else { continue };
-            if item.ready(&file) != 0 {
+            if !item.ready(&file).is_empty() {
                 item.queue(&self.shared);
-                return IN;
+                return PollEvents::READABLE;
             }
         }
-        0
+        PollEvents::empty()
     }
     fn wait_queue(&self) -> Option<&WaitQueue> {
         Some(&self.shared.queue)
@@ -431,8 +439,8 @@ mod tests {
     use crate::fs::{eventfd, pipe};
     use crate::mm::io::{Dst, Src};
 
-    const LIN: u32 = libc::EPOLLIN as u32;
-    const LOUT: u32 = libc::EPOLLOUT as u32;
+    const LIN: u32 = PollEvents::IN.bits();
+    const LOUT: u32 = PollEvents::OUT.bits();
 
     fn write(f: &File, n: usize) {
         assert_eq!(f.ops.write(f, &mut Src::kernel(&vec![0; n]), 0).unwrap().0, n);
@@ -448,9 +456,9 @@ mod tests {
         let (r, w) = pipe::new_pipe(None, 0).unwrap();
         ep.add(&r, 3, (LIN, 33)).unwrap();
         assert_eq!(ep.add(&r, 3, (LIN, 33)), Err(Errno::EEXIST));
-        assert_eq!(epf.poll(), 0);
+        assert!(epf.poll().is_empty());
         write(&w, 2);
-        assert_eq!(epf.poll(), IN);
+        assert_eq!(epf.poll(), PollEvents::READABLE);
         assert_eq!(ep.harvest(9), [(LIN, 33)]);
         assert_eq!(ep.harvest(9), [(LIN, 33)]);
         read(&r, 2);
@@ -467,7 +475,7 @@ mod tests {
         drop(w);
         assert_eq!(ep.harvest(9), []);
         ep.modify(&r, 3, (LIN | ONESHOT, 36)).unwrap();
-        assert_eq!(ep.harvest(9), [(LIN | libc::EPOLLHUP as u32, 36)]);
+        assert_eq!(ep.harvest(9), [(LIN | PollEvents::HUP.bits(), 36)]);
         ep.delete(&r, 3).unwrap();
         assert_eq!(ep.delete(&r, 3), Err(Errno::ENOENT));
     }
@@ -530,7 +538,7 @@ mod tests {
         assert_eq!(add(5, 0), Err(Errno::ELOOP));
         let f = eventfd::new(0, false, 0);
         of(&e[4]).unwrap().add(&f, 9, (LIN, 9)).unwrap();
-        assert_eq!(e[0].poll(), 0);
+        assert!(e[0].poll().is_empty());
         f.ops.write(&f, &mut Src::kernel(&1u64.to_ne_bytes()), 0).unwrap();
         assert_eq!(of(&e[0]).unwrap().harvest(4), [(LIN, 1)]);
     }

@@ -3,16 +3,13 @@
 use super::anon::anon_attr;
 use super::types::Attr;
 use super::{File, FileOps};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysResult};
 use crate::kernel::wait::WaitQueue;
 use crate::mm::io::{Dst, Src};
 use parking_lot::Mutex;
 use std::any::Any;
 use std::sync::Arc;
-
-const IN: u32 = libc::POLLIN as u32;
-const OUT: u32 = libc::POLLOUT as u32;
-const ERR: u32 = libc::POLLERR as u32;
 
 pub struct EventFd {
     count: Mutex<u64>,
@@ -34,7 +31,7 @@ impl EventFd {
             *c = c.saturating_add(1);
             *c == u64::MAX
         };
-        self.queue.wake(if full { IN | ERR } else { IN });
+        self.queue.wake(if full { PollEvents::IN | PollEvents::ERR } else { PollEvents::IN });
     }
 }
 
@@ -55,7 +52,7 @@ impl FileOps for EventFd {
             *c -= v;
             v
         };
-        self.queue.wake(OUT);
+        self.queue.wake(PollEvents::OUT);
         Ok(dst.put(&value.to_ne_bytes())?)
     }
     fn write(&self, _file: &File, src: &mut Src<'_>, _offset: u64) -> SysResult<(usize, u64)> {
@@ -78,21 +75,21 @@ impl FileOps for EventFd {
             *c += add;
         }
         if add != 0 {
-            self.queue.wake(IN);
+            self.queue.wake(PollEvents::IN);
         }
         Ok((8, 0))
     }
-    fn poll(&self, _file: &File) -> u32 {
+    fn poll(&self, _file: &File) -> PollEvents {
         let c = *self.count.lock();
-        let mut ev = 0;
+        let mut ev = PollEvents::empty();
         if c > 0 {
-            ev |= IN;
+            ev |= PollEvents::IN;
         }
         if c == u64::MAX {
-            ev |= ERR;
+            ev |= PollEvents::ERR;
         }
         if c < u64::MAX - 1 {
-            ev |= OUT;
+            ev |= PollEvents::OUT;
         }
         ev
     }
@@ -131,10 +128,10 @@ mod tests {
         let f = new(3, false, 0);
         assert_eq!(take(&f), Ok(3));
         assert_eq!(take(&f), Err(AGAIN));
-        assert_eq!(f.poll(), OUT);
+        assert_eq!(f.poll(), PollEvents::OUT);
         assert_eq!(add(&f, u64::MAX), Err(Errno::EINVAL.into()));
         assert_eq!(add(&f, u64::MAX - 1), Ok(8));
-        assert_eq!(f.poll(), IN);
+        assert_eq!(f.poll(), PollEvents::IN);
         assert_eq!(add(&f, 1), Err(AGAIN));
         let s = new(2, true, 0);
         assert_eq!((take(&s), take(&s), take(&s)), (Ok(1), Ok(1), Err(AGAIN)));

@@ -5,6 +5,7 @@
 //! and at the latest by a future of their own.
 
 use super::File;
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result};
 use crate::kernel::signal::{SigFields, SigInfo, NSIG};
 use crate::kernel::wait::Waiter;
@@ -14,22 +15,17 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 
-const IN: u32 = (libc::POLLIN | libc::POLLRDNORM) as u32;
-const OUT: u32 = (libc::POLLOUT | libc::POLLWRNORM) as u32;
-const PRI: u32 = (libc::POLLPRI | libc::POLLRDBAND) as u32;
-const ERR: u32 = libc::POLLERR as u32;
-const HUP: u32 = libc::POLLHUP as u32;
-
 /// `si_code` with the `si_band` that goes with it, and the events that mean it.
-const REASONS: [(u32, i32, i64); 5] = [
-    (IN, 1, IN as i64),
-    (OUT, 2, (OUT | libc::POLLWRBAND as u32) as i64),
-    (ERR, 4, ERR as i64),
-    (PRI, 5, PRI as i64),
-    (HUP, 6, (HUP | ERR) as i64),
+const REASONS: [(PollEvents, i32, PollEvents); 5] = [
+    (PollEvents::READABLE, 1, PollEvents::READABLE),
+    (PollEvents::WRITABLE, 2, PollEvents::SOCKET_WRITABLE),
+    (PollEvents::ERR, 4, PollEvents::ERR),
+    (PRIORITY, 5, PRIORITY),
+    (PollEvents::HUP, 6, PollEvents::ALWAYS),
 ];
+const PRIORITY: PollEvents = PollEvents::PRI.union(PollEvents::RDBAND);
 /// `POLL_MSG`: leases and directory notification.
-const MSG: (i32, i64) = (3, (IN | 0x400) as i64);
+const MSG: (i32, PollEvents) = (3, PollEvents::READABLE.union(PollEvents::MSG));
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Recipient {
@@ -98,10 +94,10 @@ impl Owner {
     fn may(&self, to: &Cred) -> bool {
         self.euid == 0 || [self.uid, self.euid].iter().any(|u| *u == to.suid || *u == to.uid)
     }
-    fn deliver(&self, kernel: &Kernel, fd: i32, (code, band): (i32, i64)) {
+    fn deliver(&self, kernel: &Kernel, fd: i32, (code, band): (i32, PollEvents)) {
         let info = match self.signal {
             0 => SigInfo::kernel(libc::SIGIO),
-            signo => SigInfo { signo, errno: 0, code, fields: SigFields::Poll { band, fd } },
+            signo => SigInfo { signo, errno: 0, code, fields: SigFields::Poll { band: band.bits().into(), fd } },
         };
         let groups = match self.who {
             Recipient::Nobody => return,
@@ -199,9 +195,9 @@ pub struct AsyncWatch {
 }
 
 impl Waiter for AsyncNotifier {
-    fn wake(&self, events: u32) {
+    fn wake(&self, events: PollEvents) {
         let w = &self.0;
-        if events == 0 || w.events.fetch_or(events, Ordering::AcqRel) != 0 {
+        if events.is_empty() || w.events.fetch_or(events.bits(), Ordering::AcqRel) != 0 {
             return;
         }
         let Some(k) = w.kernel.upgrade() else { return };
@@ -209,17 +205,17 @@ impl Waiter for AsyncNotifier {
         later(
             &k,
             Box::new(move || {
-                let events = w.events.swap(0, Ordering::AcqRel);
+                let events = PollEvents::from_raw(w.events.swap(0, Ordering::AcqRel));
                 let Some(file) = w.file.upgrade() else { return };
-                let ready = if events == u32::MAX { file.poll() } else { events };
+                let ready = if events.is_all() { file.poll() } else { events };
                 let owner = file.owner.lock().clone();
-                let ours = |bits: u32| match bits {
-                    IN => file.readable(),
-                    OUT => file.writable(),
+                let ours = |bits: PollEvents| match bits {
+                    PollEvents::READABLE => file.readable(),
+                    PollEvents::WRITABLE => file.writable(),
                     _ => true,
                 };
                 for (bits, code, band) in REASONS {
-                    if ready & bits != 0 && ours(bits) {
+                    if ready.intersects(bits) && ours(bits) {
                         owner.deliver(&kernel, w.fd, (code, band));
                     }
                 }
@@ -247,7 +243,10 @@ pub fn set_async(task: &Task, file: &Arc<File>, fd: i32, on: bool) {
             events: AtomicU32::new(0),
             id: Default::default(),
         });
-        let id = queue.add(IN | OUT | PRI | ERR | HUP, Arc::new(AsyncNotifier(watch.clone())));
+        let id = queue.add(
+            PollEvents::READABLE | PollEvents::WRITABLE | PRIORITY | PollEvents::ALWAYS,
+            Arc::new(AsyncNotifier(watch.clone())),
+        );
         let _ = watch.id.set(id);
         *slot = Some(watch);
     }

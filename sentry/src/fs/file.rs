@@ -1,6 +1,7 @@
 //! Open file descriptions.
 
 use super::types::*;
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysResult};
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::Task;
@@ -87,8 +88,8 @@ pub trait FileOps: Send + Sync {
         file.default_seek(offset, whence, current)
     }
     /// Ready `POLL*` bits now. Default: always readable and writable.
-    fn poll(&self, _file: &File) -> u32 {
-        (libc::POLLIN | libc::POLLOUT | libc::POLLRDNORM | libc::POLLWRNORM) as u32
+    fn poll(&self, _file: &File) -> PollEvents {
+        PollEvents::READABLE | PollEvents::WRITABLE
     }
     /// True if a write that meets `EPIPE` raises SIGPIPE (pipes, stream sockets).
     fn sigpipe(&self) -> bool {
@@ -269,7 +270,7 @@ impl File {
         let f = self.flags();
         f & libc::O_PATH == 0 && matches!(f & libc::O_ACCMODE, libc::O_WRONLY | libc::O_RDWR)
     }
-    pub fn poll(&self) -> u32 {
+    pub fn poll(&self) -> PollEvents {
         self.ops.poll(self)
     }
     pub fn attr(&self) -> Result<Attr> {

@@ -6,6 +6,7 @@
 
 use super::file::{File, FileOps, MapSource};
 use super::types::*;
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysResult};
 use crate::kernel::wait::WaitQueue;
 use crate::mm::io::{Dst, Src};
@@ -20,8 +21,6 @@ use std::sync::Arc;
 /// Largest write that is sure not to block once `poll` has said yes.
 const PIPE_BUF: usize = 4096;
 const CHUNK: usize = 64 * 1024;
-const READABLE: u32 = (libc::POLLIN | libc::POLLHUP | libc::POLLERR | libc::POLLRDHUP) as u32;
-const WRITABLE: u32 = (libc::POLLOUT | libc::POLLHUP | libc::POLLERR) as u32;
 
 pub struct HostFile {
     fd: Arc<OwnedFd>,
@@ -69,7 +68,7 @@ impl HostFile {
         let watch = (kind != libc::S_IFREG).then(|| {
             let q = queue.clone();
             let events = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP) as u32;
-            executor.watch(fd.clone(), events, Arc::new(move |ready| q.wake(ready)))
+            executor.watch(fd.clone(), events, Arc::new(move |ready| q.wake(PollEvents::from_raw(ready))))
         });
         let (reading, writing) = (Mutex::new(()), Mutex::new(()));
         Ok(HostFile { fd, kind, never_waits, again: false, queue, _watch: watch, reading, writing })
@@ -105,18 +104,13 @@ impl HostFile {
     pub fn queue(&self) -> &WaitQueue {
         &self.queue
     }
-    pub fn ready(&self) -> u32 {
+    pub fn ready(&self) -> PollEvents {
         let all = libc::POLLIN | libc::POLLOUT | libc::POLLPRI | libc::POLLRDHUP;
-        let r = platform::host::poll_now(self.fd.as_fd(), all) as u32 & 0xffff;
+        let mut ready = PollEvents::from_raw(platform::host::poll_now(self.fd.as_fd(), all) as u32 & 0xffff);
         // epoll and select ask for these names of the same thing.
-        let mut out = r;
-        if r & libc::POLLIN as u32 != 0 {
-            out |= libc::POLLRDNORM as u32;
-        }
-        if r & libc::POLLOUT as u32 != 0 {
-            out |= libc::POLLWRNORM as u32;
-        }
-        out
+        ready.set(PollEvents::RDNORM, ready.contains(PollEvents::IN));
+        ready.set(PollEvents::WRNORM, ready.contains(PollEvents::OUT));
+        ready
     }
     fn regular(&self) -> bool {
         self.kind == libc::S_IFREG
@@ -144,7 +138,7 @@ impl FileOps for HostFile {
         if self.regular() && offset != NO_OFFSET {
             return Ok(super::gofer::read_fd(&self.fd, dst, offset)?);
         }
-        if !self.regular() && self.ready() & READABLE == 0 {
+        if !self.regular() && !self.ready().intersects(PollEvents::READ_WAIT) {
             return Err(Errno::EAGAIN.into());
         }
         Ok(dst.fill(CHUNK, &mut |buf| retry(|| nix::unistd::read(&*self.fd, buf)))?)
@@ -166,7 +160,7 @@ impl FileOps for HostFile {
         let mut buf = vec![0u8; src.remaining().min(max)];
         let mut done = 0usize;
         while src.remaining() > 0 {
-            if !self.regular() && self.ready() & WRITABLE == 0 {
+            if !self.regular() && !self.ready().intersects(PollEvents::WRITE_WAIT) {
                 break;
             }
             let n = match src.take(&mut buf) {
@@ -228,9 +222,9 @@ impl FileOps for HostFile {
         lseek(&*self.fd, before, Whence::SeekSet)?;
         Ok(found? as u64)
     }
-    fn poll(&self, _file: &File) -> u32 {
+    fn poll(&self, _file: &File) -> PollEvents {
         if self.regular() {
-            return (libc::POLLIN | libc::POLLOUT | libc::POLLRDNORM | libc::POLLWRNORM) as u32;
+            return PollEvents::READABLE | PollEvents::WRITABLE;
         }
         self.ready()
     }

@@ -9,6 +9,7 @@ use super::anon::anon_attr;
 use super::file::{File, FileOps};
 use super::types::*;
 use super::vfs::Path;
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysResult};
 use crate::kernel::users::{self, Charge, Resource, User, MAX_INOTIFY_INSTANCES, MAX_INOTIFY_WATCHES};
 use crate::kernel::wait::WaitQueue;
@@ -135,7 +136,7 @@ impl Shared {
             }
         }
         drop(s);
-        self.wait.wake((libc::POLLIN | libc::POLLRDNORM) as u32);
+        self.wait.wake(PollEvents::READABLE);
     }
     /// Ends a watch and says so.
     fn end(&self, w: &Watch) {
@@ -338,11 +339,11 @@ impl FileOps for Inotify {
         s.taken(taken);
         Ok(n)
     }
-    fn poll(&self, _file: &File) -> u32 {
+    fn poll(&self, _file: &File) -> PollEvents {
         if self.0.state.lock().queue.is_empty() {
-            0
+            PollEvents::empty()
         } else {
-            (libc::POLLIN | libc::POLLRDNORM) as u32
+            PollEvents::READABLE
         }
     }
     fn wait_queue(&self) -> Option<&WaitQueue> {

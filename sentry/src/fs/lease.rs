@@ -4,6 +4,7 @@
 //! Leases hang on the inode. Without any lease in the sandbox an open costs one load.
 
 use super::{File, Inode};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::kernel::cred::CAP_LEASE;
 use crate::kernel::wait::{WaitError, WaitQueue};
@@ -171,7 +172,7 @@ impl Leases {
         loop {
             let until = self.expire();
             let free = || !self.list.lock().iter().any(|x| x.stops(write));
-            match task.wait(&[(&self.queue, u32::MAX)], until, || free().then_some(())).await {
+            match task.wait(&[(&self.queue, PollEvents::all())], until, || free().then_some(())).await {
                 Ok(()) => return Ok(()),
                 Err(WaitError::TimedOut) => {}
                 Err(WaitError::Interrupted) => return Err(SysError::INTR),

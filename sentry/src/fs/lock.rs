@@ -5,6 +5,7 @@
 //! [`release_table`] when a table goes, [`release_file`] when a description goes.
 
 use super::File;
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{FdTable, Task};
@@ -198,7 +199,7 @@ impl FileLocks {
     }
 
     async fn waiting(&self, task: &Task, attempt: impl FnMut() -> Option<Result<()>> + Send) -> SysResult<()> {
-        match task.wait(&[(&self.queue, u32::MAX)], None, attempt).await {
+        match task.wait(&[(&self.queue, PollEvents::all())], None, attempt).await {
             Ok(r) => Ok(r?),
             Err(WaitError::Interrupted | WaitError::TimedOut) => Err(SysError::INTR),
         }

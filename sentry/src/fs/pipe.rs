@@ -12,6 +12,7 @@ use super::file::InodeExtra;
 use super::ring::Ring;
 use super::types::{Attr, SetAttr};
 use super::{File, FileOps};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::kernel::cred::{CAP_SYS_ADMIN, CAP_SYS_RESOURCE};
 use crate::kernel::users::{self, Charge, Resource, PIPE_USER_PAGES};
@@ -33,11 +34,6 @@ pub const PIPE_MAX: usize = 1 << 20;
 const PIPE_SMALL: usize = 2 * PAGE;
 /// When no more than this is left of what all pipes may have, new ones are small whoever makes them.
 const SCARCE: u64 = 1 << 15;
-
-const IN: u32 = (libc::POLLIN | libc::POLLRDNORM) as u32;
-const OUT: u32 = (libc::POLLOUT | libc::POLLWRNORM) as u32;
-const HUP: u32 = libc::POLLHUP as u32;
-const ERR: u32 = libc::POLLERR as u32;
 
 pub struct State {
     ring: Ring,
@@ -133,7 +129,7 @@ impl Pipe {
         let wake = !was_writable && s.writable();
         drop(s);
         if wake {
-            self.queue.wake(OUT);
+            self.queue.wake(PollEvents::WRITABLE);
         }
     }
 
@@ -171,7 +167,7 @@ impl Pipe {
             done = s.ring.push(src, free)?;
         }
         drop(s);
-        self.queue.wake(IN);
+        self.queue.wake(PollEvents::READABLE);
         Ok(done)
     }
 
@@ -322,7 +318,7 @@ impl Reserved<'_> {
         };
         self.room -= n;
         if n > 0 {
-            self.pipe.queue.wake(IN);
+            self.pipe.queue.wake(PollEvents::READABLE);
         }
         Ok(n)
     }
@@ -383,14 +379,14 @@ impl Drop for PipeEnd {
             s.charge = None;
         }
         drop(s);
-        let mut events = 0;
+        let mut events = PollEvents::empty();
         if self.read && r == 0 {
-            events |= OUT | ERR;
+            events |= PollEvents::WRITABLE | PollEvents::ERR;
         }
         if self.write && w == 0 {
-            events |= IN | HUP;
+            events |= PollEvents::READABLE | PollEvents::HUP;
         }
-        if events != 0 {
+        if !events.is_empty() {
             self.pipe.queue.wake(events);
         }
     }
@@ -407,23 +403,23 @@ impl FileOps for PipeEnd {
         let n = self.pipe.write(src, file.flags() & libc::O_DIRECT != 0)?;
         Ok((n, 0))
     }
-    fn poll(&self, _file: &File) -> u32 {
+    fn poll(&self, _file: &File) -> PollEvents {
         let s = self.pipe.state.lock();
-        let mut ev = 0;
+        let mut ev = PollEvents::empty();
         if self.read {
             if !s.ring.is_empty() {
-                ev |= IN;
+                ev |= PollEvents::READABLE;
             }
             if s.writers == 0 && self.quiet_until != Some(s.writer_opens) {
-                ev |= HUP;
+                ev |= PollEvents::HUP;
             }
         }
         if self.write {
             if s.writable() {
-                ev |= OUT;
+                ev |= PollEvents::WRITABLE;
             }
             if s.readers == 0 {
-                ev |= ERR;
+                ev |= PollEvents::ERR;
             }
         }
         ev
@@ -529,7 +525,7 @@ async fn open_end(
         return Ok(Box::new(end));
     }
     let met = task
-        .wait(&[(&pipe.queue, u32::MAX)], None, || {
+        .wait(&[(&pipe.queue, PollEvents::all())], None, || {
             let s = pipe.state.lock();
             let opens = if reading { s.writer_opens } else { s.reader_opens };
             (opens != seen).then_some(())
@@ -560,31 +556,31 @@ mod tests {
     fn bytes_and_ends() {
         let (r, w) = new_pipe(None, 0).unwrap();
         assert_eq!(read(&r, 1), Err(AGAIN));
-        assert_eq!(r.poll(), 0);
+        assert!(r.poll().is_empty());
         assert_eq!(write(&w, b"hello"), Ok(5));
-        assert_eq!(r.poll(), IN);
+        assert_eq!(r.poll(), PollEvents::READABLE);
         assert_eq!(read(&r, 3), Ok(b"hel".to_vec()));
         assert_eq!(of(&r).unwrap().available(), 2);
         drop(w);
-        assert_eq!(r.poll(), IN | HUP);
+        assert_eq!(r.poll(), PollEvents::READABLE | PollEvents::HUP);
         assert_eq!(read(&r, 9), Ok(b"lo".to_vec()));
         assert_eq!(read(&r, 9), Ok(vec![]));
         let (r, w) = new_pipe(None, 0).unwrap();
         drop(r);
         assert_eq!(write(&w, b"x"), Err(Errno::EPIPE.into()));
-        assert_eq!(w.poll(), OUT | ERR);
+        assert_eq!(w.poll(), PollEvents::WRITABLE | PollEvents::ERR);
     }
 
     #[test]
     fn small_writes_are_atomic() {
         let (r, w) = new_pipe(None, 0).unwrap();
         assert_eq!(write(&w, &[1; 65000]), Ok(65000));
-        assert_eq!(w.poll(), 0);
+        assert!(w.poll().is_empty());
         assert_eq!(write(&w, &[2; 4096]), Err(AGAIN));
         assert_eq!(write(&w, &[2; 5000]), Ok(536));
         assert_eq!(write(&w, &[2; 1]), Err(AGAIN));
         assert_eq!(read(&r, 4096).unwrap().len(), 4096);
-        assert_eq!(w.poll(), OUT);
+        assert_eq!(w.poll(), PollEvents::WRITABLE);
         assert_eq!(write(&w, &[2; 4096]), Ok(4096));
     }
 

@@ -3,6 +3,7 @@
 use super::anon::anon_attr;
 use super::types::Attr;
 use super::{File, FileOps};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysResult};
 use crate::kernel::signal::{SigInfo, SigSet};
 use crate::kernel::wait::WaitQueue;
@@ -77,15 +78,15 @@ impl FileOps for SignalFd {
         }
         Ok(n)
     }
-    fn poll(&self, _file: &File) -> u32 {
+    fn poll(&self, _file: &File) -> PollEvents {
         let mask = *self.mask.lock();
-        let Some(task) = current::get() else { return 0 };
+        let Some(task) = current::get() else { return PollEvents::empty() };
         let own = task.signals.lock().pending.set;
         let all = own.union(task.group.pending.lock().set);
         if all.0 & mask.0 != 0 {
-            libc::POLLIN as u32
+            PollEvents::IN
         } else {
-            0
+            PollEvents::empty()
         }
     }
     fn wait_queue(&self) -> Option<&WaitQueue> {

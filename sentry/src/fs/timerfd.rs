@@ -3,6 +3,7 @@
 use super::anon::anon_attr;
 use super::types::Attr;
 use super::{File, FileOps};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysResult};
 use crate::kernel::wait::WaitQueue;
 use crate::mm::io::Dst;
@@ -12,8 +13,6 @@ use platform::executor::now_ns;
 use platform::Executor;
 use std::any::Any;
 use std::sync::Arc;
-
-const IN: u32 = (libc::POLLIN | libc::POLLRDNORM) as u32;
 
 pub struct TimerFd {
     clock: Clock,
@@ -26,7 +25,7 @@ pub fn new(executor: &Arc<Executor>, clock: Clock, flags: i32) -> Arc<File> {
     let queue = Arc::new(WaitQueue::new());
     let announce = queue.clone();
     let timer = Timer::new(executor, move |_| {
-        announce.wake(IN);
+        announce.wake(PollEvents::READABLE);
         Next::Hold
     });
     File::new(Box::new(TimerFd { clock, timer, queue }), libc::O_RDWR | flags, None)
@@ -65,11 +64,11 @@ impl FileOps for TimerFd {
             n => Ok(dst.put(&n.to_ne_bytes())?),
         }
     }
-    fn poll(&self, _file: &File) -> u32 {
+    fn poll(&self, _file: &File) -> PollEvents {
         if self.timer.ticks() > 0 {
-            IN
+            PollEvents::READABLE
         } else {
-            0
+            PollEvents::empty()
         }
     }
     fn wait_queue(&self) -> Option<&WaitQueue> {

@@ -1,5 +1,6 @@
 //! POSIX message queues (mq_overview(7)). They have a space of names of their own; no file system shows it.
 
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::anon::anon_attr;
 use crate::fs::vfs::perm::{check, MAY_READ, MAY_WRITE};
@@ -27,9 +28,6 @@ const OVERHEAD: i64 = 48;
 /// Bytes that all queues of the sandbox may be declared for: the messages are the Sentry's memory.
 const ALL_MAX: i64 = 64 << 20;
 pub const PRIO_MAX: u32 = 32768;
-
-const IN: u32 = (libc::POLLIN | libc::POLLRDNORM) as u32;
-const OUT: u32 = (libc::POLLOUT | libc::POLLWRNORM) as u32;
 
 /// The first words of `struct mq_attr`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -212,7 +210,7 @@ impl Queue {
         s.bytes += d.len();
         s.messages.entry(prio).or_default().push_back(d);
         drop(s);
-        self.wait.wake(IN);
+        self.wait.wake(PollEvents::READABLE);
         match told.and_then(|n| Some((n.how, n.group.upgrade()?))) {
             Some((How::Signal { signo, value }, group)) => {
                 let fields = SigFields::Queue { pid: task.group.pid, uid: task.cred().uid, value };
@@ -241,7 +239,9 @@ impl Queue {
         if nonblock {
             return Err(Errno::EAGAIN.into());
         }
-        let r = task.wait(&[(&self.wait, OUT)], until, || self.push(task, prio, &mut data).then_some(())).await;
+        let r = task
+            .wait(&[(&self.wait, PollEvents::WRITABLE)], until, || self.push(task, prio, &mut data).then_some(()))
+            .await;
         r.map_err(ended)
     }
 
@@ -257,7 +257,7 @@ impl Queue {
         s.count -= 1;
         s.bytes -= data.len();
         drop(s);
-        self.wait.wake(OUT);
+        self.wait.wake(PollEvents::WRITABLE);
         Some((prio, data))
     }
 
@@ -270,7 +270,7 @@ impl Queue {
             return Err(Errno::EAGAIN.into());
         }
         let _here = Receiver::new(self);
-        task.wait(&[(&self.wait, IN)], until, || self.pop()).await.map_err(ended)
+        task.wait(&[(&self.wait, PollEvents::READABLE)], until, || self.pop()).await.map_err(ended)
     }
 
     /// mq_notify(2); `None` ends what this process asked for.
@@ -349,14 +349,14 @@ impl FileOps for QueueFile {
     fn seekable(&self) -> bool {
         true
     }
-    fn poll(&self, _file: &File) -> u32 {
+    fn poll(&self, _file: &File) -> PollEvents {
         let n = self.0.state.lock().count;
-        let mut ev = 0;
+        let mut ev = PollEvents::empty();
         if n > 0 {
-            ev |= IN;
+            ev |= PollEvents::READABLE;
         }
         if n < self.0.maxmsg {
-            ev |= OUT;
+            ev |= PollEvents::WRITABLE;
         }
         ev
     }

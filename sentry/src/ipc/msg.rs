@@ -1,6 +1,7 @@
 //! Message queues (msgsnd(2), msgrcv(2), msgctl(2)).
 
 use super::{now, Object, Perm, SetPerm};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::kernel::cred::CAP_SYS_RESOURCE;
 use crate::kernel::wait::{WaitError, WaitQueue};
@@ -159,7 +160,7 @@ impl Queue {
             Ok(false) => None,
             Err(e) => Some(Err(e)),
         };
-        let r = task.wait(&[(&self.room, u32::MAX)], None, &mut step).await.map_err(interrupted)?;
+        let r = task.wait(&[(&self.room, PollEvents::all())], None, &mut step).await.map_err(interrupted)?;
         if r.is_ok() {
             self.arrivals.wake_all();
         }
@@ -192,7 +193,7 @@ impl Queue {
             Ok(None) => None,
             Err(e) => Some(Err(e)),
         };
-        let mut m = task.wait(&[(&self.arrivals, u32::MAX)], None, &mut step).await.map_err(interrupted)??;
+        let mut m = task.wait(&[(&self.arrivals, PollEvents::all())], None, &mut step).await.map_err(interrupted)??;
         self.room.wake_all();
         m.data.truncate(max);
         Ok(m)

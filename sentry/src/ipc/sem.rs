@@ -4,6 +4,7 @@
 //! changes. `SEM_UNDO` adjustments are kept in the set, by process.
 
 use super::{now, Object, Perm, SetPerm};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{Cred, Kernel, Task};
@@ -190,7 +191,7 @@ impl Set {
         let pid = task.group.pid;
         let mut waiter = None;
         let r = task
-            .wait(&[(&self.queue, u32::MAX)], deadline_ns, || match self.try_ops(ops, pid, &mut waiter) {
+            .wait(&[(&self.queue, PollEvents::all())], deadline_ns, || match self.try_ops(ops, pid, &mut waiter) {
                 Ok(true) => Some(Ok(0)),
                 Ok(false) => None,
                 Err(e) => Some(Err(SysError::from(e))),

@@ -5,6 +5,7 @@
 
 use super::wait::WaitQueue;
 use super::Kernel;
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result};
 use crate::fs::{eventfd::EventFd, File};
 use parking_lot::Mutex;
@@ -18,7 +19,6 @@ use std::task::{Poll, Waker};
 pub const MAX_NR: usize = 65536;
 /// Linux rounds the ring up to whole pages: this many there is room for in the smallest.
 const ROOM_MIN: usize = 126;
-const ALWAYS: u32 = (libc::POLLERR | libc::POLLHUP) as u32;
 
 /// Contexts of an address space, by the address of their ring.
 pub type Contexts = Mutex<BTreeMap<u64, Arc<Context>>>;
@@ -113,11 +113,18 @@ impl Context {
     }
 
     /// Begins to wait until `file` is ready for `events`; there is room for the answer.
-    pub fn poll(self: &Arc<Self>, kernel: &Kernel, file: Arc<File>, events: u32, event: Event, fd: Option<Arc<File>>) {
+    pub fn poll(
+        self: &Arc<Self>,
+        kernel: &Kernel,
+        file: Arc<File>,
+        events: PollEvents,
+        event: Event,
+        fd: Option<Arc<File>>,
+    ) {
         let request = Arc::new(PollRequest { obj: event.obj, over: Mutex::new((false, None)) });
         self.state.lock().polls.push(request.clone());
         let context = Arc::downgrade(self);
-        let wanted = events | ALWAYS;
+        let wanted = events | PollEvents::ALWAYS;
         kernel.executor.spawn(Box::pin(async move {
             let mut entry = None;
             let got = poll_fn(|cx| {
@@ -126,13 +133,14 @@ impl Context {
                     q.remove(id);
                 }
                 if request.is_over(cx.waker()) {
-                    return Poll::Ready(0);
+                    return Poll::Ready(PollEvents::empty());
                 }
                 entry = queue.map(|q| q.add_waker(wanted, cx.waker().clone()));
-                match file.poll() & wanted {
-                    0 => Poll::Pending,
-                    got => Poll::Ready(got),
+                let got = file.poll() & wanted;
+                if got.is_empty() {
+                    return Poll::Pending;
                 }
+                Poll::Ready(got)
             })
             .await;
             if let (Some(q), Some(id)) = (file.ops.wait_queue(), entry) {
@@ -140,7 +148,7 @@ impl Context {
             }
             if let Some(context) = Weak::upgrade(&context) {
                 context.state.lock().polls.retain(|p| !Arc::ptr_eq(p, &request));
-                context.complete(Event { res: got.into(), ..event }, fd.as_deref());
+                context.complete(Event { res: got.bits().into(), ..event }, fd.as_deref());
             }
         }));
     }

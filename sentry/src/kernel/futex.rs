@@ -6,6 +6,7 @@
 use super::futex_pi::compare_exchange;
 use super::wait::{WaitError, WaitQueue};
 use super::Task;
+use crate::abi::PollEvents;
 use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::mm::space::Key;
 use crate::syscalls::Ctx;
@@ -98,7 +99,8 @@ pub async fn wait(
         }
         b.push_back(w.clone());
     }
-    let r = task.wait(&[(&w.queue, u32::MAX)], deadline_ns, || w.woken.load(Ordering::SeqCst).then_some(())).await;
+    let r =
+        task.wait(&[(&w.queue, PollEvents::all())], deadline_ns, || w.woken.load(Ordering::SeqCst).then_some(())).await;
     if r.is_err() {
         remove(&w);
         if w.woken.load(Ordering::SeqCst) {
@@ -151,7 +153,7 @@ pub async fn wait_any(task: &Arc<Task>, list: &[WaitFor], deadline_ns: Option<u6
         }
     }
     let woken = || waiters.iter().any(|w| w.woken.load(Ordering::SeqCst)).then_some(());
-    let r = task.wait(&[(&*queue, u32::MAX)], deadline_ns, woken).await;
+    let r = task.wait(&[(&*queue, PollEvents::all())], deadline_ns, woken).await;
     match (leave(&waiters), r) {
         (Some(i), _) => Ok(i as u64),
         (None, Err(WaitError::TimedOut)) => Err(Errno::ETIMEDOUT.into()),

@@ -16,6 +16,7 @@
 
 use super::futex::{key_of, FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS};
 use super::wait::{WaitError, WaitQueue};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::mm::space::Key;
 use crate::mm::UserMem;
@@ -135,7 +136,7 @@ pub async fn lock(cx: &mut Ctx<'_>, addr: u64, private: bool, deadline_ns: Optio
                 s @ (OWNER | AGAIN) => Some(s),
                 _ => None,
             };
-            let r = match task.wait(&[(&w.queue, u32::MAX)], deadline_ns, left).await {
+            let r = match task.wait(&[(&w.queue, PollEvents::all())], deadline_ns, left).await {
                 Ok(OWNER) => return Ok(0),
                 Ok(_) => continue,
                 Err(e) => e,

@@ -2,6 +2,7 @@
 
 use super::process::ThreadGroup;
 use super::wait::WaitQueue;
+use crate::abi::PollEvents;
 use crate::error::Result;
 use crate::fs::{Attr, File, FileOps};
 use std::any::Any;
@@ -16,11 +17,11 @@ impl FileOps for PidFd {
     fn as_any(&self) -> &dyn Any {
         self
     }
-    fn poll(&self, _file: &File) -> u32 {
+    fn poll(&self, _file: &File) -> PollEvents {
         if self.group.links.lock().exit_status.is_some() {
-            (libc::POLLIN | libc::POLLRDNORM) as u32
+            PollEvents::READABLE
         } else {
-            0
+            PollEvents::empty()
         }
     }
     fn wait_queue(&self) -> Option<&WaitQueue> {

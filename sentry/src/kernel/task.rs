@@ -3,6 +3,7 @@
 use super::signal::{AltStack, Pending, SigAction, SigInfo, SigSet};
 use super::wait::{WaitError, WaitQueue};
 use super::{Cred, FdTable, Kernel, ThreadGroup};
+use crate::abi::PollEvents;
 use crate::fs::vfs::FsContext;
 use crate::mm::{Mm, UserMem};
 use parking_lot::{Mutex, RwLock};
@@ -279,7 +280,7 @@ impl Task {
     /// `cond` is tested after registration on all `queues` (each with its event mask), so no wake is lost.
     pub async fn wait<T>(
         &self,
-        queues: &[(&WaitQueue, u32)],
+        queues: &[(&WaitQueue, PollEvents)],
         deadline_ns: Option<u64>,
         mut cond: impl FnMut() -> Option<T> + Send,
     ) -> Result<T, WaitError> {
@@ -301,7 +302,7 @@ impl Task {
     pub async fn wait_exclusive<T>(
         &self,
         queue: &WaitQueue,
-        mask: u32,
+        mask: PollEvents,
         deadline_ns: Option<u64>,
         mut cond: impl FnMut() -> Option<T> + Send,
     ) -> Result<T, WaitError> {
@@ -358,7 +359,7 @@ impl Task {
         let mut reg = Registrations::default();
         poll_fn(|cx| {
             if reg.is_empty() {
-                reg.push(queue, queue.add_waker(u32::MAX, cx.waker().clone()));
+                reg.push(queue, queue.add_waker(PollEvents::all(), cx.waker().clone()));
             }
             if let Some(v) = cond() {
                 return Poll::Ready(Ok(v));
@@ -421,7 +422,7 @@ impl Drop for Registrations<'_> {
 /// An exclusive registration: passes the wake on if the wait ends without having used it.
 struct Exclusive<'a> {
     queue: &'a WaitQueue,
-    mask: u32,
+    mask: PollEvents,
     id: Option<u64>,
     used: bool,
 }

@@ -7,6 +7,7 @@
 //! Guest threads wait with [`Task::wait`](super::Task::wait), which a signal, a deadline or a kill cuts short. `epoll`
 //! registers waiters of its own.
 
+use crate::abi::PollEvents;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -15,11 +16,11 @@ use std::task::{Poll, Waker};
 /// Called when a queue is woken with events that the registration's mask includes. Must not block and must not take
 /// locks of the thing that wakes.
 pub trait Waiter: Send + Sync {
-    fn wake(&self, events: u32);
+    fn wake(&self, events: PollEvents);
 }
 
 impl Waiter for Waker {
-    fn wake(&self, _events: u32) {
+    fn wake(&self, _events: PollEvents) {
         self.wake_by_ref();
     }
 }
@@ -31,7 +32,7 @@ enum WakeTarget {
 }
 
 impl WakeTarget {
-    fn wake(self, events: u32) {
+    fn wake(self, events: PollEvents) {
         match self {
             WakeTarget::Task(w) => w.wake(),
             WakeTarget::Other(w) => w.wake(events),
@@ -41,7 +42,7 @@ impl WakeTarget {
 
 struct Entry {
     id: u64,
-    mask: u32,
+    mask: PollEvents,
     /// Of the exclusive entries, a wake picks one that has not been picked since it last looked.
     exclusive: bool,
     picked: bool,
@@ -67,7 +68,7 @@ impl Entries {
         let entry = self.get(id)?;
         let target = entry.target.take()?;
         let old = Entry { target: Some(target), ..*entry };
-        (entry.mask, entry.exclusive) = (0, false);
+        (entry.mask, entry.exclusive) = (PollEvents::empty(), false);
         self.removed += 1;
         while self.list.last().is_some_and(|e| e.target.is_none()) {
             self.list.pop();
@@ -103,7 +104,7 @@ impl WaitQueue {
         Self::default()
     }
 
-    fn insert(&self, mask: u32, exclusive: bool, target: WakeTarget) -> u64 {
+    fn insert(&self, mask: PollEvents, exclusive: bool, target: WakeTarget) -> u64 {
         let mut e = self.entries.lock();
         let id = e.next;
         e.next += 1;
@@ -112,19 +113,19 @@ impl WaitQueue {
         id
     }
 
-    /// Registers until [`WaitQueue::remove`]. `mask` is a set of `POLL*` bits; `u32::MAX` means everything.
-    pub fn add(&self, mask: u32, waiter: Arc<dyn Waiter>) -> u64 {
+    /// Registers until [`WaitQueue::remove`]. `mask` are the events it asks for; `PollEvents::all()` means everything.
+    pub fn add(&self, mask: PollEvents, waiter: Arc<dyn Waiter>) -> u64 {
         self.insert(mask, false, WakeTarget::Other(waiter))
     }
 
     /// As [`WaitQueue::add`], for a future.
-    pub fn add_waker(&self, mask: u32, waker: Waker) -> u64 {
+    pub fn add_waker(&self, mask: PollEvents, waker: Waker) -> u64 {
         self.insert(mask, false, WakeTarget::Task(waker))
     }
 
     /// As [`WaitQueue::add_waker`], but a wake picks only one of the exclusive entries. One that was picked tests its
     /// condition after [`WaitQueue::rearm`]; one that leaves without having used the wake passes it on.
-    pub fn add_exclusive(&self, mask: u32, waker: Waker) -> u64 {
+    pub fn add_exclusive(&self, mask: PollEvents, waker: Waker) -> u64 {
         self.insert(mask, true, WakeTarget::Task(waker))
     }
 
@@ -145,7 +146,7 @@ impl WaitQueue {
     }
 
     /// Wakes all whose mask meets `events`, but of exclusive entries only one.
-    pub fn wake(&self, events: u32) {
+    pub fn wake(&self, events: PollEvents) {
         std::sync::atomic::fence(Ordering::SeqCst);
         if self.len.load(Ordering::SeqCst) == 0 {
             return;
@@ -156,7 +157,7 @@ impl WaitQueue {
         let mut n = 0;
         let mut exclusive_done = false;
         for e in &mut self.entries.lock().list {
-            if e.mask & events == 0 || (e.exclusive && (exclusive_done || e.picked)) {
+            if !e.mask.intersects(events) || (e.exclusive && (exclusive_done || e.picked)) {
                 continue;
             }
             if e.exclusive {
@@ -180,7 +181,7 @@ impl WaitQueue {
     }
 
     pub fn wake_all(&self) {
-        self.wake(u32::MAX);
+        self.wake(PollEvents::all());
     }
 
     pub fn has_waiters(&self) -> bool {
@@ -262,13 +263,13 @@ mod tests {
     fn leaving_in_any_order() {
         let q = WaitQueue::new();
         let c: Vec<Arc<Count>> = (0..100).map(|_| Arc::default()).collect();
-        let ids: Vec<u64> = c.iter().map(|c| q.add_waker(1, c.clone().into())).collect();
+        let ids: Vec<u64> = c.iter().map(|c| q.add_waker(PollEvents::IN, c.clone().into())).collect();
         // 7 and 100 have no common divisor, so each goes once.
         for (n, at) in (0..100).map(|i| i * 7 % 100).enumerate() {
             assert_eq!(q.len.load(Ordering::SeqCst), 100 - n);
             assert!(!q.remove(ids[at]));
             q.remove(ids[at]);
-            q.wake(1);
+            q.wake(PollEvents::IN);
         }
         assert!(!q.has_waiters());
         assert!(q.entries.lock().list.is_empty());
@@ -283,19 +284,19 @@ mod tests {
         let q = WaitQueue::new();
         let c: Vec<Arc<Count>> = (0..8).map(|_| Arc::default()).collect();
         for x in &c[..6] {
-            q.add_waker(1, x.clone().into());
+            q.add_waker(PollEvents::IN, x.clone().into());
         }
-        let a = q.add_exclusive(1, c[6].clone().into());
-        let b = q.add_exclusive(1, c[7].clone().into());
+        let a = q.add_exclusive(PollEvents::IN, c[6].clone().into());
+        let b = q.add_exclusive(PollEvents::IN, c[7].clone().into());
         let seen = || c.iter().map(|x| x.0.load(Ordering::SeqCst)).collect::<Vec<_>>();
-        q.wake(2);
+        q.wake(PollEvents::PRI);
         assert_eq!(seen(), [0; 8]);
-        q.wake(1);
+        q.wake(PollEvents::IN);
         assert_eq!(seen(), [1, 1, 1, 1, 1, 1, 1, 0]);
-        q.wake(1);
+        q.wake(PollEvents::IN);
         assert_eq!(seen(), [2, 2, 2, 2, 2, 2, 1, 1]);
         q.rearm(b);
-        q.wake(1);
+        q.wake(PollEvents::IN);
         assert_eq!(seen()[6..], [1, 2]);
         assert!(q.remove(a));
         q.rearm(b);

@@ -1,6 +1,7 @@
 //! The open socket: what all families share (options of `SOL_SOCKET`, plain reads and writes), and [`Proto`], what each adds.
 
 use super::scm::{Scm, Ucred};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::anon::AnonInode;
 use crate::fs::{Attr, File, FileOps, SetAttr};
@@ -10,12 +11,6 @@ use crate::mm::io::{Dst, Src};
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::Arc;
-
-pub const IN: u32 = (libc::POLLIN | libc::POLLRDNORM) as u32;
-pub const OUT: u32 = (libc::POLLOUT | libc::POLLWRNORM | libc::POLLWRBAND) as u32;
-pub const HUP: u32 = libc::POLLHUP as u32;
-pub const RDHUP: u32 = libc::POLLRDHUP as u32;
-pub const ERR: u32 = libc::POLLERR as u32;
 
 /// `net.core.wmem_default` and its maximum (doubled, as the options show them).
 pub const BUF_DEFAULT: usize = 212_992;
@@ -74,7 +69,7 @@ pub trait Proto: Send + Sync {
     fn as_any(&self) -> &dyn Any;
     /// Where changes of `poll` are announced.
     fn queue(&self) -> &Arc<WaitQueue>;
-    fn poll(&self) -> u32;
+    fn poll(&self) -> PollEvents;
     fn bind(&self, _s: &Socket, _task: &Task, _addr: &[u8]) -> Result<()> {
         Err(Errno::EOPNOTSUPP)
     }
@@ -408,7 +403,7 @@ impl FileOps for Socket {
     fn write(&self, _file: &File, src: &mut Src<'_>, _offset: u64) -> SysResult<(usize, u64)> {
         Ok((self.proto.send(self, src, &mut SendMsg::default())?, 0))
     }
-    fn poll(&self, _file: &File) -> u32 {
+    fn poll(&self, _file: &File) -> PollEvents {
         self.proto.poll()
     }
     fn wait_queue(&self) -> Option<&WaitQueue> {

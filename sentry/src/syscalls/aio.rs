@@ -1,10 +1,11 @@
 //! Asynchronous I/O: io_setup(2), io_submit(2), io_getevents(2) and kin. What is kept is in [`crate::kernel::aio`].
 
 use super::arg::*;
-use super::io::{blocking, deadline, was_read, write_iov_as, IN};
+use super::io::{blocking, deadline, was_read, write_iov_as};
 use super::memory::{begin, check_as, finish, MAX_MAP_COUNT};
 use super::poll::{swap_mask, unswap_mask};
 use super::{Ctx, MAX_RW_COUNT};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::fs::{eventfd::EventFd, File, NO_OFFSET};
 use crate::kernel::aio::{Context, Event};
@@ -128,7 +129,7 @@ async fn read(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec], at: u64, flags: 
     let n = if file.ops.seekable() {
         cx.in_chunk(iov_len(iov), |cx| once(cx, at)).await?
     } else {
-        blocking(cx, &file, IN, deadline(&file, false), nonblock, |cx| once(cx, NO_OFFSET)).await?
+        blocking(cx, &file, PollEvents::READ_WAIT, deadline(&file, false), nonblock, |cx| once(cx, NO_OFFSET)).await?
     };
     was_read(&file, n);
     Ok(n as u64)
@@ -196,7 +197,7 @@ async fn carry_out(
                 return Err(Errno::EINVAL);
             }
             let event = Event { data: cb.data, obj, res: 0 };
-            context.poll(cx.kernel(), file, events.into(), event, eventfd.clone());
+            context.poll(cx.kernel(), file, PollEvents::from_raw(events.into()), event, eventfd.clone());
             Ok(None)
         }
         _ => Err(Errno::EINVAL),
@@ -291,7 +292,7 @@ async fn fetch(cx: &mut Ctx<'_>, id: u64, min: i64, max: i64, events: Addr, dead
     let task = cx.task.clone();
     let mut interrupted = false;
     if !context.has(min) {
-        let r = task.wait(&[(&context.queue, u32::MAX)], deadline, || context.has(min).then_some(())).await;
+        let r = task.wait(&[(&context.queue, PollEvents::all())], deadline, || context.has(min).then_some(())).await;
         interrupted = r == Err(WaitError::Interrupted);
     }
     let got = context.take(max);

@@ -3,6 +3,7 @@
 use super::arg::*;
 use super::poll::{swap_mask, unswap_mask};
 use super::Ctx;
+use crate::abi::PollEvents;
 use crate::error::{Errno, SysResult};
 use crate::fs::epoll;
 use crate::kernel::wait::WaitError;
@@ -60,7 +61,7 @@ async fn do_wait(cx: &mut Ctx<'_>, epfd: Fd, events: Addr, max: i32, deadline_ns
     if got.is_empty() && deadline_ns != Some(0) {
         let r = cx
             .task
-            .wait_exclusive(ep.queue(), libc::EPOLLIN as u32, deadline_ns, || {
+            .wait_exclusive(ep.queue(), PollEvents::IN, deadline_ns, || {
                 let got = ep.harvest(max);
                 (!got.is_empty()).then_some(got)
             })

@@ -3,6 +3,7 @@
 use super::arg::*;
 use super::io::{blocking, read_iov, sigpipe, write_iov, write_iov_as};
 use super::{Ctx, MAX_INLINE_COPY, MAX_RW_COUNT};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::{inotify, vfs, DirEntry, File, SetAttr, NO_OFFSET};
 use crate::kernel::wait::yield_now;
@@ -11,8 +12,6 @@ use std::sync::Arc;
 
 /// Bytes that sendfile and copy_file_range move at a time.
 const CHUNK: usize = 64 * 1024;
-const OUT: u32 = (libc::POLLOUT | libc::POLLHUP | libc::POLLERR) as u32;
-const IN: u32 = (libc::POLLIN | libc::POLLHUP | libc::POLLERR | libc::POLLRDHUP) as u32;
 
 fn one(buf: Addr, count: usize) -> [IoVec; 1] {
     [IoVec { addr: buf.0, len: count.min(MAX_RW_COUNT as usize) }]
@@ -357,7 +356,7 @@ async fn write_all(cx: &mut Ctx<'_>, f: &Arc<File>, data: &[u8]) -> (usize, SysR
     let nonblock = f.nonblocking();
     while done < data.len() {
         let rest = data.get(done..).unwrap_or(&[]);
-        let r = blocking(cx, f, OUT, None, nonblock, |_| {
+        let r = blocking(cx, f, PollEvents::WRITE_WAIT, None, nonblock, |_| {
             let mut src = Src::kernel(rest);
             if !f.ops.seekable() || f.ops.own_offset() {
                 return Ok(f.ops.write(f, &mut src, NO_OFFSET)?.0);
@@ -417,8 +416,10 @@ pub async fn sendfile(cx: &mut Ctx<'_>, out: Fd, input: Fd, offset: Addr, count:
         let pos = if explicit.is_none() && own { NO_OFFSET } else { at };
         let nonblock = from.nonblocking() || total > 0;
         let part = buf.get_mut(..want).unwrap_or(&mut []);
-        let n = match blocking(cx, &from, IN, None, nonblock, |_| from.ops.read(&from, &mut Dst::kernel(part), pos))
-            .await
+        let n = match blocking(cx, &from, PollEvents::READ_WAIT, None, nonblock, |_| {
+            from.ops.read(&from, &mut Dst::kernel(part), pos)
+        })
+        .await
         {
             Ok(0) => break,
             Ok(n) => n,

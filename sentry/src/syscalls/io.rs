@@ -2,6 +2,7 @@
 
 use super::arg::*;
 use super::{Ctx, MAX_INLINE_COPY, MAX_RW_COUNT};
+use crate::abi::PollEvents;
 use crate::error::{Errno, SysError, SysResult};
 use crate::fs::{File, NO_OFFSET};
 use crate::kernel::signal::SigInfo;
@@ -11,16 +12,13 @@ use crate::mm::io::{iov_len, part, IoVec, Src};
 use std::borrow::Cow;
 use std::sync::Arc;
 
-pub const IN: u32 = (libc::POLLIN | libc::POLLHUP | libc::POLLERR | libc::POLLRDHUP) as u32;
-pub const OUT: u32 = (libc::POLLOUT | libc::POLLHUP | libc::POLLERR) as u32;
-
 /// Waits until `attempt` gives something other than `EAGAIN`; for non-blocking files, tries once.
 /// `deadline_ns`: host monotonic ns (SO_RCVTIMEO and the like), after which the answer is `EAGAIN`.
 /// `attempt` is made again at every wake, so it must not depend on what `poll` says.
 pub async fn blocking<T: Send>(
     cx: &mut Ctx<'_>,
     file: &Arc<File>,
-    events: u32,
+    events: PollEvents,
     deadline_ns: Option<u64>,
     nonblock: bool,
     mut attempt: impl FnMut(&mut Ctx<'_>) -> SysResult<T> + Send,
@@ -169,7 +167,9 @@ pub async fn read_iov(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec]) -> SysRe
         return in_parts(cx, &file, total, |cx, at| read_once(cx, &file, &part(iov, at, MAX_INLINE_COPY))).await;
     }
     let nonblock = file.nonblocking();
-    let n = blocking(cx, &file, IN, deadline(&file, false), nonblock, |cx| read_once(cx, &file, iov)).await?;
+    let n =
+        blocking(cx, &file, PollEvents::READ_WAIT, deadline(&file, false), nonblock, |cx| read_once(cx, &file, iov))
+            .await?;
     Ok(n as u64)
 }
 
@@ -196,7 +196,9 @@ pub async fn write_iov_as(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec], appe
     let mut rest = None;
     loop {
         let part = rest.as_deref().unwrap_or(iov);
-        let r = blocking(cx, &file, OUT, deadline, nonblock, |cx| write_once(cx, &file, part, append)).await;
+        let r =
+            blocking(cx, &file, PollEvents::WRITE_WAIT, deadline, nonblock, |cx| write_once(cx, &file, part, append))
+                .await;
         if r == Err(SysError::Errno(Errno::EPIPE)) && file.ops.sigpipe() {
             sigpipe(cx.task);
         }

@@ -1,9 +1,10 @@
 //! send(2), recv(2) and kin.
 
 use super::arg::*;
-use super::io::{blocking, deadline, sigpipe, IN, OUT};
+use super::io::{blocking, deadline, sigpipe};
 use super::socket::{read_addr, sock_file, write_addr};
 use super::{Ctx, MAX_RW_COUNT};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::File;
 use crate::kernel::wait::Turn;
@@ -68,8 +69,10 @@ async fn do_send(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec], mut msg: Sen
     loop {
         let part = rest.as_deref().unwrap_or(iov);
         let m = &mut msg;
-        let r = blocking(cx, file, OUT, deadline, nonblock, |cx| Ok(cx.with_src(part, |src| s.proto.send(s, src, m))?))
-            .await;
+        let r = blocking(cx, file, PollEvents::WRITE_WAIT, deadline, nonblock, |cx| {
+            Ok(cx.with_src(part, |src| s.proto.send(s, src, m))?)
+        })
+        .await;
         match r {
             Ok(n) => {
                 done += n;
@@ -101,8 +104,10 @@ async fn do_recv(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec], msg: &mut Re
     loop {
         let part = rest.as_deref().unwrap_or(iov);
         let m = &mut *msg;
-        let r = blocking(cx, file, IN, deadline, nonblock, |cx| Ok(cx.with_dst(part, |dst| s.proto.recv(s, dst, m))?))
-            .await;
+        let r = blocking(cx, file, PollEvents::READ_WAIT, deadline, nonblock, |cx| {
+            Ok(cx.with_dst(part, |dst| s.proto.recv(s, dst, m))?)
+        })
+        .await;
         match r {
             Ok(n) => {
                 done += n;

@@ -3,6 +3,7 @@
 use super::arg::*;
 use super::epoll::deadline_ms;
 use super::Ctx;
+use crate::abi::PollEvents;
 use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::fs::File;
 use crate::kernel::signal::SigSet;
@@ -12,9 +13,6 @@ use crate::time::clock::{UserTimespec, UserTimeval};
 use platform::executor::{now_ns, Rounds};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
-
-const ALWAYS: u32 = (libc::POLLERR | libc::POLLHUP) as u32;
-const NVAL: u32 = libc::POLLNVAL as u32;
 
 /// Exchanges the caller's signal mask for the length of the call, if one is given (`ppoll` and kin).
 pub fn swap_mask(cx: &Ctx<'_>, mask: Addr, size: usize) -> Result<()> {
@@ -40,8 +38,8 @@ pub fn unswap_mask(cx: &Ctx<'_>, r: &SysResult) {
 /// One file that is asked, and for what.
 struct Asked {
     file: Option<Arc<File>>,
-    events: u32,
-    got: u32,
+    events: PollEvents,
+    got: PollEvents,
 }
 
 /// Fills in what is ready; true if anything is.
@@ -51,9 +49,9 @@ fn scan(asked: &mut [Asked]) -> bool {
     for a in asked {
         rounds.next();
         if let Some(f) = &a.file {
-            a.got = f.poll() & (a.events | ALWAYS);
+            a.got = f.poll() & (a.events | PollEvents::ALWAYS);
         }
-        any |= a.got != 0;
+        any |= !a.got.is_empty();
     }
     any
 }
@@ -63,9 +61,9 @@ async fn wait_any(cx: &Ctx<'_>, asked: &mut [Asked], deadline_ns: Option<u64>) -
     if scan(asked) || deadline_ns == Some(0) {
         return Ok(());
     }
-    let files: Vec<(Arc<File>, u32)> =
-        asked.iter().filter_map(|a| a.file.clone().map(|f| (f, a.events | ALWAYS))).collect();
-    let queues: Vec<(&WaitQueue, u32)> =
+    let files: Vec<(Arc<File>, PollEvents)> =
+        asked.iter().filter_map(|a| a.file.clone().map(|f| (f, a.events | PollEvents::ALWAYS))).collect();
+    let queues: Vec<(&WaitQueue, PollEvents)> =
         files.iter().filter_map(|(f, ev)| f.ops.wait_queue().map(|q| (q, *ev))).collect();
     match cx.task.wait(&queues, deadline_ns, || scan(asked).then_some(())).await {
         Err(WaitError::Interrupted) => Err(WaitError::Interrupted),
@@ -88,17 +86,17 @@ pub async fn do_poll(cx: &mut Ctx<'_>, fds: u64, nfds: u64, deadline_ns: Option<
         for r in raw.chunks_exact(8) {
             rounds.next();
             let fd = i32::from_ne_bytes([r[0], r[1], r[2], r[3]]);
-            let events = u32::from(u16::from_ne_bytes([r[4], r[5]]));
+            let events = PollEvents::from_raw(u16::from_ne_bytes([r[4], r[5]]).into());
             let file = if fd < 0 { None } else { table.get_io(fd).ok() };
-            let got = if fd >= 0 && file.is_none() { NVAL } else { 0 };
+            let got = if fd >= 0 && file.is_none() { PollEvents::NVAL } else { PollEvents::empty() };
             asked.push(Asked { file, events, got });
         }
     }
     wait_any(cx, &mut asked, deadline_ns).await.map_err(|_| SysError::Restart(Restart::Block))?;
     let mut count = 0;
     for (a, r) in asked.iter().zip(raw.chunks_exact_mut(8)) {
-        count += u64::from(a.got != 0);
-        r[6..8].copy_from_slice(&(a.got as u16).to_ne_bytes());
+        count += u64::from(!a.got.is_empty());
+        r[6..8].copy_from_slice(&(a.got.bits() as u16).to_ne_bytes());
     }
     cx.write_bytes(fds, &raw)?;
     Ok(count)
@@ -154,9 +152,9 @@ pub async fn ppoll(cx: &mut Ctx<'_>, fds: Addr, nfds: u32, timeout: Addr, mask: 
     r
 }
 
-const SEL_IN: u32 = (libc::POLLIN | libc::POLLRDNORM | libc::POLLRDBAND | libc::POLLHUP | libc::POLLERR) as u32;
-const SEL_OUT: u32 = (libc::POLLOUT | libc::POLLWRNORM | libc::POLLWRBAND | libc::POLLERR) as u32;
-const SEL_EX: u32 = libc::POLLPRI as u32;
+const SEL_IN: PollEvents = PollEvents::READABLE.union(PollEvents::RDBAND).union(PollEvents::ALWAYS);
+const SEL_OUT: PollEvents = PollEvents::SOCKET_WRITABLE.union(PollEvents::ERR);
+const SEL_EX: PollEvents = PollEvents::PRI;
 
 async fn do_select(cx: &mut Ctx<'_>, n: i32, sets: [Addr; 3], deadline_ns: Option<u64>) -> SysResult {
     let n = usize::try_from(n).map_err(|_| Errno::EINVAL)?.min(crate::kernel::fdtable::NR_OPEN);
@@ -184,13 +182,13 @@ async fn do_select(cx: &mut Ctx<'_>, n: i32, sets: [Addr; 3], deadline_ns: Optio
                 continue;
             }
             let file = table.get_io(i as i32)?;
-            let mut events = 0;
+            let mut events = PollEvents::empty();
             for (on, ev) in on.iter().zip([SEL_IN, SEL_OUT, SEL_EX]) {
                 if *on {
                     events |= ev;
                 }
             }
-            asked.push(Asked { file: Some(file), events, got: 0 });
+            asked.push(Asked { file: Some(file), events, got: PollEvents::empty() });
             which.push((i, on));
         }
     }
@@ -199,7 +197,7 @@ async fn do_select(cx: &mut Ctx<'_>, n: i32, sets: [Addr; 3], deadline_ns: Optio
         for a in asked.iter_mut() {
             a.got &= a.events;
         }
-        asked.iter().any(|a| a.got != 0)
+        asked.iter().any(|a| !a.got.is_empty())
     };
     loop {
         wait_any(cx, &mut asked, deadline_ns).await.map_err(|_| SysError::Restart(Restart::NoHand))?;
@@ -209,7 +207,7 @@ async fn do_select(cx: &mut Ctx<'_>, n: i32, sets: [Addr; 3], deadline_ns: Optio
         }
         // Only an unasked POLLHUP: drop that file from the wait, it can tell nothing else.
         for a in &mut asked {
-            if a.file.as_ref().is_some_and(|f| f.poll() & ALWAYS & !a.events != 0) {
+            if a.file.as_ref().is_some_and(|f| !(f.poll() & PollEvents::ALWAYS & !a.events).is_empty()) {
                 a.file = None;
             }
         }
@@ -218,7 +216,7 @@ async fn do_select(cx: &mut Ctx<'_>, n: i32, sets: [Addr; 3], deadline_ns: Optio
     let mut count = 0;
     for (a, (i, on)) in asked.iter().zip(which) {
         for (k, ev) in [SEL_IN, SEL_OUT, SEL_EX].into_iter().enumerate() {
-            if on[k] && a.got & ev != 0 {
+            if on[k] && a.got.intersects(ev) {
                 if let Some(b) = out[k].get_mut(i / 8) {
                     *b |= 1 << (i % 8);
                     count += 1;

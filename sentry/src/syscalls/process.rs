@@ -2,6 +2,7 @@
 
 use super::arg::*;
 use super::Ctx;
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::vfs::LookupFlags;
 use crate::kernel::exit::{self, child_code, exited};
@@ -315,7 +316,7 @@ async fn wait_for(cx: &mut Ctx<'_>, which: Which<'_>, options: i32) -> SysResult
         return Ok(first);
     }
     let r = task
-        .wait(&[(&task.group.child_wait, u32::MAX)], None, || match look(&task, which, options) {
+        .wait(&[(&task.group.child_wait, PollEvents::all())], None, || match look(&task, which, options) {
             Ok(None) => None,
             Ok(Some(f)) => Some(Ok(f)),
             Err(e) => Some(Err(e)),

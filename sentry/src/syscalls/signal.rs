@@ -3,6 +3,7 @@
 use super::arg::*;
 use super::futex::read_timespec;
 use super::Ctx;
+use crate::abi::PollEvents;
 use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::kernel::signal::*;
 use crate::kernel::wait::WaitError;
@@ -124,7 +125,7 @@ pub async fn rt_sigtimedwait(cx: &mut Ctx<'_>, set: Addr, info: Addr, timeout: A
     };
     let task = cx.task.clone();
     let take = || crate::kernel::deliver::dequeue(&task, want);
-    let got = task.wait(&[(&task.group.signal_wait, u32::MAX)], deadline, take).await;
+    let got = task.wait(&[(&task.group.signal_wait, PollEvents::all())], deadline, take).await;
     match got {
         Ok(i) => {
             if !info.is_null() {

@@ -3,6 +3,7 @@
 use super::arg::*;
 use super::pipe::{give_pair, install_pair};
 use super::Ctx;
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::File;
 use crate::kernel::wait::WaitError;
@@ -89,7 +90,7 @@ async fn do_accept(cx: &mut Ctx<'_>, fd: Fd, addr: Addr, len: Addr, flags: i32) 
             let deadline = s.timeout(false).map(|t| now_ns().saturating_add(t));
             let r = cx
                 .task
-                .wait_exclusive(s.proto.queue(), libc::POLLIN as u32, deadline, || match s.proto.accept(s) {
+                .wait_exclusive(s.proto.queue(), PollEvents::IN, deadline, || match s.proto.accept(s) {
                     Err(Errno::EAGAIN) => None,
                     r => Some(r),
                 })
@@ -133,7 +134,7 @@ pub async fn connect(cx: &mut Ctx<'_>, fd: Fd, addr: Addr, len: i32) -> SysResul
     loop {
         let task = cx.task;
         let r = task
-            .wait(&[(&*queue, u32::MAX)], deadline, || match s.proto.connect(s, task, &addr, false, true) {
+            .wait(&[(&*queue, PollEvents::all())], deadline, || match s.proto.connect(s, task, &addr, false, true) {
                 Ok(Connect::Wait(q)) if Arc::ptr_eq(&q, &queue) => None,
                 r => Some(r),
             })

@@ -4,8 +4,9 @@
 //! taken while the pipe is locked: so nothing is lost or doubled, whoever else reads and writes.
 
 use super::arg::*;
-use super::io::{blocking, sigpipe, within_limit, IN, OUT};
+use super::io::{blocking, sigpipe, within_limit};
 use super::{Ctx, MAX_RW_COUNT};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::pipe::{self, Pipe};
 use crate::fs::{File, NO_OFFSET};
@@ -33,8 +34,8 @@ async fn until(
     if nonblock {
         return attempt();
     }
-    let mut queues: Vec<(&WaitQueue, u32)> = Vec::with_capacity(2);
-    for (f, events) in [(files[0], IN), (files[1], OUT)] {
+    let mut queues: Vec<(&WaitQueue, PollEvents)> = Vec::with_capacity(2);
+    for (f, events) in [(files[0], PollEvents::READ_WAIT), (files[1], PollEvents::WRITE_WAIT)] {
         if let Some(q) = f.ops.wait_queue() {
             queues.push((q, events));
         }
@@ -271,13 +272,15 @@ pub async fn vmsplice(cx: &mut Ctx<'_>, fd: Fd, iov: Addr, n: usize, flags: u32)
     }
     let nonblock = flags & NONBLOCK != 0 || file.nonblocking();
     let r = if file.writable() {
-        blocking(cx, &file, OUT, None, nonblock, |cx| {
+        blocking(cx, &file, PollEvents::WRITE_WAIT, None, nonblock, |cx| {
             Ok(cx.with_src(&iov, |src| file.ops.write(&file, src, NO_OFFSET))?.0)
         })
         .await
     } else {
-        blocking(cx, &file, IN, None, nonblock, |cx| cx.with_dst(&iov, |dst| file.ops.read(&file, dst, NO_OFFSET)))
-            .await
+        blocking(cx, &file, PollEvents::READ_WAIT, None, nonblock, |cx| {
+            cx.with_dst(&iov, |dst| file.ops.read(&file, dst, NO_OFFSET))
+        })
+        .await
     };
     finish(cx, &file, r)
 }

@@ -4,6 +4,7 @@
 
 use super::ldisc::{Termios, Termios2};
 use super::pty::{TCGETS2, TCSETS2, TCSETSF2, TCSETSW2};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::file::{File, FileOps};
 use crate::fs::hostfile::HostFile;
@@ -22,7 +23,6 @@ use std::sync::{Arc, Weak};
 use zerocopy::IntoBytes;
 
 /// The terminal can be written to.
-const OUT: u32 = (libc::POLLOUT | libc::POLLWRNORM) as u32;
 
 pub struct HostTerminal {
     pub line: Arc<Line>,
@@ -55,7 +55,7 @@ impl HostTerminal {
             TCOON => {
                 self.stopped.store(false, Ordering::SeqCst);
                 for file in self.files.lock().iter().filter_map(Weak::upgrade) {
-                    file.queue().wake(OUT);
+                    file.queue().wake(PollEvents::WRITABLE);
                 }
             }
             TCIOFF | TCION => {
@@ -63,7 +63,7 @@ impl HostTerminal {
                 platform::host::ioctl(file.fd().as_fd(), libc::TCGETS, t.as_mut_bytes())?;
                 let c = t.cc[if arg == TCIOFF { libc::VSTOP } else { libc::VSTART }];
                 // One that the terminal does not take now is lost, as on a line.
-                if c != 0 && file.ready() & OUT != 0 {
+                if c != 0 && file.ready().intersects(PollEvents::WRITABLE) {
                     let _ = platform::host::write_nowait(file.fd().as_fd(), &[c]);
                 }
             }
@@ -131,10 +131,10 @@ impl FileOps for End {
     fn own_offset(&self) -> bool {
         true
     }
-    fn poll(&self, file: &File) -> u32 {
+    fn poll(&self, file: &File) -> PollEvents {
         let ready = self.file.poll(file);
         if self.terminal.is_stopped() {
-            return ready & !OUT;
+            return ready & !PollEvents::WRITABLE;
         }
         ready
     }

@@ -1,6 +1,7 @@
 //! A pseudo terminal: the pair and its two ends.
 
 use super::ldisc::{packet, Ldisc, Termios, Termios2, OUT_MAX};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::file::{File, FileOps};
 use crate::kernel::cred::CAP_SYS_ADMIN;
@@ -27,10 +28,6 @@ const TIOCGLCKTRMIOS: u64 = 0x5456;
 const TIOCSLCKTRMIOS: u64 = 0x5457;
 const TIOCGEXCL: u64 = 0x8004_5440;
 const TIOCGDEV: u64 = 0x8004_5432;
-const IN: u32 = (libc::POLLIN | libc::POLLRDNORM) as u32;
-const OUT: u32 = (libc::POLLOUT | libc::POLLWRNORM) as u32;
-const PRI: u32 = libc::POLLPRI as u32;
-const HUP: u32 = libc::POLLHUP as u32;
 
 const TIOCGPTN: u32 = 0x8004_5430;
 const TIOCSPTLCK: u32 = 0x4004_5431;
@@ -77,7 +74,7 @@ pub struct Pty {
 struct Alarm(Arc<WaitQueue>);
 impl std::task::Wake for Alarm {
     fn wake(self: Arc<Self>) {
-        self.0.wake(IN);
+        self.0.wake(PollEvents::READABLE);
     }
 }
 
@@ -277,7 +274,7 @@ impl FileOps for Master {
         }
         drop(s);
         let n = dst.put(&bytes)?;
-        self.0.slave_queue.wake(OUT);
+        self.0.slave_queue.wake(PollEvents::WRITABLE);
         Ok(n)
     }
     fn write(&self, _: &File, src: &mut Src<'_>, _: u64) -> SysResult<(usize, u64)> {
@@ -305,20 +302,20 @@ impl FileOps for Master {
         self.0.wake_all();
         Ok((done, 0))
     }
-    fn poll(&self, _: &File) -> u32 {
+    fn poll(&self, _: &File) -> PollEvents {
         let s = self.0.state.lock();
-        let mut r = 0;
+        let mut r = PollEvents::empty();
         if !s.ldisc.out.is_empty() {
-            r |= IN;
+            r |= PollEvents::READABLE;
         }
         if s.ldisc.has_status() {
-            r |= IN | PRI;
+            r |= PollEvents::READABLE | PollEvents::PRI;
         }
         if s.ldisc.room() && !s.master_stopped {
-            r |= OUT;
+            r |= PollEvents::WRITABLE;
         }
         if s.opened && s.slaves == 0 {
-            r |= HUP;
+            r |= PollEvents::HUP;
         }
         r
     }
@@ -443,7 +440,7 @@ impl FileOps for Slave {
         let bytes = s.ldisc.take(dst.remaining());
         drop(s);
         let n = dst.put(&bytes)?;
-        self.0.master_queue.wake(OUT);
+        self.0.master_queue.wake(PollEvents::WRITABLE);
         Ok(n)
     }
     fn write(&self, _: &File, src: &mut Src<'_>, _: u64) -> SysResult<(usize, u64)> {
@@ -469,21 +466,21 @@ impl FileOps for Slave {
         if done == 0 && !bytes.is_empty() {
             return Err(Errno::EAGAIN.into());
         }
-        self.0.master_queue.wake(IN);
+        self.0.master_queue.wake(PollEvents::READABLE);
         Ok((done, 0))
     }
-    fn poll(&self, _: &File) -> u32 {
+    fn poll(&self, _: &File) -> PollEvents {
         let s = self.0.state.lock();
         let late = s.deadline.is_some_and(|d| platform::executor::now_ns() >= d);
-        let mut r = 0;
+        let mut r = PollEvents::empty();
         if !s.master {
-            r |= IN | HUP | libc::POLLERR as u32;
+            r |= PollEvents::READABLE | PollEvents::HUP | PollEvents::ERR;
         }
         if late || s.ldisc.readable().is_some() {
-            r |= IN;
+            r |= PollEvents::READABLE;
         }
         if s.ldisc.writable() {
-            r |= OUT;
+            r |= PollEvents::WRITABLE;
         }
         r
     }

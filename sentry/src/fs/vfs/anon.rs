@@ -1,6 +1,7 @@
 //! Places for objects without a name (pipes, sockets, eventfds…): what `/proc/self/fd/N` leads to when the descriptor has no path.
 
 use super::{Dentry, Mount, MountFlags, Path, SuperBlock};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::*;
 use crate::kernel::wait::WaitQueue;
@@ -82,7 +83,7 @@ impl FileOps for Again {
     fn seek(&self, file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
         self.0.ops.seek(file, offset, whence, current)
     }
-    fn poll(&self, file: &File) -> u32 {
+    fn poll(&self, file: &File) -> PollEvents {
         self.0.ops.poll(file)
     }
     fn wait_queue(&self) -> Option<&WaitQueue> {

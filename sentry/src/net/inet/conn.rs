@@ -3,15 +3,14 @@
 //! A queue that is closed has carried a FIN: what is in it can still be read, then comes the end of file. A reset leaves the queue
 //! open and puts an error on the other end. Whoever sends to an end that is gone gets its bytes accepted and a reset back.
 
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result};
 use crate::kernel::wait::WaitQueue;
 use crate::mm::io::{Dst, Src};
 use crate::net::queue::Queue;
-use crate::net::socket::{RecvMsg, IN, OUT};
+use crate::net::socket::RecvMsg;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::Arc;
-
-pub const PRI: u32 = libc::POLLPRI as u32;
 
 /// States as `TCP_INFO` and `/proc/net/tcp` number them.
 pub mod state {
@@ -147,7 +146,11 @@ impl Link {
         let r = if urgent { self.tx().send_urgent(src) } else { self.tx().send_bytes(src, &mut None) };
         match r {
             Ok(n) => {
-                self.other().shared.wake.wake(if urgent { IN | PRI } else { IN });
+                self.other().shared.wake.wake(if urgent {
+                    PollEvents::READABLE | PollEvents::PRI
+                } else {
+                    PollEvents::READABLE
+                });
                 Ok(n)
             }
             Err(Errno::EPIPE) if !self.tx().closed() && before == 0 => Ok(0),
@@ -168,7 +171,7 @@ impl Link {
         match self.rx().recv(dst, msg) {
             Ok(t) => {
                 if t.room {
-                    self.other().shared.wake.wake(OUT);
+                    self.other().shared.wake.wake(PollEvents::SOCKET_WRITABLE);
                 }
                 Ok(t.n)
             }

@@ -6,11 +6,12 @@
 //! Locks: `listen` of a listener before `st` of any socket; the port table and the wait queues last. `link` is a leaf.
 
 use super::addr::{self, Kind};
-use super::conn::{state, Link, Shared, PRI};
+use super::conn::{state, Link, Shared};
 use super::mcast::Multicast;
 use super::opts::{IpOpts, Shape};
 use super::ports::{self, BindRequest, PortBinding};
 use super::tcp_info;
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysResult};
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::Task;
@@ -201,7 +202,7 @@ impl Inner {
             st.syn_sent = false;
         }
         listening.pending.push_back(Tcp { inner: child, embryo: AtomicBool::new(true) });
-        client.shared.wake.wake(OUT);
+        client.shared.wake.wake(PollEvents::SOCKET_WRITABLE);
     }
 
     /// Lets those in who wait for room. Wakes nobody who waits for connections.
@@ -352,7 +353,7 @@ impl Tcp {
             }
             server.admit(l, inner);
         }
-        server.shared.wake.wake(IN);
+        server.shared.wake.wake(PollEvents::READABLE);
     }
 
     /// A socket connected to its own address talks to itself (both ends open at once).
@@ -414,41 +415,41 @@ impl Proto for Tcp {
         &self.inner.shared.wake
     }
 
-    fn poll(&self) -> u32 {
+    fn poll(&self) -> PollEvents {
         let i = &self.inner;
         if i.listening.load(Ordering::SeqCst) {
             let some = i.listen.lock().as_ref().is_some_and(|l| !l.pending.is_empty());
-            return if some { IN } else { 0 };
+            return if some { PollEvents::READABLE } else { PollEvents::empty() };
         }
         let shut = i.shut();
-        let mut ev = if i.shared.error.load(Ordering::SeqCst) != 0 { ERR } else { 0 };
+        let mut ev = if i.shared.error.load(Ordering::SeqCst) != 0 { PollEvents::ERR } else { PollEvents::empty() };
         let Some(l) = i.link() else {
             if i.st.lock().syn_sent {
                 return ev;
             }
-            ev |= OUT | HUP;
+            ev |= PollEvents::SOCKET_WRITABLE | PollEvents::HUP;
             if shut & SHUT_RCV != 0 {
-                ev |= IN | RDHUP;
+                ev |= PollEvents::READABLE | PollEvents::RDHUP;
             }
             return ev;
         };
         let s = l.status(i.inline.load(Ordering::Relaxed));
         if s.ended || shut & SHUT_RCV != 0 {
-            ev |= RDHUP | IN;
+            ev |= PollEvents::RDHUP | PollEvents::READABLE;
             if s.shut {
-                ev |= HUP;
+                ev |= PollEvents::HUP;
             }
         }
         if s.readable >= (i.lowat.load(Ordering::Relaxed).max(1) as usize) {
-            ev |= IN;
+            ev |= PollEvents::READABLE;
         }
         if s.urgent {
-            ev |= PRI;
+            ev |= PollEvents::PRI;
         }
         if s.writable || s.shut {
-            ev |= OUT;
+            ev |= PollEvents::SOCKET_WRITABLE;
         }
-        ev & !(libc::POLLWRBAND as u32)
+        ev & !(PollEvents::WRBAND)
     }
 
     fn bind(&self, _s: &Socket, task: &Task, sockaddr: &[u8]) -> Result<()> {
@@ -479,7 +480,7 @@ impl Proto for Tcp {
             l.backlog = backlog;
             if i.serve_line(l) {
                 drop(listen);
-                i.shared.wake.wake(IN);
+                i.shared.wake.wake(PollEvents::READABLE);
             }
             return Ok(());
         }
@@ -503,7 +504,7 @@ impl Proto for Tcp {
             (got, !l.waiting.is_empty() && i.serve_line(l))
         };
         if more {
-            i.shared.wake.wake(IN);
+            i.shared.wake.wake(PollEvents::READABLE);
         }
         got.embryo.store(false, Ordering::Relaxed);
         Ok(Box::new(got))

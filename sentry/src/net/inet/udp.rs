@@ -9,6 +9,7 @@ use super::addr::{self, Kind};
 use super::mcast::Multicast;
 use super::opts::{IpOpts, Shape};
 use super::ports::{self, BindRequest, PortBinding};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result};
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::Task;
@@ -108,7 +109,7 @@ impl Inner {
         let mut scm = wants.then(|| Box::new(Scm { header: Some(header), ..Scm::default() }));
         let name = addr::sockaddr(self.v6, from).into();
         match self.queue.send_record(src, &mut scm, Some(name)) {
-            Ok(_) => self.wake.wake(IN),
+            Ok(_) => self.wake.wake(PollEvents::READABLE),
             Err(Errno::EFAULT) => return Err(Errno::EFAULT),
             Err(_) => {
                 self.drops.fetch_add(1, Ordering::Relaxed);
@@ -311,21 +312,21 @@ impl Proto for Udp {
         &self.inner.wake
     }
 
-    fn poll(&self) -> u32 {
+    fn poll(&self) -> PollEvents {
         let i = &self.inner;
-        let mut ev = OUT;
+        let mut ev = PollEvents::SOCKET_WRITABLE;
         if i.error.load(Ordering::SeqCst) != 0 {
-            ev |= ERR;
+            ev |= PollEvents::ERR;
         }
         let shut = i.shut.load(Ordering::SeqCst);
         if shut & SHUT_RCV != 0 {
-            ev |= RDHUP | IN;
+            ev |= PollEvents::RDHUP | PollEvents::READABLE;
         }
         if shut == SHUT_RCV | SHUT_SND {
-            ev |= HUP;
+            ev |= PollEvents::HUP;
         }
         if !i.queue.is_empty() {
-            ev |= IN;
+            ev |= PollEvents::READABLE;
         }
         ev
     }

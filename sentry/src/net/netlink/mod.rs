@@ -10,6 +10,7 @@ use super::queue::Queue;
 use super::scm::{Scm, Ucred};
 use super::socket::*;
 use super::NetNs;
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result};
 use crate::kernel::cred::CAP_NET_ADMIN;
 use crate::kernel::wait::WaitQueue;
@@ -130,7 +131,7 @@ impl Netlink {
         if self.queue.send_record(&mut Src::kernel(data), &mut None, Some(from)).is_err() {
             self.error.store(libc::ENOBUFS, Ordering::SeqCst);
         }
-        self.wake.wake(IN);
+        self.wake.wake(PollEvents::READABLE);
     }
     fn handle(&self, admin: bool, data: &[u8]) {
         let port = self.port.load(Ordering::Relaxed);
@@ -168,9 +169,9 @@ impl Proto for Netlink {
     fn queue(&self) -> &Arc<WaitQueue> {
         &self.wake
     }
-    fn poll(&self) -> u32 {
-        let e = if self.error.load(Ordering::SeqCst) != 0 { ERR } else { 0 };
-        e | OUT | if self.queue.is_empty() { 0 } else { IN }
+    fn poll(&self) -> PollEvents {
+        let e = if self.error.load(Ordering::SeqCst) != 0 { PollEvents::ERR } else { PollEvents::empty() };
+        e | PollEvents::SOCKET_WRITABLE | if self.queue.is_empty() { PollEvents::empty() } else { PollEvents::READABLE }
     }
     fn bind(&self, _s: &Socket, task: &Task, addr: &[u8]) -> Result<()> {
         let (port, groups) = parse(addr)?;

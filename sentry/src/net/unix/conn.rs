@@ -4,6 +4,7 @@
 //! and then the end of file to its reader, and EPIPE to its writer, so that `shutdown` of either side is the closing of one.
 
 use super::names::{unnamed, Bound, Name};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result};
 use crate::fs::vfs::Path;
 use crate::kernel::current;
@@ -171,31 +172,31 @@ impl Proto for Conn {
         &self.inner.wake
     }
 
-    fn poll(&self) -> u32 {
+    fn poll(&self) -> PollEvents {
         let Some(l) = self.link() else {
             if !self.inner.is_listening.load(Ordering::SeqCst) {
-                return OUT | HUP;
+                return PollEvents::SOCKET_WRITABLE | PollEvents::HUP;
             }
             let some = self.inner.listening.lock().as_ref().is_some_and(|l| !l.pending.is_empty());
-            return if some { IN } else { 0 };
+            return if some { PollEvents::READABLE } else { PollEvents::empty() };
         };
         let (readable, rx_closed, _) = l.rx().status();
         let (_, tx_closed, writable) = l.tx().status();
-        let mut ev = 0;
+        let mut ev = PollEvents::empty();
         if l.own().error.load(Ordering::SeqCst) != 0 {
-            ev |= ERR;
+            ev |= PollEvents::ERR;
         }
         if rx_closed {
-            ev |= RDHUP | IN;
+            ev |= PollEvents::RDHUP | PollEvents::READABLE;
             if tx_closed {
-                ev |= HUP;
+                ev |= PollEvents::HUP;
             }
         }
         if readable {
-            ev |= IN;
+            ev |= PollEvents::READABLE;
         }
         if writable || tx_closed {
-            ev |= OUT;
+            ev |= PollEvents::SOCKET_WRITABLE;
         }
         ev
     }
@@ -234,7 +235,7 @@ impl Proto for Conn {
             }
             self.inner.is_listening.store(true, Ordering::SeqCst);
         }
-        self.inner.wake.wake(OUT);
+        self.inner.wake.wake(PollEvents::SOCKET_WRITABLE);
         Ok(())
     }
 
@@ -244,7 +245,7 @@ impl Proto for Conn {
             l.as_mut().ok_or(Errno::EINVAL)?.pending.pop_front().ok_or(Errno::EAGAIN)?
         };
         got.embryo.store(false, Ordering::Relaxed);
-        self.inner.wake.wake(OUT);
+        self.inner.wake.wake(PollEvents::SOCKET_WRITABLE);
         Ok(Box::new(got))
     }
 
@@ -277,9 +278,9 @@ impl Proto for Conn {
             }
             l.pending.push_back(child);
         }
-        server.wake.wake(IN);
+        server.wake.wake(PollEvents::READABLE);
         self.opts_changed(s);
-        self.inner.wake.wake(OUT);
+        self.inner.wake.wake(PollEvents::SOCKET_WRITABLE);
         Ok(Connect::Done)
     }
 
@@ -331,7 +332,7 @@ impl Proto for Conn {
         } else {
             l.tx().send_bytes(src, &mut msg.scm)?
         };
-        l.other().wake.wake(IN);
+        l.other().wake.wake(PollEvents::READABLE);
         Ok(n)
     }
 
@@ -350,7 +351,7 @@ impl Proto for Conn {
         }
         let t = l.rx().recv(dst, msg)?;
         if t.room {
-            l.other().wake.wake(OUT);
+            l.other().wake.wake(PollEvents::SOCKET_WRITABLE);
         }
         finish_scm(s, msg);
         Ok(t.n)

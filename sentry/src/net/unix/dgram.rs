@@ -2,6 +2,7 @@
 
 use super::conn::finish_scm;
 use super::names::{unnamed, Bound, Name};
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result};
 use crate::fs::vfs::Path;
 use crate::kernel::current;
@@ -62,7 +63,7 @@ impl Inner {
             std::mem::take(&mut *b)
         };
         for w in list.iter().filter_map(Weak::upgrade) {
-            w.wake(OUT);
+            w.wake(PollEvents::SOCKET_WRITABLE);
         }
     }
 }
@@ -162,31 +163,31 @@ impl Proto for Dgram {
         &self.inner.wake
     }
 
-    fn poll(&self) -> u32 {
+    fn poll(&self) -> PollEvents {
         let i = &self.inner;
         let shut = i.shut.load(Ordering::SeqCst);
-        let mut ev = 0;
+        let mut ev = PollEvents::empty();
         if i.error.load(Ordering::SeqCst) != 0 {
-            ev |= ERR;
+            ev |= PollEvents::ERR;
         }
         if shut & 1 != 0 {
-            ev |= RDHUP | IN;
+            ev |= PollEvents::RDHUP | PollEvents::READABLE;
             if shut == 3 {
-                ev |= HUP;
+                ev |= PollEvents::HUP;
             }
         }
         if !i.queue.is_empty() {
-            ev |= IN;
+            ev |= PollEvents::READABLE;
         }
         match i.peer() {
             Some(p) if !p.queue.status().2 => {
                 p.block(&i.wake);
                 // It may have moved in between.
                 if p.queue.status().2 {
-                    ev |= OUT;
+                    ev |= PollEvents::SOCKET_WRITABLE;
                 }
             }
-            _ => ev |= OUT,
+            _ => ev |= PollEvents::SOCKET_WRITABLE,
         }
         ev
     }
@@ -209,7 +210,7 @@ impl Proto for Dgram {
         let cred = *other.cred.lock();
         *self.inner.cred.lock() = cred;
         *self.inner.peer.lock() = Some(Arc::downgrade(&other));
-        self.inner.wake.wake(OUT);
+        self.inner.wake.wake(PollEvents::SOCKET_WRITABLE);
         Ok(Connect::Done)
     }
 
@@ -293,7 +294,7 @@ impl Proto for Dgram {
             }
             r => r?,
         };
-        target.wake.wake(IN);
+        target.wake.wake(PollEvents::READABLE);
         Ok(n)
     }
 
