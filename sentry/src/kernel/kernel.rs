@@ -108,6 +108,8 @@ pub struct Kernel {
     pub net: Arc<crate::net::NetNs>,
     /// Told when job control has stopped the first process (`true`), and when that goes on.
     pub on_first_stopped: std::sync::OnceLock<Box<dyn Fn(bool) + Send + Sync>>,
+    /// Asks the command whether it is in the foreground of the host's terminal; [`Table::set_foreground`](crate::fs::tty::Table) gets the answer.
+    pub ask_foreground: std::sync::OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// The root mount namespace of the container.
     pub mounts: RwLock<Option<Arc<crate::fs::vfs::MountNamespace>>>,
     /// Root of the tmpfs that memfds live in.
@@ -152,6 +154,7 @@ impl Kernel {
             strace_out: Mutex::new(Box::new(std::io::stderr())),
             net: Arc::default(),
             on_first_stopped: Default::default(),
+            ask_foreground: Default::default(),
             mounts: RwLock::new(None),
             shm: Default::default(),
             reopen: Default::default(),

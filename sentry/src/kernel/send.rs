@@ -72,6 +72,7 @@ pub fn notify_parent_of_stop(group: &Arc<ThreadGroup>, code: i32, status: i32) {
     let Some(parent) = group.links.lock().parent.upgrade() else {
         if let Some(task) = group.any_thread() {
             if let Some(tell) = task.kernel.on_first_stopped.get().filter(|_| group.pid == task.kernel.first_pid()) {
+                task.kernel.ttys.forget_foreground();
                 tell(code == libc::CLD_STOPPED);
             }
         }

@@ -183,15 +183,37 @@ pub fn check(line: &Line, sig: i32) -> SysResult<()> {
             return Ok(());
         }
     }
-    let blocked = task.signals.lock().mask.has(sig);
-    let actions = task.group.actions.read().clone();
-    let ignored = actions.lock().get(sig).handler == SIG_IGN;
-    if blocked || ignored {
-        return if sig == libc::SIGTTOU { Ok(()) } else { Err(Errno::EIO.into()) };
+    if sig == libc::SIGTTOU && refuses(&task, sig) {
+        return Ok(());
     }
-    if super::pgrp::orphaned(&task.kernel, pgid) {
-        return Err(Errno::EIO.into());
+    Err(stop_background(&task, pgid, sig))
+}
+
+/// Whether the task blocks or ignores a signal.
+fn refuses(task: &Task, sig: i32) -> bool {
+    let actions = task.group.actions.read().clone();
+    let handler = actions.lock().get(sig).handler;
+    handler == SIG_IGN || task.signals.lock().mask.has(sig)
+}
+
+/// Stops a background process group by SIGTTIN or SIGTTOU, after which its call is made again; `EIO` if nothing would stop or
+/// continue it.
+fn stop_background(task: &Task, pgid: i32, sig: i32) -> SysError {
+    if refuses(task, sig) || super::pgrp::orphaned(&task.kernel, pgid) {
+        return Errno::EIO.into();
     }
     to_pgrp(&task.kernel, pgid, sig);
-    Err(SysError::INTR)
+    SysError::INTR
+}
+
+/// As [`check`], of a terminal whose foreground the whole sandbox does not have. A task that refuses the signal, or whose
+/// session the terminal does not control, gets `EIO`: what is typed there is for another program of the caller's.
+pub fn check_outside(line: &Line, sig: i32) -> SysError {
+    match current::get().filter(|t| controls(line, t)) {
+        Some(task) => {
+            let pgid = task.group.links.lock().pgid;
+            stop_background(&task, pgid, sig)
+        }
+        None => Errno::EIO.into(),
+    }
 }

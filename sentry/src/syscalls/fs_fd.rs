@@ -3,6 +3,7 @@
 use super::arg::*;
 use super::fs_open::O_LARGEFILE;
 use super::Ctx;
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::fasync::{self, Recipient};
 use crate::fs::lock::{self, Range};
@@ -296,7 +297,7 @@ const FIONBIO: u32 = 0x5421;
 const FIONREAD: u32 = 0x541b;
 const FIGETBSZ: u32 = 2;
 
-pub fn ioctl(cx: &mut Ctx<'_>, fd: Fd, cmd: u32, arg: u64) -> SysResult {
+pub async fn ioctl(cx: &mut Ctx<'_>, fd: Fd, cmd: u32, arg: u64) -> SysResult {
     let file = cx.io_file(fd.0)?;
     match cmd {
         FIOCLEX | FIONCLEX => {
@@ -324,6 +325,11 @@ pub fn ioctl(cx: &mut Ctx<'_>, fd: Fd, cmd: u32, arg: u64) -> SysResult {
             };
             cx.write(arg, &n)?;
             Ok(0)
+        }
+        _ if file.ops.ioctl_waits() => {
+            cx.kernel().executor.room().await;
+            let request = |cx: &mut Ctx<'_>| file.ops.ioctl(&file, cx.task, cmd, arg);
+            super::io::blocking(cx, &file, PollEvents::all(), None, false, request).await
         }
         _ => file.ops.ioctl(&file, cx.task, cmd, arg),
     }
