@@ -5,7 +5,7 @@ use super::futex::{read_timespec, realtime_to_monotonic};
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::File;
-use crate::ipc::mqueue::{self, How, MqAttr, Queue, COOKIE_LEN, PRIO_MAX};
+use crate::ipc::mqueue::{self, MqAttr, NotifyMethod, Queue, COOKIE_LEN, PRIO_MAX};
 use crate::kernel::signal::NSIG;
 use crate::mm::io::IoVec;
 use std::sync::Arc;
@@ -88,8 +88,8 @@ pub fn mq_notify(cx: &mut Ctx<'_>, fd: Fd, event: Addr) -> SysResult {
         let [value, word, ..]: [u64; 8] = cx.read(event.0)?;
         let (signo, kind) = (word as i32, (word >> 32) as i32);
         Some(match kind {
-            libc::SIGEV_NONE => How::Nothing,
-            libc::SIGEV_SIGNAL if (1..=NSIG).contains(&signo) => How::Signal { signo, value },
+            libc::SIGEV_NONE => NotifyMethod::Nothing,
+            libc::SIGEV_SIGNAL if (1..=NSIG).contains(&signo) => NotifyMethod::Signal { signo, value },
             // The kernel tells a thread through a socket that the C library made for it.
             libc::SIGEV_THREAD => {
                 let mut cookie = [0; COOKIE_LEN];
@@ -98,7 +98,7 @@ pub fn mq_notify(cx: &mut Ctx<'_>, fd: Fd, event: Addr) -> SysResult {
                 if crate::net::socket::of(&socket)?.domain != libc::AF_NETLINK {
                     return Err(Errno::EINVAL.into());
                 }
-                How::Thread { socket: Arc::downgrade(&socket), cookie }
+                NotifyMethod::Thread { socket: Arc::downgrade(&socket), cookie }
             }
             _ => return Err(Errno::EINVAL.into()),
         })
