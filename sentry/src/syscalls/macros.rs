@@ -1,4 +1,4 @@
-//! The macro behind [`super::table`].
+//! The macro that defines [`super::table`].
 
 /// `nr name(arg: Type, …) => handler, Support, "note";` in two lists: `now` (plain functions) and `wait` (async).
 macro_rules! syscall_table {

@@ -1,4 +1,4 @@
-//! mq_open(2) and kin.
+//! mq_open(2), mq_unlink(2), mq_timedsend(2), mq_timedreceive(2), mq_notify(2).
 
 use super::arg::*;
 use super::futex::{read_timespec, realtime_to_monotonic};
@@ -37,7 +37,7 @@ pub fn mq_unlink(cx: &mut Ctx<'_>, name: PathPtr) -> SysResult {
     Ok(0)
 }
 
-/// The open queue, and when to give up (host monotonic ns).
+/// The open queue, and the deadline (host monotonic ns).
 fn begin(cx: &Ctx<'_>, fd: Fd, timeout: Addr, prio: u32) -> Result<(Arc<File>, Arc<Queue>, Option<u64>)> {
     let until = match timeout.is_null() {
         true => None,
@@ -90,7 +90,7 @@ pub fn mq_notify(cx: &mut Ctx<'_>, fd: Fd, event: Addr) -> SysResult {
         Some(match kind {
             libc::SIGEV_NONE => NotifyMethod::Nothing,
             libc::SIGEV_SIGNAL if (1..=NSIG).contains(&signo) => NotifyMethod::Signal { signo, value },
-            // The kernel tells a thread through a socket that the C library made for it.
+            // The kernel notifies a thread through a socket that the C library made for it.
             libc::SIGEV_THREAD => {
                 let mut cookie = [0; COOKIE_LEN];
                 cx.read_bytes(value, &mut cookie)?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// The three timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
+pub enum ItimerKind {
     Real,
     Virtual,
     Prof,
@@ -41,14 +41,14 @@ fn prof(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>) -> Arc<Prof> {
 
 /// Sets a timer to `value` ns from now (0 disarms) and then every `interval` ns; returns the previous
 /// remaining time.
-pub fn set(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, which: Which, value: u64, interval: u64) -> Left {
+pub fn set(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, which: ItimerKind, value: u64, interval: u64) -> Left {
     let setting = |now: u64| Setting {
         deadline_ns: (value != 0).then(|| now.saturating_add(value)),
         // A disarmed timer has no period.
         interval_ns: if value == 0 { 0 } else { interval },
     };
     match which {
-        Which::Real => {
+        ItimerKind::Real => {
             let timer = group.timers.get_or_insert(|| {
                 let weak = Arc::downgrade(group);
                 Real(Timer::new(&kernel.executor, move |_| {
@@ -66,11 +66,11 @@ pub fn set(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, which: Which, value: 
             });
             timer.0.set(setting(now_ns()))
         }
-        Which::Virtual => {
+        ItimerKind::Virtual => {
             let t = virt(kernel, group);
             t.0.set(setting(t.0.now()))
         }
-        Which::Prof => {
+        ItimerKind::Prof => {
             let t = prof(kernel, group);
             t.0.set(setting(t.0.now()))
         }
@@ -85,11 +85,11 @@ pub fn alarm_taken(group: &ThreadGroup) {
 }
 
 /// The remaining time of a timer.
-pub fn get(group: &ThreadGroup, which: Which) -> Left {
+pub fn get(group: &ThreadGroup, which: ItimerKind) -> Left {
     match which {
-        Which::Real => group.timers.get::<Real>().map(|t| t.0.get()),
-        Which::Virtual => group.timers.get::<Virtual>().map(|t| t.0.get()),
-        Which::Prof => group.timers.get::<Prof>().map(|t| t.0.get()),
+        ItimerKind::Real => group.timers.get::<Real>().map(|t| t.0.get()),
+        ItimerKind::Virtual => group.timers.get::<Virtual>().map(|t| t.0.get()),
+        ItimerKind::Prof => group.timers.get::<Prof>().map(|t| t.0.get()),
     }
     .unwrap_or_default()
 }

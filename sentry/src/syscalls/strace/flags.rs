@@ -1,13 +1,13 @@
-//! Names of the bits and values that arguments are made of.
+//! Names of the bits and values of arguments.
 
-/// A set of bits or a list of values with their names. Of bits that overlap, the wider stands first.
+/// A set of bits or a list of values with their names. Of overlapping bits, the wider comes first.
 pub type Names = &'static [(u64, &'static str)];
 
 macro_rules! names {
     ($($(#[$doc:meta])* $set:ident = { $($name:ident)* $(; $($value:literal $other:ident)*)? })*) => { $(
         $(#[$doc])*
         pub const $set: Names = &[
-            // Bit 31 makes some of them negative.
+            // Bit 31 makes some constants negative.
             $( (libc::$name as u64 & 0xffff_ffff, stringify!($name)), )*
             $( $( ($value, stringify!($other)), )* )?
         ];
@@ -15,7 +15,7 @@ macro_rules! names {
 }
 
 names! {
-    /// The access mode apart.
+    /// Without the access mode.
     OPEN = {
         O_TMPFILE O_CREAT O_EXCL O_NOCTTY O_TRUNC O_APPEND O_NONBLOCK O_SYNC O_DSYNC O_ASYNC O_DIRECT O_DIRECTORY O_NOFOLLOW
         O_NOATIME O_CLOEXEC O_PATH; 0o100000 O_LARGEFILE
@@ -26,7 +26,7 @@ names! {
         AT_SYMLINK_NOFOLLOW AT_REMOVEDIR AT_SYMLINK_FOLLOW AT_NO_AUTOMOUNT AT_EMPTY_PATH AT_STATX_FORCE_SYNC
         AT_STATX_DONT_SYNC AT_RECURSIVE
     }
-    /// faccessat2 uses a bit of its own.
+    /// faccessat2 uses a different bit.
     AT_ACCESS = { AT_EACCESS AT_SYMLINK_NOFOLLOW AT_EMPTY_PATH }
     ACCESS = { R_OK W_OK X_OK }
     RESOLVE = {
@@ -177,7 +177,7 @@ pub fn signal(n: u64) -> String {
     }
 }
 
-/// `si_code`, as far as it is the same for all signals or the signal's own.
+/// Name of a `si_code` that is common to all signals or specific to this one.
 pub fn si_code(signo: i32, code: i32) -> String {
     let name = match (signo, code) {
         (_, libc::SI_USER) => "SI_USER",
