@@ -6,8 +6,8 @@
 //! compatibility page.
 //!
 //! # Lock order (outermost first)
-//! `Kernel::tree` → `ThreadGroup` locks → `Task` locks → `Mm` → `FileText` → VFS rename lock → dentry → inode → file → wait queue.
-//! No lock is held over an `.await`.
+//! `Kernel::tree` → `ThreadGroup` locks → `Task` locks → `Mm` → `FileText` → VFS rename lock → dentry →
+//! inode → file → wait queue. No lock is held over an `.await`.
 #![forbid(unsafe_code)]
 
 pub mod arch;

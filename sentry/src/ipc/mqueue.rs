@@ -208,13 +208,13 @@ impl Queue {
             return false;
         }
         let Some(d) = data.take() else { return true };
-        let told = if s.count == 0 && s.receivers == 0 { s.notify.take() } else { None };
+        let registered = if s.count == 0 && s.receivers == 0 { s.notify.take() } else { None };
         s.count += 1;
         s.bytes += d.len();
         s.messages.entry(prio).or_default().push_back(d);
         drop(s);
         self.wait.wake(IN);
-        match told.and_then(|n| Some((n.how, n.group.upgrade()?))) {
+        match registered.and_then(|n| Some((n.how, n.group.upgrade()?))) {
             Some((NotifyMethod::Signal { signo, value }, group)) => {
                 let fields = SigFields::Queue { pid: task.group.pid, uid: task.cred().uid, value };
                 // Lost if the signal queue is full, as in Linux.

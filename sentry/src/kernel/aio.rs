@@ -44,21 +44,21 @@ struct State {
 pub struct Context {
     room: usize,
     /// The share of `total` that this context accounts for.
-    asked: usize,
+    requested: usize,
     total: Arc<AtomicUsize>,
     state: Mutex<State>,
     pub queue: WaitQueue,
 }
 
 impl Context {
-    pub fn new(kernel: &Kernel, asked: usize) -> Result<Arc<Self>> {
+    pub fn new(kernel: &Kernel, requested: usize) -> Result<Arc<Self>> {
         let total = kernel.aio_nr.clone();
-        if total.fetch_add(asked, Ordering::SeqCst).saturating_add(asked) > MAX_NR {
-            total.fetch_sub(asked, Ordering::SeqCst);
+        if total.fetch_add(requested, Ordering::SeqCst).saturating_add(requested) > MAX_NR {
+            total.fetch_sub(requested, Ordering::SeqCst);
             return Err(Errno::EAGAIN);
         }
-        let room = (asked * 2).max(ROOM_MIN);
-        Ok(Arc::new(Context { room, asked, total, state: Mutex::default(), queue: WaitQueue::new() }))
+        let room = (requested * 2).max(ROOM_MIN);
+        Ok(Arc::new(Context { room, requested, total, state: Mutex::default(), queue: WaitQueue::new() }))
     }
 
     /// Reserves room for one more event; `EAGAIN` if there is none.
@@ -167,7 +167,7 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         self.destroy();
-        self.total.fetch_sub(self.asked, Ordering::SeqCst);
+        self.total.fetch_sub(self.requested, Ordering::SeqCst);
     }
 }
 

@@ -460,7 +460,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, into: LoadInto<'_>) -> Re
             Trap::OpsDone => {}
             Trap::OpFailed { errno, .. } => return Err(errno),
             t => {
-                log::debug!("loading a program: unexpected {t:?}");
+                log::debug!("unexpected trap while loading a program: {t:?}");
                 return Err(Errno::ENOMEM);
             }
         }

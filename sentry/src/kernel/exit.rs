@@ -81,7 +81,7 @@ fn kill_after_timeout(task: &Arc<Task>) {
                 deadline = began + NOTICE_SHARED_NS;
                 continue;
             }
-            log::debug!("[{}] does not end by itself: its host process is killed", group.pid);
+            log::debug!("[{}] does not exit: killing its host process", group.pid);
             mm.space().kill();
             return;
         }

@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lowest_free_number_and_high_ones() {
+    fn install_takes_the_lowest_free_number() {
         let file = || crate::fs::eventfd::new(0, false, 0);
         let t = FdTable::default();
         for i in 0..600 {

@@ -38,7 +38,7 @@ const AGAIN: u8 = 3;
 struct Waiter {
     tid: i32,
     /// The owner that the waiter read from the word.
-    behind: i32,
+    seen_owner: i32,
     /// Address of the word in the waiter's memory, for the exit of an owner that no longer maps it.
     mem: UserMem,
     addr: u64,
@@ -60,7 +60,7 @@ impl Lock {
     /// Whether the lock may belong to this thread. Without an owner chosen here, the owner is the one that
     /// the first waiter read.
     fn may_be_of(&self, tid: i32) -> bool {
-        self.owner == tid || self.queue.front().is_some_and(|w| w.behind == tid)
+        self.owner == tid || self.queue.front().is_some_and(|w| w.seen_owner == tid)
     }
 }
 
@@ -122,7 +122,7 @@ pub async fn lock(cx: &mut Ctx<'_>, addr: u64, private: bool, deadline_ns: Optio
             continue;
         }
         let state = AtomicU8::new(WAITING);
-        let w = Arc::new(Waiter { tid: me, behind: owner, mem: cx.mem(), addr, state, queue: WaitQueue::new() });
+        let w = Arc::new(Waiter { tid: me, seen_owner: owner, mem: cx.mem(), addr, state, queue: WaitQueue::new() });
         {
             let mut locks = LOCKS.lock();
             locks.entry(key).or_default().queue.push_back(w.clone());
@@ -134,11 +134,11 @@ pub async fn lock(cx: &mut Ctx<'_>, addr: u64, private: bool, deadline_ns: Optio
         if now.as_ref().is_ok_and(|n| n & (FUTEX_TID_MASK | FUTEX_WAITERS) == waited_for)
             && task.kernel.task(owner).is_some()
         {
-            let left = || match w.state.load(Ordering::SeqCst) {
+            let outcome = || match w.state.load(Ordering::SeqCst) {
                 s @ (OWNER | AGAIN) => Some(s),
                 _ => None,
             };
-            let r = match task.wait(&[(&w.queue, u32::MAX)], deadline_ns, left).await {
+            let r = match task.wait(&[(&w.queue, u32::MAX)], deadline_ns, outcome).await {
                 Ok(OWNER) => return Ok(0),
                 Ok(_) => continue,
                 Err(e) => e,

@@ -32,7 +32,7 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
     let mut undo = None;
     // True while the stub carries out the operations of execve(2) that load the program.
     let mut loading = false;
-    let mut left = None;
+    let mut old_thread = None;
     let mut dead = false;
     let status = loop {
         if task.signal_pending() {
@@ -51,7 +51,7 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
         }
         if loading {
             task.mm.read().loads(&*thread);
-            drop(left.take());
+            drop(old_thread.take());
         }
         let trap = poll_fn(|cx| thread.poll_trap(cx)).await;
         enter = Enter::Full;
@@ -66,7 +66,7 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
                 match syscall(&task, &mut thread, &mut undo).await {
                     Next::Enter(e) => enter = e,
                     Next::Load(old) => {
-                        left = old;
+                        old_thread = old;
                         loading = true;
                     }
                     Next::Exit(st) => break st,

@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_on_the_number() {
+    fn a_filter_on_the_call_number() {
         let p = Program::check(vec![
             i(0x20, 0, 0, 0),
             i(0x15, 0, 1, 39),
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_strictest_wins() {
+    fn the_strictest_action_wins() {
         let ret = |k| Arc::new(Program::check(vec![i(0x06, 0, 0, k)]).ok().unwrap());
         let f = |list: &[u32]| Filter { programs: list.iter().map(|k| ret(*k)).collect(), _charge: INSNS.nothing() };
         assert_eq!(f(&[RET_ALLOW, RET_ERRNO | 5]).verdict(&data(0)), RET_ERRNO | 5);

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users_are_counted_apart_and_together() {
+    fn counts_are_limited_per_user_and_in_total() {
         let (a, b) = (of(70_001), of(70_002));
         let held: Vec<_> = (0..3).map(|_| a.charge(Resource::EpollWatches, 3).unwrap()).collect();
         assert!(a.charge(Resource::EpollWatches, 3).is_none());

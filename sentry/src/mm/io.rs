@@ -57,14 +57,14 @@ impl Staged {
             if from >= to {
                 continue;
             }
-            let (there, here) = ((from - at) as usize, (from - addr) as usize);
-            let Some(part) = buf.get_mut(here..here + (to - from) as usize) else { continue };
+            let (src_at, dst_at) = ((from - at) as usize, (from - addr) as usize);
+            let Some(part) = buf.get_mut(dst_at..dst_at + (to - from) as usize) else { continue };
             let n = part.len();
             match piece {
-                Piece::Bytes(d) => part.copy_from_slice(&d[there..there + n]),
-                Piece::File(f, offset, _) => drop(f.copy_out(offset + there as u64, part)),
+                Piece::Bytes(d) => part.copy_from_slice(&d[src_at..src_at + n]),
+                Piece::File(f, offset, _) => drop(f.copy_out(offset + src_at as u64, part)),
             }
-            end = end.max(here + n);
+            end = end.max(dst_at + n);
         }
         end
     }
