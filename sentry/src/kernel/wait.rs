@@ -190,7 +190,7 @@ impl WaitQueue {
     }
 }
 
-/// Lets all other ready tasks run first: for long calls, every inline milliseconds.
+/// Lets all other ready tasks run first: for long calls, every few milliseconds.
 pub async fn yield_now() {
     let mut begun = false;
     std::future::poll_fn(|cx| {
