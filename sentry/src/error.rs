@@ -1,17 +1,18 @@
-//! Errors of system calls: an errno for the guest, or "interrupted, and this is how it may restart".
+//! Errors of system calls: an errno for the guest, or an interruption with its restart rule.
 
 pub use nix::errno::Errno;
 
-/// How a call that a signal cut short goes on (Linux `ERESTART*`, see signal(7) "Interruption of system calls").
+/// Restart rule of a call that a signal interrupted (Linux `ERESTART*`, see signal(7) "Interruption of system
+/// calls").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restart {
-    /// `ERESTARTSYS`: again if the handler has `SA_RESTART` or there is none; else `EINTR`.
+    /// `ERESTARTSYS`: restarts if the handler has `SA_RESTART` or no handler runs; else `EINTR`.
     Sys,
-    /// `ERESTARTNOINTR`: always again.
+    /// `ERESTARTNOINTR`: always restarts.
     NoIntr,
-    /// `ERESTARTNOHAND`: again only if no handler runs; else `EINTR`.
+    /// `ERESTARTNOHAND`: restarts only if no handler runs; else `EINTR`.
     NoHand,
-    /// `ERESTART_RESTARTBLOCK`: again through `restart_syscall` if no handler runs; else `EINTR`.
+    /// `ERESTART_RESTARTBLOCK`: continues through `restart_syscall` if no handler runs; else `EINTR`.
     Block,
 }
 
@@ -31,7 +32,7 @@ impl SysError {
     pub const INTR: SysError = SysError::Restart(Restart::Sys);
 }
 
-/// Result of anything that ends in an errno only.
+/// Result of a function that fails only with an errno.
 pub type Result<T> = std::result::Result<T, Errno>;
 /// Result of a system call: the value for `rax`.
 pub type SysResult<T = u64> = std::result::Result<T, SysError>;

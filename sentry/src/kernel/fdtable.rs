@@ -7,7 +7,7 @@ use platform::executor::Rounds;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-/// Hard upper bound of descriptors in one table, whatever `RLIMIT_NOFILE` says (`fs.nr_open`).
+/// Upper bound of descriptors in one table, whatever `RLIMIT_NOFILE` says (`fs.nr_open`).
 pub const NR_OPEN: usize = 1 << 20;
 
 #[derive(Clone)]
@@ -16,14 +16,15 @@ pub struct FdEntry {
     pub cloexec: bool,
 }
 
-/// Slots of one page.
+/// Slots per page.
 const PAGE: usize = 256;
 
-/// Slots in pages that are as long as their last entry: a table with one high number is small, and so is a copy of it.
+/// Slots in pages that are as long as their last entry: a table with one high number stays small, and so does
+/// its copy.
 #[derive(Default)]
 struct Slots {
     pages: Vec<Vec<Option<FdEntry>>>,
-    /// No free slot below this.
+    /// No slot below this is free.
     low: usize,
 }
 
@@ -34,7 +35,7 @@ impl Slots {
     fn get_mut(&mut self, i: usize) -> Option<&mut FdEntry> {
         self.pages.get_mut(i / PAGE)?.get_mut(i % PAGE)?.as_mut()
     }
-    /// The first free slot from `from` on.
+    /// The first free slot at or above `from`.
     fn free(&self, from: usize) -> usize {
         let mut at = from;
         while let Some(page) = self.pages.get(at / PAGE) {
@@ -49,7 +50,7 @@ impl Slots {
         }
         at
     }
-    /// The first used slot from `from` on.
+    /// The first used slot at or above `from`.
     fn next(&self, from: usize) -> Option<usize> {
         let pages = self.pages.iter().enumerate().skip(from / PAGE);
         pages
@@ -107,13 +108,13 @@ impl Clone for Slots {
     }
 }
 
-/// A table of descriptors; shared between tasks by `CLONE_FILES`.
-/// Tells descriptor tables apart, as owners of POSIX locks.
+/// Ids of descriptor tables, as owners of POSIX locks.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
+/// A table of descriptors; shared between tasks by `CLONE_FILES`.
 pub struct FdTable {
     id: u64,
-    /// POSIX locks have been made through it; they end with the table.
+    /// POSIX locks were set through this table; they end with it.
     pub has_locks: std::sync::atomic::AtomicBool,
     slots: RwLock<Slots>,
 }
@@ -137,14 +138,14 @@ impl FdTable {
         *copy.slots.write() = self.slots.read().clone();
         Arc::new(copy)
     }
-    /// Whether some descriptor leads to `file`.
+    /// Whether a descriptor refers to `file`.
     pub fn holds(&self, file: &Arc<File>) -> bool {
         self.slots.read().iter().any(|(_, e)| Arc::ptr_eq(&e.file, file))
     }
     pub fn get(&self, fd: i32) -> Result<Arc<File>> {
         self.entry(fd).map(|e| e.file)
     }
-    /// As `get`, refusing `O_PATH` descriptions.
+    /// As `get`, but refuses `O_PATH` descriptions.
     pub fn get_io(&self, fd: i32) -> Result<Arc<File>> {
         let f = self.get(fd)?;
         if f.flags() & libc::O_PATH != 0 {
@@ -156,7 +157,7 @@ impl FdTable {
         let i = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
         self.slots.read().get(i).cloned().ok_or(Errno::EBADF)
     }
-    /// Installs at the lowest free number that is at least `min` and below `limit` (`RLIMIT_NOFILE`).
+    /// Installs at the lowest free number of at least `min` and below `limit` (`RLIMIT_NOFILE`).
     pub fn install(&self, file: Arc<File>, cloexec: bool, min: usize, limit: u64) -> Result<i32> {
         let limit = usize::try_from(limit).unwrap_or(NR_OPEN).min(NR_OPEN);
         let mut s = self.slots.write();
@@ -171,7 +172,7 @@ impl FdTable {
         }
         Ok(i as i32)
     }
-    /// Installs at exactly `fd`; returns what was there.
+    /// Installs at exactly `fd`; returns the previous file.
     pub fn replace(&self, fd: i32, file: Arc<File>, cloexec: bool, limit: u64) -> Result<Option<Arc<File>>> {
         let i = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
         if i as u64 >= limit || i >= NR_OPEN {
@@ -195,7 +196,7 @@ impl FdTable {
             None => Err(Errno::EBADF),
         }
     }
-    /// Removes all entries that `doomed` says yes to and returns their files.
+    /// Removes all entries that `doomed` accepts and returns their files.
     pub fn remove_where(&self, doomed: impl Fn(usize, &FdEntry) -> bool) -> Vec<Arc<File>> {
         let mut s = self.slots.write();
         let mut rounds = Rounds::new();
@@ -205,11 +206,11 @@ impl FdTable {
         let taken = doomed.into_iter().inspect(|_| rounds.next());
         taken.filter_map(|i| s.take(i)).map(|e| e.file).collect()
     }
-    /// How many are in use.
+    /// Number of descriptors in use.
     pub fn count(&self) -> usize {
         self.slots.read().iter().count()
     }
-    /// The first number in use from `from` on.
+    /// The first number in use at or above `from`.
     pub fn next(&self, from: usize) -> Option<i32> {
         self.slots.read().next(from).map(|i| i as i32)
     }
@@ -234,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lowest_free_number_and_high_ones() {
+    fn install_takes_the_lowest_free_number() {
         let file = || crate::fs::eventfd::new(0, false, 0);
         let t = FdTable::default();
         for i in 0..600 {

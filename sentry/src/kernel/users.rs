@@ -1,5 +1,6 @@
-//! What the kernel keeps for a user (getrlimit(2), inotify(7), epoll(7)): Linux counts some of it per user, whichever process has it. Here
-//! all users together have a bound too, since it is the Sentry's memory and root can have as many users as it likes.
+//! Resources that Linux counts per user, across processes (getrlimit(2), inotify(7), epoll(7)). All users
+//! together are bounded too, since the Sentry's memory holds these objects and root can use any number of
+//! user ids.
 
 use super::current;
 use parking_lot::Mutex;
@@ -7,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-/// What is counted.
+/// The counted resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
     InotifyInstances,
@@ -17,33 +18,33 @@ pub enum Resource {
     Signals,
     /// Pages that pipes may fill.
     PipePages,
-    /// Open files in messages of sockets that are under way.
+    /// Open files in undelivered socket messages.
     InFlight,
 }
 const KINDS: usize = 6;
 
-/// Most files under way in the whole sandbox.
+/// Upper bound of in-flight files in the sandbox.
 pub const MAX_IN_FLIGHT: u64 = 1 << 16;
 
-/// What all users together may have.
+/// Limits of all users together.
 const ALL_MAX: [u64; KINDS] = [1 << 16, 1 << 18, 1 << 20, 1 << 18, 1 << 17, MAX_IN_FLIGHT];
 static ALL: [AtomicU64; KINDS] = [const { AtomicU64::new(0) }; KINDS];
 
-/// `/proc/sys/fs/{inotify,epoll}/max_user_*`: what one user may have.
+/// `/proc/sys/fs/{inotify,epoll}/max_user_*`: limits of one user.
 pub static MAX_INOTIFY_INSTANCES: AtomicU64 = AtomicU64::new(128);
 pub static MAX_INOTIFY_WATCHES: AtomicU64 = AtomicU64::new(1 << 17);
 pub static MAX_EPOLL_WATCHES: AtomicU64 = AtomicU64::new(1 << 20);
 
-/// `/proc/sys/fs/pipe-user-pages-soft`: with this many pages a user's new pipes are small.
+/// `/proc/sys/fs/pipe-user-pages-soft`: a user with this many pages gets small pipes.
 pub static PIPE_USER_PAGES: AtomicU64 = AtomicU64::new(16384);
 
 static USERS: Mutex<BTreeMap<u32, Weak<User>>> = Mutex::new(BTreeMap::new());
 
-/// What one user has.
+/// Counts of one user.
 #[derive(Debug, Default)]
 pub struct User([AtomicU64; KINDS]);
 
-/// Some counted things, until it is dropped.
+/// A charged amount, released when dropped.
 #[derive(Debug)]
 pub struct Charge {
     user: Arc<User>,
@@ -52,11 +53,12 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Makes it `amount` if that leaves the user with `limit` at most; changes nothing if not. To become less always works.
+    /// Changes the charge to `amount` if the user then has at most `limit`; changes nothing otherwise. A
+    /// decrease always succeeds.
     pub fn set(&mut self, amount: u64, limit: u64) -> bool {
         let (mine, all) = (&self.user.0[self.resource as usize], &ALL[self.resource as usize]);
         if let Some(more) = amount.checked_sub(self.amount) {
-            // Taken back below if it was too much.
+            // Reverted below if it exceeds a limit.
             let had = mine.fetch_add(more, Ordering::Relaxed);
             let had_all = all.fetch_add(more, Ordering::Relaxed);
             let fits = |had: u64, limit: u64| had.checked_add(more).is_some_and(|n| n <= limit);
@@ -80,7 +82,7 @@ impl Drop for Charge {
     }
 }
 
-/// The user with this (real) id.
+/// The user with this real id.
 pub fn of(uid: u32) -> Arc<User> {
     let mut users = USERS.lock();
     if let Some(u) = users.get(&uid).and_then(Weak::upgrade) {
@@ -94,30 +96,30 @@ pub fn of(uid: u32) -> Arc<User> {
     user
 }
 
-/// The user of the current task.
+/// The real user of the current task.
 pub fn current() -> Arc<User> {
     of(current::get().map_or(0, |t| t.cred().uid))
 }
 
-/// How many of these a user has.
+/// Amount of a resource that a user has.
 pub fn count(uid: u32, resource: Resource) -> u64 {
     let user = USERS.lock().get(&uid).and_then(Weak::upgrade);
     user.map_or(0, |u| u.0[resource as usize].load(Ordering::Relaxed))
 }
 
 impl User {
-    /// One more, if the user has less than `limit`.
+    /// Charges one, if the user has less than `limit`.
     pub fn charge(self: &Arc<Self>, resource: Resource, limit: u64) -> Option<Charge> {
         self.charge_many(resource, 1, limit)
     }
-    /// `amount` more, if the user has no more than `limit` then.
+    /// Charges `amount`, if the user then has at most `limit`.
     pub fn charge_many(self: &Arc<Self>, resource: Resource, amount: u64, limit: u64) -> Option<Charge> {
         let mut charge = Charge { user: self.clone(), resource, amount: 0 };
         charge.set(amount, limit).then_some(charge)
     }
 }
 
-/// How many of these all users together may still have.
+/// Amount of a resource that remains for all users together.
 pub fn left(resource: Resource) -> u64 {
     ALL_MAX[resource as usize].saturating_sub(ALL[resource as usize].load(Ordering::Relaxed))
 }
@@ -127,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users_are_counted_apart_and_together() {
+    fn counts_are_limited_per_user_and_in_total() {
         let (a, b) = (of(70_001), of(70_002));
         let held: Vec<_> = (0..3).map(|_| a.charge(Resource::EpollWatches, 3).unwrap()).collect();
         assert!(a.charge(Resource::EpollWatches, 3).is_none());

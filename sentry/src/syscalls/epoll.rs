@@ -81,7 +81,7 @@ async fn do_wait(cx: &mut Ctx<'_>, epfd: Fd, events: Addr, max: i32, deadline_ns
     Ok(got.len() as u64)
 }
 
-/// Deadline of a timeout in milliseconds: `Some(0)` does not wait at all.
+/// Deadline of a timeout in milliseconds; `Some(0)`: no wait.
 pub fn deadline_ms(timeout: i32) -> Option<u64> {
     match timeout {
         0 => Some(0),

@@ -26,13 +26,13 @@ const KNOWN: i32 = libc::O_ACCMODE
     | libc::O_CLOEXEC
     | libc::O_PATH
     | libc::O_TMPFILE;
-/// The kernel's value; libc has 0 for 64-bit systems.
+/// The kernel's value; libc defines 0 on 64-bit systems.
 pub const O_LARGEFILE: i32 = 0o100_000;
 
 async fn fifo(cx: &mut Ctx<'_>, place: Path, flags: i32) -> SysResult<Arc<File>> {
     let inode = place.inode().clone();
     if let Some(anon) = inode.as_any().downcast_ref::<crate::fs::vfs::anon::AnonInode>() {
-        // A pipe without a name, by its link in /proc.
+        // An unnamed pipe, opened through its link in /proc.
         let ops = match pipe::end_of(anon.file()) {
             Some(end) => end.again(cx.task, flags).await?,
             None => inode.clone().open(flags)?,
@@ -110,7 +110,7 @@ pub async fn openat2(cx: &mut Ctx<'_>, dirfd: Fd, path: PathPtr, how: Addr, size
         return Err(Errno::EINVAL.into());
     }
     if resolve & 0x20 != 0 {
-        // RESOLVE_CACHED may always say that it would have to wait.
+        // RESOLVE_CACHED may always report that the call would have to wait.
         return Err(Errno::EAGAIN.into());
     }
     do_open(cx, dirfd.0, path.0, flags, mode as u32, r).await
@@ -139,7 +139,7 @@ pub fn close_range(cx: &mut Ctx<'_>, first: u32, last: u32, flags: u32) -> SysRe
     if flags & CLOEXEC != 0 {
         for fd in files.numbers() {
             if (first..=last).contains(&(fd as u32)) {
-                // One that someone closed meanwhile needs no mark.
+                // A descriptor that was closed meanwhile needs no mark.
                 let _ = files.set_cloexec(fd, true);
             }
         }
@@ -154,7 +154,7 @@ pub fn close_range(cx: &mut Ctx<'_>, first: u32, last: u32, flags: u32) -> SysRe
 pub fn memfd_create(cx: &mut Ctx<'_>, name: Addr, flags: u32) -> SysResult {
     let huge = libc::MFD_HUGETLB | (libc::MFD_HUGE_MASK << libc::MFD_HUGE_SHIFT);
     if flags & libc::MFD_HUGETLB != 0 && flags & !(huge | libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | MFD_EXEC) == 0 {
-        // No size of huge pages is there.
+        // There are no huge pages of any size.
         return Err(Errno::ENODEV.into());
     }
     let allowed = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL | MFD_EXEC;

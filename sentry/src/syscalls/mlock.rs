@@ -1,4 +1,5 @@
-//! mlock(2) and kin, mincore(2): which pages stay. Memory is the host's to page, so locks are an account that limits and /proc show.
+//! mlock(2), mlock2(2), munlock(2), mlockall(2), munlockall(2), mincore(2). The host pages memory, so locks
+//! are only accounted, for limits and /proc.
 
 use super::arg::*;
 use super::memory::range_arg;
@@ -8,10 +9,10 @@ use crate::kernel::wait::yield_now;
 use crate::mm::vma::{page_aligned, page_up};
 use platform::{GUEST_MAX, GUEST_MIN, PAGE_SIZE};
 
-/// Pages that are told of before others are served.
-const MINCORE_AT_ONCE: u64 = 128 * 1024;
+/// Pages reported before other tasks run.
+const MINCORE_CHUNK: u64 = 128 * 1024;
 
-/// mincore(2): guest memory is the host's to page; mapped pages count as resident.
+/// mincore(2): the host pages guest memory; mapped pages count as resident.
 pub async fn mincore(cx: &mut Ctx<'_>, addr: Addr, len: u64, vec: Addr) -> SysResult {
     if !page_aligned(addr.0) {
         return Err(Errno::EINVAL.into());
@@ -26,9 +27,9 @@ pub async fn mincore(cx: &mut Ctx<'_>, addr: Addr, len: u64, vec: Addr) -> SysRe
     let mem = cx.mem();
     let mut left = (end - start) / PAGE_SIZE;
     let mut at = vec.0;
-    let ones = vec![1u8; left.min(MINCORE_AT_ONCE) as usize];
+    let ones = vec![1u8; left.min(MINCORE_CHUNK) as usize];
     while left > 0 {
-        let n = left.min(MINCORE_AT_ONCE) as usize;
+        let n = left.min(MINCORE_CHUNK) as usize;
         mem.write_bytes(at, &ones[..n])?;
         at += n as u64;
         left -= n as u64;

@@ -1,4 +1,5 @@
-//! kill(2), sigaction(2), sigprocmask(2) and kin.
+//! kill(2), tgkill(2), sigaction(2), sigprocmask(2), sigsuspend(2), sigtimedwait(2), sigqueue(3),
+//! sigaltstack(2).
 
 use super::arg::*;
 use super::futex::read_timespec;
@@ -42,7 +43,7 @@ pub fn rt_sigaction(cx: &mut Ctx<'_>, sig: Sig, act: Addr, old: Addr, size: usiz
                 crate::time::unignored(&cx.task.group, sig);
             } else if a.ignored(sig) {
                 drop(a);
-                // Pending signals that are ignored now are gone.
+                // Pending signals that are now ignored are discarded.
                 let doomed = SigSet::of(sig);
                 cx.task.group.pending.lock().discard(doomed);
                 let threads = cx.task.group.links.lock().threads.clone();
@@ -151,7 +152,7 @@ pub(super) fn may_signal(cx: &Ctx<'_>, target: &Arc<ThreadGroup>, sig: i32) -> b
     if send::permitted(&cx.task.cred(), &t.cred()) {
         return true;
     }
-    // SIGCONT goes to any process of the same session.
+    // SIGCONT may be sent to any process of the same session.
     sig == libc::SIGCONT && target.sid() == cx.task.group.sid()
 }
 
@@ -159,7 +160,7 @@ pub(super) fn own_info(cx: &Ctx<'_>, sig: i32) -> SigInfo {
     SigInfo::user(sig, cx.task.group.pid, cx.task.cred().uid)
 }
 
-/// The process that a number names: its own, or that of one of its threads.
+/// The process with this id, or with a thread of this id.
 fn process(kernel: &Kernel, pid: i32) -> Result<Arc<ThreadGroup>> {
     match kernel.group(pid) {
         Some(g) => Ok(g),
@@ -245,7 +246,7 @@ pub fn tgkill(cx: &mut Ctx<'_>, tgid: i32, tid: i32, sig: Sig) -> SysResult {
     to_thread(cx, Some(tgid), tid, sig.0)
 }
 
-/// A `siginfo_t` argument; `sig`, if given, stands for its signal.
+/// A `siginfo_t` argument; `sig`, if given, replaces its signal number.
 pub(super) fn read_info(cx: &Ctx<'_>, addr: u64, sig: Option<i32>) -> Result<SigInfo> {
     let mut b = [0u8; 128];
     cx.read_bytes(addr, &mut b)?;
@@ -259,7 +260,7 @@ pub fn rt_sigqueueinfo(cx: &mut Ctx<'_>, pid: i32, sig: Sig, info: Addr) -> SysR
     if !(0..=NSIG).contains(&sig.0) {
         return Err(Errno::EINVAL.into());
     }
-    // Nobody may pretend to be the kernel or kill(2).
+    // A sender must not pose as the kernel or as kill(2).
     if (i.code >= 0 || i.code == libc::SI_TKILL) && pid != cx.task.group.pid {
         return Err(Errno::EPERM.into());
     }
