@@ -45,7 +45,8 @@ mod long;
 mod placing;
 mod task;
 
-pub use long::{aside, drop_aside, Rounds};
+pub use long::{aside, drop_aside, spawn_here, Rounds};
+pub use task::Turns;
 
 type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -223,8 +224,14 @@ impl Executor {
 
     /// Starts a future; it is polled soon, by a thread inside [`Executor::run`].
     pub fn spawn(&self, future: BoxFuture) {
+        self.spawn_of(None, future);
+    }
+
+    /// As `spawn`; those with the same `turns` have one turn together where there are others.
+    pub fn spawn_of(&self, turns: Option<Arc<Turns>>, future: BoxFuture) {
         let task = Arc::new(Task {
             future: Mutex::new(Some(future)),
+            turns,
             state: AtomicU8::new(QUEUED),
             executor: self.me.clone(),
         });

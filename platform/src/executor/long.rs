@@ -43,6 +43,18 @@ fn here() -> Option<Arc<Executor>> {
     HERE.with_borrow(Weak::upgrade)
 }
 
+/// [`Executor::spawn`] of the executor that this thread works for; gives the future back if it works for none.
+pub fn spawn_here(future: impl Future<Output = ()> + Send + 'static) -> Result<(), BoxFuture> {
+    let future: BoxFuture = Box::pin(future);
+    match here() {
+        Some(executor) => {
+            executor.spawn(future);
+            Ok(())
+        }
+        None => Err(future),
+    }
+}
+
 /// [`Executor::block_in_place`] of the executor that this thread works for, if it works for one.
 pub fn aside<R>(f: impl FnOnce() -> R) -> R {
     match here() {

@@ -5,6 +5,7 @@ use super::signal::{Pending, SigActions, SigSet};
 use super::wait::WaitQueue;
 use super::Task;
 use parking_lot::{Mutex, RwLock};
+use platform::executor::Turns;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -73,6 +74,8 @@ pub struct ThreadGroup {
     pub init: bool,
     /// Of init: signals that end it by default, for they are faults of its own or come from outside the sandbox.
     deadly: AtomicU64,
+    /// Those of its tasks among all that are ready.
+    pub turns: Arc<Turns>,
     /// What a zombie still shows in /proc.
     pub remains: Mutex<Option<Remains>>,
 }
@@ -99,6 +102,7 @@ impl ThreadGroup {
             oom_score_adj: AtomicI32::new(0),
             start_ns: AtomicU64::new(platform::executor::now_ns()),
             timers: Default::default(),
+            turns: Arc::default(),
             threaded: AtomicBool::new(false),
             dumpable: AtomicI32::new(1),
             init: false,
