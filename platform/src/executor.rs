@@ -45,7 +45,7 @@ mod long;
 mod placing;
 mod task;
 
-pub use long::{aside, drop_aside, spawn_here, Rounds};
+pub use long::{aside, ask_room, drop_aside, may_ask, spawn_here, was_refused, NoRoom, Rounds};
 pub use task::Turns;
 
 type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -98,6 +98,8 @@ pub struct Executor {
     lead_free: Condvar,
     /// Threads that were started when all others were busy.
     followers: AtomicUsize,
+    /// How many threads do what takes long without waiting ([`Executor::calm`]).
+    computing: AtomicUsize,
     exit: AtomicBool,
     exit_code: AtomicU32,
     cores: Cores,
@@ -198,6 +200,7 @@ impl Executor {
             lead: Mutex::default(),
             lead_free: Condvar::new(),
             followers: AtomicUsize::new(0),
+            computing: AtomicUsize::new(0),
             exit: AtomicBool::new(false),
             exit_code: AtomicU32::new(0),
             cores,
@@ -608,7 +611,10 @@ impl Executor {
         let waker = Waker::from(task.clone());
         let mut slot = task.future.lock();
         let Some(future) = slot.as_mut() else { return false };
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+        self.fresh();
+        let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+        self.fresh();
+        match polled {
             Poll::Ready(()) => {
                 let done = slot.take();
                 task.state.store(DONE, Release);

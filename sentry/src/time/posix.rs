@@ -12,7 +12,7 @@ use crate::kernel::signal::{SigFields, SigInfo};
 use crate::kernel::users::{self, Charge, What};
 use crate::kernel::{Kernel, Task, ThreadGroup};
 use parking_lot::Mutex;
-use platform::executor::Rounds;
+use platform::executor::{drop_aside, Rounds};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Weak};
@@ -118,6 +118,18 @@ impl Shared {
     }
 }
 
+/// Going through more timers takes milliseconds.
+const MANY: usize = 4096;
+
+impl Drop for PosixTimers {
+    fn drop(&mut self) {
+        let timers = std::mem::take(&mut self.table.get_mut().timers);
+        if timers.len() > MANY {
+            drop_aside(timers);
+        }
+    }
+}
+
 impl PosixTimers {
     /// Makes a disarmed timer; `limit` is how many timers and queued signals the user may have. `notify` learns the id.
     pub fn create(
@@ -215,6 +227,11 @@ impl PosixTimer {
             Kind::Cpu(t) => t.take(),
         }
     }
+}
+
+/// Whether a process has so many timers that going through them takes long.
+pub fn has_many(group: &ThreadGroup) -> bool {
+    group.timers.get::<PosixTimers>().is_some_and(|timers| timers.table.lock().timers.len() > MANY)
 }
 
 /// To be called when a signal that a process ignored is not ignored any more.

@@ -15,6 +15,7 @@ use crate::kernel::wait::WaitQueue;
 use crate::kernel::{Cred, Kernel, Task};
 use crate::mm::io::{Dst, Src};
 use parking_lot::Mutex;
+use platform::executor::ask_room;
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -169,6 +170,7 @@ impl FileOps for End {
                 let mut b = [0u8; size_of::<Termios>()];
                 mem.read_bytes(arg, &mut b)?;
                 // A drain takes as long as the terminal wants.
+                ask_room()?;
                 task.kernel.executor.block_in_place(|| self.host(cmd as u32, &mut b))?;
             }
             libc::TIOCGWINSZ => {
@@ -194,6 +196,7 @@ impl FileOps for End {
                 tty::check(&self.terminal.line, libc::SIGTTOU)?;
                 let v = i32::try_from(arg).map_err(|_| Errno::EINVAL)?;
                 let host = || platform::host::ioctl_value(self.file.fd().as_fd(), u64::from(cmd), v);
+                ask_room()?;
                 task.kernel.executor.block_in_place(host)?;
             }
             libc::TIOCGETD => mem.write(arg, &0i32)?,
