@@ -4,6 +4,7 @@
 //! returned. (A file that turns out unreadable in the middle is an error too, where Linux would kill.)
 
 use super::task::VforkDone;
+use super::wait::Turn;
 use super::{cred, Cred, Task};
 use crate::arch::elf::{Elf, Phdr};
 use crate::error::{Errno, Result, SysError, SysResult};
@@ -649,14 +650,25 @@ pub async fn execve(
     // A table shared with others (CLONE_FILES) is left to them.
     let files = task.files();
     let files = if Arc::strong_count(&files) > 2 {
+        if files.is_large() {
+            task.kernel.executor.room().await;
+        }
         let own = files.duplicate();
         *task.files.write() = own.clone();
         own
     } else {
         files
     };
-    for f in files.remove_where(|_, e| e.cloexec) {
-        f.ops.on_close(&f, &task);
+    let (mut from, mut turn) = (Some(0), Turn::new());
+    while let Some(at) = from {
+        let (gone, next) = files.remove_some(at, |_, e| e.cloexec);
+        for f in gone {
+            f.ops.on_close(&f, &task);
+            drop(f);
+            turn.next().await;
+        }
+        turn.look().await;
+        from = next;
     }
     {
         let mut r = task.group.rel.lock();

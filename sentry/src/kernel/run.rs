@@ -129,7 +129,7 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
         }
     };
     exit::leave_memory(&task, &mut *thread, !dead).await;
-    exit::exit_task(&task, status);
+    exit::exit_task(&task, status).await;
     drop(thread);
 }
 
