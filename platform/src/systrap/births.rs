@@ -106,6 +106,9 @@ impl Births {
             Some(cradle) => cradle,
             None => Control::with_area(&inner.flights)?,
         };
+        if !area.reach(slot) {
+            return Err(Errno::EAGAIN);
+        }
         area.state(slot).store(abi::state::PARKED, Release);
         let token = host::random_u64();
         let space = Space::unborn(inner.clone(), area, ours, slot, token);
