@@ -5,7 +5,7 @@ use super::poll::{swap_mask, unswap_mask};
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::epoll::{self, Epoll, Event, Round};
-use crate::kernel::wait::{breathe, WaitError};
+use crate::kernel::wait::{yield_now, WaitError};
 use crate::time::clock::UserTimespec;
 use platform::executor::now_ns;
 
@@ -57,7 +57,7 @@ async fn harvest(cx: &Ctx<'_>, ep: &Epoll, mut round: Round) -> Result<Vec<Event
         if cx.task.is_killed() {
             return Err(Errno::EINTR);
         }
-        breathe().await;
+        yield_now().await;
     }
     Ok(round.events)
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 const CHUNK: usize = 256 * 1024;
 /// Bytes that are copied while all others wait.
-const AT_ONCE: u64 = 4 << 20;
+const MAX_INLINE_COPY: u64 = 4 << 20;
 
 impl OvlInode {
     /// The upper inode; made now if there is none yet, with its parents. Without `content` a file stays empty (it is
@@ -53,7 +53,7 @@ impl OvlInode {
         }
         let into = parent.upper.get().ok_or(Errno::EIO)?;
         let a = lower.attr()?;
-        if self.kind == libc::S_IFREG && content && a.size > AT_ONCE {
+        if self.kind == libc::S_IFREG && content && a.size > MAX_INLINE_COPY {
             ask_room().map_err(later)?;
         }
         let target;
@@ -72,7 +72,7 @@ impl OvlInode {
         };
         let new = into.node(&node, a.mode & 0o7777, a.uid, a.gid, Some(self.ino))?;
         if self.kind == libc::S_IFREG && content && a.size > 0 {
-            if a.size > AT_ONCE {
+            if a.size > MAX_INLINE_COPY {
                 executor::aside(|| copy_content(lower, &new, &a))?;
             } else {
                 copy_content(lower, &new, &a)?;
