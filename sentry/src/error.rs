@@ -1,6 +1,7 @@
 //! Errors of system calls: an errno for the guest, or an interruption with its restart rule.
 
 pub use nix::errno::Errno;
+use platform::executor::NoRoom;
 
 /// Restart rule of a call that a signal interrupted (Linux `ERESTART*`, see signal(7) "Interruption of system
 /// calls").
@@ -26,6 +27,21 @@ impl From<Errno> for SysError {
     fn from(e: Errno) -> Self {
         SysError::Errno(e)
     }
+}
+
+/// What [`NoRoom`] is on its way to the dispatcher, which makes the call again. No file system's own error is taken for it, since
+/// the dispatcher asks whether there was one.
+pub const LATER: Errno = Errno::ESTRPIPE;
+
+impl From<NoRoom> for SysError {
+    fn from(_: NoRoom) -> Self {
+        SysError::Errno(LATER)
+    }
+}
+
+/// For where the error type is [`Errno`], which has no conversion of ours.
+pub fn later(_: NoRoom) -> Errno {
+    LATER
 }
 
 impl SysError {

@@ -106,6 +106,9 @@ impl ForkBroker {
             Some(child) => child,
             None => Control::with_area(&inner.flights)?,
         };
+        if !area.reach(slot) {
+            return Err(Errno::EAGAIN);
+        }
         area.state(slot).store(abi::state::PARKED, Release);
         let token = host::random_u64();
         let space = Space::pending(inner.clone(), area, ours, slot, token);

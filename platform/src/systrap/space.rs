@@ -195,7 +195,7 @@ impl Space {
             slots.used.insert(slot, Weak::new());
             return Some(slot);
         }
-        while slots.next < abi::MAX_SLOTS {
+        while self.area.reach(slots.next) {
             let slot = slots.next;
             slots.next += 1;
             if !slots.used.contains_key(&slot) && !slots.free.contains(&slot) {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{addr_of, addr_of_mut, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU8, Ordering::*};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use nix::fcntl::{fcntl, FcntlArg, SealFlag};
@@ -43,8 +43,32 @@ impl Mapping {
             .or_else(|_| memfd_create(name, flags))?;
         Self::of(fd, len, SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE))
     }
+    /// The first part of one that is so long in all.
+    fn first(name: &std::ffi::CStr, whole: usize, len: usize) -> io::Result<(Self, OwnedFd)> {
+        let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        nix::unistd::ftruncate(&fd, whole as i64)?;
+        Self::sealed(fd, len, SealFlag::empty())
+    }
+    /// Of the same file, of which this maps the beginning, so many bytes from `at` on. No descriptor is needed for that.
+    fn further(&self, at: usize, len: usize) -> io::Result<Self> {
+        let end = at + len;
+        // SAFETY: with an old length of 0 a shared mapping stays as it is and there is a second one, at an address of the
+        // kernel's choice, of the same file from the same place on.
+        let base = unsafe { libc::mremap(self.base.as_ptr().cast(), 0, end, libc::MREMAP_MAYMOVE) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the new mapping's first part, into which nothing points.
+        unsafe { libc::munmap(base, at) };
+        // SAFETY: within the new mapping.
+        let base = NonNull::new(unsafe { base.cast::<u8>().add(at) }).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Mapping { base, len })
+    }
     fn of(fd: OwnedFd, len: usize, seals: SealFlag) -> io::Result<(Self, OwnedFd)> {
         nix::unistd::ftruncate(&fd, len as i64)?;
+        Self::sealed(fd, len, seals)
+    }
+    fn sealed(fd: OwnedFd, len: usize, seals: SealFlag) -> io::Result<(Self, OwnedFd)> {
         // SAFETY: a new mapping at an address of the kernel's choice.
         let base = unsafe {
             libc::mmap(
@@ -138,19 +162,56 @@ impl GlobalPage {
 }
 
 /// The hand-off area of one guest process. Its other side is hostile: everything is read once, by copy.
-pub(crate) struct Area(Mapping, #[expect(dead_code, reason = "given back when dropped")] AreaRoom);
+///
+/// Few processes have more than one segment of threads; the address space of the others' is not taken.
+pub(crate) struct Area {
+    first: Segment,
+    more: [OnceLock<Segment>; abi::MAX_SLOTS / abi::SEGMENT_SLOTS - 1],
+}
+
+struct Segment(Mapping, #[expect(dead_code, reason = "given back when dropped")] AreaRoom);
+
+const SEGMENT_SIZE: usize = abi::SEGMENT_SLOTS * abi::SLOT_SIZE as usize;
 
 impl Area {
     /// The descriptor is for the one process that may map it too.
     pub(crate) fn new() -> io::Result<(Arc<Self>, OwnedFd)> {
-        let room = AreaRoom::new(abi::AREA_SIZE).ok_or(io::ErrorKind::OutOfMemory)?;
-        let (mapping, fd) = Mapping::new(c"runsc-area", abi::AREA_SIZE as usize)?;
-        Ok((Arc::new(Area(mapping, room)), budget::admit(fd, Use::Process)?))
+        let room = AreaRoom::new(SEGMENT_SIZE as u64).ok_or(io::ErrorKind::OutOfMemory)?;
+        let (mapping, fd) = Mapping::first(c"runsc-area", abi::AREA_SIZE as usize, SEGMENT_SIZE)?;
+        let first = Segment(mapping, room);
+        Ok((Arc::new(Area { first, more: Default::default() }), budget::admit(fd, Use::Process)?))
     }
+    /// Makes sure that the slot can be used; false if there is no such slot, or no room for its segment.
+    pub(crate) fn reach(&self, slot: usize) -> bool {
+        let Some(which) = (slot / abi::SEGMENT_SLOTS).checked_sub(1) else { return true };
+        let Some(segment) = self.more.get(which) else { return false };
+        if segment.get().is_some() {
+            return true;
+        }
+        let Some(room) = AreaRoom::new(SEGMENT_SIZE as u64) else { return false };
+        match self.first.0.further((which + 1) * SEGMENT_SIZE, SEGMENT_SIZE) {
+            Ok(mapping) => {
+                // Another thread may have been faster.
+                let _ = segment.set(Segment(mapping, room));
+                true
+            }
+            Err(e) => {
+                log::warn!("no further segment of a hand-off area: {e}");
+                false
+            }
+        }
+    }
+    /// Of a slot that has been reached.
     fn slot(&self, slot: usize) -> *mut u8 {
-        assert!(slot < abi::MAX_SLOTS);
-        // SAFETY: in bounds, as just checked.
-        unsafe { self.0.base.as_ptr().add(slot * abi::SLOT_SIZE as usize) }
+        let segment = match slot / abi::SEGMENT_SLOTS {
+            0 => Some(&self.first),
+            n => self.more[n - 1].get(),
+        };
+        let Some(Segment(mapping, _)) = segment else {
+            unreachable!("slot {slot} was given out before it was reached")
+        };
+        // SAFETY: in bounds, since a segment has as many slots.
+        unsafe { mapping.base.as_ptr().add(slot % abi::SEGMENT_SLOTS * abi::SLOT_SIZE as usize) }
     }
     fn cell(&self, slot: usize) -> *mut Cell {
         self.slot(slot).cast()
@@ -359,6 +420,29 @@ impl Watched {
     pub(crate) fn wake(&self) {
         if let Some(waker) = self.waker.lock().as_ref() {
             waker.wake_by_ref();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The stub sees one area, whose further segments are mapped here when they are needed.
+    #[test]
+    fn segments_of_one_file() {
+        let (area, fd) = Area::new().unwrap();
+        let (last, slots) = (abi::MAX_SLOTS - 1, [0, abi::SEGMENT_SLOTS - 1, abi::SEGMENT_SLOTS, abi::MAX_SLOTS - 1]);
+        assert!(area.reach(0) && area.more.iter().all(|s| s.get().is_none()));
+        assert!(area.reach(last) && !area.reach(last + 1) && slots.iter().all(|slot| area.reach(*slot)));
+        for (i, slot) in slots.into_iter().enumerate() {
+            area.state(slot).store(100 + i as u32, SeqCst);
+        }
+        for (i, slot) in slots.into_iter().enumerate() {
+            let offset = std::mem::offset_of!(Cell, state) as u64 + slot as u64 * abi::SLOT_SIZE;
+            let mut seen = [0; 4];
+            assert_eq!(nix::sys::uio::pread(&fd, &mut seen, offset as i64), Ok(4));
+            assert_eq!(u32::from_ne_bytes(seen), 100 + i as u32);
         }
     }
 }

@@ -11,7 +11,7 @@
 use super::dir::{seek_without_end, Dir, DirFile};
 use super::file::{File, FileOps};
 use super::types::*;
-use crate::error::{Errno, Result, SysResult};
+use crate::error::{later, Errno, Result, SysResult};
 use crate::kernel::Kernel;
 use crate::mm::io::{Dst, Src};
 use parking_lot::Mutex;
@@ -36,7 +36,7 @@ const SHORT: usize = 64 << 10;
 
 /// What generates a text of guest-made length asks now and then whether it may go on.
 pub fn check_length(out: &[u8], rounds: &mut Rounds) -> Result<()> {
-    rounds.next();
+    rounds.step().map_err(later)?;
     if out.len() > TEXTS_MAX / 2 {
         return Err(Errno::ENOMEM);
     }

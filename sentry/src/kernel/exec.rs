@@ -5,6 +5,7 @@
 //! process.)
 
 use super::task::VforkDone;
+use super::wait::Turn;
 use super::{cred, Cred, Task};
 use crate::arch::elf::{Elf, Phdr};
 use crate::error::{Errno, Result, SysError, SysResult};
@@ -654,14 +655,25 @@ pub async fn execve(
     // A table shared by CLONE_FILES stays with the other tasks; this one gets a copy.
     let files = task.files();
     let files = if Arc::strong_count(&files) > 2 {
+        if files.is_large() {
+            task.kernel.executor.room().await;
+        }
         let own = files.duplicate();
         *task.files.write() = own.clone();
         own
     } else {
         files
     };
-    for f in files.remove_where(|_, e| e.cloexec) {
-        f.ops.on_close(&f, &task);
+    let (mut from, mut turn) = (Some(0), Turn::new());
+    while let Some(at) = from {
+        let (gone, next) = files.remove_some(at, |_, e| e.cloexec);
+        for f in gone {
+            f.ops.on_close(&f, &task);
+            drop(f);
+            turn.next().await;
+        }
+        turn.look().await;
+        from = next;
     }
     {
         let mut r = task.group.links.lock();

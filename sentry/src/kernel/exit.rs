@@ -2,6 +2,7 @@
 
 use super::process::ThreadGroup;
 use super::signal::{SigFields, SigInfo, SigSet};
+use super::wait::Turn;
 use super::{Kernel, Task};
 use platform::executor::now_ns;
 use platform::GuestThread;
@@ -131,7 +132,7 @@ pub async fn leave_memory(task: &Arc<Task>, thread: &mut dyn GuestThread, alive:
 
 /// Ends one task; called once, by its own future. `status` counts if it is the last thread and no group exit
 /// has begun.
-pub fn exit_task(task: &Arc<Task>, status: i32) {
+pub async fn exit_task(task: &Arc<Task>, status: i32) {
     let kernel = &task.kernel;
     let mm = task.mm();
     crate::syscalls::strace::ended(task, status);
@@ -139,7 +140,7 @@ pub fn exit_task(task: &Arc<Task>, status: i32) {
         v.complete();
     }
     // Descriptors are closed with the last task of the table.
-    close_files(task);
+    close_files(task).await;
     if mm.user_count() == 1 {
         crate::time::cpu::settle(task);
     }
@@ -174,13 +175,21 @@ pub fn exit_task(task: &Arc<Task>, status: i32) {
     }
 }
 
-fn close_files(task: &Arc<Task>) {
+/// With all others in between, if there are many.
+async fn close_files(task: &Arc<Task>) {
     let files = std::mem::replace(&mut *task.files.write(), super::FdTable::new());
-    if let Ok(table) = Arc::try_unwrap(files) {
-        for f in table.remove_where(|_, _| true) {
+    let Ok(table) = Arc::try_unwrap(files) else { return };
+    let (mut from, mut turn) = (Some(0), Turn::new());
+    while let Some(at) = from {
+        let (gone, next) = table.remove_some(at, |_, _| true);
+        for f in gone {
             crate::fs::lock::release_table(table.id(), &f);
             f.ops.on_close(&f, task);
+            drop(f);
+            turn.next().await;
         }
+        turn.look().await;
+        from = next;
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::error::{Errno, Result};
 use crate::fs::File;
 use parking_lot::RwLock;
-use platform::executor::Rounds;
+use platform::executor::{aside, Rounds};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -15,6 +15,11 @@ pub struct FdEntry {
     pub file: Arc<File>,
     pub cloexec: bool,
 }
+
+/// Entries processed before other tasks run.
+const PART: usize = 1024;
+/// Copying a table with more slots takes long.
+const MANY: usize = 32 * 1024;
 
 /// Slots per page.
 const PAGE: usize = 256;
@@ -84,8 +89,13 @@ impl Slots {
     }
     /// Numbers and entries, ascending.
     fn iter(&self) -> impl Iterator<Item = (usize, &FdEntry)> {
-        let pages = self.pages.iter().enumerate();
-        pages.flat_map(|(p, page)| page.iter().enumerate().filter_map(move |(i, e)| Some((p * PAGE + i, e.as_ref()?))))
+        self.iter_from(0)
+    }
+    fn iter_from(&self, from: usize) -> impl Iterator<Item = (usize, &FdEntry)> {
+        let pages = self.pages.iter().enumerate().skip(from / PAGE);
+        let all = pages
+            .flat_map(|(p, page)| page.iter().enumerate().filter_map(move |(i, e)| Some((p * PAGE + i, e.as_ref()?))));
+        all.skip_while(move |(i, _)| *i < from)
     }
 }
 
@@ -135,7 +145,8 @@ impl FdTable {
     /// A copy for `fork`.
     pub fn duplicate(&self) -> Arc<Self> {
         let copy = FdTable::default();
-        *copy.slots.write() = self.slots.read().clone();
+        let slots = if self.is_large() { aside(|| self.slots.read().clone()) } else { self.slots.read().clone() };
+        *copy.slots.write() = slots;
         Arc::new(copy)
     }
     /// Whether a descriptor refers to `file`.
@@ -196,15 +207,48 @@ impl FdTable {
             None => Err(Errno::EBADF),
         }
     }
-    /// Removes all entries that `doomed` accepts and returns their files.
-    pub fn remove_where(&self, doomed: impl Fn(usize, &FdEntry) -> bool) -> Vec<Arc<File>> {
+    /// Removes entries that `doomed` says yes to, from number `from` on, and returns their files: a part of them, and where the next
+    /// part begins, if one may be left.
+    pub fn remove_some(
+        &self,
+        from: usize,
+        doomed: impl Fn(usize, &FdEntry) -> bool,
+    ) -> (Vec<Arc<File>>, Option<usize>) {
         let mut s = self.slots.write();
-        let mut rounds = Rounds::new();
-        let mut round = |_: &_| rounds.next();
-        let doomed: Vec<usize> = s.iter().inspect(&mut round).filter(|(i, e)| doomed(*i, e)).map(|(i, _)| i).collect();
-        let mut rounds = Rounds::new();
-        let taken = doomed.into_iter().inspect(|_| rounds.next());
-        taken.filter_map(|i| s.take(i)).map(|e| e.file).collect()
+        let mut found = Vec::new();
+        let mut next = None;
+        for (seen, (i, e)) in s.iter_from(from).enumerate() {
+            if seen == PART {
+                next = Some(i);
+                break;
+            }
+            if doomed(i, e) {
+                found.push(i);
+            }
+        }
+        (found.into_iter().filter_map(|i| s.take(i)).map(|e| e.file).collect(), next)
+    }
+    /// Marks those in use from `first` to `last`: a part of them, and where the next part begins, if one may be left.
+    pub fn mark_some(&self, first: usize, last: usize) -> Option<usize> {
+        let mut s = self.slots.write();
+        let some: Vec<usize> = s.iter_from(first).map(|(i, _)| i).take(PART).collect();
+        for i in some.iter().filter(|i| **i <= last) {
+            if let Some(e) = s.get_mut(*i) {
+                e.cloexec = true;
+            }
+        }
+        some.get(PART - 1).filter(|i| **i < last).map(|i| i + 1)
+    }
+    /// One more than the highest number in use, about.
+    pub fn top(&self) -> usize {
+        let s = self.slots.read();
+        let used = s.pages.iter().rposition(|p| !p.is_empty());
+        used.map_or(0, |p| p * PAGE + s.pages.get(p).map_or(0, Vec::len))
+    }
+    /// Whether a copy takes long.
+    pub fn is_large(&self) -> bool {
+        let s = self.slots.read();
+        s.pages.len() > MANY / PAGE && s.pages.iter().filter(|p| !p.is_empty()).count() > MANY / PAGE
     }
     /// Number of descriptors in use.
     pub fn count(&self) -> usize {
@@ -235,6 +279,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn many_in_parts() {
+        let (file, t) = (crate::fs::eventfd::new(0, false, 0), FdTable::default());
+        for _ in 0..3 * PART {
+            t.install(file.clone(), false, 0, 1 << 20).unwrap();
+        }
+        assert_eq!(t.mark_some(5, PART + 4), None);
+        assert_eq!(t.mark_some(5, PART + 5), Some(PART + 5));
+        assert_eq!(t.mark_some(PART + 5, PART + 5), None);
+        let marked = |t: &FdTable| t.slots.read().iter().filter(|(_, e)| e.cloexec).count();
+        assert_eq!(marked(&t), PART + 1);
+        let (mut from, mut gone) = (Some(0), Vec::new());
+        while let Some(at) = from {
+            let (some, next) = t.remove_some(at, |_, e| e.cloexec);
+            (gone, from) = ([gone, some].concat(), next);
+        }
+        assert_eq!((gone.len(), marked(&t), t.count()), (PART + 1, 0, 2 * PART - 1));
+    }
+
+    #[test]
     fn install_takes_the_lowest_free_number() {
         let file = || crate::fs::eventfd::new(0, false, 0);
         let t = FdTable::default();
@@ -250,7 +313,8 @@ mod tests {
         assert_eq!(t.install(file(), false, 1000, 1 << 20), Ok(1000));
         assert_eq!(t.install(file(), false, 1000, 1 << 20), Ok(1001));
         assert_eq!(t.install(file(), false, 602, 602), Err(Errno::EMFILE));
-        assert_eq!(t.remove_where(|_, e| e.cloexec).len(), 1);
+        let (gone, next) = t.remove_some(0, |_, e| e.cloexec);
+        assert_eq!((gone.len(), next), (1, None));
         assert_eq!(t.install(file(), false, 0, 1 << 20), Ok(5));
         let top = NR_OPEN as i32 - 1;
         assert!(t.replace(top, file(), false, 1 << 20).unwrap().is_none());
@@ -263,6 +327,7 @@ mod tests {
         assert!(t.get(top).is_err() && copy.get(top).is_ok());
         assert_eq!(t.duplicate().slots.read().pages.len(), 4);
         assert_eq!((t.numbers().len(), t.count()), (603, 603));
+        assert_eq!((t.top(), t.is_large(), copy.top(), copy.is_large()), (1002, false, NR_OPEN, false));
         assert_eq!((t.next(0), t.next(601), t.next(top as usize)), (Some(0), Some(1000), None));
     }
 }

@@ -142,6 +142,14 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
     if has(CLONE_SETTLS) && !has(CLONE_VM) {
         thread.queue(platform::Op::SetFs(a.tls));
     }
+    let files = match has(CLONE_FILES) {
+        true => parent.files(),
+        false if parent.files().is_large() => {
+            parent.kernel.executor.room().await;
+            parent.files().duplicate()
+        }
+        false => parent.files().duplicate(),
+    };
     let child_mm = if has(CLONE_VM) {
         mm.user_added();
         mm.clone()
@@ -153,7 +161,7 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
         }
         Mm::new(thread.address_space(), map)
     };
-    let child = build(&parent, &a, pid, child_mm, &*thread);
+    let child = build(&parent, &a, pid, child_mm, files, &*thread);
     let vfork = has(CLONE_VFORK).then(|| {
         let v = Arc::new(VforkDone::default());
         *child.vfork_done.lock() = Some(v.clone());
@@ -222,7 +230,14 @@ fn alloc(parent: &Arc<Task>) -> Result<i32> {
     Ok(pid)
 }
 
-fn build(parent: &Arc<Task>, a: &CloneArgs, tid: i32, mm: Arc<Mm>, thread: &dyn GuestThread) -> Arc<Task> {
+fn build(
+    parent: &Arc<Task>,
+    a: &CloneArgs,
+    tid: i32,
+    mm: Arc<Mm>,
+    files: Arc<super::FdTable>,
+    thread: &dyn GuestThread,
+) -> Arc<Task> {
     let has = |b| a.flags & b != 0;
     let group = if has(CLONE_THREAD) {
         parent.kernel.texts.threaded();
@@ -256,14 +271,13 @@ fn build(parent: &Arc<Task>, a: &CloneArgs, tid: i32, mm: Arc<Mm>, thread: &dyn 
         ..TaskSignals::default()
     };
     drop(ps);
-    let files = parent.files();
     let fs = parent.fs();
     Arc::new(Task {
         kernel: parent.kernel.clone(),
         id: AtomicI32::new(tid),
         group,
         cred: RwLock::new(parent.cred()),
-        files: RwLock::new(if has(CLONE_FILES) { files } else { files.duplicate() }),
+        files: RwLock::new(files),
         fs: RwLock::new(if has(CLONE_FS) { fs } else { Arc::new(Mutex::new(fs.lock().clone())) }),
         mm: RwLock::new(mm),
         signals: Mutex::new(signals),

@@ -5,6 +5,7 @@ use super::signal::{Pending, SigActions, SigSet};
 use super::wait::WaitQueue;
 use super::Task;
 use parking_lot::{Mutex, RwLock};
+use platform::executor::Turns;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -75,6 +76,8 @@ pub struct ThreadGroup {
     /// For init: signals whose default action applies because they are faults of its own or come from outside
     /// the sandbox.
     forced_fatal: AtomicU64,
+    /// The share of its tasks in the queues of ready tasks.
+    pub turns: Arc<Turns>,
     /// State of a zombie that /proc still shows.
     pub remains: Mutex<Option<ZombieInfo>>,
 }
@@ -101,6 +104,7 @@ impl ThreadGroup {
             oom_score_adj: AtomicI32::new(0),
             start_ns: AtomicU64::new(platform::executor::now_ns()),
             timers: Default::default(),
+            turns: Arc::default(),
             threaded: AtomicBool::new(false),
             dumpable: AtomicI32::new(1),
             init: false,

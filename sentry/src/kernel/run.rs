@@ -15,7 +15,8 @@ use std::task::Poll;
 /// Starts the future of a task. Its thread is stopped, with its first registers set.
 pub fn start(task: Arc<Task>, thread: Box<dyn GuestThread>) {
     let executor = task.kernel.executor.clone();
-    executor.spawn(Box::pin(super::current::scope(task.clone(), run(task, thread))));
+    let turns = task.group.turns.clone();
+    executor.spawn_of(Some(turns), Box::pin(super::current::scope(task.clone(), run(task, thread))));
 }
 
 async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
@@ -130,7 +131,7 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
         }
     };
     exit::leave_memory(&task, &mut *thread, !dead).await;
-    exit::exit_task(&task, status);
+    exit::exit_task(&task, status).await;
     drop(thread);
 }
 

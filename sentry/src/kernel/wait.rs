@@ -12,7 +12,10 @@ use crate::abi::PollEvents;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
+
+/// Waiters that one wake reaches before it returns; others follow soon.
+const WOKEN_AT_ONCE: usize = 1024;
 
 /// Called when a queue is woken with events in the registration's mask. Must not block and must not take
 /// locks of the object that wakes.
@@ -177,8 +180,12 @@ impl WaitQueue {
             }
             n += 1;
         }
+        let rest = more.split_off(more.len().min(WOKEN_AT_ONCE));
         for w in inline.into_iter().flatten().chain(more) {
             w.wake(events);
+        }
+        if !rest.is_empty() {
+            wake_rest(rest, events);
         }
     }
 
@@ -188,6 +195,22 @@ impl WaitQueue {
 
     pub fn has_waiters(&self) -> bool {
         self.len.load(Ordering::SeqCst) != 0
+    }
+}
+
+/// Wakes the waiters beyond [`WOKEN_AT_ONCE`], with other tasks in between.
+fn wake_rest(mut rest: Vec<WakeTarget>, events: PollEvents) {
+    let woken = platform::executor::spawn_here(async move {
+        while !rest.is_empty() {
+            yield_now().await;
+            for w in rest.drain(..rest.len().min(WOKEN_AT_ONCE)) {
+                w.wake(events);
+            }
+        }
+    });
+    // Without an executor nothing of this is asynchronous.
+    if let Err(mut now) = woken {
+        while now.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {}
     }
 }
 
@@ -279,6 +302,17 @@ mod tests {
         for (n, at) in (0..100).map(|i| i * 7 % 100).enumerate() {
             assert_eq!(c[at].0.load(Ordering::SeqCst), n);
         }
+    }
+
+    #[test]
+    fn more_than_are_woken_at_once() {
+        const N: usize = 3 * WOKEN_AT_ONCE + 7;
+        let (q, c) = (WaitQueue::new(), Arc::<Count>::default());
+        for _ in 0..N {
+            q.add_waker(PollEvents::IN, c.clone().into());
+        }
+        q.wake(PollEvents::IN);
+        assert_eq!(c.0.load(Ordering::SeqCst), N);
     }
 
     #[test]

@@ -90,6 +90,8 @@ impl Vma {
 
 /// Above this number, mappings are changed in bulk.
 const MANY: usize = 64;
+/// Changing more takes milliseconds.
+const LONG: usize = 8192;
 
 /// Mappings by start address, never overlapping.
 #[derive(Clone, Default)]
@@ -102,6 +104,10 @@ pub struct VmaTree {
 impl VmaTree {
     pub fn iter(&self) -> impl Iterator<Item = &Vma> {
         self.map.values()
+    }
+    /// Where the first begins and the last ends.
+    pub fn ends(&self) -> Option<(u64, u64)> {
+        Some((*self.map.first_key_value()?.0, self.map.last_key_value()?.1.end))
     }
     pub fn count(&self) -> usize {
         self.map.len()
@@ -138,6 +144,10 @@ impl VmaTree {
     }
     pub fn mapped_in(&self, start: u64, end: u64) -> u64 {
         self.range(start, end).map(|v| v.end.min(end) - v.start.max(start)).sum()
+    }
+    /// Whether changing these takes long.
+    pub fn are_many(&self, start: u64, end: u64) -> bool {
+        self.map.len() > LONG && self.map.range(start..end.max(start)).nth(LONG).is_some()
     }
     fn split(&mut self, at: u64) {
         let Some(v) = self.find(at) else { return };

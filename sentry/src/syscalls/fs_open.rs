@@ -2,10 +2,13 @@
 
 use super::arg::*;
 use super::Ctx;
-use crate::error::{Errno, Result, SysResult};
+use crate::error::{later, Errno, Result, SysResult};
 use crate::fs::vfs::open::{open_how, Opened};
 use crate::fs::vfs::{LookupFlags, Path};
 use crate::fs::{pipe, File, FileOps};
+use crate::kernel::wait::Turn;
+use crate::kernel::Task;
+use platform::executor::ask_room;
 use std::sync::Arc;
 
 const KNOWN: i32 = libc::O_ACCMODE
@@ -122,33 +125,46 @@ pub fn umask(cx: &mut Ctx<'_>, mask: Mode) -> SysResult {
     Ok(u64::from(std::mem::replace(&mut fs.umask, mask.0 & 0o777)))
 }
 
-pub fn close_range(cx: &mut Ctx<'_>, first: u32, last: u32, flags: u32) -> SysResult {
+pub async fn close_range(cx: &mut Ctx<'_>, first: u32, last: u32, flags: u32) -> SysResult {
     const UNSHARE: u32 = 2;
     const CLOEXEC: u32 = 4;
     if flags & !(UNSHARE | CLOEXEC) != 0 || first > last {
         return Err(Errno::EINVAL.into());
     }
     if flags & UNSHARE != 0 {
-        let mut files = cx.task.files.write();
-        if Arc::strong_count(&files) > 1 {
-            let own = files.duplicate();
-            *files = own;
-        }
+        own_files(cx.task)?;
     }
     let files = cx.task.files();
-    if flags & CLOEXEC != 0 {
-        for fd in files.numbers() {
-            if (first..=last).contains(&(fd as u32)) {
-                // A descriptor that was closed meanwhile needs no mark.
-                let _ = files.set_cloexec(fd, true);
+    let (first, last) = (first as usize, last as usize);
+    let (mut from, mut turn) = (Some(first), Turn::new());
+    while let Some(at) = from {
+        if flags & CLOEXEC != 0 {
+            from = files.mark_some(at, last);
+        } else {
+            let (gone, next) = files.remove_some(at, |i, _| i <= last);
+            for file in gone {
+                super::fs_fd::closed(cx.task, &file);
+                drop(file);
+                turn.next().await;
             }
+            from = next.filter(|i| *i <= last);
         }
-        return Ok(0);
-    }
-    for file in files.remove_where(|i, _| u32::try_from(i).is_ok_and(|i| (first..=last).contains(&i))) {
-        super::fs_fd::closed(cx.task, &file);
+        turn.look().await;
     }
     Ok(0)
+}
+
+/// Gives the task a table of descriptors of its own.
+pub fn own_files(task: &Task) -> Result<()> {
+    let mut files = task.files.write();
+    if Arc::strong_count(&files) > 1 {
+        if files.is_large() {
+            ask_room().map_err(later)?;
+        }
+        let own = files.duplicate();
+        *files = own;
+    }
+    Ok(())
 }
 
 pub fn memfd_create(cx: &mut Ctx<'_>, name: Addr, flags: u32) -> SysResult {

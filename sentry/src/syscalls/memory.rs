@@ -8,6 +8,7 @@ use crate::fs::MapSource;
 use crate::mm::space::Map;
 use crate::mm::text::{self, Images};
 use crate::mm::vma::{page_aligned, page_up, valid_range, Backing, Vma};
+use platform::executor::ask_room;
 use platform::{Op, GUEST_MAX, GUEST_MIN, PAGE_SIZE};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -247,8 +248,17 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
     Ok(start)
 }
 
+/// Before a call that changes many mappings.
+pub(super) fn ask_for(cx: &Ctx<'_>, start: u64, end: u64) -> SysResult<()> {
+    if cx.task.mm.read().map().vmas.are_many(start, end) {
+        ask_room()?;
+    }
+    Ok(())
+}
+
 pub async fn munmap(cx: &mut Ctx<'_>, addr: Addr, len: u64) -> SysResult {
     let (start, end) = range_arg(addr.0, len, Errno::EINVAL)?;
+    ask_for(cx, start, end)?;
     begin(cx).await;
     {
         let mm = cx.task.mm();
@@ -287,6 +297,7 @@ pub async fn mprotect(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32) -> SysR
     }
     let (start, end) = range_arg(addr.0, len, Errno::ENOMEM)?;
     let prot = implied(cx, prot & PROT_ALL);
+    ask_for(cx, start, end)?;
     begin(cx).await;
     // Mapping by mapping, as in Linux: the part before a hole or a mapping that denies the protection is
     // changed.
@@ -405,6 +416,7 @@ pub async fn madvise(cx: &mut Ctx<'_>, addr: Addr, len: u64, advice: i32) -> Sys
         return Ok(0);
     }
     let (start, end) = range_arg(addr.0, len, Errno::EINVAL)?;
+    ask_for(cx, start, end)?;
     begin(cx).await;
     let (holes, ranges) = {
         let mm = cx.task.mm();

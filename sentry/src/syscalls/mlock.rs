@@ -45,6 +45,7 @@ fn lock_range(cx: &mut Ctx<'_>, addr: u64, len: u64, on: bool) -> SysResult {
         return Ok(0);
     }
     let end = start.checked_add(len).filter(|&e| e <= GUEST_MAX).ok_or(Errno::ENOMEM)?;
+    super::memory::ask_for(cx, start, end)?;
     let mm = cx.task.mm();
     let mut map = mm.map();
     if on {
@@ -92,6 +93,7 @@ pub fn mlockall(cx: &mut Ctx<'_>, flags: i32) -> SysResult {
     if flags == 0 || flags & !(current | future | onfault) != 0 || flags == onfault {
         return Err(Errno::EINVAL.into());
     }
+    super::memory::ask_for(cx, GUEST_MIN, GUEST_MAX)?;
     let mm = cx.task.mm();
     let mut map = mm.map();
     check_memlock(cx, if flags & current != 0 { map.vmas.total } else { 0 })?;
@@ -103,6 +105,7 @@ pub fn mlockall(cx: &mut Ctx<'_>, flags: i32) -> SysResult {
 }
 
 pub fn munlockall(cx: &mut Ctx<'_>) -> SysResult {
+    super::memory::ask_for(cx, GUEST_MIN, GUEST_MAX)?;
     let mm = cx.task.mm();
     let mut map = mm.map();
     map.vmas.update(GUEST_MIN, GUEST_MAX, |v| v.locked = false);

@@ -46,10 +46,11 @@ pub mod splice;
 pub mod strace;
 pub mod table;
 
-use crate::error::{Errno, Result, SysResult};
+use crate::error::{Errno, Result, SysError, SysResult, LATER};
 use crate::kernel::{Kernel, Task};
 use crate::mm::io::{Dst, IoVec, Src, Staged};
 use crate::mm::UserMem;
+use platform::executor::{may_ask, was_refused};
 use platform::{AddressSpace, GuestThread};
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -247,13 +248,35 @@ pub async fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
             return Ok(r);
         }
     }
+    may_ask(true);
+    let mut result = answer(cx).await;
+    while result == Err(LATER.into()) && was_refused() {
+        result = make_again(cx).await;
+    }
+    may_ask(false);
+    result
+}
+
+async fn answer(cx: &mut Ctx<'_>) -> SysResult {
     if let Some(r) = table::call_now(cx) {
         return r;
     }
     table::call_wait(cx).await
 }
 
-/// Number of unknown calls that are logged.
+/// Makes a call that takes long, once there is a thread for others meanwhile.
+async fn make_again(cx: &mut Ctx<'_>) -> SysResult {
+    cx.staged = Staged::default();
+    let executor = cx.kernel().executor.clone();
+    executor.calm().await;
+    if cx.task.is_killed() {
+        return Err(SysError::INTR);
+    }
+    may_ask(false);
+    Box::pin(answer(cx)).await
+}
+
+/// Numbers of calls that are not there that are remembered.
 pub const UNKNOWN_MAX: usize = 1024;
 
 /// A call that is not in the table: `ENOSYS`, logged once per number, for up to [`UNKNOWN_MAX`] numbers.

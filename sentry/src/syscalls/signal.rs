@@ -9,6 +9,7 @@ use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::kernel::signal::*;
 use crate::kernel::wait::WaitError;
 use crate::kernel::{pgrp, send, Kernel, Task, ThreadGroup};
+use platform::executor::ask_room;
 use std::sync::Arc;
 
 fn check_size(size: usize) -> Result<()> {
@@ -32,6 +33,9 @@ pub fn rt_sigaction(cx: &mut Ctx<'_>, sig: Sig, act: Addr, old: Addr, size: usiz
         Some(SigAction { handler, flags, restorer, mask: SigSet(mask).minus(SigSet::UNBLOCKABLE) })
     };
     let actions = cx.task.group.actions.read().clone();
+    if new.is_some() && crate::time::has_many(&cx.task.group) {
+        ask_room()?;
+    }
     let prev = {
         let mut a = actions.lock();
         let prev = a.get(sig);

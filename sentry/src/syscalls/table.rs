@@ -78,7 +78,6 @@ syscall_table! {
         33 dup2(old: Fd, new: Fd) => fs_fd::dup2, Full, "";
         292 dup3(old: Fd, new: Fd, flags: i32) => fs_fd::dup3, Full, "";
         95 umask(mask: Mode) => fs_open::umask, Full, "";
-        436 close_range(first: u32, last: u32, flags: u32) => fs_open::close_range, Full, "";
         319 memfd_create(name: Addr, flags: u32) => fs_open::memfd_create, Partial, "no huge pages";
         39 getpid() => ids::getpid, Full, "";
         110 getppid() => ids::getppid, Full, "";
@@ -268,6 +267,7 @@ syscall_table! {
         56 clone(flags: u64, stack: Addr, parent_tid: Addr, child_tid: Addr, tls: Addr) => process::clone, Partial, "no new namespaces";
         57 fork() => process::fork, Full, "";
         58 vfork() => process::vfork, Full, "";
+        436 close_range(first: u32, last: u32, flags: u32) => fs_open::close_range, Full, "";
         59 execve(pathname: PathPtr, argv: Addr, envp: Addr) => process::execve, Full, "";
         61 wait4(pid: i32, status: Addr, options: i32, rusage: Addr) => process::wait4, Full, "";
         128 rt_sigtimedwait(set: Addr, info: Addr, timeout: Addr, sigsetsize: usize) => signal::rt_sigtimedwait, Full, "";

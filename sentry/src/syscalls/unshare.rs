@@ -44,12 +44,8 @@ pub fn unshare(cx: &mut Ctx<'_>, flags: u64) -> SysResult {
         *fs = Arc::new(Mutex::new(own));
     }
     if flags & libc::CLONE_FILES != 0 {
-        let mut files = task.files.write();
-        // A table that is not shared is kept, since it owns its record locks.
-        if Arc::strong_count(&*files) > 1 {
-            let own = files.duplicate();
-            *files = own;
-        }
+        // An unshared table stays the one that owns its record locks.
+        super::fs_open::own_files(task)?;
     }
     if flags & libc::CLONE_SYSVSEM != 0 && threads == 1 {
         crate::ipc::sem::process_gone(&task.kernel, task.group.pid);

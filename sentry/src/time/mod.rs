@@ -36,7 +36,12 @@ fn ignores(group: &ThreadGroup, sig: i32) -> bool {
     ignored
 }
 
-/// To be called when a signal is no longer ignored: timers held by it continue.
+/// Whether a process has so many timers that [`unignored`] takes long.
+pub fn has_many(group: &ThreadGroup) -> bool {
+    posix::has_many(group)
+}
+
+/// A signal that a process ignored is not ignored any more: timers that waited for that go on.
 pub fn unignored(group: &ThreadGroup, sig: i32) {
     posix::unignored(group, sig);
     if sig == libc::SIGALRM {

@@ -12,7 +12,7 @@ use crate::kernel::signal::{SigFields, SigInfo};
 use crate::kernel::users::{self, Charge, Resource};
 use crate::kernel::{Kernel, Task, ThreadGroup};
 use parking_lot::Mutex;
-use platform::executor::Rounds;
+use platform::executor::{drop_aside, Rounds};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Weak};
@@ -118,6 +118,18 @@ impl Shared {
     }
 }
 
+/// Going through more timers takes milliseconds.
+const MANY: usize = 4096;
+
+impl Drop for PosixTimers {
+    fn drop(&mut self) {
+        let timers = std::mem::take(&mut self.table.get_mut().timers);
+        if timers.len() > MANY {
+            drop_aside(timers);
+        }
+    }
+}
+
 impl PosixTimers {
     /// Creates a disarmed timer. `limit` bounds the user's timers and queued signals. `notify` gets the new
     /// timer's id.
@@ -219,7 +231,12 @@ impl PosixTimer {
     }
 }
 
-/// To be called when a signal is no longer ignored.
+/// Whether a process has so many timers that going through them takes long.
+pub fn has_many(group: &ThreadGroup) -> bool {
+    group.timers.get::<PosixTimers>().is_some_and(|timers| timers.table.lock().timers.len() > MANY)
+}
+
+/// To be called when a signal that a process ignored is not ignored any more.
 pub fn unignored(group: &ThreadGroup, sig: i32) {
     if let Some(timers) = group.timers.get::<PosixTimers>() {
         timers.unignored(sig);

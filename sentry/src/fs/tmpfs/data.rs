@@ -7,9 +7,10 @@
 
 use super::pages::Pages;
 use super::{TmpFs, PAGE};
-use crate::error::{Errno, Result};
+use crate::error::{later, Errno, Result};
 use crate::mm::io::{Dst, Src};
 use platform::budget::Use;
+use platform::executor::{aside, ask_room, drop_aside};
 use platform::host::SharedFile;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -282,13 +283,19 @@ impl Data {
                 if len > platform::host::SHARED_FILE_MAX {
                     return Err(Errno::EFBIG);
                 }
-                p.set_len(len);
+                if p.taken() > LONG && p.len() > len {
+                    ask_room().map_err(later)?;
+                    aside(|| p.set_len(len));
+                } else {
+                    p.set_len(len);
+                }
                 self.settle(fs);
                 Ok(())
             }
             Store::Shared(f) => {
-                if f.len().saturating_sub(len) > LONG {
-                    platform::executor::aside(|| f.set_len(len))?;
+                if f.len().saturating_sub(len) > LONG && f.blocks().saturating_mul(512) > LONG {
+                    ask_room().map_err(later)?;
+                    aside(|| f.set_len(len))?;
                 } else {
                     f.set_len(len)?;
                 }
@@ -487,10 +494,10 @@ impl Data {
     pub fn release(&mut self, fs: &TmpFs) {
         fs.recharge(self.charged, 0);
         self.charged = 0;
-        if let Store::Shared(f) = std::mem::take(&mut self.store) {
-            if f.len() > LONG {
-                platform::executor::drop_aside(f);
-            }
+        match std::mem::take(&mut self.store) {
+            Store::Shared(f) if f.len() > LONG => drop_aside(f),
+            Store::Pages(p) if p.taken() > LONG => drop_aside(p),
+            _ => {}
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::kernel::wait::WaitQueue;
 use crate::kernel::{current, Cred, Kernel, Task};
 use crate::mm::io::{Dst, Src};
 use parking_lot::Mutex;
-use platform::executor::now_ns;
+use platform::executor::{ask_room, now_ns};
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -247,6 +247,7 @@ impl FileOps for End {
                 };
                 let mut b = [0u8; size_of::<Termios>()];
                 mem.read_bytes(arg, &mut b)?;
+                ask_room()?;
                 self.drain(&task.kernel, || self.host(cmd as u32, &mut b))?;
             }
             libc::TIOCGWINSZ => {
@@ -273,6 +274,7 @@ impl FileOps for End {
                 self.check(&task.kernel, libc::SIGTTOU)?;
                 let v = i32::try_from(arg).map_err(|_| Errno::EINVAL)?;
                 let host = || platform::host::ioctl_value(self.file.fd().as_fd(), u64::from(cmd), v);
+                ask_room()?;
                 self.drain(&task.kernel, host)?;
             }
             libc::TIOCGETD => mem.write(arg, &0i32)?,
