@@ -36,6 +36,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::abi;
 use super::inflight::Control;
+use super::share::{Lineage, Ticket};
 use super::space::Space;
 use super::watched::Area;
 use super::Inner;
@@ -93,19 +94,29 @@ impl Births {
     pub(super) fn prepare(&self, inner: &Inner) {
         if self.cradles.lock().len() < CRADLES {
             // A failure shows when one is needed.
-            if let Ok(cradle) = Control::with_area(&inner.flights) {
+            let root = inner.flights.shares().root();
+            let cradle = inner.flights.shares().calm().then(|| Control::with_area(&inner.flights, root, &mut None));
+            if let Some(Ok(cradle)) = cradle {
                 self.cradles.lock().push(cradle);
             }
         }
     }
 
     /// Awaits the child of a fork of the thread in `slot`.
-    pub(super) fn expect(&self, inner: &Arc<Inner>, slot: usize) -> Result<(u64, Arc<Space>), Errno> {
-        let ready = self.cradles.lock().pop();
+    pub(super) fn expect(
+        &self,
+        inner: &Arc<Inner>,
+        slot: usize,
+        lineage: Lineage,
+        ticket: &mut Option<Ticket>,
+    ) -> Result<(u64, Arc<Space>), Errno> {
+        // Those are for all; where there are few, each has its share.
+        let ready = if inner.flights.shares().calm() { self.cradles.lock().pop() } else { None };
         let (area, ours, theirs) = match ready {
             Some(cradle) => cradle,
-            None => Control::with_area(&inner.flights)?,
+            None => Control::with_area(&inner.flights, lineage.clone(), ticket)?,
         };
+        ours.set_lineage(lineage);
         area.state(slot).store(abi::state::PARKED, Release);
         let token = host::random_u64();
         let space = Space::unborn(inner.clone(), area, ours, slot, token);
