@@ -4,10 +4,11 @@
 //! A stub that takes none must not use up what others need, so:
 //!
 //! * a stub has at most [`UNASKED`] and those of one more round: then its socket is asked, from our end, whether it is empty;
-//! * the sandbox has at most [`LIMIT`] in all, areas of processes that are being born included. Up to [`CALM`] all may have what they
-//!   ask for; beyond, all sockets are asked, and each process and its descendants together have a [`share`];
-//! * what is beyond that waits, and fails after [`PATIENCE_NS`]; the first that waits is the first that is served. While some wait, a
-//!   stub that has left the same messages where they are for [`STUCK_NS`] is killed.
+//! * the sandbox has at most [`LIMIT`] in all, areas of processes that are being born included. Up to [`CALM`] all
+//!   may have what they ask for; beyond, all sockets are asked, and each process and its descendants together have a
+//!   [`share`];
+//! * what is beyond that waits, and fails after [`PATIENCE_NS`]; the first that waits is the first that is served.
+//!   While some wait, a stub that has left the same messages where they are for [`STUCK_NS`] is killed.
 //!
 //! Nothing that a stub says counts here.
 
@@ -106,7 +107,8 @@ impl Control {
         Ok((area, control, theirs))
     }
 
-    /// Sends descriptors. `ETOOMANYREFS`: later perhaps, with the ticket, which keeps its place among those that wait.
+    /// Sends descriptors. `ETOOMANYREFS`: later perhaps, with the ticket, which keeps its place among those that
+    /// wait.
     pub(super) fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>], ticket: &mut Option<Ticket>) -> Result<(), Errno> {
         if self.given.load(Relaxed) >= UNASKED && !self.is_empty() {
             // It waits for nobody but itself.

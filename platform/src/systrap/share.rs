@@ -1,9 +1,9 @@
 //! How descriptors in flight ([`super::inflight`]) are shared out among processes when there are many.
 //!
-//! Each process has an account, and counts for those of its ancestors as well. A process with its descendants may have
-//! seven eighths of what the sandbox (or its parent's part of it) has left. So what all of them leave untaken is less than half, and
-//! what is left is for others: however many processes one makes, they are one account among its siblings. Deeper than
-//! [`DEPTH`] processes share their ancestor's.
+//! Each process has an account, and counts for those of its ancestors as well. A process with its descendants may
+//! have seven eighths of what the sandbox (or its parent's part of it) has left. So what all of them leave untaken is
+//! less than half, and what is left is for others: however many processes one makes, they are one account among its
+//! siblings. Deeper than [`DEPTH`] processes share their ancestor's.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 
 use super::inflight::{CALM, LIMIT};
 
-/// Most accounts above each other. With all ancestors' parts taken off, one so deep can still send what a round needs.
+/// Most accounts above each other. With all ancestors' parts taken off, one so deep can still send what a round
+/// needs.
 const DEPTH: usize = 8;
 /// Most waiting ones that are looked at each time.
 const SERVED: usize = 1024;

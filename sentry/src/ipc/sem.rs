@@ -8,9 +8,10 @@ use crate::error::{Errno, Result, SysError, SysResult};
 use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{Cred, Kernel, Task};
 use parking_lot::Mutex;
-use platform::budget::{Budget, Charge};
+use platform::budget::{of_heap, Budget, Charge};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::sync::LazyLock;
 
 pub const SEMMNI: usize = 32000;
 pub const SEMMSL: usize = 32000;
@@ -37,7 +38,9 @@ struct Sem {
 }
 
 /// Adjustments in all sets, of all processes.
-static UNDO: Budget = Budget::new(1 << 20);
+static UNDO: LazyLock<Budget> = LazyLock::new(|| Budget::new(of_heap(UNDO_COST << 20, 2) / UNDO_COST));
+/// About what one takes.
+const UNDO_COST: u64 = 64;
 
 struct State {
     perm: Perm,

@@ -5,9 +5,9 @@ use super::signal::{SigFields, SigInfo};
 use super::{exit, send, Task};
 use crate::error::{Errno, Result};
 use crate::syscalls::Ctx;
-use platform::budget::{Budget, Charge};
+use platform::budget::{of_heap, Budget, Charge};
 use std::sync::atomic::Ordering;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// `AUDIT_ARCH_X86_64`.
 const ARCH: u32 = 0xc000_003e;
@@ -38,7 +38,7 @@ pub struct Insn {
 }
 
 /// Instructions of all programs in the sandbox, 64 MiB of them; a task's list of programs counts too, an instruction each.
-static INSNS: Budget = Budget::new(8 << 20);
+static INSNS: LazyLock<Budget> = LazyLock::new(|| Budget::new(of_heap(64 << 20, 2) / size_of::<Insn>() as u64));
 /// What a program is beside its instructions.
 const PROGRAM_COST: u64 = 12;
 

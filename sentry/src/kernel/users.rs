@@ -3,9 +3,10 @@
 
 use super::current;
 use parking_lot::Mutex;
+use platform::budget::of_heap;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +26,21 @@ const KINDS: usize = 6;
 /// Most files under way in the whole sandbox.
 pub const MAX_IN_FLIGHT: u64 = 1 << 16;
 
-/// What all users together may have.
-const ALL_MAX: [u64; KINDS] = [1 << 16, 1 << 18, 1 << 20, 1 << 18, 1 << 17, MAX_IN_FLIGHT];
+/// What all users together may have: less where the Sentry has little address space, of which each takes so much.
+fn all_max(what: What) -> u64 {
+    static ALL_MAX: LazyLock<[u64; KINDS]> = LazyLock::new(|| {
+        let of = |most: u64, bytes: u64, part: u64| of_heap(most * bytes, part) / bytes;
+        [
+            of(1 << 16, 1024, 2),
+            of(1 << 18, 256, 2),
+            of(1 << 20, 256, 4),
+            of(1 << 18, 256, 2),
+            of(1 << 17, 4096, 8),
+            MAX_IN_FLIGHT,
+        ]
+    });
+    ALL_MAX[what as usize]
+}
 static ALL: [AtomicU64; KINDS] = [const { AtomicU64::new(0) }; KINDS];
 
 /// `/proc/sys/fs/{inotify,epoll}/max_user_*`: what one user may have.
@@ -60,7 +74,7 @@ impl Charge {
             let had = mine.fetch_add(more, Ordering::Relaxed);
             let had_all = all.fetch_add(more, Ordering::Relaxed);
             let fits = |had: u64, limit: u64| had.checked_add(more).is_some_and(|n| n <= limit);
-            if !fits(had, limit) || !fits(had_all, ALL_MAX[self.what as usize]) {
+            if !fits(had, limit) || !fits(had_all, all_max(self.what)) {
                 mine.fetch_sub(more, Ordering::Relaxed);
                 all.fetch_sub(more, Ordering::Relaxed);
                 return false;
@@ -117,9 +131,15 @@ impl User {
     }
 }
 
+/// Whether all users together have so many of these that new objects should be small: less than a quarter and `more`
+/// is left.
+pub fn scarce(what: What, more: u64) -> bool {
+    left(what) < (all_max(what) / 4).saturating_add(more)
+}
+
 /// How many of these all users together may still have.
-pub fn left(what: What) -> u64 {
-    ALL_MAX[what as usize].saturating_sub(ALL[what as usize].load(Ordering::Relaxed))
+fn left(what: What) -> u64 {
+    all_max(what).saturating_sub(ALL[what as usize].load(Ordering::Relaxed))
 }
 
 #[cfg(test)]
@@ -137,7 +157,8 @@ mod tests {
         assert!(b.charge(What::EpollWatches, 3).is_some());
         drop(held);
         assert!(a.charge(What::EpollWatches, 3).is_some());
-        let all: Vec<_> = (0..ALL_MAX[0]).map_while(|_| a.charge(What::InotifyInstances, u64::MAX)).collect();
+        let all: Vec<_> =
+            (0..all_max(What::InotifyInstances)).map_while(|_| a.charge(What::InotifyInstances, u64::MAX)).collect();
         assert!(b.charge(What::InotifyInstances, u64::MAX).is_none());
         drop(all);
         assert!(b.charge(What::InotifyInstances, 1).is_some());

@@ -19,8 +19,9 @@
 //! guest neither sees it nor is given its place.
 //!
 //! # Bounds
-//! A copy is charged to [`COPIED`] until the last mapping of it is gone, whether or not it is the newest one. The record of a file that has
-//! changed makes no copies any more. When there are too many files, records or bytes, files that nothing maps are forgotten.
+//! A copy is charged to [`COPIED`] until the last mapping of it is gone, whether or not it is the newest one. The
+//! record of a file that has changed makes no copies any more. When there are too many files, records or bytes, files
+//! that nothing maps are forgotten.
 
 use super::vma::{Backing, Vma};
 use crate::error::{Errno, Result, SysError};
