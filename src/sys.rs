@@ -177,11 +177,22 @@ const CAP_VERSION: u32 = 0x2008_0522;
 
 /// The calling thread's permitted capabilities.
 pub fn permitted_caps() -> nix::Result<u64> {
+    Ok(caps()?.0)
+}
+
+/// The calling thread's effective capabilities.
+pub fn effective_caps() -> nix::Result<u64> {
+    Ok(caps()?.1)
+}
+
+/// Permitted and effective ones.
+fn caps() -> nix::Result<(u64, u64)> {
     let mut header = CapHeader { version: CAP_VERSION, pid: 0 };
     let mut data = [CapData { effective: 0, permitted: 0, inheritable: 0 }; 2];
     // SAFETY: both point to live values of the layout that version 3 has.
     Errno::result(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
-    Ok(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32)
+    let whole = |word: fn(&CapData) -> u32| u64::from(word(&data[0])) | u64::from(word(&data[1])) << 32;
+    Ok((whole(|d| d.permitted), whole(|d| d.effective)))
 }
 
 /// Sets the calling thread's permitted and effective capabilities to `set`, the inheritable ones to `inheritable`.
