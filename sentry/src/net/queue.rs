@@ -8,10 +8,11 @@
 //! beyond it each takes a page at most, so that nothing stands still, as long as all have not taken an eighth more;
 //! then an empty queue takes nothing (`ENOBUFS`).
 
-use super::scm::Scm;
+use super::scm::{InFlight, Scm};
 use super::socket::RecvMsg;
 use crate::error::{Errno, Result};
 use crate::fs::ring::Ring;
+use crate::fs::File;
 use crate::mm::io::{Dst, Src};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -173,6 +174,19 @@ impl Queue {
         }
         !ring.is_empty() || !records.is_empty()
     }
+    /// Shows each file that lies in it.
+    pub fn each_file(&self, look: &mut dyn FnMut(&Arc<File>)) {
+        let s = self.state.lock();
+        let files = s.records.iter().filter_map(|r| r.scm.as_ref()).flat_map(|scm| &scm.files);
+        files.filter_map(|f| f.file()).for_each(look);
+    }
+    /// Takes the files out of the messages that lie in it; what they lay beside stays.
+    pub fn take_files(&self, to: &mut Vec<InFlight>) {
+        let mut s = self.state.lock();
+        for scm in s.records.iter_mut().filter_map(|r| r.scm.as_mut()) {
+            to.append(&mut scm.files);
+        }
+    }
     pub fn deserted(&self) -> bool {
         self.state.lock().deserted
     }
@@ -238,7 +252,8 @@ impl Queue {
         }
         let start = s.pos + s.ring.len() as u64;
         let n = s.ring.push(src, free)?;
-        if let Some(scm) = scm.take() {
+        if let Some(mut scm) = scm.take() {
+            scm.queued();
             s.records.push_back(Record { start, len: n, scm: Some(scm), from: None });
         }
         s.account();
@@ -278,6 +293,9 @@ impl Queue {
         if n < len {
             s.ring.truncate(n);
             return Err(Errno::EFAULT);
+        }
+        if let Some(scm) = scm {
+            scm.queued();
         }
         s.records.push_back(Record { start, len, scm: scm.take(), from });
         s.account();
@@ -370,6 +388,9 @@ impl Queue {
                     leftover = s.records.pop_front();
                 }
             }
+        }
+        if let (false, Some(scm)) = (peek, &mut msg.scm) {
+            scm.unqueued();
         }
         // With little memory a writer may wait at less than half.
         let was = was && POOL.load(Ordering::Relaxed) <= pool_max();

@@ -1,6 +1,7 @@
 //! Datagram sockets. Each has one queue that anyone may send to; `connect` only fixes a destination and lets nobody else in.
 
 use super::conn::finish_scm;
+use super::gc;
 use super::names::{unnamed, Bound, Name};
 use crate::error::{Errno, Result};
 use crate::fs::vfs::Path;
@@ -103,6 +104,10 @@ impl Dgram {
         (a, b)
     }
 
+    pub fn queue(&self) -> &Queue {
+        &self.inner.queue
+    }
+
     fn bound(&self) -> Bound {
         let weak: Weak<Inner> = Arc::downgrade(&self.inner);
         weak
@@ -151,6 +156,7 @@ impl Drop for Dgram {
                 p.wake.wake_all();
             }
         }
+        gc::ask();
     }
 }
 
