@@ -54,7 +54,7 @@ fn little_address_space_is_enough() {
 /// What a guest has in the Sentry's heap is bounded by what the Sentry can have.
 #[test]
 fn a_guest_does_not_use_up_the_address_space() {
-    for kib in ["-v 1600000", "-v 2500000"] {
+    for kib in ["-v 1600000", "-v 2000000"] {
         case(kib, "shortage/kernel_memory");
     }
 }
