@@ -36,7 +36,7 @@ struct Place {
 
 /// What becomes of a line.
 #[derive(Debug, PartialEq, Eq)]
-enum Fate {
+enum Verdict {
     Kept,
     /// It is the last for now.
     Last,
@@ -46,17 +46,17 @@ enum Fate {
 }
 
 impl Place {
-    fn line(&mut self, now: Instant) -> Fate {
+    fn line(&mut self, now: Instant) -> Verdict {
         if now.duration_since(self.since) >= WINDOW {
             let out = self.lines.saturating_sub(MANY);
             (self.since, self.lines) = (now, 1);
-            return if out > 0 { Fate::After(out) } else { Fate::Kept };
+            return if out > 0 { Verdict::After(out) } else { Verdict::Kept };
         }
         self.lines += 1;
         match self.lines {
-            n if n < MANY => Fate::Kept,
-            MANY => Fate::Last,
-            _ => Fate::LeftOut,
+            n if n < MANY => Verdict::Kept,
+            MANY => Verdict::Last,
+            _ => Verdict::LeftOut,
         }
     }
 }
@@ -103,14 +103,14 @@ pub fn finish() {
 }
 
 impl Logger {
-    fn fate(&self, record: &Record<'_>) -> Fate {
+    fn verdict(&self, record: &Record<'_>) -> Verdict {
         let (at, now) = ((record.module_path_static(), record.line()), Instant::now());
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = places.iter_mut().find(|p| p.at == at) {
             return place.line(now);
         }
         places.push(Place { at, since: now, lines: 1 });
-        Fate::Kept
+        Verdict::Kept
     }
 }
 
@@ -123,12 +123,12 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let fate = self.fate(record);
-        let (before, after) = match fate {
-            Fate::LeftOut => return,
-            Fate::Kept => (String::new(), ""),
-            Fate::Last => (String::new(), " (more such lines are left out for a while)"),
-            Fate::After(n) => (format!("runsc-rs {}: {n} lines such as the next were left out\n", self.who), ""),
+        let verdict = self.verdict(record);
+        let (before, after) = match verdict {
+            Verdict::LeftOut => return,
+            Verdict::Kept => (String::new(), ""),
+            Verdict::Last => (String::new(), " (more such lines are left out for a while)"),
+            Verdict::After(n) => (format!("runsc-rs {}: {n} lines such as the next were left out\n", self.who), ""),
         };
         let level = match record.level() {
             Level::Error => "error: ",
@@ -152,11 +152,11 @@ mod tests {
         let start = Instant::now();
         let mut place = Place { at: (None, None), since: start, lines: 0 };
         let fates: Vec<_> = (0..MANY + 50).map(|_| place.line(start)).collect();
-        assert_eq!(fates.iter().filter(|f| **f == Fate::Kept).count() as u64, MANY - 1);
-        assert_eq!(fates.iter().filter(|f| **f == Fate::Last).count(), 1);
-        assert_eq!(fates.last(), Some(&Fate::LeftOut));
-        assert_eq!(place.line(start + WINDOW), Fate::After(50));
-        assert_eq!(place.line(start + WINDOW), Fate::Kept);
-        assert_eq!(place.line(start + 3 * WINDOW), Fate::Kept);
+        assert_eq!(fates.iter().filter(|f| **f == Verdict::Kept).count() as u64, MANY - 1);
+        assert_eq!(fates.iter().filter(|f| **f == Verdict::Last).count(), 1);
+        assert_eq!(fates.last(), Some(&Verdict::LeftOut));
+        assert_eq!(place.line(start + WINDOW), Verdict::After(50));
+        assert_eq!(place.line(start + WINDOW), Verdict::Kept);
+        assert_eq!(place.line(start + 3 * WINDOW), Verdict::Kept);
     }
 }

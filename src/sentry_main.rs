@@ -102,7 +102,7 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
         init: config.init,
         stats: config.stats,
         patch: config.patch,
-        self_service: config.patch && !config.strace,
+        local_answers: config.patch && !config.strace,
     };
     let kernel = Kernel::new(platform, executor.clone(), options, config.hostname.clone());
     if let Some(strace) = &strace {
@@ -223,7 +223,7 @@ fn from_command(kernel: &Kernel, signal: i32, terminal: bool) {
         // There is no process yet that could have another mind: it would have died of it.
         give_up(&kernel.executor, FromSentry::Exited(u8::try_from(128 + signal).unwrap_or(crate::OWN_FAILURE)));
     } else if signal == libc::SIGCONT {
-        init::carry_on(kernel);
+        init::resume_job(kernel);
     } else if terminal {
         sentry::kernel::tty::signal_foreground(kernel, signal);
     } else {

@@ -31,7 +31,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("looks in vain", "times the Sentry looked for calls and there were none: it spins"),
     ("stubs woken", "answers whose thread had gone to sleep: a host call each, and perhaps an idle core"),
     ("stubs killed", "processes that have ended"),
-    ("kicks", "wake-ups of the Sentry by itself"),
+    ("wakes", "wake-ups of the Sentry by itself"),
     ("handovers", "times another thread took over while one was in a slow host call"),
 ];
 

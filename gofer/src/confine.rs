@@ -8,7 +8,7 @@
 //! 3. Each tree becomes a detached mount, private and without symlinks, devices and set-user-id, read-only where it is to be. So does `/proc/self/fd`.
 //! 4. The root becomes an empty read-only tmpfs, and the host's is unmounted. What is left of the host is reachable by those descriptors alone.
 //! 5. All capabilities go but those that [`keep`] names; none comes back (`no_new_privs`). The process cannot be traced or dumped.
-//! 6. The threads of [`crate::pair`] start, with nothing more than the first has left, and the seccomp filter of [`crate::seccomp`] is put on all.
+//! 6. The threads of [`crate::parallel`] start, with nothing more than the first has left, and the seccomp filter of [`crate::seccomp`] is put on all.
 
 use std::os::fd::OwnedFd;
 
@@ -19,7 +19,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use crate::{kernel_fs, open_roots, pair, seccomp, setup, sys, Config, Error, Gofer, Tree};
+use crate::{kernel_fs, open_roots, parallel, seccomp, setup, sys, Config, Error, Gofer, Tree};
 
 /// Opens the trees and locks the calling process in for good.
 ///
@@ -39,7 +39,7 @@ pub fn confine(config: &Config) -> Result<Gofer, Error> {
     sys::enter_descriptors(&gofer.descriptors, config.tell_acls).map_err(setup("enter /proc/self/fd"))?;
     let writes = config.trees.iter().any(|tree| !tree.read_only);
     drop_privileges(writes).map_err(setup("drop privileges"))?;
-    gofer.second = pair::Second::start()?;
+    gofer.second = parallel::Second::start()?;
     seccomp::apply(gofer.descriptors.number(), writes)?;
     Ok(gofer)
 }

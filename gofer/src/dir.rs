@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use crate::fids::File;
 use crate::ops::io;
-use crate::pair::{self, Form, Items, Room, Second};
+use crate::parallel::{self, Form, Items, Scratch, Second};
 use crate::server::{Answer, Server};
 use crate::sys;
 
@@ -171,16 +171,16 @@ struct Level {
 
 /// What listings and contents are made with.
 #[derive(Debug)]
-pub struct Workshop {
+pub struct ListingState {
     entries: Box<[MaybeUninit<u8>]>,
-    pub room: Room,
+    pub room: Scratch,
     pub second: Option<Second>,
 }
 
-impl Workshop {
+impl ListingState {
     pub fn new(second: Option<Second>) -> Self {
         let entries = vec![MaybeUninit::uninit(); 32 * 1024].into_boxed_slice();
-        Self { entries, room: Room::new(), second }
+        Self { entries, room: Scratch::new(), second }
     }
 
     /// Appends a page of what `stream` (the directory `dir`, open for reading) gives next, and names the subdirectories among it.
@@ -224,7 +224,7 @@ impl Workshop {
             }
             let form = Form::Entry(detail);
             let most = end.saturating_sub(w.len());
-            pair::look(self.second.as_ref(), dir, form, &mut items, most, &mut self.room, |answer| {
+            parallel::look(self.second.as_ref(), dir, form, &mut items, most, &mut self.room, |answer| {
                 let Ok(mut entry) = DirEntry::decode(&mut Reader::new(answer)) else { return false };
                 let room = end.saturating_sub(w.len());
                 if page.count == 0 && answer.len() > room {

@@ -35,7 +35,7 @@ mod dir;
 mod fids;
 mod kernel_fs;
 mod ops;
-mod pair;
+mod parallel;
 mod seccomp;
 mod server;
 mod sys;
@@ -118,7 +118,7 @@ pub struct Gofer {
     trees: Vec<OpenTree>,
     descriptors: sys::Descriptors,
     max_fids: u32,
-    second: Option<pair::Second>,
+    second: Option<parallel::Second>,
 }
 
 impl Gofer {
@@ -129,7 +129,7 @@ impl Gofer {
     pub fn open(config: &Config) -> Result<Self, Error> {
         let descriptors = sys::Descriptors::open().map_err(setup("open /proc/self/fd"))?;
         let mut gofer = Self::with_roots(config, descriptors, open_roots(config)?)?;
-        gofer.second = pair::Second::start()?;
+        gofer.second = parallel::Second::start()?;
         Ok(gofer)
     }
 

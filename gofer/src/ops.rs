@@ -12,9 +12,9 @@ use protocol::{
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
-use crate::dir::Workshop;
+use crate::dir::ListingState;
 use crate::fids::File;
-use crate::pair::{self, Form, Items};
+use crate::parallel::{self, Form, Items};
 use crate::server::{Answer, Server};
 use crate::sys;
 
@@ -144,9 +144,9 @@ impl Server {
         let dir = found.as_ref().map_or(start.fd.as_fd(), |fd| fd.as_fd());
         let mut items = Items::default();
         names.for_each(|name| items.push(0, 0, FileKind::Unknown, name));
-        let Workshop { second, room, .. } = &mut self.workshop;
+        let ListingState { second, room, .. } = &mut self.workshop;
         let most = MAX_MESSAGE.saturating_sub(w.len());
-        pair::look(second.as_ref(), dir, Form::Content(max_size), &mut items, most, room, |answer| {
+        parallel::look(second.as_ref(), dir, Form::Content(max_size), &mut items, most, room, |answer| {
             let fits = w.len() + answer.len() <= MAX_MESSAGE;
             if fits {
                 w.bytes(answer);

@@ -8,7 +8,7 @@ use protocol::wire::{DecodeError, Writer};
 use protocol::{transport, Detail, MAX_MESSAGE};
 use rustix::io::Errno;
 
-use crate::dir::{Streams, Workshop};
+use crate::dir::{ListingState, Streams};
 use crate::fids::Fids;
 use crate::{setup, sys, Error, Gofer, OpenTree};
 
@@ -21,7 +21,7 @@ pub struct Server {
     pub(crate) fids: Fids,
     pub(crate) max_fids: u32,
     pub(crate) streams: Streams,
-    pub(crate) workshop: Workshop,
+    pub(crate) workshop: ListingState,
 }
 
 /// How a request turned out: its body is written, and perhaps there is a descriptor to go with it; or it failed and what was written counts for nothing.
@@ -44,7 +44,7 @@ impl Server {
             fids: Fids::new(gofer.max_fids),
             max_fids: gofer.max_fids,
             streams: Streams::default(),
-            workshop: Workshop::new(gofer.second),
+            workshop: ListingState::new(gofer.second),
         })
     }
 

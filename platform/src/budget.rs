@@ -180,15 +180,15 @@ impl AreaRoom {
 
 /// Room for the mapping of a file in memory.
 #[derive(Debug)]
-pub(crate) struct Room {
+pub(crate) struct FileRoom {
     bytes: Charge,
     _one: Charge,
 }
 
-impl Room {
+impl FileRoom {
     /// For `len` bytes. No file may take more than an eighth of what is left, so that some is left for others.
-    pub(crate) fn new(len: u64) -> Option<Room> {
-        let mut room = Room { bytes: file_space().take(0)?, _one: FILES.take(1)? };
+    pub(crate) fn new(len: u64) -> Option<FileRoom> {
+        let mut room = FileRoom { bytes: file_space().take(0)?, _one: FILES.take(1)? };
         room.resize(len).then_some(room)
     }
     pub(crate) fn resize(&mut self, len: u64) -> bool {

@@ -1,4 +1,4 @@
-//! Which cores the Sentry's leader and the guests' threads may use: a hint to the host's scheduler, never a promise.
+//! Which cores the Sentry's poller and the guests' threads may use: a hint to the host's scheduler, never a promise.
 //!
 //! A refusal (a container that forbids it, a core that went away) is no error: everything works, only slower.
 
@@ -7,20 +7,20 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::systrap::watched::Watched;
 
-/// The cores that this process was started on, and the one that the leader takes when it spins.
+/// The cores that this process was started on, and the one that the poller takes when it spins.
 pub(crate) struct Cores {
     all: libc::cpu_set_t,
-    home: AtomicUsize,
+    poller_core: AtomicUsize,
     count: usize,
 }
 
 /// Where a thread may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Place {
+pub(crate) enum CoreSet {
     Anywhere,
-    /// The leader's own core.
-    Home,
+    /// The poller's own core.
+    Poller,
     /// All cores but that.
     Guests,
 }
@@ -37,7 +37,7 @@ impl Pinned {
 }
 
 thread_local! {
-    static MINE: Cell<Place> = const { Cell::new(Place::Anywhere) };
+    static MINE: Cell<CoreSet> = const { Cell::new(CoreSet::Anywhere) };
 }
 
 fn all_numbers() -> std::ops::Range<usize> {
@@ -77,19 +77,19 @@ impl Cores {
         let list: Vec<usize> = all_numbers().filter(|i| has(&all, *i)).collect();
         // Several sandboxes should not all choose the same one.
         let pick = list.get(crate::host::random_u64() as usize % list.len().max(1)).copied().unwrap_or(0);
-        Cores { all, home: AtomicUsize::new(pick), count: list.len().max(1) }
+        Cores { all, poller_core: AtomicUsize::new(pick), count: list.len().max(1) }
     }
 
     pub(crate) fn count(&self) -> usize {
         self.count
     }
 
-    fn set(&self, place: Place) -> libc::cpu_set_t {
-        let home = self.home.load(Relaxed);
+    fn set(&self, place: CoreSet) -> libc::cpu_set_t {
+        let poller_core = self.poller_core.load(Relaxed);
         match place {
-            Place::Anywhere => self.all,
-            Place::Home => set_of(|c| c == home),
-            Place::Guests => set_of(|c| c != home && has(&self.all, c)),
+            CoreSet::Anywhere => self.all,
+            CoreSet::Poller => set_of(|c| c == poller_core),
+            CoreSet::Guests => set_of(|c| c != poller_core && has(&self.all, c)),
         }
     }
 
@@ -106,33 +106,33 @@ impl Cores {
     }
 
     /// Moves the calling thread.
-    pub(crate) fn go(&self, place: Place) {
+    pub(crate) fn go(&self, place: CoreSet) {
         if self.count > 1 && MINE.replace(place) != place {
             // SAFETY: the kernel reads the set.
             unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &self.set(place)) };
         }
     }
 
-    /// Leaves a thread that may only run on the leader's core that core: the leader moves to another one, if there is one.
+    /// Leaves a thread that may only run on the poller's core that core: the poller moves to another one, if there is one.
     /// Tells whether it does.
     pub(crate) fn make_room(&self, pinned: &Pinned) -> bool {
-        let home = self.home.load(Relaxed);
-        let others = |c: &usize| *c != home && has(&self.all, *c);
-        if !has(&pinned.0, home) || all_numbers().filter(others).any(|c| has(&pinned.0, c)) {
+        let poller_core = self.poller_core.load(Relaxed);
+        let others = |c: &usize| *c != poller_core && has(&self.all, *c);
+        if !has(&pinned.0, poller_core) || all_numbers().filter(others).any(|c| has(&pinned.0, c)) {
             return false;
         }
         let Some(new) = all_numbers().find(others) else { return false };
-        self.home.store(new, Relaxed);
+        self.poller_core.store(new, Relaxed);
         // The caller, if it leads, goes there at once.
-        if MINE.get() != Place::Anywhere {
-            let mine = MINE.replace(Place::Anywhere);
+        if MINE.get() != CoreSet::Anywhere {
+            let mine = MINE.replace(CoreSet::Anywhere);
             self.go(mine);
         }
         true
     }
 
     /// Moves a thread of a stub to the core of the calling thread, if that is one of those that the guest has chosen.
-    pub(crate) fn fetch(&self, watched: &Watched) {
+    pub(crate) fn migrate(&self, watched: &Watched) {
         let here = here() as usize;
         if watched.pinned.lock().as_ref().is_none_or(|p| has(&p.0, here)) {
             move_to(watched, &set_of(|c| c == here));
@@ -140,7 +140,7 @@ impl Cores {
     }
 
     /// Moves a thread of a stub.
-    pub(crate) fn put(&self, watched: &Watched, place: Place) {
+    pub(crate) fn put(&self, watched: &Watched, place: CoreSet) {
         if self.count > 1 {
             let set = match watched.pinned.lock().as_ref() {
                 Some(p) => narrowed(&narrowed(&p.0, &self.all), &self.set(place)),

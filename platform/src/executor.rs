@@ -1,22 +1,22 @@
 //! Runs the guest kernel's futures and waits for whatever comes next: a trap of a guest thread, a timer, a host
 //! descriptor, the death of a stub.
 //!
-//! # Leader and followers
-//! Any number of threads may be inside [`Executor::run`]. One of them, the leader, runs ready tasks, looks at the
-//! hand-off cells of running guests, and sleeps in `epoll_wait`. The others wait until the leader hands over
-//! ([`Executor::block_in_place`]). In a gait in which the leader sleeps between calls, a thread of each core does the same
-//! work for the guests there (`clerks.rs`). One of all of these is at work at a time.
+//! # Poller and standbys
+//! Any number of threads may be inside [`Executor::run`]. One of them, the poller, runs ready tasks, looks at the
+//! hand-off cells of running guests, and sleeps in `epoll_wait`. The others wait until the poller hands over
+//! ([`Executor::block_in_place`]). In a mode in which the poller sleeps between calls, a thread of each core does the same
+//! work for the guests there (`workers.rs`). One of all of these is at work at a time.
 //!
 //! # Sleeping without losing a wake-up
-//! Who is at work leaves it, says "not polling" (in the page that all stubs read, and the leader in `asleep` for the Sentry's own
+//! Who is at work leaves it, says "not polling" (in the page that all stubs read, and the poller in `asleep` for the Sentry's own
 //! threads), then looks at every cell and queue once more, then sleeps. A poster first posts, then reads the flag and rings a doorbell if
 //! it is clear. Both sides have a full barrier in between, so one of them sees the other. Who is woken while another one is at work
 //! sleeps again: that one will look once more.
 //!
-//! When it sleeps at all, and on which cores everyone runs, is decided in `pace.rs`.
+//! When it sleeps at all, and on which cores everyone runs, is decided in `policy.rs`.
 //!
 //! # Lock order
-//! `pace` before `active` before a `Watched::waker`; `ready`, `timers`, `watches` are leaves. No lock is held while a task or a callback runs.
+//! `policy` before `active` before a `Watched::waker`; `ready`, `timers`, `watches` are leaves. No lock is held while a task or a callback runs.
 
 use std::cell::Cell as StdCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -32,18 +32,18 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::{Condvar, Mutex};
 
-use crate::cores::{self, Cores, Pinned, Place};
-use crate::pace::{Gait, HandOff, Look, Next, Pace};
-use crate::systrap::abi::{state::WAITING, BELLS};
+use crate::cores::{self, CoreSet, Cores, Pinned};
+use crate::policy::{HandOff, Next, Scan, SchedMode, SchedPolicy};
+use crate::systrap::abi::{state::WAITING, DOORBELLS};
 use crate::systrap::handoff::{self, is_posted};
 use crate::systrap::watched::{GlobalPage, Watched};
-use clerks::Clerks;
 use task::{Ready, Task, DONE, IDLE, QUEUED, RUNNING};
+use workers::Workers;
 
-mod clerks;
 mod long;
 mod placing;
 mod task;
+mod workers;
 
 pub use long::{aside, drop_aside, Rounds};
 
@@ -55,7 +55,7 @@ pub(crate) type Job = Box<dyn FnOnce() + Send>;
 type OnReady = Arc<dyn Fn(u32) + Send + Sync>;
 
 #[derive(Default)]
-struct Lead {
+struct PollerSlot {
     held: bool,
     waiting: usize,
 }
@@ -67,9 +67,9 @@ pub(crate) struct Counters {
     pub(crate) found: AtomicU64,
     pub(crate) spins: AtomicU64,
     pub(crate) sleeps: AtomicU64,
-    pub(crate) kicks: AtomicU64,
+    pub(crate) wakes: AtomicU64,
     pub(crate) handovers: AtomicU64,
-    pub(crate) turns: AtomicU64,
+    pub(crate) mode_switches: AtomicU64,
     pub(crate) moves: AtomicU64,
 }
 
@@ -86,22 +86,22 @@ pub struct Executor {
     watches: Mutex<HashMap<u64, OnReady>>,
     next_id: AtomicU64,
     epoll: Epoll,
-    bell: Arc<EventFd>,
+    doorbell: Arc<EventFd>,
     pub(crate) global: Arc<GlobalPage>,
-    /// The leader is in `epoll_wait` or about to be.
+    /// The poller is in `epoll_wait` or about to be.
     asleep: AtomicBool,
     /// Not 0: a thread runs tasks and looks at the cells.
     at_work: AtomicU32,
-    clerks: Clerks,
-    lead: Mutex<Lead>,
-    lead_free: Condvar,
+    workers: Workers,
+    poller: Mutex<PollerSlot>,
+    poller_free: Condvar,
     /// Threads that were started when all others were busy.
-    followers: AtomicUsize,
+    standbys: AtomicUsize,
     exit: AtomicBool,
     exit_code: AtomicU32,
     cores: Cores,
-    pace: Mutex<Pace>,
-    /// Guests are to leave the leader's core to it ([`Gait::narrow`]).
+    policy: Mutex<SchedPolicy>,
+    /// Guests are to leave the poller's core to it ([`SchedMode::narrow`]).
     narrow: AtomicBool,
     /// What is to be done when there is nothing better to do.
     later: Mutex<VecDeque<Job>>,
@@ -109,12 +109,12 @@ pub struct Executor {
     running: AtomicUsize,
     /// Until then a thread that was told to end may wake another one.
     ending: AtomicU64,
-    /// Until then the leader's core is lent ([`Executor::lend`]).
-    lent: AtomicU64,
-    /// When [`Executor::spread`] may move a guest again.
-    spread_at: AtomicU64,
+    /// Until then the poller's core is lent ([`Executor::yield_core`]).
+    yielded_until: AtomicU64,
+    /// When [`Executor::rebalance`] may move a guest again.
+    rebalance_at: AtomicU64,
     /// Those that it has moved, and that the host may not move meanwhile; some may have ended.
-    fetched: Mutex<Vec<Weak<Watched>>>,
+    migrated: Mutex<Vec<Weak<Watched>>>,
     hand_off: HandOff,
     pub(crate) counters: Counters,
 }
@@ -122,63 +122,63 @@ pub struct Executor {
 thread_local! {
     /// This thread is at work: it will look at the queues before it sleeps, and need not be rung.
     static AT_WORK: StdCell<bool> = const { StdCell::new(false) };
-    /// It is the clerk of cores with this number.
-    static CLERK: StdCell<Option<u32>> = const { StdCell::new(None) };
+    /// It is the worker of cores with this number.
+    static WORKER: StdCell<Option<u32>> = const { StdCell::new(None) };
     /// It wakes the tasks of cells that have been posted.
     static SCANS: StdCell<bool> = const { StdCell::new(false) };
-    /// How often the leader may still wait in [`Executor::linger`] before it looks around.
-    static LINGERS: StdCell<u32> = const { StdCell::new(0) };
+    /// How often the poller may still wait in [`Executor::spin_on`] before it looks around.
+    static SPIN_ONS_LEFT: StdCell<u32> = const { StdCell::new(0) };
     /// Calls found there since then.
-    static LINGERED: StdCell<usize> = const { StdCell::new(0) };
-    /// The leader spins, and only the guest whose task it runs is about.
+    static SPIN_ON_FOUND: StdCell<usize> = const { StdCell::new(0) };
+    /// The poller spins, and only the guest whose task it runs is about.
     static ALONE: StdCell<bool> = const { StdCell::new(false) };
-    /// When the leader is to ask epoll and the timers again.
-    static GLANCE_AT: StdCell<u64> = const { StdCell::new(0) };
+    /// When the poller is to ask epoll and the timers again.
+    static NEXT_POLL_AT: StdCell<u64> = const { StdCell::new(0) };
 }
 
 /// `data` of the doorbell in the epoll set; ids of watches start above.
-const BELL: u64 = 0;
-/// How often a spinning leader asks epoll.
-const GLANCE_NS: u64 = 25_000;
+const DOORBELL: u64 = 0;
+/// How often a spinning poller asks epoll.
+const POLL_INTERVAL_NS: u64 = 25_000;
 /// How long a thread takes to end.
 const ENDING_NS: u64 = 20_000;
 /// How often a stub looks for its answer, while somebody looks at its cell.
 const STUB_SPINS: u32 = 1000;
-/// Calls of one guest that the leader answers without looking around, and how often it looks for the next one.
-const LINGERS_AT_ONCE: u32 = 32;
-const LINGER_LOOKS: u32 = 60;
+/// Calls of one guest that the poller answers without looking around, and how often it looks for the next one.
+const MAX_SPIN_ONS: u32 = 32;
+const SPIN_ON_POLLS: u32 = 60;
 /// How long no call may come until the host may move them again.
-const FETCHED_NS: i64 = 10_000_000;
+const MIGRATED_NS: i64 = 10_000_000;
 /// Most threads that are started to lead while others are busy.
-const FOLLOWERS: usize = 6;
+const STANDBY_THREADS: usize = 6;
 /// How long [`Executor::settle`] waits.
 const SETTLES_NS: u64 = 200_000_000;
-/// How often the leader looks around while a bell may ring unheard.
-const DEAF_LOOK_NS: i64 = 1_000_000;
+/// How often the poller looks around while a doorbell may ring unheard.
+const DEAF_SCAN_NS: i64 = 1_000_000;
 /// Most timers that fire before somebody else is looked after.
 const FIRED_AT_ONCE: usize = 64;
 /// Most jobs that wait for a quiet moment.
 const JOBS: usize = 64;
 
 impl Executor {
-    /// `workers`: so many threads that answer guests beside the leader are started at once, and guests wake any of them, as if
+    /// `workers`: so many threads that answer guests beside the poller are started at once, and guests wake any of them, as if
     /// there were so many cores; for tests.
     pub fn new(hand_off: HandOff, workers: Option<u32>) -> io::Result<Arc<Self>> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let bell = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+        let doorbell = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        epoll.add(&doorbell, EpollEvent::new(EpollFlags::EPOLLIN, DOORBELL))?;
         let global = Arc::new(GlobalPage::new()?);
         let cores = Cores::new();
-        let pace = Pace::new(hand_off, cores.count(), now_ns());
+        let policy = SchedPolicy::new(hand_off, cores.count(), now_ns());
         global.set_spin(match hand_off {
             HandOff::Spin => STUB_SPINS,
             HandOff::Adaptive if cores.count() > 1 => STUB_SPINS,
             _ => 0,
         });
-        let narrow = pace.gait().narrow();
-        let workers = workers.map(|n| n.clamp(1, BELLS));
-        let clerks = Clerks::new(&cores, workers)?;
-        global.set_any_bell(workers.unwrap_or(0));
+        let narrow = policy.mode().narrow();
+        let workers = workers.map(|n| n.clamp(1, DOORBELLS));
+        let core_workers = Workers::new(&cores, workers)?;
+        global.set_any_doorbell(workers.unwrap_or(0));
         let executor = Arc::new_cyclic(|me| Executor {
             me: me.clone(),
             ready: Mutex::default(),
@@ -187,38 +187,38 @@ impl Executor {
             timers: Mutex::default(),
             next_deadline: AtomicU64::new(u64::MAX),
             watches: Mutex::default(),
-            next_id: AtomicU64::new(BELL + 1),
+            next_id: AtomicU64::new(DOORBELL + 1),
             epoll,
-            bell: Arc::new(bell),
+            doorbell: Arc::new(doorbell),
             global,
             asleep: AtomicBool::new(false),
             at_work: AtomicU32::new(0),
-            clerks,
-            lead: Mutex::default(),
-            lead_free: Condvar::new(),
-            followers: AtomicUsize::new(0),
+            workers: core_workers,
+            poller: Mutex::default(),
+            poller_free: Condvar::new(),
+            standbys: AtomicUsize::new(0),
             exit: AtomicBool::new(false),
             exit_code: AtomicU32::new(0),
             cores,
-            pace: Mutex::new(pace),
+            policy: Mutex::new(policy),
             narrow: AtomicBool::new(narrow),
             later: Mutex::default(),
             running: AtomicUsize::new(0),
             ending: AtomicU64::new(0),
-            lent: AtomicU64::new(0),
-            spread_at: AtomicU64::new(0),
-            fetched: Mutex::default(),
+            yielded_until: AtomicU64::new(0),
+            rebalance_at: AtomicU64::new(0),
+            migrated: Mutex::default(),
             hand_off,
             counters: Counters::default(),
         });
         if let Some(n) = workers {
-            executor.start_clerks_for((1 << n) - 1);
+            executor.start_workers_for((1 << n) - 1);
         }
         Ok(executor)
     }
 
-    pub(crate) fn bell(&self) -> &EventFd {
-        &self.bell
+    pub(crate) fn doorbell(&self) -> &EventFd {
+        &self.doorbell
     }
 
     /// Starts a future; it is polled soon, by a thread inside [`Executor::run`].
@@ -235,12 +235,12 @@ impl Executor {
     pub fn run(&self) -> i32 {
         self.here();
         loop {
-            if self.exit.load(Acquire) || !self.take_lead() {
+            if self.exit.load(Acquire) || !self.take_polling() {
                 return self.exit_code.load(Acquire) as i32;
             }
-            let handed_over = self.lead();
+            let handed_over = self.poll_cells();
             if !handed_over {
-                self.give_lead();
+                self.give_polling();
             }
         }
     }
@@ -250,10 +250,10 @@ impl Executor {
             self.exit_code.store(code as u32, Release);
             self.exit.store(true, SeqCst);
         }
-        self.kick();
-        self.clerks.ring_all();
-        let _lead = self.lead.lock();
-        self.lead_free.notify_all();
+        self.wake_poller();
+        self.workers.notify_all();
+        let _slot = self.poller.lock();
+        self.poller_free.notify_all();
     }
 
     /// After [`Executor::run`]: waits until the thread that is still at work, perhaps in the task that ended all, has left it; for a
@@ -275,9 +275,9 @@ impl Executor {
             self.next_deadline.store(deadline_ns, SeqCst);
         }
         drop(timers);
-        // The leader keeps the time, also while a clerk is at work.
-        if first && (CLERK.get().is_some() || !AT_WORK.get()) {
-            self.kick_if_asleep();
+        // The poller keeps the time, also while a worker is at work.
+        if first && (WORKER.get().is_some() || !AT_WORK.get()) {
+            self.wake_if_asleep();
         }
         TimerHandle { executor: self.me.clone(), key }
     }
@@ -311,49 +311,49 @@ impl Executor {
     /// Runs `f`, which may block in the host for long (cold file, slow device); another thread takes over the polling.
     pub fn block_in_place<R>(&self, f: impl FnOnce() -> R) -> R {
         if AT_WORK.get() {
-            if let Some(which) = CLERK.get() {
-                return self.deaf_clerk(which, f);
+            if let Some(which) = WORKER.get() {
+                return self.deaf_worker(which, f);
             }
-            if self.lead.lock().waiting == 0 {
-                self.start_follower();
+            if self.poller.lock().waiting == 0 {
+                self.start_standby();
             }
             // If no thread is free, the first one to be leads.
             self.counters.handovers.fetch_add(1, Relaxed);
-            self.give_lead();
+            self.give_polling();
         }
         f()
     }
 
     /// All threads that could lead are busy: there is one more now, unless there are enough.
-    fn start_follower(&self) {
+    fn start_standby(&self) {
         let Some(executor) = self.me.upgrade() else { return };
-        if self.followers.fetch_update(Relaxed, Relaxed, |n| (n < FOLLOWERS).then_some(n + 1)).is_err() {
+        if self.standbys.fetch_update(Relaxed, Relaxed, |n| (n < STANDBY_THREADS).then_some(n + 1)).is_err() {
             return;
         }
         let started = std::thread::Builder::new().name("executor".into()).spawn(move || executor.run());
         if let Err(e) = started {
-            self.followers.fetch_sub(1, Relaxed);
+            self.standbys.fetch_sub(1, Relaxed);
             log::warn!("no further thread of the executor: {e}");
         }
     }
 
-    /// The leader stays with the one guest that runs, whose call it has just answered: whether the next one has come soon. In a
+    /// The poller stays with the one guest that runs, whose call it has just answered: whether the next one has come soon. In a
     /// guest that makes one call after the other each is then found by a load and answered without a turn of the executor.
-    pub(crate) fn linger(&self, watched: &Watched) -> bool {
-        let left = LINGERS.get();
+    pub(crate) fn spin_on(&self, watched: &Watched) -> bool {
+        let left = SPIN_ONS_LEFT.get();
         if left == 0 || !AT_WORK.get() {
             return false;
         }
         // Slow calls must not keep it from timers and events: the clock is asked now and then.
-        if left & 3 == 0 && now_ns() >= GLANCE_AT.get() {
-            LINGERS.set(0);
+        if left & 3 == 0 && now_ns() >= NEXT_POLL_AT.get() {
+            SPIN_ONS_LEFT.set(0);
             return false;
         }
-        for _ in 0..LINGER_LOOKS {
+        for _ in 0..SPIN_ON_POLLS {
             if watched.posted() {
-                LINGERS.set(left - 1);
-                LINGERED.set(LINGERED.get() + 1);
-                // Written by leaders only.
+                SPIN_ONS_LEFT.set(left - 1);
+                SPIN_ON_FOUND.set(SPIN_ON_FOUND.get() + 1);
+                // Written by pollers only.
                 self.counters.found.store(self.counters.found.load(Relaxed) + 1, Relaxed);
                 return true;
             }
@@ -362,7 +362,7 @@ impl Executor {
             }
             std::hint::spin_loop();
         }
-        LINGERS.set(0);
+        SPIN_ONS_LEFT.set(0);
         false
     }
 
@@ -383,15 +383,15 @@ impl Executor {
         }
         if !AT_WORK.get() {
             // Who is at work may have counted its running guests without this one.
-            self.kick_if_asleep_unrung(watched);
+            self.wake_if_missed(watched);
         }
     }
 
-    /// Armed from a thread that is not at work, while the leader sleeps: the stub saw "not polling" or will, and rings, unless
+    /// Armed from a thread that is not at work, while the poller sleeps: the stub saw "not polling" or will, and rings, unless
     /// it posted before; so look here.
-    fn kick_if_asleep_unrung(&self, watched: &Watched) {
+    fn wake_if_missed(&self, watched: &Watched) {
         if watched.posted() {
-            self.kick_if_asleep();
+            self.wake_if_asleep();
         }
     }
 
@@ -401,102 +401,102 @@ impl Executor {
         self.ready_len.store(ready.len(), SeqCst);
         drop(ready);
         if !AT_WORK.get() {
-            self.kick_if_asleep();
+            self.wake_if_asleep();
         }
     }
 
-    fn kick_if_asleep(&self) {
+    fn wake_if_asleep(&self) {
         fence(SeqCst);
         if self.asleep.load(SeqCst) && self.asleep.swap(false, SeqCst) {
-            self.kick();
+            self.wake_poller();
         }
     }
 
-    fn kick(&self) {
-        self.counters.kicks.fetch_add(1, Relaxed);
+    fn wake_poller(&self) {
+        self.counters.wakes.fetch_add(1, Relaxed);
         // Full means rung already.
-        let _ = self.bell.write(1);
+        let _ = self.doorbell.write(1);
     }
 
-    fn take_lead(&self) -> bool {
-        let mut lead = self.lead.lock();
-        while lead.held {
+    fn take_polling(&self) -> bool {
+        let mut slot = self.poller.lock();
+        while slot.held {
             if self.exit.load(Acquire) {
                 return false;
             }
-            lead.waiting += 1;
-            self.lead_free.wait(&mut lead);
-            lead.waiting -= 1;
+            slot.waiting += 1;
+            self.poller_free.wait(&mut slot);
+            slot.waiting -= 1;
         }
-        lead.held = true;
+        slot.held = true;
         true
     }
 
-    fn give_lead(&self) {
-        self.cores.go(Place::Anywhere);
+    fn give_polling(&self) {
+        self.cores.go(CoreSet::Anywhere);
         if AT_WORK.replace(false) {
             self.at_work.swap(0, SeqCst);
         }
-        self.lead.lock().held = false;
-        self.lead_free.notify_one();
+        self.poller.lock().held = false;
+        self.poller_free.notify_one();
     }
 
-    fn set_about(&self) -> bool {
-        let mine = handoff::set_about(&self.at_work, self.global.polling());
+    fn acquire(&self) -> bool {
+        let mine = handoff::acquire(&self.at_work, self.global.polling());
         AT_WORK.set(mine);
         mine
     }
 
-    /// Leads until shutdown, or until a task handed the leadership over; tells whether one did.
-    fn lead(&self) -> bool {
-        let mut gait = self.pace.lock().gait();
-        if self.narrow.load(Relaxed) == gait.narrow() {
-            self.enter_gait(gait);
+    /// Leads until shutdown, or until a task handed the polling over; tells whether one did.
+    fn poll_cells(&self) -> bool {
+        let mut mode = self.policy.lock().mode();
+        if self.narrow.load(Relaxed) == mode.narrow() {
+            self.enter_mode(mode);
         } else {
-            // A clerk has seen the change.
-            self.turn(gait);
+            // A worker has seen the change.
+            self.switch_mode(mode);
         }
-        if !self.set_about() {
+        if !self.acquire() {
             self.sleep();
         }
-        let mut glance_at = now_ns() + GLANCE_NS;
-        let mut lingers = 0;
+        let mut next_poll_at = now_ns() + POLL_INTERVAL_NS;
+        let mut spin_ons = 0;
         ALONE.set(false);
         loop {
             if self.exit.load(Relaxed) {
                 return false;
             }
-            LINGERS.set(lingers);
-            LINGERED.set(0);
-            GLANCE_AT.set(glance_at);
+            SPIN_ONS_LEFT.set(spin_ons);
+            SPIN_ON_FOUND.set(0);
+            NEXT_POLL_AT.set(next_poll_at);
             let ran = self.run_ready();
             if !AT_WORK.get() {
                 return true;
             }
-            let mut look = self.scan();
-            let alone = gait == Gait::Spin && look.found + look.running == 1;
+            let mut scan = self.scan();
+            let alone = mode == SchedMode::Spin && scan.found + scan.running == 1;
             ALONE.set(alone);
-            lingers = if alone { LINGERS_AT_ONCE } else { 0 };
-            look.ran = ran;
-            look.found += LINGERED.get();
+            spin_ons = if alone { MAX_SPIN_ONS } else { 0 };
+            scan.ran = ran;
+            scan.found += SPIN_ON_FOUND.get();
             let now = now_ns();
-            if look.running == 0 && look.waiting > 0 && now < self.ending.load(Relaxed) {
-                look.running = 1;
+            if scan.running == 0 && scan.waiting > 0 && now < self.ending.load(Relaxed) {
+                scan.running = 1;
             }
-            if now >= glance_at {
+            if now >= next_poll_at {
                 self.events(0);
                 self.fire_timers();
-                glance_at = now + GLANCE_NS;
+                next_poll_at = now + POLL_INTERVAL_NS;
             }
-            let (next, new_gait) = {
-                let mut pace = self.pace.lock();
-                (pace.look(now, look), pace.gait())
+            let (next, new_mode) = {
+                let mut policy = self.policy.lock();
+                (policy.observe(now, scan), policy.mode())
             };
-            if new_gait != gait {
-                gait = new_gait;
-                self.turn(gait);
+            if new_mode != mode {
+                mode = new_mode;
+                self.switch_mode(mode);
             }
-            if ran || look.found > 0 || self.ready_len.load(Acquire) > 0 {
+            if ran || scan.found > 0 || self.ready_len.load(Acquire) > 0 {
                 continue;
             }
             let deadline = self.next_deadline.load(Relaxed);
@@ -509,8 +509,8 @@ impl Executor {
                 job();
                 continue;
             }
-            if next == Next::Again && now >= self.lent.load(Relaxed) {
-                // Written by leaders only, who are one at a time.
+            if next == Next::Again && now >= self.yielded_until.load(Relaxed) {
+                // Written by pollers only, who are one at a time.
                 let spins = self.counters.spins.load(Relaxed);
                 self.counters.spins.store(spins + 1, Relaxed);
                 for _ in 0..8 {
@@ -520,8 +520,8 @@ impl Executor {
             }
             self.sleep();
             let now = now_ns();
-            self.pace.lock().woke(now);
-            glance_at = now + GLANCE_NS;
+            self.policy.lock().woke(now);
+            next_poll_at = now + POLL_INTERVAL_NS;
         }
     }
 
@@ -531,7 +531,7 @@ impl Executor {
     }
 
     /// Whether a stub whose call waits should give its core away at once, rather than spin for a while: it should, unless
-    /// there are cores enough for all who run and the leader.
+    /// there are cores enough for all who run and the poller.
     pub(crate) fn parks(&self) -> bool {
         match self.hand_off {
             HandOff::Adaptive | HandOff::Spin => self.running.load(Relaxed) + 2 >= self.cores.count(),
@@ -549,7 +549,7 @@ impl Executor {
         later.push_back(job);
         drop(later);
         if !AT_WORK.get() {
-            self.kick_if_asleep();
+            self.wake_if_asleep();
         }
     }
 
@@ -622,9 +622,9 @@ impl Executor {
     }
 
     /// Wakes the tasks of cells that have been posted.
-    fn scan(&self) -> Look {
+    fn scan(&self) -> Scan {
         let mut active = self.active.lock();
-        let mut look = Look::default();
+        let mut scan = Scan::default();
         let narrow = self.narrow.load(Relaxed);
         let mut cores = 0;
         let mut i = 0;
@@ -634,9 +634,9 @@ impl Executor {
                 let state = w.state();
                 if is_posted(state) {
                     w.armed.store(false, SeqCst);
-                    look.found += 1;
+                    scan.found += 1;
                     if !narrow {
-                        cores |= 1 << (w.core() % BELLS);
+                        cores |= 1 << (w.core() % DOORBELLS);
                     }
                     if let Some(waker) = w.waker.lock().as_ref() {
                         SCANS.set(true);
@@ -644,9 +644,9 @@ impl Executor {
                         SCANS.set(false);
                     }
                 } else if state == WAITING {
-                    look.waiting += 1;
+                    scan.waiting += 1;
                 } else {
-                    look.running += 1;
+                    scan.running += 1;
                 }
                 i += 1;
                 continue;
@@ -660,12 +660,12 @@ impl Executor {
             }
         }
         drop(active);
-        self.running.store(look.running, Relaxed);
-        if look.found > 0 {
-            self.counters.found.fetch_add(look.found as u64, Relaxed);
-            self.start_clerks_for(cores);
+        self.running.store(scan.running, Relaxed);
+        if scan.found > 0 {
+            self.counters.found.fetch_add(scan.found as u64, Relaxed);
+            self.start_workers_for(cores);
         }
-        look
+        scan
     }
 
     /// Something waits to be done by whoever is at work.
@@ -676,15 +676,15 @@ impl Executor {
             || self.exit.load(SeqCst)
     }
 
-    /// The leader sleeps until there is something to do and nobody else at work.
+    /// The poller sleeps until there is something to do and nobody else at work.
     fn sleep(&self) {
         loop {
             self.asleep.store(true, SeqCst);
             let goes_on = if AT_WORK.get() {
-                handoff::rest(&self.at_work, self.global.polling(), || self.found())
+                handoff::release(&self.at_work, self.global.polling(), || self.found())
             } else {
                 fence(SeqCst);
-                self.found() && self.set_about()
+                self.found() && self.acquire()
             };
             AT_WORK.set(goes_on);
             if !goes_on {
@@ -692,25 +692,25 @@ impl Executor {
             }
             self.asleep.store(false, SeqCst);
             self.fire_timers();
-            if AT_WORK.get() || self.set_about() {
+            if AT_WORK.get() || self.acquire() {
                 return;
             }
         }
     }
 
     fn wait_for_events(&self) {
-        self.spread();
+        self.rebalance();
         let deadline = self.next_deadline.load(SeqCst);
-        let (now, lent) = (now_ns(), self.lent.load(Relaxed));
-        let deadline = if lent > now { deadline.min(lent) } else { deadline };
+        let (now, yielded_until) = (now_ns(), self.yielded_until.load(Relaxed));
+        let deadline = if yielded_until > now { deadline.min(yielded_until) } else { deadline };
         let wait = if deadline == u64::MAX { i64::MAX } else { deadline.saturating_sub(now).min(1 << 50) as i64 };
-        let wait = if self.clerks.some_deaf() { wait.min(DEAF_LOOK_NS) } else { wait };
-        let fetched = !self.fetched.lock().is_empty();
-        let wait = if fetched { wait.min(FETCHED_NS) } else { wait };
+        let wait = if self.workers.some_deaf() { wait.min(DEAF_SCAN_NS) } else { wait };
+        let migrated = !self.migrated.lock().is_empty();
+        let wait = if migrated { wait.min(MIGRATED_NS) } else { wait };
         if wait > 0 {
             self.counters.sleeps.fetch_add(1, Relaxed);
-            if self.events(wait) == 0 && fetched {
-                self.release();
+            if self.events(wait) == 0 && migrated {
+                self.unpin_migrated();
             }
         }
     }
@@ -721,11 +721,11 @@ impl Executor {
         let n = crate::host::epoll_wait_ns(&self.epoll, &mut events, wait_ns);
         if wait_ns > 0 {
             self.asleep.store(false, SeqCst);
-            self.set_about();
+            self.acquire();
         }
         for event in &events[..n] {
-            if event.data() == BELL {
-                let _ = self.bell.read();
+            if event.data() == DOORBELL {
+                let _ = self.doorbell.read();
                 continue;
             }
             let callback = self.watches.lock().get(&event.data()).cloned();
@@ -768,7 +768,7 @@ pub struct TimerHandle {
 impl Drop for TimerHandle {
     fn drop(&mut self) {
         if let Some(executor) = self.executor.upgrade() {
-            // The first deadline may then be too early; the leader finds nothing due and sets it right.
+            // The first deadline may then be too early; the poller finds nothing due and sets it right.
             let waker = executor.timers.lock().remove(&self.key);
             drop(waker);
         }

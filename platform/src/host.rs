@@ -12,7 +12,7 @@ use nix::sys::epoll::{Epoll, EpollEvent};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use parking_lot::RwLock;
 
-use crate::budget::{self, Room, Use};
+use crate::budget::{self, FileRoom, Use};
 
 /// Any host clock, in ns; 0 if the host has no such clock. `id` may be a per-process clock id.
 pub fn clock_ns(id: libc::clockid_t) -> u64 {
@@ -248,7 +248,7 @@ struct View {
     base: Option<NonNull<u8>>,
     /// Bytes mapped (whole pages).
     mapped: usize,
-    room: Option<Room>,
+    room: Option<FileRoom>,
     /// Size of the file.
     len: u64,
 }
@@ -460,7 +460,7 @@ impl View {
         let fits = match &mut self.room {
             Some(room) => room.resize(want),
             none => {
-                *none = Room::new(want);
+                *none = FileRoom::new(want);
                 none.is_some()
             }
         };

@@ -22,8 +22,8 @@ pub mod cpuid;
 pub mod executor;
 mod functions;
 pub mod host;
-mod pace;
 pub mod patch;
+mod policy;
 pub mod proof;
 mod sweep;
 pub mod systrap;
@@ -33,7 +33,7 @@ use std::task::{Context, Poll};
 
 pub use executor::Executor;
 pub use nix::errno::Errno;
-pub use pace::HandOff;
+pub use policy::HandOff;
 pub use systrap::Lineage;
 
 /// General registers of a guest thread. `orig_rax` is the system call number after a [`Trap::Syscall`].
@@ -270,9 +270,9 @@ pub trait AddressSpace: Send + Sync {
     fn host_pid(&self) -> i32;
     /// Address and length of the vDSO image that every guest has mapped, if the host gives one.
     fn vdso(&self) -> Option<(u64, u64)>;
-    /// An island has been, or is about to be, taken out of the address space: calls that came from its sites do not go back
+    /// A trampoline page has been, or is about to be, taken out of the address space: calls that came from its sites do not go back
     /// through it any more.
-    fn retreat(&self);
+    fn invalidate_returns(&self);
     /// Kills the host process now; its threads report [`Trap::Dead`].
     fn kill(&self);
     /// Resident memory of the address space in bytes, and processor time used (user, system, in ns), as the host tells.
@@ -306,7 +306,7 @@ pub trait GuestThread: Send + Sync {
     /// Whether the last call came by a signal, not from a patched site.
     fn trapped(&self) -> bool;
     /// Handle to what the stub may answer by itself on behalf of this thread.
-    fn self_service(&self) -> Arc<dyn SelfService>;
+    fn local_answers(&self) -> Arc<dyn LocalAnswers>;
     /// True if no other host thread is, or is still ending, in the address space. As its stub says.
     fn sole(&self) -> bool;
     /// When the host thread ends, which it does once this is dropped, the host clears the word at `addr` and wakes one thread that
@@ -355,7 +355,7 @@ pub trait Interrupter: Send + Sync {
 
 /// What a thread's stub answers by itself, without asking. The guest can forge all of it, for itself. Changes hold from its
 /// next call on. A new thread (of `fork` also) starts with none of it.
-pub trait SelfService: Send + Sync {
+pub trait LocalAnswers: Send + Sync {
     /// The answer to a call of that number with whatever arguments; `None`: ask. Numbers from 192 on are always asked.
     fn answer(&self, nr: u64, value: Option<u32>);
     /// With `on`, the stub asks for every call, private futexes included.

@@ -1,8 +1,8 @@
 //! Patched text: copies of files' code in which `syscall` instructions are replaced by jumps into the stub.
 //!
-//! A [`Text`] stands for one file. It is a memory file: first an *island* of code slots, then the file's pages (those that
+//! A [`Text`] stands for one file. It is a memory file: first a *trampoline page* of code slots, then the file's pages (those that
 //! were filled in; the rest is empty). The guest kernel has its processes map such pages privately in place of the file's
-//! own, and the island at a fixed distance from them, so one store here patches a site in every process at once, and
+//! own, and the trampoline page at a fixed distance from them, so one store here patches a site in every process at once, and
 //! a process starts with all sites patched at no cost of its own. The descriptor is sealed: only the mapping in the Sentry
 //! can write.
 //!
@@ -34,12 +34,12 @@ use parking_lot::Mutex;
 
 use crate::budget::{self, Use};
 use crate::proof::{Proof, Shape, JMP_LEN, SYSCALL};
-use crate::systrap::abi::{ENTER_AT, ISLAND_SIZE, ISLAND_SLOT, SLOT_AFTER, SLOT_MARK, SLOT_MARK_AT};
+use crate::systrap::abi::{ENTER_AT, SLOT_AFTER, SLOT_MARK, SLOT_MARK_AT, TRAMPOLINE_SIZE, TRAMPOLINE_SLOT};
 use crate::systrap::watched::Mapping;
 use crate::PAGE_SIZE;
 
-/// Bytes of address space that an island takes.
-pub const ISLAND: u64 = ISLAND_SIZE;
+/// Bytes of address space that a trampoline page takes.
+pub const TRAMPOLINE: u64 = TRAMPOLINE_SIZE;
 /// Files longer than this are not patched: jumps would not reach.
 pub const MAX_LEN: u64 = 1 << 30;
 
@@ -65,8 +65,8 @@ pub struct Text {
     fd: Arc<OwnedFd>,
     /// Length of the file's part.
     len: u64,
-    /// Where the island lies in a process, seen from the first byte of the file.
-    island: i64,
+    /// Where the trampoline page lies in a process, seen from the first byte of the file.
+    trampoline: i64,
     state: Mutex<State>,
 }
 
@@ -81,51 +81,60 @@ const UNDEFINED: [u8; 17] =
     [0x06, 0x07, 0x0e, 0x16, 0x17, 0x1e, 0x1f, 0x27, 0x2f, 0x37, 0x3f, 0x60, 0x61, 0x82, 0x9a, 0xce, 0xea];
 
 impl Text {
-    /// For a file of `len` bytes, whose processes will have the island `island` bytes after (before, if negative) the
+    /// For a file of `len` bytes, whose processes will have the trampoline page `trampoline` bytes after (before, if negative) the
     /// address that the file's first byte has or would have.
-    pub fn new(len: u64, island: i64) -> io::Result<Text> {
-        if len == 0 || len > MAX_LEN || island.unsigned_abs() > MAX_LEN || island.unsigned_abs() % PAGE_SIZE != 0 {
+    pub fn new(len: u64, trampoline: i64) -> io::Result<Text> {
+        if len == 0
+            || len > MAX_LEN
+            || trampoline.unsigned_abs() > MAX_LEN
+            || trampoline.unsigned_abs() % PAGE_SIZE != 0
+        {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let len = len.next_multiple_of(PAGE_SIZE);
-        let (mapping, fd) = Mapping::only_writer(c"runsc-text", (ISLAND + len) as usize)?;
+        let (mapping, fd) = Mapping::only_writer(c"runsc-text", (TRAMPOLINE + len) as usize)?;
         let fd = budget::admit(fd, Use::Mapped)?;
-        let mut slots = vec![false; (ISLAND_SIZE / ISLAND_SLOT) as usize];
+        let mut slots = vec![false; (TRAMPOLINE_SIZE / TRAMPOLINE_SLOT) as usize];
         slots[0] = true;
-        let text =
-            Text { mapping, fd: Arc::new(fd), len, island, state: Mutex::new(State { sites: HashMap::new(), slots }) };
+        let text = Text {
+            mapping,
+            fd: Arc::new(fd),
+            len,
+            trampoline,
+            state: Mutex::new(State { sites: HashMap::new(), slots }),
+        };
         text.bytes(0, 8, |b| b.copy_from_slice(&ENTER_AT.to_le_bytes()));
         Ok(text)
     }
 
     /// Another text with all that this one has, not in use yet: sites that had to wait can be patched there. Slots are the
-    /// same, so that it can be mapped over this one while threads are on their way through the island. `filled`: the
+    /// same, so that it can be mapped over this one while threads are on their way through the trampoline page. `filled`: the
     /// ranges of the file that have been filled in.
     pub fn successor(&self, filled: &[(u64, u64)]) -> io::Result<Text> {
-        let next = Text::new(self.len, self.island)?;
+        let next = Text::new(self.len, self.trampoline)?;
         let state = self.state.lock();
         let copy = |at: u64, len: u64| {
             self.bytes(at, len as usize, |from| next.bytes(at, len as usize, |to| to.copy_from_slice(from)))
         };
-        copy(0, ISLAND);
+        copy(0, TRAMPOLINE);
         for (start, end) in filled {
-            copy(ISLAND + start, end.min(&self.len).saturating_sub(*start));
+            copy(TRAMPOLINE + start, end.min(&self.len).saturating_sub(*start));
         }
         *next.state.lock() = State { sites: state.sites.clone(), slots: state.slots.clone() };
         drop(state);
         Ok(next)
     }
 
-    /// What is to be mapped: the island at 0, the file's byte N at [`ISLAND`]` + N`.
+    /// What is to be mapped: the trampoline page at 0, the file's byte N at [`TRAMPOLINE`]` + N`.
     pub fn fd(&self) -> &Arc<OwnedFd> {
         &self.fd
     }
-    pub fn island(&self) -> i64 {
-        self.island
+    pub fn trampoline(&self) -> i64 {
+        self.trampoline
     }
 
     fn bytes<R>(&self, at: u64, len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
-        assert!(at + len as u64 <= ISLAND + self.len);
+        assert!(at + len as u64 <= TRAMPOLINE + self.len);
         // SAFETY: in bounds of the live mapping; nobody else can write to it, and `self.state` is held or the value is new.
         f(unsafe { std::slice::from_raw_parts_mut(self.mapping.base().add(at as usize), len) })
     }
@@ -136,8 +145,8 @@ impl Text {
         let _state = self.state.lock();
         let offset = offset.min(self.len);
         let n = len.min(self.len - offset) as usize;
-        self.mapping.populate((ISLAND + offset) as usize, n);
-        self.bytes(ISLAND + offset, n, read)
+        self.mapping.populate((TRAMPOLINE + offset) as usize, n);
+        self.bytes(TRAMPOLINE + offset, n, read)
     }
 
     /// How many sites are patched.
@@ -192,13 +201,13 @@ impl Text {
         let bytes: Vec<u8> = shape.before.iter().chain(&SYSCALL).chain(&shape.behind).copied().collect();
         let inside = shape.start.checked_add(shape.before.len() as u64) == Some(site)
             && site.checked_add(32).is_some_and(|end| end <= self.len);
-        inside && self.bytes(ISLAND + shape.start, bytes.len(), |b| *b == bytes[..])
+        inside && self.bytes(TRAMPOLINE + shape.start, bytes.len(), |b| *b == bytes[..])
     }
 
     /// The distance from the end of the jump to the slot.
     fn reach(&self, slot: usize, start: u64) -> i32 {
         // All are below 2^30.
-        (self.island + (slot as u64 * ISLAND_SLOT) as i64 - (start + JMP_LEN) as i64) as i32
+        (self.trampoline + (slot as u64 * TRAMPOLINE_SLOT) as i64 - (start + JMP_LEN) as i64) as i32
     }
 
     fn free_slot(&self, state: &State, shape: &Shape, site: u64) -> Option<usize> {
@@ -208,18 +217,18 @@ impl Text {
     }
 
     fn write_slot(&self, slot: usize, shape: &Shape, site: u64) {
-        let at = slot as u64 * ISLAND_SLOT;
+        let at = slot as u64 * TRAMPOLINE_SLOT;
         // As the guest sees it, relative to the file's first byte.
-        let here = self.island + at as i64;
+        let here = self.trampoline + at as i64;
         let rel = |end: usize, target: i64| ((target - here - end as i64) as i32).to_le_bytes();
-        let mut code = Vec::with_capacity(ISLAND_SLOT as usize);
+        let mut code = Vec::with_capacity(TRAMPOLINE_SLOT as usize);
         code.extend(&shape.before);
         // lea r11, [rip + behind the call]
         code.extend([0x4c, 0x8d, 0x1d]);
         code.extend(rel(code.len() + 4, here + SLOT_AFTER as i64));
-        // jmp [rip + the island's first word]
+        // jmp [rip + the trampoline page's first word]
         code.extend([0xff, 0x25]);
-        code.extend(rel(code.len() + 4, self.island));
+        code.extend(rel(code.len() + 4, self.trampoline));
         code.resize(SLOT_AFTER as usize - 2, 0x90);
         code.extend(SYSCALL);
         // lea rcx, [rip + the address after the guest's own instruction]
@@ -241,17 +250,17 @@ impl Text {
         let jump = [0xe9, rel[0], rel[1], rel[2], rel[3]];
         let (word, shift) = (start & !7, (start % 8) as usize);
         if shift + jump.len() > 8 {
-            self.bytes(ISLAND + start, jump.len(), |b| b.copy_from_slice(&jump));
+            self.bytes(TRAMPOLINE + start, jump.len(), |b| b.copy_from_slice(&jump));
             return;
         }
-        let value = self.bytes(ISLAND + word, 8, |b| {
+        let value = self.bytes(TRAMPOLINE + word, 8, |b| {
             let mut v = [0u8; 8];
             v.copy_from_slice(b);
             v[shift..shift + jump.len()].copy_from_slice(&jump);
             u64::from_le_bytes(v)
         });
         // SAFETY: an aligned word of the live mapping.
-        unsafe { &*self.mapping.base().add((ISLAND + word) as usize).cast::<AtomicU64>() }.store(value, Release);
+        unsafe { &*self.mapping.base().add((TRAMPOLINE + word) as usize).cast::<AtomicU64>() }.store(value, Release);
     }
 }
 
@@ -277,7 +286,7 @@ mod tests {
         page[at..at + code.len()].copy_from_slice(code);
         let next = (at + code.len()) as u64 + 64;
         let file = elf(&page, &[(AT, align + code.len() as u64), (next, 1)], by);
-        let text = Text::new(file.len() as u64, -(ISLAND as i64)).unwrap();
+        let text = Text::new(file.len() as u64, -(TRAMPOLINE as i64)).unwrap();
         text.fill(0, file.len() as u64, |b| b.copy_from_slice(&file));
         let site = code.windows(2).position(|w| w == SYSCALL).unwrap_or(0) as u64;
         Sample { text, site: AT + align + site, file }
@@ -293,7 +302,7 @@ mod tests {
             self.patch_at(self.site, live)
         }
         fn unchanged(&self) -> bool {
-            peek(&self.text, ISLAND, self.file.len()) == self.file
+            peek(&self.text, TRAMPOLINE, self.file.len()) == self.file
         }
     }
     fn peek(t: &Text, at: u64, n: usize) -> Vec<u8> {
@@ -308,17 +317,17 @@ mod tests {
         let s = sample(&GETPID, 0);
         let (t, site) = (&s.text, s.site);
         assert_eq!(s.patch(true), Outcome::Done);
-        let jump = peek(t, ISLAND + site - 5, 7);
+        let jump = peek(t, TRAMPOLINE + site - 5, 7);
         assert_eq!((jump[0], &jump[5..]), (0xe9, &SYSCALL[..]));
         let rel = i32::from_le_bytes(jump[1..5].try_into().unwrap());
-        // The second slot of the island, which lies right before the file.
-        assert_eq!(site as i64 + i64::from(rel), -(ISLAND as i64) + 64);
+        // The second slot of the trampoline page, which lies right before the file.
+        assert_eq!(site as i64 + i64::from(rel), -(TRAMPOLINE as i64) + 64);
         let slot = peek(t, 64, 64);
         assert!(slot.starts_with(&GETPID[..5]));
         assert_eq!(slot[22..24], SYSCALL);
         let mut d = Decoder::with_ip(64, &slot[24..], 64 + 24, 0);
-        assert_eq!(d.decode().ip_rel_memory_address(), ISLAND + site + 2);
-        assert_eq!(d.decode().near_branch_target(), ISLAND + site + 2);
+        assert_eq!(d.decode().ip_rel_memory_address(), TRAMPOLINE + site + 2);
+        assert_eq!(d.decode().near_branch_target(), TRAMPOLINE + site + 2);
         assert!(t.is_patched(site));
     }
 
@@ -328,10 +337,10 @@ mod tests {
         let (t, site) = (&s.text, s.site);
         assert_eq!(site % 8, 0);
         assert_eq!(s.patch(true), Outcome::Done);
-        let jump = peek(t, ISLAND + site, 8);
+        let jump = peek(t, TRAMPOLINE + site, 8);
         assert_eq!(jump[0], 0xe9);
         assert!(UNDEFINED.contains(&jump[2]), "{jump:x?}");
-        let slot = site as i64 + 5 + i64::from(i32::from_le_bytes(jump[1..5].try_into().unwrap())) + ISLAND as i64;
+        let slot = site as i64 + 5 + i64::from(i32::from_le_bytes(jump[1..5].try_into().unwrap())) + TRAMPOLINE as i64;
         let slot = peek(t, slot as u64, 64);
         assert_eq!(slot[31..37], [0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff]);
         let mut d = Decoder::new(64, &slot[SLOT_AFTER as usize + 13..], 0);
@@ -344,7 +353,7 @@ mod tests {
         let code = [0x4c, 0x89, 0x5c, 0x24, 8, 0x0f, 0x05, 0xc3, 0xe9, 0, 0, 0, 0];
         let s = sample(&code, 0);
         assert_eq!(s.patch(true), Outcome::Done);
-        let jump = peek(&s.text, ISLAND + s.site - 5, 8);
+        let jump = peek(&s.text, TRAMPOLINE + s.site - 5, 8);
         assert_eq!((jump[0], &jump[5..]), (0xe9, &code[5..8]));
         assert!(peek(&s.text, 64, 64).starts_with(&code[..5]));
         // Not to another address, and no other register.
@@ -497,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn islands_get_full() {
+    fn trampoline_pages_get_full() {
         let text = Text::new(0x1_0000, 0x2_0000).unwrap();
         let page: Vec<u8> = [0x90; 25].iter().chain(&GETPID).copied().cycle().take(0x1_0000).collect();
         text.fill(0, page.len() as u64, |b| b.copy_from_slice(&page));

@@ -12,13 +12,13 @@
 //! * [`watched`]: shared memory and the executor's view of it.
 //!
 //! # Lock order
-//! `Pool::state`, then `Births::pending`, then `Space::slots`, then `Watched::waker`; `Space::life` is a leaf. None is held
+//! `Pool::state`, then `ForkBroker::pending`, then `Space::slots`, then `Watched::waker`; `Space::life` is a leaf. None is held
 //! while a waker or a hook is called, but `Watched::waker` (whose wakers only queue a task).
 
 #[path = "../stub/abi.rs"]
 pub(crate) mod abi;
-mod births;
 mod filter;
+mod fork_broker;
 #[path = "../stub/handoff.rs"]
 pub(crate) mod handoff;
 mod inflight;
@@ -40,12 +40,12 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
-use crate::cores::Place;
+use crate::cores::CoreSet;
 use crate::executor::{now_ns, Executor, WatchHandle};
 #[allow(unused_imports, reason = "for the documentation")]
 use crate::Enter;
 use crate::{Errno, GuestThread, Platform};
-use births::Births;
+use fork_broker::ForkBroker;
 use inflight::{Control, Flights};
 pub use share::Lineage;
 use space::Space;
@@ -57,7 +57,7 @@ pub struct Config {
     /// How many fresh address spaces are kept ready.
     pub pool: usize,
     /// Each call of the guest's is to trap: also `sched_yield`, which the host answers by itself otherwise
-    /// (but in processes that have a thread with [`crate::SelfService::filtered`]).
+    /// (but in processes that have a thread with [`crate::LocalAnswers::filtered`]).
     pub see_all: bool,
     /// Called with a message when the sandbox cannot go on (the zygote is gone).
     pub on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
@@ -103,7 +103,7 @@ pub const HOST_CALLS: &[(libc::c_long, &str)] = &[
 pub(crate) struct Inner {
     pub(crate) me: Weak<Inner>,
     pub(crate) executor: Arc<Executor>,
-    births: Births,
+    fork_broker: ForkBroker,
     flights: Arc<Flights>,
     patience: patience::Patience,
     strays: strays::Strays,
@@ -121,7 +121,7 @@ pub(crate) struct Inner {
 /// A stub that has not been reaped.
 pub(crate) struct Stub {
     space: Weak<Space>,
-    fate: Arc<space::Fate>,
+    exit_state: Arc<space::ExitState>,
     watch: Option<WatchHandle>,
 }
 
@@ -174,7 +174,7 @@ impl Systrap {
         let inner = Arc::new_cyclic(|me| Inner {
             me: me.clone(),
             executor: config.executor.clone(),
-            births: Births::new(launched.listener),
+            fork_broker: ForkBroker::new(launched.listener),
             flights: Arc::default(),
             patience: patience::Patience::new(),
             strays: strays::Strays::default(),
@@ -187,11 +187,11 @@ impl Systrap {
             pool: Mutex::new(Pool { target: config.pool.max(1), calm_until: u64::MAX, ..Pool::default() }),
             counters: Counters::default(),
         });
-        births::attend(inner.me.clone(), inner.births.listener())?;
+        fork_broker::attend(inner.me.clone(), inner.fork_broker.listener())?;
         let control = Control::new(launched.control, inner.flights.clone());
-        let space = Space::unborn(inner.clone(), launched.area, control, 0, 0);
-        inner.adopt(&space, launched.pid, launch::pidfd_open(launched.pid)?);
-        let mut zygote = Thread::waiting(space, 0, launched.pid, Place::Anywhere, false);
+        let space = Space::pending(inner.clone(), launched.area, control, 0, 0);
+        inner.register(&space, launched.pid, launch::pidfd_open(launched.pid)?);
+        let mut zygote = Thread::waiting(space, 0, launched.pid, CoreSet::Anywhere, false);
         zygote.close_in_stub(launched.listener_number)?;
         let weak = inner.me.clone();
         inner.executor.spawn(Box::pin(keep_pool(weak, zygote)));
@@ -209,7 +209,7 @@ impl Systrap {
     /// are for a `Trap::Syscall`: nothing has been done, and the kernel goes on as after a call of its own that a signal cut
     /// short (`ERESTARTSYS`). All other interrupts have `orig_rax` = -1.
     ///
-    /// A thread under [`crate::SelfService::filtered`] asks for these calls, too; [`Enter::Native`] then says "do it". The
+    /// A thread under [`crate::LocalAnswers::filtered`] asks for these calls, too; [`Enter::Native`] then says "do it". The
     /// same switch has stubs make `sched_yield` themselves. So it is, with `told`, for some of those that come by a signal, in order
     /// that the kernel may learn which sites are worth patching.
     pub fn set_native_futex(&self, on: bool, told: bool) {
@@ -267,9 +267,9 @@ async fn keep_pool(inner: Weak<Inner>, mut zygote: Thread) {
                 let pool = inner.pool.lock();
                 pool.waiters.is_empty() && pool.calm_until != u64::MAX
             };
-            zygote.set_aside(ahead);
+            zygote.set_background(ahead);
             if ahead {
-                inner.executor.lend(FORK_NS);
+                inner.executor.yield_core(FORK_NS);
             }
         }
         zygote.start_fork();
@@ -294,10 +294,12 @@ async fn keep_pool(inner: Weak<Inner>, mut zygote: Thread) {
 
 impl Inner {
     /// Takes charge of a stub: has its death watched.
-    fn adopt(&self, space: &Arc<Space>, pid: i32, pidfd: OwnedFd) {
+    fn register(&self, space: &Arc<Space>, pid: i32, pidfd: OwnedFd) {
         let pidfd = Arc::new(pidfd);
         self.strays.born(pid);
-        self.stubs.lock().insert(pid, Stub { space: Arc::downgrade(space), fate: space.fate.clone(), watch: None });
+        self.stubs
+            .lock()
+            .insert(pid, Stub { space: Arc::downgrade(space), exit_state: space.exit_state.clone(), watch: None });
         space.born(pid, pidfd.clone());
         self.watch_death(pid, pidfd);
     }
@@ -305,11 +307,11 @@ impl Inner {
     /// Ends a process that nobody wants, and sees to it that it is reaped. `false`: it cannot now.
     fn end_orphan(&self, pid: i32) -> bool {
         let Ok(pidfd) = launch::pidfd_open(pid) else { return false };
-        let fate = space::Fate::alive();
+        let exit_state = space::ExitState::alive();
         // Also if it is dead by itself: nothing of the guest's was lost.
-        fate.ours.store(true, SeqCst);
-        fate.seal(&pidfd);
-        self.stubs.lock().insert(pid, Stub { space: Weak::new(), fate, watch: None });
+        exit_state.ours.store(true, SeqCst);
+        exit_state.kill(&pidfd);
+        self.stubs.lock().insert(pid, Stub { space: Weak::new(), exit_state, watch: None });
         self.watch_death(pid, Arc::new(pidfd));
         true
     }
@@ -348,23 +350,26 @@ impl Inner {
             let Some(signal) = space::wait_for(pid, space.as_deref()) else {
                 return;
             };
-            let ours = stub.fate.ours.load(SeqCst);
+            let ours = stub.exit_state.ours.load(SeqCst);
             (stubs.remove(&pid), space, signal, ours)
         };
         // Somebody may have left strays behind.
-        self.births.watch(self);
-        let (stub, space, fate, ours) = stub;
-        if ours || fate == 0 {
+        self.fork_broker.watch(self);
+        let (stub, space, exit_state, ours) = stub;
+        if ours || exit_state == 0 {
             self.counters.killed.fetch_add(1, Relaxed);
         }
         // First of all: once those who wait for it know, the sandbox may end by itself, without a word about the cause.
         if pid == self.zygote_pid {
-            (self.on_fatal)(&format!("the zygote (the stub that all others are made from) {}", space::told(fate)));
-        } else if fate == libc::SIGKILL && !ours {
+            (self.on_fatal)(&format!(
+                "the zygote (the stub that all others are made from) {}",
+                space::describe(exit_state)
+            ));
+        } else if exit_state == libc::SIGKILL && !ours {
             (self.on_fatal)("a process of the sandbox was killed from outside (by hand, or for want of memory)");
         }
         if let Some(space) = &space {
-            space.died(fate);
+            space.died(exit_state);
         }
         drop(stub.and_then(|s| s.watch));
     }
@@ -380,7 +385,7 @@ impl Platform for Systrap {
             let result = match (pool.ready.pop(), pool.error.take()) {
                 (Some(thread), _) => {
                     // The second one ends the calm.
-                    thread.set_aside(false);
+                    thread.set_background(false);
                     pool.calm_until = if pool.calm_until == u64::MAX { now_ns() + CALM_NS } else { 0 };
                     Poll::Ready(Ok(Box::new(thread) as Box<dyn GuestThread>))
                 }
@@ -421,9 +426,9 @@ impl Platform for Systrap {
             ("looks in vain", &e.spins),
             ("sleeps", &e.sleeps),
             ("stubs woken", &c.woken),
-            ("kicks", &e.kicks),
+            ("wakes", &e.wakes),
             ("handovers", &e.handovers),
-            ("changes of gait", &e.turns),
+            ("mode switches", &e.mode_switches),
             ("threads moved to other cores", &e.moves),
         ]
         .into_iter()

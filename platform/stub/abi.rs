@@ -31,7 +31,7 @@ pub const VDSO_END: u64 = 0x7fff_1010_0000;
 /// The page that the Sentry writes and all stubs read.
 pub const GLOBAL_BASE: u64 = 0x7fff_2000_0000;
 /// Where on that page the second filter is (`struct sock_fprog`), which a process gets when its guest sets one of its own.
-pub const STERN_AT: u64 = GLOBAL_BASE + 256;
+pub const STRICT_AT: u64 = GLOBAL_BASE + 256;
 /// The hand-off area of this process: `MAX_SLOTS` times `SLOT_SIZE`.
 pub const AREA_BASE: u64 = 0x7fff_4000_0000;
 pub const AREA_SIZE: u64 = (MAX_SLOTS as u64) * SLOT_SIZE;
@@ -54,12 +54,12 @@ pub const MAX_OPS: usize = 40;
 pub const MAX_FDS: usize = 8;
 
 /// Descriptors of every stub.
-pub const BELL_FD: i32 = 0;
-/// The bells of clerks: the first of [`BELLS`], each for the cores with that number modulo [`BELLS`].
-pub const BELLS_FD: i32 = 1;
-pub const BELLS: u32 = 8;
+pub const DOORBELL_FD: i32 = 0;
+/// The doorbells of workers: the first of [`DOORBELLS`], each for the cores with that number modulo [`DOORBELLS`].
+pub const DOORBELLS_FD: i32 = 1;
+pub const DOORBELLS: u32 = 8;
 /// The control socket. Not 0, which a birth call gives that was cut short.
-pub const CTL_FD: i32 = BELLS_FD + BELLS as i32;
+pub const CTL_FD: i32 = DOORBELLS_FD + DOORBELLS as i32;
 /// Used for a moment at birth.
 pub const AREA_FD: i32 = CTL_FD + 1;
 /// Only the zygote has it, before its filter is in place.
@@ -67,7 +67,7 @@ pub const GLOBAL_FD: i32 = AREA_FD + 1;
 
 /// The system call number that the filter hands to the Sentry by user notification: a child's request for its
 /// descriptors, with the token of its birth as argument. No kernel has such a call.
-pub const BIRTH_NR: u32 = 0x4e4f;
+pub const FORK_HANDSHAKE_NR: u32 = 0x4e4f;
 /// The one that the stub makes to enter its own SIGSYS handler, when a fresh process has been set up.
 pub const HELLO_NR: u32 = 0x4e4e;
 /// The one that the stub makes on a patched call's way when it needs a signal frame after all (see `enter.rs`).
@@ -80,10 +80,10 @@ pub const FUTEX_NR: u64 = 202;
 pub const FUTEX_WAITV_NR: u64 = 449;
 pub const SCHED_YIELD_NR: u64 = 24;
 
-/// Islands: pages in reach of patched text, divided into slots of code, one for each patched site. The first slot holds
+/// Trampoline pages: pages in reach of patched text, divided into slots of code, one for each patched site. The first slot holds
 /// the address of `stub_enter` instead. `src/patch.rs` writes them; the stub reads where it was called from.
-pub const ISLAND_SIZE: u64 = 0x1_0000;
-pub const ISLAND_SLOT: u64 = 64;
+pub const TRAMPOLINE_SIZE: u64 = 0x1_0000;
+pub const TRAMPOLINE_SLOT: u64 = 64;
 /// Offset in a slot of the code behind the call, which begins with `lea rcx, [rip + d32]`: the address after the guest's
 /// `syscall` instruction. Before it lies a `syscall` instruction for callers without a cell.
 pub const SLOT_AFTER: u64 = 24;
@@ -263,11 +263,11 @@ pub struct Global {
     pub spin: AtomicU32,
     /// Not 0: stubs make the guest's private futex calls themselves; 2: the Sentry wants to hear of some that are trapped.
     pub native_futex: AtomicU32,
-    /// For which cores (modulo [`BELLS`]) a clerk of the Sentry's waits at the core's own bell.
-    pub clerks: AtomicU32,
-    /// Not 0: stubs take no notice of their core and ring any of the first so many bells (for tests of a machine with
+    /// For which cores (modulo [`DOORBELLS`]) a worker of the Sentry's waits at the core's own doorbell.
+    pub workers: AtomicU32,
+    /// Not 0: stubs take no notice of their core and ring any of the first so many doorbells (for tests of a machine with
     /// many cores).
-    pub any_bell: AtomicU32,
+    pub any_doorbell: AtomicU32,
 }
 
 /// `CLONE_PARENT | SIGCHLD`: every stub is a child of the Sentry.

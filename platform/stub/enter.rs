@@ -1,4 +1,4 @@
-//! The way of a patched call: from the slot of its site (see `ISLAND_SLOT`) into the stub and back, without a signal.
+//! The way of a patched call: from the slot of its site (see `TRAMPOLINE_SLOT`) into the stub and back, without a signal.
 //!
 //! GS points to the thread's cell, so no register is needed to find it. The guest's registers go straight into
 //! `Cell::post.regs`, which stays the one place they are in until the call is over; the code then runs on the slot's
@@ -265,7 +265,7 @@ pub fn is_cell(gs: u64) -> bool {
 
 /// The guest's address after its `syscall` instruction, given the code behind the call in a slot.
 fn view_of(after: u64) -> Option<u64> {
-    if after % ISLAND_SLOT != SLOT_AFTER {
+    if after % TRAMPOLINE_SLOT != SLOT_AFTER {
         return None;
     }
     let mut word = [0u64; 2];
@@ -305,7 +305,7 @@ pub fn behind_patched(rip: u64) -> Option<u64> {
 }
 
 /// A fault of the check for a cell: the call goes the slow way.
-pub unsafe fn mend_check(uc: *mut UContext) -> bool {
+pub unsafe fn fixup_check(uc: *mut UContext) -> bool {
     // SAFETY: `uc` is this thread's own.
     unsafe {
         let hit = (*uc).gregs[R_RIP] == at(stub_enter_check);
@@ -392,7 +392,7 @@ pub unsafe fn interrupted_in_guest(uc: *mut UContext) {
     unsafe {
         let g = &mut (*uc).gregs;
         let rip = g[R_RIP];
-        let slot = rip & !(ISLAND_SLOT - 1);
+        let slot = rip & !(TRAMPOLINE_SLOT - 1);
         let Some(view) = view_of(slot + SLOT_AFTER) else { return };
         g[R_RCX] = view;
         if rip < slot + SLOT_AFTER {

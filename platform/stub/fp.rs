@@ -104,7 +104,7 @@ pub unsafe fn save_live(to: u64) -> Result<(), i32> {
 }
 
 /// A fault of the instruction that stores: it has failed.
-pub unsafe fn mend(uc: *mut UContext) -> bool {
+pub unsafe fn fixup(uc: *mut UContext) -> bool {
     // SAFETY: `uc` is this thread's own.
     unsafe {
         let hit = (*uc).gregs[R_RIP] == stub_xsave_insn as *const () as u64;

@@ -4,7 +4,7 @@
 //!
 //! * The stub: [`post`], then [`wait`].
 //! * The Sentry: [`is_posted`], then [`reply`]; before it, when no answer will come soon, [`park`]. One thread of it is at work at a time:
-//!   from [`set_about`] until [`rest`].
+//!   from [`acquire`] until [`release`].
 //! * A new thread or process begins in [`wait`], with PARKED as its state: so its first answer may come before it does.
 //!
 //! What holds, if the stub is ours (a hostile one can only keep itself waiting, or have the Sentry look in vain):
@@ -33,13 +33,13 @@ pub trait Word {
     fn fence_after_swap() {}
 }
 
-/// The stub has filled in its post. `ring` wakes the leader.
+/// The stub has filled in its post. `ring` wakes the poller.
 #[inline(always)]
-pub fn post<W: Word>(word: &W, polling: &W, ring: impl FnOnce()) {
+pub fn post<W: Word>(word: &W, polling: &W, notify: impl FnOnce()) {
     word.swap_seq_cst(state::POSTED);
     W::fence_after_swap();
     if polling.load_seq_cst() == 0 {
-        ring();
+        notify();
     }
 }
 
@@ -91,7 +91,7 @@ pub fn park<W: Word>(word: &W) {
 
 /// A thread of the Sentry that has been woken sets about looking at the cells, unless another one is at work.
 #[inline(always)]
-pub fn set_about<W: Word>(at_work: &W, polling: &W) -> bool {
+pub fn acquire<W: Word>(at_work: &W, polling: &W) -> bool {
     let free = at_work.swap_seq_cst(1) == 0;
     if free {
         polling.store_seq_cst(1);
@@ -99,15 +99,15 @@ pub fn set_about<W: Word>(at_work: &W, polling: &W) -> bool {
     free
 }
 
-/// Who is at work leaves it, to sleep until a bell rings, unless `found` (one more look) says that there is something to do and nobody
+/// Who is at work leaves it, to sleep until a doorbell rings, unless `found` (one more look) says that there is something to do and nobody
 /// else has set about it: then it goes on.
 #[inline(always)]
-pub fn rest<W: Word>(at_work: &W, polling: &W, found: impl FnOnce() -> bool) -> bool {
+pub fn release<W: Word>(at_work: &W, polling: &W, found: impl FnOnce() -> bool) -> bool {
     // A swap: what one saw who found us at work until now is seen here.
     at_work.swap_seq_cst(0);
     polling.store_seq_cst(0);
     W::fence();
-    found() && set_about(at_work, polling)
+    found() && acquire(at_work, polling)
 }
 
 impl Word for core::sync::atomic::AtomicU32 {

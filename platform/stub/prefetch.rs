@@ -6,7 +6,7 @@ use crate::asm::{stub_copy, stub_copy_str};
 /// Index of an argument in the context's registers.
 const ARG: [usize; 6] = [8, 9, 12, 2, 0, 1];
 
-enum Want {
+enum Prefetch {
     Nothing,
     /// The NUL-terminated string in this argument.
     Path(usize),
@@ -20,8 +20,8 @@ enum Want {
     Robust,
 }
 
-fn want(nr: u64) -> Want {
-    use Want::*;
+fn want(nr: u64) -> Prefetch {
+    use Prefetch::*;
     match nr {
         // open stat lstat access chdir mkdir rmdir creat unlink readlink chmod execve statfs
         2 | 4 | 6 | 21 | 80 | 83 | 84 | 85 | 87 | 89 | 90 | 59 | 137 => Path(0),
@@ -69,19 +69,19 @@ pub unsafe fn prefetch(cell: *mut Cell, nr: u64, gregs: &[u64; R_ORIG]) {
             _ => {}
         }
         let (addr, len) = match want(nr) {
-            Want::Nothing => (0, 0),
-            Want::Path(i) => {
+            Prefetch::Nothing => (0, 0),
+            Prefetch::Path(i) => {
                 let p = gregs[ARG[i]];
                 (p, if p == 0 { 0 } else { stub_copy_str(to, p, 4096) })
             }
-            Want::Buf(p, n, each) => {
+            Prefetch::Buf(p, n, each) => {
                 let (p, n) = (gregs[ARG[p]], gregs[ARG[n]]);
                 let n = if n > STAGE_IN_MAX as u64 { 0 } else { n * each };
                 (p, copy(to, p, n))
             }
-            Want::Robust => ((*cell).robust, copy(to, (*cell).robust, 24)),
-            Want::Stack(n) => (gregs[R_RSP], copy(to, gregs[R_RSP], n)),
-            Want::Fixed(p, n) => {
+            Prefetch::Robust => ((*cell).robust, copy(to, (*cell).robust, 24)),
+            Prefetch::Stack(n) => (gregs[R_RSP], copy(to, gregs[R_RSP], n)),
+            Prefetch::Fixed(p, n) => {
                 let p = gregs[ARG[p]];
                 (p, copy(to, p, n))
             }

@@ -96,7 +96,7 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
                 (*uc).gregs[R_RIP] = stub_cmpxchg_fix as *const () as u64;
                 return;
             }
-            if enter::mend_check(uc) || fp::mend(uc) {
+            if enter::fixup_check(uc) || fp::fixup(uc) {
                 return;
             }
         }
@@ -134,7 +134,7 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
                         (*uc).gregs[R_RIP] = view;
                         (*uc).gregs[R_RCX] = view;
                     }
-                    if natively(cell, nr, (*uc).gregs[R_RSI]) && !tells(cell) {
+                    if natively(cell, nr, (*uc).gregs[R_RSI]) && !reports(cell) {
                         if nr == SCHED_YIELD_NR {
                             (*uc).gregs[R_RAX] = syscall(sys::SCHED_YIELD, [0; 6]).0 as u64;
                             return;
@@ -166,7 +166,7 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
             }
             _ => {
                 // At the beginning of a slot: an instruction of the guest's own, which is shown at its own place.
-                if !ours && matches!(sig, SIGSEGV | SIGBUS) && rip % ISLAND_SLOT == 0 {
+                if !ours && matches!(sig, SIGSEGV | SIGBUS) && rip % TRAMPOLINE_SLOT == 0 {
                     enter::interrupted_in_guest(uc);
                 }
                 (*post).regs[R_ORIG] = u64::MAX;
@@ -229,7 +229,7 @@ unsafe fn natively(cell: *mut Cell, nr: u64, a1: u64) -> bool {
 
 /// Whether the Sentry is to hear of a trapped call that the stub makes itself: sites are patched only if it knows that they
 /// trap. (It answers that the stub make the call.)
-unsafe fn tells(cell: *mut Cell) -> bool {
+unsafe fn reports(cell: *mut Cell) -> bool {
     // SAFETY: `cell` is this thread's own.
     let n = unsafe {
         let n = (*cell).trapped;
@@ -310,14 +310,14 @@ unsafe fn post_kind(cell: *mut Cell, kind: u32) {
             let core = sys::core();
             (*cell).core.store(core, Relaxed);
             (*cell).rang = 1;
-            let which = match global().any_bell.load(Relaxed) {
-                0 => core % BELLS,
+            let which = match global().any_doorbell.load(Relaxed) {
+                0 => core % DOORBELLS,
                 n => sys::cycles() % n,
             };
-            let own = global().clerks.load(Relaxed) >> which & 1 != 0;
-            let bell = if own { BELLS_FD as u32 + which } else { BELL_FD as u32 };
+            let own = global().workers.load(Relaxed) >> which & 1 != 0;
+            let doorbell = if own { DOORBELLS_FD as u32 + which } else { DOORBELL_FD as u32 };
             let one = 1u64;
-            syscall(sys::WRITE, [bell as u64, addr_of!(one) as u64, 8, 0, 0, 0]);
+            syscall(sys::WRITE, [doorbell as u64, addr_of!(one) as u64, 8, 0, 0, 0]);
         });
     }
 }
@@ -547,7 +547,7 @@ unsafe extern "C" fn stub_born(token: u64) {
     let mut fds = sys::Fds::none();
     let given = loop {
         // 0: something stopped the Sentry for a moment just when it gave us the socket, which was not given then.
-        match syscall(BIRTH_NR, [token, 0, 0, 0, 0, 0]).0 {
+        match syscall(FORK_HANDSHAKE_NR, [token, 0, 0, 0, 0, 0]).0 {
             0 => {}
             fd => break fd,
         }

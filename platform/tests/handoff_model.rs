@@ -1,4 +1,4 @@
-//! The hand-off's state machine (`stub/handoff.rs`) under loom: all interleavings of a stub and the Sentry's leader, and all
+//! The hand-off's state machine (`stub/handoff.rs`) under loom: all interleavings of a stub and the Sentry's poller, and all
 //! that the memory model allows them to see. A lost wake-up shows as a deadlock, unordered data as a concurrent access.
 
 #[path = "../stub/abi.rs"]
@@ -47,7 +47,7 @@ struct Model {
     post: UnsafeCell<u32>,
     answer: UnsafeCell<u32>,
     futex: (Mutex<()>, Condvar),
-    bell: (Mutex<bool>, Condvar),
+    doorbell: (Mutex<bool>, Condvar),
 }
 
 // SAFETY: the plain cells are what the model is to check: loom reports any access that is not ordered.
@@ -62,7 +62,7 @@ impl Model {
             post: UnsafeCell::new(0),
             answer: UnsafeCell::new(0),
             futex: (Mutex::new(()), Condvar::new()),
-            bell: (Mutex::new(false), Condvar::new()),
+            doorbell: (Mutex::new(false), Condvar::new()),
         })
     }
 
@@ -70,7 +70,7 @@ impl Model {
     fn call(&self, n: u32) {
         // SAFETY: ours until it is posted.
         self.post.with_mut(|p| unsafe { *p = n });
-        handoff::post(&self.state, &self.polling, || self.ring());
+        handoff::post(&self.state, &self.polling, || self.notify());
         self.receive(n);
     }
     fn receive(&self, n: u32) {
@@ -97,35 +97,35 @@ impl Model {
         });
     }
     fn sleep(&self) {
-        let mut rung = self.bell.0.lock().unwrap();
+        let mut rung = self.doorbell.0.lock().unwrap();
         while !*rung {
-            rung = self.bell.1.wait(rung).unwrap();
+            rung = self.doorbell.1.wait(rung).unwrap();
         }
         *rung = false;
     }
-    fn ring(&self) {
-        *self.bell.0.lock().unwrap() = true;
-        self.bell.1.notify_one();
+    fn notify(&self) {
+        *self.doorbell.0.lock().unwrap() = true;
+        self.doorbell.1.notify_one();
     }
-    /// What a leader that is at work does until it has found a post.
+    /// What a poller that is at work does until it has found a post.
     fn look_out(&self) {
         while !self.posted() {
-            if !handoff::rest(&self.at_work, &self.polling, || self.posted()) {
+            if !handoff::release(&self.at_work, &self.polling, || self.posted()) {
                 self.sleep();
-                while !handoff::set_about(&self.at_work, &self.polling) {
+                while !handoff::acquire(&self.at_work, &self.polling) {
                     self.sleep();
                 }
             }
         }
     }
-    /// A clerk that is rung answers what it finds if nobody else is at work, and rests.
-    fn clerk(&self, n: u32) {
-        if handoff::set_about(&self.at_work, &self.polling) {
+    /// A worker that is rung answers what it finds if nobody else is at work, and rests.
+    fn worker(&self, n: u32) {
+        if handoff::acquire(&self.at_work, &self.polling) {
             loop {
                 if self.posted() {
                     self.reply(n);
                 }
-                if !handoff::rest(&self.at_work, &self.polling, || self.posted()) {
+                if !handoff::release(&self.at_work, &self.polling, || self.posted()) {
                     return;
                 }
             }
@@ -201,18 +201,18 @@ fn several_may_be_woken_for_one_post() {
     model.check(|| {
         let m = Model::new(RUNNING);
         // Nobody is at work.
-        assert!(!handoff::rest(&m.at_work, &m.polling, || false));
+        assert!(!handoff::release(&m.at_work, &m.polling, || false));
         let other = m.clone();
-        let other = thread::spawn(move || other.clerk(5));
-        let clerk = m.clone();
-        let clerk = thread::spawn(move || {
-            clerk.sleep();
-            clerk.clerk(5);
+        let other = thread::spawn(move || other.worker(5));
+        let worker = m.clone();
+        let worker = thread::spawn(move || {
+            worker.sleep();
+            worker.worker(5);
         });
         m.call(5);
         // So that it ends: the other one may have answered unrung.
-        m.ring();
-        clerk.join().unwrap();
+        m.notify();
+        worker.join().unwrap();
         other.join().unwrap();
     });
 }

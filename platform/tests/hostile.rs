@@ -108,7 +108,7 @@ fn no_call_outside_the_list_gets_through() {
             }
         }
         // All of it left the process as it was.
-        // The control socket, the leader's bell and eight of clerks.
+        // The control socket, the poller's doorbell and eight of workers.
         let (fds, pid) = (10, t.address_space().host_pid());
         assert_eq!(std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(), fds);
         t.regs_mut().rip = CODE;
@@ -186,7 +186,7 @@ fn rubbish_in_the_cell_harms_only_its_writer() {
 }
 
 #[test]
-fn births_need_a_token_and_ends_are_noticed() {
+fn fork_handshakes_need_a_token_and_ends_are_noticed() {
     sandbox(|platform, _| async move {
         // (call, arguments, the signal it dies of)
         let cases: &[(u64, [u64; 6], i32)] = &[

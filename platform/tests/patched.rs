@@ -2,7 +2,7 @@
 
 mod common;
 use common::*;
-use platform::patch::{Outcome, Text, ISLAND};
+use platform::patch::{Outcome, Text, TRAMPOLINE};
 use platform::proof::prove;
 use platform::{Enter, Op, Platform, Trap};
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -35,15 +35,15 @@ fn elf(code: &[u8]) -> Vec<u8> {
 
 /// An address space that runs `code` from a text that can be patched.
 async fn load_text(platform: &impl Platform, code: &[u8]) -> (Guest, Code) {
-    let text = Text::new(LEN, -(ISLAND as i64)).unwrap();
+    let text = Text::new(LEN, -(TRAMPOLINE as i64)).unwrap();
     let file = elf(code);
     text.fill(0, LEN, |b| b.copy_from_slice(&file));
     let mut t = std::future::poll_fn(|cx| platform.poll_new(cx)).await.unwrap();
     t.queue(anon(DATA, DATA_LEN, RW));
     t.queue(anon(STACK, 0x1_0000, RW));
     let map = |addr, len, offset| Op::MapFile { addr, len, prot: RX, shared: false, file: text.fd().clone(), offset };
-    t.queue(map(CODE - ISLAND, ISLAND, 0));
-    t.queue(map(CODE, LEN, ISLAND));
+    t.queue(map(CODE - TRAMPOLINE, TRAMPOLINE, 0));
+    t.queue(map(CODE, LEN, TRAMPOLINE));
     assert_eq!(enter(&mut t, Enter::Stay).await, Trap::OpsDone);
     t.regs_mut().rip = CODE + AT;
     t.regs_mut().rsp = STACK + 0xfff0;
@@ -223,8 +223,8 @@ fn storm(answers: bool) {
         patch_here(&t, &text);
         assert_eq!(answer(&mut t, 77).await, Trap::Syscall);
         if answers {
-            t.self_service().answer(39, Some(1234));
-            t.self_service().answer(102, Some(77));
+            t.local_answers().answer(39, Some(1234));
+            t.local_answers().answer(102, Some(77));
         }
         let stopper = Stopper::new(&t);
         let (mut calls, mut interrupts, mut in_code) = (0u64, 0, 0);
@@ -295,7 +295,7 @@ fn interrupts_beside_a_store_before_the_call() {
             let rip = t.regs().rip;
             assert_eq!(answer(&mut t, 1234).await, Trap::Syscall);
             assert_eq!((t.regs().rip, t.regs().r12, trapped(&t)), (rip, 1, false));
-            t.self_service().answer(39, answers.then_some(1234));
+            t.local_answers().answer(39, answers.then_some(1234));
             let stopper = Stopper::new(&t);
             let (mut interrupts, mut how) = (0, Enter::Return);
             t.regs_mut().rax = 1234;
@@ -394,7 +394,7 @@ fn interrupts_while_threads_yield() {
         drop(stopper);
         assert!(last > 1000, "{last}");
         // A thread that is to ask for every call asks.
-        t.self_service().filtered(true);
+        t.local_answers().filtered(true);
         let mut trap = enter(&mut t, how).await;
         if trap == Trap::Interrupted {
             // The stopper's last one, sent when it had been told to stop.
@@ -446,7 +446,7 @@ fn guests_with_a_gs_of_their_own() {
 }
 
 #[test]
-fn births_by_a_patched_call() {
+fn fork_handshakes_by_a_patched_call() {
     sandbox(|platform, _| async move {
         let (mut t, text) = load_text(&*platform, own_gs()).await;
         assert_eq!(enter(&mut t, Enter::Full).await, Trap::Syscall);
@@ -526,7 +526,7 @@ fn futex_waits_by_a_patched_call_end_with_an_interrupt() {
         platform.set_native_futex(true, false);
         let (mut t, text) = load_text(&*platform, waiting()).await;
         // Asks for the call, and does it when told to.
-        t.self_service().filtered(true);
+        t.local_answers().filtered(true);
         assert_eq!(enter(&mut t, Enter::Full).await, Trap::Syscall);
         assert_eq!(t.regs().orig_rax, 202);
         patch_here(&t, &text);
@@ -534,7 +534,7 @@ fn futex_waits_by_a_patched_call_end_with_an_interrupt() {
         let interrupter = t.interrupter();
         for round in 0..200 {
             let filtered = round % 2 == 0;
-            t.self_service().filtered(filtered);
+            t.local_answers().filtered(filtered);
             if round > 0 {
                 // Once more from the beginning.
                 t.regs_mut().rip = call.rip - 2 - 5;

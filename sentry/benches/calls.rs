@@ -5,7 +5,7 @@
 
 use parking_lot::{Mutex, RwLock};
 use platform::{
-    AddressSpace, Enter, Errno, Executor, GuestThread, Interrupter, Op, OpsSettled, Platform, Regs, SelfService, Trap,
+    AddressSpace, Enter, Errno, Executor, GuestThread, Interrupter, LocalAnswers, Op, OpsSettled, Platform, Regs, Trap,
     GUEST_MIN,
 };
 use sentry::fs::overlay::Overlay;
@@ -52,7 +52,7 @@ impl AddressSpace for Memory {
     fn vdso(&self) -> Option<(u64, u64)> {
         None
     }
-    fn retreat(&self) {}
+    fn invalidate_returns(&self) {}
     fn kill(&self) {}
     fn cpu_time(&self) -> (u64, u64) {
         (0, 0)
@@ -75,7 +75,7 @@ impl Interrupter for Nothing {
     fn park(&self) {}
     fn pin(&self, _: Option<&[u64]>) {}
 }
-impl SelfService for Nothing {
+impl LocalAnswers for Nothing {
     fn answer(&self, _: u64, _: Option<u32>) {}
     fn filtered(&self, _: bool) {}
 }
@@ -122,7 +122,7 @@ impl GuestThread for Thread {
     fn trapped(&self) -> bool {
         false
     }
-    fn self_service(&self) -> Arc<dyn SelfService> {
+    fn local_answers(&self) -> Arc<dyn LocalAnswers> {
         Arc::new(Nothing)
     }
     fn clear_at_end(&mut self, _: u64) -> bool {
@@ -218,7 +218,7 @@ fn task(kernel: &Arc<Kernel>, space: &Arc<Memory>, root: Path) -> Arc<Task> {
         start_ns: 0,
         attrs: Default::default(),
     });
-    group.rel.lock().threads.push(task.clone());
+    group.links.lock().threads.push(task.clone());
     let mut tree = kernel.tree.lock();
     tree.tasks.insert(1, task.clone());
     tree.groups.insert(1, group);

@@ -15,7 +15,7 @@ const TURN_NS: u64 = 2_000_000;
 /// How often a call that waits for a thread looks for one.
 const ROOM_NS: u64 = 1_000_000;
 /// The clock is asked so seldom.
-const LOOK_EACH: u32 = 64;
+const CLOCK_EACH: u32 = 64;
 
 impl Executor {
     /// This thread works for it from now on.
@@ -28,7 +28,7 @@ impl Executor {
     pub async fn room(self: &Arc<Self>) {
         let mut timer = None;
         std::future::poll_fn(|cx| {
-            if self.lead.lock().waiting > 0 || self.followers.load(Relaxed) < FOLLOWERS {
+            if self.poller.lock().waiting > 0 || self.standbys.load(Relaxed) < STANDBY_THREADS {
                 return Poll::Ready(());
             }
             timer = Some(self.timer(now_ns() + ROOM_NS, cx.waker().clone()));
@@ -74,13 +74,13 @@ impl Rounds {
     #[inline]
     pub fn next(&mut self) {
         self.count += 1;
-        if self.count % LOOK_EACH == 0 {
-            self.look();
+        if self.count % CLOCK_EACH == 0 {
+            self.check_clock();
         }
     }
 
     #[cold]
-    fn look(&mut self) {
+    fn check_clock(&mut self) {
         let now = now_ns();
         if self.since == 0 {
             self.since = now;
@@ -120,7 +120,7 @@ mod tests {
     fn many_that_wait_for_room_leave_a_thread_to_others() {
         let executor = Executor::new(HandOff::Sleep, None).unwrap();
         let (begun, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        for _ in 0..2 * FOLLOWERS {
+        for _ in 0..2 * STANDBY_THREADS {
             let (there, begun, done) = (executor.clone(), begun.clone(), done.clone());
             executor.spawn(Box::pin(async move {
                 there.room().await;
@@ -135,11 +135,11 @@ mod tests {
         }
         let (other, runner) = (executor.clone(), executor.clone());
         executor.spawn(Box::pin(std::future::poll_fn(move |cx| {
-            if begun.load(SeqCst) < FOLLOWERS {
+            if begun.load(SeqCst) < STANDBY_THREADS {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            other.shutdown(i32::from(begun.load(SeqCst) > FOLLOWERS));
+            other.shutdown(i32::from(begun.load(SeqCst) > STANDBY_THREADS));
             done.store(true, SeqCst);
             Poll::Ready(())
         })));

@@ -1,31 +1,31 @@
-//! On which cores the leader and the guests' threads run: the gait's wish, what the guest has chosen, and what the host's scheduler
+//! On which cores the poller and the guests' threads run: the mode's wish, what the guest has chosen, and what the host's scheduler
 //! does not see by itself.
 
 use super::*;
 
-/// Guests are fetched to an idle core at most once in so much time.
-const SPREAD_NS: u64 = 300_000;
+/// Guests are migrated to an idle core at most once in so much time.
+const REBALANCE_NS: u64 = 300_000;
 /// Nor so many be kept from it.
-const FETCHED_AT_ONCE: usize = 64;
-/// Most threads that are moved when the gait changes; the others follow as they are woken.
+const MAX_MIGRATED: usize = 64;
+/// Most threads that are moved when the mode changes; the others follow as they are woken.
 const MOVED_AT_ONCE: usize = 128;
 
 impl Executor {
-    /// Puts the leader and the guests that may run where the gait wants them. Those that sleep follow when they are woken.
-    pub(super) fn turn(&self, gait: Gait) {
-        self.counters.turns.fetch_add(1, Relaxed);
-        self.narrow.store(gait.narrow(), Relaxed);
-        self.enter_gait(gait);
+    /// Puts the poller and the guests that may run where the mode wants them. Those that sleep follow when they are woken.
+    pub(super) fn switch_mode(&self, mode: SchedMode) {
+        self.counters.mode_switches.fetch_add(1, Relaxed);
+        self.narrow.store(mode.narrow(), Relaxed);
+        self.enter_mode(mode);
         for watched in self.active.lock().iter().filter(|w| w.armed.load(Relaxed)).take(MOVED_AT_ONCE) {
             self.place(watched);
         }
     }
 
-    /// The leader goes where the gait wants it, and has clerks at the cores if it will sleep between calls.
-    pub(super) fn enter_gait(&self, gait: Gait) {
-        self.cores.go(place_of(gait));
-        let mask = if gait == Gait::Wide { self.clerks.started() } else { 0 };
-        self.show_clerks(|clerks| clerks.wanted = mask);
+    /// The poller goes where the mode wants it, and has workers at the cores if it will sleep between calls.
+    pub(super) fn enter_mode(&self, mode: SchedMode) {
+        self.cores.go(place_of(mode));
+        let mask = if mode == SchedMode::SleepAll { self.workers.started() } else { 0 };
+        self.show_workers(|workers| workers.wanted = mask);
     }
 
     /// Has the thread of a cell run where guests are to run now.
@@ -38,11 +38,11 @@ impl Executor {
         }
     }
 
-    fn place_for(&self, watched: &Watched) -> Place {
-        match (self.narrow.load(Relaxed), watched.aside.load(SeqCst)) {
-            (false, _) => Place::Anywhere,
-            (true, false) => Place::Guests,
-            (true, true) => Place::Home,
+    fn place_for(&self, watched: &Watched) -> CoreSet {
+        match (self.narrow.load(Relaxed), watched.background.load(SeqCst)) {
+            (false, _) => CoreSet::Anywhere,
+            (true, false) => CoreSet::Guests,
+            (true, true) => CoreSet::Poller,
         }
     }
 
@@ -52,9 +52,9 @@ impl Executor {
         self.cores.put(watched, place);
     }
 
-    /// Something begins that nobody waits for, on the leader's core: the leader sleeps instead of spinning for so long.
-    pub(crate) fn lend(&self, ns: u64) {
-        self.lent.store(now_ns() + ns, Relaxed);
+    /// Something begins that nobody waits for, on the poller's core: the poller sleeps instead of spinning for so long.
+    pub(crate) fn yield_core(&self, ns: u64) {
+        self.yielded_until.store(now_ns() + ns, Relaxed);
     }
 
     /// From now on the thread of a cell runs on these cores only (a mask of 64-bit words); `None`: on any.
@@ -70,11 +70,11 @@ impl Executor {
         }
     }
 
-    /// The leader is about to leave its core: if that would be idle while two guests share another, one of them is fetched. The
+    /// The poller is about to leave its core: if that would be idle while two guests share another, one of them is migrated. The
     /// host does not do that by itself, since it believes a core that sleeps for some microseconds at a time to be busy.
-    pub(super) fn spread(&self) {
+    pub(super) fn rebalance(&self) {
         let now = now_ns();
-        if self.narrow.load(Relaxed) || self.cores.count() < 2 || now < self.spread_at.load(Relaxed) {
+        if self.narrow.load(Relaxed) || self.cores.count() < 2 || now < self.rebalance_at.load(Relaxed) {
             return;
         }
         let here = cores::here();
@@ -95,31 +95,31 @@ impl Executor {
             seen |= bit;
         }
         if let Some(w) = found {
-            self.spread_at.store(now + SPREAD_NS, Relaxed);
+            self.rebalance_at.store(now + REBALANCE_NS, Relaxed);
             self.counters.moves.fetch_add(1, Relaxed);
-            if self.fetched.lock().len() >= FETCHED_AT_ONCE {
-                self.release();
+            if self.migrated.lock().len() >= MAX_MIGRATED {
+                self.unpin_migrated();
             }
-            self.cores.fetch(&w);
-            let mut fetched = self.fetched.lock();
-            if !fetched.iter().any(|f| f.as_ptr() == Arc::as_ptr(&w)) {
-                fetched.push(Arc::downgrade(&w));
+            self.cores.migrate(&w);
+            let mut migrated = self.migrated.lock();
+            if !migrated.iter().any(|f| f.as_ptr() == Arc::as_ptr(&w)) {
+                migrated.push(Arc::downgrade(&w));
             }
         }
     }
 
-    /// Lets the host move again the guests that were fetched.
-    pub(super) fn release(&self) {
-        for w in self.fetched.lock().drain(..).filter_map(|w| w.upgrade()) {
+    /// Lets the host move again the guests that were migrated.
+    pub(super) fn unpin_migrated(&self) {
+        for w in self.migrated.lock().drain(..).filter_map(|w| w.upgrade()) {
             self.put(&w);
         }
     }
 }
 
-fn place_of(gait: Gait) -> Place {
-    match gait {
-        Gait::Spin => Place::Home,
-        Gait::Near => Place::Guests,
-        Gait::Wide => Place::Anywhere,
+fn place_of(mode: SchedMode) -> CoreSet {
+    match mode {
+        SchedMode::Spin => CoreSet::Poller,
+        SchedMode::SleepNear => CoreSet::Guests,
+        SchedMode::SleepAll => CoreSet::Anywhere,
     }
 }

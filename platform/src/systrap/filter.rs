@@ -12,7 +12,7 @@
 //! | `madvise` | `DONTFORK` on the area | nothing |
 //! | `futex` | wait, wake, requeue | what any program may do with its own memory |
 //! | `futex_waitv` | always | the same: it only waits |
-//! | `clone` | the exact flags of a fork or of a thread | more of himself (see `births.rs` for forks nobody asked for) |
+//! | `clone` | the exact flags of a fork or of a thread | more of himself (see `fork_broker.rs` for forks nobody asked for) |
 //! | `recvmsg` | on the control socket | descriptors meant for this process |
 //! | `write` | 8 bytes to a doorbell | wakes the Sentry |
 //! | `close` | descriptors above the fixed ones, and the area's | nothing |
@@ -33,7 +33,7 @@
 //! The guest's own `sched_yield` passes, too, unless all calls are to be seen: by its number, before the filter has looked at the
 //! instruction's address. Who could make it at the stub's instruction has gained nothing, and the host then answers without running the
 //! filter at all (it knows the numbers that pass whatever else holds). A guest with a filter of its own must have that asked; its process gets a
-//! *stern* filter on top of this one ([`stern_filter`]), which traps the call again. It is in force before the guest's call
+//! *strict* filter on top of this one ([`strict_filter`]), which traps the call again. It is in force before the guest's call
 //! that set its filter returns, for all threads of the process at once and for all that they make, and filters cannot be taken back.
 
 use super::abi::*;
@@ -185,10 +185,10 @@ impl Program {
 const MAP_ALLOWED: u32 = 0x1 | 0x2 | 0x20 | 0x4000 | 0x8000 | 0x2000 | 0x10;
 
 /// `SECCOMP_FILTER_FLAG_TSYNC | SPEC_ALLOW | TSYNC_ESRCH`.
-pub(super) const STERN_FLAGS: u32 = 1 | 4 | 16;
+pub(super) const STRICT_FLAGS: u32 = 1 | 4 | 16;
 
 /// On top of [`stub_filter`]: traps `sched_yield` that does not come from the stub.
-pub fn stern_filter(text: std::ops::Range<u64>) -> Vec<Insn> {
+pub fn strict_filter(text: std::ops::Range<u64>) -> Vec<Insn> {
     let mut p = Program::default();
     p.load(NR);
     p.on(libc::SYS_sched_yield, |p| {
@@ -231,8 +231,8 @@ pub fn stub_filter(text: std::ops::Range<u64>, yields: bool) -> Vec<Insn> {
     });
     p.on(libc::SYS_write, |p| {
         p.load(arg_lo(0));
-        p.need(JGE, BELL_FD as u32);
-        p.need_not(JGE, BELLS_FD as u32 + BELLS);
+        p.need(JGE, DOORBELL_FD as u32);
+        p.need_not(JGE, DOORBELLS_FD as u32 + DOORBELLS);
         p.need_u64(2, 8);
         p.verdict(ALLOW);
         p.verdict(TRAP);
@@ -356,12 +356,12 @@ pub fn stub_filter(text: std::ops::Range<u64>, yields: bool) -> Vec<Insn> {
     // The program lies where this process can only read.
     p.on(libc::SYS_seccomp, |p| {
         p.need_word(0, libc::SECCOMP_SET_MODE_FILTER);
-        p.need_word(1, STERN_FLAGS);
-        p.need_u64(2, STERN_AT);
+        p.need_word(1, STRICT_FLAGS);
+        p.need_u64(2, STRICT_AT);
         p.verdict(ALLOW);
         p.verdict(TRAP);
     });
-    p.on(BIRTH_NR.into(), |p| p.verdict(NOTIFY));
+    p.on(FORK_HANDSHAKE_NR.into(), |p| p.verdict(NOTIFY));
     p.finish()
 }
 
@@ -409,7 +409,7 @@ mod tests {
 
     #[test]
     fn the_guests_own_calls_are_trapped() {
-        let (open, closed, stern) = (stub_filter(TEXT, true), stub_filter(TEXT, false), stern_filter(TEXT));
+        let (open, closed, strict) = (stub_filter(TEXT, true), stub_filter(TEXT, false), strict_filter(TEXT));
         for nr in 0..600 {
             for ip in [
                 0x40_0000,
@@ -422,13 +422,13 @@ mod tests {
                 let yields = i64::from(nr) == libc::SYS_sched_yield;
                 assert_eq!(eval(&closed, nr, ARCH_X86_64, ip, [0; 6]), TRAP);
                 assert_eq!(eval(&open, nr, ARCH_X86_64, ip, [0; 6]), if yields { ALLOW } else { TRAP });
-                assert_eq!(eval(&stern, nr, ARCH_X86_64, ip, [0; 6]), if yields { TRAP } else { ALLOW });
+                assert_eq!(eval(&strict, nr, ARCH_X86_64, ip, [0; 6]), if yields { TRAP } else { ALLOW });
             }
             for prog in [&open, &closed] {
                 assert_eq!(eval(prog, nr, 0x4000_0003, 0x7fff_0000_1234, [0; 6]), TRAP);
                 assert_eq!(eval(prog, nr | 0x4000_0000, ARCH_X86_64, 0x7fff_0000_1234, [0; 6]), TRAP);
             }
-            assert_eq!(eval(&stern, nr, ARCH_X86_64, 0x7fff_0000_1234, [0; 6]), ALLOW);
+            assert_eq!(eval(&strict, nr, ARCH_X86_64, 0x7fff_0000_1234, [0; 6]), ALLOW);
         }
     }
 
@@ -557,10 +557,10 @@ mod tests {
         }
         assert_eq!(call(libc::SYS_recvmsg, [CTL_FD as u64, 0, 0, 0, 0, 0]), ALLOW);
         assert_eq!(call(libc::SYS_recvmsg, [5, 0, 0, 0, 0, 0]), TRAP);
-        assert_eq!(call(libc::SYS_write, [BELL_FD as u64, 0, 8, 0, 0, 0]), ALLOW);
-        assert_eq!(call(libc::SYS_write, [BELL_FD as u64 + BELLS as u64, 0, 8, 0, 0, 0]), ALLOW);
-        assert_eq!(call(libc::SYS_write, [BELL_FD as u64 + BELLS as u64 + 2, 0, 8, 0, 0, 0]), TRAP);
-        assert_eq!(call(libc::SYS_write, [BELL_FD as u64, 0, 9, 0, 0, 0]), TRAP);
+        assert_eq!(call(libc::SYS_write, [DOORBELL_FD as u64, 0, 8, 0, 0, 0]), ALLOW);
+        assert_eq!(call(libc::SYS_write, [DOORBELL_FD as u64 + DOORBELLS as u64, 0, 8, 0, 0, 0]), ALLOW);
+        assert_eq!(call(libc::SYS_write, [DOORBELL_FD as u64 + DOORBELLS as u64 + 2, 0, 8, 0, 0, 0]), TRAP);
+        assert_eq!(call(libc::SYS_write, [DOORBELL_FD as u64, 0, 9, 0, 0, 0]), TRAP);
         assert_eq!(call(libc::SYS_write, [CTL_FD as u64, 0, 8, 0, 0, 0]), TRAP);
         assert_eq!(call(libc::SYS_close, [CTL_FD as u64, 0, 0, 0, 0, 0]), TRAP);
         assert_eq!(call(libc::SYS_close, [AREA_FD as u64 - 1, 0, 0, 0, 0, 0]), TRAP);
@@ -568,13 +568,16 @@ mod tests {
         assert_eq!(call(libc::SYS_prctl, [1, 9, 0, 0, 0, 0]), ALLOW);
         assert_eq!(call(libc::SYS_prctl, [1, 0, 0, 0, 0, 0]), TRAP);
         assert_eq!(call(libc::SYS_prctl, [22, 9, 0, 0, 0, 0]), TRAP);
-        assert_eq!(call(libc::SYS_seccomp, [1, STERN_FLAGS.into(), STERN_AT, 0, 0, 0]), ALLOW);
-        for args in
-            [[0, STERN_FLAGS.into(), STERN_AT], [1, 8, STERN_AT], [1, STERN_FLAGS.into(), STERN_AT + 8], [1, 4, 0x1000]]
-        {
+        assert_eq!(call(libc::SYS_seccomp, [1, STRICT_FLAGS.into(), STRICT_AT, 0, 0, 0]), ALLOW);
+        for args in [
+            [0, STRICT_FLAGS.into(), STRICT_AT],
+            [1, 8, STRICT_AT],
+            [1, STRICT_FLAGS.into(), STRICT_AT + 8],
+            [1, 4, 0x1000],
+        ] {
             assert_eq!(call(libc::SYS_seccomp, [args[0], args[1], args[2], 0, 0, 0]), TRAP);
         }
-        assert_eq!(call(BIRTH_NR.into(), [0; 6]), NOTIFY);
+        assert_eq!(call(FORK_HANDSHAKE_NR.into(), [0; 6]), NOTIFY);
         for op in 0..16u64 {
             let ok = FUTEX_OPS.contains(&(op as u32));
             assert_eq!(call(libc::SYS_futex, [0, op, 0, 0, 0, 0]) == ALLOW, ok);
@@ -585,7 +588,7 @@ mod tests {
 
     #[test]
     fn jumps_land_inside() {
-        for prog in [stub_filter(TEXT, true), stub_filter(TEXT, false), stern_filter(TEXT)] {
+        for prog in [stub_filter(TEXT, true), stub_filter(TEXT, false), strict_filter(TEXT)] {
             assert!(prog.len() < 4096);
             for (at, i) in prog.iter().enumerate() {
                 if matches!(i.code, JEQ | JGT | JGE | JSET) {

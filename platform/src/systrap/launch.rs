@@ -39,7 +39,7 @@ pub(super) fn launch(executor: &Executor, yields: bool) -> io::Result<Launched> 
     }
     let (area, area_fd) = Area::new()?;
     let program = filter::stub_filter(stub_text()?, yields);
-    executor.global.set_stern(&filter::stern_filter(stub_text()?));
+    executor.global.set_strict(&filter::strict_filter(stub_text()?));
     let mut bytes = (program.len() as u64).to_ne_bytes().to_vec();
     for i in &program {
         bytes.extend(i.code.to_ne_bytes());
@@ -51,9 +51,9 @@ pub(super) fn launch(executor: &Executor, yields: bool) -> io::Result<Launched> 
     let (control, stub_control) = control_pair()?;
     let image = image()?;
     // In the order of their numbers.
-    let mut fds = vec![high(executor.bell())?];
-    for which in 0..abi::BELLS {
-        fds.push(high(executor.bell_of(which))?);
+    let mut fds = vec![high(executor.doorbell())?];
+    for which in 0..abi::DOORBELLS {
+        fds.push(high(executor.doorbell_of(which))?);
     }
     fds.extend([high(&stub_control)?, high(&area_fd)?, high(executor.global.fd())?]);
     let pid = start(&image, &fds)?;
@@ -68,7 +68,7 @@ pub(super) fn launch(executor: &Executor, yields: bool) -> io::Result<Launched> 
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the zygote does not start"));
         }
         // It rings when it has got there.
-        crate::host::wait_readable(executor.bell().as_fd(), 1);
+        crate::host::wait_readable(executor.doorbell().as_fd(), 1);
     }
     let post = area.read_post(0);
     if post.kind != kind::BORN {

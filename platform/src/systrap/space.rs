@@ -14,23 +14,23 @@ use super::Inner;
 use crate::{host, AddressSpace, Errno, GUEST_MAX};
 
 /// Whether the process lives, for those who must not keep it alive.
-pub(super) struct Fate {
+pub(super) struct ExitState {
     signal: AtomicI32,
     /// Its end is our doing.
     pub(super) ours: AtomicBool,
 }
 
-impl Fate {
+impl ExitState {
     const ALIVE: i32 = -1;
     pub(super) fn alive() -> Arc<Self> {
-        Arc::new(Fate { signal: AtomicI32::new(Self::ALIVE), ours: AtomicBool::new(false) })
+        Arc::new(ExitState { signal: AtomicI32::new(Self::ALIVE), ours: AtomicBool::new(false) })
     }
     /// The signal it died of (0: it exited), if it is dead.
     pub(super) fn dead(&self) -> Option<i32> {
         Some(self.signal.load(Acquire)).filter(|s| *s != Self::ALIVE)
     }
     /// Kills the process, unless somebody else has.
-    pub(super) fn seal(&self, pidfd: &OwnedFd) {
+    pub(super) fn kill(&self, pidfd: &OwnedFd) {
         if !host::readable_now(pidfd.as_fd()) {
             self.ours.store(true, SeqCst);
             kill(pidfd);
@@ -54,15 +54,15 @@ pub(super) struct Space {
     settling: AtomicBool,
     pub(super) area: Arc<Area>,
     control: Arc<Control>,
-    pub(super) fate: Arc<Fate>,
+    pub(super) exit_state: Arc<ExitState>,
     /// Held for reading while the pid is used, for writing while the process is reaped: so the pid is never another's.
     /// Once reaped: the processor time it used.
     life: RwLock<Option<(u64, u64)>>,
     slots: Mutex<Slots>,
     /// `sched_yield` traps in this process like any other call ([`super::filter`]).
-    pub(super) stern: AtomicBool,
-    /// How often a way back through an island has been taken away.
-    pub(super) retreats: AtomicU64,
+    pub(super) strict: AtomicBool,
+    /// How often a way back through a trampoline page has been taken away.
+    pub(super) return_epoch: AtomicU64,
     /// Answers that its threads did not sleep for; nearly exact.
     answers: AtomicU64,
     /// User and system time as last told.
@@ -84,8 +84,8 @@ struct Slots {
 }
 
 impl Space {
-    /// The address space of a process that is to be adopted; its first thread has `slot`.
-    pub(super) fn unborn(inner: Arc<Inner>, area: Arc<Area>, control: Control, slot: usize, token: u64) -> Arc<Self> {
+    /// The address space of a process that is to be registered; its first thread has `slot`.
+    pub(super) fn pending(inner: Arc<Inner>, area: Arc<Area>, control: Control, slot: usize, token: u64) -> Arc<Self> {
         let used = HashMap::from([(slot, Weak::new())]);
         let see_all = inner.see_all;
         Arc::new(Space {
@@ -99,11 +99,11 @@ impl Space {
             settling: AtomicBool::new(false),
             area,
             control: Arc::new(control),
-            fate: Fate::alive(),
+            exit_state: ExitState::alive(),
             life: RwLock::new(None),
             slots: Mutex::new(Slots { used, free: Vec::new(), next: 0 }),
-            stern: AtomicBool::new(see_all),
-            retreats: AtomicU64::new(0),
+            strict: AtomicBool::new(see_all),
+            return_epoch: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             told: Mutex::default(),
         })
@@ -128,8 +128,8 @@ impl Space {
         }
         if let Some(first) = self.slots.lock().used.get(&self.first).and_then(Weak::upgrade) {
             self.inner.executor.place(&first);
-            if first.aside.load(SeqCst) {
-                self.inner.executor.lend(super::GROWS_UP_NS);
+            if first.background.load(SeqCst) {
+                self.inner.executor.yield_core(super::GROWS_UP_NS);
             }
         }
         if self.early_interrupt.swap(false, SeqCst) {
@@ -141,19 +141,21 @@ impl Space {
         // Its end was asked for before there was a number to name it by.
         if self.unwanted.load(SeqCst) {
             if let Some(pidfd) = self.pidfd.get() {
-                self.fate.seal(pidfd);
+                self.exit_state.kill(pidfd);
             }
         }
     }
 
     /// The process's number; waits a little for one that is being born. 0: it is not.
     pub(super) fn pid(&self) -> i32 {
-        if self.pid_now() == 0 && self.fate.dead().is_none() {
-            let births = &self.inner.births;
-            self.inner.patience.spend(|ns| births.wait(ns, || self.pid_now() != 0 || self.fate.dead().is_some()));
+        if self.pid_now() == 0 && self.exit_state.dead().is_none() {
+            let fork_broker = &self.inner.fork_broker;
+            self.inner
+                .patience
+                .spend(|ns| fork_broker.wait(ns, || self.pid_now() != 0 || self.exit_state.dead().is_some()));
             if self.pid_now() == 0 {
                 // Before a call of the guest's fails for it.
-                births.check(&self.inner, Some(self.token));
+                fork_broker.check(&self.inner, Some(self.token));
             }
         }
         self.pid_now()
@@ -232,7 +234,7 @@ impl Space {
     }
 
     pub(super) fn died(&self, signal: i32) {
-        self.fate.signal.store(signal, Release);
+        self.exit_state.signal.store(signal, Release);
         let all: Vec<_> = self.slots.lock().used.values().filter_map(Weak::upgrade).collect();
         for watched in all {
             // The number may be another's now.
@@ -249,8 +251,8 @@ impl Space {
         let Some(pidfd) = self.pidfd.get() else { return };
         if !self.settling.swap(true, SeqCst) {
             self.inner.patience.spend(|ns| host::wait_readable(pidfd.as_fd(), (ns / 1_000_000) as i32));
-            let (pidfd, fate) = (pidfd.clone(), self.fate.clone());
-            self.inner.executor.after(SETTLE_NS, Box::new(move || fate.seal(&pidfd)));
+            let (pidfd, exit_state) = (pidfd.clone(), self.exit_state.clone());
+            self.inner.executor.after(SETTLE_NS, Box::new(move || exit_state.kill(&pidfd)));
         }
         self.inner.reap(self.pid_now());
     }
@@ -356,7 +358,7 @@ pub(super) fn wait_for(pid: i32, space: Option<&Space>) -> Option<i32> {
 }
 
 /// What a process that might be a stub we do not know died of (0: not of a signal, or there is none), if it is dead; reaps it then.
-pub(super) fn fate_of(pid: i32) -> Option<i32> {
+pub(super) fn exit_state_of(pid: i32) -> Option<i32> {
     let mut status = 0;
     // SAFETY: a valid place for the answer.
     let r = unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG | libc::__WALL) };
@@ -366,9 +368,9 @@ pub(super) fn fate_of(pid: i32) -> Option<i32> {
     (r < 0 && Errno::last() == Errno::ECHILD).then_some(0)
 }
 
-/// A fate in words.
-pub(super) fn told(fate: i32) -> String {
-    match fate {
+/// An exit state in words.
+pub(super) fn describe(exit_state: i32) -> String {
+    match exit_state {
         0 => "has exited".into(),
         n => format!("was killed by signal {n}"),
     }
@@ -454,20 +456,20 @@ impl AddressSpace for Space {
     fn vdso(&self) -> Option<(u64, u64)> {
         self.inner.vdso
     }
-    fn retreat(&self) {
-        self.retreats.fetch_add(1, SeqCst);
+    fn invalidate_returns(&self) {
+        self.return_epoch.fetch_add(1, SeqCst);
     }
     fn kill(&self) {
         self.unwanted.store(true, SeqCst);
         if self.pid_now() == 0 {
             // Should it come yet, it is refused.
-            self.inner.births.forget(self.token);
+            self.inner.fork_broker.forget(self.token);
             if self.pid_now() == 0 {
                 return self.died(libc::SIGKILL);
             }
         }
         if let Some(pidfd) = self.pidfd.get() {
-            self.fate.seal(pidfd);
+            self.exit_state.kill(pidfd);
         }
     }
     fn cpu_time(&self) -> (u64, u64) {
@@ -488,15 +490,15 @@ impl AddressSpace for Space {
 
 impl Drop for Space {
     fn drop(&mut self) {
-        if self.fate.dead().is_some() {
+        if self.exit_state.dead().is_some() {
             return;
         }
         // A birth that is awaited stays so: the process is refused when it asks, and heard of if it was killed from outside.
         // Reaped when its pidfd tells. Nobody waits for that: not now, if there is anything else to do.
         if let Some(pidfd) = self.pidfd.get().cloned() {
-            let (rest, fate) = ((self.area.clone(), self.control.clone()), self.fate.clone());
+            let (rest, exit_state) = ((self.area.clone(), self.control.clone()), self.exit_state.clone());
             self.inner.executor.later(Box::new(move || {
-                fate.seal(&pidfd);
+                exit_state.kill(&pidfd);
                 drop(rest);
             }));
         }

@@ -6,7 +6,7 @@
 //! has it. (All this where the Sentry is process 1 of its namespace, and has no other children.) A child is a stray if it is no known stub, and no birth is awaited that was so when it was first seen.
 //!
 //! The search costs a host call for each number that has been given out since the last one. It goes on while processes are born or end
-//! (`births.rs`, `guard`) or strays are found, ten times a second, for [`AT_ONCE`] numbers. What it may miss for as long as nothing of
+//! (`fork_broker.rs`, `guard`) or strays are found, ten times a second, for [`AT_ONCE`] numbers. What it may miss for as long as nothing of
 //! that happens: strays of a sandbox in which no process is made and none ends; and for good: such as compute, on hosts whose
 //! numbers have wrapped around just before the search got to them. Both count against the host user's limit of processes and the caller's
 //! cgroup, and end with the sandbox.
@@ -87,7 +87,7 @@ impl Strays {
         };
         for (pid, since) in due {
             // Asked for last: it may have been born meanwhile.
-            if !inner.births.may_be(pid, since) && !inner.stubs.lock().contains_key(&pid) {
+            if !inner.fork_broker.may_be(pid, since) && !inner.stubs.lock().contains_key(&pid) {
                 log::debug!("stub {pid}: cloned by itself; ended");
                 inner.end_orphan(pid);
             }
@@ -102,11 +102,11 @@ fn reap_dead(inner: &Arc<Inner>) {
         let Some(pid) = child_state(libc::P_ALL, 0).filter(|pid| *pid > 0) else { return };
         if inner.stubs.lock().contains_key(&pid) {
             inner.reap(pid);
-        } else if inner.births.may_be(pid, now_ns()) {
-            // What it died of counts if it was to be born: `Births::check` asks. If it was not, a later search sees to it.
+        } else if inner.fork_broker.may_be(pid, now_ns()) {
+            // What it died of counts if it was to be born: `ForkBroker::check` asks. If it was not, a later search sees to it.
             return;
         } else {
-            super::space::fate_of(pid);
+            super::space::exit_state_of(pid);
         }
     }
 }

@@ -7,12 +7,12 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::abi::{self, kind, mode, op, OpSlot};
-use super::filter::STERN_FLAGS;
-use super::space::{Fate, Space};
+use super::filter::STRICT_FLAGS;
+use super::space::{ExitState, Space};
 use super::watched::{Area, Watched};
-use crate::cores::Place;
+use crate::cores::CoreSet;
 use crate::{
-    AddressSpace, Enter, Errno, Fault, GuestThread, Interrupter, Op, OpsSettled, Regs, SelfService, Trap, GUEST_MAX,
+    AddressSpace, Enter, Errno, Fault, GuestThread, Interrupter, LocalAnswers, Op, OpsSettled, Regs, Trap, GUEST_MAX,
     GUEST_MIN, PAGE_SIZE,
 };
 
@@ -21,7 +21,7 @@ mod handles;
 mod held;
 
 use super::share::Ticket;
-use handles::{settled, Cellar, Interrupt};
+use handles::{settled, CellAnswers, Interrupt};
 use held::Held;
 
 impl Regs {
@@ -80,12 +80,12 @@ pub(super) struct Thread {
     round: Vec<usize>,
     /// A copy-out failed in an earlier round of this `enter`.
     efault: bool,
-    /// The last operation of this `enter` makes the process stern.
-    sterner: bool,
+    /// The last operation of this `enter` makes the process strict.
+    stricter: bool,
     prefetched: Vec<u8>,
     prefetched_at: u64,
     gs_base: u64,
-    /// The last call came by a patched site, before the space's so many-th retreat from one.
+    /// The last call came by a patched site, before the space's so many-th invalidate_returns from one.
     patched: Option<u64>,
     counted: (u64, u64),
     /// What the host clears when the thread ends, and what the stub does before.
@@ -126,8 +126,8 @@ struct Stage {
 
 impl Thread {
     /// A thread whose stub waits for its first answer.
-    pub(super) fn waiting(space: Arc<Space>, slot: usize, tid: i32, placed: Place, aside: bool) -> Self {
-        let watched = Watched::new(space.area.clone(), slot, tid, placed, aside);
+    pub(super) fn waiting(space: Arc<Space>, slot: usize, tid: i32, placed: CoreSet, background: bool) -> Self {
+        let watched = Watched::new(space.area.clone(), slot, tid, placed, background);
         Self::with(space, watched)
     }
 
@@ -150,7 +150,7 @@ impl Thread {
             then: Enter::Stay,
             round: Vec::new(),
             efault: false,
-            sterner: false,
+            stricter: false,
             prefetched: Vec::new(),
             prefetched_at: 0,
             gs_base: 0,
@@ -182,9 +182,9 @@ impl Thread {
         Err(io::ErrorKind::TimedOut.into())
     }
 
-    /// Whether nobody waits for it, so that it should take the leader's core, not the guests'.
-    pub(super) fn set_aside(&self, aside: bool) {
-        self.watched.aside.store(aside, SeqCst);
+    /// Whether nobody waits for it, so that it should take the poller's core, not the guests'.
+    pub(super) fn set_background(&self, background: bool) {
+        self.watched.background.store(background, SeqCst);
         self.space.inner.executor.place(&self.watched);
     }
 
@@ -217,8 +217,8 @@ impl Thread {
         }
         let last = self.sent == self.queue.len();
         let mut how = if last { self.then } else { Enter::Stay };
-        if self.patched.is_some_and(|p| how == Enter::Return && p != self.space.retreats.load(Relaxed)) {
-            // The way back through the island may be gone.
+        if self.patched.is_some_and(|p| how == Enter::Return && p != self.space.return_epoch.load(Relaxed)) {
+            // The way back through the trampoline page may be gone.
             how = Enter::Full;
             if self.efault {
                 self.regs.rax = -libc::EFAULT as i64 as u64;
@@ -352,7 +352,7 @@ impl Thread {
             (_, kind::OP_FAILED) => {
                 let report = self.area().read_report(self.slot);
                 match self.round.get(report.op_index as usize).copied() {
-                    Some(index) if self.sterner && index + 1 == self.queue.len() => {
+                    Some(index) if self.stricter && index + 1 == self.queue.len() => {
                         self.violation("its calls cannot all be trapped", post.kind).map(Some)
                     }
                     Some(index) => {
@@ -380,14 +380,14 @@ impl Thread {
             }
             (Expect::Guest, kind::SYSCALL | kind::CALL | kind::FAULT | kind::INTERRUPTED | kind::BORN) => {
                 self.stop();
-                if self.sterner {
-                    self.sterner = false;
-                    self.space.stern.store(true, Release);
+                if self.stricter {
+                    self.stricter = false;
+                    self.space.strict.store(true, Release);
                 }
                 self.regs = Regs::from_array(post.regs);
                 self.fs_base = post.fs_base;
                 self.gs_base = post.gs_base;
-                self.patched = (post.kind == kind::CALL).then(|| self.space.retreats.load(Relaxed));
+                self.patched = (post.kind == kind::CALL).then(|| self.space.return_epoch.load(Relaxed));
                 let counters = &self.space.inner.counters;
                 Poll::Ready(Some(match post.kind {
                     kind::FAULT => {
@@ -452,7 +452,7 @@ impl Thread {
     }
 
     fn dead(&self) -> Option<Trap> {
-        self.space.fate.dead().map(|signal| Trap::Dead { signal })
+        self.space.exit_state.dead().map(|signal| Trap::Dead { signal })
     }
 
     /// `poll_fork` without the box.
@@ -465,7 +465,7 @@ impl Thread {
         match self.poll_trap(cx) {
             Poll::Ready(Trap::OpsDone) => {
                 let inner = &self.space.inner;
-                inner.births.claim(forking.token, self.area().read_post(self.slot).tid);
+                inner.fork_broker.claim(forking.token, self.area().read_post(self.slot).tid);
                 inner.counters.forks.fetch_add(1, Relaxed);
                 Poll::Ready(Ok(forking.child))
             }
@@ -485,17 +485,17 @@ impl Thread {
         let own = self.space.control().lineage();
         // What the zygote makes is none of its own; who takes it says whose it is.
         let lineage = if self.space.pid_now() == inner.zygote_pid { own } else { own.child() };
-        let (token, space) = inner.births.expect(inner, self.slot, lineage, &mut self.ticket)?;
-        let aside = self.watched.aside.load(SeqCst);
-        let mut child = Box::new(Thread::waiting(space, self.slot, 0, self.watched.placed(), aside));
+        let (token, space) = inner.fork_broker.expect(inner, self.slot, lineage, &mut self.ticket)?;
+        let background = self.watched.background.load(SeqCst);
+        let mut child = Box::new(Thread::waiting(space, self.slot, 0, self.watched.placed(), background));
         // What its maker has the host give it.
-        child.space.stern.store(self.space.stern.load(Acquire), Release);
+        child.space.strict.store(self.space.strict.load(Acquire), Release);
         child.regs = self.regs;
         child.fs_base = self.fs_base;
         let weak = inner.me.clone();
         inner.executor.later(Box::new(move || {
             if let Some(inner) = weak.upgrade() {
-                inner.births.prepare(&inner);
+                inner.fork_broker.prepare(&inner);
             }
         }));
         self.queue.push(Queued::Raw(OpSlot { code: op::FORK, args: [token, 0, 0, 0, 0, 0, 0] }));
@@ -682,10 +682,10 @@ impl GuestThread for Thread {
         }
         self.then = how;
         let goes = matches!(how, Enter::Return | Enter::Full);
-        if goes && self.shared.filtered.load(Relaxed) && !self.space.stern.load(Acquire) {
-            let args = [libc::SECCOMP_SET_MODE_FILTER.into(), STERN_FLAGS.into(), abi::STERN_AT, 0, 0, 0];
+        if goes && self.shared.filtered.load(Relaxed) && !self.space.strict.load(Acquire) {
+            let args = [libc::SECCOMP_SET_MODE_FILTER.into(), STRICT_FLAGS.into(), abi::STRICT_AT, 0, 0, 0];
             self.queue.push(Queued::Raw(raw(libc::SYS_seccomp, args)));
-            self.sterner = true;
+            self.stricter = true;
         }
         self.post_round();
     }
@@ -705,7 +705,7 @@ impl GuestThread for Thread {
                 self.stop();
                 return Poll::Ready(dead);
             }
-            if self.expect != Expect::Stopped && self.space.inner.executor.linger(&self.watched) {
+            if self.expect != Expect::Stopped && self.space.inner.executor.spin_on(&self.watched) {
                 continue;
             }
             self.watched.set_waker(cx.waker());
@@ -728,9 +728,9 @@ impl GuestThread for Thread {
         (addr == self.prefetched_at && !self.prefetched.is_empty()).then_some(&self.prefetched)
     }
     fn ops_settled(&self) -> OpsSettled {
-        let (shared, area, fate, slot) =
-            (self.shared.clone(), self.space.area.clone(), self.space.fate.clone(), self.slot);
-        OpsSettled(Arc::new(move || settled(&shared, &area, &fate, slot)))
+        let (shared, area, exit_state, slot) =
+            (self.shared.clone(), self.space.area.clone(), self.space.exit_state.clone(), self.slot);
+        OpsSettled(Arc::new(move || settled(&shared, &area, &exit_state, slot)))
     }
     fn interrupter(&self) -> Arc<dyn Interrupter> {
         Arc::new(Interrupt {
@@ -763,8 +763,8 @@ impl GuestThread for Thread {
             self.gs_base
         }
     }
-    fn self_service(&self) -> Arc<dyn SelfService> {
-        Arc::new(Cellar { area: self.space.area.clone(), slot: self.slot, shared: self.shared.clone() })
+    fn local_answers(&self) -> Arc<dyn LocalAnswers> {
+        Arc::new(CellAnswers { area: self.space.area.clone(), slot: self.slot, shared: self.shared.clone() })
     }
     fn address_space(&self) -> Arc<dyn AddressSpace> {
         self.space.clone()

@@ -13,7 +13,7 @@ use nix::sys::memfd::{memfd_create, MFdFlags};
 use parking_lot::Mutex;
 
 use crate::budget::{self, AreaRoom, Use};
-use crate::cores::Place;
+use crate::cores::CoreSet;
 
 use super::abi::{self, Answer, Cell, Global, OpSlot, Post, Report};
 use super::filter::Insn;
@@ -105,27 +105,27 @@ impl GlobalPage {
     pub(crate) fn set_spin(&self, n: u32) {
         self.global().spin.store(n, Relaxed);
     }
-    /// See [`Global::clerks`].
-    pub(crate) fn set_clerks(&self, mask: u32) {
-        self.global().clerks.store(mask, SeqCst);
+    /// See [`Global::workers`].
+    pub(crate) fn set_workers(&self, mask: u32) {
+        self.global().workers.store(mask, SeqCst);
     }
-    /// See [`Global::any_bell`].
-    pub(crate) fn set_any_bell(&self, workers: u32) {
-        self.global().any_bell.store(workers, SeqCst);
+    /// See [`Global::any_doorbell`].
+    pub(crate) fn set_any_doorbell(&self, workers: u32) {
+        self.global().any_doorbell.store(workers, SeqCst);
     }
     pub(crate) fn set_native_futex(&self, how: u32) {
         self.global().native_futex.store(how, SeqCst);
     }
-    /// What lies at [`abi::STERN_AT`].
-    pub(crate) fn set_stern(&self, program: &[Insn]) {
-        let at = (abi::STERN_AT - abi::GLOBAL_BASE) as usize;
+    /// What lies at [`abi::STRICT_AT`].
+    pub(crate) fn set_strict(&self, program: &[Insn]) {
+        let at = (abi::STRICT_AT - abi::GLOBAL_BASE) as usize;
         let count = std::mem::size_of::<u64>();
         assert!(at >= size_of::<Global>() && at + 2 * count + size_of_val(program) <= crate::PAGE_SIZE as usize);
         // SAFETY: in bounds of the live mapping, as just checked, and aligned; no stub reads it yet.
         unsafe {
             let words = self.0.base.as_ptr().add(at).cast::<u64>();
             words.write_volatile(program.len() as u64);
-            words.add(1).write_volatile(abi::STERN_AT + 2 * count as u64);
+            words.add(1).write_volatile(abi::STRICT_AT + 2 * count as u64);
             let to = words.add(2).cast::<Insn>();
             for (i, insn) in program.iter().enumerate() {
                 to.add(i).write_volatile(*insn);
@@ -296,10 +296,10 @@ pub(crate) struct Watched {
     /// The host's thread, as its maker says (0: not yet), and the process that it must belong to, which the host has told.
     pub(crate) tid: AtomicI32,
     pub(crate) pid: AtomicI32,
-    /// Where it has been put (a [`Place`]).
+    /// Where it has been put (a [`CoreSet`]).
     placed: AtomicU8,
-    /// Nobody waits for it: it is the leader's core that it takes, when the leader has nothing to do.
-    pub(crate) aside: AtomicBool,
+    /// Nobody waits for it: it is the poller's core that it takes, when the poller has nothing to do.
+    pub(crate) background: AtomicBool,
     /// The cores that the guest has chosen for it.
     pub(crate) pinned: Mutex<Option<crate::cores::Pinned>>,
     /// The Sentry waits for a post.
@@ -310,14 +310,14 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    pub(crate) fn new(area: Arc<Area>, slot: usize, tid: i32, placed: Place, aside: bool) -> Arc<Self> {
+    pub(crate) fn new(area: Arc<Area>, slot: usize, tid: i32, placed: CoreSet, background: bool) -> Arc<Self> {
         Arc::new(Watched {
             area,
             slot,
             tid: AtomicI32::new(tid),
             pid: AtomicI32::new(0),
             placed: AtomicU8::new(placed as u8),
-            aside: AtomicBool::new(aside),
+            background: AtomicBool::new(background),
             pinned: Mutex::new(None),
             armed: AtomicBool::new(false),
             listed: AtomicBool::new(false),
@@ -330,14 +330,14 @@ impl Watched {
         let (tid, pid) = (self.tid.load(SeqCst), self.pid.load(SeqCst));
         crate::host::is_thread_of(tid, pid).then_some(tid)
     }
-    pub(crate) fn placed(&self) -> Place {
+    pub(crate) fn placed(&self) -> CoreSet {
         match self.placed.load(Relaxed) {
-            p if p == Place::Home as u8 => Place::Home,
-            p if p == Place::Guests as u8 => Place::Guests,
-            _ => Place::Anywhere,
+            p if p == CoreSet::Poller as u8 => CoreSet::Poller,
+            p if p == CoreSet::Guests as u8 => CoreSet::Guests,
+            _ => CoreSet::Anywhere,
         }
     }
-    pub(crate) fn set_placed(&self, place: Place) {
+    pub(crate) fn set_placed(&self, place: CoreSet) {
         self.placed.store(place as u8, Relaxed);
     }
     pub(crate) fn posted(&self) -> bool {

@@ -12,10 +12,10 @@ use std::sync::Arc;
 struct Count(AtomicI64);
 
 /// Held by a description that is open for writing.
-pub struct Writer(Arc<Count>);
+pub struct WriteAccess(Arc<Count>);
 
 /// Held by an address space that runs the file, and while it is being loaded.
-pub struct Runner(Arc<Count>);
+pub struct DenyWrite(Arc<Count>);
 
 fn count(p: &Path) -> Option<Arc<Count>> {
     Some(p.inode().extra()?.get_or_insert(Count::default))
@@ -31,26 +31,26 @@ fn enter(c: &Count, step: i64) -> Result<()> {
 }
 
 /// Counts one that writes; `ETXTBSY` if the file is being run.
-pub fn writer(p: &Path) -> Result<Option<Writer>> {
+pub fn write_access(p: &Path) -> Result<Option<WriteAccess>> {
     let Some(c) = count(p) else { return Ok(None) };
     enter(&c, 1)?;
-    Ok(Some(Writer(c)))
+    Ok(Some(WriteAccess(c)))
 }
 
 /// Counts one that runs; `ETXTBSY` if the file is open for writing.
-pub fn runner(p: &Path) -> Result<Option<Runner>> {
+pub fn deny_write(p: &Path) -> Result<Option<DenyWrite>> {
     let Some(c) = count(p) else { return Ok(None) };
     enter(&c, -1)?;
-    Ok(Some(Runner(c)))
+    Ok(Some(DenyWrite(c)))
 }
 
-impl Drop for Writer {
+impl Drop for WriteAccess {
     fn drop(&mut self) {
         self.0 .0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-impl Drop for Runner {
+impl Drop for DenyWrite {
     fn drop(&mut self) {
         self.0 .0.fetch_add(1, Ordering::SeqCst);
     }

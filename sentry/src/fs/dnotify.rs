@@ -6,7 +6,7 @@
 
 use super::{inotify, File};
 use crate::error::{Errno, Result};
-use crate::kernel::users::{self, Charge, What, MAX_INOTIFY_WATCHES};
+use crate::kernel::users::{self, Charge, Resource, MAX_INOTIFY_WATCHES};
 use crate::kernel::Task;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -74,7 +74,7 @@ pub fn set(task: &Task, file: &Arc<File>, fd: i32, mask: u32) -> Result<()> {
         }
         None => {
             let limit = MAX_INOTIFY_WATCHES.load(Ordering::Relaxed);
-            let charge = users::of(task.cred().uid).charge(What::InotifyWatches, limit).ok_or(Errno::ENOMEM)?;
+            let charge = users::of(task.cred().uid).charge(Resource::InotifyWatches, limit).ok_or(Errno::ENOMEM)?;
             let mark = Mark { file: Arc::downgrade(file), fd, mask, _live: inotify::Live::begin(), _charge: charge };
             m.insert(key(file), mark);
             file.has_locks.store(true, Ordering::Relaxed);
@@ -123,7 +123,7 @@ impl Marks {
         drop(m);
         for (file, fd) in told {
             let owner = file.owner.lock().clone();
-            owner.tell(fd);
+            owner.notify(fd);
         }
     }
 }

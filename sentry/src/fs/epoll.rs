@@ -11,7 +11,7 @@ use super::anon::anon_attr;
 use super::types::Attr;
 use super::{File, FileOps};
 use crate::error::{Errno, Result};
-use crate::kernel::users::{self, Charge, User, What, MAX_EPOLL_WATCHES};
+use crate::kernel::users::{self, Charge, Resource, User, MAX_EPOLL_WATCHES};
 use crate::kernel::wait::{WaitQueue, Waiter};
 use parking_lot::Mutex;
 use platform::executor::Rounds;
@@ -231,7 +231,7 @@ impl Epoll {
             queued: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             reg: Mutex::new(None),
-            charge: self.user.charge(What::EpollWatches, MAX_EPOLL_WATCHES.load(Ordering::Relaxed)),
+            charge: self.user.charge(Resource::EpollWatches, MAX_EPOLL_WATCHES.load(Ordering::Relaxed)),
         });
         {
             let mut items = self.shared.items.lock();

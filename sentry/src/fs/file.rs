@@ -169,15 +169,15 @@ pub struct File {
     /// Where it was opened, for files with a name.
     pub path: Option<super::vfs::Path>,
     /// Who is told of what happens to it.
-    pub owner: Mutex<super::owner::Owner>,
+    pub owner: Mutex<super::fasync::Owner>,
     /// Set with `O_ASYNC`.
-    pub async_watch: Mutex<Option<Arc<super::owner::AsyncWatch>>>,
+    pub async_watch: Mutex<Option<Arc<super::fasync::AsyncWatch>>>,
     /// It may hold file locks, a lease or a mark, which end with it.
     pub has_locks: std::sync::atomic::AtomicBool,
     /// `epoll` items that watch it; they end with it.
     pub watchers: Mutex<Vec<Arc<super::epoll::Item>>>,
     /// Open for writing: nobody may run it meanwhile.
-    _writer: Option<super::deny::Writer>,
+    _writer: Option<super::deny::WriteAccess>,
 }
 
 /// Open file descriptions of the sandbox, and how many there may be (`/proc/sys/fs/file-max`): each is memory of the Sentry.
@@ -202,7 +202,7 @@ impl Drop for File {
     fn drop(&mut self) {
         COUNT.fetch_sub(1, Ordering::Relaxed);
         super::inotify::closed(self);
-        super::owner::release(self);
+        super::fasync::release(self);
         if let Some(extra) = self.counted() {
             extra.opens.fetch_sub(1, Ordering::Relaxed);
             extra.writers.fetch_sub(u32::from(self.writable()), Ordering::Relaxed);
@@ -227,7 +227,7 @@ impl File {
         ops: Box<dyn FileOps>,
         flags: i32,
         path: Option<super::vfs::Path>,
-        _writer: Option<super::deny::Writer>,
+        _writer: Option<super::deny::WriteAccess>,
     ) -> Arc<File> {
         COUNT.fetch_add(1, Ordering::Relaxed);
         let file = File {

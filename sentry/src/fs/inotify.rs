@@ -10,7 +10,7 @@ use super::file::{File, FileOps};
 use super::types::*;
 use super::vfs::Path;
 use crate::error::{Errno, Result, SysResult};
-use crate::kernel::users::{self, Charge, User, What, MAX_INOTIFY_INSTANCES, MAX_INOTIFY_WATCHES};
+use crate::kernel::users::{self, Charge, Resource, User, MAX_INOTIFY_INSTANCES, MAX_INOTIFY_WATCHES};
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::Task;
 use crate::mm::io::Dst;
@@ -158,7 +158,7 @@ fn detach(w: &Arc<Watch>, path: &Path) {
 }
 
 /// `gone`: what it happened to has no name any more.
-fn tell(inode: &Arc<dyn Inode>, mask: u32, cookie: u32, name: &[u8], gone: bool) {
+fn report(inode: &Arc<dyn Inode>, mask: u32, cookie: u32, name: &[u8], gone: bool) {
     let Some(extra) = inode.extra() else { return };
     if let Some(marks) = extra.get::<super::dnotify::Marks>() {
         marks.event(mask);
@@ -190,16 +190,16 @@ pub fn event(path: &Path, mask: u32) {
 fn event_slow(path: &Path, mask: u32) {
     let dir = if path.is_dir() { libc::IN_ISDIR } else { 0 };
     if let Some(p) = path.dentry().parent() {
-        tell(p.inode(), mask | dir, 0, &path.dentry().name(), path.dentry().is_deleted());
+        report(p.inode(), mask | dir, 0, &path.dentry().name(), path.dentry().is_deleted());
     }
-    tell(path.inode(), mask | dir, 0, &[], false);
+    report(path.inode(), mask | dir, 0, &[], false);
 }
 
 /// An entry of a directory came or went.
 #[inline]
 pub fn entry(dir: &Arc<dyn Inode>, name: &[u8], is_dir: bool, mask: u32, cookie: u32) {
     if LIVE.load(Ordering::Relaxed) != 0 {
-        tell(dir, mask | if is_dir { libc::IN_ISDIR } else { 0 }, cookie, name, false);
+        report(dir, mask | if is_dir { libc::IN_ISDIR } else { 0 }, cookie, name, false);
     }
 }
 
@@ -211,7 +211,7 @@ pub fn cookie() -> u32 {
 /// Only the object's own watches.
 pub fn itself(inode: &Arc<dyn Inode>, mask: u32) {
     if LIVE.load(Ordering::Relaxed) != 0 {
-        tell(inode, mask, 0, &[], false);
+        report(inode, mask, 0, &[], false);
     }
 }
 
@@ -221,12 +221,12 @@ pub fn removed(inode: &Arc<dyn Inode>, is_dir: bool) {
         return;
     }
     if !is_dir && inode.attr().is_ok_and(|a| a.nlink > 0) {
-        return tell(inode, libc::IN_ATTRIB, 0, &[], false);
+        return report(inode, libc::IN_ATTRIB, 0, &[], false);
     }
     if !is_dir {
-        tell(inode, libc::IN_ATTRIB, 0, &[], false);
+        report(inode, libc::IN_ATTRIB, 0, &[], false);
     }
-    tell(inode, libc::IN_DELETE_SELF, 0, &[], false);
+    report(inode, libc::IN_DELETE_SELF, 0, &[], false);
     let Some(list) = inode.extra().and_then(|e| e.get::<Watches>()) else { return };
     let watches = list.0.lock().clone();
     for w in watches {
@@ -251,7 +251,7 @@ impl Inotify {
     pub fn open(flags: i32) -> Result<Arc<File>> {
         let user = users::current();
         let limit = MAX_INOTIFY_INSTANCES.load(Ordering::Relaxed);
-        let charge = user.charge(What::InotifyInstances, limit).ok_or(Errno::EMFILE)?;
+        let charge = user.charge(Resource::InotifyInstances, limit).ok_or(Errno::EMFILE)?;
         let shared = Shared { state: Mutex::new(State::new()), wait: WaitQueue::new(), user, _charge: charge };
         Ok(File::new(Box::new(Inotify(Arc::new(shared))), libc::O_RDONLY | flags, None))
     }
@@ -270,7 +270,7 @@ impl Inotify {
             return Ok(w.wd);
         }
         let limit = MAX_INOTIFY_WATCHES.load(Ordering::Relaxed);
-        let charge = self.0.user.charge(What::InotifyWatches, limit).ok_or(Errno::ENOSPC)?;
+        let charge = self.0.user.charge(Resource::InotifyWatches, limit).ok_or(Errno::ENOSPC)?;
         let wd = s.last_wd.checked_add(1).ok_or(Errno::ENOSPC)?;
         s.last_wd = wd;
         let w = Arc::new(Watch {

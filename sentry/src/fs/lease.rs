@@ -142,7 +142,7 @@ pub fn stop(inode: &Arc<dyn Inode>, write: bool) -> Option<Arc<Leases>> {
         }
     }
     for (f, fd) in told {
-        f.owner.lock().tell(fd);
+        f.owner.lock().notify(fd);
     }
     any.then_some(leases)
 }

@@ -14,7 +14,7 @@ use super::types::{Attr, SetAttr};
 use super::{File, FileOps};
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::kernel::cred::{CAP_SYS_ADMIN, CAP_SYS_RESOURCE};
-use crate::kernel::users::{self, Charge, What, PIPE_USER_PAGES};
+use crate::kernel::users::{self, Charge, Resource, PIPE_USER_PAGES};
 use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{current, Task};
 use crate::mm::io::{Dst, Src};
@@ -262,7 +262,7 @@ impl Pipe {
             return Err(Errno::EBUSY);
         }
         // Some must be left for small ones.
-        let too_much = cap > s.cap && users::scarce(What::PipePages, ((cap - s.cap) / PAGE) as u64);
+        let too_much = cap > s.cap && users::scarce(Resource::PipePages, ((cap - s.cap) / PAGE) as u64);
         if too_much || s.charge.as_mut().is_some_and(|c| !c.set((cap / PAGE) as u64, user_pages())) {
             return Err(Errno::EPERM);
         }
@@ -290,15 +290,15 @@ fn user_pages() -> u64 {
 fn first_charge() -> Result<(usize, Charge)> {
     let user = users::current();
     // With little left of what all pipes may have, new ones are small whoever makes them.
-    let usual = if !users::scarce(What::PipePages, 1) {
-        user.charge_many(What::PipePages, (PIPE_DEFAULT / PAGE) as u64, user_pages())
+    let usual = if !users::scarce(Resource::PipePages, 1) {
+        user.charge_many(Resource::PipePages, (PIPE_DEFAULT / PAGE) as u64, user_pages())
     } else {
         None
     };
     match usual {
         Some(charge) => Ok((PIPE_DEFAULT, charge)),
         None => {
-            let charge = user.charge_many(What::PipePages, (PIPE_SMALL / PAGE) as u64, u64::MAX);
+            let charge = user.charge_many(Resource::PipePages, (PIPE_SMALL / PAGE) as u64, u64::MAX);
             Ok((PIPE_SMALL, charge.ok_or(Errno::ENFILE)?))
         }
     }

@@ -122,7 +122,7 @@ bitflags::bitflags! {
 }
 
 /// Where a rename leads.
-pub struct Target<'a> {
+pub struct RenameTarget<'a> {
     pub dir: &'a Arc<dyn Inode>,
     pub name: &'a [u8],
     /// What has the name now.
@@ -173,7 +173,7 @@ pub trait Inode: Send + Sync {
         Err(Errno::EPERM)
     }
     /// `moved` is what `name` stands for, `replaced` what `new_name` does.
-    fn rename(&self, _name: &[u8], _moved: &Arc<dyn Inode>, _to: &Target<'_>, _flags: RenameFlags) -> Result<()> {
+    fn rename(&self, _name: &[u8], _moved: &Arc<dyn Inode>, _to: &RenameTarget<'_>, _flags: RenameFlags) -> Result<()> {
         Err(Errno::EPERM)
     }
     /// Target of a symbolic link.

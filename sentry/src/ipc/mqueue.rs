@@ -60,11 +60,11 @@ const NOTIFY_WOKENUP: u8 = 1;
 const NOTIFY_REMOVED: u8 = 2;
 
 impl How {
-    fn tell_thread(self, what: u8) {
+    fn notify_thread(self, what: u8) {
         if let How::Thread { socket, mut cookie } = self {
             cookie[COOKIE_LEN - 1] = what;
             if let Some(f) = socket.upgrade() {
-                crate::net::netlink::tell(&f, &cookie);
+                crate::net::netlink::notify(&f, &cookie);
             }
         }
     }
@@ -219,7 +219,7 @@ impl Queue {
                 // A full queue of signals loses it, as on Linux.
                 let _ = send::to_group(&group, SigInfo { signo, errno: 0, code: libc::SI_MESGQ, fields });
             }
-            Some((how, _)) => how.tell_thread(NOTIFY_WOKENUP),
+            Some((how, _)) => how.notify_thread(NOTIFY_WOKENUP),
             None => {}
         }
         true
@@ -283,7 +283,7 @@ impl Queue {
                 let ended = if own { s.notify.take() } else { None };
                 drop(s);
                 if let Some(n) = ended {
-                    n.how.tell_thread(NOTIFY_REMOVED);
+                    n.how.notify_thread(NOTIFY_REMOVED);
                 }
             }
             Some(_) if owner.is_some() => return Err(Errno::EBUSY),
@@ -391,7 +391,7 @@ impl FileOps for QueueFile {
             }
         };
         if let Some(n) = ended {
-            n.how.tell_thread(NOTIFY_REMOVED);
+            n.how.notify_thread(NOTIFY_REMOVED);
         }
     }
 }

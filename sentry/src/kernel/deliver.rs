@@ -38,12 +38,12 @@ pub async fn signals(
     let mut restart = restart;
     loop {
         if task.killed.load(Ordering::SeqCst) {
-            let st = task.group.rel.lock().exiting;
+            let st = task.group.links.lock().exiting;
             return Flow::Exit(st.or(*task.exec_kill.lock()).unwrap_or(0));
         }
-        if task.group.rel.lock().stopped.is_some() {
+        if task.group.links.lock().stopped.is_some() {
             let _ = task
-                .wait_killable(&task.group.stop_wait, || task.group.rel.lock().stopped.is_none().then_some(()))
+                .wait_killable(&task.group.stop_wait, || task.group.links.lock().stopped.is_none().then_some(()))
                 .await;
             continue;
         }
@@ -56,7 +56,7 @@ pub async fn signals(
         }
         if action.handler == SIG_DFL {
             // What was blocked when it came is dropped now.
-            if task.group.init && !task.group.take_deadly(info.signo) {
+            if task.group.init && !task.group.take_forced_fatal(info.signo) {
                 continue;
             }
             match default_action(info.signo) {
@@ -71,7 +71,7 @@ pub async fn signals(
                 Default_::Terminate | Default_::Core => {
                     let status = signaled(info.signo, false);
                     exit::start_group_exit(&task.group, status, Some(task.tid()));
-                    let st = task.group.rel.lock().exiting.unwrap_or(status);
+                    let st = task.group.links.lock().exiting.unwrap_or(status);
                     return Flow::Exit(st);
                 }
             }
@@ -142,7 +142,7 @@ fn take(task: &Arc<Task>) -> Option<(SigInfo, SigAction)> {
 /// Stops the whole process (job control).
 fn stop(task: &Arc<Task>, sig: i32) {
     let threads = {
-        let mut r = task.group.rel.lock();
+        let mut r = task.group.links.lock();
         if r.exiting.is_some() {
             return;
         }

@@ -7,7 +7,7 @@ use super::task::VforkDone;
 use super::{cred, Cred, Task};
 use crate::arch::elf::{Elf, Phdr};
 use crate::error::{Errno, Result, SysError, SysResult};
-use crate::fs::deny::{self, Runner};
+use crate::fs::deny::{self, DenyWrite};
 use crate::fs::vfs::{self, LookupFlags, Path};
 use crate::fs::{Attr, File, MapSource, Timespec};
 use crate::mm::io::Dst;
@@ -107,9 +107,9 @@ fn read_at(file: &Arc<File>, offset: u64, len: usize) -> Result<Vec<u8>> {
 }
 
 /// Follows `#!` lines until a binary is found; changes the arguments as Linux does.
-fn resolve_scripts(task: &Task, prog: &mut Program) -> Result<(Vec<u8>, Option<Runner>)> {
+fn resolve_scripts(task: &Task, prog: &mut Program) -> Result<(Vec<u8>, Option<DenyWrite>)> {
     for _ in 0..=MAX_SCRIPTS {
-        let runner = prog.file.path.as_ref().map(deny::runner).transpose()?.flatten();
+        let runner = prog.file.path.as_ref().map(deny::deny_write).transpose()?.flatten();
         let head = read_at(&prog.file, 0, 4096)?;
         if !head.starts_with(b"#!") {
             return Ok((head, runner));
@@ -181,11 +181,11 @@ fn map_segments(
         code.extend(map_segment(p, file, &fd, bias, map, texts, ops, zero)?);
     }
     let lowest = bias.wrapping_add(elf.extent().0);
-    let island = (lowest.saturating_sub(platform::patch::ISLAND), lowest);
-    if island.0 >= platform::GUEST_MIN && map.vmas.range(island.0, island.1).next().is_none() {
+    let trampoline = (lowest.saturating_sub(platform::patch::TRAMPOLINE), lowest);
+    if trampoline.0 >= platform::GUEST_MIN && map.vmas.range(trampoline.0, trampoline.1).next().is_none() {
         map.vmas.update(lowest, lowest + PAGE_SIZE, |v| v.gap = true);
     }
-    // All segments are in place now, so that an island collides with none of them.
+    // All segments are in place now, so that a trampoline page collides with none of them.
     for start in code {
         let at = ops[first..].iter().position(|op| matches!(op, Op::MapFile { addr, .. } if *addr == start));
         let Some(at) = at.map(|at| first + at) else { continue };
@@ -246,15 +246,15 @@ fn map_segment(
 
 /// What is remembered of a program.
 #[derive(Default)]
-struct Known {
+struct ProgramInfo {
     /// Its capabilities, and the `ctime` that goes with them: whatever changes them changes that.
     caps: Mutex<Option<(Timespec, Option<cred::FileCaps>)>>,
     /// The host has mapped all of its segments before.
     mapped: AtomicBool,
 }
 
-fn known(p: &Path) -> Option<Arc<Known>> {
-    Some(p.inode().extra()?.get_or_insert(Known::default))
+fn known(p: &Path) -> Option<Arc<ProgramInfo>> {
+    Some(p.inode().extra()?.get_or_insert(ProgramInfo::default))
 }
 
 fn file_caps(p: &Path, attr: &Attr) -> Option<cred::FileCaps> {
@@ -295,16 +295,16 @@ fn shares_fs(task: &Task) -> bool {
 
 /// Whether the program may be loaded in the process that `thread` is in. Who is alone in it can clean it up; that its memory
 /// may have been tampered with (the stub's, too) harms nobody as long as the program has no right that its caller lacks.
-fn may_stay(task: &Task, thread: &dyn GuestThread) -> bool {
+fn can_reuse_mm(task: &Task, thread: &dyn GuestThread) -> bool {
     let sole = task.mm.read().user_count() == 1 && task.tid() == task.group.pid;
-    sole && task.group.rel.lock().threads.len() == 1 && thread.sole() && thread.gs_base() == 0
+    sole && task.group.links.lock().threads.len() == 1 && thread.sole() && thread.gs_base() == 0
 }
 
 /// Linux's `ELF_ET_DYN_BASE` on x86-64: where position-independent programs begin, less what is random.
 const PIE_BASE: u64 = 0x5555_5555_4000;
 
 /// Where a program may be loaded.
-pub enum Home<'a> {
+pub enum LoadInto<'a> {
     /// The process that the thread is in may load it itself, if that harms nobody.
     Of(&'a dyn GuestThread),
     /// An address space that has not been used yet.
@@ -312,7 +312,7 @@ pub enum Home<'a> {
 }
 
 /// Loads a program into a fresh address space, or prepares to load it in that of the caller.
-pub async fn load(task: &Arc<Task>, mut prog: Program, home: Home<'_>) -> Result<Image> {
+pub async fn load(task: &Arc<Task>, mut prog: Program, home: LoadInto<'_>) -> Result<Image> {
     if prog.argv.is_empty() {
         // As Linux since 5.18: an empty argv gets one empty string.
         prog.argv.push(Vec::new());
@@ -331,7 +331,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: Home<'_>) -> Result
                 return Err(Errno::ENOEXEC);
             }
             let f = open_exec(task, libc::AT_FDCWD, &name, LookupFlags::FOLLOW)?;
-            let _runner = f.path.as_ref().map(deny::runner).transpose()?;
+            let _runner = f.path.as_ref().map(deny::deny_write).transpose()?;
             let head = read_at(&f, 0, 4096)?;
             let e = Elf::parse(&head, &mut |o, n| read_at(&f, o, n)).map_err(|e| {
                 if e == Errno::ENOEXEC {
@@ -421,13 +421,13 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: Home<'_>) -> Result
     let known: Vec<_> = files.map(|f| f.path.as_ref().and_then(known)).collect();
     let tried = known.iter().all(|k| k.as_ref().is_some_and(|k| k.mapped.load(Ordering::Relaxed)));
     let (mut thread, space) = match home {
-        Home::Of(own) if tried && !rights && may_stay(task, own) => {
+        LoadInto::Of(own) if tried && !rights && can_reuse_mm(task, own) => {
             let all = (platform::GUEST_MIN, platform::GUEST_MAX - platform::GUEST_MIN);
             ops.insert(0, Op::Unmap { addr: all.0, len: all.1 });
             ops.push(Op::RestoreFp { addr: 0 });
             (None, own.address_space())
         }
-        Home::Of(own) => {
+        LoadInto::Of(own) => {
             let new = poll_fn(|cx| task.kernel.platform.poll_new(cx)).await?;
             let space = new.address_space();
             let old = own.address_space().lineage();
@@ -435,7 +435,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: Home<'_>) -> Result
             space.set_lineage(if task.mm.read().user_count() == 1 { old } else { old.child() });
             (Some(new), space)
         }
-        Home::Fresh(new) => {
+        LoadInto::Fresh(new) => {
             let space = new.address_space();
             (Some(new), space)
         }
@@ -600,11 +600,11 @@ pub async fn execve(
     envp: Vec<Vec<u8>>,
 ) -> SysResult {
     let task = cx.task.clone();
-    let image = load(&task, Program { file, name, argv, envp }, Home::Of(&*cx.thread)).await?;
+    let image = load(&task, Program { file, name, argv, envp }, LoadInto::Of(&*cx.thread)).await?;
     // It may take the number of the process's first thread over.
     let tid = task.tid();
     // The point of no return: the other threads end.
-    alone(&task).await?;
+    de_thread(&task).await?;
     if image.thread.is_some() && task.mm.read().user_count() == 1 {
         crate::time::cpu::settle(&task);
     }
@@ -662,7 +662,7 @@ pub async fn execve(
         f.ops.on_close(&f, &task);
     }
     {
-        let mut r = task.group.rel.lock();
+        let mut r = task.group.links.lock();
         r.did_exec = true;
         r.execs += 1;
         r.exit_signal = libc::SIGCHLD;
@@ -675,7 +675,7 @@ pub async fn execve(
     match image.thread {
         Some(new) => cx.replace = Some(new),
         None => {
-            old_mm.space().retreat();
+            old_mm.space().invalidate_returns();
             if let Some(op) = rseq {
                 cx.thread.queue(op);
             }
@@ -687,10 +687,10 @@ pub async fn execve(
 }
 
 /// Ends the other threads of the process and takes over the process's id.
-async fn alone(task: &Arc<Task>) -> Result<()> {
+async fn de_thread(task: &Arc<Task>) -> Result<()> {
     let group = &task.group;
     {
-        let r = group.rel.lock();
+        let r = group.links.lock();
         if r.exiting.is_some() {
             return Err(Errno::EINTR);
         }
@@ -702,11 +702,11 @@ async fn alone(task: &Arc<Task>) -> Result<()> {
             t.killed.store(true, Ordering::SeqCst);
         }
     }
-    let others: Vec<Arc<Task>> = group.rel.lock().threads.iter().filter(|t| !Arc::ptr_eq(t, task)).cloned().collect();
+    let others: Vec<Arc<Task>> = group.links.lock().threads.iter().filter(|t| !Arc::ptr_eq(t, task)).cloned().collect();
     for t in &others {
         t.notify();
     }
-    let alone = || (group.rel.lock().threads.len() == 1).then_some(());
+    let alone = || (group.links.lock().threads.len() == 1).then_some(());
     if task.wait_killable(&group.exit_wait, alone).await.is_err() {
         return Err(Errno::EINTR);
     }

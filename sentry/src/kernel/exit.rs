@@ -29,7 +29,7 @@ pub fn kill_group(group: &Arc<ThreadGroup>, sig: i32) {
 /// `except` are told; each ends when its future looks.
 pub fn start_group_exit(group: &Arc<ThreadGroup>, status: i32, except: Option<i32>) {
     let threads = {
-        let mut r = group.rel.lock();
+        let mut r = group.links.lock();
         r.exiting.get_or_insert(status);
         r.stopped = None;
         r.threads.clone()
@@ -44,7 +44,7 @@ pub fn start_group_exit(group: &Arc<ThreadGroup>, status: i32, except: Option<i3
         }
     }
     if let Some(task) = told {
-        insist(&task);
+        kill_after_timeout(&task);
     }
 }
 
@@ -53,7 +53,7 @@ const NOTICE_NS: u64 = 500_000_000;
 const NOTICE_SHARED_NS: u64 = 10_000_000_000;
 
 /// A thread that keeps our interrupts out on purpose goes with its host process: what has been told to end must end.
-fn insist(task: &Arc<Task>) {
+fn kill_after_timeout(task: &Arc<Task>) {
     let executor = task.kernel.executor.clone();
     let group = Arc::downgrade(&task.group);
     let began = now_ns();
@@ -72,7 +72,7 @@ fn insist(task: &Arc<Task>) {
             .await;
             drop(timer);
             let Some(group) = group.upgrade() else { return };
-            let left = group.rel.lock().threads.clone();
+            let left = group.links.lock().threads.clone();
             let Some(one) = left.first() else { return };
             let mm = one.mm();
             if mm.user_count() > left.len() && now_ns() < began + NOTICE_SHARED_NS {
@@ -94,7 +94,7 @@ pub async fn leave_memory(task: &Arc<Task>, thread: &mut dyn GuestThread, alive:
     // Others in the same memory wait for this word to become 0 (set_tid_address(2)), if there will be any.
     let ctid = task.clear_child_tid.swap(0, Ordering::SeqCst);
     let (others, last) = {
-        let r = task.group.rel.lock();
+        let r = task.group.links.lock();
         let mates = r.threads.len();
         (mm.user_count() > if r.exiting.is_some() { mates } else { 1 }, mates == 1)
     };
@@ -141,7 +141,7 @@ pub fn exit_task(task: &Arc<Task>, status: i32) {
     let group = &task.group;
     let last = {
         let mut tree = kernel.tree.lock();
-        let mut r = group.rel.lock();
+        let mut r = group.links.lock();
         r.threads.retain(|t| t.tid() != task.tid());
         let last = r.threads.is_empty();
         if last {
@@ -149,7 +149,7 @@ pub fn exit_task(task: &Arc<Task>, status: i32) {
             r.exiting = Some(st);
             r.exit_status = Some(st);
             let (comm, cred) = (task.comm.lock().clone(), task.cred());
-            *group.remains.lock() = Some(super::process::Remains { comm, cred, attrs: task.attrs.clone() });
+            *group.remains.lock() = Some(super::process::ZombieInfo { comm, cred, attrs: task.attrs.clone() });
         }
         tree.tasks.remove(&task.tid());
         last
@@ -182,39 +182,39 @@ fn close_files(task: &Arc<Task>) {
 /// The last thread has gone: a zombie for the parent, orphans for init.
 fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) {
     if group.pid == kernel.first_pid() {
-        let status = group.rel.lock().exit_status.unwrap_or(0);
+        let status = group.links.lock().exit_status.unwrap_or(0);
         super::init::sandbox_exit(kernel, status);
         return;
     }
-    let (parent, orphans, heir) = {
+    let (parent, orphans, reaper) = {
         let tree = kernel.tree.lock();
-        let heir = find_heir(&tree, group);
-        let orphans = std::mem::take(&mut group.rel.lock().children);
+        let reaper = find_reaper(&tree, group);
+        let orphans = std::mem::take(&mut group.links.lock().children);
         for o in &orphans {
-            let mut r = o.rel.lock();
-            r.parent = heir.as_ref().map_or_else(Weak::new, Arc::downgrade);
-            r.parent_tid = heir.as_ref().map_or(0, |h| h.pid);
+            let mut r = o.links.lock();
+            r.parent = reaper.as_ref().map_or_else(Weak::new, Arc::downgrade);
+            r.parent_tid = reaper.as_ref().map_or(0, |h| h.pid);
             // Whatever signal it was made with, a foster parent gets SIGCHLD.
             r.exit_signal = libc::SIGCHLD;
             drop(r);
-            super::answers::parent_changed(o);
-            if let Some(h) = &heir {
-                h.rel.lock().children.push(o.clone());
+            super::cached_ids::parent_changed(o);
+            if let Some(h) = &reaper {
+                h.links.lock().children.push(o.clone());
             }
         }
-        (group.rel.lock().parent.upgrade(), orphans, heir)
+        (group.links.lock().parent.upgrade(), orphans, reaper)
     };
     for o in &orphans {
         orphaned(kernel, o);
     }
     // Zombies among them are reported to the new parent; without one, they are gone.
-    for o in orphans.iter().filter(|o| o.rel.lock().exit_status.is_some()) {
-        match &heir {
+    for o in orphans.iter().filter(|o| o.links.lock().exit_status.is_some()) {
+        match &reaper {
             Some(h) => report_death(kernel, h, o, 0),
             None => reap(kernel, o),
         }
     }
-    if let Some(h) = heir.filter(|_| !orphans.is_empty()) {
+    if let Some(h) = reaper.filter(|_| !orphans.is_empty()) {
         h.child_wait.wake_all();
     }
     for o in &orphans {
@@ -236,10 +236,10 @@ fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) 
 }
 
 /// The nearest living ancestor that adopts orphans, or init, if there is one.
-fn find_heir(tree: &super::kernel::Tree, group: &Arc<ThreadGroup>) -> Option<Arc<ThreadGroup>> {
-    let mut at = group.rel.lock().parent.upgrade();
+fn find_reaper(tree: &super::kernel::Tree, group: &Arc<ThreadGroup>) -> Option<Arc<ThreadGroup>> {
+    let mut at = group.links.lock().parent.upgrade();
     while let Some(g) = at {
-        let r = g.rel.lock();
+        let r = g.links.lock();
         if r.subreaper && !r.threads.is_empty() {
             drop(r);
             return Some(g);
@@ -251,7 +251,7 @@ fn find_heir(tree: &super::kernel::Tree, group: &Arc<ThreadGroup>) -> Option<Arc
 
 /// Signals that a child gets when its parent dies: PR_SET_PDEATHSIG.
 fn orphaned(_kernel: &Arc<Kernel>, child: &Arc<ThreadGroup>) {
-    let threads = child.rel.lock().threads.clone();
+    let threads = child.links.lock().threads.clone();
     for t in threads {
         let sig = t.pdeathsig.load(Ordering::SeqCst);
         if sig != 0 {
@@ -273,9 +273,9 @@ pub fn child_code(status: i32) -> (i32, i32) {
 
 /// Tells the parent of a death; if it does not care (SIGCHLD ignored, SA_NOCLDWAIT) the zombie goes at once.
 fn report_death(kernel: &Arc<Kernel>, parent: &Arc<ThreadGroup>, child: &Arc<ThreadGroup>, uid: u32) {
-    let execs = parent.rel.lock().execs;
+    let execs = parent.links.lock().execs;
     let (status, signal, utime, stime) = {
-        let r = child.rel.lock();
+        let r = child.links.lock();
         let signal = if r.parent_execs == execs { r.exit_signal } else { libc::SIGCHLD };
         (r.exit_status.unwrap_or(0), signal, r.dead_utime, r.dead_stime)
     };
@@ -306,13 +306,13 @@ fn report_death(kernel: &Arc<Kernel>, parent: &Arc<ThreadGroup>, child: &Arc<Thr
 pub fn reap(kernel: &Kernel, child: &Arc<ThreadGroup>) {
     let mut tree = kernel.tree.lock();
     tree.groups.remove(&child.pid);
-    let parent = child.rel.lock().parent.upgrade();
+    let parent = child.links.lock().parent.upgrade();
     if let Some(p) = parent {
         let (u, s) = {
-            let r = child.rel.lock();
+            let r = child.links.lock();
             (r.dead_utime + r.child_utime, r.dead_stime + r.child_stime)
         };
-        let mut r = p.rel.lock();
+        let mut r = p.links.lock();
         r.children.retain(|c| c.pid != child.pid);
         r.child_utime += u;
         r.child_stime += s;

@@ -296,7 +296,7 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
     tree.tasks.insert(child.tid(), child.clone());
     if has(CLONE_THREAD) {
         child.group.threaded.store(true, Ordering::SeqCst);
-        let mut r = child.group.rel.lock();
+        let mut r = child.group.links.lock();
         r.threads.push(child.clone());
         if r.exiting.is_some() {
             child.killed.store(true, Ordering::SeqCst);
@@ -305,7 +305,7 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
         return;
     }
     tree.groups.insert(child.tid(), child.group.clone());
-    let pr = parent.group.rel.lock();
+    let pr = parent.group.links.lock();
     let (pgid, sid, tty) = (pr.pgid, pr.sid, pr.tty);
     let (real_parent, exit_signal, parent_execs) = if has(CLONE_PARENT) {
         (pr.parent.clone(), pr.exit_signal, pr.parent_execs)
@@ -314,7 +314,7 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
     };
     drop(pr);
     {
-        let mut r = child.group.rel.lock();
+        let mut r = child.group.links.lock();
         r.parent = real_parent.clone();
         r.parent_tid = parent.tid();
         r.pgid = pgid;
@@ -325,6 +325,6 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
         r.threads.push(child.clone());
     }
     if let Some(p) = real_parent.upgrade() {
-        p.rel.lock().children.push(child.group.clone());
+        p.links.lock().children.push(child.group.clone());
     }
 }

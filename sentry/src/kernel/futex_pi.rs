@@ -232,7 +232,7 @@ pub fn exit(tid: i32) {
     if COUNT.load(Ordering::SeqCst) == 0 {
         return;
     }
-    let mut heirs = Vec::new();
+    let mut reapers = Vec::new();
     let mut locks = LOCKS.lock();
     // The word says who the owner is; it is read (which is a call of the host) only where that may be the thread.
     let names = |w: &Waiter| w.mem.read::<u32>(w.addr).is_ok_and(|word| word & FUTEX_TID_MASK == tid as u32);
@@ -243,11 +243,11 @@ pub fn exit(tid: i32) {
         // Nobody else may change the word while it names a dead owner, so a plain store will do.
         let _ = w.mem.write(w.addr, &(w.tid as u32 | FUTEX_WAITERS | FUTEX_OWNER_DIED));
         settle(&mut locks, &key, &w);
-        heirs.push(w);
+        reapers.push(w);
     }
     COUNT.store(locks.len(), Ordering::SeqCst);
     drop(locks);
-    for w in heirs {
+    for w in reapers {
         w.queue.wake_all();
     }
 }

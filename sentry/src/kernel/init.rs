@@ -40,14 +40,14 @@ const NOT_EXECUTABLE: i32 = 126;
 const NOT_STARTED: i32 = 125;
 
 /// Why the first process could not be started.
-struct Trouble {
+struct StartError {
     status: i32,
     text: String,
 }
 
-impl From<Errno> for Trouble {
+impl From<Errno> for StartError {
     fn from(e: Errno) -> Self {
-        Trouble { status: NOT_STARTED, text: format!("starting the first process: {}", e.desc()) }
+        StartError { status: NOT_STARTED, text: format!("starting the first process: {}", e.desc()) }
     }
 }
 
@@ -56,14 +56,14 @@ impl From<Errno> for Trouble {
 pub fn spawn(kernel: &Arc<Kernel>, config: InitConfig, report: Box<dyn FnOnce(i32, String) + Send>) {
     let k = kernel.clone();
     kernel.executor.spawn(Box::pin(async move {
-        if let Err(Trouble { status, text }) = start(&k, config).await {
+        if let Err(StartError { status, text }) = start(&k, config).await {
             report(status, text);
             k.executor.shutdown(status);
         }
     }));
 }
 
-async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), Trouble> {
+async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), StartError> {
     // Where the program will be loaded.
     let first = poll_fn(|cx| kernel.platform.poll_new(cx)).await?;
     let pid = kernel.first_pid();
@@ -108,7 +108,7 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), T
         attrs: Arc::new(TaskAttrs { nice: AtomicI32::new(c.nice.clamp(-20, 19)), ..TaskAttrs::default() }),
     });
     {
-        let mut r = group.rel.lock();
+        let mut r = group.links.lock();
         r.pgid = pid;
         r.sid = pid;
         r.exit_signal = libc::SIGCHLD;
@@ -121,7 +121,7 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), T
         tree.groups.insert(pid, group);
     }
     let cwd = crate::fs::vfs::resolve(&task, libc::AT_FDCWD, &c.cwd, LookupFlags::FOLLOW | LookupFlags::DIRECTORY);
-    task.fs().lock().cwd = cwd.map_err(|e| Trouble {
+    task.fs().lock().cwd = cwd.map_err(|e| StartError {
         status: NOT_STARTED,
         text: format!(
             "working directory {}: {} in the sandbox (choose another with --cwd)",
@@ -132,17 +132,17 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), T
     let shown = String::from_utf8_lossy(c.argv.first().map_or(b"".as_slice(), |a| a)).into_owned();
     let found = super::current::scope(task.clone(), async { find(&task, c.argv, c.env) }).await;
     let program = found.map_err(|e| match e {
-        Errno::ENOENT | Errno::ENOTDIR => Trouble { status: NOT_FOUND, text: format!("{shown}: command not found") },
-        e => Trouble { status: NOT_EXECUTABLE, text: format!("{shown}: {}", e.desc()) },
+        Errno::ENOENT | Errno::ENOTDIR => StartError { status: NOT_FOUND, text: format!("{shown}: command not found") },
+        e => StartError { status: NOT_EXECUTABLE, text: format!("{shown}: {}", e.desc()) },
     })?;
-    let loaded = super::current::scope(task.clone(), exec::load(&task, program, exec::Home::Fresh(first))).await;
+    let loaded = super::current::scope(task.clone(), exec::load(&task, program, exec::LoadInto::Fresh(first))).await;
     let image = loaded.map_err(|e| match e {
         // The file is there, or it would not have been found.
-        Errno::ENOENT => Trouble {
+        Errno::ENOENT => StartError {
             status: NOT_FOUND,
             text: format!("{shown}: the interpreter that it asks for is not in the sandbox"),
         },
-        e => Trouble { status: NOT_EXECUTABLE, text: format!("{shown}: {}", e.desc()) },
+        e => StartError { status: NOT_EXECUTABLE, text: format!("{shown}: {}", e.desc()) },
     })?;
     *task.mm.write() = image.mm;
     *task.comm.lock() = image.comm;
@@ -199,7 +199,7 @@ pub fn sandbox_exit(kernel: &Arc<Kernel>, status: i32) {
 }
 
 /// The shell outside goes on with the job that the sandbox is to it: with the first process's whole group, that is.
-pub fn carry_on(kernel: &Kernel) {
+pub fn resume_job(kernel: &Kernel) {
     if let Some(pgid) = kernel.group(kernel.first_pid()).map(|g| g.pgid()) {
         let _ = super::send::to_pgrp(kernel, pgid, SigInfo::kernel(libc::SIGCONT));
     }

@@ -57,7 +57,7 @@ impl Tree {
     /// The ids of all process groups and sessions.
     fn led(&self) -> HashSet<i32> {
         let both = |g: &Arc<ThreadGroup>| {
-            let r = g.rel.lock();
+            let r = g.links.lock();
             [r.pgid, r.sid]
         };
         self.groups.values().flat_map(both).collect()
@@ -80,7 +80,7 @@ pub struct Options {
     /// Patch call sites.
     pub patch: bool,
     /// Have stubs answer and make by themselves what they can.
-    pub self_service: bool,
+    pub local_answers: bool,
 }
 
 pub struct Kernel {

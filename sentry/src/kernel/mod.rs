@@ -1,8 +1,8 @@
 //! Tasks, thread groups, signals, credentials, descriptors, waiting.
 
 pub mod aio;
-pub mod answers;
 pub mod attrs;
+pub mod cached_ids;
 pub mod cred;
 pub mod current;
 pub mod deliver;

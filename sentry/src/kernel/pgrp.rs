@@ -6,14 +6,14 @@ use super::{send, Kernel, ThreadGroup};
 use std::sync::Arc;
 
 pub fn members(kernel: &Kernel, pgid: i32) -> Vec<Arc<ThreadGroup>> {
-    kernel.tree.lock().groups.values().filter(|g| g.rel.lock().pgid == pgid).cloned().collect()
+    kernel.tree.lock().groups.values().filter(|g| g.links.lock().pgid == pgid).cloned().collect()
 }
 
 /// True if no member has a parent of another group in the same session, who could continue it. Zombies do not count.
 pub fn orphaned(kernel: &Kernel, pgid: i32) -> bool {
     !members(kernel, pgid).iter().any(|g| {
         let (sid, parent) = {
-            let r = g.rel.lock();
+            let r = g.links.lock();
             if r.exit_status.is_some() {
                 return false;
             }
@@ -24,14 +24,14 @@ pub fn orphaned(kernel: &Kernel, pgid: i32) -> bool {
             return true;
         }
         parent.is_some_and(|p| {
-            let r = p.rel.lock();
+            let r = p.links.lock();
             r.pgid != pgid && r.sid == sid
         })
     })
 }
 
 fn ids(group: &ThreadGroup) -> (i32, i32) {
-    let r = group.rel.lock();
+    let r = group.links.lock();
     (r.pgid, r.sid)
 }
 
@@ -42,7 +42,7 @@ pub fn lost_parent(kernel: &Kernel, group: &ThreadGroup, parent: &ThreadGroup) {
     if pgid == parent_pgid || sid != parent_sid {
         return;
     }
-    if orphaned(kernel, pgid) && members(kernel, pgid).iter().any(|g| g.rel.lock().stopped.is_some()) {
+    if orphaned(kernel, pgid) && members(kernel, pgid).iter().any(|g| g.links.lock().stopped.is_some()) {
         let _ = send::to_pgrp(kernel, pgid, SigInfo::kernel(libc::SIGHUP));
         let _ = send::to_pgrp(kernel, pgid, SigInfo::kernel(libc::SIGCONT));
     }

@@ -17,7 +17,7 @@ impl FileOps for PidFd {
         self
     }
     fn poll(&self, _file: &File) -> u32 {
-        if self.group.rel.lock().exit_status.is_some() {
+        if self.group.links.lock().exit_status.is_some() {
             (libc::POLLIN | libc::POLLRDNORM) as u32
         } else {
             0

@@ -8,9 +8,9 @@ use parking_lot::{Mutex, RwLock};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-/// Relations and life cycle; changes under `Kernel::tree` as well.
+/// Links and life cycle; changes under `Kernel::tree` as well.
 #[derive(Default)]
-pub struct Relations {
+pub struct Links {
     pub parent: Weak<ThreadGroup>,
     /// The thread that made it (for `PR_SET_PDEATHSIG`) and that `__WNOTHREAD` looks at.
     pub parent_tid: i32,
@@ -47,7 +47,7 @@ pub struct Relations {
 
 pub struct ThreadGroup {
     pub pid: i32,
-    pub rel: Mutex<Relations>,
+    pub links: Mutex<Links>,
     pub actions: RwLock<Arc<Mutex<SigActions>>>,
     /// Signals for the whole process.
     pub pending: Mutex<Pending>,
@@ -72,13 +72,13 @@ pub struct ThreadGroup {
     /// The sandbox's init: no signal from inside ends it by default (pid_namespaces(7)).
     pub init: bool,
     /// Of init: signals that end it by default, for they are faults of its own or come from outside the sandbox.
-    deadly: AtomicU64,
+    forced_fatal: AtomicU64,
     /// What a zombie still shows in /proc.
-    pub remains: Mutex<Option<Remains>>,
+    pub remains: Mutex<Option<ZombieInfo>>,
 }
 
 /// Of the last thread that has gone.
-pub struct Remains {
+pub struct ZombieInfo {
     pub comm: Vec<u8>,
     pub cred: Arc<super::Cred>,
     pub attrs: Arc<super::attrs::TaskAttrs>,
@@ -88,7 +88,7 @@ impl ThreadGroup {
     pub fn new(pid: i32, actions: Arc<Mutex<SigActions>>, limits: Limits) -> Self {
         ThreadGroup {
             pid,
-            rel: Mutex::default(),
+            links: Mutex::default(),
             actions: RwLock::new(actions),
             pending: Mutex::default(),
             limits: RwLock::new(limits),
@@ -102,37 +102,37 @@ impl ThreadGroup {
             threaded: AtomicBool::new(false),
             dumpable: AtomicI32::new(1),
             init: false,
-            deadly: AtomicU64::new(0),
+            forced_fatal: AtomicU64::new(0),
             remains: Mutex::new(None),
         }
     }
     /// The default action of a signal that was sent now is to be taken even if this is init.
-    pub fn make_deadly(&self, sig: i32) {
-        self.deadly.fetch_or(SigSet::of(sig).0, Ordering::SeqCst);
+    pub fn force_fatal(&self, sig: i32) {
+        self.forced_fatal.fetch_or(SigSet::of(sig).0, Ordering::SeqCst);
     }
     /// Whether it is; asked once for each signal that is taken.
-    pub fn take_deadly(&self, sig: i32) -> bool {
-        self.deadly.fetch_and(!SigSet::of(sig).0, Ordering::SeqCst) & SigSet::of(sig).0 != 0
+    pub fn take_forced_fatal(&self, sig: i32) -> bool {
+        self.forced_fatal.fetch_and(!SigSet::of(sig).0, Ordering::SeqCst) & SigSet::of(sig).0 != 0
     }
     pub fn limit(&self, which: u32) -> u64 {
         self.limits.read().cur(which)
     }
     pub fn pgid(&self) -> i32 {
-        self.rel.lock().pgid
+        self.links.lock().pgid
     }
     pub fn sid(&self) -> i32 {
-        self.rel.lock().sid
+        self.links.lock().sid
     }
     /// What getppid(2) tells: for nobody's children 1, who would adopt them on a host.
     pub fn parent_pid(&self) -> i32 {
-        self.parent_pid_in(&self.rel.lock())
+        self.parent_pid_in(&self.links.lock())
     }
-    pub fn parent_pid_in(&self, r: &Relations) -> i32 {
+    pub fn parent_pid_in(&self, r: &Links) -> i32 {
         r.parent.upgrade().map_or(i32::from(!self.init), |p| p.pid)
     }
     /// Any live thread (the leader if it lives).
     pub fn any_thread(&self) -> Option<Arc<Task>> {
-        let r = self.rel.lock();
+        let r = self.links.lock();
         r.threads.iter().find(|t| t.tid() == self.pid).or(r.threads.first()).cloned()
     }
 }

@@ -26,7 +26,7 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
     .await;
     *task.interrupter.write() = Some(thread.interrupter());
     task.pin();
-    task.set_service(thread.self_service());
+    task.set_service(thread.local_answers());
     let mut enter = Enter::Full;
     // What the last call mapped, while the host may still refuse it.
     let mut undo = None;
@@ -122,7 +122,7 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
             }
             Trap::Dead { signal } => {
                 dead = true;
-                let st = task.group.rel.lock().exiting;
+                let st = task.group.links.lock().exiting;
                 break st.unwrap_or(exit::signaled(if signal == 0 { libc::SIGKILL } else { signal }, false));
             }
         }
@@ -185,7 +185,7 @@ async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut
         if let Some((stats, at)) = began {
             stats.record(nr, at, &result);
         }
-        crate::fs::owner::send_late();
+        crate::fs::fasync::send_late();
         cx.flush();
         let native = cx.native;
         let (full, leave, replace, reloads) = (cx.full, cx.exit, cx.replace.take(), cx.reloads);
@@ -193,7 +193,7 @@ async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut
         if let Some(new) = replace {
             *task.interrupter.write() = Some(new.interrupter());
             task.pin();
-            task.set_service(new.self_service());
+            task.set_service(new.local_answers());
             task.in_call.store(-1, Ordering::Relaxed);
             return Next::Load(Some(std::mem::replace(thread, new)));
         }

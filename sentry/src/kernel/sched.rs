@@ -31,7 +31,7 @@ pub fn cpu_count() -> u32 {
 }
 
 /// A thread as the scheduling calls see it. A zombie is one as long as nobody has waited for it.
-pub struct Target {
+pub struct SchedTarget {
     pub attrs: Arc<TaskAttrs>,
     pub cred: Arc<Cred>,
     pub group: Arc<ThreadGroup>,
@@ -39,20 +39,20 @@ pub struct Target {
     pub task: Option<Arc<Task>>,
 }
 
-impl From<&Arc<Task>> for Target {
+impl From<&Arc<Task>> for SchedTarget {
     fn from(t: &Arc<Task>) -> Self {
-        Target { attrs: t.attrs.clone(), cred: t.cred(), group: t.group.clone(), task: Some(t.clone()) }
+        SchedTarget { attrs: t.attrs.clone(), cred: t.cred(), group: t.group.clone(), task: Some(t.clone()) }
     }
 }
 
-impl Target {
+impl SchedTarget {
     pub fn find(kernel: &Kernel, tid: i32) -> Option<Self> {
         if let Some(t) = kernel.task(tid) {
             return Some((&t).into());
         }
         let group = kernel.group(tid)?;
         let (attrs, cred) = group.remains.lock().as_ref().map(|z| (z.attrs.clone(), z.cred.clone()))?;
-        Some(Target { attrs, cred, group, task: None })
+        Some(SchedTarget { attrs, cred, group, task: None })
     }
 
     pub fn nice(&self) -> i32 {
@@ -105,24 +105,24 @@ impl Task {
 
 /// The threads that `which`/`who` of getpriority(2) and ioprio_get(2) mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
+pub enum PrioWhich {
     Thread(i32),
     Group(i32),
     User(u32),
 }
 
 /// Those threads; `who` 0 means the caller's.
-pub fn select(caller: &Arc<Task>, who: Who) -> Vec<Target> {
-    let own = |tasks: Vec<Arc<Task>>| tasks.iter().map(Target::from).collect();
+pub fn select(caller: &Arc<Task>, who: PrioWhich) -> Vec<SchedTarget> {
+    let own = |tasks: Vec<Arc<Task>>| tasks.iter().map(SchedTarget::from).collect();
     match who {
-        Who::Thread(0) => own(vec![caller.clone()]),
-        Who::Thread(tid) => Target::find(&caller.kernel, tid).into_iter().collect(),
-        Who::Group(pgid) => {
-            let pgid = if pgid == 0 { caller.group.rel.lock().pgid } else { pgid };
+        PrioWhich::Thread(0) => own(vec![caller.clone()]),
+        PrioWhich::Thread(tid) => SchedTarget::find(&caller.kernel, tid).into_iter().collect(),
+        PrioWhich::Group(pgid) => {
+            let pgid = if pgid == 0 { caller.group.links.lock().pgid } else { pgid };
             let tasks: Vec<_> = caller.kernel.tree.lock().tasks.values().cloned().collect();
-            own(tasks.into_iter().filter(|t| t.group.rel.lock().pgid == pgid).collect())
+            own(tasks.into_iter().filter(|t| t.group.links.lock().pgid == pgid).collect())
         }
-        Who::User(uid) => {
+        PrioWhich::User(uid) => {
             let uid = if uid == 0 { caller.cred.read().uid } else { uid };
             let tasks: Vec<_> = caller.kernel.tree.lock().tasks.values().cloned().collect();
             own(tasks.into_iter().filter(|t| t.cred.read().uid == uid).collect())

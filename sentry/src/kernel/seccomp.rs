@@ -177,7 +177,7 @@ fn install(task: &Task, filter: &Arc<Filter>) {
 /// whose filters are not those of the caller.
 pub fn attach(task: &Arc<Task>, program: Program, sync: bool) -> Result<i32> {
     let old = task.attrs.filters.read().clone();
-    let threads = if sync { task.group.rel.lock().threads.clone() } else { Vec::new() };
+    let threads = if sync { task.group.links.lock().threads.clone() } else { Vec::new() };
     let base = match &old {
         Some(f) => f.clone(),
         None => Arc::new(Filter { programs: Vec::new(), _charge: INSNS.nothing() }),
@@ -247,7 +247,7 @@ pub fn check(cx: &mut Ctx<'_>) -> Option<u64> {
         0x7ff0_0000 | 0x7fc0_0000 => Some(-i64::from(libc::ENOSYS) as u64),
         action => {
             let status = exit::signaled(libc::SIGSYS, false);
-            let alone = cx.task.group.rel.lock().threads.len() <= 1;
+            let alone = cx.task.group.links.lock().threads.len() <= 1;
             if action != RET_KILL_THREAD || alone {
                 exit::start_group_exit(&cx.task.group, status, Some(cx.task.tid()));
             }

@@ -18,7 +18,7 @@ const STOPS: SigSet = SigSet(
 
 /// Signals that arise from the thread's own doing cannot be ignored or blocked away.
 pub fn force(task: &Task, info: SigInfo) {
-    task.group.make_deadly(info.signo);
+    task.group.force_fatal(info.signo);
     {
         let actions = task.group.actions.read().clone();
         let mut a = actions.lock();
@@ -44,7 +44,7 @@ fn prepare(group: &Arc<ThreadGroup>, sig: i32) {
 
 fn discard(group: &ThreadGroup, doomed: SigSet) {
     group.pending.lock().discard(doomed);
-    let threads = group.rel.lock().threads.clone();
+    let threads = group.links.lock().threads.clone();
     for t in threads {
         t.signals.lock().pending.discard(doomed);
     }
@@ -53,7 +53,7 @@ fn discard(group: &ThreadGroup, doomed: SigSet) {
 /// Ends a job-control stop.
 fn resume(group: &Arc<ThreadGroup>) {
     let was = {
-        let mut r = group.rel.lock();
+        let mut r = group.links.lock();
         let was = r.stopped.take();
         if was.is_some() {
             r.continued = true;
@@ -69,7 +69,7 @@ fn resume(group: &Arc<ThreadGroup>) {
 
 /// Tells the parent that a child stopped or went on (SIGCHLD unless SA_NOCLDSTOP).
 pub fn notify_parent_of_stop(group: &Arc<ThreadGroup>, code: i32, status: i32) {
-    let Some(parent) = group.rel.lock().parent.upgrade() else {
+    let Some(parent) = group.links.lock().parent.upgrade() else {
         if let Some(task) = group.any_thread() {
             if let Some(tell) = task.kernel.on_first_stopped.get().filter(|_| group.pid == task.kernel.first_pid()) {
                 tell(code == libc::CLD_STOPPED);
@@ -170,12 +170,12 @@ pub fn to_busy(group: &Arc<ThreadGroup>, info: SigInfo, nth: usize) -> Result<()
 
 fn to_group_from(group: &Arc<ThreadGroup>, info: SigInfo, inside: bool, nth: Option<usize>) -> Result<()> {
     let sig = info.signo;
-    let blocked = || group.rel.lock().threads.clone().iter().all(|t| t.signals.lock().mask.has(sig));
+    let blocked = || group.links.lock().threads.clone().iter().all(|t| t.signals.lock().mask.has(sig));
     if !(1..=NSIG).contains(&sig) || (init_immune(group, sig, inside) && !blocked()) {
         return Ok(());
     }
     if !inside {
-        group.make_deadly(sig);
+        group.force_fatal(sig);
     }
     prepare(group, sig);
     if sig == libc::SIGKILL {
@@ -185,12 +185,12 @@ fn to_group_from(group: &Arc<ThreadGroup>, info: SigInfo, inside: bool, nth: Opt
     if ignored(group, sig, blocked()) {
         return Ok(());
     }
-    let quota = quota(sig, group, || group.rel.lock().threads.first().map_or(0, |t| t.cred().uid));
+    let quota = quota(sig, group, || group.links.lock().threads.first().map_or(0, |t| t.cred().uid));
     if !group.pending.lock().push(info, quota) && info.code < 0 {
         return Err(Errno::EAGAIN);
     }
     // Chosen after the signal is there to be seen: who blocks it or ends meanwhile hands it on (`retarget`).
-    let threads = group.rel.lock().threads.clone();
+    let threads = group.links.lock().threads.clone();
     let takes = |t: &&Arc<Task>| !t.signals.lock().mask.has(sig) && !t.killed.load(Ordering::SeqCst);
     // Prefer the main thread, then any that does not block the signal.
     let main = threads.iter().find(|t| t.tid() == group.pid).filter(takes);
@@ -218,7 +218,7 @@ pub fn retarget(task: &Task, refused: SigSet) {
     if left.is_empty() {
         return;
     }
-    let threads = task.group.rel.lock().threads.clone();
+    let threads = task.group.links.lock().threads.clone();
     for t in threads.iter().filter(|t| !std::ptr::eq(&***t, task) && !t.killed.load(Ordering::SeqCst)) {
         let blocked = t.signals.lock().mask;
         if !left.minus(blocked).is_empty() {

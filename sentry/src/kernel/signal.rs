@@ -1,6 +1,6 @@
 //! Signal sets, actions, queues (signal(7)).
 
-use super::users::{self, Charge, What};
+use super::users::{self, Charge, Resource};
 use std::collections::VecDeque;
 
 pub const NSIG: i32 = 64;
@@ -258,7 +258,7 @@ impl Pending {
         self.set.add(info.signo);
         let mut charge = None;
         if let Some(q) = quota.filter(|_| info.signo >= SIGRTMIN && !timer) {
-            charge = users::of(q.uid).charge(What::Signals, q.limit);
+            charge = users::of(q.uid).charge(Resource::Signals, q.limit);
             if charge.is_none() {
                 return false;
             }

@@ -74,7 +74,7 @@ pub struct Task {
     /// Stops the guest when it runs.
     pub interrupter: RwLock<Option<Arc<dyn Interrupter>>>,
     /// What its stub answers by itself.
-    pub service: Mutex<Option<Arc<dyn platform::SelfService>>>,
+    pub service: Mutex<Option<Arc<dyn platform::LocalAnswers>>>,
     /// Number of the call that it is in, or -1 (for /proc/pid/stat, wchan and strace).
     pub in_call: AtomicI32,
     /// `signals.before` is there.
@@ -248,7 +248,7 @@ impl Task {
             return true;
         }
         drop(s);
-        !self.group.pending.lock().set.minus(blocked).is_empty() || self.group.rel.lock().stopped.is_some()
+        !self.group.pending.lock().set.minus(blocked).is_empty() || self.group.links.lock().stopped.is_some()
     }
 
     /// Whether it sleeps, for /proc: in a call of ours, or in a futex call of its stub's.

@@ -28,7 +28,7 @@ impl Line {
 
 /// Device number of the controlling terminal (0: none) and its foreground process group (-1: none), for /proc/pid/stat.
 pub fn stat_of(kernel: &Kernel, group: &ThreadGroup) -> (u64, i32) {
-    let sid = group.rel.lock().sid;
+    let sid = group.links.lock().sid;
     match kernel.ttys.of_session(sid) {
         Some(l) => (l.rdev, l.job.lock().pgrp),
         None => (0, -1),
@@ -86,7 +86,7 @@ pub fn ioctl(line: &Line, task: &Task, cmd: u32, arg: u64) -> Option<SysResult<u
 
 /// Is this the controlling terminal of the task?
 pub fn controls(line: &Line, task: &Task) -> bool {
-    let sid = task.group.rel.lock().sid;
+    let sid = task.group.links.lock().sid;
     sid != 0 && line.job.lock().session == sid
 }
 
@@ -94,7 +94,7 @@ pub fn controls(line: &Line, task: &Task) -> bool {
 /// another session has this one.
 pub fn acquire(line: &Line, task: &Task, by_request: bool) -> Result<()> {
     let (sid, pgid) = {
-        let r = task.group.rel.lock();
+        let r = task.group.links.lock();
         (r.sid, r.pgid)
     };
     let held = task.kernel.ttys.of_session(sid).is_some();
@@ -115,7 +115,7 @@ pub fn release(line: &Line, task: &Task) -> Result<()> {
     if !controls(line, task) {
         return Err(Errno::ENOTTY);
     }
-    if task.group.rel.lock().sid == task.group.pid {
+    if task.group.links.lock().sid == task.group.pid {
         disassociate(&task.kernel, line);
     }
     Ok(())
@@ -145,7 +145,7 @@ pub fn hang_up(kernel: &Kernel, line: &Line) {
 
 /// A process has ended: if it led a session, the session loses its terminal.
 pub fn process_exit(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>) {
-    let sid = group.rel.lock().sid;
+    let sid = group.links.lock().sid;
     if sid == group.pid {
         if let Some(line) = kernel.ttys.of_session(sid) {
             disassociate(kernel, &line);
@@ -160,7 +160,7 @@ pub fn set_foreground(line: &Line, task: &Task, pgrp: i32) -> Result<()> {
     }
     let members = super::pgrp::members(&task.kernel, pgrp);
     let first = members.first().ok_or(Errno::ESRCH)?;
-    let sid = first.rel.lock().sid;
+    let sid = first.links.lock().sid;
     let mut job = line.job.lock();
     if sid != job.session {
         return Err(Errno::EPERM);
@@ -174,7 +174,7 @@ pub fn set_foreground(line: &Line, task: &Task, pgrp: i32) -> Result<()> {
 pub fn check(line: &Line, sig: i32) -> SysResult<()> {
     let Some(task) = current::get() else { return Ok(()) };
     let (sid, pgid) = {
-        let r = task.group.rel.lock();
+        let r = task.group.links.lock();
         (r.sid, r.pgid)
     };
     {

@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock, Weak};
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum Resource {
     InotifyInstances,
     InotifyWatches,
     EpollWatches,
@@ -27,7 +27,7 @@ const KINDS: usize = 6;
 pub const MAX_IN_FLIGHT: u64 = 1 << 16;
 
 /// What all users together may have: less where the Sentry has little address space, of which each takes so much.
-fn all_max(what: What) -> u64 {
+fn all_max(resource: Resource) -> u64 {
     static ALL_MAX: LazyLock<[u64; KINDS]> = LazyLock::new(|| {
         let of = |most: u64, bytes: u64, part: u64| of_heap(most * bytes, part) / bytes;
         [
@@ -39,7 +39,7 @@ fn all_max(what: What) -> u64 {
             MAX_IN_FLIGHT,
         ]
     });
-    ALL_MAX[what as usize]
+    ALL_MAX[resource as usize]
 }
 static ALL: [AtomicU64; KINDS] = [const { AtomicU64::new(0) }; KINDS];
 
@@ -61,20 +61,20 @@ pub struct User([AtomicU64; KINDS]);
 #[derive(Debug)]
 pub struct Charge {
     user: Arc<User>,
-    what: What,
+    resource: Resource,
     amount: u64,
 }
 
 impl Charge {
     /// Makes it `amount` if that leaves the user with `limit` at most; changes nothing if not. To become less always works.
     pub fn set(&mut self, amount: u64, limit: u64) -> bool {
-        let (mine, all) = (&self.user.0[self.what as usize], &ALL[self.what as usize]);
+        let (mine, all) = (&self.user.0[self.resource as usize], &ALL[self.resource as usize]);
         if let Some(more) = amount.checked_sub(self.amount) {
             // Taken back below if it was too much.
             let had = mine.fetch_add(more, Ordering::Relaxed);
             let had_all = all.fetch_add(more, Ordering::Relaxed);
             let fits = |had: u64, limit: u64| had.checked_add(more).is_some_and(|n| n <= limit);
-            if !fits(had, limit) || !fits(had_all, all_max(self.what)) {
+            if !fits(had, limit) || !fits(had_all, all_max(self.resource)) {
                 mine.fetch_sub(more, Ordering::Relaxed);
                 all.fetch_sub(more, Ordering::Relaxed);
                 return false;
@@ -114,32 +114,32 @@ pub fn current() -> Arc<User> {
 }
 
 /// How many of these a user has.
-pub fn count(uid: u32, what: What) -> u64 {
+pub fn count(uid: u32, resource: Resource) -> u64 {
     let user = USERS.lock().get(&uid).and_then(Weak::upgrade);
-    user.map_or(0, |u| u.0[what as usize].load(Ordering::Relaxed))
+    user.map_or(0, |u| u.0[resource as usize].load(Ordering::Relaxed))
 }
 
 impl User {
     /// One more, if the user has less than `limit`.
-    pub fn charge(self: &Arc<Self>, what: What, limit: u64) -> Option<Charge> {
-        self.charge_many(what, 1, limit)
+    pub fn charge(self: &Arc<Self>, resource: Resource, limit: u64) -> Option<Charge> {
+        self.charge_many(resource, 1, limit)
     }
     /// `amount` more, if the user has no more than `limit` then.
-    pub fn charge_many(self: &Arc<Self>, what: What, amount: u64, limit: u64) -> Option<Charge> {
-        let mut charge = Charge { user: self.clone(), what, amount: 0 };
+    pub fn charge_many(self: &Arc<Self>, resource: Resource, amount: u64, limit: u64) -> Option<Charge> {
+        let mut charge = Charge { user: self.clone(), resource, amount: 0 };
         charge.set(amount, limit).then_some(charge)
     }
 }
 
 /// Whether all users together have so many of these that new objects should be small: less than a quarter and `more`
 /// is left.
-pub fn scarce(what: What, more: u64) -> bool {
-    left(what) < (all_max(what) / 4).saturating_add(more)
+pub fn scarce(resource: Resource, more: u64) -> bool {
+    left(resource) < (all_max(resource) / 4).saturating_add(more)
 }
 
 /// How many of these all users together may still have.
-fn left(what: What) -> u64 {
-    all_max(what).saturating_sub(ALL[what as usize].load(Ordering::Relaxed))
+fn left(resource: Resource) -> u64 {
+    all_max(resource).saturating_sub(ALL[resource as usize].load(Ordering::Relaxed))
 }
 
 #[cfg(test)]
@@ -149,18 +149,19 @@ mod tests {
     #[test]
     fn users_are_counted_apart_and_together() {
         let (a, b) = (of(70_001), of(70_002));
-        let held: Vec<_> = (0..3).map(|_| a.charge(What::EpollWatches, 3).unwrap()).collect();
-        assert!(a.charge(What::EpollWatches, 3).is_none());
-        assert!(a.charge(What::InotifyWatches, 1).is_some());
-        assert!(of(70_001).charge(What::EpollWatches, 3).is_none());
-        assert_eq!((count(70_001, What::EpollWatches), count(70_003, What::EpollWatches)), (3, 0));
-        assert!(b.charge(What::EpollWatches, 3).is_some());
+        let held: Vec<_> = (0..3).map(|_| a.charge(Resource::EpollWatches, 3).unwrap()).collect();
+        assert!(a.charge(Resource::EpollWatches, 3).is_none());
+        assert!(a.charge(Resource::InotifyWatches, 1).is_some());
+        assert!(of(70_001).charge(Resource::EpollWatches, 3).is_none());
+        assert_eq!((count(70_001, Resource::EpollWatches), count(70_003, Resource::EpollWatches)), (3, 0));
+        assert!(b.charge(Resource::EpollWatches, 3).is_some());
         drop(held);
-        assert!(a.charge(What::EpollWatches, 3).is_some());
-        let all: Vec<_> =
-            (0..all_max(What::InotifyInstances)).map_while(|_| a.charge(What::InotifyInstances, u64::MAX)).collect();
-        assert!(b.charge(What::InotifyInstances, u64::MAX).is_none());
+        assert!(a.charge(Resource::EpollWatches, 3).is_some());
+        let all: Vec<_> = (0..all_max(Resource::InotifyInstances))
+            .map_while(|_| a.charge(Resource::InotifyInstances, u64::MAX))
+            .collect();
+        assert!(b.charge(Resource::InotifyInstances, u64::MAX).is_none());
         drop(all);
-        assert!(b.charge(What::InotifyInstances, 1).is_some());
+        assert!(b.charge(Resource::InotifyInstances, 1).is_some());
     }
 }

@@ -24,17 +24,17 @@ impl Waiter for Waker {
     }
 }
 
-enum Who {
+enum WakeTarget {
     /// A task's future: no allocation of its own.
     Task(Waker),
     Other(Arc<dyn Waiter>),
 }
 
-impl Who {
+impl WakeTarget {
     fn wake(self, events: u32) {
         match self {
-            Who::Task(w) => w.wake(),
-            Who::Other(w) => w.wake(events),
+            WakeTarget::Task(w) => w.wake(),
+            WakeTarget::Other(w) => w.wake(events),
         }
     }
 }
@@ -46,7 +46,7 @@ struct Entry {
     exclusive: bool,
     picked: bool,
     /// `None`, with an empty mask: removed.
-    who: Option<Who>,
+    target: Option<WakeTarget>,
 }
 
 /// By their numbers. Removed ones stay until they are at the end or half of all, so that removing costs the same however many wait.
@@ -65,16 +65,16 @@ impl Entries {
 
     fn remove(&mut self, id: u64) -> Option<Entry> {
         let entry = self.get(id)?;
-        let who = entry.who.take()?;
-        let old = Entry { who: Some(who), ..*entry };
+        let target = entry.target.take()?;
+        let old = Entry { target: Some(target), ..*entry };
         (entry.mask, entry.exclusive) = (0, false);
         self.removed += 1;
-        while self.list.last().is_some_and(|e| e.who.is_none()) {
+        while self.list.last().is_some_and(|e| e.target.is_none()) {
             self.list.pop();
             self.removed -= 1;
         }
         if self.removed * 2 > self.list.len() {
-            self.list.retain(|e| e.who.is_some());
+            self.list.retain(|e| e.target.is_some());
             self.removed = 0;
         }
         Some(old)
@@ -103,29 +103,29 @@ impl WaitQueue {
         Self::default()
     }
 
-    fn insert(&self, mask: u32, exclusive: bool, who: Who) -> u64 {
+    fn insert(&self, mask: u32, exclusive: bool, target: WakeTarget) -> u64 {
         let mut e = self.entries.lock();
         let id = e.next;
         e.next += 1;
-        e.list.push(Entry { id, mask, exclusive, picked: false, who: Some(who) });
+        e.list.push(Entry { id, mask, exclusive, picked: false, target: Some(target) });
         self.len.store(e.len(), Ordering::SeqCst);
         id
     }
 
     /// Registers until [`WaitQueue::remove`]. `mask` is a set of `POLL*` bits; `u32::MAX` means everything.
     pub fn add(&self, mask: u32, waiter: Arc<dyn Waiter>) -> u64 {
-        self.insert(mask, false, Who::Other(waiter))
+        self.insert(mask, false, WakeTarget::Other(waiter))
     }
 
     /// As [`WaitQueue::add`], for a future.
     pub fn add_waker(&self, mask: u32, waker: Waker) -> u64 {
-        self.insert(mask, false, Who::Task(waker))
+        self.insert(mask, false, WakeTarget::Task(waker))
     }
 
     /// As [`WaitQueue::add_waker`], but a wake picks only one of the exclusive entries. One that was picked tests its
     /// condition after [`WaitQueue::rearm`]; one that leaves without having used the wake passes it on.
     pub fn add_exclusive(&self, mask: u32, waker: Waker) -> u64 {
-        self.insert(mask, true, Who::Task(waker))
+        self.insert(mask, true, WakeTarget::Task(waker))
     }
 
     /// Makes an exclusive entry eligible again.
@@ -151,7 +151,7 @@ impl WaitQueue {
             return;
         }
         // Waiters run outside the lock: they may come back to this queue. A few are held without an allocation.
-        let mut few: [Option<Who>; 4] = [const { None }; 4];
+        let mut few: [Option<WakeTarget>; 4] = [const { None }; 4];
         let mut more = Vec::new();
         let mut n = 0;
         let mut exclusive_done = false;
@@ -163,14 +163,14 @@ impl WaitQueue {
                 exclusive_done = true;
                 e.picked = true;
             }
-            let who = match &e.who {
-                Some(Who::Task(w)) => Who::Task(w.clone()),
-                Some(Who::Other(w)) => Who::Other(w.clone()),
+            let target = match &e.target {
+                Some(WakeTarget::Task(w)) => WakeTarget::Task(w.clone()),
+                Some(WakeTarget::Other(w)) => WakeTarget::Other(w.clone()),
                 None => continue,
             };
             match few.get_mut(n) {
-                Some(slot) => *slot = Some(who),
-                None => more.push(who),
+                Some(slot) => *slot = Some(target),
+                None => more.push(target),
             }
             n += 1;
         }
@@ -189,7 +189,7 @@ impl WaitQueue {
 }
 
 /// Lets all others who are ready go first: for calls that do much before they end, every few milliseconds.
-pub async fn breathe() {
+pub async fn yield_now() {
     let mut begun = false;
     std::future::poll_fn(|cx| {
         if std::mem::replace(&mut begun, true) {
@@ -231,7 +231,7 @@ impl Turn {
         if self.since == 0 {
             self.since = now;
         } else if now - self.since > Self::LENGTH_NS {
-            breathe().await;
+            yield_now().await;
             self.since = platform::executor::now_ns();
         }
     }

@@ -37,7 +37,7 @@ pub struct Map {
     pub start_stack: u64,
     pub exe: Option<crate::fs::vfs::Path>,
     /// Keeps the program from being written to.
-    pub runs: Option<Arc<crate::fs::deny::Runner>>,
+    pub runs: Option<Arc<crate::fs::deny::DenyWrite>>,
     pub locked_future: bool,
     /// Patched texts.
     pub images: super::text::Images,
@@ -180,12 +180,13 @@ impl Map {
     pub fn find_room(&self, len: u64) -> Result<u64> {
         let mut top = self.mmap_base;
         while let Some(a) = self.vmas.find_gap(len, top).filter(|&a| a >= self.brk.max(platform::GUEST_MIN)) {
-            match self.images.island_in(a, a + len) {
+            match self.images.trampoline_in(a, a + len) {
                 None => return Ok(a),
-                Some(island) => top = island,
+                Some(trampoline) => top = trampoline,
             }
         }
-        let up = self.vmas.find_gap_up(len, self.mmap_base).filter(|&a| self.images.island_in(a, a + len).is_none());
+        let up =
+            self.vmas.find_gap_up(len, self.mmap_base).filter(|&a| self.images.trampoline_in(a, a + len).is_none());
         up.ok_or(Errno::ENOMEM)
     }
     /// Room below an address, from the bottom of a range up (`MAP_32BIT`).
@@ -193,18 +194,18 @@ impl Map {
         let fits = |at: u64| at.checked_add(len).is_some_and(|end| end <= within.end);
         let mut from = within.start;
         while let Some(a) = self.vmas.find_gap_up(len, from).filter(|&a| fits(a)) {
-            match self.images.island_in(a, a + len) {
+            match self.images.trampoline_in(a, a + len) {
                 None => return Ok(a),
-                Some(island) => from = island + platform::patch::ISLAND,
+                Some(trampoline) => from = trampoline + platform::patch::TRAMPOLINE,
             }
         }
         Err(Errno::ENOMEM)
     }
-    /// Room for a mapping of a file that may hold code: with room for an island below. The second value: it is there.
+    /// Room for a mapping of a file that may hold code: with room for a trampoline page below. The second value: it is there.
     pub fn find_room_for_text(&self, len: u64) -> Result<(u64, bool)> {
-        let island = platform::patch::ISLAND;
-        match self.find_room(len.saturating_add(island)) {
-            Ok(a) => Ok((a + island, true)),
+        let trampoline = platform::patch::TRAMPOLINE;
+        match self.find_room(len.saturating_add(trampoline)) {
+            Ok(a) => Ok((a + trampoline, true)),
             Err(_) => Ok((self.find_room(len)?, false)),
         }
     }

@@ -23,7 +23,7 @@ fn grown(map: &Map, addr: u64, limit: u64) -> Option<Vma> {
     let free = start.checked_sub(GUARD_GAP).filter(|f| *f >= platform::GUEST_MIN)?;
     // Nothing else may be that near, but for what is of the same kind or cannot be used.
     let near = map.vmas.range(free, start).any(|x| !x.grows_down && x.prot != libc::PROT_NONE);
-    let taken = map.vmas.range(start, v.start).next().is_some() || map.images.island_in(start, v.start).is_some();
+    let taken = map.vmas.range(start, v.start).next().is_some() || map.images.trampoline_in(start, v.start).is_some();
     (!near && !taken).then(|| Vma { start, end: v.start, ..v.clone() })
 }
 

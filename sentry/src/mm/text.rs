@@ -15,7 +15,7 @@
 //! is moved to the copies of its new domain when it is alone in its memory.
 //!
 //! Only code is replaced that is mapped privately and has never been writable. Before a process changes such a mapping (writable,
-//! moved, partly replaced) it gets the file's own pages back: [`Images::retire`]. The island is not among the VMAs: the
+//! moved, partly replaced) it gets the file's own pages back: [`Images::retire`]. The trampoline page is not among the VMAs: the
 //! guest neither sees it nor is given its place.
 //!
 //! # Bounds
@@ -32,7 +32,7 @@ use crate::mm::io::Dst;
 use crate::mm::space::Map;
 use parking_lot::Mutex;
 use platform::budget::{Budget, Charge};
-use platform::patch::{Outcome, Text, ISLAND, MAX_LEN};
+use platform::patch::{Outcome, Text, MAX_LEN, TRAMPOLINE};
 use platform::proof;
 use platform::{Enter, GuestThread, Op, Trap, GUEST_MAX, GUEST_MIN, PAGE_SIZE};
 use std::collections::{HashMap, HashSet};
@@ -47,7 +47,7 @@ const MAX_RECORDS: usize = 1024;
 const MAX_DOMAINS: usize = 16;
 /// Sites of one record that are kept count of.
 const MAX_SITES: usize = 1024;
-/// Bytes of all copies together, islands included.
+/// Bytes of all copies together, trampoline pages included.
 const MAX_COPIED: u64 = 64 << 20;
 static COPIED: Budget = Budget::new(MAX_COPIED);
 /// Code up to this length is copied whole, more in windows.
@@ -158,9 +158,9 @@ struct Image {
 }
 
 impl Image {
-    fn island(&self) -> (u64, u64) {
-        let start = self.base.wrapping_add_signed(self.copy.text.island());
-        (start, start.wrapping_add(ISLAND))
+    fn trampoline(&self) -> (u64, u64) {
+        let start = self.base.wrapping_add_signed(self.copy.text.trampoline());
+        (start, start.wrapping_add(TRAMPOLINE))
     }
 
     /// Operations that give back the file's own pages, except in a range that goes away.
@@ -399,7 +399,7 @@ impl Copy {
 
 impl Record {
     /// Counts a trap, and makes or changes the copy if it is time. True if the site is patched in the newest copy.
-    fn trapped(&self, texts: &Texts, place: &Place, nr: u32, island: impl FnOnce() -> Option<i64>) -> bool {
+    fn trapped(&self, texts: &Texts, place: &Place, nr: u32, trampoline: impl FnOnce() -> Option<i64>) -> bool {
         let mut state = self.state.lock();
         let state = &mut *state;
         if !state.sites.contains(&place.offset) {
@@ -433,7 +433,7 @@ impl Record {
         }
         state.heat = 0;
         let grown = if wait { 0 } else { end - start };
-        let len = ISLAND + state.copy.as_ref().map_or(0, |c| c.len()) + grown;
+        let len = TRAMPOLINE + state.copy.as_ref().map_or(0, |c| c.len()) + grown;
         // The next try is as many traps away.
         let Some(charge) = texts.charge(len).filter(|_| !place.text.stale.load(Ordering::SeqCst)) else { return false };
         state.made += 1;
@@ -446,8 +446,8 @@ impl Record {
                 filled.sort_unstable();
                 Some((t, filled))
             }),
-            (None, _) => island().and_then(|island| {
-                let t = Text::new(place.text.version.size, island).ok()?;
+            (None, _) => trampoline().and_then(|trampoline| {
+                let t = Text::new(place.text.version.size, trampoline).ok()?;
                 t.fill(start, end - start, |b| read(&place.file, start, b)).ok()?;
                 Some((t, vec![(start, end)]))
             }),
@@ -463,9 +463,9 @@ impl Record {
     }
 }
 
-/// Where an island for a file mapped at `base` can be, seen from there: below the lowest mapping that follows on. `beside`: the islands
+/// Where a trampoline page for a file mapped at `base` can be, seen from there: below the lowest mapping that follows on. `beside`: the trampoline pages
 /// that are there stay.
-fn island_for(map: &Map, vma_start: u64, base: u64, beside: bool) -> Option<i64> {
+fn trampoline_for(map: &Map, vma_start: u64, base: u64, beside: bool) -> Option<i64> {
     let mut low = vma_start;
     while let Some(v) = map.vmas.find(low.checked_sub(1)?) {
         low = v.start;
@@ -473,16 +473,16 @@ fn island_for(map: &Map, vma_start: u64, base: u64, beside: bool) -> Option<i64>
             return None;
         }
     }
-    let start = low.checked_sub(ISLAND).filter(|s| *s >= GUEST_MIN)?;
-    let islands = beside && map.images.island_in(start, low).is_some();
-    let free = !islands && map.vmas.range(start, low).next().is_none();
+    let start = low.checked_sub(TRAMPOLINE).filter(|s| *s >= GUEST_MIN)?;
+    let trampolines = beside && map.images.trampoline_in(start, low).is_some();
+    let free = !trampolines && map.vmas.range(start, low).next().is_none();
     free.then(|| start.wrapping_sub(base) as i64)
 }
 
 impl Images {
-    /// The start of an island in the range.
-    pub fn island_in(&self, start: u64, end: u64) -> Option<u64> {
-        self.list.iter().map(Image::island).find(|i| meets(*i, (start, end))).map(|i| i.0)
+    /// The start of a trampoline page in the range.
+    pub fn trampoline_in(&self, start: u64, end: u64) -> Option<u64> {
+        self.list.iter().map(Image::trampoline).find(|i| meets(*i, (start, end))).map(|i| i.0)
     }
 
     /// To be called before the mappings of a range change: `gone` if they are unmapped or replaced, else because they become
@@ -492,7 +492,7 @@ impl Images {
         if map.images.list.is_empty() {
             return ops;
         }
-        let hit = |i: &Image| meets(i.island(), range) || i.pieces.iter().any(|p| meets(*p, range));
+        let hit = |i: &Image| meets(i.trampoline(), range) || i.pieces.iter().any(|p| meets(*p, range));
         let (out, keep) = std::mem::take(&mut map.images.list).into_iter().partition(hit);
         map.images.list = keep;
         let out: Vec<Image> = out;
@@ -500,23 +500,23 @@ impl Images {
             let own = image.own_pages(map, gone.then_some(range));
             let left = !own.is_empty();
             ops.extend(own);
-            // Threads may be on their way back through the island; it stays while the code does.
-            let island = image.island();
-            if !left || meets(island, range) {
-                ops.push(Op::Unmap { addr: island.0, len: ISLAND });
-                space.retreat();
+            // Threads may be on their way back through the trampoline page; it stays while the code does.
+            let trampoline = image.trampoline();
+            if !left || meets(trampoline, range) {
+                ops.push(Op::Unmap { addr: trampoline.0, len: TRAMPOLINE });
+                space.invalidate_returns();
             }
         }
         ops
     }
 
-    /// Gives back the files' own pages everywhere, and the islands' places.
+    /// Gives back the files' own pages everywhere, and the trampoline pages' places.
     fn leave(map: &mut Map, space: &dyn platform::AddressSpace) -> Vec<Op> {
-        let islands: Vec<_> = map.images.list.iter().map(Image::island).collect();
-        islands.into_iter().flat_map(|i| Images::retire(map, space, i, false)).collect()
+        let trampolines: Vec<_> = map.images.list.iter().map(Image::trampoline).collect();
+        trampolines.into_iter().flat_map(|i| Images::retire(map, space, i, false)).collect()
     }
 
-    /// Gives back the files' own pages everywhere, for good. Threads may be on their way through the islands: those stay.
+    /// Gives back the files' own pages everywhere, for good. Threads may be on their way through the trampoline pages: those stay.
     pub fn give_up(map: &mut Map) -> Vec<Op> {
         let ops = map.images.list.iter().flat_map(|i| i.own_pages(map, None)).collect();
         map.images.list.iter_mut().for_each(|i| i.pieces.clear());
@@ -554,13 +554,13 @@ impl Images {
                 prot: vma.prot,
                 shared: false,
                 file: text.fd().clone(),
-                offset: ISLAND + s,
+                offset: TRAMPOLINE + s,
             });
         }
         if ops.is_empty() {
             return ops;
         }
-        let (start, end) = image.island();
+        let (start, end) = image.trampoline();
         let known = map.images.list.iter().position(|i| i.base == base && Arc::ptr_eq(&i.file, &image.file));
         let same = known.is_some_and(|k| Arc::ptr_eq(&map.images.list[k].copy, &image.copy));
         if !same {
@@ -573,12 +573,13 @@ impl Images {
                     .list
                     .iter()
                     .enumerate()
-                    .any(|(n, i)| Some(n) != known && meets(i.island(), (start, end)));
+                    .any(|(n, i)| Some(n) != known && meets(i.trampoline(), (start, end)));
             if !free {
                 return Vec::new();
             }
             let prot = libc::PROT_READ | libc::PROT_EXEC;
-            let op = Op::MapFile { addr: start, len: ISLAND, prot, shared: false, file: text.fd().clone(), offset: 0 };
+            let op =
+                Op::MapFile { addr: start, len: TRAMPOLINE, prot, shared: false, file: text.fd().clone(), offset: 0 };
             ops.insert(0, op);
         }
         match known {
@@ -632,7 +633,7 @@ pub async fn trapped(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>) {
         let vma_start = vma.start;
         let Some(record) = place.text.make_record(texts, domain) else { return };
         let beside = map.images.domain == Some(domain);
-        if !record.trapped(texts, &place, nr, || island_for(&map, vma_start, place.base, beside)) {
+        if !record.trapped(texts, &place, nr, || trampoline_for(&map, vma_start, place.base, beside)) {
             return;
         }
         let newest = record.state.lock().copy.clone();
@@ -688,7 +689,7 @@ pub fn is_code(prot: i32, shared: bool) -> bool {
     !shared && prot & libc::PROT_EXEC != 0 && prot & libc::PROT_WRITE == 0
 }
 
-const _: () = assert!(ISLAND % PAGE_SIZE == 0);
+const _: () = assert!(TRAMPOLINE % PAGE_SIZE == 0);
 
 #[cfg(test)]
 mod tests;

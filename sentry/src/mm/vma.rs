@@ -43,7 +43,7 @@ pub struct Vma {
     pub dont_fork: bool,
     /// The file's record as text, if this is a mapping of code that has never been writable.
     pub text: Option<Arc<super::text::FileText>>,
-    /// Room for an island is kept free below.
+    /// Room for a trampoline page is kept free below.
     pub gap: bool,
 }
 
@@ -237,7 +237,7 @@ impl VmaTree {
             if v.end <= ceiling && ceiling - v.end >= len {
                 return Some(ceiling - len);
             }
-            ceiling = ceiling.min(if v.gap { v.start.saturating_sub(platform::patch::ISLAND) } else { v.start });
+            ceiling = ceiling.min(if v.gap { v.start.saturating_sub(platform::patch::TRAMPOLINE) } else { v.start });
         }
         (ceiling >= GUEST_MIN + len).then(|| ceiling - len)
     }
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn room_for_an_island_stays_free() {
+    fn room_for_a_trampoline_page_stays_free() {
         let mut t = VmaTree::default();
         t.insert(Vma { gap: true, ..anon(0x90000, 0xa0000, 3) });
         assert_eq!(t.find_gap(0x1000, 0xa0000), Some(0x7f000));

@@ -7,7 +7,7 @@ use super::unix::gc;
 use crate::error::{Errno, Result};
 use crate::fs::File;
 use crate::kernel::cred::{CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, CAP_SYS_RESOURCE};
-use crate::kernel::users::{self, Charge, What, MAX_IN_FLIGHT};
+use crate::kernel::users::{self, Charge, Resource, MAX_IN_FLIGHT};
 use crate::kernel::Task;
 use platform::executor::Rounds;
 use std::cell::RefCell;
@@ -207,7 +207,7 @@ impl Scm {
         }
         let cred = task.cred();
         let privileged = cred.has(CAP_SYS_RESOURCE) || cred.has(CAP_SYS_ADMIN);
-        if !privileged && users::count(cred.uid, What::InFlight) > task.limit(libc::RLIMIT_NOFILE) {
+        if !privileged && users::count(cred.uid, Resource::InFlight) > task.limit(libc::RLIMIT_NOFILE) {
             gc::ask();
             return Err(Errno::ETOOMANYREFS);
         }
@@ -215,7 +215,7 @@ impl Scm {
         let table = task.files();
         for fd in fds {
             let file = table.get(fd)?;
-            let charge = user.charge(What::InFlight, MAX_OF_USER).ok_or_else(|| {
+            let charge = user.charge(Resource::InFlight, MAX_OF_USER).ok_or_else(|| {
                 gc::ask();
                 Errno::ETOOMANYREFS
             })?;

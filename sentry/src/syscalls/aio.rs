@@ -126,7 +126,7 @@ async fn read(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec], at: u64, flags: 
     };
     let nonblock = flags & RWF_NOWAIT != 0 || file.nonblocking();
     let n = if file.ops.seekable() {
-        cx.moving(iov_len(iov), |cx| once(cx, at)).await?
+        cx.in_chunk(iov_len(iov), |cx| once(cx, at)).await?
     } else {
         blocking(cx, &file, IN, deadline(&file, false), nonblock, |cx| once(cx, NO_OFFSET)).await?
     };

@@ -9,7 +9,7 @@ use crate::fs::vfs::perm::{self, owner_or_capable, permission, MAY_READ, MAY_WRI
 use crate::fs::vfs::Path;
 use crate::fs::{acl, File, SetAttr, Timespec};
 use crate::kernel::cred::CAP_SYS_ADMIN;
-use crate::kernel::wait::breathe;
+use crate::kernel::wait::yield_now;
 use std::sync::Arc;
 
 /// The place of an open file, or the file itself for an object without one.
@@ -197,7 +197,7 @@ async fn shorten(p: &Path, size: u64) {
         if p.inode().set_attr(&SetAttr { size: Some(len), ..SetAttr::default() }).is_err() {
             return;
         }
-        breathe().await;
+        yield_now().await;
     }
 }
 

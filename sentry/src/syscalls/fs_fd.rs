@@ -4,8 +4,8 @@ use super::arg::*;
 use super::fs_open::O_LARGEFILE;
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
+use crate::fs::fasync::{self, Recipient};
 use crate::fs::lock::{self, Range};
-use crate::fs::owner::{self, Who};
 use crate::fs::tmpfs::TmpInode;
 use crate::fs::{dnotify, lease, pipe, File};
 use crate::kernel::Task;
@@ -198,7 +198,7 @@ pub async fn fcntl(cx: &mut Ctx<'_>, fd: Fd, cmd: i32, arg: u64) -> SysResult {
             file.ops.set_flags(new)?;
             file.set_flags(new);
             if (new ^ old) & libc::O_ASYNC != 0 {
-                owner::set_async(cx.task, &file, fd.0, new & libc::O_ASYNC != 0);
+                fasync::set_async(cx.task, &file, fd.0, new & libc::O_ASYNC != 0);
             }
             Ok(0)
         }
@@ -207,38 +207,38 @@ pub async fn fcntl(cx: &mut Ctx<'_>, fd: Fd, cmd: i32, arg: u64) -> SysResult {
         }
         libc::F_SETOWN => {
             let who = match arg as i32 {
-                0 => Who::Nobody,
+                0 => Recipient::Nobody,
                 i32::MIN => return Err(Errno::EINVAL.into()),
-                p if p > 0 => Who::Process(p),
-                p => Who::Group(-p),
+                p if p > 0 => Recipient::Process(p),
+                p => Recipient::Group(-p),
             };
             file.owner.lock().set(cx.task, who)?;
             Ok(0)
         }
         libc::F_GETOWN => Ok(match file.owner.lock().who() {
-            Who::Nobody => 0,
-            Who::Thread(p) | Who::Process(p) => p as u64,
-            Who::Group(p) => -i64::from(p) as u64,
+            Recipient::Nobody => 0,
+            Recipient::Thread(p) | Recipient::Process(p) => p as u64,
+            Recipient::Group(p) => -i64::from(p) as u64,
         }),
         F_SETOWN_EX => {
             let [kind, id]: [i32; 2] = cx.read(arg)?;
             let who = match kind {
                 _ if !(0..=2).contains(&kind) => return Err(Errno::EINVAL.into()),
-                _ if id == 0 => Who::Nobody,
+                _ if id == 0 => Recipient::Nobody,
                 _ if id < 0 => return Err(Errno::ESRCH.into()),
-                0 => Who::Thread(id),
-                1 => Who::Process(id),
-                _ => Who::Group(id),
+                0 => Recipient::Thread(id),
+                1 => Recipient::Process(id),
+                _ => Recipient::Group(id),
             };
             file.owner.lock().set(cx.task, who)?;
             Ok(0)
         }
         F_GETOWN_EX => {
             let who: [i32; 2] = match file.owner.lock().who() {
-                Who::Nobody => [1, 0],
-                Who::Thread(t) => [0, t],
-                Who::Process(p) => [1, p],
-                Who::Group(p) => [2, p],
+                Recipient::Nobody => [1, 0],
+                Recipient::Thread(t) => [0, t],
+                Recipient::Process(p) => [1, p],
+                Recipient::Group(p) => [2, p],
             };
             cx.write(arg, &who)?;
             Ok(0)
@@ -310,7 +310,7 @@ pub fn ioctl(cx: &mut Ctx<'_>, fd: Fd, cmd: u32, arg: u64) -> SysResult {
             file.ops.set_flags(flags)?;
             file.set_flags(flags);
             if cmd == FIOASYNC {
-                owner::set_async(cx.task, &file, fd.0, on != 0);
+                fasync::set_async(cx.task, &file, fd.0, on != 0);
             }
             Ok(0)
         }

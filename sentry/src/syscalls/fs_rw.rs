@@ -2,10 +2,10 @@
 
 use super::arg::*;
 use super::io::{blocking, read_iov, sigpipe, write_iov, write_iov_as};
-use super::{Ctx, AT_ONCE, MAX_RW_COUNT};
+use super::{Ctx, MAX_INLINE_COPY, MAX_RW_COUNT};
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::{inotify, vfs, DirEntry, File, SetAttr, NO_OFFSET};
-use crate::kernel::wait::breathe;
+use crate::kernel::wait::yield_now;
 use crate::mm::io::{iov_len, Dst, IoVec, Src};
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ async fn read_at(cx: &mut Ctx<'_>, fd: Fd, iov: &[IoVec], offset: i64) -> SysRes
     if !f.readable() {
         return Err(Errno::EBADF.into());
     }
-    let n = cx.moving(iov_len(iov), |cx| cx.with_dst(iov, |dst| f.ops.read(&f, dst, at))).await?;
+    let n = cx.in_chunk(iov_len(iov), |cx| cx.with_dst(iov, |dst| f.ops.read(&f, dst, at))).await?;
     super::io::was_read(&f, n);
     Ok(n as u64)
 }
@@ -74,7 +74,7 @@ pub(super) async fn write_file_at(
         src.append = append;
         f.ops.write(f, src, at)
     };
-    let n = cx.moving(iov_len(&iov), |cx| cx.with_src(&iov, write)).await?.0;
+    let n = cx.in_chunk(iov_len(&iov), |cx| cx.with_src(&iov, write)).await?.0;
     wrote(cx, f);
     Ok(n as u64)
 }
@@ -281,7 +281,7 @@ pub async fn fallocate(cx: &mut Ctx<'_>, fd: Fd, mode: i32, offset: i64, len: i6
         if done >= len || cx.task.is_killed() {
             break;
         }
-        breathe().await;
+        yield_now().await;
     }
     wrote(cx, &f);
     Ok(0)
@@ -432,8 +432,8 @@ pub async fn sendfile(cx: &mut Ctx<'_>, out: Fd, input: Fd, offset: Addr, count:
             // Each time: the caller may be killed before the next.
             wrote(cx, &to);
         }
-        if total / AT_ONCE != (total + k) / AT_ONCE {
-            breathe().await;
+        if total / MAX_INLINE_COPY != (total + k) / MAX_INLINE_COPY {
+            yield_now().await;
         }
         total += k;
         at += k as u64;
@@ -525,8 +525,8 @@ async fn copy(cx: &Ctx<'_>, (from, a): (&Arc<File>, u64), (to, b): (&Arc<File>, 
             Err(_) if done > 0 => break,
             Err(e) => return Err(e),
         }
-        if done % AT_ONCE as u64 == 0 {
-            breathe().await;
+        if done % MAX_INLINE_COPY as u64 == 0 {
+            yield_now().await;
         }
     }
     if done > 0 {

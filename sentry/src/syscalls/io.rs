@@ -1,11 +1,11 @@
 //! read(2), write(2) and kin: the one place where a blocking file makes the caller wait.
 
 use super::arg::*;
-use super::{Ctx, AT_ONCE, MAX_RW_COUNT};
+use super::{Ctx, MAX_INLINE_COPY, MAX_RW_COUNT};
 use crate::error::{Errno, SysError, SysResult};
 use crate::fs::{File, NO_OFFSET};
 use crate::kernel::signal::SigInfo;
-use crate::kernel::wait::{breathe, WaitError};
+use crate::kernel::wait::{yield_now, WaitError};
 use crate::kernel::Task;
 use crate::mm::io::{iov_len, part, IoVec, Src};
 use std::borrow::Cow;
@@ -131,10 +131,10 @@ pub fn deadline(file: &File, write: bool) -> Option<u64> {
 
 /// Whether so much is to be moved that others must be served in between. What can make its caller wait never has so much.
 fn is_long(file: &File, total: usize) -> bool {
-    total > AT_ONCE && file.ops.wait_queue().is_none()
+    total > MAX_INLINE_COPY && file.ops.wait_queue().is_none()
 }
 
-/// Moves `total` bytes in parts of `AT_ONCE` by `f`, which tells how many of a part's it has moved.
+/// Moves `total` bytes in parts of `MAX_INLINE_COPY` by `f`, which tells how many of a part's it has moved.
 async fn in_parts(
     cx: &mut Ctx<'_>,
     file: &File,
@@ -149,14 +149,14 @@ async fn in_parts(
                 done += n;
                 // Any signal ends it for a device (mem(4)), only death for a file.
                 let stop = if device { cx.task.signal_pending() } else { cx.task.is_killed() };
-                if n < AT_ONCE || done >= total || stop {
+                if n < MAX_INLINE_COPY || done >= total || stop {
                     return Ok(done as u64);
                 }
             }
             Err(_) if done > 0 => return Ok(done as u64),
             Err(e) => return Err(e),
         }
-        breathe().await;
+        yield_now().await;
     }
 }
 
@@ -166,7 +166,7 @@ pub async fn read_iov(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec]) -> SysRe
     }
     let total = iov_len(iov);
     if is_long(&file, total) {
-        return in_parts(cx, &file, total, |cx, at| read_once(cx, &file, &part(iov, at, AT_ONCE))).await;
+        return in_parts(cx, &file, total, |cx, at| read_once(cx, &file, &part(iov, at, MAX_INLINE_COPY))).await;
     }
     let nonblock = file.nonblocking();
     let n = blocking(cx, &file, IN, deadline(&file, false), nonblock, |cx| read_once(cx, &file, iov)).await?;
@@ -188,7 +188,7 @@ pub async fn write_iov_as(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec], appe
     if is_long(&file, total) {
         let at = *file.offset.lock();
         let iov = within_limit(cx, &file, iov, at, append)?;
-        let write = |cx: &mut Ctx<'_>, at| write_once(cx, &file, &part(&iov, at, AT_ONCE), append);
+        let write = |cx: &mut Ctx<'_>, at| write_once(cx, &file, &part(&iov, at, MAX_INLINE_COPY), append);
         return in_parts(cx, &file, iov_len(&iov), write).await;
     }
     let mut done = 0usize;

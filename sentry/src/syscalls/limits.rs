@@ -89,7 +89,7 @@ pub fn getrusage(cx: &mut Ctx<'_>, who: i32, usage: Addr) -> SysResult {
         }
         libc::RUSAGE_SELF | libc::RUSAGE_THREAD => cpu::group_time(&cx.task.group),
         libc::RUSAGE_CHILDREN => {
-            let r = cx.task.group.rel.lock();
+            let r = cx.task.group.links.lock();
             (r.child_utime, r.child_stime)
         }
         _ => return Err(Errno::EINVAL.into()),
@@ -133,7 +133,7 @@ pub fn times(cx: &mut Ctx<'_>, buf: Addr) -> SysResult {
     if !buf.is_null() {
         let (user, system) = cpu::group_time(&cx.task.group);
         let (cuser, csystem) = {
-            let r = cx.task.group.rel.lock();
+            let r = cx.task.group.links.lock();
             (r.child_utime, r.child_stime)
         };
         cx.write(buf.0, &[user, system, cuser, csystem].map(|ns| ns / TICK_NS))?;

@@ -183,7 +183,7 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
                 if hint != 0
                     && (flags & libc::MAP_32BIT == 0 || e <= LOW.end)
                     && map.vmas.range(s, e).next().is_none()
-                    && map.images.island_in(s, e).is_none() =>
+                    && map.images.trampoline_in(s, e).is_none() =>
             {
                 s
             }
@@ -342,7 +342,7 @@ pub async fn brk(cx: &mut Ctx<'_>, want: Addr) -> SysResult {
     let op = if new_end > old_end {
         // A page of distance to the next mapping, as Linux keeps.
         if map.vmas.range(old_end, new_end + PAGE_SIZE).next().is_some()
-            || map.images.island_in(old_end, new_end).is_some()
+            || map.images.trampoline_in(old_end, new_end).is_some()
             || check_as(cx, &map, new_end - old_end).is_err()
         {
             return Ok(now);

@@ -4,7 +4,7 @@ use super::arg::*;
 use super::memory::range_arg;
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
-use crate::kernel::wait::breathe;
+use crate::kernel::wait::yield_now;
 use crate::mm::vma::{page_aligned, page_up};
 use platform::{GUEST_MAX, GUEST_MIN, PAGE_SIZE};
 
@@ -32,7 +32,7 @@ pub async fn mincore(cx: &mut Ctx<'_>, addr: Addr, len: u64, vec: Addr) -> SysRe
         mem.write_bytes(at, &ones[..n])?;
         at += n as u64;
         left -= n as u64;
-        breathe().await;
+        yield_now().await;
     }
     Ok(0)
 }

@@ -175,7 +175,7 @@ impl<'a> Ctx<'a> {
         f(&mut src)
     }
     /// Runs `f`, which moves `len` bytes: if they are many, others are served meanwhile.
-    pub async fn moving<R>(&mut self, len: usize, f: impl FnOnce(&mut Self) -> R) -> R {
+    pub async fn in_chunk<R>(&mut self, len: usize, f: impl FnOnce(&mut Self) -> R) -> R {
         if len <= INLINE {
             return f(self);
         }
@@ -208,7 +208,7 @@ pub const MAX_RW_COUNT: u64 = 0x7fff_f000;
 
 /// Bytes that a call which may stop in between moves while all others wait. The slowest source, the host's random numbers, takes some
 /// milliseconds for them.
-pub const AT_ONCE: usize = 1 << 20;
+pub const MAX_INLINE_COPY: usize = 1 << 20;
 
 /// Bytes that a call which must not stop in between moves on this thread: some milliseconds.
 const INLINE: usize = 4 << 20;

@@ -61,7 +61,9 @@ pub async fn mremap(cx: &mut Ctx<'_>, addr: Addr, old_len: u64, new_len: u64, fl
         && !copy
         && old_end == first.end
         && new_end.is_some_and(|e| {
-            e <= GUEST_MAX && map.vmas.range(old_end, e).next().is_none() && map.images.island_in(old_end, e).is_none()
+            e <= GUEST_MAX
+                && map.vmas.range(old_end, e).next().is_none()
+                && map.images.trampoline_in(old_end, e).is_none()
         })
     {
         let end = addr.0 + new_len;

@@ -112,11 +112,11 @@ fn at_once(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5: u64) ->
             Ok(u64::from(task.cred.read().no_new_privs))
         }
         libc::PR_SET_CHILD_SUBREAPER => {
-            task.group.rel.lock().subreaper = a2 != 0;
+            task.group.links.lock().subreaper = a2 != 0;
             Ok(0)
         }
         libc::PR_GET_CHILD_SUBREAPER => {
-            let v = i32::from(task.group.rel.lock().subreaper);
+            let v = i32::from(task.group.links.lock().subreaper);
             cx.write(a2, &v)?;
             Ok(0)
         }

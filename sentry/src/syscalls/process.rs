@@ -228,7 +228,7 @@ impl Which<'_> {
             Which::This(t) => Arc::ptr_eq(t, g),
             Which::Any => true,
             Which::Pid(p) => g.pid == p,
-            Which::Group(p) => g.rel.lock().pgid == p,
+            Which::Group(p) => g.links.lock().pgid == p,
         }
     }
 }
@@ -249,10 +249,10 @@ const WNOWAIT: i32 = libc::WNOWAIT;
 fn look(task: &Arc<Task>, which: Which<'_>, options: i32) -> Result<Option<Found>> {
     let me = &task.group;
     let kernel = &task.kernel;
-    let children = me.rel.lock().children.clone();
+    let children = me.links.lock().children.clone();
     let mut any = false;
     for c in children.iter().filter(|c| which.matches(c)) {
-        let mut r = c.rel.lock();
+        let mut r = c.links.lock();
         // __WCLONE: children that signal something else than SIGCHLD; without it (and __WALL) only the others.
         let clone_child = r.exit_signal != libc::SIGCHLD;
         if options & libc::__WALL == 0 && clone_child != (options & libc::__WCLONE != 0) {
@@ -262,7 +262,7 @@ fn look(task: &Arc<Task>, which: Which<'_>, options: i32) -> Result<Option<Found
             continue;
         }
         any = true;
-        let found = |status: i32, r: &crate::kernel::process::Relations| Found {
+        let found = |status: i32, r: &crate::kernel::process::Links| Found {
             group: c.clone(),
             status,
             uid: match r.threads.first() {
@@ -345,7 +345,7 @@ pub async fn wait4(cx: &mut Ctx<'_>, pid: i32, status: Addr, options: i32, usage
     let which = match pid {
         i32::MIN => return Err(Errno::ESRCH.into()),
         -1 => Which::Any,
-        0 => Which::Group(cx.task.group.rel.lock().pgid),
+        0 => Which::Group(cx.task.group.links.lock().pgid),
         p if p < 0 => Which::Group(-p),
         p => Which::Pid(p),
     };
@@ -371,7 +371,7 @@ pub async fn waitid(cx: &mut Ctx<'_>, kind: i32, id: i32, info: Addr, options: i
         0 => Which::Any,
         1 if id > 0 => Which::Pid(id),
         2 if id > 0 => Which::Group(id),
-        2 if id == 0 => Which::Group(cx.task.group.rel.lock().pgid),
+        2 if id == 0 => Which::Group(cx.task.group.links.lock().pgid),
         3 if id >= 0 => {
             let file = cx.file(id)?;
             behind = crate::kernel::pidfd::group(&file).ok_or(Errno::EBADF)?;
@@ -418,7 +418,7 @@ fn target(cx: &Ctx<'_>, pid: i32) -> Result<Arc<ThreadGroup>> {
 
 pub fn getpgid(cx: &mut Ctx<'_>, pid: i32) -> SysResult {
     let g = target(cx, pid)?;
-    let r = g.rel.lock().pgid;
+    let r = g.links.lock().pgid;
     Ok(r as u64)
 }
 
@@ -428,7 +428,7 @@ pub fn getpgrp(cx: &mut Ctx<'_>) -> SysResult {
 
 pub fn getsid(cx: &mut Ctx<'_>, pid: i32) -> SysResult {
     let g = target(cx, pid)?;
-    let r = g.rel.lock().sid;
+    let r = g.links.lock().sid;
     Ok(r as u64)
 }
 
@@ -441,9 +441,9 @@ pub fn setpgid(cx: &mut Ctx<'_>, pid: i32, pgid: i32) -> SysResult {
     }
     let tree = cx.kernel().tree.lock();
     let g = tree.groups.get(&pid).cloned().ok_or(Errno::ESRCH)?;
-    let my_sid = me.rel.lock().sid;
+    let my_sid = me.links.lock().sid;
     if !Arc::ptr_eq(&g, &me) {
-        let r = g.rel.lock();
+        let r = g.links.lock();
         if !r.parent.upgrade().is_some_and(|p| Arc::ptr_eq(&p, &me)) {
             return Err(Errno::ESRCH.into());
         }
@@ -454,30 +454,30 @@ pub fn setpgid(cx: &mut Ctx<'_>, pid: i32, pgid: i32) -> SysResult {
             return Err(Errno::EACCES.into());
         }
     }
-    if g.rel.lock().sid == pid {
+    if g.links.lock().sid == pid {
         // A session leader.
         return Err(Errno::EPERM.into());
     }
     if pgid != pid {
         let found = tree.groups.values().any(|x| {
-            let r = x.rel.lock();
+            let r = x.links.lock();
             r.pgid == pgid && r.sid == my_sid
         });
         if !found {
             return Err(Errno::EPERM.into());
         }
     }
-    g.rel.lock().pgid = pgid;
+    g.links.lock().pgid = pgid;
     Ok(0)
 }
 
 pub fn setsid(cx: &mut Ctx<'_>) -> SysResult {
     let me = &cx.task.group;
     let tree = cx.kernel().tree.lock();
-    if tree.groups.values().any(|g| g.rel.lock().pgid == me.pid) {
+    if tree.groups.values().any(|g| g.links.lock().pgid == me.pid) {
         return Err(Errno::EPERM.into());
     }
-    let mut r = me.rel.lock();
+    let mut r = me.links.lock();
     r.sid = me.pid;
     r.pgid = me.pid;
     r.tty = 0;

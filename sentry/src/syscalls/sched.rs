@@ -7,7 +7,7 @@ use super::arg::*;
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
 use crate::kernel::cred::{CAP_SYS_ADMIN, CAP_SYS_NICE};
-use crate::kernel::sched::{cpus, select, Target, Who};
+use crate::kernel::sched::{cpus, select, PrioWhich, SchedTarget};
 use crate::kernel::task::{RseqArea, RSEQ_FLAG_UNREGISTER};
 use crate::time::clock::UserTimespec;
 use platform::Op;
@@ -22,16 +22,16 @@ const FLAG_KEEP_POLICY: u64 = 8;
 const FLAG_KEEP_PARAMS: u64 = 16;
 
 /// The task that a pid argument means; 0 is the caller.
-pub fn target(cx: &Ctx<'_>, pid: i32) -> Result<Target> {
+pub fn target(cx: &Ctx<'_>, pid: i32) -> Result<SchedTarget> {
     if pid == 0 || pid == cx.task.tid() {
         Ok(cx.task.into())
     } else {
-        Target::find(cx.kernel(), pid).ok_or(Errno::ESRCH)
+        SchedTarget::find(cx.kernel(), pid).ok_or(Errno::ESRCH)
     }
 }
 
 /// As [`target`] for the calls that refuse negative numbers with `EINVAL`.
-fn checked_target(cx: &Ctx<'_>, pid: i32) -> Result<Target> {
+fn checked_target(cx: &Ctx<'_>, pid: i32) -> Result<SchedTarget> {
     if pid < 0 {
         return Err(Errno::EINVAL);
     }
@@ -68,14 +68,14 @@ pub fn sched_getparam(cx: &mut Ctx<'_>, pid: i32, param: Addr) -> SysResult {
 }
 
 /// What a caller asks for.
-struct Want {
+struct AttrChange {
     policy: i32,
     priority: i32,
     nice: i32,
     reset_on_fork: bool,
 }
 
-fn set_scheduler(cx: &Ctx<'_>, t: &Target, want: &Want) -> Result<()> {
+fn set_scheduler(cx: &Ctx<'_>, t: &SchedTarget, want: &AttrChange) -> Result<()> {
     let real_time = matches!(want.policy, libc::SCHED_FIFO | libc::SCHED_RR);
     if !real_time && !matches!(want.policy, libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE) {
         // Linux looks at the parameters of SCHED_DEADLINE before it looks at the privilege.
@@ -112,8 +112,12 @@ pub fn sched_setscheduler(cx: &mut Ctx<'_>, pid: i32, policy: i32, param: Addr) 
     }
     let priority: i32 = cx.read(param.0)?;
     let t = target(cx, pid)?;
-    let want =
-        Want { policy: policy & !RESET_ON_FORK, priority, nice: t.nice(), reset_on_fork: policy & RESET_ON_FORK != 0 };
+    let want = AttrChange {
+        policy: policy & !RESET_ON_FORK,
+        priority,
+        nice: t.nice(),
+        reset_on_fork: policy & RESET_ON_FORK != 0,
+    };
     if want.policy == libc::SCHED_DEADLINE {
         return Err(Errno::EINVAL.into());
     }
@@ -127,7 +131,7 @@ pub fn sched_setparam(cx: &mut Ctx<'_>, pid: i32, param: Addr) -> SysResult {
     }
     let priority: i32 = cx.read(param.0)?;
     let t = target(cx, pid)?;
-    let want = Want {
+    let want = AttrChange {
         policy: t.attrs.policy.load(Relaxed),
         priority,
         nice: t.nice(),
@@ -186,7 +190,7 @@ pub fn sched_setattr(cx: &mut Ctx<'_>, pid: i32, attr: Addr, flags: Flags) -> Sy
         policy = t.attrs.policy.load(Relaxed);
     }
     let keep = attr_flags & FLAG_KEEP_PARAMS != 0;
-    let want = Want {
+    let want = AttrChange {
         policy,
         priority: if keep { 0 } else { i32::try_from(priority).map_err(|_| Errno::EINVAL)? },
         nice: if keep || policy == libc::SCHED_IDLE { t.nice() } else { nice },
@@ -267,11 +271,11 @@ pub fn sched_getaffinity(cx: &mut Ctx<'_>, pid: i32, len: u32, mask: Addr) -> Sy
     Ok(raw.len() as u64)
 }
 
-fn who(which: i32, who: i32, first: i32) -> Result<Who> {
+fn who(which: i32, who: i32, first: i32) -> Result<PrioWhich> {
     match which - first {
-        0 => Ok(Who::Thread(who)),
-        1 => Ok(Who::Group(who)),
-        2 => Ok(Who::User(who as u32)),
+        0 => Ok(PrioWhich::Thread(who)),
+        1 => Ok(PrioWhich::Group(who)),
+        2 => Ok(PrioWhich::User(who as u32)),
         _ => Err(Errno::EINVAL),
     }
 }

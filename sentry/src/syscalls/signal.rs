@@ -44,7 +44,7 @@ pub fn rt_sigaction(cx: &mut Ctx<'_>, sig: Sig, act: Addr, old: Addr, size: usiz
                 // Pending signals that are ignored now are gone.
                 let doomed = SigSet::of(sig);
                 cx.task.group.pending.lock().discard(doomed);
-                let threads = cx.task.group.rel.lock().threads.clone();
+                let threads = cx.task.group.links.lock().threads.clone();
                 for t in threads {
                     t.signals.lock().pending.discard(doomed);
                 }

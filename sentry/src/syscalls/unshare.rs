@@ -23,7 +23,7 @@ pub fn unshare(cx: &mut Ctx<'_>, flags: u64) -> SysResult {
     }
     let flags = flags as i32;
     let task = cx.task;
-    let threads = task.group.rel.lock().threads.len();
+    let threads = task.group.links.lock().threads.len();
     if flags & (THREAD | libc::CLONE_NEWUSER) != 0 && threads > 1 {
         return Err(Errno::EINVAL.into());
     }

@@ -1,7 +1,7 @@
 //! Processor time: clocks, timers, and `RLIMIT_CPU`.
 //!
 //! The host counts, per guest address space ([`platform::AddressSpace::cpu_time`]); what a process used in address spaces that it has left
-//! is kept in its `Relations` ([`settle`]). Nobody tells when a process has used so much time: a [`CpuTimer`] looks again
+//! is kept in its `Links` ([`settle`]). Nobody tells when a process has used so much time: a [`CpuTimer`] looks again
 //! at the earliest moment at which it can have, and more rarely while the process does not run.
 
 use super::timer::{Left, Next, Setting, Timer};
@@ -23,7 +23,7 @@ fn add(a: Times, b: Times) -> Times {
 /// Time that a process has used, without its children.
 pub fn group_time(group: &ThreadGroup) -> Times {
     let (dead, any) = {
-        let r = group.rel.lock();
+        let r = group.links.lock();
         ((r.dead_utime, r.dead_stime), r.threads.first().cloned())
     };
     match any {
@@ -41,7 +41,7 @@ pub fn task_time(task: &Task) -> Times {
 /// The process leaves its address space (`execve`, the end), and nobody else lives there: keeps what it has used there.
 pub fn settle(task: &Task) {
     let used = task.mm().space().cpu_time();
-    let mut r = task.group.rel.lock();
+    let mut r = task.group.links.lock();
     r.dead_utime = r.dead_utime.saturating_add(used.0);
     r.dead_stime = r.dead_stime.saturating_add(used.1);
 }

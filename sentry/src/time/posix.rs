@@ -9,7 +9,7 @@ use super::cpu::{group_clock, CpuTimer, Part};
 use super::timer::{Left, Next, Setting, Timer};
 use crate::error::{Errno, Result};
 use crate::kernel::signal::{SigFields, SigInfo};
-use crate::kernel::users::{self, Charge, What};
+use crate::kernel::users::{self, Charge, Resource};
 use crate::kernel::{Kernel, Task, ThreadGroup};
 use parking_lot::Mutex;
 use platform::executor::Rounds;
@@ -128,7 +128,7 @@ impl PosixTimers {
         limit: u64,
         notify: impl FnOnce(i32) -> Notify,
     ) -> Result<i32> {
-        let charge = users::current().charge(What::Signals, limit).ok_or(Errno::EAGAIN)?;
+        let charge = users::current().charge(Resource::Signals, limit).ok_or(Errno::EAGAIN)?;
         let mut t = self.table.lock();
         let mut id = t.next;
         while t.timers.contains_key(&id) {

@@ -47,7 +47,7 @@ impl Thread {
 impl Drop for Thread {
     fn drop(&mut self) {
         self.count();
-        if self.space.fate.dead().is_some() {
+        if self.space.exit_state.dead().is_some() {
             return;
         }
         if self.expect == Expect::Held {

@@ -2,17 +2,17 @@
 
 use super::*;
 
-pub(super) fn settled(shared: &Shared, area: &Area, fate: &Fate, slot: usize) -> bool {
-    area.ops_done(slot) == shared.seq.load(Relaxed) || fate.dead().is_some()
+pub(super) fn settled(shared: &Shared, area: &Area, exit_state: &ExitState, slot: usize) -> bool {
+    area.ops_done(slot) == shared.seq.load(Relaxed) || exit_state.dead().is_some()
 }
 
-pub(super) struct Cellar {
+pub(super) struct CellAnswers {
     pub(super) area: Arc<Area>,
     pub(super) slot: usize,
     pub(super) shared: Arc<Shared>,
 }
 
-impl SelfService for Cellar {
+impl LocalAnswers for CellAnswers {
     fn answer(&self, nr: u64, value: Option<u32>) {
         if let Some(nr) = usize::try_from(nr).ok().filter(|nr| *nr < abi::ANSWERS) {
             self.area.set_answer(self.slot, nr, value);

@@ -24,7 +24,7 @@ impl AclCache {
     }
 
     /// Attributes have come, which are `changed`.
-    pub fn told(&self, state: AclState, changed: bool) {
+    pub fn reported(&self, state: AclState, changed: bool) {
         match state {
             AclState::Absent => self.absent.store(true, Ordering::Release),
             AclState::Present => self.absent.store(false, Ordering::Release),

@@ -59,15 +59,15 @@ impl Inode for GoferInode {
         let mut rest = names;
         while let Some((name, below)) = rest.split_first() {
             match dir.find_out(name) {
-                Ok(Known::Node(i)) => {
+                Ok(CachedName::Node(i)) => {
                     dir.expect(name, Some(i.clone()));
                     if i.kind != libc::S_IFDIR {
                         return;
                     }
                     (dir, rest) = (i, below);
                 }
-                Ok(Known::Unknown) => break,
-                Ok(Known::Missing) | Err(_) => return,
+                Ok(CachedName::Unknown) => break,
+                Ok(CachedName::Missing) | Err(_) => return,
             }
         }
         let known = dir.clone();
@@ -109,9 +109,9 @@ impl Inode for GoferInode {
         let exclusive = self.fs.exclusive;
         if exclusive {
             match me.find_out(name)? {
-                Known::Node(i) => return Ok(i),
-                Known::Missing => return Err(Errno::ENOENT),
-                Known::Unknown => {}
+                CachedName::Node(i) => return Ok(i),
+                CachedName::Missing => return Err(Errno::ENOENT),
+                CachedName::Unknown => {}
             }
         }
         let mut walk = if exclusive {
@@ -195,7 +195,7 @@ impl Inode for GoferInode {
         child.mark_stale();
         Ok(())
     }
-    fn rename(&self, name: &[u8], moved: &Arc<dyn Inode>, target: &Target<'_>, flags: RenameFlags) -> Result<()> {
+    fn rename(&self, name: &[u8], moved: &Arc<dyn Inode>, target: &RenameTarget<'_>, flags: RenameFlags) -> Result<()> {
         let to = gofer(target.dir)?;
         let new_name = target.name;
         if flags.contains(RenameFlags::WHITEOUT) {

@@ -139,7 +139,7 @@ pub struct GoferInode {
 }
 
 /// What is known about a name without asking.
-enum Known {
+enum CachedName {
     Node(Arc<GoferInode>),
     Missing,
     Unknown,
@@ -394,7 +394,7 @@ impl GoferInode {
         let mut now = self.attr.write();
         // Someone may have put another file in its place, against the promise; then it is that one now.
         attr.ino = now.ino;
-        self.acl.told(a.acl, now.ctime != attr.ctime);
+        self.acl.reported(a.acl, now.ctime != attr.ctime);
         *now = attr;
         drop(now);
         self.stale.store(false, Ordering::Release);

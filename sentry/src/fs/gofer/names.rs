@@ -205,33 +205,33 @@ impl GoferInode {
     }
 
     /// What is known about a name. Takes it out of `ahead`.
-    pub(super) fn known(self: &Arc<Self>, name: &[u8]) -> Known {
+    pub(super) fn known(self: &Arc<Self>, name: &[u8]) -> CachedName {
         {
             let mut ahead = self.ahead.lock();
             match ahead.get(name) {
                 // What does not exist is kept: the overlay asks again for names it has made itself.
-                Some(None) => return Known::Missing,
+                Some(None) => return CachedName::Missing,
                 Some(Some(_)) => {
                     if let Some(Some(i)) = ahead.remove(name) {
-                        return Known::Node(i);
+                        return CachedName::Node(i);
                     }
                 }
                 None => {}
             }
         }
         let listing = self.listing.lock().clone();
-        let Some(listing) = listing else { return Known::Unknown };
+        let Some(listing) = listing else { return CachedName::Unknown };
         self.uses(&listing);
         match listing.find(name) {
-            None if self.lists_all() => Known::Missing,
+            None if self.lists_all() => CachedName::Missing,
             Some(DirEntry { attr: Some(a), .. }) if !self.fs.changed.load(Ordering::Acquire) => {
                 // The root is listed unasked.
                 if self.origin.is_some() {
                     self.fs.looked_up.store(LOOKED_UP, Ordering::Relaxed);
                 }
-                Known::Node(self.fs.inode(&a, Some((self, name)), None, None))
+                CachedName::Node(self.fs.inode(&a, Some((self, name)), None, None))
             }
-            _ => Known::Unknown,
+            _ => CachedName::Unknown,
         }
     }
 
@@ -267,9 +267,9 @@ impl GoferInode {
     }
 
     /// As `known`, after fetching the listing if that is worth it.
-    pub(super) fn find_out(self: &Arc<Self>, name: &[u8]) -> Result<Known> {
+    pub(super) fn find_out(self: &Arc<Self>, name: &[u8]) -> Result<CachedName> {
         let known = self.known(name);
-        if !matches!(known, Known::Unknown) || !self.worth_listing() {
+        if !matches!(known, CachedName::Unknown) || !self.worth_listing() {
             return Ok(known);
         }
         self.list(true)?;

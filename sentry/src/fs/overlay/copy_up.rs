@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 const CHUNK: usize = 256 * 1024;
 /// Bytes that are copied while all others wait.
-const AT_ONCE: u64 = 4 << 20;
+const MAX_INLINE_COPY: u64 = 4 << 20;
 
 impl OvlInode {
     /// The upper inode; made now if there is none yet, with its parents. Without `content` a file stays empty (it is
@@ -124,7 +124,7 @@ pub(super) fn copy_xattrs(lower: &Arc<dyn Inode>, to: &Arc<TmpInode>) -> Result<
 /// Runs `f`, which copies `size` bytes: if they are many, another thread serves the other guests meanwhile.
 fn aside<R>(size: u64, f: impl FnOnce() -> R) -> R {
     match crate::kernel::current::get() {
-        Some(task) if size > AT_ONCE => task.kernel.executor.block_in_place(f),
+        Some(task) if size > MAX_INLINE_COPY => task.kernel.executor.block_in_place(f),
         _ => f(),
     }
 }

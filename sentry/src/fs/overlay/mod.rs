@@ -326,7 +326,7 @@ impl Inode for OvlInode {
         }
         self.whiteout(up, name)
     }
-    fn rename(&self, name: &[u8], moved: &Arc<dyn Inode>, target: &Target<'_>, flags: RenameFlags) -> Result<()> {
+    fn rename(&self, name: &[u8], moved: &Arc<dyn Inode>, target: &RenameTarget<'_>, flags: RenameFlags) -> Result<()> {
         let to = ovl(target.dir)?;
         let new_name = target.name;
         let old = ovl(moved)?;

@@ -1,6 +1,6 @@
 //! `/proc/[pid]/{fd,fdinfo,ns}` and the links that are places: cwd, root, exe.
 
-use super::pid::{ino, Target, Who};
+use super::pid::{ino, LiveTask, TaskRef};
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::file::{File, FileOps};
 use crate::fs::pseudo::{open_dir, Content, List, OpenText, Put, FIRST};
@@ -20,16 +20,16 @@ pub(super) fn place_name(path: &Path) -> Result<Vec<u8>> {
     path.display(&root)
 }
 
-pub(super) fn cwd(who: &Who) -> Result<Path> {
-    Ok(who.live()?.fs().lock().cwd.clone())
+pub(super) fn cwd(live: &LiveTask) -> Result<Path> {
+    Ok(live.live()?.fs().lock().cwd.clone())
 }
 
-pub(super) fn root(who: &Who) -> Result<Path> {
-    Ok(who.live()?.fs().lock().root.clone())
+pub(super) fn root(live: &LiveTask) -> Result<Path> {
+    Ok(live.live()?.fs().lock().root.clone())
 }
 
-pub(super) fn exe(who: &Who) -> Result<Path> {
-    who.live()?.mm().map().exe.clone().ok_or(Errno::ENOENT)
+pub(super) fn exe(live: &LiveTask) -> Result<Path> {
+    live.live()?.mm().map().exe.clone().ok_or(Errno::ENOENT)
 }
 
 /// Inode number of a descriptor's entry.
@@ -39,16 +39,16 @@ fn fd_ino(id: i32, fd: i32, info: bool) -> u64 {
 
 /// `fd` and `fdinfo`.
 struct FdDir {
-    target: Target,
+    target: TaskRef,
     index: usize,
     info: bool,
 }
 
-pub(super) fn fd_dir(target: Target, index: usize) -> Arc<dyn Inode> {
+pub(super) fn fd_dir(target: TaskRef, index: usize) -> Arc<dyn Inode> {
     Arc::new(FdDir { target, index, info: false })
 }
 
-pub(super) fn fdinfo_dir(target: Target, index: usize) -> Arc<dyn Inode> {
+pub(super) fn fdinfo_dir(target: TaskRef, index: usize) -> Arc<dyn Inode> {
     Arc::new(FdDir { target, index, info: true })
 }
 
@@ -61,8 +61,8 @@ impl Inode for FdDir {
         let mut a = self.target.attr(self.index, libc::S_IFDIR | mode, 2)?;
         if !self.info {
             // Since Linux 6.2 the size is the number of descriptors.
-            let who = self.target.exists()?;
-            a.size = who.task.map_or(0, |t| t.files().count() as u64);
+            let live = self.target.exists()?;
+            a.size = live.task.map_or(0, |t| t.files().count() as u64);
         }
         Ok(a)
     }
@@ -71,11 +71,11 @@ impl Inode for FdDir {
             b"0" => 0,
             _ => super::parse_pid(name).ok_or(Errno::ENOENT)?,
         };
-        let who = self.target.exists()?;
-        if !who.may_access() {
+        let live = self.target.exists()?;
+        if !live.may_access() {
             return Err(Errno::EACCES);
         }
-        who.live()?.files().entry(fd).map_err(|_| Errno::ENOENT)?;
+        live.live()?.files().entry(fd).map_err(|_| Errno::ENOENT)?;
         let target = self.target.clone();
         Ok(if self.info { Arc::new(FdInfo { target, fd }) } else { Arc::new(FdLink { target, fd }) })
     }
@@ -90,10 +90,10 @@ impl Inode for FdDir {
 
 impl List for FdDir {
     fn list(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
-        let who = self.target.exists()?;
-        let Some(task) = &who.task else { return Ok(()) };
+        let live = self.target.exists()?;
+        let Some(task) = &live.task else { return Ok(()) };
         // Another program may run by now than the one that was there when this was opened.
-        if !who.may_access() {
+        if !live.may_access() {
             return Err(Errno::EACCES);
         }
         let mut from = usize::try_from(pos - FIRST).unwrap_or(usize::MAX);
@@ -101,7 +101,7 @@ impl List for FdDir {
         while let Some(fd) = task.files().next(from) {
             from = fd as usize + 1;
             let next = fd as u64 + FIRST + 1;
-            let ino = fd_ino(who.id, fd, self.info);
+            let ino = fd_ino(live.id, fd, self.info);
             if !sink(DirEntry { name: fd.to_string().as_bytes(), ino, kind, next }) {
                 break;
             }
@@ -110,13 +110,13 @@ impl List for FdDir {
     }
 }
 
-fn entry(target: &Target, fd: i32) -> Result<FdEntry> {
+fn entry(target: &TaskRef, fd: i32) -> Result<FdEntry> {
     target.exists()?.live()?.files().entry(fd).map_err(|_| Errno::ENOENT)
 }
 
 /// `fd/N`.
 struct FdLink {
-    target: Target,
+    target: TaskRef,
     fd: i32,
 }
 
@@ -159,7 +159,7 @@ impl Inode for FdLink {
 
 /// `fdinfo/N`.
 struct FdInfo {
-    target: Target,
+    target: TaskRef,
     fd: i32,
 }
 
@@ -270,7 +270,7 @@ impl FileOps for Namespace {
 
 /// A link in `ns`.
 struct NsLink {
-    target: Target,
+    target: TaskRef,
     index: usize,
     kind: &'static str,
     id: u64,
@@ -300,11 +300,11 @@ impl Inode for NsLink {
 }
 
 struct NsDir {
-    target: Target,
+    target: TaskRef,
     index: usize,
 }
 
-pub(super) fn ns_dir(target: Target, index: usize) -> Arc<dyn Inode> {
+pub(super) fn ns_dir(target: TaskRef, index: usize) -> Arc<dyn Inode> {
     Arc::new(NsDir { target, index })
 }
 
@@ -316,10 +316,10 @@ impl Inode for NsDir {
         self.target.attr(self.index, libc::S_IFDIR | 0o511, 2)
     }
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
-        let who = self.target.exists()?;
+        let live = self.target.exists()?;
         let found = NAMESPACES.iter().enumerate().find(|(_, (n, _, _))| n.as_bytes() == name);
         let (index, &(_, kind, id)) = found.ok_or(Errno::ENOENT)?;
-        if !who.may_access() {
+        if !live.may_access() {
             return Err(Errno::EACCES);
         }
         Ok(Arc::new(NsLink { target: self.target.clone(), index, kind, id }))

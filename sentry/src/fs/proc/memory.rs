@@ -1,6 +1,6 @@
 //! What procfs shows of an address space: maps, smaps, mem, cmdline, environ, auxv.
 
-use super::pid::Who;
+use super::pid::LiveTask;
 use super::status::{resident, sizes};
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::file::{File, FileOps};
@@ -26,8 +26,8 @@ fn copy(mem: &UserMem, from: u64, to: u64, out: &mut Vec<u8>) {
     out.truncate(at + n);
 }
 
-pub(super) fn cmdline(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    let Some(task) = &who.task else { return Ok(()) };
+pub(super) fn cmdline(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let Some(task) = &live.task else { return Ok(()) };
     let mm = task.mm();
     let (args, env) = {
         let m = mm.map();
@@ -46,15 +46,15 @@ pub(super) fn cmdline(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn environ(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    let Some(mm) = who.mm() else { return Ok(()) };
+pub(super) fn environ(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let Some(mm) = live.mm() else { return Ok(()) };
     let env = mm.map().env;
     copy(&mm.for_others(), env.0, env.1, out);
     Ok(())
 }
 
-pub(super) fn auxv(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    let Some(mm) = who.mm() else { return Ok(()) };
+pub(super) fn auxv(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let Some(mm) = live.mm() else { return Ok(()) };
     for word in &mm.map().auxv {
         out.b(&word.to_le_bytes());
     }
@@ -96,13 +96,13 @@ fn head(v: &Vma, out: &mut Vec<u8>) {
 }
 
 /// Mappings of a task in order, copied so that names are made without the lock on the map.
-fn mappings(who: &Who) -> Vec<Vma> {
-    who.mm().map_or_else(Vec::new, |mm| mm.map().vmas.iter().cloned().collect())
+fn mappings(live: &LiveTask) -> Vec<Vma> {
+    live.mm().map_or_else(Vec::new, |mm| mm.map().vmas.iter().cloned().collect())
 }
 
-pub(super) fn maps(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn maps(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     let mut rounds = Rounds::new();
-    for v in mappings(who) {
+    for v in mappings(live) {
         head(&v, out);
         check_length(out, &mut rounds)?;
     }
@@ -145,9 +145,9 @@ fn row(out: &mut Vec<u8>, name: &str, bytes: u64) {
     out.sp(n).dw(bytes >> 10, 8).s(" kB\n");
 }
 
-pub(super) fn smaps(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn smaps(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     let mut rounds = Rounds::new();
-    for v in mappings(who) {
+    for v in mappings(live) {
         head(&v, out);
         check_length(out, &mut rounds)?;
         row(out, "Size", v.len());
@@ -178,9 +178,9 @@ pub(super) fn smaps(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn smaps_rollup(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    let Some(mm) = who.mm() else { return Err(Errno::ESRCH) };
-    let all = mappings(who);
+pub(super) fn smaps_rollup(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let Some(mm) = live.mm() else { return Err(Errno::ESRCH) };
+    let all = mappings(live);
     let (Some(first), Some(last)) = (all.first(), all.last()) else { return Ok(()) };
     let start = out.len();
     out.x(first.start, 8).s("-").x(last.end, 8).s(" ---p 00000000 00:00 0 ");

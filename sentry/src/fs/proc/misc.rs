@@ -1,6 +1,6 @@
 //! Small entries of `/proc/[pid]`.
 
-use super::pid::Who;
+use super::pid::LiveTask;
 use super::status;
 use crate::error::{Errno, Result};
 use crate::fs::pseudo::{parse_int, Put, Super};
@@ -11,28 +11,28 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// Takes what is written and does nothing, where Linux would only change a diagnosis.
-pub(super) fn ignore(_: &Who, _: &Super, _: &[u8]) -> Result<()> {
+pub(super) fn ignore(_: &LiveTask, _: &Super, _: &[u8]) -> Result<()> {
     Ok(())
 }
 
 /// Where a second setting is refused (`uid_map` of the first user namespace, `loginuid`).
-pub(super) fn refuse(_: &Who, _: &Super, _: &[u8]) -> Result<()> {
+pub(super) fn refuse(_: &LiveTask, _: &Super, _: &[u8]) -> Result<()> {
     Err(Errno::EPERM)
 }
 
-pub(super) fn nothing(_: &Who, _: &Super, _: &mut Vec<u8>) -> Result<()> {
+pub(super) fn nothing(_: &LiveTask, _: &Super, _: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn comm(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    out.b(&status::comm(who)).s("\n");
+pub(super) fn comm(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    out.b(&status::comm(live)).s("\n");
     Ok(())
 }
 
-pub(super) fn set_comm(who: &Who, _: &Super, text: &[u8]) -> Result<()> {
+pub(super) fn set_comm(live: &LiveTask, _: &Super, text: &[u8]) -> Result<()> {
     // Threads may name each other within one process only.
-    let task = who.task.as_ref().ok_or(Errno::ESRCH)?;
-    if current::get().is_some_and(|me| me.group.pid != who.group.pid) {
+    let task = live.task.as_ref().ok_or(Errno::ESRCH)?;
+    if current::get().is_some_and(|me| me.group.pid != live.group.pid) {
         return Err(Errno::EINVAL);
     }
     let end = text.iter().position(|&c| c == 0).unwrap_or(text.len()).min(15);
@@ -40,12 +40,12 @@ pub(super) fn set_comm(who: &Who, _: &Super, text: &[u8]) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn personality(_: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn personality(_: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     out.s("00000000\n");
     Ok(())
 }
 
-pub(super) fn limits(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn limits(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     const ROWS: [(u32, &str, &str); 16] = [
         (libc::RLIMIT_CPU, "Max cpu time", "seconds"),
         (libc::RLIMIT_FSIZE, "Max file size", "bytes"),
@@ -71,7 +71,7 @@ pub(super) fn limits(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
         out.sp(n).s(" ");
     };
     out.s("Limit                     Soft Limit           Hard Limit           Units     \n");
-    let limits = who.group.limits.read().clone();
+    let limits = live.group.limits.read().clone();
     for (which, name, unit) in ROWS {
         let Some(l) = limits.0.get(which as usize) else { continue };
         column(out, 25, &|out| {
@@ -97,27 +97,27 @@ pub(super) fn limits(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn sched(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    let [u, s, _, _] = status::times(who);
+pub(super) fn sched(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let [u, s, _, _] = status::times(live);
     let ms = (u + s) / 1_000_000;
-    out.b(&status::comm(who)).s(" (").d(who.id as u64).s(", #threads: ");
-    out.d(who.group.rel.lock().threads.len().max(1) as u64).s(")\n");
+    out.b(&status::comm(live)).s(" (").d(live.id as u64).s(", #threads: ");
+    out.d(live.group.links.lock().threads.len().max(1) as u64).s(")\n");
     out.s("-------------------------------------------------------------------\n");
     out.s("se.sum_exec_runtime                          :").dw(ms, 14).s(".").s("000000\n");
-    let nice = who.task.as_ref().map_or(0, |t| t.nice());
+    let nice = live.task.as_ref().map_or(0, |t| t.nice());
     out.s("policy                                       :").dw(0, 21).s("\n");
     out.s("prio                                         :").dw((120 + i64::from(nice)) as u64, 21).s("\n");
     Ok(())
 }
 
-pub(super) fn schedstat(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    let [u, s, _, _] = status::times(who);
+pub(super) fn schedstat(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let [u, s, _, _] = status::times(live);
     out.d(u + s).s(" 0 0\n");
     Ok(())
 }
 
-pub(super) fn syscall(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    let task = who.task.as_ref().ok_or(Errno::ESRCH)?;
+pub(super) fn syscall(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let task = live.task.as_ref().ok_or(Errno::ESRCH)?;
     if task.asleep() {
         let nr = match task.in_call.load(Ordering::Relaxed) {
             -1 => libc::SYS_futex,
@@ -130,12 +130,12 @@ pub(super) fn syscall(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn wchan(_: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn wchan(_: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     out.s("0");
     Ok(())
 }
 
-pub(super) fn stack(_: &Who, _: &Super, _: &mut Vec<u8>) -> Result<()> {
+pub(super) fn stack(_: &LiveTask, _: &Super, _: &mut Vec<u8>) -> Result<()> {
     // There is no kernel stack to show; only root may look on Linux.
     match current::get() {
         Some(t) if !t.cred().has(crate::kernel::cred::CAP_SYS_ADMIN) => Err(Errno::EACCES),
@@ -143,70 +143,70 @@ pub(super) fn stack(_: &Who, _: &Super, _: &mut Vec<u8>) -> Result<()> {
     }
 }
 
-pub(super) fn cgroup(_: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn cgroup(_: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     out.s("0::/\n");
     Ok(())
 }
 
-pub(super) fn cpuset(_: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn cpuset(_: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     out.s("/\n");
     Ok(())
 }
 
-pub(super) fn oom_score(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn oom_score(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     // 1000 is "all of memory"; a process starts at two thirds, moved by its adjustment.
-    let adj = i64::from(who.group.oom_score_adj.load(Ordering::Relaxed));
+    let adj = i64::from(live.group.oom_score_adj.load(Ordering::Relaxed));
     out.i(((1000 + adj) * 2 / 3).max(0)).s("\n");
     Ok(())
 }
 
-pub(super) fn oom_score_adj(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    out.i(i64::from(who.group.oom_score_adj.load(Ordering::Relaxed))).s("\n");
+pub(super) fn oom_score_adj(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    out.i(i64::from(live.group.oom_score_adj.load(Ordering::Relaxed))).s("\n");
     Ok(())
 }
 
-pub(super) fn set_oom_score_adj(who: &Who, _: &Super, text: &[u8]) -> Result<()> {
+pub(super) fn set_oom_score_adj(live: &LiveTask, _: &Super, text: &[u8]) -> Result<()> {
     let v = parse_int(text)?;
     if !(-1000..=1000).contains(&v) {
         return Err(Errno::EINVAL);
     }
     let v = v as i32;
-    let old = who.group.oom_score_adj.load(Ordering::Relaxed);
+    let old = live.group.oom_score_adj.load(Ordering::Relaxed);
     if v < old && current::get().is_some_and(|t| !t.cred().has(CAP_SYS_RESOURCE)) {
         return Err(Errno::EACCES);
     }
-    who.group.oom_score_adj.store(v, Ordering::Relaxed);
+    live.group.oom_score_adj.store(v, Ordering::Relaxed);
     Ok(())
 }
 
 /// The old scale: -17 to 15.
-pub(super) fn oom_adj(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    let v = i64::from(who.group.oom_score_adj.load(Ordering::Relaxed));
+pub(super) fn oom_adj(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let v = i64::from(live.group.oom_score_adj.load(Ordering::Relaxed));
     out.i(if v == 1000 { 15 } else { v * 17 / 1000 }).s("\n");
     Ok(())
 }
 
-pub(super) fn set_oom_adj(who: &Who, sup: &Super, text: &[u8]) -> Result<()> {
+pub(super) fn set_oom_adj(live: &LiveTask, sup: &Super, text: &[u8]) -> Result<()> {
     let v = parse_int(text)?;
     if !(-17..=15).contains(&v) {
         return Err(Errno::EINVAL);
     }
     let v = if v == 15 { 1000 } else { v * 1000 / 17 };
-    set_oom_score_adj(who, sup, v.to_string().as_bytes())
+    set_oom_score_adj(live, sup, v.to_string().as_bytes())
 }
 
-pub(super) fn loginuid(_: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn loginuid(_: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     out.s("4294967295");
     Ok(())
 }
 
-pub(super) fn sessionid(_: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn sessionid(_: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     out.s("4294967295");
     Ok(())
 }
 
-pub(super) fn io(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    if !who.may_access() {
+pub(super) fn io(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    if !live.may_access() {
         return Err(Errno::EACCES);
     }
     for name in ["rchar", "wchar", "syscr", "syscw", "read_bytes", "write_bytes", "cancelled_write_bytes"] {
@@ -216,57 +216,57 @@ pub(super) fn io(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
 }
 
 /// One user namespace, the first: every id is itself.
-pub(super) fn id_map(_: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn id_map(_: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     out.dw(0, 10).s(" ").dw(0, 10).s(" ").dw(u64::from(u32::MAX), 10).s("\n");
     Ok(())
 }
 
-pub(super) fn setgroups(_: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn setgroups(_: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     out.s("allow\n");
     Ok(())
 }
 
-pub(super) fn autogroup(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    out.s("/autogroup-").d(who.group.rel.lock().sid as u64).s(" nice 0\n");
+pub(super) fn autogroup(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    out.s("/autogroup-").d(live.group.links.lock().sid as u64).s(" nice 0\n");
     Ok(())
 }
 
-pub(super) fn coredump_filter(_: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn coredump_filter(_: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     out.s("00000033\n");
     Ok(())
 }
 
 /// The timer slack of others is for those to see and set who may change their scheduling.
-fn may_timerslack(who: &Who) -> Result<()> {
+fn may_timerslack(live: &LiveTask) -> Result<()> {
     match current::get() {
-        Some(me) if !who.task.as_ref().is_some_and(|t| Arc::ptr_eq(t, &me)) && !me.cred().has(CAP_SYS_NICE) => {
+        Some(me) if !live.task.as_ref().is_some_and(|t| Arc::ptr_eq(t, &me)) && !me.cred().has(CAP_SYS_NICE) => {
             Err(Errno::EPERM)
         }
         _ => Ok(()),
     }
 }
 
-pub(super) fn timerslack(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    may_timerslack(who)?;
-    if let Some(t) = &who.task {
+pub(super) fn timerslack(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    may_timerslack(live)?;
+    if let Some(t) = &live.task {
         out.d(t.attrs.timer_slack_ns.load(Ordering::Relaxed)).s("\n");
     }
     Ok(())
 }
 
-pub(super) fn set_timerslack(who: &Who, _: &Super, text: &[u8]) -> Result<()> {
+pub(super) fn set_timerslack(live: &LiveTask, _: &Super, text: &[u8]) -> Result<()> {
     let v = u64::try_from(parse_int(text)?).map_err(|_| Errno::EINVAL)?;
-    may_timerslack(who)?;
-    let a = &who.task.as_ref().ok_or(Errno::ESRCH)?.attrs;
+    may_timerslack(live)?;
+    let a = &live.task.as_ref().ok_or(Errno::ESRCH)?.attrs;
     // 0 means the default.
     let v = if v == 0 { a.default_timer_slack_ns.load(Ordering::Relaxed) } else { v };
     a.timer_slack_ns.store(v, Ordering::Relaxed);
     Ok(())
 }
 
-pub(super) fn children(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    let children: Vec<_> = who.group.rel.lock().children.clone();
-    for c in children.iter().filter(|c| c.rel.lock().parent_tid == who.id) {
+pub(super) fn children(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let children: Vec<_> = live.group.links.lock().children.clone();
+    for c in children.iter().filter(|c| c.links.lock().parent_tid == live.id) {
         out.d(c.pid as u64).s(" ");
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! `/proc/[pid]/{mounts,mountinfo,mountstats}`.
 
-use super::pid::Who;
+use super::pid::LiveTask;
 use crate::error::{Errno, Result};
 use crate::fs::pseudo::{check_length, Put, Super};
 use crate::fs::vfs::{Mount, MountFlags, Names, Path};
@@ -70,8 +70,8 @@ impl Places {
 type Placed = (Arc<Mount>, Arc<[u8]>);
 
 /// The mounts that the task can reach, with their places as it sees them.
-fn reachable(who: &Who, sup: &Super) -> Result<Vec<Placed>> {
-    let root = who.task.as_ref().ok_or(Errno::EINVAL)?.fs().lock().root.clone();
+fn reachable(live: &LiveTask, sup: &Super) -> Result<Vec<Placed>> {
+    let root = live.task.as_ref().ok_or(Errno::EINVAL)?.fs().lock().root.clone();
     let ns = sup.kernel.mounts.read().clone().ok_or(Errno::EINVAL)?;
     let mut out = Vec::new();
     let mut places = Places { root: root.clone(), known: HashMap::new() };
@@ -106,9 +106,9 @@ fn options(out: &mut Vec<u8>, m: &Mount) {
     }
 }
 
-pub(super) fn mounts(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn mounts(live: &LiveTask, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
     let mut rounds = Rounds::new();
-    for (m, place) in reachable(who, sup)? {
+    for (m, place) in reachable(live, sup)? {
         check_length(out, &mut rounds)?;
         out.esc(&m.sb().source, BAD).s(" ").esc(&place, BAD).s(" ").s(m.sb().fstype).s(" ");
         flags(out, m.flags());
@@ -129,9 +129,9 @@ fn root_in_fs(m: &Arc<Mount>) -> Option<Vec<u8>> {
     Some(if names.len() == 0 { b"/".to_vec() } else { names.below(&[]) })
 }
 
-pub(super) fn mountinfo(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn mountinfo(live: &LiveTask, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
     let mut rounds = Rounds::new();
-    for (m, place) in reachable(who, sup)? {
+    for (m, place) in reachable(live, sup)? {
         let Some(shown) = root_in_fs(&m) else { continue };
         check_length(out, &mut rounds)?;
         let parent = m.mountpoint().map_or(m.id, |p: Path| p.mount().id);
@@ -148,9 +148,9 @@ pub(super) fn mountinfo(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()>
     Ok(())
 }
 
-pub(super) fn mountstats(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn mountstats(live: &LiveTask, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
     let mut rounds = Rounds::new();
-    for (m, place) in reachable(who, sup)? {
+    for (m, place) in reachable(live, sup)? {
         check_length(out, &mut rounds)?;
         out.s("device ").esc(&m.sb().source, BAD).s(" mounted on ").esc(&place, BAD);
         out.s(" with fstype ").s(m.sb().fstype).s("\n");

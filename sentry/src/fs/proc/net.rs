@@ -3,7 +3,7 @@
 //! There is one network for all processes, with the loopback device only.
 
 use super::inet;
-use super::pid::Target;
+use super::pid::TaskRef;
 use crate::error::{Errno, Result};
 use crate::fs::file::FileOps;
 use crate::fs::pseudo::{open_dir, Content, List, OpenText, Put, Super, FIRST};
@@ -113,10 +113,10 @@ fn unix(_: &Kernel, out: &mut Vec<u8>) {
 const INO: u64 = 0xe000_0000;
 
 struct NetDir {
-    target: Target,
+    target: TaskRef,
 }
 
-pub(super) fn dir(target: Target, _index: usize) -> Arc<dyn Inode> {
+pub(super) fn dir(target: TaskRef, _index: usize) -> Arc<dyn Inode> {
     Arc::new(NetDir { target })
 }
 

@@ -20,7 +20,7 @@ pub(super) fn ino(id: i32, thread: bool, index: usize) -> u64 {
 
 /// A process or thread that an inode stands for; it may have gone.
 #[derive(Clone)]
-pub(super) struct Target {
+pub(super) struct TaskRef {
     pub sup: Arc<Super>,
     pub id: i32,
     group: Weak<ThreadGroup>,
@@ -28,8 +28,8 @@ pub(super) struct Target {
     task: Option<Weak<Task>>,
 }
 
-/// A [`Target`] that exists now.
-pub(super) struct Who {
+/// A [`TaskRef`] that exists now.
+pub(super) struct LiveTask {
     pub group: Arc<ThreadGroup>,
     /// The thread, or one that stands for the process; none: a zombie.
     pub task: Option<Arc<Task>>,
@@ -40,7 +40,7 @@ pub(super) struct Who {
     pub id: i32,
 }
 
-impl Who {
+impl LiveTask {
     /// The thread; `ENOENT` for a zombie, as links of a task without files or memory answer.
     pub fn live(&self) -> Result<&Arc<Task>> {
         self.task.as_ref().ok_or(Errno::ENOENT)
@@ -68,39 +68,39 @@ impl Who {
     }
 }
 
-impl Target {
-    pub fn get(&self) -> Result<Who> {
+impl TaskRef {
+    pub fn get(&self) -> Result<LiveTask> {
         let group = self.group.upgrade().ok_or(Errno::ESRCH)?;
         let Some(task) = &self.task else {
             // A thread's number names its process, and what is asked of one thread then is asked of this one.
-            let own = || group.rel.lock().threads.iter().find(|t| t.tid() == self.id).cloned();
+            let own = || group.links.lock().threads.iter().find(|t| t.tid() == self.id).cloned();
             let task = match own() {
                 None if self.id == group.pid => group.any_thread(),
                 None => return Err(Errno::ESRCH),
                 one => one,
             };
-            return Ok(Who { group, task, opened: None, thread: false, id: self.id });
+            return Ok(LiveTask { group, task, opened: None, thread: false, id: self.id });
         };
         let task = task.upgrade().ok_or(Errno::ESRCH)?;
-        if !group.rel.lock().threads.iter().any(|t| Arc::ptr_eq(t, &task)) {
+        if !group.links.lock().threads.iter().any(|t| Arc::ptr_eq(t, &task)) {
             return Err(Errno::ESRCH);
         }
-        Ok(Who { group, task: Some(task), opened: None, thread: true, id: self.id })
+        Ok(LiveTask { group, task: Some(task), opened: None, thread: true, id: self.id })
     }
-    /// As [`Target::get`], for looking up names.
-    pub fn exists(&self) -> Result<Who> {
+    /// As [`TaskRef::get`], for looking up names.
+    pub fn exists(&self) -> Result<LiveTask> {
         self.get().map_err(|_| Errno::ENOENT)
     }
     pub fn attr(&self, index: usize, mode: u32, nlink: u32) -> Result<Attr> {
         let mut a = self.sup.attr(ino(self.id, self.task.is_some(), index), mode, nlink);
-        let who = self.exists()?;
-        let owned = mode == libc::S_IFDIR | 0o555 || who.group.dumpable.load(Ordering::Relaxed) == 1;
-        if let (true, Some(t)) = (owned, &who.task) {
+        let live = self.exists()?;
+        let owned = mode == libc::S_IFDIR | 0o555 || live.group.dumpable.load(Ordering::Relaxed) == 1;
+        if let (true, Some(t)) = (owned, &live.task) {
             let c = t.cred.read();
             (a.uid, a.gid) = (c.euid, c.egid);
         }
         let k = &self.sup.kernel;
-        let age = who.group.start_ns.load(Ordering::Relaxed).saturating_sub(k.boot_monotonic_ns);
+        let age = live.group.start_ns.load(Ordering::Relaxed).saturating_sub(k.boot_monotonic_ns);
         let ns = k.boot_realtime_ns.saturating_add(age);
         let t = Timespec { sec: (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 };
         (a.atime, a.mtime, a.ctime, a.btime) = (t, t, t, t);
@@ -108,8 +108,8 @@ impl Target {
     }
 }
 
-pub(super) type Generate = fn(&Who, &Super, &mut Vec<u8>) -> Result<()>;
-type Store = fn(&Who, &Super, &[u8]) -> Result<()>;
+pub(super) type Generate = fn(&LiveTask, &Super, &mut Vec<u8>) -> Result<()>;
+type Store = fn(&LiveTask, &Super, &[u8]) -> Result<()>;
 
 pub(super) enum Kind {
     Text(Generate),
@@ -120,8 +120,8 @@ pub(super) enum Kind {
     OfMemory(Generate),
     Writable(Generate, Store),
     /// A link with a text that is also a place.
-    Link(fn(&Who) -> Result<Path>),
-    Dir(fn(Target, usize) -> Arc<dyn Inode>),
+    Link(fn(&LiveTask) -> Result<Path>),
+    Dir(fn(TaskRef, usize) -> Arc<dyn Inode>),
     Mem,
 }
 
@@ -200,7 +200,7 @@ fn entries(thread: bool) -> impl Iterator<Item = &'static Entry> {
 
 /// The directory of a process or thread.
 pub(super) struct PidDir {
-    target: Target,
+    target: TaskRef,
 }
 
 /// The process whose `/proc/[pid]` a description has open, for pidfd_send_signal(2); `ESRCH` if it has gone.
@@ -215,12 +215,12 @@ pub fn process_of(file: &crate::fs::File) -> Option<Result<Arc<ThreadGroup>>> {
 impl PidDir {
     /// Of a process, by its own number or that of one of its threads.
     pub fn of_group(sup: &Arc<Super>, id: i32, group: &Arc<ThreadGroup>) -> Arc<dyn Inode> {
-        let target = Target { sup: sup.clone(), id, group: Arc::downgrade(group), task: None };
+        let target = TaskRef { sup: sup.clone(), id, group: Arc::downgrade(group), task: None };
         Arc::new(PidDir { target })
     }
     fn of_task(sup: &Arc<Super>, task: &Arc<Task>) -> Arc<dyn Inode> {
         let group = Arc::downgrade(&task.group);
-        let target = Target { sup: sup.clone(), id: task.tid(), group, task: Some(Arc::downgrade(task)) };
+        let target = TaskRef { sup: sup.clone(), id: task.tid(), group, task: Some(Arc::downgrade(task)) };
         Arc::new(PidDir { target })
     }
     fn node(&self, index: usize, entry: &'static Entry) -> Arc<dyn Inode> {
@@ -253,14 +253,14 @@ impl Inode for PidDir {
 
 impl List for PidDir {
     fn list(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
-        let who = self.target.exists()?;
-        for (i, entry) in entries(who.thread).enumerate().skip((pos - FIRST) as usize) {
+        let live = self.target.exists()?;
+        for (i, entry) in entries(live.thread).enumerate().skip((pos - FIRST) as usize) {
             let kind = match entry.kind {
                 Dir(_) => libc::DT_DIR,
                 Link(_) => libc::DT_LNK,
                 _ => libc::DT_REG,
             };
-            let ino = ino(who.id, who.thread, i + 1);
+            let ino = ino(live.id, live.thread, i + 1);
             if !sink(DirEntry { name: entry.name.as_bytes(), ino, kind, next: i as u64 + FIRST + 1 }) {
                 break;
             }
@@ -271,25 +271,25 @@ impl List for PidDir {
 
 /// An entry that is not a directory.
 struct Node {
-    target: Target,
+    target: TaskRef,
     index: usize,
     entry: &'static Entry,
 }
 
 impl Content for Node {
     fn generate(&self, out: &mut Vec<u8>) -> Result<()> {
-        let who = self.target.get()?;
+        let live = self.target.get()?;
         match self.entry.kind {
             // Who may not look into the program that runs by now shall not.
-            Guarded(_) if !who.may_access() => Err(Errno::EPERM),
-            Text(f) | Guarded(f) | Writable(f, _) => f(&who, &self.target.sup, out),
+            Guarded(_) if !live.may_access() => Err(Errno::EPERM),
+            Text(f) | Guarded(f) | Writable(f, _) => f(&live, &self.target.sup, out),
             _ => Err(Errno::EINVAL),
         }
     }
     fn store(&self, text: &[u8]) -> Result<()> {
-        let who = self.target.get()?;
+        let live = self.target.get()?;
         match self.entry.kind {
-            Writable(_, f) => f(&who, &self.target.sup, text),
+            Writable(_, f) => f(&live, &self.target.sup, text),
             _ => Err(Errno::EINVAL),
         }
     }
@@ -311,9 +311,9 @@ struct Opened {
 impl Content for Opened {
     fn generate(&self, out: &mut Vec<u8>) -> Result<()> {
         let OfMemory(f) = self.node.entry.kind else { return Err(Errno::EINVAL) };
-        let mut who = self.node.target.get()?;
-        who.opened = Some(self.mm.upgrade());
-        f(&who, &self.node.target.sup, out)
+        let mut live = self.node.target.get()?;
+        live.opened = Some(self.mm.upgrade());
+        f(&live, &self.node.target.sup, out)
     }
     fn size_hint(&self) -> usize {
         self.node.size_hint()
@@ -333,22 +333,22 @@ impl Inode for Node {
     }
     fn readlink(&self) -> Result<Vec<u8>> {
         let Link(place) = self.entry.kind else { return Err(Errno::EINVAL) };
-        let who = self.target.exists()?;
-        if !who.may_access() {
+        let live = self.target.exists()?;
+        if !live.may_access() {
             return Err(Errno::EACCES);
         }
-        fd::place_name(&place(&who)?)
+        fd::place_name(&place(&live)?)
     }
     fn follow_magic(&self, _cred: &Cred) -> Option<Result<Path>> {
         let Link(place) = self.entry.kind else { return None };
-        Some(self.target.exists().and_then(|who| if who.may_access() { place(&who) } else { Err(Errno::EACCES) }))
+        Some(self.target.exists().and_then(|live| if live.may_access() { place(&live) } else { Err(Errno::EACCES) }))
     }
     fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
-        let who = self.target.get()?;
+        let live = self.target.get()?;
         // The memory first: a program with rights of its own is protected before its memory is there.
-        let mm = who.mm().map_or_else(Weak::new, |mm| Arc::downgrade(&mm));
+        let mm = live.mm().map_or_else(Weak::new, |mm| Arc::downgrade(&mm));
         match self.entry.kind {
-            Guarded(_) | OfMemory(_) | Mem if !who.may_access() => Err(Errno::EACCES),
+            Guarded(_) | OfMemory(_) | Mem if !live.may_access() => Err(Errno::EACCES),
             Mem => memory::open_mem(mm),
             OfMemory(_) => Ok(OpenText::open(Arc::new(Opened { node: self, mm }))),
             Link(_) => Err(Errno::ELOOP),
@@ -360,11 +360,11 @@ impl Inode for Node {
 
 /// `/proc/[pid]/task`.
 struct TaskDir {
-    target: Target,
+    target: TaskRef,
     index: usize,
 }
 
-fn task_dir(target: Target, index: usize) -> Arc<dyn Inode> {
+fn task_dir(target: TaskRef, index: usize) -> Arc<dyn Inode> {
     Arc::new(TaskDir { target, index })
 }
 
@@ -373,13 +373,13 @@ impl Inode for TaskDir {
         self
     }
     fn attr(&self) -> Result<Attr> {
-        let threads = self.target.exists()?.group.rel.lock().threads.len() as u32;
+        let threads = self.target.exists()?.group.links.lock().threads.len() as u32;
         self.target.attr(self.index, libc::S_IFDIR | 0o555, 2 + threads)
     }
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
         let tid = super::parse_pid(name).ok_or(Errno::ENOENT)?;
-        let who = self.target.exists()?;
-        let r = who.group.rel.lock();
+        let live = self.target.exists()?;
+        let r = live.group.links.lock();
         let task = r.threads.iter().find(|t| t.tid() == tid).ok_or(Errno::ENOENT)?;
         Ok(PidDir::of_task(&self.target.sup, task))
     }
@@ -389,8 +389,8 @@ impl Inode for TaskDir {
 
 impl List for TaskDir {
     fn list(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
-        let who = self.target.exists()?;
-        let mut tids: Vec<i32> = who.group.rel.lock().threads.iter().map(|t| t.tid()).collect();
+        let live = self.target.exists()?;
+        let mut tids: Vec<i32> = live.group.links.lock().threads.iter().map(|t| t.tid()).collect();
         tids.sort_unstable();
         let from = (pos - FIRST) as i64;
         for tid in tids.into_iter().filter(|&t| i64::from(t) >= from) {

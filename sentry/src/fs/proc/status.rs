@@ -1,6 +1,6 @@
 //! `/proc/[pid]/{stat,status,statm}`.
 
-use super::pid::Who;
+use super::pid::LiveTask;
 use crate::error::Result;
 use crate::fs::pseudo::{Put, Super};
 use crate::kernel::signal::{SigSet, NSIG, SIG_DFL, SIG_IGN};
@@ -16,11 +16,11 @@ use std::sync::Arc;
 pub(super) const TICK: u64 = 10_000_000;
 
 /// Letter and word of a task's state.
-fn state(who: &Who) -> (u8, &'static str) {
-    let Some(task) = &who.task else { return (b'Z', "zombie") };
-    if who.group.rel.lock().stopped.is_some() {
+fn state(live: &LiveTask) -> (u8, &'static str) {
+    let Some(task) = &live.task else { return (b'Z', "zombie") };
+    if live.group.links.lock().stopped.is_some() {
         (b'T', "stopped")
-    } else if who.id != task.tid() {
+    } else if live.id != task.tid() {
         // The leader has gone before the others.
         (b'Z', "zombie")
     } else if task.asleep() {
@@ -31,17 +31,17 @@ fn state(who: &Who) -> (u8, &'static str) {
 }
 
 /// The name; a zombie keeps the one that it had.
-pub(super) fn comm(who: &Who) -> Vec<u8> {
-    match &who.task {
+pub(super) fn comm(live: &LiveTask) -> Vec<u8> {
+    match &live.task {
         Some(t) => t.comm.lock().clone(),
-        None => who.group.remains.lock().as_ref().map_or_else(Vec::new, |r| r.comm.clone()),
+        None => live.group.remains.lock().as_ref().map_or_else(Vec::new, |r| r.comm.clone()),
     }
 }
 
-fn cred(who: &Who) -> Option<Arc<Cred>> {
-    match &who.task {
+fn cred(live: &LiveTask) -> Option<Arc<Cred>> {
+    match &live.task {
         Some(t) => Some(t.cred()),
-        None => who.group.remains.lock().as_ref().map(|r| r.cred.clone()),
+        None => live.group.remains.lock().as_ref().map(|r| r.cred.clone()),
     }
 }
 
@@ -113,26 +113,26 @@ pub(super) fn sizes(mm: &Mm) -> Sizes {
 }
 
 /// Times of the process (user, system; ns), then those of the children it has waited for.
-pub(super) fn times(who: &Who) -> [u64; 4] {
-    let (u, s) = match &who.task {
-        Some(t) if who.thread => t.cpu_time(),
-        _ => group_time(&who.group),
+pub(super) fn times(live: &LiveTask) -> [u64; 4] {
+    let (u, s) = match &live.task {
+        Some(t) if live.thread => t.cpu_time(),
+        _ => group_time(&live.group),
     };
-    let r = who.group.rel.lock();
+    let r = live.group.links.lock();
     [u, s, r.child_utime, r.child_stime]
 }
 
 /// Pending, blocked, ignored and caught signals: of the thread, of the process, mask, ignored, caught.
-fn signals(who: &Who) -> [SigSet; 5] {
+fn signals(live: &LiveTask) -> [SigSet; 5] {
     let mut out = [SigSet::default(); 5];
-    if let Some(t) = &who.task {
+    if let Some(t) = &live.task {
         let s = t.signals.lock();
         out[0] = s.pending.set;
         out[2] = s.mask;
     }
-    out[1] = who.group.pending.lock().set;
-    if who.task.is_some() {
-        let actions = who.group.actions.read().clone();
+    out[1] = live.group.pending.lock().set;
+    if live.task.is_some() {
+        let actions = live.group.actions.read().clone();
         let actions = actions.lock();
         for sig in 1..=NSIG {
             match actions.get(sig).handler {
@@ -145,24 +145,24 @@ fn signals(who: &Who) -> [SigSet; 5] {
     out
 }
 
-pub(super) fn status(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
-    let (letter, word) = state(who);
+pub(super) fn status(live: &LiveTask, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let (letter, word) = state(live);
     let (pgid, sid, ppid, threads) = {
-        let r = who.group.rel.lock();
-        (r.pgid, r.sid, who.group.parent_pid_in(&r), r.threads.len())
+        let r = live.group.links.lock();
+        (r.pgid, r.sid, live.group.parent_pid_in(&r), r.threads.len())
     };
-    let pid = who.group.pid as u64;
-    out.s("Name:\t").esc(&comm(who), b"\n");
-    if let Some(t) = &who.task {
+    let pid = live.group.pid as u64;
+    out.s("Name:\t").esc(&comm(live), b"\n");
+    if let Some(t) = &live.task {
         let umask = t.fs().lock().umask;
         out.s("\nUmask:\t0");
         for shift in [6, 3, 0] {
             out.push(b'0' + (umask >> shift & 7) as u8);
         }
     }
-    out.s("\nState:\t").b(&[letter]).s(" (").s(word).s(")\nTgid:\t").d(pid).s("\nNgid:\t0\nPid:\t").d(who.id as u64);
+    out.s("\nState:\t").b(&[letter]).s(" (").s(word).s(")\nTgid:\t").d(pid).s("\nNgid:\t0\nPid:\t").d(live.id as u64);
     out.s("\nPPid:\t").d(ppid as u64).s("\nTracerPid:\t0\nUid:");
-    let cred = cred(who);
+    let cred = cred(live);
     if let Some(c) = &cred {
         for id in [c.uid, c.euid, c.suid, c.fsuid] {
             out.s("\t").d(u64::from(id));
@@ -172,7 +172,7 @@ pub(super) fn status(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
             out.s("\t").d(u64::from(id));
         }
     }
-    out.s("\nFDSize:\t").d(who.task.as_ref().map_or(0, |t| fd_size(t))).s("\nGroups:\t");
+    out.s("\nFDSize:\t").d(live.task.as_ref().map_or(0, |t| fd_size(t))).s("\nGroups:\t");
     if let Some(c) = &cred {
         for g in &c.groups {
             out.d(u64::from(*g)).s(" ");
@@ -181,11 +181,11 @@ pub(super) fn status(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
             out.s(" ");
         }
     }
-    for (name, id) in [("NStgid", pid), ("NSpid", who.id as u64), ("NSpgid", pgid as u64), ("NSsid", sid as u64)] {
+    for (name, id) in [("NStgid", pid), ("NSpid", live.id as u64), ("NSpgid", pgid as u64), ("NSsid", sid as u64)] {
         out.s("\n").s(name).s(":\t").d(id);
     }
     out.s("\n");
-    if let Some(t) = &who.task {
+    if let Some(t) = &live.task {
         let z = sizes(&t.mm());
         let kb = |out: &mut Vec<u8>, name: &str, bytes: u64| {
             out.s(name).s(":\t").dw(bytes >> 10, 8).s(" kB\n");
@@ -208,14 +208,14 @@ pub(super) fn status(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
         kb(out, "HugetlbPages", 0);
         out.s("CoreDumping:\t0\nTHP_enabled:\t1\nuntag_mask:\t0xffffffffffffffff\n");
     }
-    let queued = cred.as_ref().map_or(0, |c| users::count(c.uid, users::What::Signals));
+    let queued = cred.as_ref().map_or(0, |c| users::count(c.uid, users::Resource::Signals));
     out.s("Threads:\t")
         .d(threads.max(1) as u64)
         .s("\nSigQ:\t")
         .d(queued)
         .s("/")
-        .d(who.group.limit(libc::RLIMIT_SIGPENDING));
-    for (name, set) in ["SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt"].iter().zip(signals(who)) {
+        .d(live.group.limit(libc::RLIMIT_SIGPENDING));
+    for (name, set) in ["SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt"].iter().zip(signals(live)) {
         out.s("\n").s(name).s(":\t").x(set.0, 16);
     }
     if let Some(c) = &cred {
@@ -231,14 +231,14 @@ pub(super) fn status(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
         }
         out.s("\nNoNewPrivs:\t").d(u64::from(c.no_new_privs));
     }
-    let filtered = who.task.as_ref().is_some_and(|t| t.attrs.filtered.load(Ordering::SeqCst));
-    let strict = who.task.as_ref().is_some_and(|t| t.attrs.strict.load(Ordering::SeqCst));
+    let filtered = live.task.as_ref().is_some_and(|t| t.attrs.filtered.load(Ordering::SeqCst));
+    let strict = live.task.as_ref().is_some_and(|t| t.attrs.strict.load(Ordering::SeqCst));
     let mode = if strict { 1 } else { 2 * u64::from(filtered) };
     out.s("\nSeccomp:\t").d(mode).s("\nSeccomp_filters:\t").d(u64::from(mode == 2));
     out.s("\nSpeculation_Store_Bypass:\tvulnerable\n");
     out.s("SpeculationIndirectBranch:\talways enabled\nCpus_allowed:\t");
     let cpus = super::cpu::count(&sup.kernel);
-    let mask = match &who.task {
+    let mask = match &live.task {
         Some(t) => affinity(t, cpus),
         None => all_cpus(cpus),
     };
@@ -307,30 +307,30 @@ pub(super) fn cpu_list(out: &mut Vec<u8>, mask: &[u64]) {
     }
 }
 
-pub(super) fn stat(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn stat(live: &LiveTask, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
     let kernel = &sup.kernel;
-    let (letter, _) = state(who);
+    let (letter, _) = state(live);
     let (pgid, sid, ppid, threads, exit_status, exit_signal) = {
-        let r = who.group.rel.lock();
+        let r = live.group.links.lock();
         let status = r.exit_status.unwrap_or(0);
-        (r.pgid, r.sid, who.group.parent_pid_in(&r), r.threads.len(), status, r.exit_signal)
+        (r.pgid, r.sid, live.group.parent_pid_in(&r), r.threads.len(), status, r.exit_signal)
     };
-    let (tty, tpgid) = crate::kernel::tty::stat_of(kernel, &who.group);
-    let [ut, st, cut, cst] = times(who);
-    let nice = who.task.as_ref().map_or(0, |t| i64::from(t.nice()));
-    let start_ns = match (&who.task, who.thread) {
+    let (tty, tpgid) = crate::kernel::tty::stat_of(kernel, &live.group);
+    let [ut, st, cut, cst] = times(live);
+    let nice = live.task.as_ref().map_or(0, |t| i64::from(t.nice()));
+    let start_ns = match (&live.task, live.thread) {
         (Some(t), true) => t.start_ns,
-        _ => who.group.start_ns.load(Ordering::Relaxed),
+        _ => live.group.start_ns.load(Ordering::Relaxed),
     };
     let start = start_ns.saturating_sub(kernel.boot_monotonic_ns) / TICK;
-    out.d(who.id as u64).s(" (").esc(&comm(who), b"\n").s(") ").b(&[letter, b' ']);
+    out.d(live.id as u64).s(" (").esc(&comm(live), b"\n").s(") ").b(&[letter, b' ']);
     out.d(ppid as u64).s(" ").d(pgid as u64).s(" ").d(sid as u64).s(" ").d(tty).s(" ").i(i64::from(tpgid));
     // Flags, minor and major faults (own, children's).
     out.s(" 4194304 0 0 0 0 ");
     for t in [ut, st, cut, cst] {
         out.d(t / TICK).s(" ");
     }
-    let (policy, rt) = who.task.as_ref().map_or((0, 0), |t| {
+    let (policy, rt) = live.task.as_ref().map_or((0, 0), |t| {
         (t.attrs.policy.load(Ordering::Relaxed) as u64, u64::from(t.attrs.rt_priority.load(Ordering::Relaxed)))
     });
     let real_time = matches!(policy as i32, libc::SCHED_FIFO | libc::SCHED_RR);
@@ -343,10 +343,10 @@ pub(super) fn stat(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
         .d(start)
         .s(" ");
     // Addresses are for those who may look.
-    let shown = who.may_access();
+    let shown = live.may_access();
     let mut places = [0u64; 11];
     let (mut vsize, mut rss) = (0, 0);
-    if let Some(t) = &who.task {
+    if let Some(t) = &live.task {
         let z = sizes(&t.mm());
         (vsize, rss) = (z.total, z.rss() >> 12);
         if shown {
@@ -369,15 +369,15 @@ pub(super) fn stat(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
             (places[0], places[1]) = (1, 1);
         }
     }
-    let rss_limit = who.group.limit(libc::RLIMIT_RSS);
+    let rss_limit = live.group.limit(libc::RLIMIT_RSS);
     out.d(vsize).s(" ").d(rss).s(" ").d(rss_limit).s(" ");
     out.d(places[0]).s(" ").d(places[1]).s(" ").d(places[2]).s(" 0 0 ");
-    for set in signals(who).iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, s)| s) {
+    for set in signals(live).iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, s)| s) {
         // Only the low 31 signals fit into this old format.
         out.d(set.0 & 0x7fff_ffff).s(" ");
     }
     let wchan = u64::from(letter == b'S');
-    let exit_signal = if who.thread && who.id != who.group.pid { -1 } else { i64::from(exit_signal) };
+    let exit_signal = if live.thread && live.id != live.group.pid { -1 } else { i64::from(exit_signal) };
     out.d(wchan).s(" 0 0 ").i(exit_signal).s(" 0 ").d(rt).s(" ").d(policy).s(" 0 0 0 ");
     for p in &places[3..10] {
         out.d(*p).s(" ");
@@ -386,8 +386,8 @@ pub(super) fn stat(who: &Who, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn statm(who: &Who, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    let z = who.task.as_ref().map(|t| sizes(&t.mm())).unwrap_or_default();
+pub(super) fn statm(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let z = live.task.as_ref().map(|t| sizes(&t.mm())).unwrap_or_default();
     let file = z.rss_file + z.rss_shmem;
     for n in [z.total, z.rss(), file, z.text, 0, z.data + z.stack] {
         out.d(n.div_ceil(4096)).s(" ");

@@ -88,7 +88,7 @@ fn busy(kernel: &Kernel) -> (u64, u64) {
     for g in groups {
         let (u, s) = group_time(&g);
         // What init has reaped counts with init; others count their children's until they are reaped themselves.
-        let r = g.rel.lock();
+        let r = g.links.lock();
         user += u + r.child_utime;
         system += s + r.child_stime;
     }

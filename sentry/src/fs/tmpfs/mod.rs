@@ -656,7 +656,7 @@ impl Inode for TmpInode {
         }
         self.take(name).map(drop)
     }
-    fn rename(&self, name: &[u8], _moved: &Arc<dyn Inode>, to: &Target<'_>, flags: RenameFlags) -> Result<()> {
+    fn rename(&self, name: &[u8], _moved: &Arc<dyn Inode>, to: &RenameTarget<'_>, flags: RenameFlags) -> Result<()> {
         self.rename_between(name, tmp(to.dir)?, to.name, flags)
     }
     fn readlink(&self) -> Result<Vec<u8>> {

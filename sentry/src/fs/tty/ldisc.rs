@@ -191,14 +191,14 @@ impl Ldisc {
     pub fn writable(&self) -> bool {
         !self.stopped && self.out.len() + 2 <= OUT_MAX
     }
-    fn tell(&mut self, what: u8, not: u8) {
+    fn report(&mut self, what: u8, not: u8) {
         if self.packet {
             self.status = (self.status & !not) | what;
         }
     }
     fn stop(&mut self) {
         if !std::mem::replace(&mut self.stopped, true) {
-            self.tell(packet::STOP, packet::START);
+            self.report(packet::STOP, packet::START);
         }
     }
     fn start(&mut self) {
@@ -207,7 +207,7 @@ impl Ldisc {
             let room = OUT_MAX.saturating_sub(self.out.len());
             self.held.truncate(room);
             self.out.append(&mut self.held);
-            self.tell(packet::START, packet::STOP);
+            self.report(packet::START, packet::STOP);
         }
     }
     /// `TCOOFF`, `TCOON` of tcflow(3).
@@ -392,12 +392,12 @@ impl Ldisc {
         self.partial.clear();
         self.ready.clear();
         self.lines.clear();
-        self.tell(packet::FLUSHREAD, 0);
+        self.report(packet::FLUSHREAD, 0);
     }
     pub fn flush_output(&mut self) {
         self.out.clear();
         self.held.clear();
-        self.tell(packet::FLUSHWRITE, 0);
+        self.report(packet::FLUSHWRITE, 0);
     }
 
     /// Bytes that a read would give now: `None` if it has to wait.
@@ -435,8 +435,8 @@ impl Ldisc {
         let (old, new) = (self.l(libc::ICANON), t.lflag & libc::ICANON != 0);
         let (flow, no_flow) = (packet::DOSTOP, packet::NOSTOP);
         match (self.termios.usual_flow(), t.usual_flow()) {
-            (false, true) => self.tell(flow, no_flow),
-            (true, false) => self.tell(no_flow, flow),
+            (false, true) => self.report(flow, no_flow),
+            (true, false) => self.report(no_flow, flow),
             _ => {}
         }
         if self.termios.iflag & libc::IXON != 0 && t.iflag & libc::IXON == 0 {

@@ -75,7 +75,7 @@ pub fn open_char(kernel: &Arc<Kernel>, rdev: u64, flags: i32) -> Result<Box<dyn 
     match (libc::major(rdev), libc::minor(rdev)) {
         (5, 0) => {
             let task = current::get().ok_or(Errno::ENXIO)?;
-            let sid = task.group.rel.lock().sid;
+            let sid = task.group.links.lock().sid;
             let line = kernel.ttys.of_session(sid).ok_or(Errno::ENXIO)?;
             open_char(kernel, line.rdev, flags | libc::O_NOCTTY)
         }

@@ -196,7 +196,7 @@ fn open_existing(place: Path, flags: i32, cred: &Cred, created: bool) -> Result<
         }
         return Ok(Opened::Leased(leases, writes));
     }
-    let writer = if writes && place.kind() == libc::S_IFREG { deny::writer(&place)? } else { None };
+    let writer = if writes && place.kind() == libc::S_IFREG { deny::write_access(&place)? } else { None };
     // Truncation is ours to do; the flag says to a file system that the content is not worth copying.
     let hint = keep | (flags & libc::O_NOCTTY) | if truncate { libc::O_TRUNC } else { 0 };
     let ops = place.inode().clone().open(hint)?;

@@ -317,7 +317,7 @@ pub fn rename(from: &Parent, to: &Parent, flags: RenameFlags, cred: &Cred) -> Re
     }
     // The replaced directory is locked, so that nothing is made in it once found empty.
     let mut victim = new.as_ref().filter(|n| n.is_dir() && !exchange).map(|n| n.lock());
-    let target = Target { dir: new_dir.inode(), name: new_name, replaced: new.as_ref().map(|n| n.inode()) };
+    let target = RenameTarget { dir: new_dir.inode(), name: new_name, replaced: new.as_ref().map(|n| n.inode()) };
     old_dir.inode().rename(old_name, old.inode(), &target, flags)?;
     if let Some(v) = &mut victim {
         v.dead = true;
@@ -465,7 +465,7 @@ pub fn truncate(p: &Path, size: u64, cred: &Cred) -> Result<()> {
         _ => return Err(Errno::EINVAL),
     }
     permission(p, cred, MAY_WRITE)?;
-    let _writer = crate::fs::deny::writer(p)?;
+    let _writer = crate::fs::deny::write_access(p)?;
     resize(p, size, cred)
 }
 

@@ -42,7 +42,7 @@ const DOMAIN: Domain = Domain { uid: 0, gid: 0, permitted: 0 };
 fn heat(texts: &Texts, place: &Place) -> Option<Arc<Copy>> {
     let record = place.text.make_record(texts, DOMAIN)?;
     for _ in 0..FIRST {
-        record.trapped(texts, place, libc::SYS_read as u32, || Some(-(ISLAND as i64)));
+        record.trapped(texts, place, libc::SYS_read as u32, || Some(-(TRAMPOLINE as i64)));
     }
     let copy = record.state.lock().copy.clone();
     copy
@@ -65,7 +65,7 @@ fn copies_have_a_bound_whatever_still_shows_them() {
     assert!(heat(&texts, &shown[0].1).is_none());
     // What is not shown any more comes back.
     shown.truncate(1);
-    assert!(COPIED.left() >= MAX_COPIED - (WHOLE + ISLAND));
+    assert!(COPIED.left() >= MAX_COPIED - (WHOLE + TRAMPOLINE));
     drop(shown);
     assert_eq!(COPIED.left(), MAX_COPIED);
 

@@ -28,15 +28,15 @@ enum Kind {
 }
 use Kind::*;
 
-struct Known {
+struct OptionRow {
     level: i32,
     name: i32,
     default: i32,
     kind: Kind,
 }
 
-const fn o(level: i32, name: i32, default: i32, kind: Kind) -> Known {
-    Known { level, name, default, kind }
+const fn o(level: i32, name: i32, default: i32, kind: Kind) -> OptionRow {
+    OptionRow { level, name, default, kind }
 }
 
 const IP: i32 = libc::IPPROTO_IP;
@@ -57,7 +57,7 @@ const IPV6_MINHOPCOUNT: i32 = 73;
 const IPV6_RECVFRAGSIZE: i32 = 77;
 const IPV6_MULTICAST_ALL: i32 = 29;
 
-static KNOWN: &[Known] = &[
+static KNOWN: &[OptionRow] = &[
     o(IP, libc::IP_TOS, 0, Int(0, 255)),
     o(IP, libc::IP_TTL, HOPS, Hops),
     o(IP, libc::IP_RECVTOS, 0, Bool),
@@ -121,7 +121,7 @@ static KNOWN: &[Known] = &[
     o(libc::IPPROTO_UDPLITE, 11, 0, Int(0, 65535)),
 ];
 
-fn known(level: i32, name: i32) -> Option<&'static Known> {
+fn known(level: i32, name: i32) -> Option<&'static OptionRow> {
     KNOWN.iter().find(|k| k.level == level && k.name == name)
 }
 

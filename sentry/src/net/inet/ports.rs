@@ -1,6 +1,6 @@
 //! Who has which port: one [`Table`] for each protocol.
 //!
-//! A [`Claim`] is a socket's hold on a port at an address (or at the wildcard). Claims of one port lie in one bucket; those of
+//! A [`PortBinding`] is a socket's hold on a port at an address (or at the wildcard). Claims of one port lie in one bucket; those of
 //! accepted connections, of which a server has many, lie apart from the few that are bound, which every lookup goes through.
 //!
 //! Locks: a table's lock is a leaf; nothing else is locked and no socket is dropped while it is held.
@@ -21,7 +21,7 @@ pub const EPHEMERAL: (u16, u16) = (32768, 60999);
 const PRIVILEGED: u16 = 1024;
 
 /// A socket's hold on a port.
-pub struct Claim<S> {
+pub struct PortBinding<S> {
     pub ip: IpAddr,
     pub port: u16,
     /// An IPv6 wildcard that leaves IPv4 alone.
@@ -38,7 +38,7 @@ pub struct Claim<S> {
 }
 
 /// What a new claim asks for.
-pub struct Want<'a, S> {
+pub struct BindRequest<'a, S> {
     pub ip: IpAddr,
     pub v6_only: bool,
     pub uid: u32,
@@ -47,9 +47,9 @@ pub struct Want<'a, S> {
     pub sock: &'a Arc<S>,
 }
 
-impl<S> Want<'_, S> {
-    fn claim(&self, port: u16, accepted: bool) -> Arc<Claim<S>> {
-        Arc::new(Claim {
+impl<S> BindRequest<'_, S> {
+    fn claim(&self, port: u16, accepted: bool) -> Arc<PortBinding<S>> {
+        Arc::new(PortBinding {
             ip: self.ip,
             port,
             v6_only: self.v6_only,
@@ -64,7 +64,7 @@ impl<S> Want<'_, S> {
     }
 }
 
-impl<S> Claim<S> {
+impl<S> PortBinding<S> {
     fn covers_family(&self, v4: bool) -> bool {
         match self.ip {
             IpAddr::V4(_) => v4,
@@ -102,12 +102,12 @@ impl<S> Claim<S> {
 }
 
 struct Bucket<S> {
-    bound: Vec<Arc<Claim<S>>>,
-    accepted: HashMap<usize, Arc<Claim<S>>>,
+    bound: Vec<Arc<PortBinding<S>>>,
+    accepted: HashMap<usize, Arc<PortBinding<S>>>,
 }
 
 impl<S> Bucket<S> {
-    fn all(&self) -> impl Iterator<Item = &Arc<Claim<S>>> {
+    fn all(&self) -> impl Iterator<Item = &Arc<PortBinding<S>>> {
         self.bound.iter().chain(self.accepted.values())
     }
 }
@@ -132,7 +132,7 @@ impl<S> Default for Table<S> {
 }
 
 impl<S> Ports<S> {
-    fn insert(&mut self, claim: &Arc<Claim<S>>) {
+    fn insert(&mut self, claim: &Arc<PortBinding<S>>) {
         let b = self
             .buckets
             .entry(claim.port)
@@ -159,7 +159,7 @@ impl<S> Ports<S> {
 
 impl<S> Table<S> {
     /// bind(2): claims `port`, or a free one if it is 0.
-    pub fn bind(&self, want: &Want<'_, S>, port: u16) -> Result<Arc<Claim<S>>> {
+    pub fn bind(&self, want: &BindRequest<'_, S>, port: u16) -> Result<Arc<PortBinding<S>>> {
         let mut t = self.ports.lock();
         let port = if port == 0 { t.free().ok_or(Errno::EADDRINUSE)? } else { port };
         let claim = want.claim(port, false);
@@ -173,7 +173,7 @@ impl<S> Table<S> {
     }
 
     /// The claim of a connection that comes in at `port`.
-    pub fn accepted(&self, want: &Want<'_, S>, port: u16, remote: SocketAddr) -> Arc<Claim<S>> {
+    pub fn accepted(&self, want: &BindRequest<'_, S>, port: u16, remote: SocketAddr) -> Arc<PortBinding<S>> {
         let claim = want.claim(port, true);
         let _ = claim.remote.set(remote);
         self.ports.lock().insert(&claim);
@@ -184,18 +184,18 @@ impl<S> Table<S> {
     /// made. `unique`: no other may connect the same two ends.
     pub fn moved(
         &self,
-        old: &Arc<Claim<S>>,
-        want: &Want<'_, S>,
+        old: &Arc<PortBinding<S>>,
+        want: &BindRequest<'_, S>,
         remote: Option<SocketAddr>,
         unique: bool,
-    ) -> Result<Arc<Claim<S>>> {
+    ) -> Result<Arc<PortBinding<S>>> {
         let claim = want.claim(old.port, false);
         if let Some(r) = remote {
             let _ = claim.remote.set(r);
         }
         let mut t = self.ports.lock();
         let Some(b) = t.buckets.get_mut(&old.port) else { return Err(Errno::EADDRNOTAVAIL) };
-        let same = |c: &Arc<Claim<S>>| c.ip == claim.ip && c.remote.get() == remote.as_ref();
+        let same = |c: &Arc<PortBinding<S>>| c.ip == claim.ip && c.remote.get() == remote.as_ref();
         if unique && b.all().any(|c| !Arc::ptr_eq(c, old) && same(c)) {
             return Err(Errno::EADDRNOTAVAIL);
         }
@@ -205,7 +205,7 @@ impl<S> Table<S> {
         Ok(claim)
     }
 
-    pub fn release(&self, claim: &Arc<Claim<S>>) {
+    pub fn release(&self, claim: &Arc<PortBinding<S>>) {
         let mut gone = None;
         let mut t = self.ports.lock();
         let Some(b) = t.buckets.get_mut(&claim.port) else { return };
@@ -222,7 +222,7 @@ impl<S> Table<S> {
     }
 
     /// listen(2): marks a claim as listening unless another one listens there already.
-    pub fn listen(&self, claim: &Arc<Claim<S>>) -> Result<()> {
+    pub fn listen(&self, claim: &Arc<PortBinding<S>>) -> Result<()> {
         let t = self.ports.lock();
         if let Some(b) = t.buckets.get(&claim.port) {
             if b.bound.iter().any(|c| !Arc::ptr_eq(c, claim) && claim.conflicts(c)) {
@@ -247,7 +247,7 @@ impl<S> Table<S> {
         })
     }
 
-    fn best(&self, src: SocketAddr, dst: SocketAddr, score: impl Fn(&Claim<S>) -> Option<u32>) -> Option<Arc<S>> {
+    fn best(&self, src: SocketAddr, dst: SocketAddr, score: impl Fn(&PortBinding<S>) -> Option<u32>) -> Option<Arc<S>> {
         let t = self.ports.lock();
         let b = t.buckets.get(&dst.port())?;
         let top = b.bound.iter().filter_map(|c| score(c)).max()?;
@@ -268,7 +268,7 @@ impl<S> Table<S> {
     }
 
     /// All claims, for `/proc/net`.
-    pub fn list(&self) -> Vec<Arc<Claim<S>>> {
+    pub fn list(&self) -> Vec<Arc<PortBinding<S>>> {
         let t = self.ports.lock();
         let mut v: Vec<_> = t.buckets.values().flat_map(|b| b.all().cloned()).collect();
         drop(t);
@@ -298,8 +298,8 @@ pub fn to_bind(task: &Task, v6: bool, v6_only: bool, sockaddr: &[u8], stream: bo
 mod tests {
     use super::*;
 
-    fn want<'a>(ip: &str, flags: &str, sock: &'a Arc<u8>) -> Want<'a, u8> {
-        Want {
+    fn want<'a>(ip: &str, flags: &str, sock: &'a Arc<u8>) -> BindRequest<'a, u8> {
+        BindRequest {
             ip: ip.parse().unwrap(),
             v6_only: flags.contains('6'),
             uid: 0,

@@ -9,7 +9,7 @@ use super::addr::{self, Kind};
 use super::conn::{state, Link, Shared, PRI};
 use super::mcast::Multicast;
 use super::opts::{IpOpts, Shape};
-use super::ports::{self, Claim, Want};
+use super::ports::{self, BindRequest, PortBinding};
 use super::tcp_info;
 use crate::error::{Errno, Result, SysResult};
 use crate::kernel::wait::WaitQueue;
@@ -50,7 +50,7 @@ struct St {
     line: Weak<Inner>,
     /// The open file is gone.
     closed: bool,
-    claim: Option<Arc<Claim<Inner>>>,
+    claim: Option<Arc<PortBinding<Inner>>>,
     local: SocketAddr,
     remote: Option<SocketAddr>,
     /// Chosen by bind(2): kept when a connection ends.
@@ -119,8 +119,8 @@ impl Inner {
         let st = self.st.lock();
         (st.local, st.remote, tx, rx)
     }
-    fn want<'a>(self: &'a Arc<Self>, ip: std::net::IpAddr) -> Want<'a, Inner> {
-        Want {
+    fn want<'a>(self: &'a Arc<Self>, ip: std::net::IpAddr) -> BindRequest<'a, Inner> {
+        BindRequest {
             ip,
             v6_only: self.v6_only(),
             uid: self.uid,

@@ -8,7 +8,7 @@
 use super::addr::{self, Kind};
 use super::mcast::Multicast;
 use super::opts::{IpOpts, Shape};
-use super::ports::{self, Claim, Want};
+use super::ports::{self, BindRequest, PortBinding};
 use crate::error::{Errno, Result};
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::Task;
@@ -30,7 +30,7 @@ const SHUT_RCV: u8 = 1;
 const SHUT_SND: u8 = 2;
 
 struct St {
-    claim: Option<Arc<Claim<Inner>>>,
+    claim: Option<Arc<PortBinding<Inner>>>,
     local: SocketAddr,
     remote: Option<SocketAddr>,
     bound_addr: bool,
@@ -76,8 +76,8 @@ impl Inner {
     fn v6_only(&self) -> bool {
         self.v6 && self.opts.on(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)
     }
-    fn want<'a>(self: &'a Arc<Self>, ip: IpAddr) -> Want<'a, Inner> {
-        Want {
+    fn want<'a>(self: &'a Arc<Self>, ip: IpAddr) -> BindRequest<'a, Inner> {
+        BindRequest {
             ip,
             v6_only: self.v6_only(),
             uid: self.uid,
@@ -471,7 +471,7 @@ impl Proto for Udp {
             r => r?,
         };
         if let Some(h) = msg.scm.take().and_then(|s| s.header) {
-            self.tell(h, msg);
+            self.report(h, msg);
         }
         Ok(t.n)
     }
@@ -572,7 +572,7 @@ impl Udp {
     }
 
     /// The control messages that tell of a header.
-    fn tell(&self, h: Header, msg: &mut RecvMsg) {
+    fn report(&self, h: Header, msg: &mut RecvMsg) {
         let i = &self.inner;
         let index = device::LO_INDEX.to_ne_bytes();
         let class = i32::from(h.class).to_ne_bytes().to_vec();

@@ -86,7 +86,7 @@ pub fn create(task: &Task, kind: i32, protocol: i32) -> Result<Netlink> {
 }
 
 /// The kernel says something on its own account, to the socket behind an open file.
-pub fn tell(file: &crate::fs::File, data: &[u8]) {
+pub fn notify(file: &crate::fs::File, data: &[u8]) {
     if let Some(n) = super::socket::of(file).ok().and_then(|s| s.proto.as_any().downcast_ref::<Netlink>()) {
         n.push(data);
     }

@@ -10,7 +10,7 @@ const SHOWN: usize = 32;
 pub const ITEMS: u64 = 32;
 
 /// Writes the value at an address, or a value that depends on others.
-pub type Writer = fn(&View<'_>, u64, &mut String);
+pub type Printer = fn(&View<'_>, u64, &mut String);
 
 /// Kind of an argument.
 #[derive(Clone, Copy)]
@@ -36,9 +36,9 @@ pub enum Kind {
     /// Data for the call; its length is that argument.
     Data(usize),
     /// Read at the call.
-    In(Writer),
+    In(Printer),
     /// Filled by the call: shown when it has succeeded, otherwise the address.
-    Out(Writer),
+    Out(Printer),
     /// Only there if the condition holds.
     If(fn(&View<'_>) -> bool, &'static Kind),
 }

@@ -4,14 +4,14 @@
 
 mod files;
 mod ipc;
+mod legacy;
 mod many;
-mod old;
 mod procs;
 mod time;
 mod waits;
 
 pub const GROUPS: &[(&str, &[crate::Case])] = &[
-    ("oldcalls", old::CASES),
+    ("legacy", legacy::CASES),
     ("filecalls", files::CASES),
     ("proccalls", procs::CASES),
     ("timecalls", time::CASES),

@@ -4,6 +4,7 @@ mod acl;
 mod aio;
 mod attr;
 mod dirs;
+mod fasync;
 mod files;
 mod io;
 mod links;
@@ -12,7 +13,6 @@ mod mounts;
 mod notify;
 mod perms;
 mod rename;
-mod told;
 mod xattr;
 
 pub const GROUPS: &[(&str, &[crate::Case])] = &[
@@ -28,6 +28,6 @@ pub const GROUPS: &[(&str, &[crate::Case])] = &[
     ("acl", acl::CASES),
     ("locks", locks::CASES),
     ("inotify", notify::CASES),
-    ("told", told::CASES),
+    ("fasync", fasync::CASES),
     ("aio", aio::CASES),
 ];

@@ -13,10 +13,10 @@ mod frames;
 mod host;
 mod jumps;
 mod lies;
-mod over;
 mod raw;
 mod sites;
 mod stalls;
+mod stub_overwrite;
 
 use crate::t::*;
 use libc::*;
@@ -31,8 +31,8 @@ const ATTACKS: &[(&str, unsafe fn())] = &[
     ("cells", cells::cells),
     ("answers", cells::answers),
     ("lies", lies::lies),
-    ("over", over::over),
-    ("over_threads", over::over_threads),
+    ("stub_overwrite", stub_overwrite::stub_overwrite),
+    ("stub_overwrite_threads", stub_overwrite::stub_overwrite_threads),
     ("entries", entries::entries),
     ("frames", frames::frames),
     ("sites", sites::sites),

@@ -1,5 +1,5 @@
 //! Code whose calls may have been patched: jumped into at any byte, rewritten, mapped over while others run it, copied, and its
-//! islands forged. Whoever does not touch its own copy must not notice.
+//! trampoline pages forged. Whoever does not touch its own copy must not notice.
 
 use super::raw::*;
 use super::*;
@@ -21,7 +21,7 @@ unsafe fn call(p: *const u8) -> i64 {
 }
 
 /// The slot that the function's call goes to, if it has been patched.
-unsafe fn island(p: *const u8) -> Option<u64> {
+unsafe fn trampoline(p: *const u8) -> Option<u64> {
     let code = std::slice::from_raw_parts(p.add(AT), 16);
     let jump = code.iter().take(6).position(|b| *b == 0xe9)?;
     let distance = i32::from_le_bytes(code[jump + 1..jump + 5].try_into().unwrap());
@@ -32,7 +32,7 @@ unsafe fn heat(p: *const u8) -> Option<u64> {
     for _ in 0..400 {
         is(call(p), getpgrp() as i64);
     }
-    island(p)
+    trampoline(p)
 }
 
 pub unsafe fn sites() {
@@ -64,7 +64,7 @@ pub unsafe fn sites() {
             jump(to, [[0u64, 39, 202, 15][i / 4], AREA, slot, 1, 0, 0, 0]);
         });
         bystander_is_right("jumps");
-        // Its island written to, by the guest's calls and behind the Sentry's back.
+        // Its trampoline page written to, by the guest's calls and behind the Sentry's back.
         survive(24, |i| {
             let start = slot & !0xfff;
             let r = match i % 3 {
@@ -98,7 +98,7 @@ pub unsafe fn sites() {
                 jump(p as u64 + AT as u64, [SYS_getpgrp as u64, 0, 0, 0, 0, 0, 0]);
             }
         });
-        bystander_is_right("a forged island");
+        bystander_is_right("a forged trampoline");
     }
     // The code itself, changed in place.
     survive(6, |i| {

@@ -6,13 +6,13 @@ mod fork;
 mod futex;
 mod ids;
 mod jobs;
-mod noroom;
 mod pidfd;
 mod pty;
 mod rights;
 mod rseq;
-mod sigmore;
+mod sigframe_fault;
 mod signals;
+mod signals_extra;
 mod sigproc;
 mod threads;
 mod wait;
@@ -23,8 +23,8 @@ pub const GROUPS: &[(&str, &[crate::Case])] = &[
     ("clone", clone::CASES),
     ("exec", exec::CASES),
     ("signals", signals::CASES),
-    ("sigframe", sigmore::CASES),
-    ("noroom", noroom::CASES),
+    ("signals_extra", signals_extra::CASES),
+    ("sigframe_fault", sigframe_fault::CASES),
     ("sigproc", sigproc::CASES),
     ("threads", threads::CASES),
     ("rights", rights::CASES),

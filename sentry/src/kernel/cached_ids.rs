@@ -6,7 +6,7 @@
 
 use super::process::ThreadGroup;
 use super::Task;
-use platform::SelfService;
+use platform::LocalAnswers;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -25,19 +25,19 @@ const FIXED: [i64; 7] = [
 
 impl Task {
     /// The task runs on another stub from now on.
-    pub fn set_service(&self, service: Arc<dyn SelfService>) {
+    pub fn set_service(&self, service: Arc<dyn LocalAnswers>) {
         *self.service.lock() = Some(service);
         self.refresh_answers();
     }
 
     /// The task's ids or credentials, or whether it has filters, have changed.
     pub fn refresh_answers(&self) {
-        let r = self.group.rel.lock();
+        let r = self.group.links.lock();
         let slot = self.service.lock();
         let Some(service) = slot.as_ref() else { return };
         let filtered = self.attrs.filtered.load(Ordering::SeqCst);
         service.filtered(filtered);
-        if filtered || !self.kernel.options.self_service {
+        if filtered || !self.kernel.options.local_answers {
             for nr in FIXED {
                 service.answer(nr as u64, None);
             }
@@ -57,7 +57,7 @@ impl Task {
 
 /// A process has another parent.
 pub fn parent_changed(group: &ThreadGroup) {
-    let threads = group.rel.lock().threads.clone();
+    let threads = group.links.lock().threads.clone();
     for t in threads {
         t.refresh_answers();
     }

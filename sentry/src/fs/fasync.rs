@@ -32,7 +32,7 @@ const REASONS: [(u32, i32, i64); 5] = [
 const MSG: (i32, i64) = (3, (IN | 0x400) as i64);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Who {
+pub enum Recipient {
     #[default]
     Nobody,
     Thread(i32),
@@ -40,13 +40,13 @@ pub enum Who {
     Group(i32),
 }
 
-impl Who {
+impl Recipient {
     fn exists(self, kernel: &Kernel) -> bool {
         match self {
-            Who::Nobody => true,
-            Who::Thread(t) => kernel.task(t).is_some(),
-            Who::Process(p) => kernel.group(p).is_some(),
-            Who::Group(g) => !pgrp::members(kernel, g).is_empty(),
+            Recipient::Nobody => true,
+            Recipient::Thread(t) => kernel.task(t).is_some(),
+            Recipient::Process(p) => kernel.group(p).is_some(),
+            Recipient::Group(g) => !pgrp::members(kernel, g).is_empty(),
         }
     }
 }
@@ -54,7 +54,7 @@ impl Who {
 /// The owner of an open file description.
 #[derive(Clone, Default)]
 pub struct Owner {
-    who: Who,
+    who: Recipient,
     /// `F_SETSIG`; 0: plain `SIGIO`.
     signal: i32,
     /// Of whoever set it: the signal is sent in its name.
@@ -65,10 +65,10 @@ pub struct Owner {
 
 impl Owner {
     /// Whom signals go to; nobody if it is gone.
-    pub fn who(&self) -> Who {
+    pub fn who(&self) -> Recipient {
         match self.kernel.upgrade() {
             Some(k) if self.who.exists(&k) => self.who,
-            _ => Who::Nobody,
+            _ => Recipient::Nobody,
         }
     }
     pub fn signal(&self) -> i32 {
@@ -79,7 +79,7 @@ impl Owner {
         Ok(())
     }
     /// `F_SETOWN`; `ESRCH` if there is no such one.
-    pub fn set(&mut self, task: &Task, who: Who) -> Result<()> {
+    pub fn set(&mut self, task: &Task, who: Recipient) -> Result<()> {
         if !who.exists(&task.kernel) {
             return Err(Errno::ESRCH);
         }
@@ -90,9 +90,9 @@ impl Owner {
     }
     /// The caller becomes the owner of a file that has none.
     pub fn claim(&mut self, task: &Task) {
-        if self.who() == Who::Nobody {
+        if self.who() == Recipient::Nobody {
             // The caller exists.
-            let _ = self.set(task, Who::Process(task.group.pid));
+            let _ = self.set(task, Recipient::Process(task.group.pid));
         }
     }
     fn may(&self, to: &Cred) -> bool {
@@ -104,15 +104,15 @@ impl Owner {
             signo => SigInfo { signo, errno: 0, code, fields: SigFields::Poll { band, fd } },
         };
         let groups = match self.who {
-            Who::Nobody => return,
-            Who::Thread(t) => {
+            Recipient::Nobody => return,
+            Recipient::Thread(t) => {
                 if let Some(t) = kernel.task(t).filter(|t| self.may(&t.cred())) {
                     t.queue_signal(info);
                 }
                 return;
             }
-            Who::Process(p) => kernel.group(p).into_iter().collect(),
-            Who::Group(g) => pgrp::members(kernel, g),
+            Recipient::Process(p) => kernel.group(p).into_iter().collect(),
+            Recipient::Group(g) => pgrp::members(kernel, g),
         };
         for g in groups {
             if g.any_thread().is_some_and(|t| self.may(&t.cred())) {
@@ -122,8 +122,8 @@ impl Owner {
         }
     }
     /// Tells the owner that something other than readiness happened to what it has open as `fd`.
-    pub fn tell(&self, fd: i32) {
-        let Some(k) = self.kernel.upgrade().filter(|_| self.who != Who::Nobody) else { return };
+    pub fn notify(&self, fd: i32) {
+        let Some(k) = self.kernel.upgrade().filter(|_| self.who != Recipient::Nobody) else { return };
         // Plain SIGIO does not say which descriptor it is about.
         let key = (self.who, self.signal, self.uid, self.euid, if self.signal == 0 { -1 } else { fd });
         let mut late = LATE.lock();
@@ -142,7 +142,7 @@ type Late = Box<dyn FnOnce() + Send>;
 struct Pending {
     /// From [`Owner::tell`]: each signal to one and about one descriptor is there once, however often it is asked for.
     told: Vec<(Owner, i32)>,
-    keys: HashSet<(Who, i32, u32, u32, i32)>,
+    keys: HashSet<(Recipient, i32, u32, u32, i32)>,
     sends: Vec<Late>,
 }
 static LATE: LazyLock<Mutex<Pending>> = LazyLock::new(Default::default);
@@ -198,7 +198,7 @@ pub struct AsyncWatch {
     id: std::sync::OnceLock<u64>,
 }
 
-impl Waiter for Tell {
+impl Waiter for AsyncNotifier {
     fn wake(&self, events: u32) {
         let w = &self.0;
         if events == 0 || w.events.fetch_or(events, Ordering::AcqRel) != 0 {
@@ -228,7 +228,7 @@ impl Waiter for Tell {
     }
 }
 
-struct Tell(Arc<AsyncWatch>);
+struct AsyncNotifier(Arc<AsyncWatch>);
 
 /// `O_ASYNC` was set or cleared through descriptor `fd`.
 pub fn set_async(task: &Task, file: &Arc<File>, fd: i32, on: bool) {
@@ -247,7 +247,7 @@ pub fn set_async(task: &Task, file: &Arc<File>, fd: i32, on: bool) {
             events: AtomicU32::new(0),
             id: Default::default(),
         });
-        let id = queue.add(IN | OUT | PRI | ERR | HUP, Arc::new(Tell(watch.clone())));
+        let id = queue.add(IN | OUT | PRI | ERR | HUP, Arc::new(AsyncNotifier(watch.clone())));
         let _ = watch.id.set(id);
         *slot = Some(watch);
     }

@@ -1,4 +1,4 @@
-//! Births: how a forked stub gets its hand-off area and its control socket, and nobody else does.
+//! The fork handshake: how a forked stub gets its hand-off area and its control socket, and nobody else does.
 //!
 //! The child of a fork is made by hostile memory, so nothing in that memory can keep a descriptor for it alone. The child
 //! makes the birth call instead, which its filter turns into a user notification; the Sentry looks the token up (random,
@@ -6,7 +6,7 @@
 //! is the child's own. The area's descriptor waits in that socket.
 //!
 //! Giving a descriptor that way waits for the child to take it, which wants a core for that. So a thread of its own serves
-//! births, the *midwife*; where the host knows how, it and the child take turns on the child's core.
+//! births, the *fork broker*; where the host knows how, it and the child take turns on the child's core.
 //!
 //! A process of the guest's that makes the call with a token of its own fork, instead of the child, gets what would have
 //! been the child's: memory shared with the Sentry for a process that does not exist. It has gained nothing.
@@ -16,7 +16,7 @@
 //! into its area, perhaps before the child has that area. Until the birth call comes, the Sentry does not know the
 //! process's number (what the parent says counts for nothing: it would let a guest name another's process). So whoever wants
 //! to reach into its memory waits for the call for a moment ([`Space::pid`](super::space::Space), `patience.rs`), an interrupt is kept for it, and a
-//! kill has it refused. [`Births::check`] finds those that died, or never call. A child that was killed, by nobody here, ends the
+//! kill has it refused. [`ForkBroker::check`] finds those that died, or never call. A child that was killed, by nobody here, ends the
 //! sandbox as the death of any other stub does, also if nobody cares for the child any more: a call of the guest's may have failed for
 //! it already.
 //!
@@ -44,10 +44,10 @@ use crate::executor::now_ns;
 use crate::{host, Errno};
 
 /// What a child is to get, made beforehand: its area, our end and its end of the control socket.
-type Cradle = (Arc<Area>, Control, OwnedFd);
+type PreparedChild = (Arc<Area>, Control, OwnedFd);
 
 /// A birth that is awaited.
-struct Birth {
+struct PendingFork {
     space: Weak<Space>,
     control: OwnedFd,
     /// The child's number as its parent tells it; 0 if it has not.
@@ -57,31 +57,31 @@ struct Birth {
     made: u64,
 }
 
-/// How many cradles are kept ready.
-const CRADLES: usize = 3;
+/// How many prepared are kept ready.
+const PREPARED_CHILDREN: usize = 3;
 /// When a birth that has not come is looked after, and when it is given up.
 const CHECK_NS: u64 = 100_000_000;
 const GIVE_UP_NS: u64 = 10_000_000_000;
 
-pub(super) struct Births {
+pub(super) struct ForkBroker {
     listener: Arc<OwnedFd>,
-    pending: Mutex<HashMap<u64, Birth>>,
-    cradles: Mutex<Vec<Cradle>>,
+    pending: Mutex<HashMap<u64, PendingFork>>,
+    prepared: Mutex<Vec<PreparedChild>>,
     /// Told of each birth, for those who wait for one.
-    bell: (Mutex<()>, Condvar),
+    doorbell: (Mutex<()>, Condvar),
     /// The guard runs.
     guarded: AtomicBool,
     /// The process whose call is being answered.
     serving: AtomicI32,
 }
 
-impl Births {
+impl ForkBroker {
     pub(super) fn new(listener: OwnedFd) -> Self {
-        Births {
+        ForkBroker {
             listener: Arc::new(listener),
             pending: Mutex::default(),
-            cradles: Mutex::default(),
-            bell: Default::default(),
+            prepared: Mutex::default(),
+            doorbell: Default::default(),
             guarded: AtomicBool::new(false),
             serving: AtomicI32::new(0),
         }
@@ -90,14 +90,14 @@ impl Births {
         self.listener.clone()
     }
 
-    /// Makes one more cradle if there are few.
+    /// Makes one more child if there are few.
     pub(super) fn prepare(&self, inner: &Inner) {
-        if self.cradles.lock().len() < CRADLES {
+        if self.prepared.lock().len() < PREPARED_CHILDREN {
             // A failure shows when one is needed.
             let root = inner.flights.shares().root();
-            let cradle = inner.flights.shares().calm().then(|| Control::with_area(&inner.flights, root, &mut None));
-            if let Some(Ok(cradle)) = cradle {
-                self.cradles.lock().push(cradle);
+            let child = inner.flights.shares().calm().then(|| Control::with_area(&inner.flights, root, &mut None));
+            if let Some(Ok(child)) = child {
+                self.prepared.lock().push(child);
             }
         }
     }
@@ -111,23 +111,23 @@ impl Births {
         ticket: &mut Option<Ticket>,
     ) -> Result<(u64, Arc<Space>), Errno> {
         // Those are for all; where there are few, each has its share.
-        let ready = if inner.flights.shares().calm() { self.cradles.lock().pop() } else { None };
+        let ready = if inner.flights.shares().calm() { self.prepared.lock().pop() } else { None };
         let (area, ours, theirs) = match ready {
-            Some(cradle) => cradle,
+            Some(child) => child,
             None => Control::with_area(&inner.flights, lineage.clone(), ticket)?,
         };
         ours.set_lineage(lineage);
         area.state(slot).store(abi::state::PARKED, Release);
         let token = host::random_u64();
-        let space = Space::unborn(inner.clone(), area, ours, slot, token);
+        let space = Space::pending(inner.clone(), area, ours, slot, token);
         inner.flights.list(&space, space.control());
         let now = now_ns();
-        let birth = Birth { space: Arc::downgrade(&space), control: theirs, claimed: 0, since: now, made: now };
+        let birth = PendingFork { space: Arc::downgrade(&space), control: theirs, claimed: 0, since: now, made: now };
         self.put(inner, token, birth);
         Ok((token, space))
     }
 
-    fn put(&self, inner: &Inner, token: u64, birth: Birth) {
+    fn put(&self, inner: &Inner, token: u64, birth: PendingFork) {
         self.pending.lock().insert(token, birth);
         self.watch(inner);
     }
@@ -144,7 +144,7 @@ impl Births {
         self.pending.lock().values().any(|birth| birth.made <= seen) || self.serving.load(SeqCst) == pid
     }
 
-    /// What the parent says is the number of the child; for [`Births::check`] alone.
+    /// What the parent says is the number of the child; for [`ForkBroker::check`] alone.
     pub(super) fn claim(&self, token: u64, pid: i32) {
         if let Some(birth) = self.pending.lock().get_mut(&token) {
             birth.claimed = pid;
@@ -169,17 +169,17 @@ impl Births {
             // A number of a stub that we know is a lie, and nothing to act on.
             let claimed = birth.claimed;
             let known = claimed <= 1 || inner.stubs.lock().contains_key(&claimed);
-            let fate = if age >= patience_ns && !known { super::space::fate_of(claimed) } else { None };
-            let keep = fate.is_none() && age < GIVE_UP_NS;
+            let exit_state = if age >= patience_ns && !known { super::space::exit_state_of(claimed) } else { None };
+            let keep = exit_state.is_none() && age < GIVE_UP_NS;
             if !keep {
-                lost.push((birth.space.upgrade(), fate));
+                lost.push((birth.space.upgrade(), exit_state));
             }
             keep
         });
         let more = !pending.is_empty();
         drop(pending);
-        for (space, fate) in lost {
-            if fate == Some(libc::SIGKILL) {
+        for (space, exit_state) in lost {
+            if exit_state == Some(libc::SIGKILL) {
                 let text = "a process of the sandbox was killed from outside while it was being born (by hand, or for want of memory)";
                 (inner.on_fatal)(text);
             }
@@ -194,18 +194,18 @@ impl Births {
     /// Waits until `born` says so, but not for longer than `ns`.
     pub(super) fn wait(&self, ns: u64, born: impl Fn() -> bool) {
         let deadline = Instant::now() + Duration::from_nanos(ns);
-        let mut bell = self.bell.0.lock();
-        while !born() && !self.bell.1.wait_until(&mut bell, deadline).timed_out() {}
+        let mut doorbell = self.doorbell.0.lock();
+        while !born() && !self.doorbell.1.wait_until(&mut doorbell, deadline).timed_out() {}
     }
 
-    /// The midwife's call.
+    /// The fork broker's call.
     fn serve(&self, inner: &Arc<Inner>, req: &libc::seccomp_notif) {
         let pid = req.pid as i32;
         self.serving.store(pid, SeqCst);
         self.answer(inner, req, pid);
         self.serving.store(0, SeqCst);
-        drop(self.bell.0.lock());
-        self.bell.1.notify_all();
+        drop(self.doorbell.0.lock());
+        self.doorbell.1.notify_all();
     }
 
     fn answer(&self, inner: &Arc<Inner>, req: &libc::seccomp_notif, pid: i32) {
@@ -225,7 +225,7 @@ impl Births {
                 return space.lost();
             }
         };
-        // Its first call may come before it is adopted, and be answered by looking into its memory.
+        // Its first call may come before it is registered, and be answered by looking into its memory.
         space.announce(pid);
         let given = self.give(req.id, &birth.control);
         if given.is_err() {
@@ -235,13 +235,13 @@ impl Births {
             // The call is not there any more: the caller is dead or about to be (how, shows when it is), or it or we were stopped for a
             // moment and continued. Of us the host then forgets the descriptor, but lets the call return, and the caller calls again.
             let token = req.data.args[0];
-            self.put(inner, token, Birth { claimed: pid, since: now_ns(), ..birth });
+            self.put(inner, token, PendingFork { claimed: pid, since: now_ns(), ..birth });
         } else if let Err(e) = given {
             log::warn!("stub {pid} could not be born: {e}");
             self.refuse(inner, req.id, pid, known);
             space.lost();
         } else {
-            inner.adopt(&space, pid, pidfd);
+            inner.register(&space, pid, pidfd);
         }
     }
 
@@ -273,21 +273,21 @@ impl Births {
     }
 }
 
-/// The midwife: answers birth calls as long as there are stubs. To be started before the Sentry's filter is in place.
+/// The fork broker: answers birth calls as long as there are stubs. To be started before the Sentry's filter is in place.
 pub(super) fn attend(inner: Weak<Inner>, listener: Arc<OwnedFd>) -> io::Result<()> {
     // Both sides are woken on the core where the other one has just gone to sleep (Linux 6.6; others do without).
     const SET_FLAGS: libc::Ioctl = 0x4008_2104;
     const SYNC_WAKE_UP: u64 = 1;
     // SAFETY: the argument is a plain number.
     unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS, SYNC_WAKE_UP) };
-    std::thread::Builder::new().name("midwife".into()).spawn(move || loop {
+    std::thread::Builder::new().name("fork broker".into()).spawn(move || loop {
         // SAFETY: all zeroes is a valid `seccomp_notif`, and the kernel demands it.
         let mut req: libc::seccomp_notif = unsafe { std::mem::zeroed() };
         // SAFETY: the kernel writes one `seccomp_notif`.
         let r = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &mut req) };
         let Some(inner) = inner.upgrade() else { return };
         if r == 0 {
-            inner.births.serve(&inner, &req);
+            inner.fork_broker.serve(&inner, &req);
         } else if host::poll_now(listener.as_fd(), libc::POLLIN) & libc::POLLHUP != 0 {
             return;
         }
@@ -316,11 +316,11 @@ async fn guard(inner: Weak<Inner>) {
         .await;
         drop(timer);
         let Some(inner) = inner.upgrade() else { return };
-        let births = &inner.births;
+        let fork_broker = &inner.fork_broker;
         let strays = inner.strays.search(&inner);
-        if !births.check(&inner, None) && !strays {
-            births.guarded.store(false, SeqCst);
-            if births.pending.lock().is_empty() || births.guarded.swap(true, SeqCst) {
+        if !fork_broker.check(&inner, None) && !strays {
+            fork_broker.guarded.store(false, SeqCst);
+            if fork_broker.pending.lock().is_empty() || fork_broker.guarded.swap(true, SeqCst) {
                 return;
             }
         }

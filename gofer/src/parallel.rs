@@ -77,15 +77,15 @@ pub enum Form {
     Content(u32),
 }
 
-/// Room for a content on its way, and for answers.
+/// Scratch for a content on its way, and for answers.
 #[derive(Debug, Default)]
-pub struct Room {
+pub struct Scratch {
     /// Also for symlink targets and values of attributes.
     pub scratch: Vec<u8>,
     answers: Vec<u8>,
 }
 
-impl Room {
+impl Scratch {
     pub fn new() -> Self {
         Self { scratch: vec![0; MAX_MESSAGE], answers: Vec::new() }
     }
@@ -131,7 +131,7 @@ struct Shared {
     waits: AtomicBool,
     at_end: Mutex<()>,
     /// The second thread's. Locked while it works, and while its answers are read.
-    room: Mutex<Room>,
+    room: Mutex<Scratch>,
 }
 
 /// A second thread, and the cores it runs on.
@@ -244,7 +244,7 @@ pub fn look(
     form: Form,
     items: &mut Items,
     most: usize,
-    room: &mut Room,
+    room: &mut Scratch,
     mut each: impl FnMut(&[u8]) -> bool,
 ) {
     let worth = match form {
@@ -368,7 +368,7 @@ impl Batch {
     }
 
     /// Takes chunks until there are none left, or enough is done. What is taken is done, so what is done are the first ones.
-    fn work(&self, second: bool, room: &mut Room, shared: &Shared) {
+    fn work(&self, second: bool, room: &mut Scratch, shared: &Shared) {
         let mut eye = Eye { form: self.form, large: false };
         room.answers.clear();
         while self.made.load(Ordering::Relaxed) < self.room {
@@ -401,7 +401,7 @@ struct Eye {
 
 impl Eye {
     /// Appends what is to be told of a file.
-    fn look(&mut self, dir: BorrowedFd<'_>, item: &Item, name: &[u8], room: &mut Room) {
+    fn look(&mut self, dir: BorrowedFd<'_>, item: &Item, name: &[u8], room: &mut Scratch) {
         let mut w = Writer::new(&mut room.answers);
         let buf = &mut room.scratch[..];
         match self.form {

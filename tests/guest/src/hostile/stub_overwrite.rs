@@ -158,7 +158,7 @@ unsafe fn check(before: &[u8], what: &str) {
     }
 }
 
-pub unsafe fn over() {
+pub unsafe fn stub_overwrite() {
     raw::arm();
     let before = text().to_vec();
     assert!(!before.is_empty(), "no stub");
@@ -171,7 +171,7 @@ pub unsafe fn over() {
 }
 
 /// The same from several threads, while others make calls.
-pub unsafe fn over_threads() {
+pub unsafe fn stub_overwrite_threads() {
     raw::arm();
     let before = text().to_vec();
     survive(6, |i| {
