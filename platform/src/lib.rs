@@ -34,6 +34,7 @@ use std::task::{Context, Poll};
 pub use executor::Executor;
 pub use nix::errno::Errno;
 pub use policy::HandOff;
+pub use systrap::Lineage;
 
 /// General registers of a guest thread. `orig_rax` is the system call number after a [`Trap::Syscall`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -259,6 +260,12 @@ pub trait AddressSpace: Send + Sync {
     fn rounds_pay(&self) -> usize {
         STAGE_MAX
     }
+    /// Whose descendant it is. A fork's is a child of the one that it was forked from.
+    fn lineage(&self) -> Lineage {
+        Lineage::default()
+    }
+    /// For one from [`Platform::poll_new`], which is no process's yet.
+    fn set_lineage(&self, _lineage: Lineage) {}
     /// Host process id in the Sentry's pid namespace (for logs only).
     fn host_pid(&self) -> i32;
     /// Address and length of the vDSO image that every guest has mapped, if the host gives one.

@@ -7,7 +7,7 @@
 //! * [`births`]: how a fork gets its descriptors.
 //! * [`patience`]: how long it waits for stubs.
 //! * [`strays`]: processes that nobody asked for.
-//! * [`inflight`]: how many descriptors may wait to be taken.
+//! * [`inflight`]: how many descriptors may wait to be taken, [`share`]: and of which processes.
 //! * [`space`], [`thread`]: [`crate::AddressSpace`] and [`crate::GuestThread`].
 //! * [`watched`]: shared memory and the executor's view of it.
 //!
@@ -24,6 +24,7 @@ pub(crate) mod handoff;
 mod inflight;
 mod launch;
 mod patience;
+mod share;
 mod space;
 mod strays;
 mod thread;
@@ -46,6 +47,7 @@ use crate::Enter;
 use crate::{Errno, GuestThread, Platform};
 use fork_broker::ForkBroker;
 use inflight::{Control, Flights};
+pub use share::Lineage;
 use space::Space;
 use thread::Thread;
 

@@ -292,20 +292,33 @@ guest_code!(
 /// Descriptors that were sent and never taken, of many processes: they are bounded, and others get theirs.
 #[test]
 fn descriptors_that_are_not_taken_are_few() {
-    sandbox(|platform, executor| async move {
+    hoard(false, 256);
+}
+
+/// Processes of one ancestor share what it may have; one that has none of them for an ancestor has its own.
+#[test]
+fn descriptors_are_shared_among_ancestors() {
+    hoard(true, 160);
+}
+
+fn hoard(family: bool, most: usize) {
+    sandbox(move |platform, executor| async move {
         const HOARDERS: usize = 40;
         let file = std::sync::Arc::new(std::os::fd::OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap()));
         let map =
             || Op::MapFile { addr: 0x1000_0000, len: 0x1000, prot: 1, shared: false, file: file.clone(), offset: 0 };
+        let mut bystander = load(&platform, idle()).await;
+        let root = bystander.address_space().lineage();
+        let ancestor = if family { root.child() } else { root };
         let mut all = Vec::new();
         for _ in 0..HOARDERS {
             let mut t = load(&platform, hoarder()).await;
+            t.address_space().set_lineage(ancestor.child());
             let mut d = thread(&mut t, None).await;
             d.regs_mut().rip = CODE;
             d.enter(Enter::Full);
             all.push((t, d, 0));
         }
-        let mut bystander = load(&platform, idle()).await;
         let begun = platform::executor::now_ns();
         let mut timer = None;
         let mut asked = false;
@@ -325,7 +338,7 @@ fn descriptors_that_are_not_taken_are_few() {
             let given: usize = all.iter().map(|a| a.2).sum();
             assert!(all.iter().all(|a| a.2 <= 20), "a process has {:?}", all.iter().map(|a| a.2).max());
             // What was asked for counts, and each waits with one more.
-            assert!(given <= 256 + HOARDERS, "{given} in all");
+            assert!(given <= most + HOARDERS, "{given} in all");
             if now - begun < 1_000_000_000 {
                 return std::task::Poll::Pending;
             }

@@ -263,6 +263,9 @@ fn sentry_trouble(sandbox: &Sandbox) -> anyhow::Error {
             "the Sentry ended itself: it was about to make a host call that it may not make (see the line above)"
         );
     }
+    if matches!(wait_status(&sandbox.sentry), Some(WaitStatus::Exited(_, sys::ABORT_STATUS))) {
+        return anyhow::anyhow!("the Sentry ended: it could not get memory (see the line above, and `ulimit -v`)");
+    }
     if matches!(wait_status(&sandbox.sentry), Some(WaitStatus::Exited(_, sys::PANIC_STATUS))) {
         return anyhow::anyhow!("the Sentry ended itself because of an error of its own (see the line above)");
     }

@@ -36,6 +36,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::abi;
 use super::inflight::Control;
+use super::share::{Lineage, Ticket};
 use super::space::Space;
 use super::watched::Area;
 use super::Inner;
@@ -93,22 +94,32 @@ impl ForkBroker {
     pub(super) fn prepare(&self, inner: &Inner) {
         if self.prepared.lock().len() < PREPARED_CHILDREN {
             // A failure shows when one is needed.
-            if let Ok(child) = Control::with_area(&inner.flights) {
+            let root = inner.flights.shares().root();
+            let child = inner.flights.shares().calm().then(|| Control::with_area(&inner.flights, root, &mut None));
+            if let Some(Ok(child)) = child {
                 self.prepared.lock().push(child);
             }
         }
     }
 
     /// Awaits the child of a fork of the thread in `slot`.
-    pub(super) fn expect(&self, inner: &Arc<Inner>, slot: usize) -> Result<(u64, Arc<Space>), Errno> {
-        let ready = self.prepared.lock().pop();
+    pub(super) fn expect(
+        &self,
+        inner: &Arc<Inner>,
+        slot: usize,
+        lineage: Lineage,
+        ticket: &mut Option<Ticket>,
+    ) -> Result<(u64, Arc<Space>), Errno> {
+        // Those are for all; where there are few, each has its share.
+        let ready = if inner.flights.shares().calm() { self.prepared.lock().pop() } else { None };
         let (area, ours, theirs) = match ready {
             Some(child) => child,
-            None => Control::with_area(&inner.flights)?,
+            None => Control::with_area(&inner.flights, lineage.clone(), ticket)?,
         };
         if !area.reach(slot) {
             return Err(Errno::EAGAIN);
         }
+        ours.set_lineage(lineage);
         area.state(slot).store(abi::state::PARKED, Release);
         let token = host::random_u64();
         let space = Space::pending(inner.clone(), area, ours, slot, token);

@@ -435,6 +435,12 @@ impl AddressSpace for Space {
             r.map(|r| r.map(|k| (k, part)))
         })
     }
+    fn lineage(&self) -> super::Lineage {
+        self.control.lineage()
+    }
+    fn set_lineage(&self, lineage: super::Lineage) {
+        self.control.set_lineage(lineage);
+    }
     fn rounds_pay(&self) -> usize {
         // Many more, and what else the guest has mapped may have changed before the last is stored.
         const ROUNDS: usize = 64;

@@ -20,6 +20,7 @@ mod end;
 mod handles;
 mod held;
 
+use super::share::Ticket;
 use handles::{settled, CellAnswers, Interrupt};
 use held::Held;
 
@@ -93,6 +94,8 @@ pub(super) struct Thread {
     forking: Option<Result<Forking, Errno>>,
     starting: Option<Result<Starting, Errno>>,
     held: Option<Held>,
+    /// Its place among those that wait to send descriptors.
+    ticket: Option<Ticket>,
 }
 
 enum Queued {
@@ -158,6 +161,7 @@ impl Thread {
             forking: None,
             starting: None,
             held: None,
+            ticket: None,
         }
     }
 
@@ -202,6 +206,7 @@ impl Thread {
             return;
         }
         self.held = None;
+        self.ticket = None;
         if let Err(e) = given {
             // Nothing of this round is done.
             self.queue[first] = Queued::Bad(if e == Errno::ETOOMANYREFS { Errno::ENFILE } else { e });
@@ -251,12 +256,12 @@ impl Thread {
     }
 
     /// Sends the files that the round maps.
-    fn give_files(&self, stage: &Stage) -> Result<(), Errno> {
+    fn give_files(&mut self, stage: &Stage) -> Result<(), Errno> {
         if stage.files.is_empty() {
             return Ok(());
         }
         let fds: Vec<_> = stage.files.iter().map(|f| f.as_fd()).collect();
-        let sent = self.space.control().send_to(&self.space, b"f", &fds);
+        let sent = self.space.control().send_to(&self.space, b"f", &fds, &mut self.ticket);
         if matches!(sent, Err(Errno::EPIPE | Errno::ECONNRESET)) {
             self.space.settle();
         }
@@ -477,7 +482,10 @@ impl Thread {
 
     fn begin_fork(&mut self) -> Result<Forking, Errno> {
         let inner = &self.space.inner;
-        let (token, space) = inner.fork_broker.expect(inner, self.slot)?;
+        let own = self.space.control().lineage();
+        // What the zygote makes is none of its own; who takes it says whose it is.
+        let lineage = if self.space.pid_now() == inner.zygote_pid { own } else { own.child() };
+        let (token, space) = inner.fork_broker.expect(inner, self.slot, lineage, &mut self.ticket)?;
         let background = self.watched.background.load(SeqCst);
         let mut child = Box::new(Thread::waiting(space, self.slot, 0, self.watched.placed(), background));
         // What its maker has the host give it.

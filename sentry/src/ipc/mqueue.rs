@@ -11,10 +11,10 @@ use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{send, Cred, Task, ThreadGroup};
 use crate::mm::io::Dst;
 use parking_lot::Mutex;
-use platform::budget::{Budget, Charge};
+use platform::budget::{of_heap, Budget, Charge};
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
 /// Defaults of `/proc/sys/fs/mqueue`.
 const QUEUES_MAX: usize = 256;
@@ -95,7 +95,7 @@ pub struct Queue {
     wait: WaitQueue,
 }
 
-static DECLARED: Budget = Budget::new(ALL_MAX as u64);
+static DECLARED: LazyLock<Budget> = LazyLock::new(|| Budget::new(of_heap(ALL_MAX as u64, 2)));
 
 /// All queues by name.
 #[derive(Default)]

@@ -7,8 +7,9 @@ use crate::kernel::cred::CAP_SYS_RESOURCE;
 use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{Cred, Kernel, Task};
 use parking_lot::Mutex;
-use platform::budget::{Budget, Charge};
+use platform::budget::{of_heap, Budget, Charge};
 use std::collections::VecDeque;
+use std::sync::LazyLock;
 
 /// Linux's limit is 32000; this one is lower since the messages use the Sentry's memory.
 pub const MSGMNI: usize = 2000;
@@ -23,7 +24,7 @@ pub const MSG_COPY: i32 = 0o40000;
 const OVERHEAD: u64 = 48;
 /// Memory limit of the messages in all queues of the sandbox.
 const ALL_MAX: u64 = 64 << 20;
-static ALL: Budget = Budget::new(ALL_MAX);
+static ALL: LazyLock<Budget> = LazyLock::new(|| Budget::new(of_heap(ALL_MAX, 2)));
 
 pub struct Message {
     pub kind: i64,

@@ -9,9 +9,10 @@ use crate::error::{Errno, Result, SysError, SysResult};
 use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{Cred, Kernel, Task};
 use parking_lot::Mutex;
-use platform::budget::{Budget, Charge};
+use platform::budget::{of_heap, Budget, Charge};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::sync::LazyLock;
 
 pub const SEMMNI: usize = 32000;
 pub const SEMMSL: usize = 32000;
@@ -37,8 +38,10 @@ struct Sem {
     pid: i32,
 }
 
-/// Adjustments of all processes in all sets.
-static UNDO: Budget = Budget::new(1 << 20);
+/// Adjustments in all sets, of all processes.
+static UNDO: LazyLock<Budget> = LazyLock::new(|| Budget::new(of_heap(UNDO_COST << 20, 2) / UNDO_COST));
+/// Approximate bytes of one adjustment.
+const UNDO_COST: u64 = 64;
 
 struct State {
     perm: Perm,

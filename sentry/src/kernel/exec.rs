@@ -432,9 +432,12 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, into: LoadInto<'_>) -> Re
             ops.push(Op::RestoreFp { addr: 0 });
             (None, own.address_space())
         }
-        LoadInto::Of(_) => {
+        LoadInto::Of(own) => {
             let new = poll_fn(|cx| task.kernel.platform.poll_new(cx)).await?;
             let space = new.address_space();
+            let old = own.address_space().lineage();
+            // One that was made by vfork(2) leaves its parent where it is.
+            space.set_lineage(if task.mm.read().user_count() == 1 { old } else { old.child() });
             (Some(new), space)
         }
         LoadInto::Fresh(new) => {

@@ -6,9 +6,9 @@ use super::signal::{SigFields, SigInfo};
 use super::{exit, send, Task};
 use crate::error::{Errno, Result};
 use crate::syscalls::Ctx;
-use platform::budget::{Budget, Charge};
+use platform::budget::{of_heap, Budget, Charge};
 use std::sync::atomic::Ordering;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// `AUDIT_ARCH_X86_64`.
 const ARCH: u32 = 0xc000_003e;
@@ -38,10 +38,9 @@ pub struct Insn {
     pub k: u32,
 }
 
-/// Instructions of all programs in the sandbox (64 MiB). The program list of a task counts too, one
-/// instruction per entry.
-static INSNS: Budget = Budget::new(8 << 20);
-/// Memory of a program besides its instructions.
+/// Instructions of all programs in the sandbox, 64 MiB of them; a task's list of programs counts too, an instruction each.
+static INSNS: LazyLock<Budget> = LazyLock::new(|| Budget::new(of_heap(64 << 20, 2) / size_of::<Insn>() as u64));
+/// What a program is beside its instructions.
 const PROGRAM_COST: u64 = 12;
 
 /// A checked program: every jump lands inside, the last instruction returns.

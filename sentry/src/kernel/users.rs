@@ -4,9 +4,10 @@
 
 use super::current;
 use parking_lot::Mutex;
+use platform::budget::of_heap;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
 /// The counted resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +27,21 @@ const KINDS: usize = 6;
 /// Upper bound of in-flight files in the sandbox.
 pub const MAX_IN_FLIGHT: u64 = 1 << 16;
 
-/// Limits of all users together.
-const ALL_MAX: [u64; KINDS] = [1 << 16, 1 << 18, 1 << 20, 1 << 18, 1 << 17, MAX_IN_FLIGHT];
+/// What all users together may have: less where the Sentry has little address space, of which each takes so much.
+fn all_max(resource: Resource) -> u64 {
+    static ALL_MAX: LazyLock<[u64; KINDS]> = LazyLock::new(|| {
+        let of = |most: u64, bytes: u64, part: u64| of_heap(most * bytes, part) / bytes;
+        [
+            of(1 << 16, 1024, 2),
+            of(1 << 18, 256, 2),
+            of(1 << 20, 256, 4),
+            of(1 << 18, 256, 2),
+            of(1 << 17, 4096, 8),
+            MAX_IN_FLIGHT,
+        ]
+    });
+    ALL_MAX[resource as usize]
+}
 static ALL: [AtomicU64; KINDS] = [const { AtomicU64::new(0) }; KINDS];
 
 /// `/proc/sys/fs/{inotify,epoll}/max_user_*`: limits of one user.
@@ -62,7 +76,7 @@ impl Charge {
             let had = mine.fetch_add(more, Ordering::Relaxed);
             let had_all = all.fetch_add(more, Ordering::Relaxed);
             let fits = |had: u64, limit: u64| had.checked_add(more).is_some_and(|n| n <= limit);
-            if !fits(had, limit) || !fits(had_all, ALL_MAX[self.resource as usize]) {
+            if !fits(had, limit) || !fits(had_all, all_max(self.resource)) {
                 mine.fetch_sub(more, Ordering::Relaxed);
                 all.fetch_sub(more, Ordering::Relaxed);
                 return false;
@@ -119,9 +133,15 @@ impl User {
     }
 }
 
-/// Amount of a resource that remains for all users together.
-pub fn left(resource: Resource) -> u64 {
-    ALL_MAX[resource as usize].saturating_sub(ALL[resource as usize].load(Ordering::Relaxed))
+/// Whether all users together have so many of these that new objects should be small: less than a quarter and `more`
+/// is left.
+pub fn scarce(resource: Resource, more: u64) -> bool {
+    left(resource) < (all_max(resource) / 4).saturating_add(more)
+}
+
+/// How many of these all users together may still have.
+fn left(resource: Resource) -> u64 {
+    all_max(resource).saturating_sub(ALL[resource as usize].load(Ordering::Relaxed))
 }
 
 #[cfg(test)]
@@ -139,7 +159,9 @@ mod tests {
         assert!(b.charge(Resource::EpollWatches, 3).is_some());
         drop(held);
         assert!(a.charge(Resource::EpollWatches, 3).is_some());
-        let all: Vec<_> = (0..ALL_MAX[0]).map_while(|_| a.charge(Resource::InotifyInstances, u64::MAX)).collect();
+        let all: Vec<_> = (0..all_max(Resource::InotifyInstances))
+            .map_while(|_| a.charge(Resource::InotifyInstances, u64::MAX))
+            .collect();
         assert!(b.charge(Resource::InotifyInstances, u64::MAX).is_none());
         drop(all);
         assert!(b.charge(Resource::InotifyInstances, 1).is_some());

@@ -17,6 +17,9 @@ impl Thread {
         let since = self.held.as_ref().map_or(now, |h| h.since);
         let patient = now.saturating_sub(since) < PATIENCE_NS;
         self.held = patient.then_some(Held { since, _timer: None });
+        if !patient {
+            self.ticket = None;
+        }
         patient
     }
 
