@@ -1,4 +1,4 @@
-//! A task (a future that the executor runs), its states, and the queue of those that are ready.
+//! Tasks (futures that the executor runs), their states, and the queue of ready ones.
 //!
 //! ```text
 //!   IDLE --wake--> QUEUED --taken by a worker--> RUNNING --pending--> IDLE
@@ -47,8 +47,8 @@ impl Wake for Task {
     }
 }
 
-/// Tasks that are ready. Guests with a call that has just been found have a queue of their own, and each second turn, so that they need not
-/// wait for thousands of others that one call has woken; nor those for them.
+/// Ready tasks. Tasks of guests whose call has just been found have a queue of their own. The two queues alternate,
+/// so that neither kind waits for thousands of the other that one call has woken.
 #[derive(Default)]
 pub(super) struct Ready {
     queues: [VecDeque<Arc<Task>>; 2],
