@@ -194,7 +194,12 @@ proptest! {
     }
 
     #[test]
-    fn noise_does_no_harm(op in 0..30u16, aux in 0..4u16, mut body in vec(any::<u8>(), 0..600), at: prop::sample::Index) {
+    fn noise_does_no_harm(
+        op in 0..30u16,
+        aux in 0..4u16,
+        mut body in vec(any::<u8>(), 0..600),
+        at: prop::sample::Index,
+    ) {
         let mut buf = Vec::new();
         let mut w = Writer::new(&mut buf);
         w.u32(16 + body.len() as u32);
@@ -246,7 +251,8 @@ proptest! {
         let mut buf = Vec::new();
         let node = NodeRef { fid: f, attr, target };
         let mut w = reply::begin(&mut buf, Op::Walk, 7);
-        for end in [WalkEnd::Complete, WalkEnd::Missing, WalkEnd::Symlink, WalkEnd::NotDirectory, WalkEnd::Failed(errno)] {
+        let ends = [WalkEnd::Complete, WalkEnd::Missing, WalkEnd::Symlink, WalkEnd::NotDirectory, WalkEnd::Failed(errno)];
+        for end in ends {
             let walk = reply::Walk { count: 1, end, open_errno: errno };
             reply::Walk { count: 0, end: WalkEnd::Complete, open_errno: 0 }.encode(&mut w);
             walk.patch(&mut w);
