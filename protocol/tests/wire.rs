@@ -251,8 +251,8 @@ proptest! {
         let mut buf = Vec::new();
         let node = NodeRef { fid: f, attr, target };
         let mut w = reply::begin(&mut buf, Op::Walk, 7);
-        let ends = [WalkEnd::Complete, WalkEnd::Missing, WalkEnd::Symlink, WalkEnd::NotDirectory, WalkEnd::Failed(errno)];
-        for end in ends {
+        let failed = WalkEnd::Failed(errno);
+        for end in [WalkEnd::Complete, WalkEnd::Missing, WalkEnd::Symlink, WalkEnd::NotDirectory, failed] {
             let walk = reply::Walk { count: 1, end, open_errno: errno };
             reply::Walk { count: 0, end: WalkEnd::Complete, open_errno: 0 }.encode(&mut w);
             walk.patch(&mut w);
