@@ -6,17 +6,20 @@
 //!
 //! # Guarantees, whatever the client sends
 //! * Every lookup is of one name in one directory, with `openat2` beneath that directory and without following
-//! symlinks; the protocol cannot express a path. Nothing outside the trees can be reached, even if other processes
-//! change them meanwhile. * Only regular files are opened for the client and their descriptors passed on. The Gofer
-//! opens directories itself, for listing and syncing; devices, fifos and sockets never. A node's kind is taken from
-//! the descriptor that is then reopened, so it cannot change in between. The exception are small files that are read
-//! ahead: they are checked first and then opened by name. In that instant a process that can change the tree could
-//! get a fifo of its own opened and closed again, without a wait and without a byte read. * No tree shows an
-//! interface of the host's kernel (`/proc`, `/sys` and the like), wherever it is mounted: see `kernel_fs`. * Nothing
-//! in a read-only tree changes: each modifying operation checks that first, and once confined the mount refuses, too.
+//!   symlinks; the protocol cannot express a path. Nothing outside the trees can be reached, even if other processes
+//!   change them meanwhile.
+//! * Only regular files are opened for the client and their descriptors passed on. The Gofer opens directories
+//!   itself, for listing and syncing; devices, fifos and sockets never. A node's kind is taken from the descriptor
+//!   that is then reopened, so it cannot change in between. The exception are small files that are read ahead: they
+//!   are checked first and then opened by name. In that instant a process that can change the tree could get a fifo
+//!   of its own opened and closed again, without a wait and without a byte read.
+//! * No tree shows an interface of the host's kernel (`/proc`, `/sys` and the like), wherever it is mounted: see
+//!   `kernel_fs`.
+//! * Nothing in a read-only tree changes: each modifying operation checks that first, and once confined the mount
+//!   refuses, too.
 //! * A malformed request ends the connection, and with it the process. A well-formed one costs at most one packet of
-//! memory, and the number of files held is limited. There is no recursion, and no wait except for the host's file
-//! system.
+//!   memory, and the number of files held is limited. There is no recursion, and no wait except for the host's file
+//!   system.
 //!
 //! # Structure
 //! [`Gofer`] opens the trees. `server` reads requests and passes them to `ops`, `dir` and `xattr`; `fids` is the

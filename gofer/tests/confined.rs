@@ -68,7 +68,7 @@ impl Running {
 #[test]
 fn a_confined_process_has_few_rights() {
     if !common::root_for("a_confined_process_has_few_rights") {
-        return; // nobody else may look at a process that is not dumpable
+        return; // other users may not inspect a process that is not dumpable
     }
     let threads = if std::thread::available_parallelism().unwrap().get() > 1 { "3" } else { "1" };
     let (rw, ro) = ("000000000000001f", "0000000000000004");

@@ -3,11 +3,12 @@
 //! This crate contains the project's `unsafe` code. The guest kernel (crate `sentry`) forbids it and uses only the
 //! exports of this file:
 //!
-//! * [`AddressSpace`]: one host process; its memory *is* the guest's memory. * [`GuestThread`]: one host thread in
-//! it. The guest kernel's task owns it, reads its registers after a trap, queues memory operations ([`Op`]) that the
-//! stub carries out, and resumes it. * [`Executor`]: runs the guest kernel's futures, scans the hand-off areas of
-//! running guests, sleeps when nothing runs. * [`host`]: safe wrappers around the host calls that the guest kernel
-//! may make.
+//! * [`AddressSpace`]: one host process; its memory *is* the guest's memory.
+//! * [`GuestThread`]: one host thread in it. The guest kernel's task owns it, reads its registers after a trap,
+//!   queues memory operations ([`Op`]) that the stub carries out, and resumes it.
+//! * [`Executor`]: runs the guest kernel's futures, scans the hand-off areas of running guests, sleeps when nothing
+//!   runs.
+//! * [`host`]: safe wrappers around the host calls that the guest kernel may make.
 //!
 //! # Contract of a guest thread
 //! A thread is in one of two states: *stopped* (the Sentry owns it; registers are valid) or *running* (the guest owns

@@ -9,12 +9,12 @@
 //! # Replaced instructions
 //! The jump takes five bytes, `syscall` two.
 //!
-//! * *Prefix patch*: `mov eax, imm32; syscall`, where the jump replaces the `mov`; or musl's `mov [rsp + 8], r11;
-//! syscall`. The `syscall` stays: a jump to it still traps. * *Suffix patch*: `syscall` and the first bytes of the
-//! next instruction, which must be plain arithmetic on registers (usually `cmp rax, -4095`), or a `ret` before
-//! padding. A thread that was in the call when the patch was made continues at the third byte of the jump. The slot
-//! is chosen such that this byte is an instruction that is undefined on every processor; the stub recognises the
-//! fault and continues in the slot.
+//! * *Prefix patch*: `mov eax, imm32; syscall`, where the jump replaces the `mov`; or musl's
+//!   `mov [rsp + 8], r11; syscall`. The `syscall` stays: a jump to it still traps.
+//! * *Suffix patch*: `syscall` and the first bytes of the next instruction, which must be plain arithmetic on
+//!   registers (usually `cmp rax, -4095`), or a `ret` before padding. A thread that was in the call when the patch
+//!   was made continues at the third byte of the jump. The slot is chosen such that this byte is an instruction that
+//!   is undefined on every processor; the stub recognises the fault and continues in the slot.
 //!
 //! A proof from the file shows that these are instructions, and that no branch leads into their middle
 //! ([`crate::proof`]). Claims by a stub are not used: a hostile one reports calls at places where there are none.

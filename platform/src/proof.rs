@@ -3,10 +3,11 @@
 //! No claim by the guest about the place is used. The function that contains it is found in the file's own tables
 //! ([`crate::functions`]) and decoded from its first byte to its last. A jump is allowed only if
 //!
-//! * every instruction of the function is valid, and the last one ends at the end of the function, * the displaced
-//! bytes are whole instructions of that decoding, within the function (or within unreachable padding after it), and *
-//! no direct branch of the function, and no address that it computes relative to `rip`, leads into the middle of
-//! them.
+//! * every instruction of the function is valid, and the last one ends at the end of the function,
+//! * the displaced bytes are whole instructions of that decoding, within the function (or within unreachable padding
+//!   after it), and
+//! * no direct branch of the function, and no address that it computes relative to `rip`, leads into the middle of
+//!   them.
 //!
 //! For code in no table, the neighbourhood of the place is decoded instead. The displaced bytes must be whole
 //! instructions of that decoding, must begin at an instruction boundary whatever byte decoding starts from
@@ -171,7 +172,7 @@ impl Decoded {
         if !self.extent.swept {
             return true;
         }
-        let gap = self.gaps.partition_point(|g| *g < start.saturating_sub(sweep::FAR as u64));
+        let gap = self.gaps.partition_point(|g| *g < start.saturating_sub(sweep::FARTHEST as u64));
         let whole = self.gaps.get(gap).is_none_or(|g| *g >= end);
         whole && sweep::is_boundary(&self.code, (start - self.function.start) as usize)
     }

@@ -211,11 +211,11 @@ impl Systrap {
     /// own that a signal has cut short (`ERESTARTSYS`). All other interrupts have `orig_rax` = -1.
     ///
     /// A thread under [`crate::LocalAnswers::filtered`] traps for these calls, too; [`Enter::Native`] then makes the
-    /// stub execute them. The same switch lets stubs make `sched_yield` themselves. With `told`, some of the calls
+    /// stub execute them. The same switch lets stubs make `sched_yield` themselves. With `reported`, some of the calls
     /// that arrive by a signal are reported in the same way, so that the kernel learns which sites are worth
     /// patching.
-    pub fn set_native_futex(&self, on: bool, told: bool) {
-        self.inner.executor.global.set_native_futex(if told { 2 * u32::from(on) } else { on.into() });
+    pub fn set_native_futex(&self, on: bool, reported: bool) {
+        self.inner.executor.global.set_native_futex(if reported { 2 * u32::from(on) } else { on.into() });
     }
 }
 
@@ -238,7 +238,7 @@ impl Pool {
 
 /// Usual upper bound of the zygote's fork, and of its child's work after the fork handshake.
 const FORK_NS: u64 = 250_000;
-const CHILD_SETUP_NS: u64 = 40_000;
+const GROWS_UP_NS: u64 = 40_000;
 
 /// Forks the zygote whenever fresh address spaces are wanted.
 async fn refill_pool(inner: Weak<Inner>, mut zygote: Thread) {

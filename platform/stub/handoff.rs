@@ -101,8 +101,8 @@ pub fn acquire<W: Word>(at_work: &W, polling: &W) -> bool {
     free
 }
 
-/// Ends the activity of the calling thread, which is about to sleep until a doorbell rings. If `found` (one more
-/// scan) reports work and no other thread has become active, the caller stays active; returns whether it does.
+/// Ends the activity of the calling thread, which is about to sleep until its doorbell is notified. If `found` (one
+/// more scan) reports work and no other thread has become active, the caller stays active; returns whether it does.
 #[inline(always)]
 pub fn release<W: Word>(at_work: &W, polling: &W, found: impl FnOnce() -> bool) -> bool {
     // A swap: writes of a thread that found this one active until now are visible after it.

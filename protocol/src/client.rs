@@ -4,10 +4,12 @@
 //! call can fail with any errno of the host call behind it, and also with:
 //!
 //! * `EIO`: the connection is lost, now or earlier ([`Client::is_dead`]), or the Gofer broke the protocol, which ends
-//! the connection, too; * `EINVAL`, `ENAMETOOLONG`: a name that no directory entry can have; detected before anything
-//! is sent; * `EMFILE`: the Gofer's limit of files held is reached. Drop handles and try again; * `ENFILE`: this
-//! process has too many descriptors for the one that came along ([`Client::set_descriptor_bound`], or its own limit).
-//! The operation may have been carried out; * `EROFS`: the tree is read-only.
+//!   the connection, too;
+//! * `EINVAL`, `ENAMETOOLONG`: a name that no directory entry can have; detected before anything is sent;
+//! * `EMFILE`: the Gofer's limit of files held is reached. Drop handles and try again;
+//! * `ENFILE`: this process has too many descriptors for the one that came along ([`Client::set_descriptor_bound`],
+//!   or its own limit). The operation may have been carried out;
+//! * `EROFS`: the tree is read-only.
 //!
 //! Dropping a [`Handle`] does not contact the Gofer: the fid joins a list that travels with the next request (or on
 //! its own, without waiting, once the list is long). [`Client::flush`] sends the list now. Call it after the last

@@ -6,12 +6,13 @@
 //!
 //! # Guarantees
 //! * Decoding never panics and never allocates more than the packet's own size. Every length is checked against the
-//! rest of the packet, every enumeration and flag word against the defined values, and no byte may follow the last
-//! field. The two sides do not trust each other. * A name is 1 to 255 bytes without `/` or NUL and is neither `.` nor
-//! `..`. The decoder checks this, so server code never sees another kind of name; the protocol cannot express a path.
+//!   rest of the packet, every enumeration and flag word against the defined values, and no byte may follow the last
+//!   field. The two sides do not trust each other.
+//! * A name is 1 to 255 bytes without `/` or NUL and is neither `.` nor `..`. The decoder checks this, so server code
+//!   never sees another kind of name; the protocol cannot express a path.
 //! * A [`Fid`] names a file that the server holds. The server chooses it, and never reuses a released fid within the
-//! lifetime of a connection (its upper half is a generation). So late use is answered with `EBADF`, never with
-//! another file.
+//!   lifetime of a connection (its upper half is a generation). So late use is answered with `EBADF`, never with
+//!   another file.
 //!
 //! # Structure
 //! [`wire`]: the bounds-checked reader and the writer; [`types`]: types common to both sides; [`request`] and

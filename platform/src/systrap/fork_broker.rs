@@ -156,7 +156,7 @@ impl ForkBroker {
                 return true;
             }
             let age = now.saturating_sub(fork.since);
-            // A parent that reports the pid of a known stub lies; ignored.
+            // The pid of a known stub is a false report, and ignored.
             let claimed = fork.claimed;
             let known = claimed <= 1 || inner.stubs.lock().contains_key(&claimed);
             let exit_state = if age >= patience_ns && !known { super::space::exit_state_of(claimed) } else { None };
