@@ -1,4 +1,4 @@
-//! A task (a future that the executor runs), its states, and the queue of those that are ready.
+//! Tasks (futures that the executor runs), their states, and the queue of ready ones.
 //!
 //! ```text
 //!   IDLE --wake--> QUEUED --taken by a worker--> RUNNING --pending--> IDLE
@@ -48,16 +48,16 @@ impl Wake for Task {
     }
 }
 
-/// Tasks of one process: in each queue of [`Ready`] there is one of them at a time, so that a process with thousands that are ready keeps
-/// another one waiting no longer than one with a few.
+/// The ready tasks of one process. Each queue of [`Ready`] holds one of them at a time, so that a process with thousands
+/// of ready tasks delays another process no longer than a process with a few does.
 #[derive(Debug, Default)]
 pub struct Turns([Line; 2]);
 
 #[derive(Default)]
 struct Line {
-    /// One of them is in the queue.
+    /// One of the tasks is in the queue.
     queued: AtomicBool,
-    /// Those that come after it.
+    /// The tasks that follow it.
     rest: Mutex<VecDeque<Arc<Task>>>,
 }
 
@@ -67,8 +67,8 @@ impl std::fmt::Debug for Line {
     }
 }
 
-/// Tasks that are ready. Guests with a call that has just been found have a queue of their own, and each second turn, so that they need not
-/// wait for thousands of others that one call has woken; nor those for them.
+/// Ready tasks. Tasks of guests whose call has just been found have a queue of their own. The two queues alternate,
+/// so that neither kind waits for thousands of the other that one call has woken.
 #[derive(Default)]
 pub(super) struct Ready {
     queues: [VecDeque<Arc<Task>>; 2],
