@@ -137,7 +137,7 @@ pub struct Header {
 pub struct Scm {
     pub files: Vec<InFlight>,
     pub cred: Option<Ucred>,
-    /// What the header of a datagram said (`IP_PKTINFO` and kin).
+    /// Control data from the header of a datagram (`IP_PKTINFO`, `IP_TTL`, `IP_TOS`).
     pub header: Option<Header>,
 }
 

@@ -1,4 +1,4 @@
-//! poll(2), select(2) and kin.
+//! poll(2), ppoll(2), select(2), pselect6(2).
 
 use super::arg::*;
 use super::epoll::deadline_ms;
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
-/// Exchanges the caller's signal mask for the length of the call, if one is given (`ppoll` and kin).
+/// Replaces the caller's signal mask for the length of the call, if one is given (`ppoll`, `pselect6`, `epoll_pwait`).
 pub fn swap_mask(cx: &Ctx<'_>, mask: Addr, size: usize) -> Result<()> {
     if mask.is_null() {
         return Ok(());
