@@ -118,7 +118,8 @@ impl Text {
         };
         copy(0, TRAMPOLINE);
         for (start, end) in filled {
-            copy(TRAMPOLINE + start, end.min(&self.len).saturating_sub(*start));
+            let (start, end) = ((*start).min(self.len), (*end).min(self.len));
+            copy(TRAMPOLINE + start, end.saturating_sub(start));
         }
         *next.state.lock() = State { sites: state.sites.clone(), slots: state.slots.clone() };
         drop(state);
@@ -133,8 +134,11 @@ impl Text {
         self.trampoline
     }
 
+    /// The bytes from `at` on, as many of the `len` as there are.
     fn bytes<R>(&self, at: u64, len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
-        assert!(at + len as u64 <= TRAMPOLINE + self.len);
+        let all = TRAMPOLINE + self.len;
+        let at = at.min(all);
+        let len = len.min((all - at) as usize);
         // SAFETY: in bounds of the live mapping; nobody else can write to it, and `self.state` is held or the value is new.
         f(unsafe { std::slice::from_raw_parts_mut(self.mapping.base().add(at as usize), len) })
     }
@@ -488,6 +492,20 @@ mod tests {
         let s = sample(&READ, 6);
         s.text.fill(s.site + 4, 1, |b| b[0] ^= 1);
         assert_eq!(s.patch(false), Outcome::Never);
+    }
+
+    #[test]
+    fn what_is_filled_behind_the_end_is_left_out() {
+        let s = sample(&GETPID, 0);
+        assert_eq!(s.patch(true), Outcome::Done);
+        let len = s.file.len() as u64;
+        for filled in [(0, len + (1 << 20)), (len + (1 << 20), len + (2 << 20)), (u64::MAX - 4095, u64::MAX)] {
+            let next = s.text.successor(&[(0, len), filled]).unwrap();
+            assert!(next.is_patched(s.site));
+            let all = TRAMPOLINE as usize + s.file.len();
+            assert_eq!(peek(&next, 0, all), peek(&s.text, 0, all));
+            next.fill(filled.0, filled.1 - filled.0, |b| b.fill(0x90));
+        }
     }
 
     #[test]

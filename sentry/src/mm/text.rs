@@ -272,7 +272,7 @@ fn read(file: &Arc<File>, offset: u64, buf: &mut [u8]) -> Result<usize> {
 struct Place {
     file: Arc<File>,
     text: Arc<FileText>,
-    /// The mapping, in the file.
+    /// The mapping, in the file; up to the file's end.
     code: (u64, u64),
     base: u64,
     offset: u64,
@@ -281,12 +281,15 @@ struct Place {
 impl Place {
     fn of(vma: &Vma, site: u64) -> Option<Place> {
         let (Backing::File { file, .. }, Some(text)) = (&vma.backing, &vma.text) else { return None };
+        // The file may have grown since: what lies behind its end as it was is not part of a copy.
+        let len = text.version.size;
+        let offset = vma.offset.checked_add(site.checked_sub(vma.start)?).filter(|o| *o < len)?;
         Some(Place {
             file: file.clone(),
             text: text.clone(),
-            code: (vma.offset, vma.offset + vma.len()),
+            code: (vma.offset, (vma.offset + vma.len()).min(len.next_multiple_of(PAGE_SIZE))),
             base: vma.start.checked_sub(vma.offset)?,
-            offset: vma.offset + (site - vma.start),
+            offset,
         })
     }
     /// What is copied around the site.
