@@ -320,7 +320,7 @@ macro_rules! attacks {
 }
 
 attacks! {
-    jumps allowed strays unstoppable cells answers lies stub_overwrite stub_overwrite_threads entries frames sites forged walks rights host signals network descriptors
+    jumps allowed strays unstoppable cells answers lies stub_overwrite stub_overwrite_threads entries frames sites forged walks rights residue host signals network descriptors
     stalls
 }
 

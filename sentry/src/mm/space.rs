@@ -7,7 +7,7 @@
 
 use super::vma::{page_up, Backing, Vma, VmaTree};
 use crate::error::{Errno, Result};
-use crate::kernel::Task;
+use crate::kernel::{Cred, Task};
 use parking_lot::{Mutex, MutexGuard};
 use platform::{AddressSpace, GuestThread, OpsSettled, GUEST_MAX, PAGE_SIZE};
 use std::future::poll_fn;
@@ -41,6 +41,8 @@ pub struct Map {
     pub locked_future: bool,
     /// Patched texts.
     pub images: super::text::Images,
+    /// Rights of the program that the address space was made for; those of its forks began with the same.
+    pub began: Option<Arc<Cred>>,
 }
 
 pub struct Mm {

@@ -14,6 +14,7 @@ mod host;
 mod jumps;
 mod lies;
 mod raw;
+pub mod residue;
 mod sites;
 mod stalls;
 mod stub_overwrite;
@@ -39,6 +40,7 @@ const ATTACKS: &[(&str, unsafe fn())] = &[
     ("forged", forged::forged),
     ("walks", files::walks),
     ("rights", files::rights),
+    ("residue", residue::residue),
     ("host", host::look),
     ("signals", host::signals),
     ("network", host::network),
