@@ -6,7 +6,7 @@
 //! * [`launch`]: the zygote's start.
 //! * [`births`]: how a fork gets its descriptors.
 //! * [`patience`]: how long it waits for stubs.
-//! * [`strays`]: processes that nobody asked for.
+//! * [`strays`], [`rogues`]: processes and threads that nobody asked for.
 //! * [`inflight`]: how many descriptors may wait to be taken.
 //! * [`space`], [`thread`]: [`crate::AddressSpace`] and [`crate::GuestThread`].
 //! * [`watched`]: shared memory and the executor's view of it.
@@ -24,6 +24,7 @@ pub(crate) mod handoff;
 mod inflight;
 mod launch;
 mod patience;
+mod rogues;
 mod space;
 mod strays;
 mod thread;
@@ -57,6 +58,9 @@ pub struct Config {
     /// Each call of the guest's is to trap: also `sched_yield`, which the host answers by itself otherwise
     /// (but in processes that have a thread with [`crate::LocalAnswers::filtered`]).
     pub see_all: bool,
+    /// Most processes and threads that the stubs and the Sentry may have together, by the host's count (`RLIMIT_NPROC`
+    /// of the stubs); `None`: as many as the Sentry's own limit allows.
+    pub max_host_tasks: Option<u64>,
     /// Called with a message when the sandbox cannot go on (the zygote is gone).
     pub on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
 }
@@ -93,6 +97,7 @@ pub const HOST_CALLS: &[(libc::c_long, &str)] = &[
     (libc::SYS_wait4, "reap a stub"),
     (libc::SYS_waitid, "look for children that are no stubs"),
     (libc::SYS_tgkill, "interrupt a guest thread (SIGUSR1); whether it is one of a stub's (0)"),
+    (libc::SYS_kill, "whether a number is a thread's (0)"),
     (libc::SYS_process_vm_readv, "guest memory, when it did not come through the hand-off area"),
     (libc::SYS_process_vm_writev, "the same"),
 ];
@@ -105,6 +110,7 @@ pub(crate) struct Inner {
     flights: Arc<Flights>,
     patience: patience::Patience,
     strays: strays::Strays,
+    rogues: rogues::Rogues,
     on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
     zygote_pid: i32,
     vdso: Option<(u64, u64)>,
@@ -165,7 +171,7 @@ impl Systrap {
     ///
     /// Errors with `Unsupported` where this platform cannot work.
     pub fn new(config: Config) -> io::Result<Arc<Systrap>> {
-        let launched = launch::launch(&config.executor, !config.see_all)?;
+        let launched = launch::launch(&config.executor, !config.see_all, config.max_host_tasks)?;
         // Not before: it is inherited.
         crate::cores::short_slice();
         let fp_size = launch::fp_state_size();
@@ -176,6 +182,7 @@ impl Systrap {
             flights: Arc::default(),
             patience: patience::Patience::new(),
             strays: strays::Strays::default(),
+            rogues: rogues::Rogues::default(),
             on_fatal: config.on_fatal,
             zygote_pid: launched.pid,
             vdso: launched.vdso,

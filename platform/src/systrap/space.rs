@@ -211,6 +211,12 @@ impl Space {
         slots.used.len() == 1 && slots.free.iter().all(|s| self.area.gone(*s).load(Acquire) != 0)
     }
 
+    /// The numbers of its threads, as it tells: one for each slot that it was given.
+    pub(super) fn told_tids(&self) -> Vec<i32> {
+        let slots = self.slots.lock();
+        slots.used.values().filter_map(Weak::upgrade).map(|w| w.tid.load(SeqCst)).collect()
+    }
+
     /// All other guest threads have been told to end, or never were.
     pub(super) fn has_one_guest(&self) -> bool {
         self.slots.lock().used.len() == 1

@@ -54,6 +54,11 @@ impl Strays {
         state.youngest = state.youngest.max(pid);
     }
 
+    /// The number of the youngest child that is known of.
+    pub(super) fn youngest(&self) -> i32 {
+        self.0.lock().youngest
+    }
+
     /// One search; returns whether there is reason for another one.
     pub(super) fn search(&self, inner: &Arc<Inner>) -> bool {
         if std::process::id() != 1 {

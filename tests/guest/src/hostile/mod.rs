@@ -48,6 +48,7 @@ const ATTACKS: &[(&str, unsafe fn())] = &[
     ("stalls", stalls::stalls),
     ("hold", host::hold),
     ("litter", lies::litter),
+    ("crowd", jumps::crowd),
 ];
 
 pub fn main(args: &[String]) -> i32 {
