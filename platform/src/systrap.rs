@@ -114,6 +114,8 @@ pub(crate) struct Inner {
     on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
     zygote_pid: i32,
     vdso: Option<(u64, u64)>,
+    /// The processor time after which the host ends a stub (`RLIMIT_CPU`).
+    cpu_limit_ns: u64,
     fp_size: usize,
     see_all: bool,
     /// Every stub that has not been reaped.
@@ -186,6 +188,7 @@ impl Systrap {
             on_fatal: config.on_fatal,
             zygote_pid: launched.pid,
             vdso: launched.vdso,
+            cpu_limit_ns: cpu_limit_ns(),
             fp_size,
             see_all: config.see_all,
             stubs: Mutex::default(),
@@ -297,6 +300,14 @@ async fn keep_pool(inner: Weak<Inner>, mut zygote: Thread) {
     }
 }
 
+/// The host counts in ticks when it enforces the limit, and in microseconds when it tells.
+const CPU_SLACK_NS: u64 = 50_000_000;
+
+fn cpu_limit_ns() -> u64 {
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_CPU);
+    limit.map_or(u64::MAX, |(_, hard)| hard.saturating_mul(1_000_000_000))
+}
+
 impl Inner {
     /// Takes charge of a stub: has its death watched.
     fn register(&self, space: &Arc<Space>, pid: i32, pidfd: OwnedFd) {
@@ -352,10 +363,12 @@ impl Inner {
             // Reaped under the lock: as long as a pid is in the table, nobody else can have it.
             let Some(stub) = stubs.get(&pid) else { return };
             let space = stub.space.upgrade();
-            let Some(signal) = space::wait_for(pid, space.as_deref()) else {
+            let Some((signal, used_ns)) = space::wait_for(pid, space.as_deref()) else {
                 return;
             };
-            let ours = stub.exit_state.ours.load(SeqCst);
+            // It has used up the processor time that the host gives each process: the guest's own end.
+            let spent = signal == libc::SIGKILL && used_ns.saturating_add(CPU_SLACK_NS) >= self.cpu_limit_ns;
+            let ours = stub.exit_state.ours.load(SeqCst) || spent;
             (stubs.remove(&pid), space, signal, ours)
         };
         // Somebody may have left strays behind.

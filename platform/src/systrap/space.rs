@@ -344,8 +344,8 @@ impl Space {
     }
 }
 
-/// Reaps `pid` if it is dead; gives the signal it died of (0: an exit). `space` learns its processor time.
-pub(super) fn wait_for(pid: i32, space: Option<&Space>) -> Option<i32> {
+/// Reaps `pid` if it is dead; gives the signal it died of (0: an exit) and the processor time that it used, which `space` learns.
+pub(super) fn wait_for(pid: i32, space: Option<&Space>) -> Option<(i32, u64)> {
     let mut life = space.map(|s| s.life.write());
     let mut status = 0;
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
@@ -357,10 +357,11 @@ pub(super) fn wait_for(pid: i32, space: Option<&Space>) -> Option<i32> {
     // SAFETY: zeroed at first, perhaps filled in by the kernel.
     let usage = unsafe { usage.assume_init() };
     let ns = |t: libc::timeval| t.tv_sec as u64 * 1_000_000_000 + t.tv_usec as u64 * 1000;
+    let (user, system) = (ns(usage.ru_utime), ns(usage.ru_stime));
     if let Some(life) = &mut life {
-        **life = Some((ns(usage.ru_utime), ns(usage.ru_stime)));
+        **life = Some((user, system));
     }
-    Some(if libc::WIFSIGNALED(status) { libc::WTERMSIG(status) } else { 0 })
+    Some((if libc::WIFSIGNALED(status) { libc::WTERMSIG(status) } else { 0 }, user.saturating_add(system)))
 }
 
 /// What a process that might be a stub we do not know died of (0: not of a signal, or there is none), if it is dead; reaps it then.
