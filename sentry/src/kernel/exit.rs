@@ -43,7 +43,8 @@ pub fn start_group_exit(group: &Arc<ThreadGroup>, status: i32, except: Option<i3
             told = Some(t);
         }
     }
-    if let Some(task) = told {
+    // Once: it may be told as often as anybody likes.
+    if let Some(task) = told.filter(|_| !group.ending.swap(true, Ordering::SeqCst)) {
         kill_after_timeout(&task);
     }
 }

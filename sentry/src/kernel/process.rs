@@ -69,6 +69,8 @@ pub struct ThreadGroup {
     pub threaded: AtomicBool,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: AtomicI32,
+    /// Its end has been told of, and is seen to.
+    pub ending: AtomicBool,
     /// The sandbox's init: no signal from inside ends it by default (pid_namespaces(7)).
     pub init: bool,
     /// Of init: signals that end it by default, for they are faults of its own or come from outside the sandbox.
@@ -101,6 +103,7 @@ impl ThreadGroup {
             timers: Default::default(),
             threaded: AtomicBool::new(false),
             dumpable: AtomicI32::new(1),
+            ending: AtomicBool::new(false),
             init: false,
             forced_fatal: AtomicU64::new(0),
             remains: Mutex::new(None),
