@@ -70,15 +70,20 @@ fn processor_time_is_each_processs_own() {
 
 /// Most memory, in MiB, that the Sentry had while a case ran.
 fn memory_of_sentry(name: &str) -> u64 {
+    most_memory(&["run", name], "VmHWM:")
+}
+
+/// The most, in MiB, that a field of the Sentry's status told while a command of `guest-tests` ran.
+fn most_memory(args: &[&str], field: &str) -> u64 {
     let mut command = Command::new(RUNSC);
-    command.args(["run", "--"]).arg(guest_tests()).args(["run", name]);
+    command.args(["run", "--"]).arg(guest_tests()).args(args);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut most = 0;
     while child.try_wait().unwrap().is_none() {
         for pid in descendants(child.id() as i32) {
             if command_line(pid).contains("sentry") {
                 let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-                let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+                let peak = status.lines().find_map(|l| l.strip_prefix(field));
                 let kib = peak.and_then(|p| p.trim().trim_end_matches(" kB").parse::<u64>().ok());
                 most = most.max(kib.unwrap_or(0) / 1024);
             }
@@ -86,7 +91,7 @@ fn memory_of_sentry(name: &str) -> u64 {
         std::thread::sleep(Duration::from_millis(20));
     }
     let ended = end_within(child, LIMIT);
-    assert!(ended.status.success(), "{name}: {}", String::from_utf8_lossy(&ended.err));
+    assert!(ended.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ended.err));
     assert!(most > 0, "the Sentry was not seen");
     most
 }
@@ -94,6 +99,18 @@ fn memory_of_sentry(name: &str) -> u64 {
 #[test]
 fn reads_with_a_time_limit_leave_nothing_behind() {
     let mib = memory_of_sentry("shortage/timed_reads");
+    assert!(mib < 20, "the Sentry took {mib} MiB");
+}
+
+#[test]
+fn kills_of_a_process_that_does_not_end_leave_nothing_behind() {
+    let mib = most_memory(&["hostile", "insistent"], "RssAnon:");
+    assert!(mib < 20, "the Sentry took {mib} MiB");
+}
+
+#[test]
+fn answers_that_are_never_taken_are_not_kept_twice() {
+    let mib = most_memory(&["hostile", "untaken"], "RssAnon:");
     assert!(mib < 20, "the Sentry took {mib} MiB");
 }
 

@@ -248,6 +248,12 @@ impl Thread {
         if !slept {
             self.space.answered();
         }
+        // It is in the area; the stub may never take it.
+        for index in self.round.iter().filter(|index| **index < self.sent) {
+            if let Some(Queued::Op(Op::CopyOut { data, .. })) = self.queue.get_mut(*index) {
+                *data = Vec::new();
+            }
+        }
     }
 
     /// Sends the files that the round maps.

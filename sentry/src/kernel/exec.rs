@@ -428,8 +428,11 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: LoadInto<'_>) -> Re
     let files = [Some(&file), interp.as_ref().map(|(f, _)| f)].into_iter().flatten();
     let known: Vec<_> = files.map(|f| f.path.as_ref().and_then(known)).collect();
     let tried = known.iter().all(|k| k.as_ref().is_some_and(|k| k.mapped.load(Ordering::Relaxed)));
+    // What a stub does not take stays in our memory; one that has not run a program yet takes it.
+    let length: usize = prog.argv.iter().chain(&prog.envp).map(Vec::len).sum();
+    let short = length < platform::STAGE_MAX / 2;
     let (mut thread, space) = match home {
-        LoadInto::Of(own) if tried && !rights && can_reuse_mm(task, own, &new_cred) => {
+        LoadInto::Of(own) if tried && !rights && short && can_reuse_mm(task, own, &new_cred) => {
             let all = (platform::GUEST_MIN, platform::GUEST_MAX - platform::GUEST_MIN);
             ops.insert(0, Op::Unmap { addr: all.0, len: all.1 });
             ops.push(Op::RestoreFp { addr: 0 });

@@ -10,6 +10,7 @@ mod entries;
 mod files;
 mod forged;
 mod frames;
+mod hoards;
 mod host;
 mod jumps;
 mod lies;
@@ -49,6 +50,8 @@ const ATTACKS: &[(&str, unsafe fn())] = &[
     ("hold", host::hold),
     ("litter", lies::litter),
     ("crowd", jumps::crowd),
+    ("insistent", hoards::insistent),
+    ("untaken", hoards::untaken),
 ];
 
 pub fn main(args: &[String]) -> i32 {
