@@ -195,8 +195,8 @@ fn start_platform(executor: &Arc<Executor>, sandbox: &SentryConfig) -> Result<Ar
     Ok(platform)
 }
 
-/// How many processes and threads the host is to let stubs have: those of the guest, the stubs kept ready, what is about
-/// to end, and the Sentry's threads. Since Linux 5.14 the host counts them for each user namespace, which is the
+/// How many processes and threads the host is to let stubs have: those of the guest, stubs kept ready, what is about to
+/// end, and the Sentry's threads. Since Linux 5.14 the host counts them for each user namespace, which is the
 /// sandbox's own. Before, it counts for each user; one that is not the sandbox's own has other processes as well, and
 /// the limit stays as it is.
 fn host_tasks(config: &SentryConfig) -> Option<u64> {

@@ -348,7 +348,7 @@ fn strays_are_ended_and_reaped() {
     }
 }
 
-/// What hostile code clones by itself counts: for the sandbox's own bound, whatever the caller may have, and against its process.
+/// What hostile code clones by itself is bounded by the sandbox's own bound, and costs its process.
 #[test]
 fn a_crowd_of_threads_takes_nobody_elses() {
     let _alone = ALONE.lock();

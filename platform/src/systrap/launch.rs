@@ -176,7 +176,7 @@ fn start(image: &OwnedFd, fds: &[OwnedFd], max_host_tasks: Option<u64>) -> io::R
         libc::setsid();
         // The initial stack and the vDSO then lie where the stub's image cannot collide with them.
         libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong);
-        // Inherited by all stubs: whatever clones hostile code makes. The Sentry's own limit stays, for threads of its own.
+        // Inherited by all stubs: whatever clones hostile code makes. The Sentry's own limit stays, for its threads.
         if tasks.as_ref().is_some_and(|limit| libc::setrlimit(libc::RLIMIT_NPROC, limit) < 0) {
             libc::_exit(103);
         }

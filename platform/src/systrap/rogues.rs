@@ -1,10 +1,10 @@
-//! Threads that hostile code has cloned without being asked (*rogues*): looked for when a process or thread that was asked for cannot
-//! be had, because the host gives the sandbox no more of them (`RLIMIT_NPROC`, [`super::Config::max_host_tasks`]). They then cost their
-//! process, so that they do not keep others from theirs.
+//! Threads that hostile code has cloned without being asked (*rogues*): looked for when a process or thread that was asked
+//! for cannot be had, because the host gives the sandbox no more of them (`RLIMIT_NPROC`,
+//! [`super::Config::max_host_tasks`]). They then cost their process, so that they do not keep others from theirs.
 //!
-//! The numbers that the host gives out are asked for, from the youngest down, [`ROUND_NS`] in each search: which process has a thread
-//! by that number, and whether it is one that the process has told of, a thread for each that the Sentry gave it. What stays untold for
-//! [`RIPE_NS`] while others starve is a rogue; a few may be threads that are about to end.
+//! The numbers that the host gives out are asked for, from the youngest down, [`ROUND_NS`] in each search: which process
+//! has a thread by that number, and whether it is one that the process has told of, one for each slot that it was given.
+//! A thread that stays untold of for [`RIPE_NS`] is a rogue; a few may be threads that are about to end.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -143,10 +143,11 @@ impl State {
             tids.retain(|tid, _| is_thread_of(*tid, *pid) && !known.told.contains(&(*pid, *tid)));
             !tids.is_empty()
         });
-        let ripe = |tids: &HashMap<i32, u64>| tids.values().filter(|since| now.saturating_sub(**since) >= RIPE_NS).count();
-        let guilty = self.found.iter().filter(|(_, tids)| ripe(tids) > FEW).map(|(pid, _)| *pid).collect();
+        let ripe = |since: &u64| now.saturating_sub(*since) >= RIPE_NS;
+        let many = |tids: &HashMap<i32, u64>| tids.values().filter(|since| ripe(since)).count() > FEW;
+        let guilty = self.found.iter().filter(|(_, tids)| many(tids)).map(|(pid, _)| *pid).collect();
         // A few are let be, and not waited for.
-        self.found.retain(|_, tids| tids.values().any(|since| now.saturating_sub(*since) < RIPE_NS));
+        self.found.retain(|_, tids| !tids.values().all(ripe));
         self.count = self.found.values().map(HashMap::len).sum();
         guilty
     }

@@ -344,7 +344,7 @@ impl Space {
     }
 }
 
-/// Reaps `pid` if it is dead; gives the signal it died of (0: an exit) and the processor time that it used, which `space` learns.
+/// Reaps `pid` if it is dead; gives the signal it died of (0: an exit) and the processor time it used. `space` learns that.
 pub(super) fn wait_for(pid: i32, space: Option<&Space>) -> Option<(i32, u64)> {
     let mut life = space.map(|s| s.life.write());
     let mut status = 0;

@@ -294,7 +294,7 @@ fn shares_fs(task: &Task) -> bool {
 }
 
 /// Whether the program, which gains nothing, may be loaded in the process that `thread` is in. A task that is alone in
-/// it can clean it up; that its memory may have been tampered with (the stub's, too) harms nobody as long as the program
+/// it can clean it up; that its memory may have been tampered with (the stub's, too) is no harm as long as the program
 /// has no right that its caller lacks. What is left in the hand-off area and on the stub's stacks must be no more than
 /// the program may read: all programs of the process have had its rights, and others of its user may look into it.
 fn can_reuse_mm(task: &Task, thread: &dyn GuestThread, new: &Cred) -> bool {

@@ -55,8 +55,8 @@ const FIRST: u64 = 300;
 /// After so many, the tables are made by a thread of their own, so that the first copy finds them.
 const PREPARE: u64 = 100;
 
-/// Time that proofs may take: so much at once, and this part of all time. A guest can have each of its sites asked for, and
-/// the tables of its files may be as long as there is patience for.
+/// Time that proofs may take: so much at once, and this part of all time. A guest can have each of its sites asked for,
+/// in files with tables as long as the bounds allow.
 const PROOF_NS: u64 = 300_000_000;
 const PROOF_PART: u64 = 16;
 
@@ -251,7 +251,8 @@ impl Texts {
             let before = now_ns();
             let result = f();
             let owed = (now_ns() - before) * PROOF_PART;
-            let _ = self.proofs_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |t| Some(t.max(before) + owed));
+            let add = |until: u64| Some(until.max(before) + owed);
+            let _ = self.proofs_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
             result
         })
     }

@@ -39,7 +39,7 @@ pub struct Data {
     blocks: AtomicU64,
     /// Guests may change it behind our back.
     mapped: bool,
-    /// A guest's process has been given a descriptor that can write: it may have kept it, or a mapping that is not told of.
+    /// A guest's process was given a descriptor that can write: it may have kept it, or a mapping that is not known.
     given: bool,
     /// There may be holes in it. To look at one through a mapping would fill it.
     sparse: bool,

@@ -146,8 +146,8 @@ impl TmpInode {
         if add & libc::F_SEAL_WRITE != 0 && mapped {
             return Err(Errno::EBUSY);
         }
-        // A process may have kept a descriptor to write with, or a mapping that nothing is known of: it keeps what is the
-        // file's no more. Mappings that are known may write on below `F_SEAL_FUTURE_WRITE`, for all to see.
+        // A process may have kept a descriptor to write with, or a mapping that is not known: what it keeps is not the
+        // file's any more. Known mappings may write on below `F_SEAL_FUTURE_WRITE`, for all to see.
         if add & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 && !mapped {
             d.renew(self.fs()).map_err(|e| if e == Errno::ENFILE { Errno::ENOMEM } else { e })?;
             *self.read_only.lock() = None;

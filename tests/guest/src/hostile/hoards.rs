@@ -4,7 +4,7 @@ use super::raw::*;
 use super::*;
 use std::sync::atomic::AtomicUsize;
 
-/// SIGKILL again and again to a process that keeps the stub's interrupts out, and shares its memory with one that lives on.
+/// SIGKILL again and again to a process that keeps interrupts out, and shares its memory with one that lives on.
 pub unsafe fn insistent() {
     const KILLS: usize = 200_000;
     static KEPT_OUT: AtomicU64 = AtomicU64::new(0);

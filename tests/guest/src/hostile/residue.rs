@@ -1,4 +1,4 @@
-//! What a privileged program has read, looked for by the program that its process executes after it has dropped its rights.
+//! What a privileged program has read, looked for by the program that it executes after it has dropped its rights.
 
 use super::raw::{AREA, SLOT};
 use super::*;
