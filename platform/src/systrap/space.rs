@@ -67,6 +67,8 @@ pub(super) struct Space {
     answers: AtomicU64,
     /// User and system time as last told.
     told: Mutex<(u64, u64)>,
+    /// To be called when it is dead.
+    death_hook: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 /// What a call costs that is answered without anybody's sleep: the stub's wait for the answer, which the host takes for user time, is as
@@ -106,6 +108,7 @@ impl Space {
             return_epoch: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             told: Mutex::default(),
+            death_hook: Mutex::default(),
         })
     }
 
@@ -246,6 +249,10 @@ impl Space {
             // The number may be another's now.
             watched.pid.store(0, SeqCst);
             watched.wake();
+        }
+        if let Some(hook) = self.death_hook.lock().take() {
+            // Not here: whoever has found that it is dead may hold any lock.
+            self.inner.executor.spawn(Box::pin(async move { hook() }));
         }
     }
 
@@ -472,6 +479,9 @@ impl AddressSpace for Space {
         if let Some(pidfd) = self.pidfd.get() {
             self.exit_state.kill(pidfd);
         }
+    }
+    fn on_death(&self, hook: Box<dyn FnOnce() + Send>) {
+        *self.death_hook.lock() = Some(hook);
     }
     fn cpu_time(&self) -> (u64, u64) {
         let life = self.life.read();

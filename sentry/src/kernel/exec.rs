@@ -484,7 +484,9 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: LoadInto<'_>) -> Re
     if let Some(thread) = &mut thread {
         prepare(&mut **thread, std::mem::take(&mut ops), regs);
     }
-    Ok(Image { mm: Mm::new(space, map), thread, ops, regs, cred: new_cred, secure, readable, comm })
+    let mm = Mm::new(space, map);
+    mm.end_with_space(&task.kernel);
+    Ok(Image { mm, thread, ops, regs, cred: new_cred, secure, readable, comm })
 }
 
 /// What a thread is to do first when it is entered.

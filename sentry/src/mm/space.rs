@@ -7,7 +7,7 @@
 
 use super::vma::{page_up, Backing, Vma, VmaTree};
 use crate::error::{Errno, Result};
-use crate::kernel::{Cred, Task};
+use crate::kernel::{exit, Cred, Kernel, Task};
 use parking_lot::{Mutex, MutexGuard};
 use platform::{AddressSpace, GuestThread, OpsSettled, GUEST_MAX, PAGE_SIZE};
 use std::future::poll_fn;
@@ -68,6 +68,23 @@ impl Mm {
             inflight: Mutex::default(),
             loading: Mutex::default(),
         })
+    }
+    /// Has the processes that use it end with its host process, which may be killed while all their threads wait in calls.
+    pub fn end_with_space(self: &Arc<Self>, kernel: &Arc<Kernel>) {
+        let (mm, kernel) = (Arc::downgrade(self), Arc::downgrade(kernel));
+        self.space.on_death(Box::new(move || {
+            let (Some(mm), Some(kernel)) = (mm.upgrade(), kernel.upgrade()) else { return };
+            if mm.user_count() == 0 {
+                return;
+            }
+            let users = |t: &&Arc<Task>| Arc::ptr_eq(&t.mm(), &mm);
+            let groups: Vec<_> = kernel.tree.lock().tasks.values().filter(users).map(|t| t.group.clone()).collect();
+            for group in groups {
+                if !group.links.lock().threads.is_empty() {
+                    exit::kill_group(&group, libc::SIGKILL);
+                }
+            }
+        }));
     }
     pub fn space(&self) -> Arc<dyn AddressSpace> {
         self.space.clone()

@@ -112,8 +112,8 @@ unsafe fn given_back() {
 
 /// Many signals that are queued, and unblocked at once.
 unsafe fn framed() {
-    const SIGNALS: usize = 20_000;
-    const ROOM: usize = SIGNALS * 8192;
+    const SIGNALS: usize = 10_000;
+    const ROOM: usize = SIGNALS * 16384;
     static HANDLED: AtomicU64 = AtomicU64::new(0);
     extern "C" fn handled(_: i32) {
         HANDLED.fetch_add(1, SeqCst);
