@@ -91,7 +91,7 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
         HandOff::Spin => platform::HandOff::Spin,
     };
     let executor = Executor::new(hand_off, config.workers).context("starting the executor")?;
-    let platform = start_platform(&executor, config.strace, config.patch)?;
+    let platform = start_platform(&executor, &config)?;
     filter.join().map_err(|_| anyhow!("making the seccomp filter"))??.lock()?;
     log::debug!("the Sentry is locked in");
 
@@ -182,18 +182,37 @@ fn failed(text: &str) -> FromSentry {
     FromSentry::Failed { status: crate::OWN_FAILURE, text: text.to_owned() }
 }
 
-fn start_platform(executor: &Arc<Executor>, strace: bool, patch: bool) -> Result<Arc<dyn Platform>> {
+fn start_platform(executor: &Arc<Executor>, sandbox: &SentryConfig) -> Result<Arc<dyn Platform>> {
     let weak = Arc::downgrade(executor);
     let on_fatal = Arc::new(move |text: &str| {
         if let Some(executor) = weak.upgrade() {
             give_up(&executor, failed(text));
         }
     });
-    let config = systrap::Config { executor: executor.clone(), pool: POOL, see_all: strace, on_fatal };
+    let config = systrap::Config {
+        executor: executor.clone(),
+        pool: POOL,
+        see_all: sandbox.strace,
+        max_host_tasks: host_tasks(sandbox),
+        on_fatal,
+    };
     let platform = Systrap::new(config).context("the systrap platform cannot start")?;
     // A trace is to show all calls.
-    platform.set_native_futex(!strace, patch);
+    platform.set_native_futex(!sandbox.strace, sandbox.patch);
     Ok(platform)
+}
+
+/// How many processes and threads the host is to let stubs have: those of the guest, stubs kept ready, what is about to
+/// end, and the Sentry's threads. Since Linux 5.14 the host counts them for each user namespace, which is the
+/// sandbox's own. Before, it counts for each user; one that is not the sandbox's own has other processes as well, and
+/// the limit stays as it is.
+fn host_tasks(config: &SentryConfig) -> Option<u64> {
+    const BESIDE_GUESTS: u64 = 64;
+    let release = nix::sys::utsname::uname().ok()?;
+    let mut numbers = release.release().to_str()?.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { return None };
+    let exact = (major, minor) >= (5, 14) || config.become_ids.is_some();
+    exact.then_some(config.max_tasks as u64 + BESIDE_GUESTS)
 }
 
 /// Takes the command's messages; without a command there is no sandbox.

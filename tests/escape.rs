@@ -306,6 +306,9 @@ fn nothing_is_left(host: &Host, name: &str) {
     });
 }
 
+/// Attacks with a test of their own.
+const ELSEWHERE: [&str; 5] = ["hold", "litter", "crowd", "insistent", "untaken"];
+
 macro_rules! attacks {
     ($($name:ident)*) => {
         $(#[test] fn $name() { attack(stringify!($name)) })*
@@ -314,13 +317,13 @@ macro_rules! attacks {
         fn all_attacks_are_made() {
             let list = Command::new(guest_tests()).arg("hostile").output().unwrap();
             let list = String::from_utf8(list.stdout).unwrap();
-            assert_eq!(list.lines().filter(|l| !["hold", "litter"].contains(l)).collect::<Vec<_>>(), [$(stringify!($name)),*]);
+            assert_eq!(list.lines().filter(|l| !ELSEWHERE.contains(l)).collect::<Vec<_>>(), [$(stringify!($name)),*]);
         }
     };
 }
 
 attacks! {
-    jumps allowed strays unstoppable cells answers lies stub_overwrite stub_overwrite_threads entries frames sites forged walks rights host signals network descriptors
+    jumps allowed strays unstoppable cells answers lies stub_overwrite stub_overwrite_threads entries frames sites forged walks rights residue host signals network descriptors
     stalls
 }
 
@@ -343,6 +346,24 @@ fn strays_are_ended_and_reaped() {
         assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.out)), (Some(0), "done\n".into()));
         nothing_is_left(&host, "litter");
     }
+}
+
+/// What hostile code clones by itself is bounded by the sandbox's own bound, and costs its process.
+#[test]
+fn a_crowd_of_threads_takes_nobody_elses() {
+    let _alone = ALONE.lock();
+    let host = Host::new();
+    let plain = host.command(&[], "crowd");
+    let mut command = Command::new("/bin/bash");
+    command.args(["-c", "ulimit -u 400 && exec \"$0\" \"$@\"", RUNSC]).args(plain.get_args());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let ended = end_within(command.spawn().unwrap(), LIMIT);
+    let (out, err) = (String::from_utf8_lossy(&ended.out), String::from_utf8_lossy(&ended.err));
+    let made = out.lines().find_map(|l| l.strip_prefix("made ")).and_then(|n| n.parse::<u32>().ok());
+    // Half of the 400 is the guest's.
+    assert!(made.is_some_and(|n| (100..300).contains(&n)), "{out} {err}");
+    assert!(out.ends_with("ended 9\ndone\n"), "{out} {err}");
+    nothing_is_left(&host, "crowd");
 }
 
 fn status_field(pid: i32, name: &str) -> String {

@@ -59,17 +59,40 @@ fn a_guest_does_not_use_up_the_address_space() {
     }
 }
 
+/// A process that has used up the caller's limit of processor time ends, and the sandbox goes on.
+#[test]
+fn processor_time_is_each_processs_own() {
+    let script = "/bin/sh -c 'while :; do :; done'; echo $?; /bin/sh -c 'while :; do :; done'; echo $?";
+    let root = nix::unistd::geteuid().is_root();
+    let all = [&[][..], &["--reuid", "54321", "--regid", "54321", "--clear-groups"]];
+    for ids in all.iter().take(1 + usize::from(root)) {
+        let mut command = Command::new("/bin/bash");
+        command.args(["-c", "ulimit -t 2 && exec \"$@\"", "bash"]);
+        if !ids.is_empty() {
+            command.arg("setpriv").args(*ids);
+        }
+        let ended = run_within(command.args([RUNSC, "run", "--", "/bin/sh", "-c", script]), LIMIT);
+        let (out, err) = (String::from_utf8_lossy(&ended.out), String::from_utf8_lossy(&ended.err));
+        assert_eq!(out, "137\n137\n", "{ids:?}: {err}");
+    }
+}
+
 /// Most memory, in MiB, that the Sentry had while a case ran.
 fn memory_of_sentry(name: &str) -> u64 {
+    most_memory(&["run", name], "VmHWM:")
+}
+
+/// The most, in MiB, that a field of the Sentry's status told while a command of `guest-tests` ran.
+fn most_memory(args: &[&str], field: &str) -> u64 {
     let mut command = Command::new(RUNSC);
-    command.args(["run", "--"]).arg(guest_tests()).args(["run", name]);
+    command.args(["run", "--"]).arg(guest_tests()).args(args);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut most = 0;
     while child.try_wait().unwrap().is_none() {
         for pid in descendants(child.id() as i32) {
             if command_line(pid).contains("sentry") {
                 let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-                let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+                let peak = status.lines().find_map(|l| l.strip_prefix(field));
                 let kib = peak.and_then(|p| p.trim().trim_end_matches(" kB").parse::<u64>().ok());
                 most = most.max(kib.unwrap_or(0) / 1024);
             }
@@ -77,7 +100,7 @@ fn memory_of_sentry(name: &str) -> u64 {
         std::thread::sleep(Duration::from_millis(20));
     }
     let ended = end_within(child, LIMIT);
-    assert!(ended.status.success(), "{name}: {}", String::from_utf8_lossy(&ended.err));
+    assert!(ended.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ended.err));
     assert!(most > 0, "the Sentry was not seen");
     most
 }
@@ -85,6 +108,18 @@ fn memory_of_sentry(name: &str) -> u64 {
 #[test]
 fn reads_with_a_time_limit_leave_nothing_behind() {
     let mib = memory_of_sentry("shortage/timed_reads");
+    assert!(mib < 20, "the Sentry took {mib} MiB");
+}
+
+#[test]
+fn kills_of_a_process_that_does_not_end_leave_nothing_behind() {
+    let mib = most_memory(&["hostile", "insistent"], "RssAnon:");
+    assert!(mib < 20, "the Sentry took {mib} MiB");
+}
+
+#[test]
+fn answers_that_are_never_taken_are_not_kept_twice() {
+    let mib = most_memory(&["hostile", "untaken"], "RssAnon:");
     assert!(mib < 20, "the Sentry took {mib} MiB");
 }
 

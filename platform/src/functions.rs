@@ -36,6 +36,9 @@ const READ_MAX: usize = 2 << 20;
 const BLOCK: usize = 4096;
 /// The longest `.eh_frame` without a search table that is scanned.
 const MAX_FRAMES: u64 = 1 << 20;
+/// Most entries of it that are looked at, and of those that others refer to (CIEs): what the loop over them costs.
+const MAX_ENTRIES: usize = 1 << 16;
+const MAX_COMMON: usize = 1 << 10;
 /// Exceeds the size of any file and the end of any address space; sums of a few such numbers do not overflow.
 const MAX_ADDRESS: u64 = 1 << 48;
 const MAX_PHDRS: u64 = 64;
@@ -111,20 +114,7 @@ impl File<'_> {
     fn u64(&mut self, at: u64) -> Option<u64> {
         self.bytes(at).map(u64::from_le_bytes)
     }
-    /// An unsigned LEB128 number, and the offset after it.
-    fn leb(&mut self, mut at: u64) -> Option<(u64, u64)> {
-        let mut value = 0;
-        for shift in (0..63).step_by(7) {
-            let b = self.u8(at)?;
-            at += 1;
-            value |= u64::from(b & 0x7f) << shift;
-            if b & 0x80 == 0 {
-                return Some((value, at));
-            }
-        }
-        None
-    }
-    /// Number of entries that are at most `key`, by bisection.
+    /// How many of the entries from `first` on are at most `key`, by bisection.
     fn bisect(&mut self, count: u64, key: u64, mut entry: impl FnMut(&mut Self, u64) -> Option<u64>) -> Option<u64> {
         let (mut low, mut high) = (0, count);
         while low < high {
@@ -139,7 +129,17 @@ impl File<'_> {
     }
 }
 
-/// A loaded part of the file.
+/// The offset behind a LEB128 number.
+fn behind_leb(byte: &mut impl FnMut(u64) -> Option<u8>, at: u64) -> Option<u64> {
+    for at in at..at.checked_add(9)? {
+        if byte(at)? & 0x80 == 0 {
+            return Some(at + 1);
+        }
+    }
+    None
+}
+
+/// A part of the file that is loaded.
 #[derive(Clone, Copy)]
 struct Segment {
     offset: u64,
@@ -292,7 +292,7 @@ impl<'a> Elf<'a> {
         if matches!(f.u32(at)?, 0..=8 | u32::MAX) || back == 0 {
             return None;
         }
-        let kind = Self::pointers(f, (at + 4).checked_sub(back)?)?;
+        let kind = Self::pointers(|at| f.u8(at), (at + 4).checked_sub(back)?)?;
         let (start, len) = Self::span(kind, f.bytes(at + 8)?, entry.wrapping_add(8))?;
         (start == first).then_some(len)
     }
@@ -326,34 +326,46 @@ impl<'a> Elf<'a> {
         frames.truncate(n);
         let word =
             |at: usize| Some(u64::from(u32::from_le_bytes(frames.get(at..at.checked_add(4)?)?.try_into().ok()?)));
-        let (mut at, mut common) = (0usize, None);
-        while let (Some(len @ 1..0xffff_fff0), Some(back)) = (word(at), word(at + 4)) {
+        let byte = |at: u64| frames.get(usize::try_from(at).ok()?).copied();
+        let (mut at, mut last, mut common) = (0usize, None, HashMap::new());
+        for _ in 0..MAX_ENTRIES {
+            let (Some(len @ 1..0xffff_fff0), Some(back)) = (word(at), word(at + 4)) else { return Some(()) };
             if back != 0 {
                 let entry = (at as u64 + 4).checked_sub(back)?;
-                if common.is_none_or(|c: (u64, u8)| c.0 != entry) {
-                    common = Some((entry, Self::pointers(&mut self.file, offset.checked_add(entry)?)?));
+                if last.is_none_or(|c: (u64, u8)| c.0 != entry) {
+                    let kind = match common.get(&entry) {
+                        Some(kind) => *kind,
+                        None if common.len() < MAX_COMMON => Self::pointers(byte, entry)?,
+                        None => return None,
+                    };
+                    common.insert(entry, kind);
+                    last = Some((entry, kind));
                 }
                 let mut fields = [0; 16];
                 let own = frames.get(at + 8..)?;
                 let n = own.len().min(16);
                 fields[..n].copy_from_slice(&own[..n]);
-                let span = common.and_then(|c| Self::span(c.1, fields, table.checked_add(at as u64 + 8)?));
+                let span = last.and_then(|c| Self::span(c.1, fields, table.checked_add(at as u64 + 8)?));
                 if let Some((start, len @ 1..)) = span {
                     search.add(start, len, true);
                 }
             }
             at += 4 + len as usize;
         }
-        Some(())
+        None
     }
 
-    /// The encoding of the addresses in FDEs that refer to the common entry (CIE) at the offset.
-    fn pointers(f: &mut File<'_>, at: u64) -> Option<u8> {
-        let version = f.u8(at.checked_add(8)?)?;
-        if f.u32(at + 4)? != 0 || !matches!(version, 1 | 3) {
+    /// How the common entry (CIE) at the offset has its FDEs' addresses written; `byte` tells what stands at an offset.
+    fn pointers(mut byte: impl FnMut(u64) -> Option<u8>, at: u64) -> Option<u8> {
+        let version = byte(at.checked_add(8)?)?;
+        let mut id = (4..8).map(|n| byte(at + n));
+        if !id.all(|b| b == Some(0)) || !matches!(version, 1 | 3) {
             return None;
         }
-        let augmentation = f.bytes::<8>(at + 9)?;
+        let mut augmentation = [0; 8];
+        for (n, letter) in (0..).zip(&mut augmentation) {
+            *letter = byte(at + 9 + n)?;
+        }
         let end = augmentation.iter().position(|b| *b == 0)?;
         if end == 0 {
             return Some(0);
@@ -364,14 +376,14 @@ impl<'a> Elf<'a> {
         // Alignment of code and data, the return address register, the length of the augmentation data.
         let mut at = at + 9 + end as u64 + 1;
         for _ in 0..4 {
-            at = f.leb(at)?.1;
+            at = behind_leb(&mut byte, at)?;
         }
         for letter in &augmentation[1..end] {
             match letter {
-                b'R' => return f.u8(at),
+                b'R' => return byte(at),
                 b'L' => at += 1,
                 b'P' => {
-                    at += match f.u8(at)? & 0xf {
+                    at += match byte(at)? & 0xf {
                         2 | 0xa => 3,
                         3 | 0xb => 5,
                         0 | 4 | 0xc => 9,
@@ -691,6 +703,34 @@ pub mod tests {
         let at = address - hex(line[0].split_once('-').unwrap().0) + hex(line[2]);
         let found = functions(&exe, &[at, at + 1])[1].unwrap();
         assert!(found.start == at && found.end > at + 8 && found.next >= found.end, "{found:x?} {at:x}");
+    }
+
+    /// A file with a long table of unwind entries, which refer to one CIE and another by turns.
+    fn long_table(entries: usize) -> Vec<u8> {
+        const TABLE: usize = 0x4000;
+        let mut file = elf(&[], &[], By::Frames);
+        let common = file[0x3200..0x3220].to_vec();
+        file.extend(common.iter().chain(&common));
+        // The function's own: how long, back to the CIE, from where, how many bytes.
+        let fde = [20, 64 + 4, 0x800u32.wrapping_sub((TABLE + 64 + 8) as u32), 0x40, 0, 0];
+        file.extend(fde.iter().flat_map(|w| w.to_le_bytes()));
+        for n in 0..entries {
+            let back = 64 + 24 + n * 8 + 4 - 32 * (n % 2);
+            file.extend([4, back as u32].iter().flat_map(|w| w.to_le_bytes()));
+        }
+        file.extend([0; 4]);
+        let all = file.len() as u64;
+        put(&mut file, 96, &[all]);
+        put(&mut file, 0x3e40 + 24, &[TABLE as u64, all - TABLE as u64]);
+        file
+    }
+
+    #[test]
+    fn there_is_an_end_to_what_is_looked_through() {
+        let found = functions(&long_table(10), &[0x810])[0].unwrap();
+        assert_eq!((found.start, found.end), (0x800, 0x840));
+        assert!(functions(&long_table(MAX_ENTRIES - 4), &[0x810])[0].is_some());
+        assert_eq!(functions(&long_table(MAX_ENTRIES), &[0x810]), [None]);
     }
 
     #[test]

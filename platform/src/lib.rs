@@ -280,6 +280,9 @@ pub trait AddressSpace: Send + Sync {
     fn invalidate_returns(&self);
     /// Kills the host process now; its threads report [`Trap::Dead`].
     fn kill(&self);
+    /// Has `hook` called, with no lock held, when the host process is dead: threads that the guest kernel keeps stopped do
+    /// not report that. One hook at a time; by default none is ever called.
+    fn on_death(&self, _hook: Box<dyn FnOnce() + Send>) {}
     /// Processor time used by the address space (user, system, in ns), as reported by the host.
     fn cpu_time(&self) -> (u64, u64);
 }

@@ -118,7 +118,8 @@ impl Text {
         };
         copy(0, TRAMPOLINE);
         for (start, end) in filled {
-            copy(TRAMPOLINE + start, end.min(&self.len).saturating_sub(*start));
+            let (start, end) = ((*start).min(self.len), (*end).min(self.len));
+            copy(TRAMPOLINE + start, end.saturating_sub(start));
         }
         *next.state.lock() = State { sites: state.sites.clone(), slots: state.slots.clone() };
         drop(state);
@@ -133,10 +134,12 @@ impl Text {
         self.trampoline
     }
 
+    /// The bytes from `at` on, as many of the `len` as there are.
     fn bytes<R>(&self, at: u64, len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
-        assert!(at + len as u64 <= TRAMPOLINE + self.len);
-        // SAFETY: in bounds of the live mapping, as asserted above. No other process can write to it, and in this one
-        // the caller holds `self.state` or the value is new.
+        let all = TRAMPOLINE + self.len;
+        let at = at.min(all);
+        let len = len.min((all - at) as usize);
+        // SAFETY: in bounds of the live mapping; nobody else can write to it, and `self.state` is held or the value is new.
         f(unsafe { std::slice::from_raw_parts_mut(self.mapping.base().add(at as usize), len) })
     }
 
@@ -496,8 +499,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_filled_behind_the_end_is_left_out() {
+        let s = sample(&GETPID, 0);
+        assert_eq!(s.patch(true), Outcome::Done);
+        let len = s.file.len() as u64;
+        for filled in [(0, len + (1 << 20)), (len + (1 << 20), len + (2 << 20)), (u64::MAX - 4095, u64::MAX)] {
+            let next = s.text.successor(&[(0, len), filled]).unwrap();
+            assert!(next.is_patched(s.site));
+            let all = TRAMPOLINE as usize + s.file.len();
+            assert_eq!(peek(&next, 0, all), peek(&s.text, 0, all));
+            next.fill(filled.0, filled.1 - filled.0, |b| b.fill(0x90));
+        }
+    }
+
+    #[test]
     fn decoding_is_bounded() {
-        // Functions of 40 KiB, a thousand sites: some stay open, for a later call.
+        // Functions of 40 KiB, a thousand sites: some are left open, and a later question answers them.
         let code = [&GETPID[..], &[0x90; 9]].concat().repeat(2560);
         let mut file = elf(&[], &[(0x4000, code.len() as u64)], By::Unwind);
         file.extend(&code);

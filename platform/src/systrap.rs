@@ -6,7 +6,7 @@
 //! * [`launch`]: the zygote's start.
 //! * [`fork_broker`]: how a forked stub gets its descriptors.
 //! * [`patience`]: how long the Sentry waits for stubs.
-//! * [`strays`]: processes cloned without a request.
+//! * [`strays`], [`rogues`]: processes and threads cloned without a request.
 //! * [`inflight`]: the limit of descriptors in flight; [`share`]: the part of each process.
 //! * [`space`], [`thread`]: [`crate::AddressSpace`] and [`crate::GuestThread`].
 //! * [`watched`]: shared memory, and the executor's record of a cell.
@@ -24,6 +24,7 @@ pub(crate) mod handoff;
 mod inflight;
 mod launch;
 mod patience;
+mod rogues;
 mod share;
 mod space;
 mod strays;
@@ -59,6 +60,9 @@ pub struct Config {
     /// Every call of the guest traps, even `sched_yield`, which the host answers by itself otherwise (except in
     /// processes that have a thread with [`crate::LocalAnswers::filtered`]).
     pub see_all: bool,
+    /// Most processes and threads that the stubs and the Sentry may have together, by the host's count (`RLIMIT_NPROC`
+    /// of the stubs); `None`: as many as the Sentry's own limit allows.
+    pub max_host_tasks: Option<u64>,
     /// Called with a message if the sandbox cannot continue (the zygote is dead).
     pub on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
 }
@@ -95,6 +99,7 @@ pub const HOST_CALLS: &[(libc::c_long, &str)] = &[
     (libc::SYS_wait4, "reap a stub"),
     (libc::SYS_waitid, "find children that are no stubs"),
     (libc::SYS_tgkill, "interrupt a guest thread (SIGUSR1); check that it belongs to a stub (0)"),
+    (libc::SYS_kill, "check whether a number is a thread's (0)"),
     (libc::SYS_process_vm_readv, "guest memory, if not copied through the hand-off area"),
     (libc::SYS_process_vm_writev, "the same"),
 ];
@@ -107,9 +112,12 @@ pub(crate) struct Inner {
     flights: Arc<Flights>,
     patience: patience::Patience,
     strays: strays::Strays,
+    rogues: rogues::Rogues,
     on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
     zygote_pid: i32,
     vdso: Option<(u64, u64)>,
+    /// The processor time after which the host may end a stub (`RLIMIT_CPU`).
+    cpu_limit_ns: u64,
     fp_size: usize,
     see_all: bool,
     /// All stubs that have not been reaped.
@@ -169,7 +177,7 @@ impl Systrap {
     ///
     /// Errors with `Unsupported` where this platform cannot work.
     pub fn new(config: Config) -> io::Result<Arc<Systrap>> {
-        let launched = launch::launch(&config.executor, !config.see_all)?;
+        let launched = launch::launch(&config.executor, !config.see_all, config.max_host_tasks)?;
         // After the launch: the zygote would inherit it.
         crate::cores::short_slice();
         let fp_size = launch::fp_state_size();
@@ -180,9 +188,11 @@ impl Systrap {
             flights: Arc::default(),
             patience: patience::Patience::new(),
             strays: strays::Strays::default(),
+            rogues: rogues::Rogues::default(),
             on_fatal: config.on_fatal,
             zygote_pid: launched.pid,
             vdso: launched.vdso,
+            cpu_limit_ns: cpu_limit_ns(),
             fp_size,
             see_all: config.see_all,
             stubs: Mutex::default(),
@@ -296,6 +306,20 @@ async fn refill_pool(inner: Weak<Inner>, mut zygote: Thread) {
     }
 }
 
+/// The host counts whole ticks where it enforces the limit, and exactly where it tells what was used: of 2 s, 1.91 have been
+/// seen.
+fn cpu_limit_ns() -> u64 {
+    const SLACK_NS: u64 = 100_000_000;
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_CPU);
+    match limit {
+        Ok((_, hard)) if hard != libc::RLIM_INFINITY => {
+            let ns = hard.saturating_mul(1_000_000_000);
+            (ns - ns / 8).saturating_sub(SLACK_NS)
+        }
+        _ => u64::MAX,
+    }
+}
+
 impl Inner {
     /// Registers a stub and watches for its death.
     fn register(&self, space: &Arc<Space>, pid: i32, pidfd: OwnedFd) {
@@ -351,10 +375,12 @@ impl Inner {
             // Reaped under the lock: a pid in the table cannot be reused.
             let Some(stub) = stubs.get(&pid) else { return };
             let space = stub.space.upgrade();
-            let Some(signal) = space::wait_for(pid, space.as_deref()) else {
+            let Some((signal, used_ns)) = space::wait_for(pid, space.as_deref()) else {
                 return;
             };
-            let ours = stub.exit_state.ours.load(SeqCst);
+            // It has used up the processor time that the host gives each process: the guest's own end.
+            let spent = signal == libc::SIGKILL && used_ns >= self.cpu_limit_ns;
+            let ours = stub.exit_state.ours.load(SeqCst) || spent;
             (stubs.remove(&pid), space, signal, ours)
         };
         // The stub may have left strays.

@@ -193,4 +193,5 @@ pub const PLATFORM: &[(c_long, &[&[When]])] = &[
     (libc::SYS_waitid, &[&[Is(3, LOOK_ONLY)]]),
     // Only stubs are to be reached, all of them children; the Sentry itself is process 1, and there is nobody else.
     (libc::SYS_tgkill, &[&[Is(2, libc::SIGUSR1 as u32)], &[Is(2, 0)]]),
+    (libc::SYS_kill, &[&[Is(1, 0)]]),
 ];

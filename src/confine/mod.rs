@@ -61,6 +61,7 @@ pub fn empty_root() -> Result<()> {
 }
 
 /// As much of everything as the host allows: the caller's limits are meant for the command, and the guest kernel applies them there.
+/// Of processor time, none where the caller may have that: what stubs use is counted for each guest process.
 /// Going beyond what a file may grow to is an error, not the end. And no core dumps (they would hold guests' memory).
 pub fn raise_limits() -> Result<()> {
     use Resource::*;
@@ -70,6 +71,10 @@ pub fn raise_limits() -> Result<()> {
         if soft != hard {
             setrlimit(resource, hard, hard).with_context(|| format!("raising {resource:?}"))?;
         }
+    }
+    let without = (libc::RLIM_INFINITY, libc::RLIM_INFINITY);
+    if getrlimit(RLIMIT_CPU)? != without && setrlimit(RLIMIT_CPU, without.0, without.1).is_err() {
+        log::debug!("the host's limit of processor time stays");
     }
     setrlimit(RLIMIT_CORE, 0, 0).context("switching off core dumps")?;
     Ok(())

@@ -302,7 +302,7 @@ pub(super) fn start(inner: Weak<Inner>, listener: Arc<OwnedFd>) -> io::Result<()
     Ok(())
 }
 
-/// Checks pending handshakes at intervals, as long as there are any or strays are found.
+/// Checks pending handshakes, strays and rogues at intervals, as long as there is reason to.
 async fn guard(inner: Weak<Inner>) {
     loop {
         let deadline = now_ns() + CHECK_NS;
@@ -324,9 +324,11 @@ async fn guard(inner: Weak<Inner>) {
         let Some(inner) = inner.upgrade() else { return };
         let fork_broker = &inner.fork_broker;
         let strays = inner.strays.search(&inner);
-        if !fork_broker.check(&inner, None) && !strays {
+        let rogues = inner.rogues.search(&inner);
+        if !fork_broker.check(&inner, None) && !strays && !rogues {
             fork_broker.guarded.store(false, SeqCst);
-            if fork_broker.pending.lock().is_empty() || fork_broker.guarded.swap(true, SeqCst) {
+            let idle = fork_broker.pending.lock().is_empty() && !inner.rogues.wanted();
+            if idle || fork_broker.guarded.swap(true, SeqCst) {
                 return;
             }
         }

@@ -31,7 +31,7 @@ fn unsupported(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, what)
 }
 
-pub(super) fn launch(executor: &Executor, yields: bool) -> io::Result<Launched> {
+pub(super) fn launch(executor: &Executor, yields: bool, max_host_tasks: Option<u64>) -> io::Result<Launched> {
     // SAFETY: reads the auxiliary vector.
     let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
     if hwcap2 & 2 == 0 {
@@ -56,7 +56,7 @@ pub(super) fn launch(executor: &Executor, yields: bool) -> io::Result<Launched> 
         fds.push(high(executor.doorbell_of(which))?);
     }
     fds.extend([high(&stub_control)?, high(&area_fd)?, high(executor.global.fd())?]);
-    let pid = start(&image, &fds)?;
+    let pid = start(&image, &fds, max_host_tasks)?;
     drop((fds, stub_control, area_fd));
 
     let deadline = Instant::now() + STARTS_WITHIN;
@@ -156,7 +156,10 @@ fn stub_text() -> io::Result<std::ops::Range<u64>> {
     Err(unsupported("the embedded stub has no text"))
 }
 
-fn start(image: &OwnedFd, fds: &[OwnedFd]) -> io::Result<i32> {
+fn start(image: &OwnedFd, fds: &[OwnedFd], max_host_tasks: Option<u64>) -> io::Result<i32> {
+    use nix::sys::resource::{getrlimit, Resource};
+    let hard = getrlimit(Resource::RLIMIT_NPROC)?.1;
+    let tasks = max_host_tasks.map(|most| libc::rlimit { rlim_cur: most.min(hard), rlim_max: most.min(hard) });
     const ARGV: [&CStr; 1] = [c"runsc-stub"];
     let argv = [ARGV[0].as_ptr(), std::ptr::null()];
     let envp: [*const libc::c_char; 1] = [std::ptr::null()];
@@ -173,6 +176,10 @@ fn start(image: &OwnedFd, fds: &[OwnedFd]) -> io::Result<i32> {
         libc::setsid();
         // Without randomisation the initial stack and the vDSO cannot collide with the stub's image.
         libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong);
+        // Inherited by all stubs: whatever clones hostile code makes. The Sentry's own limit stays, for its threads.
+        if tasks.as_ref().is_some_and(|limit| libc::setrlimit(libc::RLIMIT_NPROC, limit) < 0) {
+            libc::_exit(103);
+        }
         for (number, fd) in fds.iter().enumerate() {
             if libc::dup2(fd.as_raw_fd(), number as i32) < 0 {
                 libc::_exit(101);

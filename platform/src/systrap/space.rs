@@ -67,6 +67,8 @@ pub(super) struct Space {
     answers: AtomicU64,
     /// User and system time as last told.
     told: Mutex<(u64, u64)>,
+    /// To be called when it is dead.
+    death_hook: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 /// What a call costs that is answered without anybody's sleep: the stub's wait for the answer, which the host takes for user time, is as
@@ -106,6 +108,7 @@ impl Space {
             return_epoch: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             told: Mutex::default(),
+            death_hook: Mutex::default(),
         })
     }
 
@@ -211,6 +214,12 @@ impl Space {
         slots.used.len() == 1 && slots.free.iter().all(|s| self.area.gone(*s).load(Acquire) != 0)
     }
 
+    /// The numbers of its threads, as it tells: one for each slot that it was given.
+    pub(super) fn told_tids(&self) -> Vec<i32> {
+        let slots = self.slots.lock();
+        slots.used.values().filter_map(Weak::upgrade).map(|w| w.tid.load(SeqCst)).collect()
+    }
+
     /// All other guest threads have been told to end, or never were.
     pub(super) fn has_one_guest(&self) -> bool {
         self.slots.lock().used.len() == 1
@@ -240,6 +249,10 @@ impl Space {
             // The number may be another's now.
             watched.pid.store(0, SeqCst);
             watched.wake();
+        }
+        if let Some(hook) = self.death_hook.lock().take() {
+            // Not here: whoever has found that it is dead may hold any lock.
+            self.inner.executor.spawn(Box::pin(async move { hook() }));
         }
     }
 
@@ -338,8 +351,8 @@ impl Space {
     }
 }
 
-/// Reaps `pid` if it is dead; gives the signal it died of (0: an exit). `space` learns its processor time.
-pub(super) fn wait_for(pid: i32, space: Option<&Space>) -> Option<i32> {
+/// Reaps `pid` if it is dead; gives the signal it died of (0: an exit) and the processor time it used. `space` learns that.
+pub(super) fn wait_for(pid: i32, space: Option<&Space>) -> Option<(i32, u64)> {
     let mut life = space.map(|s| s.life.write());
     let mut status = 0;
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
@@ -351,10 +364,11 @@ pub(super) fn wait_for(pid: i32, space: Option<&Space>) -> Option<i32> {
     // SAFETY: zeroed at first, perhaps filled in by the kernel.
     let usage = unsafe { usage.assume_init() };
     let ns = |t: libc::timeval| t.tv_sec as u64 * 1_000_000_000 + t.tv_usec as u64 * 1000;
+    let (user, system) = (ns(usage.ru_utime), ns(usage.ru_stime));
     if let Some(life) = &mut life {
-        **life = Some((ns(usage.ru_utime), ns(usage.ru_stime)));
+        **life = Some((user, system));
     }
-    Some(if libc::WIFSIGNALED(status) { libc::WTERMSIG(status) } else { 0 })
+    Some((if libc::WIFSIGNALED(status) { libc::WTERMSIG(status) } else { 0 }, user.saturating_add(system)))
 }
 
 /// What a process that might be a stub we do not know died of (0: not of a signal, or there is none), if it is dead; reaps it then.
@@ -471,6 +485,9 @@ impl AddressSpace for Space {
         if let Some(pidfd) = self.pidfd.get() {
             self.exit_state.kill(pidfd);
         }
+    }
+    fn on_death(&self, hook: Box<dyn FnOnce() + Send>) {
+        *self.death_hook.lock() = Some(hook);
     }
     fn cpu_time(&self) -> (u64, u64) {
         let life = self.life.read();

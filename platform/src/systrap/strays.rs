@@ -56,6 +56,11 @@ impl Strays {
         state.youngest = state.youngest.max(pid);
     }
 
+    /// The number of the youngest child that is known of.
+    pub(super) fn youngest(&self) -> i32 {
+        self.0.lock().youngest
+    }
+
     /// Does one search; returns whether another one is needed.
     pub(super) fn search(&self, inner: &Arc<Inner>) -> bool {
         if std::process::id() != 1 {

@@ -253,6 +253,12 @@ impl Thread {
         if !slept {
             self.space.answered();
         }
+        // It is in the area; the stub may never take it.
+        for index in self.round.iter().filter(|index| **index < self.sent) {
+            if let Some(Queued::Op(Op::CopyOut { data, .. })) = self.queue.get_mut(*index) {
+                *data = Vec::new();
+            }
+        }
     }
 
     /// Sends the files that the round maps.
@@ -470,10 +476,7 @@ impl Thread {
                 inner.counters.forks.fetch_add(1, Relaxed);
                 Poll::Ready(Ok(forking.child))
             }
-            Poll::Ready(other) => Poll::Ready(Err(match other {
-                Trap::OpFailed { errno, .. } => errno,
-                _ => Errno::ESRCH,
-            })),
+            Poll::Ready(other) => Poll::Ready(Err(self.not_cloned(other))),
             Poll::Pending => {
                 self.forking = Some(Ok(forking));
                 Poll::Pending
@@ -537,16 +540,23 @@ impl Thread {
             }
             Poll::Ready(other) => {
                 self.space.give_slot(starting.slot, true);
-                Poll::Ready(Err(match other {
-                    Trap::OpFailed { errno, .. } => errno,
-                    _ => Errno::ESRCH,
-                }))
+                Poll::Ready(Err(self.not_cloned(other)))
             }
             Poll::Pending => {
                 self.starting = Some(Ok(starting));
                 Poll::Pending
             }
         }
+    }
+
+    /// Why the stub made no process or thread.
+    fn not_cloned(&self, why: Trap) -> Errno {
+        let Trap::OpFailed { errno, .. } = why else { return Errno::ESRCH };
+        if errno == Errno::EAGAIN {
+            let inner = &self.space.inner;
+            inner.rogues.short(inner);
+        }
+        errno
     }
 }
 

@@ -32,7 +32,8 @@ where
 {
     let executor = Executor::new(HandOff::default(), None).unwrap();
     let on_fatal = Arc::new(|m: &str| eprintln!("fatal: {m}"));
-    let platform = Systrap::new(Config { executor: executor.clone(), pool: 2, see_all, on_fatal }).unwrap();
+    let config = Config { executor: executor.clone(), pool: 2, see_all, max_host_tasks: None, on_fatal };
+    let platform = Systrap::new(config).unwrap();
     let future = test(platform.clone(), executor.clone());
     let e = executor.clone();
     executor.spawn(Box::pin(async move {

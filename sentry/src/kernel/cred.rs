@@ -458,6 +458,14 @@ pub fn exec_cred(old: &Cred, file: &ExecFile) -> Result<ExecCred> {
     Ok(ExecCred { cred: new, secure })
 }
 
+impl Cred {
+    /// Whether both can reach the same: whatever has been read with the one could be read with the other.
+    pub fn same_rights(&self, other: &Cred) -> bool {
+        let ids = |c: &Cred| [c.uid, c.euid, c.suid, c.fsuid, c.gid, c.egid, c.sgid, c.fsgid];
+        ids(self) == ids(other) && self.permitted == other.permitted && self.groups == other.groups
+    }
+}
+
 impl Task {
     /// Commits changed credentials. A change of identity or a gain of capabilities clears dumpable and the
     /// parent-death signal (prctl(2)).

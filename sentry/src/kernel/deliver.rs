@@ -7,7 +7,8 @@ use super::Task;
 use crate::arch::frame::{self, Delivery};
 use crate::error::{Errno, Restart, SysError, SysResult};
 use crate::syscalls::Ctx;
-use platform::{Fault, GuestThread, Op};
+use platform::{Enter, Fault, GuestThread, Op, Trap};
+use std::future::poll_fn;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -36,7 +37,16 @@ pub async fn signals(
 ) -> Flow {
     let mut flow = Flow::Resume;
     let mut restart = restart;
+    let mut taken = 0u32;
     loop {
+        taken += 1;
+        if taken % AT_ONCE == 0 {
+            // There may be as many as are queued.
+            if let Some(status) = store_frames(task, thread).await {
+                return Flow::Exit(status);
+            }
+            crate::kernel::wait::yield_now().await;
+        }
         if task.killed.load(Ordering::SeqCst) {
             let st = task.group.links.lock().exiting;
             return Flow::Exit(st.or(*task.exec_kill.lock()).unwrap_or(0));
@@ -112,6 +122,26 @@ pub async fn signals(
         task.restore_mask();
     }
     flow
+}
+
+/// Signals that are taken before others go first, and their frames stored: as many as the stub stores in one round.
+const AT_ONCE: u32 = 16;
+
+/// Has the stub store the frames that are queued; tells the status that the task ends with, if it does.
+async fn store_frames(task: &Arc<Task>, thread: &mut dyn GuestThread) -> Option<i32> {
+    if !task.framed.swap(false, Ordering::Relaxed) {
+        return None;
+    }
+    let before = task.signals.lock().before.take();
+    thread.enter(Enter::Stay);
+    match poll_fn(|cx| thread.poll_trap(cx)).await {
+        Trap::OpFailed { errno: Errno::EFAULT, index } => before.and_then(|b| unframed(task, thread, &b, index)),
+        Trap::Dead { signal } => {
+            let status = task.group.links.lock().exiting;
+            Some(status.unwrap_or(signaled(if signal == 0 { libc::SIGKILL } else { signal }, false)))
+        }
+        _ => None,
+    }
 }
 
 /// Takes the next pending signal of `allowed`; signals of the thread come before signals of the process.

@@ -296,10 +296,16 @@ fn shares_fs(task: &Task) -> bool {
     tree.tasks.values().any(|t| !Arc::ptr_eq(&t.group, &task.group) && Arc::ptr_eq(&t.fs.read(), &fs))
 }
 
-/// Whether the program may be loaded in the process of `thread`. The only thread of a process can clean up
-/// its memory. Tampered memory (the stub's included) harms only that process, as long as the program has no
-/// right that its caller lacks.
-fn can_reuse_mm(task: &Task, thread: &dyn GuestThread) -> bool {
+/// Whether the program, which gains nothing, may be loaded in the process that `thread` is in. A task that is alone in
+/// it can clean it up; that its memory may have been tampered with (the stub's, too) is no harm as long as the program
+/// has no right that its caller lacks. What is left in the hand-off area and on the stub's stacks must be no more than
+/// the program may read: all programs of the process have had its rights, and others of its user may look into it.
+fn can_reuse_mm(task: &Task, thread: &dyn GuestThread, new: &Cred) -> bool {
+    let began = task.mm().map().began.clone();
+    let same = |c: &Cred| began.as_ref().is_some_and(|b| b.same_rights(c));
+    if task.group.dumpable.load(Ordering::SeqCst) != 1 || !same(new) || !same(&task.cred()) {
+        return false;
+    }
     let sole = task.mm.read().user_count() == 1 && task.tid() == task.group.pid;
     sole && task.group.links.lock().threads.len() == 1 && thread.sole() && thread.gs_base() == 0
 }
@@ -375,6 +381,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, into: LoadInto<'_>) -> Re
     let rights = secure || !readable || gains(&old, &new_cred);
     let mut map = Map::with_stack(stack_len, random_u64());
     map.images = Images::for_program((!rights).then_some(&new_cred));
+    map.began = Some(Arc::new(new_cred.clone()));
     let (mut ops, mut zero) = (Vec::new(), Vec::new());
     let texts = &task.kernel.texts;
 
@@ -425,8 +432,11 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, into: LoadInto<'_>) -> Re
     let files = [Some(&file), interp.as_ref().map(|(f, _)| f)].into_iter().flatten();
     let known: Vec<_> = files.map(|f| f.path.as_ref().and_then(known)).collect();
     let tried = known.iter().all(|k| k.as_ref().is_some_and(|k| k.mapped.load(Ordering::Relaxed)));
+    // What a stub does not take stays in our memory; one that has not run a program yet takes it.
+    let length: usize = prog.argv.iter().chain(&prog.envp).map(Vec::len).sum();
+    let short = length < platform::STAGE_MAX / 2;
     let (mut thread, space) = match into {
-        LoadInto::Of(own) if tried && !rights && can_reuse_mm(task, own) => {
+        LoadInto::Of(own) if tried && !rights && short && can_reuse_mm(task, own, &new_cred) => {
             let all = (platform::GUEST_MIN, platform::GUEST_MAX - platform::GUEST_MIN);
             ops.insert(0, Op::Unmap { addr: all.0, len: all.1 });
             ops.push(Op::RestoreFp { addr: 0 });
@@ -481,7 +491,9 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, into: LoadInto<'_>) -> Re
     if let Some(thread) = &mut thread {
         prepare(&mut **thread, std::mem::take(&mut ops), regs);
     }
-    Ok(Image { mm: Mm::new(space, map), thread, ops, regs, cred: new_cred, secure, readable, comm })
+    let mm = Mm::new(space, map);
+    mm.end_with_space(&task.kernel);
+    Ok(Image { mm, thread, ops, regs, cred: new_cred, secure, readable, comm })
 }
 
 /// Sets the thread's first operations and its registers.

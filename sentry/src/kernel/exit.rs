@@ -44,7 +44,8 @@ pub fn start_group_exit(group: &Arc<ThreadGroup>, status: i32, except: Option<i3
             notified = Some(t);
         }
     }
-    if let Some(task) = notified {
+    // Once, however often the group is told to end.
+    if let Some(task) = notified.filter(|_| !group.ending.swap(true, Ordering::SeqCst)) {
         kill_after_timeout(&task);
     }
 }

@@ -159,7 +159,9 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
         for (s, e) in gone {
             map.vmas.remove(s, e);
         }
-        Mm::new(thread.address_space(), map)
+        let mm = Mm::new(thread.address_space(), map);
+        mm.end_with_space(&parent.kernel);
+        mm
     };
     let child = build(&parent, &a, pid, child_mm, files, &*thread);
     let vfork = has(CLONE_VFORK).then(|| {

@@ -71,6 +71,8 @@ pub struct ThreadGroup {
     pub threaded: AtomicBool,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: AtomicI32,
+    /// Its end has begun, and the task that enforces it runs.
+    pub ending: AtomicBool,
     /// The sandbox's init: no signal from inside terminates it by default (pid_namespaces(7)).
     pub init: bool,
     /// For init: signals whose default action applies because they are faults of its own or come from outside
@@ -107,6 +109,7 @@ impl ThreadGroup {
             turns: Arc::default(),
             threaded: AtomicBool::new(false),
             dumpable: AtomicI32::new(1),
+            ending: AtomicBool::new(false),
             init: false,
             forced_fatal: AtomicU64::new(0),
             remains: Mutex::new(None),

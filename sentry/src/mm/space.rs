@@ -9,7 +9,7 @@
 
 use super::vma::{page_up, Backing, Vma, VmaTree};
 use crate::error::{Errno, Result};
-use crate::kernel::Task;
+use crate::kernel::{exit, Cred, Kernel, Task};
 use parking_lot::{Mutex, MutexGuard};
 use platform::{AddressSpace, GuestThread, OpsSettled, GUEST_MAX, PAGE_SIZE};
 use std::future::poll_fn;
@@ -43,6 +43,8 @@ pub struct Map {
     pub locked_future: bool,
     /// Patched texts.
     pub images: super::text::Images,
+    /// Rights of the program that the address space was made for; those of its forks began with the same.
+    pub began: Option<Arc<Cred>>,
 }
 
 pub struct Mm {
@@ -68,6 +70,23 @@ impl Mm {
             inflight: Mutex::default(),
             loading: Mutex::default(),
         })
+    }
+    /// Has the processes that use it end with its host process, which may be killed while all their threads wait in calls.
+    pub fn end_with_space(self: &Arc<Self>, kernel: &Arc<Kernel>) {
+        let (mm, kernel) = (Arc::downgrade(self), Arc::downgrade(kernel));
+        self.space.on_death(Box::new(move || {
+            let (Some(mm), Some(kernel)) = (mm.upgrade(), kernel.upgrade()) else { return };
+            if mm.user_count() == 0 {
+                return;
+            }
+            let users = |t: &&Arc<Task>| Arc::ptr_eq(&t.mm(), &mm);
+            let groups: Vec<_> = kernel.tree.lock().tasks.values().filter(users).map(|t| t.group.clone()).collect();
+            for group in groups {
+                if !group.links.lock().threads.is_empty() {
+                    exit::kill_group(&group, libc::SIGKILL);
+                }
+            }
+        }));
     }
     pub fn space(&self) -> Arc<dyn AddressSpace> {
         self.space.clone()

@@ -32,6 +32,7 @@ use crate::mm::io::Dst;
 use crate::mm::space::Map;
 use parking_lot::Mutex;
 use platform::budget::{Budget, Charge};
+use platform::executor::{aside, now_ns};
 use platform::patch::{Outcome, Text, MAX_LEN, TRAMPOLINE};
 use platform::proof;
 use platform::{Enter, GuestThread, Op, Trap, GUEST_MAX, GUEST_MIN, PAGE_SIZE};
@@ -60,6 +61,11 @@ const MOVE_AFTER: u32 = 6;
 const FIRST: u64 = 300;
 /// After so many, the tables are made by a thread of their own, so that the first copy finds them.
 const PREPARE: u64 = 100;
+
+/// Time that proofs may take: so much at once, and this part of all time. A guest can have each of its sites asked for,
+/// in files with tables as long as the bounds allow.
+const PROOF_NS: u64 = 300_000_000;
+const PROOF_PART: u64 = 16;
 
 /// What a trap counts whose call the stub makes by itself. Patched it costs next to nothing, and not all such traps are told.
 const NATIVE: u64 = 6;
@@ -105,6 +111,8 @@ pub struct Texts {
     clock: AtomicU64,
     /// Traps in all; counted up to [`FIRST`].
     seen: AtomicU64,
+    /// When proofs have taken all the time that they may (a time of [`now_ns`]): later than now by what they owe.
+    proofs_until: AtomicU64,
     /// For `--stats`.
     pub copies: AtomicU64,
     pub moves: AtomicU64,
@@ -133,6 +141,8 @@ struct State {
     heat: u64,
     /// Copies made so far: each must be worth more than the one before.
     made: u32,
+    /// A thread makes the next one.
+    making: bool,
     /// Offsets of `syscall` instructions, as told.
     sites: HashSet<u64>,
     copy: Option<Arc<Copy>>,
@@ -258,6 +268,23 @@ impl Texts {
         before + weight >= FIRST
     }
 
+    /// Whether there is time left for a proof.
+    fn may_prove(&self) -> bool {
+        self.proofs_until.load(Ordering::Relaxed) < now_ns() + PROOF_NS * PROOF_PART
+    }
+
+    /// Does the work of a proof, with no lock held and everything else given to another thread; it counts.
+    fn proving<R>(&self, f: impl FnOnce() -> R) -> R {
+        aside(|| {
+            let before = now_ns();
+            let result = f();
+            let owed = (now_ns() - before) * PROOF_PART;
+            let add = |until: u64| Some(until.max(before) + owed);
+            let _ = self.proofs_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+            result
+        })
+    }
+
     /// A program has started a thread: more calls are likely to follow.
     pub fn threaded(&self) {
         let seen = self.seen.load(Ordering::Relaxed);
@@ -314,7 +341,7 @@ fn read(file: &Arc<File>, offset: u64, buf: &mut [u8]) -> Result<usize> {
 struct Place {
     file: Arc<File>,
     text: Arc<FileText>,
-    /// The mapping, in the file.
+    /// The mapping, in the file; up to the file's end.
     code: (u64, u64),
     base: u64,
     offset: u64,
@@ -323,12 +350,15 @@ struct Place {
 impl Place {
     fn of(vma: &Vma, site: u64) -> Option<Place> {
         let (Backing::File { file, .. }, Some(text)) = (&vma.backing, &vma.text) else { return None };
+        // The file may have grown since: what lies behind its end as it was is not part of a copy.
+        let len = text.version.size;
+        let offset = vma.offset.checked_add(site.checked_sub(vma.start)?).filter(|o| *o < len)?;
         Some(Place {
             file: file.clone(),
             text: text.clone(),
-            code: (vma.offset, vma.offset + vma.len()),
+            code: (vma.offset, (vma.offset + vma.len()).min(len.next_multiple_of(PAGE_SIZE))),
             base: vma.start.checked_sub(vma.offset)?,
-            offset: vma.offset + (site - vma.start),
+            offset,
         })
     }
     /// What is copied around the site.
@@ -397,47 +427,108 @@ impl Copy {
     }
 }
 
+/// What is to be done about a trap.
+enum Step {
+    Nothing,
+    /// The site is patched in the newest copy.
+    Patched,
+    /// Prove the site, and patch it in this copy.
+    Prove(Arc<Copy>),
+    /// Make a copy.
+    Make(Plan),
+}
+
+/// What a new copy is made from.
+struct Plan {
+    old: Option<Arc<Copy>>,
+    /// The old one has the site, which could not be patched there.
+    wait: bool,
+    /// Distance of the first copy's trampoline page.
+    trampoline: Option<i64>,
+    sites: HashSet<u64>,
+    /// For the bytes of the copy.
+    charge: Charge,
+}
+
 impl Record {
-    /// Counts a trap, and makes or changes the copy if it is time. True if the site is patched in the newest copy.
-    fn trapped(&self, texts: &Texts, place: &Place, nr: u32, trampoline: impl FnOnce() -> Option<i64>) -> bool {
+    /// Counts a trap; says what is to be done, for [`Record::act`].
+    fn trapped(&self, texts: &Texts, place: &Place, nr: u32, trampoline: impl FnOnce() -> Option<i64>) -> Step {
         let mut state = self.state.lock();
         let state = &mut *state;
         if !state.sites.contains(&place.offset) {
             if state.sites.len() >= MAX_SITES {
-                return false;
+                return Step::Nothing;
             }
             state.sites.insert(place.offset);
         }
         let mut wait = false;
         if let Some(copy) = state.copy.as_ref().filter(|c| c.has(place.offset)) {
-            if copy.text.known(place.offset).is_none() {
-                copy.patch(&place.file, &HashSet::from([place.offset]), true);
-            }
             match copy.text.known(place.offset) {
-                Some(Outcome::Done) => return true,
+                Some(Outcome::Done) => return Step::Patched,
                 Some(Outcome::Later) => wait = true,
-                _ => return false,
+                None if texts.may_prove() => return Step::Prove(copy.clone()),
+                _ => return Step::Nothing,
             }
         }
         // Those of threads that wait for each other come in crowds; the stub makes them by itself as soon as they are patched.
         let native = matches!(i64::from(nr), libc::SYS_futex | libc::SYS_sched_yield);
         let weight = if native { NATIVE } else { 1 };
         state.heat += weight;
-        if !texts.ready(weight) {
-            return false;
+        if !texts.ready(weight) || state.making {
+            return Step::Nothing;
         }
         let (start, end) = place.window();
         let price = (16 + (end - start) / (16 << 10)) << state.made.min(16);
-        if state.heat < price {
-            return false;
+        if state.heat < price || !texts.may_prove() {
+            return Step::Nothing;
         }
         state.heat = 0;
         let grown = if wait { 0 } else { end - start };
         let len = TRAMPOLINE + state.copy.as_ref().map_or(0, |c| c.len()) + grown;
         // The next try is as many traps away.
-        let Some(charge) = texts.charge(len).filter(|_| !place.text.stale.load(Ordering::SeqCst)) else { return false };
+        let Some(charge) = texts.charge(len).filter(|_| !place.text.stale.load(Ordering::SeqCst)) else {
+            return Step::Nothing;
+        };
         state.made += 1;
-        let made = match (&state.copy, wait) {
+        state.making = true;
+        let old = state.copy.clone();
+        let trampoline = if old.is_none() { trampoline() } else { None };
+        Step::Make(Plan { old, wait, trampoline, sites: state.sites.clone(), charge })
+    }
+
+    /// Does what is to be done, with no lock held: it takes long. True if the site is patched in the newest copy.
+    fn act(&self, texts: &Texts, place: &Place, step: Step) -> bool {
+        match step {
+            Step::Nothing => false,
+            Step::Patched => true,
+            Step::Prove(copy) => {
+                texts.proving(|| copy.patch(&place.file, &HashSet::from([place.offset]), true));
+                copy.text.is_patched(place.offset)
+            }
+            Step::Make(plan) => {
+                let before = plan.old.clone();
+                let copy = texts.proving(|| plan.make(place));
+                let mut state = self.state.lock();
+                state.making = false;
+                let same = match (&state.copy, &before) {
+                    (Some(now), Some(old)) => Arc::ptr_eq(now, old),
+                    (now, old) => now.is_none() && old.is_none(),
+                };
+                let Some(copy) = copy.filter(|_| same) else { return false };
+                texts.copies.fetch_add(1, Ordering::Relaxed);
+                let done = copy.text.is_patched(place.offset);
+                log::debug!("patched text: {} bytes, {} sites", copy.len(), copy.text.patched());
+                state.copy = Some(Arc::new(copy));
+                done
+            }
+        }
+    }
+}
+
+impl Plan {
+    fn make(self, place: &Place) -> Option<Copy> {
+        let (start, end) = place.window();
+        let made = match (&self.old, self.wait) {
             (Some(old), true) => old.text.successor(&old.filled).ok().map(|t| (t, old.filled.clone())),
             (Some(old), false) => old.text.successor(&old.filled).ok().and_then(|t| {
                 let mut filled = old.filled.clone();
@@ -446,20 +537,16 @@ impl Record {
                 filled.sort_unstable();
                 Some((t, filled))
             }),
-            (None, _) => trampoline().and_then(|trampoline| {
+            (None, _) => self.trampoline.and_then(|trampoline| {
                 let t = Text::new(place.text.version.size, trampoline).ok()?;
                 t.fill(start, end - start, |b| read(&place.file, start, b)).ok()?;
                 Some((t, vec![(start, end)]))
             }),
         };
-        let Some((text, filled)) = made else { return false };
-        let copy = Copy { text, filled, _charge: charge };
-        copy.patch(&place.file, &state.sites, false);
-        texts.copies.fetch_add(1, Ordering::Relaxed);
-        let done = copy.text.is_patched(place.offset);
-        log::debug!("patched text: {} bytes, {} sites", copy.len(), copy.text.patched());
-        state.copy = Some(Arc::new(copy));
-        done
+        let (text, filled) = made?;
+        let copy = Copy { text, filled, _charge: self.charge };
+        copy.patch(&place.file, &self.sites, false);
+        Some(copy)
     }
 }
 
@@ -623,8 +710,8 @@ pub async fn trapped(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>) {
     let site = thread.regs().rip.wrapping_sub(2);
     let nr = thread.regs().orig_rax as u32;
     let mm = task.mm();
-    {
-        let mut map = mm.map();
+    let (place, record, step) = {
+        let map = mm.map();
         if map.images.fixed || !(map.images.domain == Some(domain) || mm.user_count() == 1) {
             return;
         }
@@ -633,9 +720,14 @@ pub async fn trapped(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>) {
         let vma_start = vma.start;
         let Some(record) = place.text.make_record(texts, domain) else { return };
         let beside = map.images.domain == Some(domain);
-        if !record.trapped(texts, &place, nr, || trampoline_for(&map, vma_start, place.base, beside)) {
-            return;
-        }
+        let step = record.trapped(texts, &place, nr, || trampoline_for(&map, vma_start, place.base, beside));
+        (place, record, step)
+    };
+    if !record.act(texts, &place, step) {
+        return;
+    }
+    {
+        let mut map = mm.map();
         let newest = record.state.lock().copy.clone();
         let current = map.images.list.iter().any(|i| {
             i.pieces.iter().any(|(s, e)| (*s..*e).contains(&site))

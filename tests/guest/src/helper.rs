@@ -62,6 +62,11 @@ pub fn main(args: &[String]) -> i32 {
             }
             0
         }
+        // What is left of a program that this process executed before.
+        Some("residue") => unsafe {
+            crate::hostile::residue::look();
+            0
+        },
         Some("ids") => unsafe {
             let (mut r, mut e, mut s) = (0, 0, 0);
             getresuid(&mut r, &mut e, &mut s);

@@ -133,7 +133,7 @@ pub(super) fn copy_xattrs(lower: &Arc<dyn Inode>, to: &Arc<TmpInode>) -> Result<
 }
 
 /// Copies the data. Holes stay holes.
-fn copy_content(lower: &Arc<dyn Inode>, to: &Arc<TmpInode>, a: &Attr) -> Result<()> {
+pub(super) fn copy_content(lower: &Arc<dyn Inode>, to: &Arc<TmpInode>, a: &Attr) -> Result<()> {
     let from = File::new(lower.clone().open(libc::O_RDONLY)?, libc::O_RDONLY, None);
     if a.blocks.saturating_mul(512) >= a.size {
         return copy_range(&from, to, 0, a.size);
@@ -145,6 +145,10 @@ fn copy_content(lower: &Arc<dyn Inode>, to: &Arc<TmpInode>, a: &Attr) -> Result<
             Err(Errno::ENXIO) => break,
             found => found.unwrap_or(at),
         };
+        // The lower file may have grown since it was asked for its size.
+        if data >= a.size {
+            break;
+        }
         let hole = seek(data, libc::SEEK_HOLE).unwrap_or(a.size).clamp(data, a.size);
         if hole == data {
             break;

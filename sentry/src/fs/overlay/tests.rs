@@ -231,3 +231,17 @@ fn a_removed_name_stays_removed_when_another_is_copied_up() {
     assert_eq!(t.find("f").unwrap_err(), Errno::ENOENT);
     assert_eq!((t.read("f2").as_str(), Tree::read_file(&open).as_str()), ("new", "new"));
 }
+
+/// The size that is known of the lower file may be that of a moment ago.
+#[test]
+fn a_sparse_file_that_has_grown_is_copied_up_to_the_size_that_was_known() {
+    let lower = TmpFs::root(&TmpOptions::default(), None);
+    let from = lower.create(b"f", NewNode::File, 0o644, 0, 0).unwrap();
+    let mut attr = from.attr().unwrap();
+    attr.size = 4096;
+    let file: &TmpInode = from.as_any().downcast_ref().unwrap();
+    file.write_at(&mut Src::kernel(b"far"), 1 << 20, false).unwrap();
+    let to = lower.node(&NewNode::File, 0o644, 0, 0, None).unwrap();
+    copy_up::copy_content(&from, &to, &attr).unwrap();
+    assert_eq!(to.size(), 4096);
+}

@@ -52,6 +52,8 @@ pub struct Data {
     blocks: AtomicU64,
     /// Guests may change it behind our back.
     mapped: bool,
+    /// A guest's process was given a descriptor that can write: it may have kept it, or a mapping that is not known.
+    given: bool,
     /// There may be holes in it. To look at one through a mapping would fill it.
     sparse: bool,
 }
@@ -112,6 +114,11 @@ impl Data {
     pub fn set_mapped(&mut self) {
         self.mapped = true;
         *self.blocks.get_mut() = 0;
+    }
+
+    /// A guest's process gets the memfd's own descriptor.
+    pub fn set_given(&mut self) {
+        self.given = true;
     }
 
     pub fn read(&self, dst: &mut Dst<'_>, offset: u64) -> Result<usize> {
@@ -457,10 +464,55 @@ impl Data {
         }
         p.set_len(f.len());
         self.store = Store::Pages(p);
-        (self.mapped, self.sparse) = (false, true);
+        (self.mapped, self.given, self.sparse) = (false, false, true);
         *self.blocks.get_mut() = 0;
         self.settle(fs);
         true
+    }
+
+    /// Moves the content to a new memfd if anything but this could write to the one that it is in.
+    pub fn renew(&mut self, fs: &TmpFs) -> Result<()> {
+        let Store::Shared(old) = &self.store else { return Ok(()) };
+        if !self.given {
+            return Ok(());
+        }
+        let (old, new) = (old.clone(), SharedFile::new(Use::Mapped)?);
+        platform::executor::aside(|| self.copy_to(&new, old.len()))?;
+        self.store = Store::Shared(Arc::new(new));
+        (self.mapped, self.given) = (false, false);
+        *self.blocks.get_mut() = 0;
+        self.settle(fs);
+        Ok(())
+    }
+
+    /// Copies a content of `len` bytes; holes stay holes.
+    fn copy_to(&self, to: &SharedFile, len: u64) -> Result<()> {
+        let Store::Shared(from) = &self.store else { return Ok(()) };
+        let mut buf = vec![0; CHUNK.min(usize::try_from(len).unwrap_or(CHUNK))];
+        if self.sparse {
+            to.set_len(len)?;
+        }
+        let mut at = 0;
+        while at < len {
+            let (data, hole) = if self.sparse {
+                match self.seek(at, libc::SEEK_DATA) {
+                    Err(Errno::ENXIO) => break,
+                    data => (data?, self.seek(data?, libc::SEEK_HOLE)?.min(len)),
+                }
+            } else {
+                (at, len)
+            };
+            at = data;
+            while at < hole {
+                let part = usize::try_from(hole - at).unwrap_or(CHUNK).min(CHUNK);
+                let n = from.copy_out(at, &mut buf[..part]);
+                if n == 0 || to.copy_in(at, &buf[..n])? < n {
+                    return Err(Errno::EIO);
+                }
+                at += n as u64;
+            }
+        }
+        Ok(())
     }
 
     /// fallocate(2): `offset + len` has been checked.

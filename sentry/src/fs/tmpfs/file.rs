@@ -81,6 +81,9 @@ impl TmpInode {
             d.set_mapped();
         }
         let fd = d.share(self.fs())?.fd();
+        if write_shared || writable && seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) == 0 {
+            d.set_given();
+        }
         if write_shared {
             // One for writable shared mappings alone: it is in use as long as there is one.
             let mut writable = self.mapped_writable.lock();
@@ -135,12 +138,19 @@ impl TmpInode {
             return Err(Errno::EINVAL);
         }
         // The lock keeps a write from being in progress.
-        let _d = self.data()?.write();
+        let mut d = self.data()?.write();
         if self.seals() & libc::F_SEAL_SEAL != 0 {
             return Err(Errno::EPERM);
         }
-        if add & libc::F_SEAL_WRITE != 0 && self.mapped_writable.lock().strong_count() > 0 {
+        let mapped = self.mapped_writable.lock().strong_count() > 0;
+        if add & libc::F_SEAL_WRITE != 0 && mapped {
             return Err(Errno::EBUSY);
+        }
+        // A process may have kept a descriptor to write with, or a mapping that is not known: what it keeps is not the
+        // file's any more. Known mappings may write on below `F_SEAL_FUTURE_WRITE`, for all to see.
+        if add & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 && !mapped {
+            d.renew(self.fs()).map_err(|e| if e == Errno::ENFILE { Errno::ENOMEM } else { e })?;
+            *self.read_only.lock() = None;
         }
         self.seals.fetch_or(add as u32, Ordering::Relaxed);
         Ok(())

@@ -151,6 +151,39 @@ fn seals() {
 }
 
 #[test]
+fn what_has_been_kept_of_a_file_does_not_write_to_it_once_it_is_sealed() {
+    use std::os::unix::fs::FileExt;
+    let root = fs(8 << 20);
+    let kept = |f: &TmpInode| {
+        let MapSource::Host(fd) = f.map_source(true, true).unwrap() else { panic!("no descriptor") };
+        (std::fs::File::from(fd.try_clone().unwrap()), fd)
+    };
+    for (name, far) in [("dense", 5u64), ("sparse", 3 << 20)] {
+        let f = file(&root, name);
+        f.allow_sealing(true);
+        write(&f, b"harmless", 0).unwrap();
+        write(&f, b"far", far).unwrap();
+        let before = f.attr().unwrap().blocks;
+        let (kept, fd) = kept(&f);
+        assert_eq!(f.add_seals(libc::F_SEAL_WRITE).unwrap_err(), Errno::EBUSY);
+        drop(fd);
+        f.add_seals(libc::F_SEAL_WRITE).unwrap();
+        kept.write_all_at(b"EVIL", 0).unwrap();
+        assert_eq!((read(&f, 0, 4), read(&f, far, 9)), (b"harm".to_vec(), b"far".to_vec()), "{name}");
+        assert_eq!((f.size(), f.attr().unwrap().blocks), (far + 3, before), "{name}");
+    }
+    // A mapping that may go on is still one of the file.
+    let f = file(&root, "future");
+    f.allow_sealing(true);
+    write(&f, b"before", 0).unwrap();
+    let (mapping, fd) = kept(&f);
+    f.add_seals(libc::F_SEAL_FUTURE_WRITE).unwrap();
+    mapping.write_all_at(b"beyond", 0).unwrap();
+    assert_eq!(read(&f, 0, 6), b"beyond");
+    drop(fd);
+}
+
+#[test]
 fn offsets_of_a_directory_survive_changes() {
     let root = fs(1 << 20);
     for n in ["a", "b", "c", "d"] {

@@ -351,6 +351,7 @@ pub unsafe fn rights() {
             }
         }
     });
+    hidden(gate);
     for (name, was) in names.iter().zip(&before) {
         if std::fs::read(name).unwrap() != *was {
             got(&format!("{name} changed without the right to"));
@@ -360,6 +361,29 @@ pub unsafe fn rights() {
     is(pread(sealed, now.as_mut_ptr().cast(), PAGE, 0), PAGE as i64);
     if now.iter().any(|b| *b != b'm') {
         got("a sealed file changed");
+    }
+}
+
+/// A file is sealed that its maker has mapped a second time, without the Sentry's knowledge.
+unsafe fn hidden(gate: Gate) {
+    const AT: u64 = 0x4000_0000_0000;
+    let file = ok(memfd_create(c"sealed".as_ptr(), MFD_ALLOW_SEALING));
+    put(file, &[b'm'; PAGE]);
+    let pid = spawn(|| {
+        let p = mmap(std::ptr::null_mut(), PAGE, RW, MAP_SHARED, file, 0);
+        assert_ne!(p, MAP_FAILED);
+        gate.call(SYS_mremap, [p as u64, 0, PAGE as u64, 3, AT, 0]);
+        zero(munmap(p, PAGE));
+        ok(fcntl(file, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW));
+        std::ptr::copy_nonoverlapping(b"HACKED".as_ptr(), AT as *mut u8, 6);
+        0
+    });
+    reap(pid);
+    is(fcntl(file, F_GET_SEALS), (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW) as i64);
+    let mut now = vec![0u8; PAGE];
+    is(pread(file, now.as_mut_ptr().cast(), PAGE, 0), PAGE as i64);
+    if now.iter().any(|b| *b != b'm') {
+        got("a sealed file changed by a hidden mapping");
     }
 }
 

@@ -329,11 +329,24 @@ hostile_born:
 2:  inc qword ptr [rbx]
     pause
     jmp 2b
+    // Sleeps for ever, by the stub's `syscall; ret`.
+    .globl hostile_asleep
+hostile_asleep:
+    lea rdi, [rip + 3f]
+    mov esi, 128
+    xor edx, edx
+    xor r10d, r10d
+    mov eax, 202
+    call r12
+    jmp hostile_asleep
+    .balign 4
+3:  .long 0
     "#
 );
 extern "C" {
     fn hostile_clone(site: u64, flags: u64, stack: u64, counter: *mut u64) -> i64;
     fn hostile_born();
+    fn hostile_asleep();
 }
 
 /// A process that nobody asked the Sentry for; it counts up.
@@ -395,6 +408,50 @@ pub unsafe fn strays() {
             std::mem::replace(&mut last, now) == now
         });
     }
+}
+
+/// As many threads that nobody asked the Sentry for as the host lets the sandbox have: others get their processes all
+/// the same, and it is the process with the threads that ends.
+pub unsafe fn crowd() {
+    raw::arm();
+    const WANTED: usize = 1000;
+    let site = find(&[0x0f, 0x05, 0xc3])[0];
+    let words = shared(PAGE).cast::<u64>();
+    let pid = spawn(|| {
+        become_nobody();
+        let stacks = anon(WANTED * PAGE, RW);
+        let mut made = 0;
+        while made < WANTED {
+            let stack = stacks.add(made * PAGE + PAGE / 2).cast::<u64>();
+            *stack = hostile_asleep as *const () as u64;
+            if hostile_clone(site, 0x5_0f00, stack as u64, words) < 0 {
+                break;
+            }
+            made += 1;
+        }
+        words.add(1).write_volatile(made as u64 + 1);
+        loop {
+            pause();
+        }
+    });
+    while words.add(1).read_volatile() == 0 {
+        usleep(1000);
+    }
+    say(&format!("made {}\n", words.add(1).read_volatile() - 1));
+    let since = Instant::now();
+    loop {
+        match fork() {
+            0 => _exit(0),
+            -1 if errno() == EAGAIN && since.elapsed() < 12 * PATIENCE => drop(usleep(50_000)),
+            -1 => return got(&format!("all threads of the sandbox for itself: {}", name_of(errno()))),
+            other => {
+                reap(other);
+                break;
+            }
+        }
+    }
+    let status = reap(pid);
+    say(&format!("ended {status}\n"));
 }
 
 /// Threads that keep everything out and compute: stops and kills by others of the sandbox still work.

@@ -10,10 +10,12 @@ mod entries;
 mod files;
 mod forged;
 mod frames;
+mod hoards;
 mod host;
 mod jumps;
 mod lies;
 mod raw;
+pub mod residue;
 mod sites;
 mod stalls;
 mod stub_overwrite;
@@ -39,6 +41,7 @@ const ATTACKS: &[(&str, unsafe fn())] = &[
     ("forged", forged::forged),
     ("walks", files::walks),
     ("rights", files::rights),
+    ("residue", residue::residue),
     ("host", host::look),
     ("signals", host::signals),
     ("network", host::network),
@@ -46,6 +49,9 @@ const ATTACKS: &[(&str, unsafe fn())] = &[
     ("stalls", stalls::stalls),
     ("hold", host::hold),
     ("litter", lies::litter),
+    ("crowd", jumps::crowd),
+    ("insistent", hoards::insistent),
+    ("untaken", hoards::untaken),
 ];
 
 pub fn main(args: &[String]) -> i32 {

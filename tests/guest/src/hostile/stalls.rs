@@ -16,6 +16,7 @@ pub unsafe fn stalls() {
     resident();
     random();
     given_back();
+    framed();
     expiring(false);
     expiring(true);
     many_texts();
@@ -174,6 +175,37 @@ unsafe fn given_back() {
     beside("a punched hole", ANSWERS, take, hole);
     beside("ftruncate", ANSWERS, take, empty);
     zero(close(file));
+}
+
+/// Many signals that are queued, and unblocked at once.
+unsafe fn framed() {
+    const SIGNALS: usize = 10_000;
+    const ROOM: usize = SIGNALS * 16384;
+    static HANDLED: AtomicU64 = AtomicU64::new(0);
+    extern "C" fn handled(_: i32) {
+        HANDLED.fetch_add(1, SeqCst);
+    }
+    let place = mmap(null_mut(), ROOM, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert_ne!(place, MAP_FAILED);
+    let stack = stack_t { ss_sp: place, ss_flags: 0, ss_size: ROOM };
+    zero(sigaltstack(&stack, null_mut()));
+    on(SIGRTMIN(), handled as *const () as usize, SA_NODEFER | SA_ONSTACK);
+    let mut set: sigset_t = zeroed();
+    sigemptyset(&mut set);
+    sigaddset(&mut set, SIGRTMIN());
+    let queue = || {
+        HANDLED.store(0, SeqCst);
+        sigprocmask(SIG_BLOCK, &set, null_mut());
+        for _ in 0..SIGNALS {
+            sigqueue(getpid(), SIGRTMIN(), sigval { sival_ptr: null_mut() });
+        }
+    };
+    let all = || {
+        sigprocmask(SIG_UNBLOCK, &set, null_mut());
+        assert!(HANDLED.load(SeqCst) > 1000);
+    };
+    beside("frames of signals", 100, queue, all);
+    zero(munmap(place, ROOM));
 }
 
 /// As many timers as there may be, which expire each nanosecond: their signal is ignored, or blocked.

@@ -11,6 +11,7 @@ pub const CASES: &[crate::Case] = cases![
     unmapped_and_mapped_again,
     room_below_is_taken,
     file_changes,
+    file_grows,
     forked,
     threads,
     jumped_to_the_call,
@@ -147,6 +148,28 @@ unsafe fn file_changes() {
     is(pwrite(w, CODE.as_ptr().cast(), CODE.len(), AT as off_t), CODE.len() as i64);
     ok(close(w));
     heat(map(fd));
+}
+
+/// Code is mapped beyond the file's end, which moves on afterwards.
+unsafe fn file_grows() {
+    const MIB: usize = 1 << 20;
+    const ALL: usize = 16 * MIB;
+    // mov eax, edi; syscall; ret
+    let code = [0x89u8, 0xf8, 0x0f, 0x05, 0xc3];
+    let t = Tmp::new();
+    let fd = t.open("f");
+    zero(ftruncate(fd, 4096));
+    let p: *mut u8 = ok(mmap(std::ptr::null_mut(), ALL, RX, MAP_PRIVATE, fd, 0)).cast();
+    zero(ftruncate(fd, ALL as i64));
+    for i in 0..16 {
+        is(pwrite(fd, code.as_ptr().cast(), code.len(), (i * MIB) as i64), code.len() as i64);
+    }
+    for i in [4usize, 9, 0, 15] {
+        let f: extern "C" fn(i64) -> i64 = std::mem::transmute(p.add(i * MIB));
+        for _ in 0..4000 {
+            assert_eq!(f(SYS_getppid), getppid() as i64);
+        }
+    }
 }
 
 unsafe fn forked() {

@@ -18,6 +18,8 @@ pub const CASES: &[crate::Case] = cases![
     mask_from_context,
     interrupted_call_in_context,
     nested_handlers,
+    nested_many_times,
+    nested_beyond_the_stack,
     frame_is_aligned,
     red_zone_survives,
     fresh_vector_state_in_handler,
@@ -284,6 +286,45 @@ unsafe fn nested_handlers() {
     (34..=60).for_each(|s| on(s, h as *const () as usize, 0));
     ok(raise(34));
     assert_eq!(DEPTH.load(SeqCst), 27);
+}
+
+const NESTED: usize = 300;
+static VALUES: [AtomicUsize; NESTED] = [const { AtomicUsize::new(0) }; NESTED];
+
+extern "C" fn note_value(_: i32, info: *mut siginfo_t, _: *mut c_void) {
+    let n = HITS.fetch_add(1, SeqCst) as usize;
+    VALUES[n].store(unsafe { (*info).si_value().sival_ptr as usize }, SeqCst);
+}
+
+/// Queues signals, and unblocks them on an alternate stack of that many bytes.
+unsafe fn nest(room: usize) {
+    let stack = stack_t { ss_sp: anon(room, RW).cast(), ss_flags: 0, ss_size: room };
+    ok(sigaltstack(&stack, null_mut()));
+    on(SIGRTMIN(), note_value as *const () as usize, SA_SIGINFO | SA_NODEFER | SA_ONSTACK);
+    block(&[SIGRTMIN()]);
+    for n in 0..NESTED {
+        ok(sigqueue(getpid(), SIGRTMIN(), sigval { sival_ptr: n as *mut c_void }));
+    }
+    ok(sigprocmask(SIG_UNBLOCK, &set_of(&[SIGRTMIN()]), null_mut()));
+}
+
+/// All handlers are entered, one upon the other, before the last of them runs.
+unsafe fn nested_many_times() {
+    nest(NESTED * 16384);
+    assert_eq!(HITS.load(SeqCst) as usize, NESTED);
+    for (n, value) in VALUES.iter().enumerate() {
+        assert_eq!(value.load(SeqCst), NESTED - 1 - n);
+    }
+}
+
+unsafe fn nested_beyond_the_stack() {
+    dies(
+        spawn(|| {
+            nest(1 << 16);
+            0
+        }),
+        SIGSEGV,
+    );
 }
 
 unsafe fn frame_is_aligned() {
