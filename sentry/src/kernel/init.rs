@@ -118,7 +118,7 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), S
         let mut tree = kernel.tree.lock();
         tree.last_pid = pid;
         tree.tasks.insert(pid, task.clone());
-        tree.groups.insert(pid, group);
+        tree.insert_group(&group);
     }
     let cwd = crate::fs::vfs::resolve(&task, libc::AT_FDCWD, &c.cwd, LookupFlags::FOLLOW | LookupFlags::DIRECTORY);
     task.fs().lock().cwd = cwd.map_err(|e| StartError {

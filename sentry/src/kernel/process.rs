@@ -123,6 +123,11 @@ impl ThreadGroup {
     pub fn sid(&self) -> i32 {
         self.links.lock().sid
     }
+    /// Process group and session.
+    pub fn ids(&self) -> (i32, i32) {
+        let r = self.links.lock();
+        (r.pgid, r.sid)
+    }
     /// What getppid(2) tells: for nobody's children 1, who would adopt them on a host.
     pub fn parent_pid(&self) -> i32 {
         self.parent_pid_in(&self.links.lock())

@@ -280,11 +280,10 @@ fn look(task: &Arc<Task>, which: Which<'_>, options: i32) -> Result<Option<Found
             let f = found(st, &r);
             drop(r);
             if options & WNOWAIT == 0 {
-                // Two threads may look at the same time: the one that takes it from the table has it.
-                if kernel.tree.lock().groups.get(&c.pid).is_none_or(|g| !Arc::ptr_eq(g, c)) {
+                // Two threads may look at the same time: the one that takes it from its parent has it.
+                if !exit::reap(kernel, c) {
                     continue;
                 }
-                exit::reap(kernel, c);
             }
             return Ok(Some(f));
         }
@@ -440,7 +439,7 @@ pub fn setpgid(cx: &mut Ctx<'_>, pid: i32, pgid: i32) -> SysResult {
     if pgid < 0 {
         return Err(Errno::EINVAL.into());
     }
-    let tree = cx.kernel().tree.lock();
+    let mut tree = cx.kernel().tree.lock();
     let g = tree.groups.get(&pid).cloned().ok_or(Errno::ESRCH)?;
     let my_sid = me.links.lock().sid;
     if !Arc::ptr_eq(&g, &me) {
@@ -460,27 +459,22 @@ pub fn setpgid(cx: &mut Ctx<'_>, pid: i32, pgid: i32) -> SysResult {
         return Err(Errno::EPERM.into());
     }
     if pgid != pid {
-        let found = tree.groups.values().any(|x| {
-            let r = x.links.lock();
-            r.pgid == pgid && r.sid == my_sid
-        });
-        if !found {
+        if !tree.members(pgid).any(|x| x.sid() == my_sid) {
             return Err(Errno::EPERM.into());
         }
     }
-    g.links.lock().pgid = pgid;
+    let sid = g.sid();
+    tree.move_group(&g, pgid, sid);
     Ok(0)
 }
 
 pub fn setsid(cx: &mut Ctx<'_>) -> SysResult {
     let me = &cx.task.group;
-    let tree = cx.kernel().tree.lock();
-    if tree.groups.values().any(|g| g.links.lock().pgid == me.pid) {
+    let mut tree = cx.kernel().tree.lock();
+    if tree.members(me.pid).next().is_some() {
         return Err(Errno::EPERM.into());
     }
-    let mut r = me.links.lock();
-    r.sid = me.pid;
-    r.pgid = me.pid;
-    r.tty = 0;
+    tree.move_group(me, me.pid, me.pid);
+    me.links.lock().tty = 0;
     Ok(me.pid as u64)
 }
