@@ -75,12 +75,13 @@ impl Rounds {
     pub fn next(&mut self) {
         self.count += 1;
         if self.count % CLOCK_EACH == 0 {
-            self.check_clock();
+            self.look();
         }
     }
 
+    /// A round that may take longer.
     #[cold]
-    fn check_clock(&mut self) {
+    pub fn look(&mut self) {
         let now = now_ns();
         if self.since == 0 {
             self.since = now;

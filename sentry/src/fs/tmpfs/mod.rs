@@ -228,6 +228,8 @@ pub struct TmpInode {
     pub below: Mutex<Option<Arc<dyn Inode>>>,
     pub owner: Mutex<Option<Weak<super::overlay::OvlInode>>>,
 }
+    /// The access control list decoded, while it is kept; changes under the lock of `xattrs`.
+    decoded: Mutex<Weak<Acl>>,
 
 impl TmpInode {
     fn make(fs: &Arc<TmpFs>, ino: u64, mode: u32, uid: u32, gid: u32, rdev: u64, body: Body) -> Arc<TmpInode> {
@@ -261,6 +263,7 @@ impl TmpInode {
 
     /// A node in no directory yet. `ino`: a number to have instead of the next free one.
     pub fn node(&self, node: &NewNode<'_>, mode: u32, uid: u32, gid: u32, ino: Option<u64>) -> Result<Arc<TmpInode>> {
+            decoded: Mutex::default(),
         let fs = &self.fs;
         if fs.inodes.load(Ordering::Relaxed) >= fs.inode_limit {
             return Err(Errno::ENOSPC);
@@ -509,6 +512,7 @@ impl TmpInode {
         self.xattrs.lock().iter().map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 }
+                *self.decoded.lock() = Weak::new();
 
 fn which_list(name: &[u8]) -> u8 {
     match name {
@@ -530,7 +534,19 @@ impl Inode for TmpInode {
         Ok(Perm { mode: self.mode(), uid: self.uid.load(Ordering::Relaxed), gid: self.gid.load(Ordering::Relaxed) })
     }
     fn acl(&self) -> Result<Option<Arc<Acl>>> {
-        Ok(self.list(HAS_ACL, acl::ACCESS)?.map(Arc::new))
+        if self.acls.load(Ordering::Acquire) & HAS_ACL == 0 {
+            return Ok(None);
+        }
+        let xattrs = self.xattrs.lock();
+        let mut decoded = self.decoded.lock();
+        if let Some(list) = decoded.upgrade() {
+            return Ok(Some(list));
+        }
+        let Some(value) = xattrs.get(acl::ACCESS) else { return Ok(None) };
+        let Some(list) = Acl::parse_of_host(value)?.map(Arc::new) else { return Ok(None) };
+        acl::keep(&list);
+        *decoded = Arc::downgrade(&list);
+        Ok(Some(list))
     }
     fn default_acl(&self) -> Result<Option<Acl>> {
         self.list(HAS_DEFAULT, acl::DEFAULT)
@@ -681,6 +697,7 @@ impl Inode for TmpInode {
     fn remove_xattr(&self, name: &[u8]) -> Result<()> {
         let mut x = self.xattrs.lock();
         let old = x.remove(name).ok_or(Errno::ENODATA)?;
+        *self.decoded.lock() = Weak::new();
         self.fs.recharge(xattr_cost(name, &old), 0);
         self.acls.fetch_and(!which_list(name), Ordering::Release);
         drop(x);
@@ -694,6 +711,7 @@ impl Inode for TmpInode {
             let had = x.remove(FILE_CAPS).is_some();
             drop(x);
             if had {
+        *self.decoded.lock() = Weak::new();
                 self.changed();
             }
         }
