@@ -207,6 +207,23 @@ impl Drop for File {
         if let Some(extra) = self.counted() {
             extra.opens.fetch_sub(1, Ordering::Relaxed);
             extra.writers.fetch_sub(u32::from(self.writable()), Ordering::Relaxed);
+/// What will be a description once a process takes it, and counts as one until then: a connection that waits to be accepted.
+pub struct Unaccepted(());
+
+impl Unaccepted {
+    /// One more, if there may be as many descriptions.
+    pub fn new() -> Option<Unaccepted> {
+        let fits = |n: u64| (n < FILE_MAX).then_some(n + 1);
+        COUNT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok().map(|_| Unaccepted(()))
+    }
+}
+
+impl Drop for Unaccepted {
+    fn drop(&mut self) {
+        COUNT.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
         }
         if *self.has_locks.get_mut() {
             super::lock::release_file(self);
@@ -311,5 +328,19 @@ impl File {
         };
         let at = base.checked_add(offset).ok_or(Errno::EOVERFLOW)?;
         u64::try_from(at).map_err(|_| Errno::EINVAL)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_wait_count_as_descriptions() {
+        let waiting: Vec<_> = (0..=FILE_MAX).map_while(|_| Unaccepted::new()).collect();
+        assert!(waiting.len() as u64 <= FILE_MAX && count() >= FILE_MAX);
+        assert!(Unaccepted::new().is_none());
+        drop(waiting);
+        assert!(Unaccepted::new().is_some());
     }
 }

@@ -13,6 +13,7 @@ use super::ports::{self, BindRequest, PortBinding};
 use super::tcp_info;
 use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysResult};
+use crate::fs::file::Unaccepted;
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::Task;
 use crate::mm::io::{Dst, Src};
@@ -182,6 +183,7 @@ impl Inner {
     /// Takes a connecting socket in, under the lock of the listener `self`.
     fn admit(self: &Arc<Self>, listening: &mut Listening, client: &Arc<Inner>) {
         let child = Arc::new(Inner::make(&self.ns, self.v6, self.uid, self.opts.inherit()));
+        let Some(counts) = Unaccepted::new() else { return client.refuse(libc::ECONNREFUSED) };
         {
             let mut st = client.st.lock();
             let Some(dst) = st.remote.filter(|_| st.syn_sent && !st.closed) else { return };
@@ -201,7 +203,7 @@ impl Inner {
             *client.link.write() = Some(a);
             st.syn_sent = false;
         }
-        listening.pending.push_back(Tcp { inner: child, embryo: AtomicBool::new(true) });
+        listening.pending.push_back(Tcp { inner: child, embryo: AtomicBool::new(true), unaccepted: Mutex::new(Some(counts)) });
         client.shared.wake.wake(PollEvents::SOCKET_WRITABLE);
     }
 
@@ -225,11 +227,13 @@ pub struct Tcp {
     /// Not accepted yet.
     embryo: AtomicBool,
 }
+    /// Counts until then.
+    unaccepted: Mutex<Option<Unaccepted>>,
 
 impl Tcp {
     pub fn new(task: &Task, v6: bool) -> Self {
         let inner = Inner::make(&task.kernel.net, v6, task.cred().fsuid, IpOpts::default());
-        Tcp { inner: Arc::new(inner), embryo: AtomicBool::new(false) }
+        Tcp { inner: Arc::new(inner), embryo: AtomicBool::new(false), unaccepted: Mutex::default() }
     }
 
     /// Claims a port if there is none yet.
@@ -512,6 +516,7 @@ impl Proto for Tcp {
 
     fn connect(&self, _s: &Socket, _task: &Task, sockaddr: &[u8], nonblock: bool, again: bool) -> Result<Connect> {
         if addr::family(sockaddr)? == libc::AF_UNSPEC {
+        got.unaccepted.lock().take();
             self.disconnect();
             return Ok(Connect::Done);
         }
