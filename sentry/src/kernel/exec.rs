@@ -3,6 +3,7 @@
 //! Until the new image is complete in a *new* address space nothing of the caller changes, so an error is simply
 //! returned. (A file that turns out unreadable in the middle is an error too, where Linux would kill.)
 
+use super::strings::Strings;
 use super::task::VforkDone;
 use super::{cred, Cred, Task};
 use crate::arch::elf::{Elf, Phdr};
@@ -41,8 +42,8 @@ pub struct Program {
     pub file: Arc<File>,
     /// Name as given, for AT_EXECFN and scripts.
     pub name: Vec<u8>,
-    pub argv: Vec<Vec<u8>>,
-    pub envp: Vec<Vec<u8>>,
+    pub argv: Strings,
+    pub envp: Strings,
 }
 
 /// Whether it is a script without a `#!` line, which execvp(3) and shells give to `/bin/sh`.
@@ -130,13 +131,10 @@ fn resolve_scripts(task: &Task, prog: &mut Program) -> Result<(Vec<u8>, Option<D
             return Err(Errno::ENOEXEC);
         }
         let file = open_exec(task, libc::AT_FDCWD, &interp, LookupFlags::FOLLOW)?;
-        let mut argv = vec![interp.clone()];
-        if !arg.is_empty() {
-            argv.push(arg);
+        match arg.is_empty() {
+            true => prog.argv.replace_first(&[&interp, &prog.name]),
+            false => prog.argv.replace_first(&[&interp, &arg, &prog.name]),
         }
-        argv.push(prog.name.clone());
-        argv.extend(prog.argv.drain(..).skip(1));
-        prog.argv = argv;
         prog.file = file;
         prog.name = interp;
     }
@@ -315,7 +313,7 @@ pub enum LoadInto<'a> {
 pub async fn load(task: &Arc<Task>, mut prog: Program, home: LoadInto<'_>) -> Result<Image> {
     if prog.argv.is_empty() {
         // As Linux since 5.18: an empty argv gets one empty string.
-        prog.argv.push(Vec::new());
+        prog.argv.push(b"");
     }
     let (head, runner) = resolve_scripts(task, &mut prog)?;
     let file = prog.file.clone();
@@ -497,16 +495,14 @@ struct Aux<'a> {
 /// The initial stack (System V ABI, "Initial Stack and Register State"): where it begins and its bytes.
 fn stack_content(map: &mut Map, prog: &Program, aux: &Aux<'_>) -> Result<(u64, Vec<u8>)> {
     let (bottom, top) = map.stack;
-    let strings: usize = prog.argv.iter().chain(&prog.envp).map(|s| s.len() + 1).sum();
+    let (arg_len, env_len) = (prog.argv.bytes().len(), prog.envp.bytes().len());
     let pointers = (prog.argv.len() + prog.envp.len() + 2 + 1 + 2 * 24) * 8;
     // A quarter of the stack at most (execve(2), "Limits").
-    if strings + pointers > ((top - bottom) / 4) as usize {
+    if arg_len + env_len + pointers > ((top - bottom) / 4) as usize {
         return Err(Errno::E2BIG);
     }
     // From the top down: 8 zero bytes, the file name, the environment, the arguments, the platform's name, random bytes.
     let name_at = top - 8 - (prog.name.len() as u64 + 1);
-    let env_len: usize = prog.envp.iter().map(|s| s.len() + 1).sum();
-    let arg_len = strings - env_len;
     let env_at = name_at - env_len as u64;
     let arg_at = env_at - arg_len as u64;
     let platform_at = (arg_at & !15) - 16;
@@ -555,15 +551,15 @@ fn stack_content(map: &mut Map, prog: &Program, aux: &Aux<'_>) -> Result<(u64, V
     };
     word(prog.argv.len() as u64);
     let mut s = arg_at;
-    for a in &prog.argv {
+    for a in prog.argv.iter() {
         word(s);
-        s += a.len() as u64 + 1;
+        s += a.len() as u64;
     }
     word(0);
     s = env_at;
-    for e in &prog.envp {
+    for e in prog.envp.iter() {
         word(s);
-        s += e.len() as u64 + 1;
+        s += e.len() as u64;
     }
     word(0);
     for v in &auxv {
@@ -575,11 +571,8 @@ fn stack_content(map: &mut Map, prog: &Program, aux: &Aux<'_>) -> Result<(u64, V
     };
     text(random_at, &random);
     text(platform_at, b"x86_64\0");
-    let mut s = arg_at;
-    for a in prog.argv.iter().chain(&prog.envp) {
-        text(s, a);
-        s += a.len() as u64 + 1;
-    }
+    text(arg_at, prog.argv.bytes());
+    text(env_at, prog.envp.bytes());
     text(name_at, &prog.name);
     map.args = (arg_at, env_at);
     map.env = (env_at, name_at);
@@ -593,8 +586,8 @@ pub async fn execve(
     cx: &mut Ctx<'_>,
     file: Arc<File>,
     name: Vec<u8>,
-    argv: Vec<Vec<u8>>,
-    envp: Vec<Vec<u8>>,
+    argv: Strings,
+    envp: Strings,
 ) -> SysResult {
     let task = cx.task.clone();
     let image = load(&task, Program { file, name, argv, envp }, LoadInto::Of(&*cx.thread)).await?;
