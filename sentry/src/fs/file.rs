@@ -46,10 +46,18 @@ impl InodeExtra {
         (self.opens.load(Ordering::Relaxed), self.writers.load(Ordering::Relaxed))
     }
     pub fn clear(&self) {
-        self.slots.lock().clear();
+        // What they hold may take long to drop.
+        let old = std::mem::take(&mut *self.slots.lock());
+        drop(old);
     }
     pub fn remove<T: Any + Send + Sync>(&self) {
-        self.slots.lock().retain(|s| !s.is::<T>());
+        let mut gone = Vec::new();
+        self.slots.lock().retain(|s| {
+            let goes = s.is::<T>();
+            gone.extend(goes.then(|| s.clone()));
+            !goes
+        });
+        drop(gone);
     }
 }
 
@@ -199,14 +207,6 @@ pub fn admit(task: &Task) -> Result<()> {
     }
 }
 
-impl Drop for File {
-    fn drop(&mut self) {
-        COUNT.fetch_sub(1, Ordering::Relaxed);
-        super::inotify::closed(self);
-        super::fasync::release(self);
-        if let Some(extra) = self.counted() {
-            extra.opens.fetch_sub(1, Ordering::Relaxed);
-            extra.writers.fetch_sub(u32::from(self.writable()), Ordering::Relaxed);
 /// What will be a description once a process takes it, and counts as one until then: a connection that waits to be accepted.
 pub struct Unaccepted(());
 
@@ -224,6 +224,14 @@ impl Drop for Unaccepted {
     }
 }
 
+impl Drop for File {
+    fn drop(&mut self) {
+        COUNT.fetch_sub(1, Ordering::Relaxed);
+        super::inotify::closed(self);
+        super::fasync::release(self);
+        if let Some(extra) = self.counted() {
+            extra.opens.fetch_sub(1, Ordering::Relaxed);
+            extra.writers.fetch_sub(u32::from(self.writable()), Ordering::Relaxed);
         }
         if *self.has_locks.get_mut() {
             super::lock::release_file(self);

@@ -179,6 +179,17 @@ impl PosixTimers {
     }
 }
 
+impl Drop for PosixTimers {
+    /// There may be a hundred thousand.
+    fn drop(&mut self) {
+        let mut rounds = Rounds::new();
+        for timer in std::mem::take(&mut self.table.get_mut().timers).into_values() {
+            rounds.next();
+            drop(timer);
+        }
+    }
+}
+
 impl PosixTimer {
     /// `value` ns from now, or at that time of its clock; 0 disarms. Returns what was left before.
     pub fn set(&self, value: u64, interval: u64, absolute: bool) -> Left {

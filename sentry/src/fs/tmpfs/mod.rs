@@ -18,6 +18,7 @@ use super::*;
 use crate::error::{Errno, Result};
 use data::Data;
 use parking_lot::{Mutex, RwLock};
+use platform::executor::Rounds;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -184,6 +185,17 @@ impl Dir {
         self.next += 1;
         None
     }
+    /// Takes all out. There may be millions.
+    fn clear(&mut self, into: &mut Vec<Arc<TmpInode>>, rounds: &mut Rounds) {
+        for name in std::mem::take(&mut self.names) {
+            rounds.next();
+            drop(name);
+        }
+        for (_, inode) in std::mem::take(&mut self.entries).into_values() {
+            rounds.next();
+            into.push(inode);
+        }
+    }
     fn take(&mut self, name: &[u8]) -> Option<Arc<TmpInode>> {
         let c = self.names.remove(name)?;
         self.entries.remove(&c).map(|(_, i)| i)
@@ -216,6 +228,8 @@ pub struct TmpInode {
     caps: AtomicBool,
     /// Which access control lists `xattrs` holds ([`HAS_ACL`], [`HAS_DEFAULT`]); changes under its lock.
     acls: AtomicU8,
+    /// The access control list decoded, while it is kept; changes under the lock of `xattrs`.
+    decoded: Mutex<Weak<Acl>>,
     extra: InodeExtra,
     /// `F_SEAL_*` of a memfd; files in a tree have `F_SEAL_SEAL`.
     seals: AtomicU32,
@@ -228,8 +242,6 @@ pub struct TmpInode {
     pub below: Mutex<Option<Arc<dyn Inode>>>,
     pub owner: Mutex<Option<Weak<super::overlay::OvlInode>>>,
 }
-    /// The access control list decoded, while it is kept; changes under the lock of `xattrs`.
-    decoded: Mutex<Weak<Acl>>,
 
 impl TmpInode {
     fn make(fs: &Arc<TmpFs>, ino: u64, mode: u32, uid: u32, gid: u32, rdev: u64, body: Body) -> Arc<TmpInode> {
@@ -251,6 +263,7 @@ impl TmpInode {
             xattrs: Mutex::default(),
             caps: AtomicBool::new(false),
             acls: AtomicU8::new(0),
+            decoded: Mutex::default(),
             extra: InodeExtra::default(),
             seals: AtomicU32::new(libc::F_SEAL_SEAL as u32),
             mapped_writable: Mutex::default(),
@@ -263,7 +276,6 @@ impl TmpInode {
 
     /// A node in no directory yet. `ino`: a number to have instead of the next free one.
     pub fn node(&self, node: &NewNode<'_>, mode: u32, uid: u32, gid: u32, ino: Option<u64>) -> Result<Arc<TmpInode>> {
-            decoded: Mutex::default(),
         let fs = &self.fs;
         if fs.inodes.load(Ordering::Relaxed) >= fs.inode_limit {
             return Err(Errno::ENOSPC);
@@ -500,6 +512,7 @@ impl TmpInode {
     fn set_mode(&self, mode: u32) {
         if self.acls.load(Ordering::Acquire) & HAS_ACL != 0 {
             if let Some(value) = self.xattrs.lock().get_mut(acl::ACCESS) {
+                *self.decoded.lock() = Weak::new();
                 if let Ok(Some(mut list)) = Acl::parse_of_host(value) {
                     list.chmod(mode);
                     *value = list.to_bytes();
@@ -512,7 +525,6 @@ impl TmpInode {
         self.xattrs.lock().iter().map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 }
-                *self.decoded.lock() = Weak::new();
 
 fn which_list(name: &[u8]) -> u8 {
     match name {
@@ -685,6 +697,7 @@ impl Inode for TmpInode {
         if name == FILE_CAPS {
             self.caps.store(true, Ordering::Relaxed);
         }
+        *self.decoded.lock() = Weak::new();
         self.acls.fetch_or(which_list(name), Ordering::Release);
         x.insert(name.to_vec(), value.to_vec());
         drop(x);
@@ -697,8 +710,8 @@ impl Inode for TmpInode {
     fn remove_xattr(&self, name: &[u8]) -> Result<()> {
         let mut x = self.xattrs.lock();
         let old = x.remove(name).ok_or(Errno::ENODATA)?;
-        *self.decoded.lock() = Weak::new();
         self.fs.recharge(xattr_cost(name, &old), 0);
+        *self.decoded.lock() = Weak::new();
         self.acls.fetch_and(!which_list(name), Ordering::Release);
         drop(x);
         self.changed();
@@ -711,7 +724,6 @@ impl Inode for TmpInode {
             let had = x.remove(FILE_CAPS).is_some();
             drop(x);
             if had {
-        *self.decoded.lock() = Weak::new();
                 self.changed();
             }
         }
@@ -727,17 +739,18 @@ impl Drop for TmpInode {
         self.fs.inodes.fetch_sub(1 + u64::from(*self.links.get_mut()), Ordering::Relaxed);
         let attrs: u64 = self.xattrs.get_mut().iter().map(|(k, v)| xattr_cost(k, v)).sum();
         self.fs.recharge(attrs, 0);
-        let mut todo: Vec<Arc<TmpInode>> = Vec::new();
+        let (mut todo, mut rounds) = (Vec::new(), Rounds::new());
         match &mut self.body {
             Body::File(d) => d.get_mut().release(&self.fs),
-            Body::Dir(d) => todo.extend(std::mem::take(&mut d.get_mut().entries).into_values().map(|(_, i)| i)),
+            Body::Dir(d) => d.get_mut().clear(&mut todo, &mut rounds),
             Body::Symlink(t) => self.fs.recharge(text_cost(t), 0),
             Body::Other => {}
         }
         while let Some(i) = todo.pop() {
+            rounds.next();
             if let Some(mut i) = Arc::into_inner(i) {
                 if let Body::Dir(d) = &mut i.body {
-                    todo.extend(std::mem::take(&mut d.get_mut().entries).into_values().map(|(_, i)| i));
+                    d.get_mut().clear(&mut todo, &mut rounds);
                 }
             }
         }

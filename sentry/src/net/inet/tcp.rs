@@ -20,6 +20,7 @@ use crate::mm::io::{Dst, Src};
 use crate::net::socket::*;
 use crate::net::NetNs;
 use parking_lot::{Mutex, RwLock};
+use platform::executor::Rounds;
 use std::any::Any;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -182,8 +183,8 @@ impl Inner {
 
     /// Takes a connecting socket in, under the lock of the listener `self`.
     fn admit(self: &Arc<Self>, listening: &mut Listening, client: &Arc<Inner>) {
-        let child = Arc::new(Inner::make(&self.ns, self.v6, self.uid, self.opts.inherit()));
         let Some(counts) = Unaccepted::new() else { return client.refuse(libc::ECONNREFUSED) };
+        let child = Arc::new(Inner::make(&self.ns, self.v6, self.uid, self.opts.inherit()));
         {
             let mut st = client.st.lock();
             let Some(dst) = st.remote.filter(|_| st.syn_sent && !st.closed) else { return };
@@ -226,9 +227,9 @@ pub struct Tcp {
     inner: Arc<Inner>,
     /// Not accepted yet.
     embryo: AtomicBool,
-}
     /// Counts until then.
     unaccepted: Mutex<Option<Unaccepted>>,
+}
 
 impl Tcp {
     pub fn new(task: &Task, v6: bool) -> Self {
@@ -256,7 +257,11 @@ impl Tcp {
         for w in l.waiting.iter().filter_map(Weak::upgrade) {
             w.refuse(libc::ECONNREFUSED);
         }
-        drop(l.pending);
+        let mut rounds = Rounds::new();
+        for embryo in l.pending {
+            rounds.next();
+            drop(embryo);
+        }
         self.inner.shared.wake.wake_all();
     }
 
@@ -511,12 +516,12 @@ impl Proto for Tcp {
             i.shared.wake.wake(PollEvents::READABLE);
         }
         got.embryo.store(false, Ordering::Relaxed);
+        got.unaccepted.lock().take();
         Ok(Box::new(got))
     }
 
     fn connect(&self, _s: &Socket, _task: &Task, sockaddr: &[u8], nonblock: bool, again: bool) -> Result<Connect> {
         if addr::family(sockaddr)? == libc::AF_UNSPEC {
-        got.unaccepted.lock().take();
             self.disconnect();
             return Ok(Connect::Done);
         }
