@@ -111,7 +111,9 @@ unsafe fn async_of_many() {
     });
     all(-first, 0);
     put(w, b"x");
-    members.map(|pid| exits(pid, 0));
+    for pid in members {
+        exits(pid, 0);
+    }
     // Signals that queue tell of each file.
     get(w, 1);
     all(getpid(), sig);

@@ -257,6 +257,7 @@ unsafe fn zombies_change_parents() {
     const ZOMBIES: usize = 40;
     unsafe fn leave() -> pid_t {
         spawn(|| {
+            on(SIGCHLD, SIG_DFL, 0);
             let dead: Vec<_> = (0..ZOMBIES).map(|n| spawn(|| n as i32)).collect();
             for pid in dead {
                 let mut info: siginfo_t = zeroed();
@@ -323,12 +324,16 @@ unsafe fn process_limit() {
         ok(setresuid(54322, 54322, 54322));
         let dead = [(); 3].map(|()| spawn(|| 0));
         let mut info: siginfo_t = zeroed();
-        dead.map(|pid| ok(waitid(P_PID, pid as id_t, &mut info, WEXITED | WNOWAIT)));
+        for pid in dead {
+            ok(waitid(P_PID, pid as id_t, &mut info, WEXITED | WNOWAIT));
+        }
         fails(fork(), EAGAIN);
         exits(dead[0], 0);
         let last = spawn(|| 0);
         fails(fork(), EAGAIN);
-        [dead[1], dead[2], last].map(|pid| exits(pid, 0));
+        for pid in [dead[1], dead[2], last] {
+            exits(pid, 0);
+        }
     });
 }
 
