@@ -250,14 +250,14 @@ mod tests {
 
     #[test]
     fn named_entries_in_any_order() {
-        let mut entries = vec![(1, 7, 0)];
+        let mut entries = vec![(1, 7, u32::MAX)];
         entries.extend((0..4000).rev().map(|id| (2, if id % 2 == 0 { 7 } else { 0 }, id)));
         // A second one of the same user does not count, of a group each does.
         entries.push((2, 7, 5));
-        entries.push((4, 0, 0));
+        entries.push((4, 0, u32::MAX));
         entries.extend((0..4000).rev().map(|id| (8, if id % 2 == 0 { 7 } else { 0 }, id)));
         entries.push((8, 7, 5));
-        entries.extend([(0x10, 7, 0), (0x20, 0, 0)]);
+        entries.extend([(0x10, 7, u32::MAX), (0x20, 0, u32::MAX)]);
         let list = acl(&entries);
         assert_eq!(list.to_bytes(), bytes(&entries));
         let p = Perm { mode: 0o040_070, uid: 100_000, gid: 100_000 };

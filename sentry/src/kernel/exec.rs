@@ -18,6 +18,7 @@ use crate::mm::vma::{page_up, Backing, Vma};
 use crate::mm::Mm;
 use crate::syscalls::Ctx;
 use parking_lot::Mutex;
+use platform::executor::aside;
 use platform::{Enter, GuestThread, Op, Regs, Trap, PAGE_SIZE};
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
@@ -33,6 +34,9 @@ pub const MAX_ARG_STRLEN: usize = 32 * 4096;
 /// Most stack that is mapped when the limit says "unlimited".
 const STACK_MAX: u64 = 64 << 20;
 const STACK_MIN: u64 = 128 << 10;
+/// Above this many strings, or bytes of them, others are served while the stack is made.
+const MANY_STRINGS: usize = 1 << 14;
+const LONG_STRINGS: usize = 1 << 20;
 /// Since Linux 6.3 (`linux/auxvec.h`).
 const AT_RSEQ_FEATURE_SIZE: u64 = 27;
 const AT_RSEQ_ALIGN: u64 = 28;
@@ -444,7 +448,9 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: LoadInto<'_>) -> Re
         vdso: space.vdso().map(|v| v.0),
         cred: &new_cred,
     };
-    let (sp, bytes) = stack_content(&mut map, &prog, &aux)?;
+    let mut content = || stack_content(&mut map, &prog, &aux);
+    let many = prog.argv.len() + prog.envp.len() > MANY_STRINGS || prog.argv.bytes().len() + prog.envp.bytes().len() > LONG_STRINGS;
+    let (sp, bytes) = if many { aside(content) } else { content() }?;
     if let Some(thread) = thread.as_mut().filter(|_| !tried) {
         for op in ops.drain(..) {
             thread.queue(op);
