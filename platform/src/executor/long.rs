@@ -165,7 +165,7 @@ impl Rounds {
     pub fn next(&mut self) {
         self.count += 1;
         if self.count % CLOCK_EACH == 0 {
-            self.check_clock();
+            self.look();
         }
     }
 
@@ -180,8 +180,9 @@ impl Rounds {
         Ok(())
     }
 
+    /// A round that may take longer.
     #[cold]
-    fn check_clock(&mut self) {
+    pub fn look(&mut self) {
         if self.is_long() {
             aside(|| ());
         }

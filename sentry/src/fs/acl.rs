@@ -6,6 +6,9 @@
 use super::Perm;
 use crate::error::{Errno, Result};
 use crate::kernel::Cred;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 pub const ACCESS: &[u8] = b"system.posix_acl_access";
 pub const DEFAULT: &[u8] = b"system.posix_acl_default";
@@ -29,13 +32,39 @@ struct Entry {
 
 /// A valid list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Acl(Vec<Entry>);
+pub struct Acl {
+    /// As they were given: by their tags, but those of one tag in any order.
+    entries: Vec<Entry>,
+    /// Id and permissions of the entries for users and for groups, by id: there may be thousands, and each step of a walk asks.
+    users: Vec<(u32, u16)>,
+    groups: Vec<(u32, u16)>,
+}
+
+/// The lists that were asked for last, so that a walk does not decode them at each step.
+static KEPT: Mutex<VecDeque<Arc<Acl>>> = Mutex::new(VecDeque::new());
+const KEPT_MAX: usize = 64;
+
+/// Keeps a decoded list for a while, for those who have only a weak reference to it.
+pub fn keep(list: &Arc<Acl>) {
+    let oldest = {
+        let mut kept = KEPT.lock();
+        kept.push_back(list.clone());
+        if kept.len() > KEPT_MAX {
+            kept.pop_front()
+        } else {
+            None
+        }
+    };
+    drop(oldest);
+}
 
 impl Acl {
     /// Decodes the value of an attribute; `None` if it has no entries.
     pub fn parse(bytes: &[u8]) -> Result<Option<Acl>> {
         match Acl::parse_of_host(bytes)? {
-            Some(acl) if acl.0.iter().any(|e| matches!(e.tag, USER | GROUP) && e.id == UNDEFINED) => Err(Errno::EINVAL),
+            Some(acl) if acl.entries.iter().any(|e| matches!(e.tag, USER | GROUP) && e.id == UNDEFINED) => {
+                Err(Errno::EINVAL)
+            }
             acl => Ok(acl),
         }
     }
@@ -55,28 +84,34 @@ impl Acl {
             let id = if matches!(tag, USER | GROUP) { u32::from_le_bytes([a, b, c, d]) } else { UNDEFINED };
             Ok(Entry { tag, perm: u16::from_le_bytes([p0, p1]), id })
         };
-        let acl = Acl(rest.chunks(8).map(entry).collect::<Result<_>>()?);
-        if acl.valid() {
-            Ok(Some(acl))
-        } else {
-            Err(Errno::EINVAL)
+        let mut acl = Acl { entries: rest.chunks(8).map(entry).collect::<Result<_>>()?, users: vec![], groups: vec![] };
+        if !acl.valid() {
+            return Err(Errno::EINVAL);
         }
+        let named = |tag| {
+            let mut list: Vec<_> = acl.entries.iter().filter(|e| e.tag == tag).map(|e| (e.id, e.perm)).collect();
+            // Of several for one user, the first counts.
+            list.sort_by_key(|(id, _)| *id);
+            list
+        };
+        (acl.users, acl.groups) = (named(USER), named(GROUP));
+        Ok(Some(acl))
     }
 
     fn valid(&self) -> bool {
-        let count = |tag| self.0.iter().filter(|e| e.tag == tag).count();
+        let count = |tag| self.entries.iter().filter(|e| e.tag == tag).count();
         let named = count(USER) + count(GROUP);
-        self.0.is_sorted_by_key(|e| e.tag)
-            && self.0.iter().all(|e| e.perm <= 7)
+        self.entries.is_sorted_by_key(|e| e.tag)
+            && self.entries.iter().all(|e| e.perm <= 7)
             && [USER_OBJ, GROUP_OBJ, OTHER].map(count) == [1; 3]
             && count(MASK) <= 1
             && (named == 0 || count(MASK) == 1)
-            && named + count(MASK) + 3 == self.0.len()
+            && named + count(MASK) + 3 == self.entries.len()
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = VERSION.to_le_bytes().to_vec();
-        for e in &self.0 {
+        for e in &self.entries {
             out.extend_from_slice(&e.tag.to_le_bytes());
             out.extend_from_slice(&e.perm.to_le_bytes());
             out.extend_from_slice(&e.id.to_le_bytes());
@@ -84,11 +119,16 @@ impl Acl {
         out
     }
 
+    /// Where the entries of a tag begin.
+    fn first(&self, tag: u16) -> usize {
+        self.entries.partition_point(|e| e.tag < tag)
+    }
     fn perm(&self, tag: u16) -> Option<u32> {
-        self.0.iter().find(|e| e.tag == tag).map(|e| e.perm.into())
+        self.entries.get(self.first(tag)).filter(|e| e.tag == tag).map(|e| e.perm.into())
     }
     fn set(&mut self, tag: u16, perm: u32) {
-        if let Some(e) = self.0.iter_mut().find(|e| e.tag == tag) {
+        let at = self.first(tag);
+        if let Some(e) = self.entries.get_mut(at).filter(|e| e.tag == tag) {
             e.perm = (perm & 7) as u16;
         }
     }
@@ -103,7 +143,7 @@ impl Acl {
 
     /// Whether it says more than a mode can.
     pub fn is_extended(&self) -> bool {
-        self.0.len() > 3
+        self.entries.len() > 3
     }
 
     /// The permission bits that stand for it.
@@ -127,27 +167,38 @@ impl Acl {
         (acl, mode)
     }
 
+    /// The permissions of the entries for groups that `cred` is in. The shorter of the two lists is gone over.
+    fn of_groups<'a>(&'a self, cred: &'a Cred) -> Box<dyn Iterator<Item = u16> + 'a> {
+        if self.groups.len() <= cred.groups.len() {
+            return Box::new(self.groups.iter().filter(|(id, _)| cred.in_group(*id)).map(|e| e.1));
+        }
+        let ids = std::iter::once(&cred.fsgid).chain(&cred.groups);
+        Box::new(ids.flat_map(|id| of_id(&self.groups, *id)))
+    }
+
     /// Whether `cred`, which does not own it, may do `mask` (`MAY_*`) to an object of this list.
     pub fn permits(&self, p: Perm, cred: &Cred, mask: u32) -> bool {
         let has = |perm: u16| u32::from(perm) & mask == mask;
         let masked = |perm: u16| has(perm) && self.perm(MASK).is_none_or(|m| m & mask == mask);
-        if let Some(e) = self.0.iter().find(|e| e.tag == USER && e.id == cred.fsuid) {
-            return masked(e.perm);
+        if let Some(perm) = of_id(&self.users, cred.fsuid).next() {
+            return masked(perm);
         }
+        let own = cred.in_group(p.gid).then(|| self.perm(GROUP_OBJ)).flatten().map(|perm| perm as u16);
         let mut found = false;
-        for e in &self.0 {
-            let applies = match e.tag {
-                GROUP_OBJ => cred.in_group(p.gid),
-                GROUP => cred.in_group(e.id),
-                _ => false,
-            };
-            if applies && has(e.perm) {
-                return masked(e.perm);
+        for perm in own.into_iter().chain(self.of_groups(cred)) {
+            if has(perm) {
+                return masked(perm);
             }
-            found |= applies;
+            found = true;
         }
         !found && self.perm(OTHER).is_some_and(|o| o & mask == mask)
     }
+}
+
+/// The permissions of the entries for one id.
+fn of_id(list: &[(u32, u16)], id: u32) -> impl Iterator<Item = u16> + '_ {
+    let from = list.partition_point(|e| e.0 < id);
+    list.get(from..).unwrap_or_default().iter().take_while(move |e| e.0 == id).map(|e| e.1)
 }
 
 #[cfg(test)]
@@ -201,6 +252,27 @@ mod tests {
         assert!(may(1003, &[50, 60], 6), "any group's entry that has it");
         assert!(!may(1003, &[50], 1), "in a group: others' bits do not count");
         assert!(may(1003, &[], 1) && !may(1003, &[], 4));
+    }
+
+    #[test]
+    fn named_entries_in_any_order() {
+        let mut entries = vec![(1, 7, u32::MAX)];
+        entries.extend((0..4000).rev().map(|id| (2, if id % 2 == 0 { 7 } else { 0 }, id)));
+        // A second one of the same user does not count, of a group each does.
+        entries.push((2, 7, 5));
+        entries.push((4, 0, u32::MAX));
+        entries.extend((0..4000).rev().map(|id| (8, if id % 2 == 0 { 7 } else { 0 }, id)));
+        entries.push((8, 7, 5));
+        entries.extend([(0x10, 7, u32::MAX), (0x20, 0, u32::MAX)]);
+        let list = acl(&entries);
+        assert_eq!(list.to_bytes(), bytes(&entries));
+        let p = Perm { mode: 0o040_070, uid: 100_000, gid: 100_000 };
+        let may = |uid, groups: Vec<u32>| list.permits(p, &Cred::user(uid, 9, groups, 0), 1);
+        assert!(may(2000, vec![]) && !may(2001, vec![2000]) && !may(5, vec![2000]));
+        // With more groups than there are entries, and with fewer.
+        let many = |odd: u32| (0..5000).map(|n| 10_001 + n * 2 + odd).collect::<Vec<u32>>();
+        assert!(may(9000, vec![7, 5]) && !may(9000, vec![7, 9]) && !may(9000, vec![70_000]));
+        assert!(may(9000, [many(0), vec![2000]].concat()) && !may(9000, [many(1), vec![2001]].concat()));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::*;
 use crate::error::{Errno, Result, SysResult};
 use crate::mm::io::Dst;
 use parking_lot::Mutex;
+use platform::budget::{Budget, Charge};
 use std::any::Any;
 use std::sync::Arc;
 
@@ -83,6 +84,15 @@ fn emit_dots(file: &File, pos: u64, ino: u64, sink: &mut DirSink<'_>) -> bool {
         return sink(DirEntry { name: b"..", ino, kind: libc::DT_DIR, next: 2 });
     }
     true
+}
+
+/// Memory of the listings that open directories keep.
+const LISTINGS_MAX: u64 = if cfg!(test) { 1 << 20 } else { 256 << 20 };
+static LISTINGS: Budget = Budget::new(LISTINGS_MAX);
+
+/// Room for a listing while it grows.
+pub fn listing_room() -> Charge {
+    LISTINGS.nothing()
 }
 
 /// The entries as they were when the listing began.

@@ -9,6 +9,7 @@ use crate::error::{Errno, Result};
 use crate::kernel::users::{self, Charge, Resource, MAX_INOTIFY_WATCHES};
 use crate::kernel::Task;
 use parking_lot::Mutex;
+use platform::executor::Rounds;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
@@ -109,7 +110,9 @@ impl Marks {
         let mut told = Vec::new();
         let mut asked = 0;
         let mut m = self.list.lock();
+        let mut rounds = Rounds::new();
         m.retain(|_, x| {
+            rounds.next();
             if x.mask & kinds != 0 {
                 told.extend(x.file.upgrade().map(|f| (f, x.fd)));
                 if x.mask & MULTISHOT == 0 {
@@ -122,6 +125,7 @@ impl Marks {
         self.asked.store(asked, Ordering::Relaxed);
         drop(m);
         for (file, fd) in told {
+            rounds.next();
             let owner = file.owner.lock().clone();
             owner.notify(fd);
         }

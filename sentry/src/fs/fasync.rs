@@ -2,16 +2,16 @@
 //!
 //! Signals are sent a little later: what happens to a file is announced under the locks of whoever made it happen, and those come after the locks
 //! of tasks. They are sent at the end of the system call during which it happened ([`send_late`]), so that they are there when it returns,
-//! and at the latest by a future of their own.
+//! and at the latest by a future of their own: also what is left of very many, since thousands of descriptions may be owned by a large group.
 
 use super::File;
 use crate::abi::PollEvents;
 use crate::error::{Errno, Result};
-use crate::kernel::signal::{SigFields, SigInfo, NSIG};
-use crate::kernel::wait::Waiter;
-use crate::kernel::{pgrp, send, Cred, Kernel, Task};
+use crate::kernel::signal::{SigFields, SigInfo, NSIG, SIGRTMIN};
+use crate::kernel::wait::{yield_now, Waiter};
+use crate::kernel::{pgrp, send, Cred, Kernel, Task, ThreadGroup};
 use parking_lot::Mutex;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 
@@ -94,92 +94,171 @@ impl Owner {
     fn may(&self, to: &Cred) -> bool {
         self.euid == 0 || [self.uid, self.euid].iter().any(|u| *u == to.suid || *u == to.uid)
     }
-    fn deliver(&self, kernel: &Kernel, fd: i32, (code, band): (i32, PollEvents)) {
-        let info = match self.signal {
+    /// The signal that tells of this.
+    fn signal_for(&self, fd: i32, (code, band): (i32, PollEvents)) -> SigInfo {
+        match self.signal {
             0 => SigInfo::kernel(libc::SIGIO),
             signo => SigInfo { signo, errno: 0, code, fields: SigFields::Poll { band: band.bits().into(), fd } },
-        };
-        let groups = match self.who {
-            Recipient::Nobody => return,
+        }
+    }
+    /// Sends a signal to the owner if it is one thread or process; else gives the processes of the group.
+    fn deliver(&self, kernel: &Kernel, info: SigInfo) -> Vec<Arc<ThreadGroup>> {
+        match self.who {
+            Recipient::Nobody => {}
             Recipient::Thread(t) => {
                 if let Some(t) = kernel.task(t).filter(|t| self.may(&t.cred())) {
                     t.queue_signal(info);
                 }
-                return;
             }
-            Recipient::Process(p) => kernel.group(p).into_iter().collect(),
-            Recipient::Group(g) => pgrp::members(kernel, g),
-        };
-        for g in groups {
-            if g.any_thread().is_some_and(|t| self.may(&t.cred())) {
-                // A full queue loses it, as on Linux.
-                let _ = send::to_group(&g, info);
-            }
+            Recipient::Process(p) => kernel.group(p).iter().for_each(|g| self.deliver_to(g, info)),
+            Recipient::Group(g) => return pgrp::members(kernel, g),
         }
+        Vec::new()
+    }
+    fn deliver_to(&self, group: &Arc<ThreadGroup>, info: SigInfo) {
+        if group.any_thread().is_some_and(|t| self.may(&t.cred())) {
+            // A full queue loses it, as on Linux.
+            let _ = send::to_group(group, info);
+        }
+    }
+    /// What two signals have in common of which a process can only ever have one.
+    fn key(&self, fd: i32, code: i32) -> Key {
+        // Plain SIGIO does not say what it is about, and of other signals that do not queue the first one stays.
+        let about = if self.signal < SIGRTMIN { (-1, 0) } else { (fd, code) };
+        (self.who, self.signal, self.uid, self.euid, about)
     }
     /// Tells the owner that something other than readiness happened to what it has open as `fd`.
     pub fn notify(&self, fd: i32) {
         let Some(k) = self.kernel.upgrade().filter(|_| self.who != Recipient::Nobody) else { return };
-        // Plain SIGIO does not say which descriptor it is about.
-        let key = (self.who, self.signal, self.uid, self.euid, if self.signal == 0 { -1 } else { fd });
-        let mut late = LATE.lock();
-        if late.keys.insert(key) {
-            late.told.push((self.clone(), fd));
-            drop(late);
-            soon(&k);
-        }
+        later(&k, |late| {
+            if late.told.insert(self.key(fd, MSG.0)) {
+                late.push(Late::Told(self.clone(), fd));
+            }
+        });
     }
 }
 
-type Late = Box<dyn FnOnce() + Send>;
+/// Recipient, signal, the ids in whose name, and descriptor and code if they count.
+type Key = (Recipient, i32, u32, u32, (i32, i32));
 
 /// What is to be sent as soon as no lock is held.
+enum Late {
+    /// From [`Owner::notify`].
+    Told(Owner, i32),
+    Watch(Arc<AsyncWatch>),
+    /// To those of a group who have not had it yet, the last of them first.
+    Rest(Owner, SigInfo, Vec<Arc<ThreadGroup>>),
+}
+
 #[derive(Default)]
 struct Pending {
-    /// From [`Owner::tell`]: each signal to one and about one descriptor is there once, however often it is asked for.
-    told: Vec<(Owner, i32)>,
-    keys: HashSet<(Recipient, i32, u32, u32, i32)>,
-    sends: Vec<Late>,
+    queue: VecDeque<(u64, Late)>,
+    /// Number of the next.
+    next: u64,
+    /// Of [`Late::Told`]: each signal to one and about one descriptor is there once, however often it is asked for.
+    told: HashSet<Key>,
+    /// Before which number all is told by a signal that was sent, while there is anything in the queue.
+    sent: HashMap<Key, u64>,
+    /// There is a future that sends.
+    running: bool,
 }
 static LATE: LazyLock<Mutex<Pending>> = LazyLock::new(Default::default);
 /// There is something.
 static ANY: AtomicBool = AtomicBool::new(false);
-/// A future is about to look; one is enough.
-static SPAWNED: AtomicBool = AtomicBool::new(false);
 
-fn later(kernel: &Kernel, send: Late) {
-    LATE.lock().sends.push(send);
-    soon(kernel);
+/// What is sent before others are served: one signal to one process counts one or, if it has many threads, more.
+const AT_ONCE: usize = 256;
+/// So many sent signals are remembered.
+const SENT_MAX: usize = 1 << 16;
+
+impl Pending {
+    fn push(&mut self, late: Late) {
+        self.queue.push_back((self.next, late));
+        self.next += 1;
+    }
+    /// Whether a signal of this key has to be sent for what has number `n`: not if one was sent since then.
+    fn is_news(&mut self, key: Key, n: u64) -> bool {
+        if self.sent.get(&key).is_some_and(|before| n < *before) {
+            return false;
+        }
+        if self.sent.len() >= SENT_MAX {
+            self.sent.clear();
+        }
+        self.sent.insert(key, self.next);
+        true
+    }
 }
 
-fn soon(kernel: &Kernel) {
-    ANY.store(true, Ordering::Release);
-    if !SPAWNED.swap(true, Ordering::AcqRel) {
+/// Puts something off by `put`.
+fn later(kernel: &Kernel, put: impl FnOnce(&mut Pending)) {
+    let begin = {
+        let mut late = LATE.lock();
+        put(&mut late);
+        ANY.store(true, Ordering::Release);
+        !std::mem::replace(&mut late.running, true)
+    };
+    if begin {
         kernel.executor.spawn(Box::pin(async {
-            // First, so that what comes from here on has a future of its own.
-            SPAWNED.swap(false, Ordering::AcqRel);
-            send_late()
+            while !send_some(true) {
+                yield_now().await;
+            }
         }));
     }
 }
 
-/// Sends the signals that have been put off. Called with nothing locked.
+/// Sends the signals that have been put off, or the first of very many. Called with nothing locked.
 pub fn send_late() {
-    if !ANY.load(Ordering::Acquire) {
-        return;
+    if ANY.load(Ordering::Acquire) {
+        send_some(false);
     }
-    let late = {
-        let mut l = LATE.lock();
-        ANY.store(false, Ordering::Release);
-        std::mem::take(&mut *l)
-    };
-    for (owner, fd) in late.told {
-        if let Some(kernel) = owner.kernel.upgrade() {
-            owner.deliver(&kernel, fd, MSG);
+}
+
+/// Sends some; true if that was all. `last`: then the future that sends ends.
+fn send_some(last: bool) -> bool {
+    let mut left = AT_ONCE;
+    while left > 0 {
+        let (n, late) = {
+            let mut p = LATE.lock();
+            let Some((n, late)) = p.queue.pop_front() else {
+                p.sent = HashMap::new();
+                p.running &= !last;
+                ANY.store(false, Ordering::Release);
+                return true;
+            };
+            if let Late::Told(owner, fd) = &late {
+                p.told.remove(&owner.key(*fd, MSG.0));
+            }
+            (n, late)
+        };
+        left = left.saturating_sub(1);
+        match late {
+            Late::Told(owner, fd) => send_one(n, &owner, fd, MSG, &mut left),
+            Late::Watch(watch) => watch.send(n, &mut left),
+            Late::Rest(owner, info, members) => send_rest(n, owner, info, members, &mut left),
         }
     }
-    for send in late.sends {
-        send();
+    false
+}
+
+fn send_one(n: u64, owner: &Owner, fd: i32, reason: (i32, PollEvents), left: &mut usize) {
+    let Some(kernel) = owner.kernel.upgrade() else { return };
+    if owner.who == Recipient::Nobody || !LATE.lock().is_news(owner.key(fd, reason.0), n) {
+        return;
+    }
+    let info = owner.signal_for(fd, reason);
+    let mut members = owner.deliver(&kernel, info);
+    members.reverse();
+    send_rest(n, owner.clone(), info, members, left);
+}
+
+fn send_rest(n: u64, owner: Owner, info: SigInfo, mut members: Vec<Arc<ThreadGroup>>, left: &mut usize) {
+    while *left > 0 {
+        let Some(g) = members.pop() else { return };
+        *left = left.saturating_sub(1 + g.links.lock().threads.len() / 8);
+        owner.deliver_to(&g, info);
+    }
+    if !members.is_empty() {
+        LATE.lock().queue.push_front((n, Late::Rest(owner, info, members)));
     }
 }
 
@@ -200,27 +279,29 @@ impl Waiter for AsyncNotifier {
         if events.is_empty() || w.events.fetch_or(events.bits(), Ordering::AcqRel) != 0 {
             return;
         }
-        let Some(k) = w.kernel.upgrade() else { return };
-        let (w, kernel) = (w.clone(), k.clone());
-        later(
-            &k,
-            Box::new(move || {
-                let events = PollEvents::from_raw(w.events.swap(0, Ordering::AcqRel));
-                let Some(file) = w.file.upgrade() else { return };
-                let ready = if events.is_all() { file.poll() } else { events };
-                let owner = file.owner.lock().clone();
-                let ours = |bits: PollEvents| match bits {
-                    PollEvents::READABLE => file.readable(),
-                    PollEvents::WRITABLE => file.writable(),
-                    _ => true,
-                };
-                for (bits, code, band) in REASONS {
-                    if ready.intersects(bits) && ours(bits) {
-                        owner.deliver(&kernel, w.fd, (code, band));
-                    }
-                }
-            }),
-        );
+        if let Some(k) = w.kernel.upgrade() {
+            later(&k, |late| late.push(Late::Watch(w.clone())));
+        }
+    }
+}
+
+impl AsyncWatch {
+    /// Tells what has happened since the last time.
+    fn send(&self, n: u64, left: &mut usize) {
+        let events = PollEvents::from_raw(self.events.swap(0, Ordering::AcqRel));
+        let Some(file) = self.file.upgrade() else { return };
+        let ready = if events.is_all() { file.poll() } else { events };
+        let owner = file.owner.lock().clone();
+        let ours = |bits: PollEvents| match bits {
+            PollEvents::READABLE => file.readable(),
+            PollEvents::WRITABLE => file.writable(),
+            _ => true,
+        };
+        for (bits, code, band) in REASONS {
+            if ready.intersects(bits) && ours(bits) {
+                send_one(n, &owner, self.fd, (code, band), left);
+            }
+        }
     }
 }
 
@@ -258,5 +339,21 @@ pub fn release(file: &mut File) {
         if let (Some(id), Some(q)) = (w.id.get(), file.ops.wait_queue()) {
             q.remove(*id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_signal_tells_of_all_that_was_before_it() {
+        let key = |signal: i32, fd| Owner { who: Recipient::Group(7), signal, ..Owner::default() }.key(fd, 1);
+        let mut p = Pending { next: 10_000, ..Pending::default() };
+        assert_eq!((0..10_000).filter(|n| p.is_news(key(0, *n as i32), *n)).count(), 1);
+        assert_eq!((0..10_000).filter(|n| p.is_news(key(libc::SIGUSR1, *n as i32), *n)).count(), 1);
+        // What comes later is news again, and signals that queue are sent for each descriptor.
+        assert!(p.is_news(key(0, 5), 10_000));
+        assert!((0..100).all(|fd| p.is_news(key(SIGRTMIN, fd), 3)));
     }
 }

@@ -46,10 +46,18 @@ impl InodeExtra {
         (self.opens.load(Ordering::Relaxed), self.writers.load(Ordering::Relaxed))
     }
     pub fn clear(&self) {
-        self.slots.lock().clear();
+        // What they hold may take long to drop.
+        let old = std::mem::take(&mut *self.slots.lock());
+        drop(old);
     }
     pub fn remove<T: Any + Send + Sync>(&self) {
-        self.slots.lock().retain(|s| !s.is::<T>());
+        let mut gone = Vec::new();
+        self.slots.lock().retain(|s| {
+            let goes = s.is::<T>();
+            gone.extend(goes.then(|| s.clone()));
+            !goes
+        });
+        drop(gone);
     }
 }
 
@@ -203,6 +211,23 @@ pub fn admit(task: &Task) -> Result<()> {
     }
 }
 
+/// What will be a description once a process takes it, and counts as one until then: a connection that waits to be accepted.
+pub struct Unaccepted(());
+
+impl Unaccepted {
+    /// One more, if there may be as many descriptions.
+    pub fn new() -> Option<Unaccepted> {
+        let fits = |n: u64| (n < FILE_MAX).then_some(n + 1);
+        COUNT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok().map(|_| Unaccepted(()))
+    }
+}
+
+impl Drop for Unaccepted {
+    fn drop(&mut self) {
+        COUNT.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Drop for File {
     fn drop(&mut self) {
         COUNT.fetch_sub(1, Ordering::Relaxed);
@@ -315,5 +340,19 @@ impl File {
         };
         let at = base.checked_add(offset).ok_or(Errno::EOVERFLOW)?;
         u64::try_from(at).map_err(|_| Errno::EINVAL)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_wait_count_as_descriptions() {
+        let waiting: Vec<_> = (0..=FILE_MAX).map_while(|_| Unaccepted::new()).collect();
+        assert!(waiting.len() as u64 <= FILE_MAX && count() >= FILE_MAX);
+        assert!(Unaccepted::new().is_none());
+        drop(waiting);
+        assert!(Unaccepted::new().is_some());
     }
 }

@@ -17,6 +17,7 @@ use crate::kernel::Task;
 use crate::mm::io::Dst;
 use parking_lot::Mutex;
 use platform::budget::{self, of_heap, Budget};
+use platform::executor::Rounds;
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -298,7 +299,9 @@ impl Inotify {
 impl Drop for Inotify {
     fn drop(&mut self) {
         let watches = std::mem::take(&mut self.0.state.lock().watches);
+        let mut rounds = Rounds::new();
         for (w, path) in watches.into_values() {
+            rounds.next();
             if !w.gone.swap(true, Ordering::AcqRel) {
                 LIVE.fetch_sub(1, Ordering::Relaxed);
             }
@@ -373,7 +376,9 @@ impl FileOps for Inotify {
             .values()
             .map(|(w, p)| (w.wd, w.mask.load(Ordering::Relaxed), p.clone()))
             .collect();
+        let mut rounds = Rounds::new();
         for (wd, mask, path) in watches {
+            rounds.next();
             let Ok(a) = path.inode().attr() else { continue };
             let mask = mask & (EVENTS | libc::IN_UNMOUNT | libc::IN_EXCL_UNLINK | libc::IN_ONESHOT);
             let line = format!("inotify wd:{wd:x} ino:{:x} sdev:{:x} mask:{mask:x} ignored_mask:0\n", a.ino, a.dev);

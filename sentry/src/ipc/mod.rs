@@ -61,7 +61,7 @@ impl Perm {
     /// Whether `cred` may do what the mode bits `want` say (`ipcperms`). Bits of all three classes count.
     pub fn check(&self, cred: &Cred, want: u32) -> Result<()> {
         let want = (want >> 6) | (want >> 3) | want;
-        let in_group = |gid| cred.egid == gid || cred.groups.contains(&gid);
+        let in_group = |gid| cred.egid == gid || cred.has_group(gid);
         let mut granted = self.mode;
         if cred.euid == self.cuid || cred.euid == self.uid {
             granted >>= 6;

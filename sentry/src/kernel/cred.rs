@@ -74,6 +74,7 @@ pub struct Cred {
     pub sgid: u32,
     pub fsuid: u32,
     pub fsgid: u32,
+    /// In order.
     pub groups: Vec<u32>,
     pub permitted: u64,
     pub effective: u64,
@@ -87,7 +88,8 @@ pub struct Cred {
 
 impl Cred {
     /// Credentials of a user; root gets all of `caps`, other users none.
-    pub fn user(uid: u32, gid: u32, groups: Vec<u32>, caps: u64) -> Self {
+    pub fn user(uid: u32, gid: u32, mut groups: Vec<u32>, caps: u64) -> Self {
+        groups.sort_unstable();
         let held = if uid == 0 { caps } else { 0 };
         Cred {
             uid,
@@ -112,7 +114,11 @@ impl Cred {
         self.effective & cap == cap
     }
     pub fn in_group(&self, gid: u32) -> bool {
-        self.fsgid == gid || self.groups.contains(&gid)
+        self.fsgid == gid || self.has_group(gid)
+    }
+    /// Whether it is one of the supplementary groups.
+    pub fn has_group(&self, gid: u32) -> bool {
+        self.groups.binary_search(&gid).is_ok()
     }
 
     fn sec(&self, bit: u32) -> bool {

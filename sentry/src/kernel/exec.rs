@@ -4,6 +4,7 @@
 //! simply returned. (A file that becomes unreadable while it is loaded is an error too; Linux would kill the
 //! process.)
 
+use super::strings::Strings;
 use super::task::VforkDone;
 use super::wait::Turn;
 use super::{cred, Cred, Task};
@@ -19,6 +20,7 @@ use crate::mm::vma::{page_up, Backing, Vma};
 use crate::mm::Mm;
 use crate::syscalls::Ctx;
 use parking_lot::Mutex;
+use platform::executor::aside;
 use platform::{Enter, GuestThread, Op, Regs, Trap, PAGE_SIZE};
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
@@ -34,6 +36,9 @@ pub const MAX_ARG_STRLEN: usize = 32 * 4096;
 /// Largest stack mapped if the limit is "unlimited".
 const STACK_MAX: u64 = 64 << 20;
 const STACK_MIN: u64 = 128 << 10;
+/// Above this many strings, or bytes of them, others are served while the stack is made.
+const MANY_STRINGS: usize = 1 << 14;
+const LONG_STRINGS: usize = 1 << 20;
 /// Since Linux 6.3 (`linux/auxvec.h`).
 const AT_RSEQ_FEATURE_SIZE: u64 = 27;
 const AT_RSEQ_ALIGN: u64 = 28;
@@ -43,8 +48,8 @@ pub struct Program {
     pub file: Arc<File>,
     /// Name as given, for AT_EXECFN and scripts.
     pub name: Vec<u8>,
-    pub argv: Vec<Vec<u8>>,
-    pub envp: Vec<Vec<u8>>,
+    pub argv: Strings,
+    pub envp: Strings,
 }
 
 /// True for a script without a `#!` line, which execvp(3) and shells run with `/bin/sh`.
@@ -133,13 +138,10 @@ fn resolve_scripts(task: &Task, prog: &mut Program) -> Result<(Vec<u8>, Option<D
             return Err(Errno::ENOEXEC);
         }
         let file = open_exec(task, libc::AT_FDCWD, &interp, LookupFlags::FOLLOW)?;
-        let mut argv = vec![interp.clone()];
-        if !arg.is_empty() {
-            argv.push(arg);
+        match arg.is_empty() {
+            true => prog.argv.replace_first(&[&interp, &prog.name]),
+            false => prog.argv.replace_first(&[&interp, &arg, &prog.name]),
         }
-        argv.push(prog.name.clone());
-        argv.extend(prog.argv.drain(..).skip(1));
-        prog.argv = argv;
         prog.file = file;
         prog.name = interp;
     }
@@ -325,7 +327,7 @@ pub enum LoadInto<'a> {
 pub async fn load(task: &Arc<Task>, mut prog: Program, into: LoadInto<'_>) -> Result<Image> {
     if prog.argv.is_empty() {
         // As Linux since 5.18: an empty argv gets one empty string.
-        prog.argv.push(Vec::new());
+        prog.argv.push(b"");
     }
     let (head, runner) = resolve_scripts(task, &mut prog)?;
     let file = prog.file.clone();
@@ -433,7 +435,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, into: LoadInto<'_>) -> Re
     let known: Vec<_> = files.map(|f| f.path.as_ref().and_then(known)).collect();
     let tried = known.iter().all(|k| k.as_ref().is_some_and(|k| k.mapped.load(Ordering::Relaxed)));
     // What a stub does not take stays in our memory; one that has not run a program yet takes it.
-    let length: usize = prog.argv.iter().chain(&prog.envp).map(Vec::len).sum();
+    let length = prog.argv.bytes().len() + prog.envp.bytes().len();
     let short = length < platform::STAGE_MAX / 2;
     let (mut thread, space) = match into {
         LoadInto::Of(own) if tried && !rights && short && can_reuse_mm(task, own, &new_cred) => {
@@ -464,7 +466,10 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, into: LoadInto<'_>) -> Re
         vdso: space.vdso().map(|v| v.0),
         cred: &new_cred,
     };
-    let (sp, bytes) = stack_content(&mut map, &prog, &aux)?;
+    let mut content = || stack_content(&mut map, &prog, &aux);
+    let many = prog.argv.len() + prog.envp.len() > MANY_STRINGS
+        || prog.argv.bytes().len() + prog.envp.bytes().len() > LONG_STRINGS;
+    let (sp, bytes) = if many { aside(content) } else { content() }?;
     if let Some(thread) = thread.as_mut().filter(|_| !tried) {
         for op in ops.drain(..) {
             thread.queue(op);
@@ -517,17 +522,15 @@ struct Aux<'a> {
 /// Start address and bytes of the initial stack (System V ABI, "Initial Stack and Register State").
 fn stack_content(map: &mut Map, prog: &Program, aux: &Aux<'_>) -> Result<(u64, Vec<u8>)> {
     let (bottom, top) = map.stack;
-    let strings: usize = prog.argv.iter().chain(&prog.envp).map(|s| s.len() + 1).sum();
+    let (arg_len, env_len) = (prog.argv.bytes().len(), prog.envp.bytes().len());
     let pointers = (prog.argv.len() + prog.envp.len() + 2 + 1 + 2 * 24) * 8;
     // At most a quarter of the stack (execve(2), "Limits").
-    if strings + pointers > ((top - bottom) / 4) as usize {
+    if arg_len + env_len + pointers > ((top - bottom) / 4) as usize {
         return Err(Errno::E2BIG);
     }
     // From the top down: 8 zero bytes, the file name, the environment, the arguments, the platform's name,
     // random bytes.
     let name_at = top - 8 - (prog.name.len() as u64 + 1);
-    let env_len: usize = prog.envp.iter().map(|s| s.len() + 1).sum();
-    let arg_len = strings - env_len;
     let env_at = name_at - env_len as u64;
     let arg_at = env_at - arg_len as u64;
     let platform_at = (arg_at & !15) - 16;
@@ -576,15 +579,15 @@ fn stack_content(map: &mut Map, prog: &Program, aux: &Aux<'_>) -> Result<(u64, V
     };
     word(prog.argv.len() as u64);
     let mut s = arg_at;
-    for a in &prog.argv {
+    for a in prog.argv.iter() {
         word(s);
-        s += a.len() as u64 + 1;
+        s += a.len() as u64;
     }
     word(0);
     s = env_at;
-    for e in &prog.envp {
+    for e in prog.envp.iter() {
         word(s);
-        s += e.len() as u64 + 1;
+        s += e.len() as u64;
     }
     word(0);
     for v in &auxv {
@@ -596,11 +599,8 @@ fn stack_content(map: &mut Map, prog: &Program, aux: &Aux<'_>) -> Result<(u64, V
     };
     text(random_at, &random);
     text(platform_at, b"x86_64\0");
-    let mut s = arg_at;
-    for a in prog.argv.iter().chain(&prog.envp) {
-        text(s, a);
-        s += a.len() as u64 + 1;
-    }
+    text(arg_at, prog.argv.bytes());
+    text(env_at, prog.envp.bytes());
     text(name_at, &prog.name);
     map.args = (arg_at, env_at);
     map.env = (env_at, name_at);
@@ -610,13 +610,7 @@ fn stack_content(map: &mut Map, prog: &Program, aux: &Aux<'_>) -> Result<(u64, V
 }
 
 /// execve(2)/execveat(2) of the calling task.
-pub async fn execve(
-    cx: &mut Ctx<'_>,
-    file: Arc<File>,
-    name: Vec<u8>,
-    argv: Vec<Vec<u8>>,
-    envp: Vec<Vec<u8>>,
-) -> SysResult {
+pub async fn execve(cx: &mut Ctx<'_>, file: Arc<File>, name: Vec<u8>, argv: Strings, envp: Strings) -> SysResult {
     let task = cx.task.clone();
     let image = load(&task, Program { file, name, argv, envp }, LoadInto::Of(&*cx.thread)).await?;
     // The task may take over the thread group leader's id.

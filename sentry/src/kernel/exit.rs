@@ -4,7 +4,7 @@ use super::process::ThreadGroup;
 use super::signal::{SigFields, SigInfo, SigSet};
 use super::wait::Turn;
 use super::{Kernel, Task};
-use platform::executor::now_ns;
+use platform::executor::{now_ns, Rounds};
 use platform::GuestThread;
 use std::future::poll_fn;
 use std::sync::atomic::Ordering;
@@ -155,6 +155,7 @@ pub async fn exit_task(task: &Arc<Task>, status: i32) {
             let st = r.exiting.unwrap_or(status);
             r.exiting = Some(st);
             r.exit_status = Some(st);
+            tree.zombies += 1;
             let (comm, cred) = (task.comm.lock().clone(), task.cred());
             *group.remains.lock() = Some(super::process::ZombieInfo { comm, cred, attrs: task.attrs.clone() });
         }
@@ -201,42 +202,9 @@ fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) 
         super::init::sandbox_exit(kernel, status);
         return;
     }
-    let (parent, orphans, reaper) = {
-        let tree = kernel.tree.lock();
-        let reaper = find_reaper(&tree, group);
-        let orphans = std::mem::take(&mut group.links.lock().children);
-        for o in &orphans {
-            let mut r = o.links.lock();
-            r.parent = reaper.as_ref().map_or_else(Weak::new, Arc::downgrade);
-            r.parent_tid = reaper.as_ref().map_or(0, |h| h.pid);
-            // After reparenting the exit signal is always SIGCHLD.
-            r.exit_signal = libc::SIGCHLD;
-            drop(r);
-            super::cached_ids::parent_changed(o);
-            if let Some(h) = &reaper {
-                h.links.lock().children.push(o.clone());
-            }
-        }
-        (group.links.lock().parent.upgrade(), orphans, reaper)
-    };
-    for o in &orphans {
-        orphaned(kernel, o);
-    }
-    // Zombies among them are reported to the new parent; without one, they are reaped.
-    for o in orphans.iter().filter(|o| o.links.lock().exit_status.is_some()) {
-        match &reaper {
-            Some(h) => report_death(kernel, h, o, 0),
-            None => reap(kernel, o),
-        }
-    }
-    if let Some(h) = reaper.filter(|_| !orphans.is_empty()) {
-        h.child_wait.wake_all();
-    }
-    for o in &orphans {
-        super::pgrp::lost_parent(kernel, o, group);
-    }
+    let parent = leave_children(kernel, group);
     if let Some(p) = &parent {
-        super::pgrp::lost_parent(kernel, group, p);
+        super::pgrp::lost_parent(kernel, std::slice::from_ref(group), p);
     }
     super::tty::process_exit(kernel, group);
     let uid = task.cred().uid;
@@ -248,6 +216,43 @@ fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) 
     group.exit_wait.wake_all();
     crate::ipc::sem::process_gone(kernel, group.pid);
     group.timers.clear();
+}
+
+/// Gives the children of a process that ends to their next parent; returns its own parent.
+fn leave_children(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>) -> Option<Arc<ThreadGroup>> {
+    let (parent, orphans, reaper) = {
+        let tree = kernel.tree.lock();
+        let reaper = find_reaper(&tree, group);
+        let orphans = std::mem::take(&mut group.links.lock().children);
+        for o in &orphans {
+            let mut r = o.links.lock();
+            r.parent = reaper.as_ref().map_or_else(Weak::new, Arc::downgrade);
+            r.parent_tid = reaper.as_ref().map_or(0, |h| h.pid);
+            // After reparenting the exit signal is always SIGCHLD.
+            r.exit_signal = libc::SIGCHLD;
+        }
+        if let Some(h) = &reaper {
+            h.links.lock().children.extend(orphans.iter().cloned());
+        }
+        let parent = group.links.lock().parent.upgrade();
+        (parent, orphans, reaper)
+    };
+    if orphans.is_empty() {
+        return parent;
+    }
+    let (zombies, alive): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|o| o.links.lock().exit_status.is_some());
+    let mut rounds = Rounds::new();
+    for o in &alive {
+        rounds.next();
+        super::cached_ids::parent_changed(o);
+        orphaned(kernel, o);
+    }
+    report_zombies(kernel, reaper.as_ref(), &zombies);
+    if let Some(h) = reaper {
+        h.child_wait.wake_all();
+    }
+    super::pgrp::lost_parent(kernel, &alive, group);
+    parent
 }
 
 /// The nearest living subreaper among the ancestors, or init if there is one.
@@ -289,6 +294,23 @@ pub fn child_code(status: i32) -> (i32, i32) {
 /// Reports a death to the parent; if the parent ignores it (SIGCHLD ignored, SA_NOCLDWAIT), reaps the zombie
 /// at once.
 fn report_death(kernel: &Arc<Kernel>, parent: &Arc<ThreadGroup>, child: &Arc<ThreadGroup>, uid: u32) {
+    if tell_of_death(parent, child, uid) {
+        reap(kernel, child);
+    }
+    parent.child_wait.wake_all();
+}
+
+/// Zombies that have got another parent are reported to it, by one signal, of which no second one would be queued; without a parent they
+/// are gone.
+fn report_zombies(kernel: &Kernel, parent: Option<&Arc<ThreadGroup>>, zombies: &[Arc<ThreadGroup>]) {
+    let Some(first) = zombies.first() else { return };
+    if parent.is_none_or(|p| tell_of_death(p, first, 0)) {
+        reap_all(kernel, zombies);
+    }
+}
+
+/// Sends the signal of a death; true if the parent does not care for zombies.
+fn tell_of_death(parent: &Arc<ThreadGroup>, child: &Arc<ThreadGroup>, uid: u32) -> bool {
     let execs = parent.links.lock().execs;
     let (status, signal, utime, stime) = {
         let r = child.links.lock();
@@ -312,25 +334,71 @@ fn report_death(kernel: &Arc<Kernel>, parent: &Arc<ThreadGroup>, child: &Arc<Thr
         };
         let _ = super::send::to_group(parent, info);
     }
-    if auto_reap {
-        reap(kernel, child);
-    }
-    parent.child_wait.wake_all();
+    auto_reap
 }
 
-/// Removes a zombie for good.
-pub fn reap(kernel: &Kernel, child: &Arc<ThreadGroup>) {
-    let mut tree = kernel.tree.lock();
-    tree.groups.remove(&child.pid);
-    let parent = child.links.lock().parent.upgrade();
-    if let Some(p) = parent {
-        let (u, s) = {
-            let r = child.links.lock();
-            (r.dead_utime + r.child_utime, r.dead_stime + r.child_stime)
+/// Removes a zombie for good; false if it was gone already.
+pub fn reap(kernel: &Kernel, child: &Arc<ThreadGroup>) -> bool {
+    reap_all(kernel, std::slice::from_ref(child)) == 1
+}
+
+/// Removes zombies of one parent for good; gives how many of them have not been gone already.
+fn reap_all(kernel: &Kernel, zombies: &[Arc<ThreadGroup>]) -> usize {
+    let (parent, ours) = {
+        let _tree = kernel.tree.lock();
+        let parent = zombies.first().and_then(|z| z.links.lock().parent.upgrade());
+        let ours = match &parent {
+            Some(p) => take_children(&mut p.links.lock().children, zombies),
+            None => zombies.to_vec(),
         };
+        (parent, ours)
+    };
+    let (mut user, mut system) = (0, 0);
+    let mut rounds = Rounds::new();
+    for z in &ours {
+        rounds.next();
+        kernel.tree.lock().remove_group(z);
+        let r = z.links.lock();
+        user += r.dead_utime + r.child_utime;
+        system += r.dead_stime + r.child_stime;
+    }
+    if let Some(p) = parent {
         let mut r = p.links.lock();
-        r.children.retain(|c| c.pid != child.pid);
-        r.child_utime += u;
-        r.child_stime += s;
+        r.child_utime += user;
+        r.child_stime += system;
+    }
+    ours.len()
+}
+
+/// Takes these out of a list of children, in one pass; gives those that were in it.
+fn take_children(children: &mut Vec<Arc<ThreadGroup>>, doomed: &[Arc<ThreadGroup>]) -> Vec<Arc<ThreadGroup>> {
+    let mut known: Vec<_> = doomed.iter().map(Arc::as_ptr).collect();
+    known.sort_unstable();
+    let mut taken = Vec::new();
+    children.retain(|c| {
+        let goes = known.binary_search(&Arc::as_ptr(c)).is_ok();
+        if goes {
+            taken.push(c.clone());
+        }
+        !goes
+    });
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_child_is_taken_once() {
+        let all: Vec<_> =
+            (1..=6).map(|pid| Arc::new(ThreadGroup::new(pid, Arc::default(), Default::default()))).collect();
+        let pids = |list: &[Arc<ThreadGroup>]| list.iter().map(|g| g.pid).collect::<Vec<_>>();
+        let mut children = all.clone();
+        let odd: Vec<_> = all.iter().filter(|g| g.pid % 2 == 1).cloned().collect();
+        assert_eq!(pids(&take_children(&mut children, &odd)), [1, 3, 5]);
+        assert_eq!(pids(&children), [2, 4, 6]);
+        assert_eq!(pids(&take_children(&mut children, &all[..3])), [2]);
+        assert_eq!(pids(&children), [4, 6]);
     }
 }

@@ -216,13 +216,15 @@ fn surely_writable(mm: &Mm, addr: u64) -> bool {
 /// Reserves a free process id, within the limits.
 fn alloc(parent: &Arc<Task>) -> Result<i32> {
     let mut tree = parent.kernel.tree.lock();
-    if tree.tasks.len() >= parent.kernel.options.max_tasks.unwrap_or(MAX_TASKS) {
+    if tree.count() >= parent.kernel.options.max_tasks.unwrap_or(MAX_TASKS) {
         return Err(Errno::EAGAIN);
     }
     let limit = parent.limit(libc::RLIMIT_NPROC);
-    if tree.tasks.len() as u64 >= limit {
+    if tree.count() as u64 >= limit {
         let cred = parent.cred();
-        let mine = tree.tasks.values().filter(|t| t.cred.read().uid == cred.uid).count() as u64;
+        let alive = tree.tasks.values().filter(|t| t.cred.read().uid == cred.uid).count();
+        let dead = |g: &&Arc<ThreadGroup>| g.remains.lock().as_ref().is_some_and(|z| z.cred.uid == cred.uid);
+        let mine = (alive + tree.groups.values().filter(dead).count()) as u64;
         if mine >= limit && cred.uid != 0 && !cred.has(super::cred::CAP_SYS_RESOURCE | super::cred::CAP_SYS_ADMIN) {
             return Err(Errno::EAGAIN);
         }
@@ -322,7 +324,6 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
         }
         return;
     }
-    tree.groups.insert(child.tid(), child.group.clone());
     let pr = parent.group.links.lock();
     let (pgid, sid, tty) = (pr.pgid, pr.sid, pr.tty);
     let (real_parent, exit_signal, parent_execs) = if has(CLONE_PARENT) {
@@ -342,6 +343,7 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
         r.parent_execs = parent_execs;
         r.threads.push(child.clone());
     }
+    tree.insert_group(&child.group);
     if let Some(p) = real_parent.upgrade() {
         p.links.lock().children.push(child.group.clone());
     }

@@ -118,7 +118,7 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), S
         let mut tree = kernel.tree.lock();
         tree.last_pid = pid;
         tree.tasks.insert(pid, task.clone());
-        tree.groups.insert(pid, group);
+        tree.insert_group(&group);
     }
     let cwd = crate::fs::vfs::resolve(&task, libc::AT_FDCWD, &c.cwd, LookupFlags::FOLLOW | LookupFlags::DIRECTORY);
     task.fs().lock().cwd = cwd.map_err(|e| StartError {
@@ -157,13 +157,14 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), S
 fn find(task: &Arc<Task>, argv: Vec<Vec<u8>>, envp: Vec<Vec<u8>>) -> Result<Program> {
     let (file, name) = find_file(task, &argv, &envp)?;
     if !exec::is_bare_script(&file) {
-        return Ok(Program { file, name, argv, envp });
+        return Ok(Program { file, name, argv: argv.into_iter().collect(), envp: envp.into_iter().collect() });
     }
     const SHELL: &[u8] = b"/bin/sh";
     let shell = exec::open_exec(task, libc::AT_FDCWD, SHELL, LookupFlags::FOLLOW)?;
     let mut all = vec![SHELL.to_vec(), name];
     all.extend(argv.into_iter().skip(1));
-    Ok(Program { file: shell, name: SHELL.to_vec(), argv: all, envp })
+    let (argv, envp) = (all.into_iter().collect(), envp.into_iter().collect());
+    Ok(Program { file: shell, name: SHELL.to_vec(), argv, envp })
 }
 
 fn find_file(task: &Arc<Task>, argv: &[Vec<u8>], env: &[Vec<u8>]) -> Result<(Arc<File>, Vec<u8>)> {

@@ -3,7 +3,7 @@
 use super::{Task, ThreadGroup};
 use parking_lot::{Mutex, RwLock};
 use platform::{Executor, Platform};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -26,42 +26,89 @@ pub const PID_MAX: i32 = 1 << 22;
 #[derive(Default)]
 pub struct Tree {
     pub tasks: BTreeMap<i32, Arc<Task>>,
-    /// Thread groups by process id, including zombies.
+    /// Thread groups by process id, including zombies. Changed by the methods below only, which keep the next two.
     pub groups: BTreeMap<i32, Arc<ThreadGroup>>,
+    /// The same by process group and process id.
+    members: BTreeMap<(i32, i32), Arc<ThreadGroup>>,
+    /// How many of them each session has.
+    sessions: BTreeMap<i32, usize>,
+    /// Those without threads.
+    pub zombies: usize,
     pub last_pid: i32,
-    /// Ids have wrapped around: old process groups and sessions may use any of them.
-    wrapped: bool,
     /// Ids reserved for tasks being created.
     pub reserved: std::collections::BTreeSet<i32>,
 }
 
 impl Tree {
-    /// A process id that no task, group, process group or session uses.
+    /// A process id that no task, group, process group or session uses. Each process uses three numbers at most and each thread one,
+    /// so the search is no longer than that.
     pub fn alloc_pid(&mut self) -> Option<i32> {
-        let mut group_ids = None;
         for _ in 0..PID_MAX {
             if self.last_pid >= PID_MAX - 1 {
-                (self.last_pid, self.wrapped) = (299, true);
+                self.last_pid = 299;
             }
             self.last_pid += 1;
-            let pid = self.last_pid;
-            if self.tasks.contains_key(&pid) || self.groups.contains_key(&pid) || self.reserved.contains(&pid) {
-                continue;
-            }
-            if !self.wrapped || !group_ids.get_or_insert_with(|| self.group_ids()).contains(&pid) {
-                return Some(pid);
+            if !self.uses(self.last_pid) {
+                return Some(self.last_pid);
             }
         }
         None
     }
 
-    /// The ids of all process groups and sessions.
-    fn group_ids(&self) -> HashSet<i32> {
-        let both = |g: &Arc<ThreadGroup>| {
-            let r = g.links.lock();
-            [r.pgid, r.sid]
-        };
-        self.groups.values().flat_map(both).collect()
+    fn uses(&self, id: i32) -> bool {
+        self.tasks.contains_key(&id)
+            || self.groups.contains_key(&id)
+            || self.members(id).next().is_some()
+            || self.sessions.contains_key(&id)
+            || self.reserved.contains(&id)
+    }
+
+    /// Tasks, zombies and what is being made: all that Linux counts as processes.
+    pub fn count(&self) -> usize {
+        self.tasks.len() + self.zombies + self.reserved.len()
+    }
+
+    /// The processes of a process group, by their ids.
+    pub fn members(&self, pgid: i32) -> impl Iterator<Item = &Arc<ThreadGroup>> {
+        self.members.range((pgid, i32::MIN)..=(pgid, i32::MAX)).map(|(_, g)| g)
+    }
+
+    /// A new process, which knows its process group and session.
+    pub fn insert_group(&mut self, group: &Arc<ThreadGroup>) {
+        let (pgid, sid) = group.ids();
+        self.groups.insert(group.pid, group.clone());
+        self.members.insert((pgid, group.pid), group.clone());
+        *self.sessions.entry(sid).or_default() += 1;
+    }
+
+    /// A zombie goes for good.
+    pub fn remove_group(&mut self, group: &ThreadGroup) {
+        let (pgid, sid) = group.ids();
+        if self.groups.remove(&group.pid).is_some() {
+            self.members.remove(&(pgid, group.pid));
+            self.leave_session(sid);
+            self.zombies = self.zombies.saturating_sub(1);
+        }
+    }
+
+    fn leave_session(&mut self, sid: i32) {
+        if let std::collections::btree_map::Entry::Occupied(mut e) = self.sessions.entry(sid) {
+            *e.get_mut() -= 1;
+            if *e.get() == 0 {
+                e.remove();
+            }
+        }
+    }
+
+    /// A process changes its process group and session.
+    pub fn move_group(&mut self, group: &Arc<ThreadGroup>, pgid: i32, sid: i32) {
+        let (old_pgid, old_sid) = group.ids();
+        self.members.remove(&(old_pgid, group.pid));
+        self.members.insert((pgid, group.pid), group.clone());
+        *self.sessions.entry(sid).or_default() += 1;
+        self.leave_session(old_sid);
+        let mut r = group.links.lock();
+        (r.pgid, r.sid) = (pgid, sid);
     }
 }
 
@@ -182,5 +229,67 @@ impl Kernel {
     }
     pub fn group(&self, pid: i32) -> Option<Arc<ThreadGroup>> {
         self.tree.lock().groups.get(&pid).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(tree: &mut Tree, pgid: i32, sid: i32) -> Arc<ThreadGroup> {
+        let pid = tree.alloc_pid().unwrap();
+        let group = Arc::new(ThreadGroup::new(pid, Arc::default(), Default::default()));
+        {
+            let mut r = group.links.lock();
+            (r.pgid, r.sid) = (if pgid == 0 { pid } else { pgid }, if sid == 0 { pid } else { sid });
+        }
+        tree.insert_group(&group);
+        group
+    }
+
+    fn pids(tree: &Tree, pgid: i32) -> Vec<i32> {
+        tree.members(pgid).map(|g| g.pid).collect()
+    }
+
+    #[test]
+    fn process_groups_and_sessions_are_found_by_number() {
+        let mut tree = Tree::default();
+        let a = process(&mut tree, 0, 0);
+        let b = process(&mut tree, a.pid, a.pid);
+        let c = process(&mut tree, a.pid, a.pid);
+        assert_eq!(pids(&tree, a.pid), [a.pid, b.pid, c.pid]);
+        tree.move_group(&b, b.pid, a.pid);
+        tree.move_group(&c, c.pid, c.pid);
+        assert_eq!(
+            (pids(&tree, a.pid), pids(&tree, b.pid), pids(&tree, c.pid)),
+            (vec![a.pid], vec![b.pid], vec![c.pid])
+        );
+        assert_eq!((c.pgid(), c.sid()), (c.pid, c.pid));
+        assert_eq!(tree.sessions, BTreeMap::from([(a.pid, 2), (c.pid, 1)]));
+        for g in [&a, &b, &c] {
+            tree.remove_group(g);
+        }
+        assert!(tree.members.is_empty() && tree.sessions.is_empty() && tree.groups.is_empty());
+    }
+
+    #[test]
+    fn a_number_in_use_as_any_id_is_not_given_again() {
+        let mut tree = Tree::default();
+        let leader = process(&mut tree, 0, 0);
+        let member = process(&mut tree, leader.pid, leader.pid);
+        tree.remove_group(&leader);
+        tree.reserved.insert(5);
+        let given = |tree: &mut Tree, last| {
+            tree.last_pid = last;
+            tree.alloc_pid().unwrap()
+        };
+        // Its leader is gone, its name is not.
+        assert_eq!(given(&mut tree, leader.pid - 1), member.pid + 1);
+        assert_eq!(given(&mut tree, 4), 6);
+        assert_eq!(given(&mut tree, PID_MAX - 1), 300);
+        tree.move_group(&member, member.pid, leader.pid);
+        assert_eq!(given(&mut tree, leader.pid - 1), member.pid + 1);
+        tree.move_group(&member, member.pid, member.pid);
+        assert_eq!(given(&mut tree, leader.pid - 1), leader.pid);
     }
 }

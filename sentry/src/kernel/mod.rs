@@ -25,6 +25,7 @@ pub mod seccomp;
 pub mod send;
 pub mod signal;
 pub mod stats;
+pub mod strings;
 pub mod task;
 pub mod tty;
 pub mod users;

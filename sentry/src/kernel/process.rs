@@ -132,6 +132,11 @@ impl ThreadGroup {
     pub fn sid(&self) -> i32 {
         self.links.lock().sid
     }
+    /// Process group and session.
+    pub fn ids(&self) -> (i32, i32) {
+        let r = self.links.lock();
+        (r.pgid, r.sid)
+    }
     /// The result of getppid(2): 1 for orphans without a parent, as on a host where init adopts them.
     pub fn parent_pid(&self) -> i32 {
         self.parent_pid_in(&self.links.lock())

@@ -236,7 +236,9 @@ pub fn to_pgrp(kernel: &Kernel, pgid: i32, info: SigInfo) -> Result<()> {
     if members.is_empty() {
         return Err(Errno::ESRCH);
     }
+    let mut rounds = platform::executor::Rounds::new();
     for g in members {
+        rounds.next();
         let _ = from_outside(&g, info);
     }
     Ok(())

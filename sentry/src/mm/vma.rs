@@ -134,13 +134,13 @@ impl VmaTree {
     /// True if every page of the range is writable.
     pub fn writable(&self, start: u64, end: u64) -> bool {
         let mut at = start;
-        while at < end {
-            match self.find(at) {
-                Some(v) if v.prot & libc::PROT_WRITE != 0 => at = v.end,
-                _ => return false,
+        for v in self.range(start, end) {
+            if v.start > at || v.prot & libc::PROT_WRITE == 0 {
+                return false;
             }
+            at = v.end;
         }
-        true
+        at >= end
     }
     pub fn mapped_in(&self, start: u64, end: u64) -> u64 {
         self.range(start, end).map(|v| v.end.min(end) - v.start.max(start)).sum()
@@ -311,6 +311,22 @@ mod tests {
         assert_eq!(t.find_gap(0x1000, 0xa0000), Some(0x7f000));
         t.remove(0x90000, 0x91000);
         assert_eq!(t.find_gap(0x1000, 0xa0000), Some(0x90000));
+    }
+
+    #[test]
+    fn what_can_be_written() {
+        let mut t = VmaTree::default();
+        t.insert(anon(0x10000, 0x12000, 3));
+        t.insert(Vma { dont_fork: true, ..anon(0x12000, 0x14000, 3) });
+        t.insert(anon(0x14000, 0x15000, 1));
+        t.insert(anon(0x16000, 0x17000, 3));
+        assert!(t.writable(0x10000, 0x14000) && t.writable(0x11fff, 0x12001) && t.writable(0x13fff, 0x14000));
+        assert!(t.writable(0x15000, 0x15000) && t.writable(0x16000, 0x17000));
+        for (start, end) in
+            [(0xffff, 0x10001), (0x13fff, 0x14001), (0x15fff, 0x16001), (0x16000, 0x17001), (0x15000, 0x15001)]
+        {
+            assert!(!t.writable(start, end), "{start:#x}");
+        }
     }
 
     #[test]

@@ -48,10 +48,10 @@ pub mod table;
 
 use crate::error::{Errno, Result, SysError, SysResult, LATER};
 use crate::kernel::{Kernel, Task};
-use crate::mm::io::{Dst, IoVec, Src, Staged};
+use crate::mm::io::{iov_len, Dst, IoVec, Src, Staged};
 use crate::mm::UserMem;
 use platform::executor::{may_ask, was_refused};
-use platform::{AddressSpace, GuestThread};
+use platform::{AddressSpace, GuestThread, STAGE_MAX};
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -168,7 +168,8 @@ impl<'a> Ctx<'a> {
     /// Runs `f` with a destination over guest memory.
     pub fn with_dst<R>(&mut self, iov: &[IoVec], f: impl FnOnce(&mut Dst<'_>) -> R) -> R {
         let space = self.thread.address_space();
-        let stage = self.can_store(iov);
+        // What is longer is never left to the stub, and might lie in very many mappings.
+        let stage = iov_len(iov) <= STAGE_MAX.max(space.rounds_pay()) && self.can_store(iov);
         let mut dst = Dst::user(&*space, iov, stage.then_some(&mut self.staged));
         f(&mut dst)
     }

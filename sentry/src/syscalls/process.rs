@@ -8,7 +8,8 @@ use crate::fs::vfs::LookupFlags;
 use crate::kernel::exit::{self, child_code, exited};
 use crate::kernel::fork::{self, CloneArgs};
 use crate::kernel::signal::{SigFields, SigInfo};
-use crate::kernel::wait::WaitError;
+use crate::kernel::strings::{self, Room, Strings};
+use crate::kernel::wait::{yield_now, WaitError};
 use crate::kernel::{exec, Task, ThreadGroup};
 use crate::mm::UserMem;
 use std::sync::Arc;
@@ -112,29 +113,37 @@ impl Window {
         let off = off(self.start, self.bytes.len()).ok_or(Errno::EFAULT)?;
         Ok(&self.bytes[off..])
     }
-    /// A NUL-terminated string shorter than `max`.
-    fn cstr(&mut self, addr: u64, max: usize) -> Result<Vec<u8>> {
-        let mut out = Vec::new();
-        while out.len() < max {
-            let rest = max - out.len();
-            let piece = self.at(addr.checked_add(out.len() as u64).ok_or(Errno::EFAULT)?)?;
-            let piece = &piece[..piece.len().min(rest)];
+    /// Appends a NUL-terminated string shorter than `max`, without the NUL.
+    fn cstr(&mut self, addr: u64, max: usize, out: &mut Vec<u8>) -> Result<()> {
+        let mut len = 0;
+        while len < max {
+            let piece = self.at(addr.checked_add(len as u64).ok_or(Errno::EFAULT)?)?;
+            let piece = &piece[..piece.len().min(max - len)];
             let end = piece.iter().position(|&b| b == 0);
-            out.extend_from_slice(&piece[..end.unwrap_or(piece.len())]);
+            let part = &piece[..end.unwrap_or(piece.len())];
+            out.extend_from_slice(part);
+            len += part.len();
             if end.is_some() {
-                return Ok(out);
+                return Ok(());
             }
         }
         Err(Errno::E2BIG)
     }
 }
 
-/// Reads a NULL-terminated array of strings; `total` accumulates their bytes.
-fn read_strings(windows: &mut [Window; 2], addr: u64, total: &mut usize) -> Result<Vec<Vec<u8>>> {
-    const MAX: usize = 6 << 20;
-    let mut out = Vec::new();
+/// Strings that are read before others are served.
+const STRINGS_AT_ONCE: usize = 1000;
+
+/// Reads a NULL-terminated array of strings; `total` counts the bytes of all so far. `None`: there is no room for them now.
+async fn read_strings(
+    windows: &mut [Window; 2],
+    addr: u64,
+    total: &mut usize,
+    room: &mut Room,
+) -> Result<Option<Strings>> {
+    let mut out = Strings::default();
     if addr == 0 {
-        return Ok(out);
+        return Ok(Some(out));
     }
     let [pointers, strings] = windows;
     let mut at = addr;
@@ -150,15 +159,36 @@ fn read_strings(windows: &mut [Window; 2], addr: u64, total: &mut usize) -> Resu
         }
         let p = u64::from_le_bytes(word);
         if p == 0 {
-            return Ok(out);
+            return Ok(Some(out));
         }
-        let s = strings.cstr(p, exec::MAX_ARG_STRLEN)?;
-        *total += s.len() + 9;
-        if *total > MAX {
+        let before = out.bytes().len();
+        out.push_by(|bytes| strings.cstr(p, exec::MAX_ARG_STRLEN, bytes))?;
+        *total += out.bytes().len() - before + 8;
+        if *total > strings::MAX {
             return Err(Errno::E2BIG);
         }
-        out.push(s);
+        if !room.holds(*total) {
+            return Ok(None);
+        }
+        if out.len() % STRINGS_AT_ONCE == 0 {
+            yield_now().await;
+        }
         at = at.checked_add(8).ok_or(Errno::EFAULT)?;
+    }
+}
+
+/// Arguments and environment of a program whose name has `name_len` bytes; waits if too many others are being started.
+async fn arguments(cx: &mut Ctx<'_>, name_len: usize, argv: u64, envp: u64) -> SysResult<(Strings, Strings, Room)> {
+    loop {
+        let (mut total, mut room) = (name_len, Room::new());
+        let mut windows = [Window::new(cx.mem()), Window::new(cx.mem())];
+        if let Some(args) = read_strings(&mut windows, argv, &mut total, &mut room).await? {
+            if let Some(env) = read_strings(&mut windows, envp, &mut total, &mut room).await? {
+                return Ok((args, env, room));
+            }
+        }
+        drop(room);
+        Room::wait(cx.task).await.map_err(|_| SysError::from(Errno::EINTR))?;
     }
 }
 
@@ -183,11 +213,8 @@ async fn do_exec(cx: &mut Ctx<'_>, dirfd: i32, path: u64, argv: u64, envp: u64, 
         look |= LookupFlags::EMPTY_PATH;
     }
     let file = exec::open_exec(cx.task, dirfd, &name, look)?;
-    let mut total = name.len();
-    let mut windows = [Window::new(cx.mem()), Window::new(cx.mem())];
-    let args = read_strings(&mut windows, argv, &mut total)?;
-    let env = read_strings(&mut windows, envp, &mut total)?;
-    // The path of a file given by descriptor is /dev/fd/N (execveat(2)).
+    let (args, env, _room) = arguments(cx, name.len(), argv, envp).await?;
+    // A name that only a descriptor gives shows as /dev/fd/N (execveat(2)).
     let shown = if dirfd != libc::AT_FDCWD && !name.starts_with(b"/") {
         let mut s = format!("/dev/fd/{dirfd}").into_bytes();
         if !name.is_empty() {
@@ -280,11 +307,10 @@ fn check_children(task: &Arc<Task>, which: WaitTarget<'_>, options: i32) -> Resu
             let f = found(st, &r);
             drop(r);
             if options & WNOWAIT == 0 {
-                // Another thread may have reaped the child meanwhile; then it is skipped.
-                if kernel.tree.lock().groups.get(&c.pid).is_none_or(|g| !Arc::ptr_eq(g, c)) {
+                // Two threads may look at the same time: the one that takes it from its parent has it.
+                if !exit::reap(kernel, c) {
                     continue;
                 }
-                exit::reap(kernel, c);
             }
             return Ok(Some(f));
         }
@@ -440,7 +466,7 @@ pub fn setpgid(cx: &mut Ctx<'_>, pid: i32, pgid: i32) -> SysResult {
     if pgid < 0 {
         return Err(Errno::EINVAL.into());
     }
-    let tree = cx.kernel().tree.lock();
+    let mut tree = cx.kernel().tree.lock();
     let g = tree.groups.get(&pid).cloned().ok_or(Errno::ESRCH)?;
     let my_sid = me.links.lock().sid;
     if !Arc::ptr_eq(&g, &me) {
@@ -460,27 +486,22 @@ pub fn setpgid(cx: &mut Ctx<'_>, pid: i32, pgid: i32) -> SysResult {
         return Err(Errno::EPERM.into());
     }
     if pgid != pid {
-        let found = tree.groups.values().any(|x| {
-            let r = x.links.lock();
-            r.pgid == pgid && r.sid == my_sid
-        });
-        if !found {
+        if !tree.members(pgid).any(|x| x.sid() == my_sid) {
             return Err(Errno::EPERM.into());
         }
     }
-    g.links.lock().pgid = pgid;
+    let sid = g.sid();
+    tree.move_group(&g, pgid, sid);
     Ok(0)
 }
 
 pub fn setsid(cx: &mut Ctx<'_>) -> SysResult {
     let me = &cx.task.group;
-    let tree = cx.kernel().tree.lock();
-    if tree.groups.values().any(|g| g.links.lock().pgid == me.pid) {
+    let mut tree = cx.kernel().tree.lock();
+    if tree.members(me.pid).next().is_some() {
         return Err(Errno::EPERM.into());
     }
-    let mut r = me.links.lock();
-    r.sid = me.pid;
-    r.pgid = me.pid;
-    r.tty = 0;
+    tree.move_group(me, me.pid, me.pid);
+    me.links.lock().tty = 0;
     Ok(me.pid as u64)
 }

@@ -189,7 +189,8 @@ impl Dir for GoferDir {
         Ok(())
     }
     fn list(&self, _file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
-        let list = self.listing.get(|| self.inode.entries())?;
+        let counted = |l: Arc<Listing>| if l.counted() { Ok(l) } else { Err(Errno::ENOMEM) };
+        let list = self.listing.get(|| self.inode.entries().and_then(counted))?;
         let from = usize::try_from(pos.saturating_sub(2)).unwrap_or(usize::MAX);
         for (i, e) in list.iter(from).enumerate() {
             let next = (from + i) as u64 + 3;

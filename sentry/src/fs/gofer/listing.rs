@@ -1,6 +1,8 @@
 //! A directory's entries as the Gofer told them, kept in the bytes they came in.
 
 use crate::error::{Errno, Result};
+use crate::fs::dir::listing_room;
+use platform::budget::Charge;
 use protocol::client::{DirEntry, DirPage};
 use protocol::wire::Reader;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,6 +23,8 @@ pub struct Listing {
     pub used: AtomicBool,
     /// The entry that will be looked up next, if they are in their order.
     next: AtomicUsize,
+    /// What it takes of the memory that there is for listings; nothing if there was not enough.
+    room: Charge,
 }
 
 impl Listing {
@@ -33,6 +37,7 @@ impl Listing {
             with_contents: false,
             used: AtomicBool::new(false),
             next: AtomicUsize::new(0),
+            room: listing_room(),
         }
     }
     /// Appends a page; gives the cookie of its last entry.
@@ -52,6 +57,11 @@ impl Listing {
     pub fn finish(&mut self) {
         self.bytes.shrink_to_fit();
         self.at.shrink_to_fit();
+        self.room.set(self.size() as u64);
+    }
+    /// Whether there was memory for it: if not, no open directory may keep it.
+    pub fn counted(&self) -> bool {
+        self.room.amount() > 0
     }
     pub fn len(&self) -> usize {
         self.at.len()

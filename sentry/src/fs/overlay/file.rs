@@ -4,6 +4,7 @@ use super::{Listing, OvlInode};
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::dir::{Dir, Snapshot};
 use crate::fs::tmpfs::file::seek;
+use crate::fs::tmpfs::TmpInode;
 use crate::fs::*;
 use crate::mm::io::{Dst, Src};
 use std::any::Any;
@@ -103,7 +104,7 @@ struct OvlDir {
 enum Entries {
     /// Nothing was changed here: the lower layer's.
     Lower(Box<dyn FileOps>),
-    /// Those of both layers; entry `i` is at offset `i + 2`.
+    /// Those of both layers, as they were when the listing began; entry `i` is at offset `i + 2`.
     Merged(Listing),
 }
 
@@ -128,10 +129,14 @@ impl Dir for OvlDir {
         Ok(())
     }
     fn list(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        if let (Some(upper), None) = (self.inode.upper.get(), &self.inode.lower) {
+            // Nothing has to be kept: entries of a directory in memory have lasting offsets.
+            return list_upper(upper, pos, sink);
+        }
         let entries = self.entries.get(|| self.take())?;
         let list = match &*entries {
             Entries::Lower(dir) => return dir.readdir(file, pos, sink),
-            Entries::Merged(list) => list,
+            Entries::Merged(listing) => &listing.list,
         };
         let skip = usize::try_from(pos.saturating_sub(2)).unwrap_or(usize::MAX);
         for (i, (name, ino, kind)) in list.iter().enumerate().skip(skip) {
@@ -140,5 +145,18 @@ impl Dir for OvlDir {
             }
         }
         Ok(())
+    }
+}
+
+fn list_upper(upper: &TmpInode, mut pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
+    loop {
+        let batch = upper.entries(pos, 64);
+        let Some(last) = batch.last() else { return Ok(()) };
+        pos = last.0;
+        for (next, name, inode) in batch.iter().filter(|(_, _, i)| !i.is_whiteout()) {
+            if !sink(DirEntry { name, ino: inode.ino(), kind: (inode.kind() >> 12) as u8, next: *next }) {
+                return Ok(());
+            }
+        }
     }
 }

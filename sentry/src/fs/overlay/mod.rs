@@ -20,14 +20,12 @@ use super::vfs::anonymous_dev;
 use super::*;
 use crate::error::{later, Errno, Result};
 use parking_lot::Mutex;
-use platform::executor::Rounds;
+use platform::budget::Charge;
+use platform::executor::{drop_aside, Rounds};
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-
-/// Entries of the upper layer that are copied at a time.
-const ENTRIES_AT_ONCE: usize = 256;
 
 const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
 
@@ -43,8 +41,17 @@ pub struct Overlay {
 
 /// The inode of a lower file with several names, and the same to keep it alive.
 type Shared = (Weak<OvlInode>, Option<Arc<OvlInode>>);
-/// Name, inode number, `DT_*`.
-type Listing = Vec<(Box<[u8]>, u64, u8)>;
+/// The entries of a directory that is in both layers.
+struct Listing {
+    /// Name, inode number, `DT_*`.
+    list: Vec<(Box<[u8]>, u64, u8)>,
+    room: Charge,
+}
+
+/// What an entry takes beside its name, with the room that a list has to grow.
+const LISTED_COST: u64 = 96;
+/// A listing of more entries takes some milliseconds to drop.
+const LONG_LISTING: usize = 1 << 14;
 
 pub struct OvlInode {
     me: Weak<OvlInode>,
@@ -188,48 +195,97 @@ impl OvlInode {
 
     /// Whether a directory shows no entry.
     fn is_empty(&self) -> Result<bool> {
-        Ok(self.entries()?.is_empty())
+        let mut hidden = vfs::dentry::NameMap::<()>::default();
+        let mut rounds = Rounds::new();
+        for (name, i) in self.upper.get().into_iter().flat_map(|u| batches(u)) {
+            rounds.next();
+            if !i.is_whiteout() {
+                return Ok(false);
+            }
+            hidden.insert(name, ());
+        }
+        let mut empty = true;
+        self.each_lower(&mut |e| {
+            empty = hidden.contains_key(e.name);
+            empty
+        })?;
+        Ok(empty)
     }
 
-    /// The entries that show: name, inode number, `DT_*`.
+    /// The entries that show.
     fn entries(&self) -> Result<Listing> {
-        let mut out = Listing::new();
+        let mut out = Listing { list: Vec::new(), room: dir::listing_room() };
         let mut rounds = Rounds::new();
         let mut hidden = vfs::dentry::NameMap::<()>::default();
-        if let Some(u) = self.upper.get() {
-            let mut at = 0;
-            loop {
-                let some = u.entries(at, ENTRIES_AT_ONCE);
-                let Some((next, ..)) = some.last() else { break };
-                at = *next;
-                for (_, name, i) in some {
-                    rounds.step().map_err(later)?;
-                    if !i.is_whiteout() {
-                        out.push(((*name).into(), i.ino(), (i.kind() >> 12) as u8));
-                    }
-                    hidden.insert(name, ());
-                }
+        for (name, i) in self.upper.get().into_iter().flat_map(|u| batches(u)) {
+            rounds.step().map_err(later)?;
+            if !i.is_whiteout() {
+                out.push(&name, i.ino(), (i.kind() >> 12) as u8)?;
             }
+            hidden.insert(name, ());
         }
-        let Some(lower) = &self.lower else { return Ok(out) };
+        let mut full = Ok(());
+        self.each_lower(&mut |e| {
+            if !hidden.contains_key(e.name) {
+                full = out.push(e.name, e.ino, e.kind);
+            }
+            full.is_ok()
+        })?;
+        full.map(|()| out)
+    }
+
+    /// Shows `see` the entries of the lower layer, until it has seen enough.
+    fn each_lower(&self, see: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
+        let Some(lower) = &self.lower else { return Ok(()) };
         let dir = File::new(lower.clone().open(libc::O_RDONLY | libc::O_DIRECTORY)?, libc::O_RDONLY, None);
-        let mut pos = 0;
+        let mut rounds = Rounds::new();
+        let (mut pos, mut more) = (0, true);
         loop {
             let before = pos;
             let mut refused = Ok(());
             dir.ops.readdir(&dir, pos, &mut |e| {
                 pos = e.next;
                 refused = rounds.step();
-                if !matches!(e.name, b"." | b"..") && !hidden.contains_key(e.name) {
-                    out.push((e.name.into(), e.ino, e.kind));
-                }
-                refused.is_ok()
+                more = refused.is_ok() && (matches!(e.name, b"." | b"..") || see(&e));
+                more
             })?;
             refused.map_err(later)?;
-            if pos == before {
-                return Ok(out);
+            if pos == before || !more {
+                return Ok(());
             }
         }
+    }
+}
+
+/// The entries of a directory in memory, of which few are held at a time.
+fn batches(dir: &TmpInode) -> impl Iterator<Item = (Arc<[u8]>, Arc<TmpInode>)> + '_ {
+    let mut pos = 0;
+    std::iter::from_fn(move || {
+        let batch = dir.entries(pos, 64);
+        pos = batch.last()?.0;
+        Some(batch)
+    })
+    .flatten()
+    .map(|(_, name, inode)| (name, inode))
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        if self.list.len() > LONG_LISTING {
+            let room = std::mem::replace(&mut self.room, dir::listing_room());
+            drop_aside((std::mem::take(&mut self.list), room));
+        }
+    }
+}
+
+impl Listing {
+    fn push(&mut self, name: &[u8], ino: u64, kind: u8) -> Result<()> {
+        let size = self.room.amount() + LISTED_COST + name.len() as u64;
+        if !self.room.set(size) {
+            return Err(Errno::ENOMEM);
+        }
+        self.list.push((name.into(), ino, kind));
+        Ok(())
     }
 }
 

@@ -245,3 +245,42 @@ fn a_sparse_file_that_has_grown_is_copied_up_to_the_size_that_was_known() {
     copy_up::copy_content(&from, &to, &attr).unwrap();
     assert_eq!(to.size(), 4096);
 }
+
+#[test]
+fn only_listings_of_both_layers_are_kept_and_they_have_a_bound() {
+    let t = Tree::new();
+    t.mkdir("new");
+    for i in 0..2000 {
+        t.write(&format!("new/{i:0200}"), "");
+        t.write(&format!("d/{i:0200}"), "");
+    }
+    let begin = |dir: &str| {
+        let f = t.open(dir, libc::O_RDONLY | libc::O_DIRECTORY).unwrap();
+        let mut names = 0;
+        let r = f.ops.readdir(&f, 0, &mut |_| {
+            names += 1;
+            names < 10
+        });
+        r.map(|()| f)
+    };
+    // Far more than there is memory for, if each kept its entries.
+    let open: Vec<_> = (0..100).map(|_| begin("new").unwrap()).collect();
+    let merged: Vec<_> = (0..100).map_while(|_| begin("d").ok()).collect();
+    assert!(!merged.is_empty() && merged.len() < 10);
+    assert_eq!(begin("d").err(), Some(Errno::ENOMEM));
+    drop(merged);
+    assert_eq!(t.list("d").len(), 2002);
+    assert_eq!(t.list("new").len(), 2000);
+    // An entry that goes meanwhile changes no other's offset.
+    t.rm(&format!("new/{:0200}", 0)).unwrap();
+    let mut at = Vec::new();
+    open[0]
+        .ops
+        .readdir(&open[0], 9, &mut |e| {
+            at.push(e.next);
+            at.len() < 3
+        })
+        .unwrap();
+    assert_eq!(at, [10, 11, 12]);
+    assert_eq!(t.rmdir("new"), Err(Errno::ENOTEMPTY));
+}

@@ -3,6 +3,7 @@
 use crate::fs::pseudo::Put;
 use crate::kernel::Kernel;
 use crate::net::inet::conn::state;
+use platform::executor::Rounds;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 
@@ -82,7 +83,9 @@ fn tcp_table(kernel: &Kernel, v6: bool, out: &mut Vec<u8>) {
     let shown = socks.iter().filter(|s| s.v6 == v6).map(|s| (s, s.state())).filter(|(_, st)| *st != state::CLOSE);
     let mut shown: Vec<_> = shown.collect();
     shown.sort_by_key(|(_, st)| *st != state::LISTEN);
+    let mut rounds = Rounds::new();
     for (n, (s, st)) in shown.into_iter().enumerate() {
+        rounds.next();
         let (local, remote, tx, rx) = s.summary();
         let start = out.len();
         let ino = s.ino.load(Ordering::Relaxed);
@@ -106,7 +109,9 @@ fn udp_table(kernel: &Kernel, v6: bool, out: &mut Vec<u8>) {
         pad(out, start, UDP_WIDTH);
     }
     let socks: Vec<_> = kernel.net.inet.udp.list().iter().filter_map(|c| c.socket()).collect();
+    let mut rounds = Rounds::new();
     for (n, s) in socks.iter().filter(|s| s.v6 == v6).enumerate() {
+        rounds.next();
         let (local, remote, rx) = s.summary();
         let start = out.len();
         let state = if remote.is_some() { state::ESTABLISHED } else { state::CLOSE };
@@ -144,21 +149,31 @@ pub(super) fn raw6(_: &Kernel, out: &mut Vec<u8>) {
     out.s(UDP6);
 }
 
-fn count(kernel: &Kernel, v6: bool) -> (u64, u64) {
-    let tcp = kernel.net.inet.tcp.list().iter().filter_map(|c| c.socket()).filter(|s| s.v6 == v6).count();
-    let udp = kernel.net.inet.udp.list().iter().filter_map(|c| c.socket()).filter(|s| s.v6 == v6).count();
-    (tcp as u64, udp as u64)
+/// Sockets of TCP and UDP: of IPv4, of IPv6.
+fn count(kernel: &Kernel) -> [(u64, u64); 2] {
+    let inet = &kernel.net.inet;
+    let mut rounds = Rounds::new();
+    let mut tally = |v6: Option<bool>, counts: &mut [u64; 2]| {
+        rounds.next();
+        if let Some(v6) = v6 {
+            counts[usize::from(v6)] += 1;
+        }
+    };
+    let (mut tcp, mut udp) = ([0; 2], [0; 2]);
+    inet.tcp.each(|c| tally(c.socket().map(|s| s.v6), &mut tcp));
+    inet.udp.each(|c| tally(c.socket().map(|s| s.v6), &mut udp));
+    [(tcp[0], udp[0]), (tcp[1], udp[1])]
 }
 
 pub(super) fn sockstat(kernel: &Kernel, out: &mut Vec<u8>) {
-    let ((tcp, udp), (tcp6, udp6)) = (count(kernel, false), count(kernel, true));
+    let [(tcp, udp), (tcp6, udp6)] = count(kernel);
     out.s("sockets: used ").d(tcp + udp + tcp6 + udp6).s("\nTCP: inuse ").d(tcp);
     out.s(" orphan 0 tw 0 alloc ").d(tcp + tcp6).s(" mem 0\nUDP: inuse ").d(udp);
     out.s(" mem 0\nUDPLITE: inuse 0\nRAW: inuse 0\nFRAG: inuse 0 memory 0\n");
 }
 
 pub(super) fn sockstat6(kernel: &Kernel, out: &mut Vec<u8>) {
-    let (tcp, udp) = count(kernel, true);
+    let [_, (tcp, udp)] = count(kernel);
     out.s("TCP6: inuse ").d(tcp).s("\nUDP6: inuse ").d(udp);
     out.s("\nUDPLITE6: inuse 0\nRAW6: inuse 0\nFRAG6: inuse 0 memory 0\n");
 }

@@ -8,6 +8,7 @@ use crate::fs::types::Inode;
 use crate::kernel::kernel::{RELEASE, VERSION};
 use crate::kernel::Kernel;
 use crate::time::cpu::group_time;
+use platform::executor::Rounds;
 use std::sync::Arc;
 
 type Generate = fn(&Kernel, &mut Vec<u8>) -> Result<()>;
@@ -85,7 +86,9 @@ pub(super) fn uptime_ns(kernel: &Kernel) -> u64 {
 fn busy(kernel: &Kernel) -> (u64, u64) {
     let groups: Vec<_> = kernel.tree.lock().groups.values().cloned().collect();
     let (mut user, mut system) = (0u64, 0u64);
+    let mut rounds = Rounds::new();
     for g in groups {
+        rounds.next();
         let (u, s) = group_time(&g);
         // What init has reaped counts with init; others count their children's until they are reaped themselves.
         let r = g.links.lock();

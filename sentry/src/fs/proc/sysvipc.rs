@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::fs::pseudo::{Put, StaticDir, Super, TextFile};
 use crate::fs::types::Inode;
 use crate::kernel::Kernel;
+use platform::executor::Rounds;
 use std::sync::Arc;
 
 type List = fn(&Kernel, &mut Vec<u8>);
@@ -55,7 +56,9 @@ impl Stat<'_> {
 }
 
 fn msg(kernel: &Kernel, out: &mut Vec<u8>) {
+    let mut rounds = Rounds::new();
     for (id, q) in kernel.ipc.msgs.all() {
+        rounds.next();
         let raw = q.stat();
         let s = Stat(&raw);
         s.head(out, id);
@@ -68,7 +71,9 @@ fn msg(kernel: &Kernel, out: &mut Vec<u8>) {
 }
 
 fn sem(kernel: &Kernel, out: &mut Vec<u8>) {
+    let mut rounds = Rounds::new();
     for (id, set) in kernel.ipc.sems.all() {
+        rounds.next();
         let raw = set.stat();
         let s = Stat(&raw);
         s.head(out, id);
@@ -80,7 +85,9 @@ fn sem(kernel: &Kernel, out: &mut Vec<u8>) {
 }
 
 fn shm(kernel: &Kernel, out: &mut Vec<u8>) {
+    let mut rounds = Rounds::new();
     for (id, segment) in kernel.ipc.shms.all() {
+        rounds.next();
         let raw = segment.stat();
         let s = Stat(&raw);
         s.head(out, id);

@@ -19,6 +19,7 @@ use crate::error::{Errno, Result};
 use data::Data;
 use parking_lot::{Mutex, RwLock};
 use platform::budget::{of_heap, Budget};
+use platform::executor::Rounds;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -220,6 +221,17 @@ impl Dir {
         self.next += 1;
         None
     }
+    /// Takes all out. There may be millions.
+    fn clear(&mut self, into: &mut Vec<Arc<TmpInode>>, rounds: &mut Rounds) {
+        for name in std::mem::take(&mut self.names) {
+            rounds.next();
+            drop(name);
+        }
+        for (_, inode) in std::mem::take(&mut self.entries).into_values() {
+            rounds.next();
+            into.push(inode);
+        }
+    }
     fn take(&mut self, name: &[u8]) -> Option<Arc<TmpInode>> {
         let c = self.names.remove(name)?;
         self.entries.remove(&c).map(|(_, i)| i)
@@ -252,6 +264,8 @@ pub struct TmpInode {
     caps: AtomicBool,
     /// Which access control lists `xattrs` holds ([`HAS_ACL`], [`HAS_DEFAULT`]); changes under its lock.
     acls: AtomicU8,
+    /// The access control list decoded, while it is kept; changes under the lock of `xattrs`.
+    decoded: Mutex<Weak<Acl>>,
     extra: InodeExtra,
     /// `F_SEAL_*` of a memfd; files in a tree have `F_SEAL_SEAL`.
     seals: AtomicU32,
@@ -285,6 +299,7 @@ impl TmpInode {
             xattrs: Mutex::default(),
             caps: AtomicBool::new(false),
             acls: AtomicU8::new(0),
+            decoded: Mutex::default(),
             extra: InodeExtra::default(),
             seals: AtomicU32::new(libc::F_SEAL_SEAL as u32),
             mapped_writable: Mutex::default(),
@@ -528,6 +543,7 @@ impl TmpInode {
     fn set_mode(&self, mode: u32) {
         if self.acls.load(Ordering::Acquire) & HAS_ACL != 0 {
             if let Some(value) = self.xattrs.lock().get_mut(acl::ACCESS) {
+                *self.decoded.lock() = Weak::new();
                 if let Ok(Some(mut list)) = Acl::parse_of_host(value) {
                     list.chmod(mode);
                     *value = list.to_bytes();
@@ -561,7 +577,19 @@ impl Inode for TmpInode {
         Ok(Perm { mode: self.mode(), uid: self.uid.load(Ordering::Relaxed), gid: self.gid.load(Ordering::Relaxed) })
     }
     fn acl(&self) -> Result<Option<Arc<Acl>>> {
-        Ok(self.list(HAS_ACL, acl::ACCESS)?.map(Arc::new))
+        if self.acls.load(Ordering::Acquire) & HAS_ACL == 0 {
+            return Ok(None);
+        }
+        let xattrs = self.xattrs.lock();
+        let mut decoded = self.decoded.lock();
+        if let Some(list) = decoded.upgrade() {
+            return Ok(Some(list));
+        }
+        let Some(value) = xattrs.get(acl::ACCESS) else { return Ok(None) };
+        let Some(list) = Acl::parse_of_host(value)?.map(Arc::new) else { return Ok(None) };
+        acl::keep(&list);
+        *decoded = Arc::downgrade(&list);
+        Ok(Some(list))
     }
     fn default_acl(&self) -> Result<Option<Acl>> {
         self.list(HAS_DEFAULT, acl::DEFAULT)
@@ -700,6 +728,7 @@ impl Inode for TmpInode {
         if name == FILE_CAPS {
             self.caps.store(true, Ordering::Relaxed);
         }
+        *self.decoded.lock() = Weak::new();
         self.acls.fetch_or(which_list(name), Ordering::Release);
         x.insert(name.to_vec(), value.to_vec());
         drop(x);
@@ -713,6 +742,7 @@ impl Inode for TmpInode {
         let mut x = self.xattrs.lock();
         let old = x.remove(name).ok_or(Errno::ENODATA)?;
         self.fs.recharge_heap(xattr_cost(name, &old));
+        *self.decoded.lock() = Weak::new();
         self.acls.fetch_and(!which_list(name), Ordering::Release);
         drop(x);
         self.changed();
@@ -741,17 +771,18 @@ impl Drop for TmpInode {
         self.fs.discount_nodes(1 + u64::from(*self.links.get_mut()));
         let attrs: u64 = self.xattrs.get_mut().iter().map(|(k, v)| xattr_cost(k, v)).sum();
         self.fs.recharge_heap(attrs);
-        let mut todo: Vec<Arc<TmpInode>> = Vec::new();
+        let (mut todo, mut rounds) = (Vec::new(), Rounds::new());
         match &mut self.body {
             Body::File(d) => d.get_mut().release(&self.fs),
-            Body::Dir(d) => todo.extend(std::mem::take(&mut d.get_mut().entries).into_values().map(|(_, i)| i)),
+            Body::Dir(d) => d.get_mut().clear(&mut todo, &mut rounds),
             Body::Symlink(t) => self.fs.recharge_heap(text_cost(t)),
             Body::Other => {}
         }
         while let Some(i) = todo.pop() {
+            rounds.next();
             if let Some(mut i) = Arc::into_inner(i) {
                 if let Body::Dir(d) = &mut i.body {
-                    todo.extend(std::mem::take(&mut d.get_mut().entries).into_values().map(|(_, i)| i));
+                    d.get_mut().clear(&mut todo, &mut rounds);
                 }
             }
         }

@@ -460,9 +460,11 @@ impl Dentry {
     /// Forgets everything below: the file system has no mount any more.
     pub(super) fn clear(self: &Arc<Self>) {
         let mut todo = vec![self.clone()];
+        let mut rounds = Rounds::new();
         while let Some(d) = todo.pop() {
             let mut c = d.children.write();
             for (_, child) in c.map.drain() {
+                rounds.next();
                 if let Child::Here(k) = child {
                     todo.push(k);
                 }

@@ -8,6 +8,7 @@ use super::Path;
 use crate::error::{Errno, Result};
 use crate::fs::Inode;
 use parking_lot::{Mutex, RwLock};
+use platform::executor::Rounds;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -241,7 +242,9 @@ impl MountNamespace {
         let gone = m.all();
         m.detach()?;
         // Each by itself: who is still in one of them keeps that one alone, and all of them count no longer.
+        let mut rounds = Rounds::new();
         for m in &gone {
+            rounds.next();
             for (at, child) in std::mem::take(&mut *m.children.write()) {
                 at.mounted.fetch_sub(1, Ordering::Release);
                 *child.at.write() = None;

@@ -39,25 +39,30 @@ fn by_cap(p: Perm, cred: &Cred, mask: u32) -> bool {
 
 /// Whether `cred` may do `mask` to this object: by its access control list if it has one, or else by its mode.
 pub fn check_inode(inode: &Arc<dyn Inode>, cred: &Cred, mask: u32) -> Result<()> {
+    check_list(inode, cred, mask).map(|_| ())
+}
+
+/// As `check_inode`; tells whether a list was looked at, which may be long.
+fn check_list(inode: &Arc<dyn Inode>, cred: &Cred, mask: u32) -> Result<bool> {
     let p = inode.perm()?;
     // A list counts for all but the owner, and (as on Linux) only if the group bits, its mask, allow anything.
     if cred.fsuid == p.uid || p.mode & libc::S_IRWXG == 0 || by_cap(p, cred, mask) {
-        return check(p, cred, mask);
+        return check(p, cred, mask).map(|()| false);
     }
     match inode.acl()? {
-        None => check(p, cred, mask),
-        Some(acl) if acl.permits(p, cred, mask & 7) => Ok(()),
+        None => check(p, cred, mask).map(|()| false),
+        Some(acl) if acl.permits(p, cred, mask & 7) => Ok(true),
         Some(_) => Err(Errno::EACCES),
     }
 }
 
-/// May the directory be searched? The check that every step of a walk makes.
+/// May the directory be searched? The check that every step of a walk makes. Tells whether an access control list was looked at.
 #[inline]
-pub fn search(dir: &Arc<dyn Inode>, cred: &Cred) -> Result<()> {
+pub fn search(dir: &Arc<dyn Inode>, cred: &Cred) -> Result<bool> {
     if cred.effective & (CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH) != 0 {
-        return Ok(());
+        return Ok(false);
     }
-    check_inode(dir, cred, MAY_EXEC)
+    check_list(dir, cred, MAY_EXEC)
 }
 
 /// As `check` for a place: also `EROFS` for writing to a file or directory of a read-only mount.

@@ -5,6 +5,7 @@ use super::{Dentry, FsContext, Path};
 use crate::error::{Errno, Result};
 use crate::kernel::{Cred, Task};
 use parking_lot::Mutex;
+use platform::executor::Rounds;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -76,6 +77,7 @@ pub struct Resolver<'a> {
     links: u32,
     /// With `BENEATH` or `IN_ROOT`: where the resolution began.
     top: Option<Path>,
+    rounds: Rounds,
 }
 
 enum Step {
@@ -87,7 +89,7 @@ enum Step {
 
 impl<'a> Resolver<'a> {
     pub fn new(cred: &'a Cred, root: RootRef<'a>, flags: LookupFlags) -> Self {
-        Resolver { cred, root, flags, links: 0, top: None }
+        Resolver { cred, root, flags, links: 0, top: None, rounds: Rounds::new() }
     }
 
     fn root(&self) -> Path {
@@ -146,7 +148,11 @@ impl<'a> Resolver<'a> {
             if !cur.is_dir() {
                 return Err(Errno::ENOTDIR);
             }
-            search(cur.inode(), self.cred)?;
+            // A path and the links on it are 64,000 steps at most.
+            match search(cur.inode(), self.cred)? {
+                true => self.rounds.look(),
+                false => self.rounds.next(),
+            }
             let name = &path[i..end];
             let next_at = rest.unwrap_or(path.len());
             last_slash = slash;

@@ -267,6 +267,12 @@ impl<S> Table<S> {
         t.buckets.get(&port).map_or_else(Vec::new, |b| b.bound.iter().filter_map(|c| c.socket()).collect())
     }
 
+    /// Shows `see` each claim, in any order.
+    pub fn each(&self, mut see: impl FnMut(&PortBinding<S>)) {
+        let all: Vec<_> = self.ports.lock().buckets.values().flat_map(|b| b.all().cloned()).collect();
+        all.iter().for_each(|c| see(c));
+    }
+
     /// All claims, for `/proc/net`.
     pub fn list(&self) -> Vec<Arc<PortBinding<S>>> {
         let t = self.ports.lock();

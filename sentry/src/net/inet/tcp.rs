@@ -13,12 +13,14 @@ use super::ports::{self, BindRequest, PortBinding};
 use super::tcp_info;
 use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysResult};
+use crate::fs::file::Unaccepted;
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::Task;
 use crate::mm::io::{Dst, Src};
 use crate::net::socket::*;
 use crate::net::NetNs;
 use parking_lot::{Mutex, RwLock};
+use platform::executor::Rounds;
 use std::any::Any;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -181,6 +183,7 @@ impl Inner {
 
     /// Takes a connecting socket in, under the lock of the listener `self`.
     fn admit(self: &Arc<Self>, listening: &mut Listening, client: &Arc<Inner>) {
+        let Some(counts) = Unaccepted::new() else { return client.refuse(libc::ECONNREFUSED) };
         let child = Arc::new(Inner::make(&self.ns, self.v6, self.uid, self.opts.inherit()));
         {
             let mut st = client.st.lock();
@@ -201,7 +204,11 @@ impl Inner {
             *client.link.write() = Some(a);
             st.syn_sent = false;
         }
-        listening.pending.push_back(Tcp { inner: child, embryo: AtomicBool::new(true) });
+        listening.pending.push_back(Tcp {
+            inner: child,
+            embryo: AtomicBool::new(true),
+            unaccepted: Mutex::new(Some(counts)),
+        });
         client.shared.wake.wake(PollEvents::SOCKET_WRITABLE);
     }
 
@@ -224,12 +231,14 @@ pub struct Tcp {
     inner: Arc<Inner>,
     /// Not accepted yet.
     embryo: AtomicBool,
+    /// Counts until then.
+    unaccepted: Mutex<Option<Unaccepted>>,
 }
 
 impl Tcp {
     pub fn new(task: &Task, v6: bool) -> Self {
         let inner = Inner::make(&task.kernel.net, v6, task.cred().fsuid, IpOpts::default());
-        Tcp { inner: Arc::new(inner), embryo: AtomicBool::new(false) }
+        Tcp { inner: Arc::new(inner), embryo: AtomicBool::new(false), unaccepted: Mutex::default() }
     }
 
     /// Claims a port if there is none yet.
@@ -252,7 +261,11 @@ impl Tcp {
         for w in l.waiting.iter().filter_map(Weak::upgrade) {
             w.refuse(libc::ECONNREFUSED);
         }
-        drop(l.pending);
+        let mut rounds = Rounds::new();
+        for embryo in l.pending {
+            rounds.next();
+            drop(embryo);
+        }
         self.inner.shared.wake.wake_all();
     }
 
@@ -507,6 +520,7 @@ impl Proto for Tcp {
             i.shared.wake.wake(PollEvents::READABLE);
         }
         got.embryo.store(false, Ordering::Relaxed);
+        got.unaccepted.lock().take();
         Ok(Box::new(got))
     }
 

@@ -19,6 +19,7 @@ use crate::net::scm::{Header, Scm};
 use crate::net::socket::*;
 use crate::net::{device, NetNs};
 use parking_lot::Mutex;
+use platform::executor::Rounds;
 use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicU8, Ordering};
@@ -234,7 +235,10 @@ impl Udp {
         if group && !i.opts.on(level, name) {
             return Ok(data.len());
         }
+        // Each copies it: thousands of sockets may be at a port.
+        let mut rounds = Rounds::new();
         for sock in i.table().all_at(to.port()) {
+            rounds.look();
             let (ip, remote, v6_only) = {
                 let st = sock.st.lock();
                 (st.local.ip(), st.remote, sock.v6_only())

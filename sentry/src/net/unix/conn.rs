@@ -7,6 +7,7 @@ use super::gc;
 use super::names::{unnamed, Bound, Name};
 use crate::abi::PollEvents;
 use crate::error::{Errno, Result};
+use crate::fs::file::Unaccepted;
 use crate::fs::vfs::Path;
 use crate::kernel::current;
 use crate::kernel::wait::WaitQueue;
@@ -84,6 +85,8 @@ pub struct Conn {
     inner: Arc<Inner>,
     /// Not accepted yet.
     embryo: AtomicBool,
+    /// Counts until then.
+    unaccepted: Mutex<Option<Unaccepted>>,
 }
 
 impl Conn {
@@ -100,6 +103,7 @@ impl Conn {
                 is_listening: AtomicBool::new(false),
             }),
             embryo: AtomicBool::new(false),
+            unaccepted: Mutex::default(),
         }
     }
 
@@ -257,6 +261,7 @@ impl Proto for Conn {
             l.as_mut().ok_or(Errno::EINVAL)?.pending.pop_front().ok_or(Errno::EAGAIN)?
         };
         got.embryo.store(false, Ordering::Relaxed);
+        got.unaccepted.lock().take();
         self.inner.wake.wake(PollEvents::SOCKET_WRITABLE);
         Ok(Box::new(got))
     }
@@ -283,6 +288,7 @@ impl Proto for Conn {
             if l.pending.len() > l.backlog {
                 return Ok(Connect::Wait(server.wake.clone()));
             }
+            *child.unaccepted.lock() = Some(Unaccepted::new().ok_or(Errno::ENFILE)?);
             self.join(&child, [Ucred::effective(task), l.cred]);
             if let Some(link) = child.link() {
                 // Until it is accepted nobody knows what it wants.

@@ -8,6 +8,7 @@ pub const CASES: &[crate::Case] = cases![
     leases_and_who_else_has_it_open,
     owners,
     async_pipe,
+    async_of_many,
     lease_broken_by_open,
     lease_conflicts,
     lease_and_nonblocking_open,
@@ -79,6 +80,52 @@ unsafe fn async_pipe() {
     ok(fcntl(r, F_SETFL, 0));
     put(w, b"x");
     none(SIGIO);
+}
+
+unsafe fn async_of_many() {
+    const FILES: usize = 100;
+    const MEMBERS: usize = 5;
+    let t = Tmp::new();
+    let fifo = t.p("f");
+    ok(mkfifo(fifo.as_ptr(), 0o600));
+    let w = ok(open(fifo.as_ptr(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
+    let sig = SIGRTMIN() + 1;
+    block(&[sig, SIGIO]);
+    let files: Vec<_> = (0..FILES).map(|_| ok(open(fifo.as_ptr(), O_RDONLY | O_NONBLOCK | O_CLOEXEC))).collect();
+    let all = |who: i32, signal: i32| {
+        for f in &files {
+            ok(fcntl(*f, F_SETOWN, who));
+            ok(fcntl(*f, F_SETSIG, signal));
+            ok(fcntl(*f, F_SETFL, O_ASYNC | O_NONBLOCK));
+        }
+    };
+    // Each process of a group hears of it, once for all.
+    let mut first = 0;
+    let members = [(); MEMBERS].map(|()| {
+        let pid = spawn(|| {
+            next(SIGIO);
+            0
+        });
+        first = if first == 0 { pid } else { first };
+        ok(setpgid(pid, first));
+        pid
+    });
+    all(-first, 0);
+    put(w, b"x");
+    for pid in members {
+        exits(pid, 0);
+    }
+    // Signals that queue tell of each file.
+    get(w, 1);
+    all(getpid(), sig);
+    put(w, b"x");
+    let mut told: Vec<_> = (0..FILES).map(|_| next(sig)).collect();
+    told.sort_unstable();
+    assert!(told.into_iter().eq(files.iter().map(|f| (1, *f))));
+    none(sig);
+    get(w, 1);
+    put(w, b"x");
+    next(sig);
 }
 
 unsafe fn lease_broken_by_open() {

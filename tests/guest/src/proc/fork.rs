@@ -19,6 +19,7 @@ pub const CASES: &[crate::Case] = cases![
     orphan_gets_new_parent,
     orphans_leave_no_zombie,
     subreaper,
+    zombies_change_parents,
     parent_death_signal,
     process_limit,
     fork_from_thread,
@@ -252,6 +253,39 @@ unsafe fn subreaper() {
     exits(*s, 9);
 }
 
+unsafe fn zombies_change_parents() {
+    const ZOMBIES: usize = 40;
+    unsafe fn leave() -> pid_t {
+        spawn(|| {
+            on(SIGCHLD, SIG_DFL, 0);
+            let dead: Vec<_> = (0..ZOMBIES).map(|n| spawn(|| n as i32)).collect();
+            for pid in dead {
+                let mut info: siginfo_t = zeroed();
+                ok(waitid(P_PID, pid as id_t, &mut info, WEXITED | WNOWAIT));
+            }
+            100
+        })
+    }
+    in_child(|| {
+        ok(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
+        exits(leave(), 100);
+        let mut codes: Vec<_> = (0..ZOMBIES)
+            .map(|_| {
+                let mut st = 0;
+                ok(wait(&mut st));
+                WEXITSTATUS(st)
+            })
+            .collect();
+        codes.sort_unstable();
+        assert!(codes.into_iter().eq(0..ZOMBIES as i32));
+        fails(wait(std::ptr::null_mut()), ECHILD);
+        // One that does not care has none of them.
+        on(SIGCHLD, SIG_IGN, 0);
+        leave();
+        fails(wait(std::ptr::null_mut()), ECHILD);
+    });
+}
+
 unsafe fn parent_death_signal() {
     let (r, w) = pipe_pair();
     let (r2, w2) = pipe_pair();
@@ -282,6 +316,24 @@ unsafe fn process_limit() {
         ok(setresgid(54321, 54321, 54321));
         ok(setresuid(54321, 54321, 54321));
         fails(fork(), EAGAIN);
+    });
+    // A zombie counts until it is waited for.
+    in_child(|| {
+        ok(setrlimit(RLIMIT_NPROC, &rlimit { rlim_cur: 4, rlim_max: 4 }));
+        ok(setresgid(54322, 54322, 54322));
+        ok(setresuid(54322, 54322, 54322));
+        let dead = [(); 3].map(|()| spawn(|| 0));
+        let mut info: siginfo_t = zeroed();
+        for pid in dead {
+            ok(waitid(P_PID, pid as id_t, &mut info, WEXITED | WNOWAIT));
+        }
+        fails(fork(), EAGAIN);
+        exits(dead[0], 0);
+        let last = spawn(|| 0);
+        fails(fork(), EAGAIN);
+        for pid in [dead[1], dead[2], last] {
+            exits(pid, 0);
+        }
     });
 }
 

@@ -10,6 +10,7 @@ pub const CASES: &[crate::Case] = cases![
     setpgid_after_exec,
     groups_over_fork,
     orphaned_group_is_hung_up,
+    many_groups_orphaned_at_once,
     stop_signals_of_orphans,
     session_leader_exit,
 ];
@@ -118,6 +119,59 @@ unsafe fn orphaned_group_is_hung_up() {
     });
     exits(pid, 0);
     assert_eq!(get_all(r, 2), b"hc");
+}
+
+unsafe fn many_groups_orphaned_at_once() {
+    const GROUPS: usize = 4;
+    const MEMBERS: usize = 3;
+    let (r, w) = pipe_pair();
+    static mut OUT: i32 = 0;
+    OUT = w;
+    extern "C" fn hup(_: i32) {
+        unsafe {
+            put(OUT, b"h");
+            _exit(0)
+        }
+    }
+    let pid = spawn(|| {
+        ok(setsid());
+        let mid = spawn(|| {
+            on(SIGHUP, hup as *const () as usize, 0);
+            for _ in 0..GROUPS {
+                let mut first = 0;
+                for n in 0..MEMBERS {
+                    let member = spawn(|| loop {
+                        pause();
+                    });
+                    first = if n == 0 { member } else { first };
+                    ok(setpgid(member, first));
+                    if n + 1 == MEMBERS {
+                        // One stopped member is enough for all of its group to be told.
+                        ok(kill(member, SIGSTOP));
+                        let mut st = 0;
+                        is(waitpid(member, &mut st, WUNTRACED), member.into());
+                    }
+                }
+            }
+            // A group without a stopped member is left alone.
+            let left = spawn(|| {
+                sleep(1);
+                0
+            });
+            ok(setpgid(left, left));
+            // And so is a zombie.
+            let dead = spawn(|| 0);
+            let mut info: siginfo_t = zeroed();
+            ok(waitid(P_PID, dead as id_t, &mut info, WEXITED | WNOWAIT));
+            0
+        });
+        exits(mid, 0);
+        0
+    });
+    exits(pid, 0);
+    ok(close(w));
+    assert_eq!(get_all(r, GROUPS * MEMBERS), [b'h'; GROUPS * MEMBERS]);
+    assert_eq!(get(r, 1), b"");
 }
 
 unsafe fn stop_signals_of_orphans() {
