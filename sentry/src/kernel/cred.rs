@@ -1,7 +1,7 @@
 //! Credentials of a task (credentials(7), capabilities(7)). Immutable once made; a change makes a new one.
 //!
 //! The rules are here, as functions from old credentials to new ones; system calls commit the result with
-//! [`Task::set_cred`]. There is one user namespace, with user 0 as its owner.
+//! [`Task::change_cred`]. There is one user namespace, with user 0 as its owner.
 
 use super::Task;
 use crate::error::{Errno, Result};
@@ -456,9 +456,9 @@ pub fn exec_cred(old: &Cred, file: &ExecFile) -> Result<ExecCred> {
 }
 
 impl Task {
-    /// Commits changed credentials: a process that changed its identity or gained capabilities is no longer dumpable
-    /// and has no parent-death signal (prctl(2)).
-    pub fn set_cred(&self, new: Cred) {
+    /// Changes the credentials, with no other change in between: a process that changed its identity or gained capabilities is
+    /// no longer dumpable and has no parent-death signal (prctl(2)). Gives the old ones.
+    pub fn change_cred(&self, change: impl FnOnce(&Cred) -> Result<Cred>) -> Result<Arc<Cred>> {
         let mut slot = self.cred.write();
         let old = slot.clone();
         if old.euid != new.euid
@@ -467,6 +467,7 @@ impl Task {
             || old.fsgid != new.fsgid
             || new.permitted & !old.permitted != 0
         {
+        let new = change(&old)?;
             self.group.dumpable.store(0, Ordering::SeqCst);
             self.pdeathsig.store(0, Ordering::SeqCst);
         }
@@ -479,3 +480,4 @@ impl Task {
 #[cfg(test)]
 #[path = "cred_tests.rs"]
 mod tests;
+        Ok(old)

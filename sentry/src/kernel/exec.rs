@@ -605,6 +605,7 @@ pub async fn execve(
     if image.thread.is_some() && task.mm.read().user_count() == 1 {
         crate::time::cpu::settle(&task);
     }
+    let guard = super::exec_guard::hold(&task).await?;
     let gains = gains(&task.cred(), &image.cred);
     let own = image.cred.euid == image.cred.uid && image.cred.egid == image.cred.gid && image.readable && !gains;
     if gains && shares_fs(&task) {
@@ -662,6 +663,7 @@ pub async fn execve(
         let mut r = task.group.links.lock();
         r.did_exec = true;
         r.execs += 1;
+    drop(guard);
         r.exit_signal = libc::SIGCHLD;
     }
     crate::time::on_exec(&task.group);

@@ -73,6 +73,7 @@ pub struct ThreadGroup {
     pub init: bool,
     /// Of init: signals that end it by default, for they are faults of its own or come from outside the sandbox.
     forced_fatal: AtomicU64,
+    pub exec_guard: super::exec_guard::ExecGuard,
     /// What a zombie still shows in /proc.
     pub remains: Mutex<Option<ZombieInfo>>,
 }
@@ -103,6 +104,7 @@ impl ThreadGroup {
             dumpable: AtomicI32::new(1),
             init: false,
             forced_fatal: AtomicU64::new(0),
+            exec_guard: Default::default(),
             remains: Mutex::new(None),
         }
     }

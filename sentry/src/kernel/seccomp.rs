@@ -162,22 +162,43 @@ impl Filter {
     /// Has `other` only filters that this one has too, as its oldest?
     fn descends_from(&self, other: Option<&Arc<Filter>>) -> bool {
         let Some(o) = other else { return true };
+        let Some(newest) = o.programs.first() else { return true };
         let Some(skip) = self.programs.len().checked_sub(o.programs.len()) else { return false };
-        self.programs.iter().skip(skip).zip(&o.programs).all(|(a, b)| Arc::ptr_eq(a, b))
+        // A program is added once, so what is older than it is the same in all lists that have it.
+        self.programs.get(skip).is_some_and(|p| Arc::ptr_eq(p, newest))
     }
 }
 
 fn install(task: &Task, filter: &Arc<Filter>) {
     *task.attrs.filters.write() = Some(filter.clone());
     task.attrs.filtered.store(true, Ordering::SeqCst);
-    task.refresh_answers();
+}
+
+fn forbid_new_privs(task: &Task) {
+    let mut cred = task.cred.write();
+    if !cred.no_new_privs {
+        *cred = Arc::new(super::Cred { no_new_privs: true, ..(**cred).clone() });
+    }
+}
+
+/// Gives a new task what its parent has now. The caller holds the links of the parent's process until the child is in them, if it is a
+/// thread: a filter for all threads is either there already or finds the child.
+pub fn inherit(parent: &Task, child: &Task) {
+    let filters = parent.attrs.filters.read().clone();
+    *child.attrs.filters.write() = filters;
+    child.attrs.filtered.store(parent.attrs.filtered.load(Ordering::SeqCst), Ordering::SeqCst);
+    if parent.cred.read().no_new_privs {
+        forbid_new_privs(child);
+    }
 }
 
 /// Adds a filter to the caller, or with `sync` to all threads of its process. `Ok(tid)` other than 0 names a thread
-/// whose filters are not those of the caller.
+/// whose filters are not those of the caller. With `sync` the caller holds the process's [`exec_guard`](super::exec_guard).
 pub fn attach(task: &Arc<Task>, program: Program, sync: bool) -> Result<i32> {
+    // Until all have it: no other filter comes in between, and no thread is made.
+    let links = task.group.links.lock();
     let old = task.attrs.filters.read().clone();
-    let threads = if sync { task.group.links.lock().threads.clone() } else { Vec::new() };
+    let threads = if sync { links.threads.clone() } else { Vec::new() };
     let base = match &old {
         Some(f) => f.clone(),
         None => Arc::new(Filter { programs: Vec::new(), _charge: INSNS.nothing() }),
@@ -186,7 +207,7 @@ pub fn attach(task: &Arc<Task>, program: Program, sync: bool) -> Result<i32> {
         return Err(Errno::ENOMEM);
     }
     for t in threads.iter().filter(|t| !Arc::ptr_eq(t, task)) {
-        if !base.descends_from(t.attrs.filters.read().as_ref()) {
+        if t.attrs.strict.load(Ordering::SeqCst) || !base.descends_from(t.attrs.filters.read().as_ref()) {
             return Ok(t.tid());
         }
     }
@@ -197,13 +218,17 @@ pub fn attach(task: &Arc<Task>, program: Program, sync: bool) -> Result<i32> {
     let filter = Arc::new(Filter { programs, _charge: charge });
     let no_new_privs = task.cred.read().no_new_privs;
     for t in threads.iter().filter(|t| !Arc::ptr_eq(t, task)) {
-        install(t, &filter);
         if no_new_privs {
-            let mut cred = t.cred.write();
-            *cred = Arc::new(super::Cred { no_new_privs: true, ..(**cred).clone() });
+            forbid_new_privs(t);
         }
+        install(t, &filter);
     }
     install(task, &filter);
+    drop(links);
+    for t in threads.iter().filter(|t| !Arc::ptr_eq(t, task)) {
+        t.refresh_answers();
+    }
+    task.refresh_answers();
     Ok(0)
 }
 
