@@ -71,6 +71,8 @@ impl How {
 struct Notify {
     group: Weak<ThreadGroup>,
     how: How,
+    /// How often the process had called `execve`: a signal that one program has asked for is not sent to the next.
+    execs: u64,
 }
 
 struct State {
@@ -212,7 +214,7 @@ impl Queue {
         drop(s);
         self.wait.wake(PollEvents::READABLE);
         match told.and_then(|n| Some((n.how, n.group.upgrade()?))) {
-            Some((How::Signal { signo, value }, group)) => {
+            Some((How::Signal { signo, value }, group)) if group.links.lock().execs == execs => {
                 let fields = SigFields::Queue { pid: task.group.pid, uid: task.cred().uid, value };
                 // A full queue of signals loses it, as on Linux.
                 let _ = send::to_group(&group, SigInfo { signo, errno: 0, code: libc::SI_MESGQ, fields });
@@ -231,6 +233,7 @@ impl Queue {
         prio: u32,
         nonblock: bool,
         until: Option<u64>,
+        let execs = told.as_ref().map_or(0, |n| n.execs);
     ) -> SysResult<()> {
         let mut data = Some(data);
         if self.push(task, prio, &mut data) {
@@ -287,7 +290,7 @@ impl Queue {
                 }
             }
             Some(_) if owner.is_some() => return Err(Errno::EBUSY),
-            Some(how) => s.notify = Some(Notify { group: Arc::downgrade(&task.group), how }),
+            Some(how) => s.notify = Some(Notify { group: Arc::downgrade(&task.group), execs, how }),
         }
         Ok(())
     }
@@ -295,6 +298,7 @@ impl Queue {
 
 /// A thread that waits for a message.
 struct Receiver<'a>(&'a Queue);
+        let execs = task.group.links.lock().execs;
 
 impl<'a> Receiver<'a> {
     fn new(q: &'a Queue) -> Self {

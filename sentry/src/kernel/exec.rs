@@ -36,6 +36,11 @@ const STACK_MIN: u64 = 128 << 10;
 const AT_RSEQ_FEATURE_SIZE: u64 = 27;
 const AT_RSEQ_ALIGN: u64 = 28;
 
+/// What `personality(2)` sets for the caller's programs, not for those with rights of their own; the first of them for no other program.
+const READ_IMPLIES_EXEC: u32 = 0x40_0000;
+const PER_CLEAR_ON_SETID: u32 =
+    READ_IMPLIES_EXEC | (libc::ADDR_NO_RANDOMIZE | libc::ADDR_COMPAT_LAYOUT | libc::MMAP_PAGE_ZERO) as u32;
+
 /// What to run.
 pub struct Program {
     pub file: Arc<File>,
@@ -64,6 +69,8 @@ pub struct Image {
     pub secure: bool,
     /// The caller may read the program.
     pub readable: bool,
+    /// Bits of the personality that it does not keep.
+    clears: u32,
     pub comm: Vec<u8>,
 }
 
@@ -368,6 +375,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: LoadInto<'_>) -> Re
         Some(p) => vfs::perm::permission(p, &old, vfs::perm::MAY_READ).is_ok(),
         None => true,
     };
+    let clears = if gains(&old, &new_cred) { PER_CLEAR_ON_SETID } else { READ_IMPLIES_EXEC };
     let rights = secure || !readable || gains(&old, &new_cred);
     let mut map = Map::with_stack(stack_len, random_u64());
     map.images = Images::for_program((!rights).then_some(&new_cred));
@@ -473,7 +481,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: LoadInto<'_>) -> Re
     if let Some(thread) = &mut thread {
         prepare(&mut **thread, std::mem::take(&mut ops), regs);
     }
-    Ok(Image { mm: Mm::new(space, map), thread, ops, regs, cred: new_cred, secure, readable, comm })
+    Ok(Image { mm: Mm::new(space, map), thread, ops, regs, cred: new_cred, secure, readable, clears, comm })
 }
 
 /// What a thread is to do first when it is entered.
@@ -597,6 +605,7 @@ pub async fn execve(
     envp: Vec<Vec<u8>>,
 ) -> SysResult {
     let task = cx.task.clone();
+    let guard = super::exec_guard::hold(&task).await?;
     let image = load(&task, Program { file, name, argv, envp }, LoadInto::Of(&*cx.thread)).await?;
     // It may take the number of the process's first thread over.
     let tid = task.tid();
@@ -605,7 +614,6 @@ pub async fn execve(
     if image.thread.is_some() && task.mm.read().user_count() == 1 {
         crate::time::cpu::settle(&task);
     }
-    let guard = super::exec_guard::hold(&task).await?;
     let gains = gains(&task.cred(), &image.cred);
     let own = image.cred.euid == image.cred.uid && image.cred.egid == image.cred.gid && image.readable && !gains;
     if gains && shares_fs(&task) {
@@ -646,7 +654,16 @@ pub async fn execve(
         task.pdeathsig.store(0, Ordering::SeqCst);
     }
     task.group.dumpable.store(i32::from(own), Ordering::SeqCst);
+    task.attrs.personality.fetch_and(!image.clears, Ordering::Relaxed);
+    {
+        // Before it has its rights: what its predecessor asked for does not reach it then.
+        let mut r = task.group.links.lock();
+        r.did_exec = true;
+        r.execs += 1;
+        r.exit_signal = libc::SIGCHLD;
+    }
     *task.cred.write() = Arc::new(image.cred);
+    drop(guard);
     // A table shared with others (CLONE_FILES) is left to them.
     let files = task.files();
     let files = if Arc::strong_count(&files) > 2 {
@@ -658,13 +675,6 @@ pub async fn execve(
     };
     for f in files.remove_where(|_, e| e.cloexec) {
         f.ops.on_close(&f, &task);
-    }
-    {
-        let mut r = task.group.links.lock();
-        r.did_exec = true;
-        r.execs += 1;
-    drop(guard);
-        r.exit_signal = libc::SIGCHLD;
     }
     crate::time::on_exec(&task.group);
     let done: Option<Arc<VforkDone>> = task.vfork_done.lock().take();
