@@ -7,13 +7,14 @@ use crate::fs::vfs::perm::{check, MAY_READ, MAY_WRITE};
 use crate::fs::{Attr, File, FileOps, Perm, SetAttr};
 use crate::kernel::cred::{CAP_FOWNER, CAP_SYS_RESOURCE};
 use crate::kernel::signal::{SigFields, SigInfo};
+use crate::kernel::users::{self, Charge, Resource};
 use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{send, Cred, Task, ThreadGroup};
 use crate::mm::io::Dst;
 use parking_lot::Mutex;
-use platform::budget::{Budget, Charge};
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 /// Defaults of `/proc/sys/fs/mqueue`.
@@ -25,8 +26,8 @@ const HARD_MSG: i64 = 65536;
 const HARD_MSGSIZE: i64 = 16 << 20;
 /// What Linux counts for one message beside its bytes.
 const OVERHEAD: i64 = 48;
-/// Bytes that all queues of the sandbox may be declared for: the messages are the Sentry's memory.
-const ALL_MAX: i64 = 64 << 20;
+/// Bytes that the queues of one user may be declared for at most: the messages are the Sentry's memory.
+const USER_MAX: u64 = users::MAX_QUEUE_BYTES / 2;
 pub const PRIO_MAX: u32 = 32768;
 
 /// The first words of `struct mq_attr`.
@@ -70,9 +71,9 @@ impl How {
 
 struct Notify {
     group: Weak<ThreadGroup>,
-    how: How,
     /// How often the process had called `execve`: a signal that one program has asked for is not sent to the next.
     execs: u64,
+    how: How,
 }
 
 struct State {
@@ -91,16 +92,39 @@ pub struct Queue {
     msgsize: i64,
     /// What it was declared for.
     _declared: Charge,
+    _counted: Counted,
     ino: u64,
     state: Mutex<State>,
     wait: WaitQueue,
 }
 
-static DECLARED: Budget = Budget::new(ALL_MAX as u64);
-
 /// The queues by name.
 #[derive(Default)]
-pub struct Names(Mutex<BTreeMap<Vec<u8>, Arc<Queue>>>);
+pub struct Names {
+    named: Mutex<BTreeMap<Vec<u8>, Arc<Queue>>>,
+    /// How many there are, with those that have no name any more.
+    count: Arc<AtomicUsize>,
+}
+
+/// One of the count.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>, cred: &Cred) -> Result<Counted> {
+        let had = count.fetch_add(1, Ordering::Relaxed);
+        let one = Counted(count.clone());
+        if had >= QUEUES_MAX && (!cred.has(CAP_SYS_RESOURCE) || had >= 16 * QUEUES_MAX) {
+            return Err(Errno::ENOSPC);
+        }
+        Ok(one)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 fn valid(name: &[u8]) -> Result<()> {
     match name {
@@ -116,7 +140,7 @@ impl Names {
     pub fn open(&self, task: &Task, name: &[u8], flags: i32, mode: u32, attr: Option<MqAttr>) -> Result<Arc<File>> {
         valid(name)?;
         let cred = task.cred();
-        let mut names = self.0.lock();
+        let mut names = self.named.lock();
         let queue = match names.get(name) {
             Some(_) if flags & libc::O_CREAT != 0 && flags & libc::O_EXCL != 0 => return Err(Errno::EEXIST),
             Some(q) => {
@@ -131,10 +155,8 @@ impl Names {
             }
             None if flags & libc::O_CREAT == 0 => return Err(Errno::ENOENT),
             None => {
-                if names.len() >= QUEUES_MAX && (!cred.has(CAP_SYS_RESOURCE) || names.len() >= 16 * QUEUES_MAX) {
-                    return Err(Errno::ENOSPC);
-                }
-                let q = Arc::new(Queue::new(task, &cred, mode, attr)?);
+                let counted = Counted::new(&self.count, &cred)?;
+                let q = Arc::new(Queue::new(task, &cred, mode, attr, counted)?);
                 names.insert(name.to_vec(), q.clone());
                 q
             }
@@ -146,7 +168,7 @@ impl Names {
     /// mq_unlink(2): the directory of queues is as /tmp is.
     pub fn unlink(&self, cred: &Cred, name: &[u8]) -> Result<()> {
         valid(name)?;
-        let mut names = self.0.lock();
+        let mut names = self.named.lock();
         let q = names.get(name).ok_or(Errno::ENOENT)?;
         if cred.fsuid != q.state.lock().perm.uid && cred.fsuid != 0 && !cred.has(CAP_FOWNER) {
             return Err(Errno::EACCES);
@@ -157,24 +179,22 @@ impl Names {
 }
 
 impl Queue {
-    fn new(task: &Task, cred: &Cred, mode: u32, attr: Option<MqAttr>) -> Result<Queue> {
+    fn new(task: &Task, cred: &Cred, mode: u32, attr: Option<MqAttr>, counted: Counted) -> Result<Queue> {
         let (maxmsg, msgsize) = attr.map_or((MSG_DEFAULT, MSGSIZE_DEFAULT), |a| (a.maxmsg, a.msgsize));
         let (most, largest) =
             if cred.has(CAP_SYS_RESOURCE) { (HARD_MSG, HARD_MSGSIZE) } else { (MSG_DEFAULT, MSGSIZE_DEFAULT) };
         if maxmsg <= 0 || msgsize <= 0 || maxmsg > most || msgsize > largest {
             return Err(Errno::EINVAL);
         }
-        let declared = maxmsg * (msgsize + OVERHEAD);
-        let limit = i64::try_from(task.limit(libc::RLIMIT_MSGQUEUE)).unwrap_or(i64::MAX).min(ALL_MAX);
-        if declared > limit {
-            return Err(Errno::EMFILE);
-        }
-        let declared = DECLARED.take(declared as u64).ok_or(Errno::EMFILE)?;
+        let declared = (maxmsg * (msgsize + OVERHEAD)) as u64;
+        let limit = task.limit(libc::RLIMIT_MSGQUEUE).min(USER_MAX);
+        let declared = users::of(cred.uid).charge_many(Resource::QueueBytes, declared, limit).ok_or(Errno::EMFILE)?;
         let umask = task.fs().lock().umask;
         Ok(Queue {
             maxmsg,
             msgsize,
             _declared: declared,
+            _counted: counted,
             ino: task.kernel.next_ino(),
             state: Mutex::new(State {
                 perm: Perm { mode: libc::S_IFREG | (mode & 0o777 & !umask), uid: cred.fsuid, gid: cred.fsgid },
@@ -213,6 +233,7 @@ impl Queue {
         s.messages.entry(prio).or_default().push_back(d);
         drop(s);
         self.wait.wake(PollEvents::READABLE);
+        let execs = told.as_ref().map_or(0, |n| n.execs);
         match told.and_then(|n| Some((n.how, n.group.upgrade()?))) {
             Some((How::Signal { signo, value }, group)) if group.links.lock().execs == execs => {
                 let fields = SigFields::Queue { pid: task.group.pid, uid: task.cred().uid, value };
@@ -233,7 +254,6 @@ impl Queue {
         prio: u32,
         nonblock: bool,
         until: Option<u64>,
-        let execs = told.as_ref().map_or(0, |n| n.execs);
     ) -> SysResult<()> {
         let mut data = Some(data);
         if self.push(task, prio, &mut data) {
@@ -278,6 +298,7 @@ impl Queue {
 
     /// mq_notify(2); `None` ends what this process asked for.
     pub fn notify(&self, task: &Task, how: Option<How>) -> Result<()> {
+        let execs = task.group.links.lock().execs;
         let mut s = self.state.lock();
         let owner = s.notify.as_ref().and_then(|n| n.group.upgrade());
         match how {
@@ -298,7 +319,6 @@ impl Queue {
 
 /// A thread that waits for a message.
 struct Receiver<'a>(&'a Queue);
-        let execs = task.group.links.lock().execs;
 
 impl<'a> Receiver<'a> {
     fn new(q: &'a Queue) -> Self {

@@ -19,14 +19,19 @@ pub enum Resource {
     PipePages,
     /// Open files in messages of sockets that are under way.
     InFlight,
+    /// Bytes that POSIX message queues are declared for (`RLIMIT_MSGQUEUE`).
+    QueueBytes,
 }
-const KINDS: usize = 6;
+const KINDS: usize = 7;
 
 /// Most files under way in the whole sandbox.
 pub const MAX_IN_FLIGHT: u64 = 1 << 16;
 
+/// Most bytes of POSIX message queues in the whole sandbox.
+pub const MAX_QUEUE_BYTES: u64 = 64 << 20;
+
 /// What all users together may have.
-const ALL_MAX: [u64; KINDS] = [1 << 16, 1 << 18, 1 << 20, 1 << 18, 1 << 17, MAX_IN_FLIGHT];
+const ALL_MAX: [u64; KINDS] = [1 << 16, 1 << 18, 1 << 20, 1 << 18, 1 << 17, MAX_IN_FLIGHT, MAX_QUEUE_BYTES];
 static ALL: [AtomicU64; KINDS] = [const { AtomicU64::new(0) }; KINDS];
 
 /// `/proc/sys/fs/{inotify,epoll}/max_user_*`: what one user may have.
