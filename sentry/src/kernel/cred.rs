@@ -330,9 +330,15 @@ impl Cred {
         Ok(Cred { ambient: self.ambient | cap, ..self.clone() })
     }
 
-    /// May this caller change scheduling and limits of `target` (sched_setscheduler(2), setpriority(2))?
+    /// May this caller change scheduling of `target` (sched_setscheduler(2), setpriority(2))?
     pub fn may_set_scheduling(&self, target: &Cred) -> bool {
-        self.euid == target.uid || self.euid == target.euid || self.has(CAP_SYS_NICE)
+        let same_user = self.euid == target.uid || self.euid == target.euid;
+        self.has(CAP_SYS_NICE) || (same_user && self.has_all_of(target))
+    }
+
+    /// Has `target` no capability that this caller lacks?
+    pub fn has_all_of(&self, target: &Cred) -> bool {
+        target.permitted & !self.permitted == 0
     }
 }
 
@@ -461,23 +467,23 @@ impl Task {
     pub fn change_cred(&self, change: impl FnOnce(&Cred) -> Result<Cred>) -> Result<Arc<Cred>> {
         let mut slot = self.cred.write();
         let old = slot.clone();
+        let new = change(&old)?;
         if old.euid != new.euid
             || old.egid != new.egid
             || old.fsuid != new.fsuid
             || old.fsgid != new.fsgid
             || new.permitted & !old.permitted != 0
         {
-        let new = change(&old)?;
             self.group.dumpable.store(0, Ordering::SeqCst);
             self.pdeathsig.store(0, Ordering::SeqCst);
         }
         *slot = Arc::new(new);
         drop(slot);
         self.refresh_answers();
+        Ok(old)
     }
 }
 
 #[cfg(test)]
 #[path = "cred_tests.rs"]
 mod tests;
-        Ok(old)
