@@ -201,13 +201,13 @@ impl Proto for Conn {
         ev
     }
 
-    fn bind(&self, _s: &Socket, task: &Task, addr: &[u8]) -> Result<()> {
+    fn bind(&self, s: &Socket, task: &Task, addr: &[u8]) -> Result<()> {
         let name = Name::parse(addr)?;
         let mut own = self.inner.name.lock();
         if own.is_some() {
             return if name == Name::Auto { Ok(()) } else { Err(Errno::EINVAL) };
         }
-        let (got, place) = self.inner.ns.unix.bind(task, name, self.bound())?;
+        let (got, place) = self.inner.ns.unix.bind(task, name, self.bound(), s.mode())?;
         if let Some(place) = place {
             let _ = self.inner.place.set(place);
         }

@@ -4,7 +4,12 @@ use crate::t::*;
 use libc::*;
 use std::mem::{size_of, zeroed};
 
-pub const CASES: &[crate::Case] = cases![connected_to_itself, connected_to_its_listener, files_under_way];
+pub const CASES: &[crate::Case] = cases![
+    connected_to_itself,
+    connected_to_its_listener,
+    files_under_way,
+    mode_before_bind
+];
 
 /// An abstract name of the process's own, and its length.
 unsafe fn name(of: u8) -> (sockaddr_un, u32) {
@@ -83,4 +88,25 @@ unsafe fn files_under_way() {
         become_user(1);
         is(pass(s[0], 0), 1);
     });
+}
+
+/// What fchmod(2) has made of a socket's mode is that of the file which bind(2) makes.
+unsafe fn mode_before_bind() {
+    let t = Tmp::new();
+    for (i, kind) in [SOCK_STREAM, SOCK_DGRAM].into_iter().enumerate() {
+        for (j, (mode, mask, want)) in [(0o600, 0, 0o600), (0o666, 0o22, 0o644)].into_iter().enumerate() {
+            let mut a: sockaddr_un = zeroed();
+            a.sun_family = AF_UNIX as u16;
+            let path = t.s(&format!("{i}{j}"));
+            for (to, from) in a.sun_path.iter_mut().zip(path.bytes()) {
+                *to = from as c_char;
+            }
+            let fd = ok(socket(AF_UNIX, kind | SOCK_CLOEXEC, 0));
+            ok(fchmod(fd, mode));
+            umask(mask);
+            ok(bind(fd, (&raw const a).cast(), size_of::<sockaddr_un>() as u32));
+            umask(0o022);
+            assert_eq!(stat_of(&c(&path)).st_mode & 0o7777, want);
+        }
+    }
 }
