@@ -391,7 +391,9 @@ impl Slave {
             s.opened = true;
         }
         let end = Box::new(Slave(pty.clone()));
-        if flags & libc::O_NOCTTY == 0 {
+        // Who may not read it must not get at its input through /dev/tty.
+        let readable = matches!(flags & libc::O_ACCMODE, libc::O_RDONLY | libc::O_RDWR);
+        if flags & libc::O_NOCTTY == 0 && readable {
             if let Some(task) = current::get() {
                 // A session leader without a terminal gets this one, if it is free.
                 let _ = tty::acquire(&pty.line, &task, false);
@@ -487,7 +489,7 @@ impl FileOps for Slave {
     fn wait_queue(&self) -> Option<&WaitQueue> {
         Some(&self.0.slave_queue)
     }
-    fn ioctl(&self, _: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
+    fn ioctl(&self, file: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
         match u64::from(cmd) {
             libc::TCSETS
             | libc::TCSETSW
@@ -496,6 +498,11 @@ impl FileOps for Slave {
             | TCSETA
             | TCSETAW
             | TCSETAF
+            libc::TIOCSCTTY
+                if !file.readable() && !task.cred().has(CAP_SYS_ADMIN) && !tty::controls(&self.0.line, task) =>
+            {
+                return Err(Errno::EPERM.into());
+            }
             | TCSETS2
             | TCSETSW2
             | TCSETSF2 => tty::check(&self.0.line, libc::SIGTTOU)?,
