@@ -356,7 +356,13 @@ impl FileOps for Master {
                 let n = self.0.state.lock().ldisc.out.len() as i32;
                 mem.write(arg, &n)?;
             }
-            c if u64::from(c) == libc::TIOCSPGRP => tty::set_foreground(&self.0.line, task, mem.read(arg)?)?,
+            c if u64::from(c) == libc::TIOCSPGRP => {
+                tty::check(&self.0.line, libc::SIGTTOU)?;
+                if !tty::controls(&self.0.line, task) {
+                    return Err(Errno::ENOTTY.into());
+                }
+                tty::set_foreground(&self.0.line, task, mem.read(arg)?)?;
+            }
             _ => return self.0.common(task, cmd, arg),
         }
         Ok(0)
@@ -492,17 +498,17 @@ impl FileOps for Slave {
     fn ioctl(&self, file: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
         match u64::from(cmd) {
             libc::TCSETS
+            libc::TIOCSCTTY
+                if !file.readable() && !task.cred().has(CAP_SYS_ADMIN) && !tty::controls(&self.0.line, task) =>
+            {
+                return Err(Errno::EPERM.into());
+            }
             | libc::TCSETSW
             | libc::TCSETSF
             | libc::TCFLSH
             | TCSETA
             | TCSETAW
             | TCSETAF
-            libc::TIOCSCTTY
-                if !file.readable() && !task.cred().has(CAP_SYS_ADMIN) && !tty::controls(&self.0.line, task) =>
-            {
-                return Err(Errno::EPERM.into());
-            }
             | TCSETS2
             | TCSETSW2
             | TCSETSF2 => tty::check(&self.0.line, libc::SIGTTOU)?,
