@@ -287,7 +287,8 @@ impl FileOps for Master {
                 if s.master_stopped || !s.ldisc.room() {
                     break;
                 }
-                signals.extend(s.ldisc.input(c));
+                // Each of them once, however often its character is there: it would be pending already.
+                signals.extend(s.ldisc.input(c).filter(|sig| !signals.contains(sig)));
                 done += 1;
             }
         }
@@ -497,12 +498,12 @@ impl FileOps for Slave {
     }
     fn ioctl(&self, file: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
         match u64::from(cmd) {
-            libc::TCSETS
             libc::TIOCSCTTY
                 if !file.readable() && !task.cred().has(CAP_SYS_ADMIN) && !tty::controls(&self.0.line, task) =>
             {
                 return Err(Errno::EPERM.into());
             }
+            libc::TCSETS
             | libc::TCSETSW
             | libc::TCSETSF
             | libc::TCFLSH
