@@ -16,6 +16,7 @@ use crate::net::scm::{Scm, Ucred};
 use crate::net::socket::*;
 use crate::net::NetNs;
 use parking_lot::Mutex;
+use platform::executor::Rounds;
 use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -152,7 +153,11 @@ impl Drop for Conn {
             // Those who wait to connect look again and are refused.
             self.inner.wake.wake_all();
         }
-        drop(waiting);
+        let mut rounds = Rounds::new();
+        for conn in waiting.into_iter().flat_map(|l| l.pending) {
+            drop(conn);
+            rounds.next();
+        }
         if let Some(l) = self.link() {
             l.rx().close();
             l.tx().close();

@@ -8,7 +8,8 @@ pub const CASES: &[crate::Case] = cases![
     connected_to_itself,
     connected_to_its_listener,
     files_under_way,
-    mode_before_bind
+    mode_before_bind,
+    listener_with_many_that_wait
 ];
 
 /// An abstract name of the process's own, and its length.
@@ -108,5 +109,24 @@ unsafe fn mode_before_bind() {
             umask(0o022);
             assert_eq!(stat_of(&c(&path)).st_mode & 0o7777, want);
         }
+    }
+}
+
+/// All of them are told when it closes.
+unsafe fn listener_with_many_that_wait() {
+    let (fd, a, len) = named(SOCK_STREAM, 0);
+    ok(listen(fd, 300));
+    let waiting: Vec<i32> = (0..300)
+        .map(|_| {
+            let s = ok(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+            ok(connect(s, (&raw const a).cast(), len));
+            put(s, b"text");
+            s
+        })
+        .collect();
+    ok(close(fd));
+    for s in waiting {
+        let mut b = [0u8; 4];
+        fails(recv(s, b.as_mut_ptr().cast(), 4, MSG_DONTWAIT), ECONNRESET);
     }
 }
