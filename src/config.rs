@@ -90,7 +90,7 @@ pub struct SentryConfig {
     /// Patch call sites.
     pub patch: bool,
     pub stats: bool,
-    /// Ids to change to, when started with privileges.
+    /// Ids to change to, when the caller may give its processes others.
     pub become_ids: Option<HostIds>,
 }
 

@@ -15,6 +15,8 @@ const MAX_TEXT: usize = 4096;
 pub enum ToSentry {
     /// A signal for the guest; `terminal`: the terminal made it (or must be told like that), so it is for the foreground process group.
     Signal { signal: i32, terminal: bool },
+    /// The answer to [`FromSentry::AskForeground`].
+    Foreground(bool),
 }
 
 /// From the Sentry to the command.
@@ -28,6 +30,8 @@ pub enum FromSentry {
     Stopped,
     /// It goes on.
     Continued,
+    /// Whether the command's process group is in the foreground of its terminal; answered by [`ToSentry::Foreground`].
+    AskForeground,
     /// A [`ToSentry::Signal`] has been taken up: one for each, in their order.
     Taken,
     /// The connection to the Gofer has ended. How, the command knows.
@@ -39,11 +43,14 @@ pub enum FromSentry {
 impl ToSentry {
     /// Fails with `EAGAIN` if the Sentry has not taken up anything for long.
     pub fn send(self, socket: impl AsFd) -> nix::Result<()> {
-        let ToSentry::Signal { signal, terminal } = self;
-        let mut packet = [0u8; 6];
-        packet[0] = b's';
-        packet[1] = u8::from(terminal);
-        packet[2..].copy_from_slice(&signal.to_le_bytes());
+        let packet = match self {
+            ToSentry::Signal { signal, terminal } => {
+                let mut packet = vec![b's', u8::from(terminal)];
+                packet.extend_from_slice(&signal.to_le_bytes());
+                packet
+            }
+            ToSentry::Foreground(yes) => vec![b'f', u8::from(yes)],
+        };
         send_packet(socket, &packet, MsgFlags::MSG_DONTWAIT)
     }
 
@@ -55,6 +62,7 @@ impl ToSentry {
             [b's', terminal, a, b, c, d] => {
                 Ok(Some(ToSentry::Signal { signal: i32::from_le_bytes([*a, *b, *c, *d]), terminal: *terminal != 0 }))
             }
+            [b'f', yes] => Ok(Some(ToSentry::Foreground(*yes != 0))),
             _ => Err(Errno::EPROTO),
         }
     }
@@ -67,6 +75,7 @@ impl FromSentry {
             FromSentry::Exited(status) => vec![b'x', *status],
             FromSentry::Stopped => vec![b'z'],
             FromSentry::Continued => vec![b'c'],
+            FromSentry::AskForeground => vec![b'a'],
             FromSentry::Taken => vec![b't'],
             FromSentry::LostGofer => vec![b'g'],
             FromSentry::Failed { status, text } => {
@@ -87,6 +96,7 @@ impl FromSentry {
             [b'x', status] => Ok(Some(FromSentry::Exited(*status))),
             [b'z'] => Ok(Some(FromSentry::Stopped)),
             [b'c'] => Ok(Some(FromSentry::Continued)),
+            [b'a'] => Ok(Some(FromSentry::AskForeground)),
             [b't'] => Ok(Some(FromSentry::Taken)),
             [b'g'] => Ok(Some(FromSentry::LostGofer)),
             [b'f', status, text @ ..] => {
@@ -131,6 +141,7 @@ mod tests {
             FromSentry::Exited(200),
             FromSentry::Stopped,
             FromSentry::Continued,
+            FromSentry::AskForeground,
             FromSentry::Taken,
             FromSentry::LostGofer,
             FromSentry::Failed { status: 127, text: "no".into() },
@@ -138,9 +149,12 @@ mod tests {
             m.send(&b).unwrap();
             assert_eq!(FromSentry::receive(&a), Ok(Some(m)));
         }
-        let s = ToSentry::Signal { signal: 15, terminal: true };
-        s.send(&a).unwrap();
-        assert_eq!(ToSentry::receive(&b), Ok(Some(s)));
+        for m in
+            [ToSentry::Signal { signal: 15, terminal: true }, ToSentry::Foreground(true), ToSentry::Foreground(false)]
+        {
+            m.send(&a).unwrap();
+            assert_eq!(ToSentry::receive(&b), Ok(Some(m)));
+        }
         drop(a);
         assert_eq!(ToSentry::receive(&b), Ok(None));
     }

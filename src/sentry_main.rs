@@ -116,6 +116,13 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
         }
     };
     let _ = kernel.on_first_stopped.set(Box::new(stopped));
+    let to_command = control.clone();
+    let ask = move || {
+        if let Err(e) = FromSentry::AskForeground.send(&to_command) {
+            log::warn!("asking the command for the foreground: {e}");
+        }
+    };
+    let _ = kernel.ask_foreground.set(Box::new(ask));
     let _watches = (watch_control(&kernel, control), watch_gofer(&executor, &gofer));
     let client = Client::connect(gofer.try_clone()?).map_err(|e| anyhow!("the Gofer does not answer: {e}"))?;
     let bound = platform::budget::descriptor_bound(platform::budget::Use::File);
@@ -208,6 +215,7 @@ fn watch_control(kernel: &Arc<Kernel>, control: &Arc<OwnedFd>) -> WatchHandle {
                         // If the command is gone, the next look tells.
                         let _ = FromSentry::Taken.send(&socket);
                     }
+                    Ok(Some(ToSentry::Foreground(yes))) => kernel.ttys.set_foreground(yes),
                     Err(Errno::EAGAIN) => return,
                     Ok(None) | Err(_) => return give_up(&kernel.executor, failed("the command is gone")),
                 }

@@ -13,7 +13,7 @@ const LISTED: usize = 15;
 const MEANINGS: &[(&str, &str)] = &[
     ("calls trapped", "by a signal: the slow way, until their sites are patched"),
     ("calls from patched sites", "handed over to the Sentry without a signal"),
-    ("calls answered by stubs", "getpid and kin: nobody was asked (counted as threads end)"),
+    ("calls answered by stubs", "getpid(2) and similar calls, without the Sentry (counted as threads end)"),
     ("calls made by stubs", "private futexes: the host's own (counted as threads end); sched_yield is not seen at all"),
     ("patched sites", "in the newest copies of code"),
     ("patched copies", "of files' code made"),

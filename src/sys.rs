@@ -177,11 +177,22 @@ const CAP_VERSION: u32 = 0x2008_0522;
 
 /// The calling thread's permitted capabilities.
 pub fn permitted_caps() -> nix::Result<u64> {
+    Ok(caps()?.0)
+}
+
+/// The calling thread's effective capabilities.
+pub fn effective_caps() -> nix::Result<u64> {
+    Ok(caps()?.1)
+}
+
+/// Permitted and effective ones.
+fn caps() -> nix::Result<(u64, u64)> {
     let mut header = CapHeader { version: CAP_VERSION, pid: 0 };
     let mut data = [CapData { effective: 0, permitted: 0, inheritable: 0 }; 2];
     // SAFETY: both point to live values of the layout that version 3 has.
     Errno::result(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
-    Ok(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32)
+    let whole = |word: fn(&CapData) -> u32| u64::from(word(&data[0])) | u64::from(word(&data[1])) << 32;
+    Ok((whole(|d| d.permitted), whole(|d| d.effective)))
 }
 
 /// Sets the calling thread's permitted and effective capabilities to `set`, the inheritable ones to `inheritable`.
@@ -235,6 +246,10 @@ pub const PANIC_STATUS: i32 = 123;
 /// Status of a process that [`on_sigsys`] ended.
 pub const SIGSYS_STATUS: i32 = 124;
 
+/// Status of a process that was about to end by abort(3): what the standard library does when there is no memory. It
+/// has said so.
+pub const ABORT_STATUS: i32 = 122;
+
 /// A plain write to standard error waits for nobody, and is what it must be ([`crate::outlet`]).
 pub static STDERR_NEVER_WAITS: AtomicBool = AtomicBool::new(false);
 
@@ -245,6 +260,13 @@ extern "C" fn on_sigsys(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut l
     line.copy_from_slice(TEXT);
     // SAFETY: the kernel passes a valid ucontext; for SIGSYS by seccomp, rax holds the number of the call.
     let nr = unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_RAX as usize] };
+    if nr == libc::SYS_rt_sigaction {
+        // abort(3) begins with it, and nothing else does here.
+        // SAFETY: takes no pointer and does not return.
+        unsafe {
+            libc::syscall(libc::SYS_exit_group, ABORT_STATUS);
+        }
+    }
     let mut n = nr.unsigned_abs();
     for slot in line[27..33].iter_mut().rev() {
         if n == 0 && *slot == b' ' && nr != 0 {

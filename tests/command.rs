@@ -490,6 +490,18 @@ fn works_without_root() {
     assert_eq!(out(output), "65533\ndenied\n");
 }
 
+/// Root of a user namespace, which may have no other ids.
+#[test]
+fn works_in_a_user_namespace() {
+    let script = "id -u; cat /proc/self/comm; echo x > /tmp/there; cat /tmp/there";
+    for namespace in [&["-Ur"][..], &["-Urmpf", "--mount-proc"]] {
+        let mut command = Command::new("unshare");
+        command.args(namespace).args([RUNSC, "run", "--", "/bin/sh", "-c", script]).stdin(Stdio::null());
+        let text = out(command.output().unwrap());
+        assert_eq!(text, "0\ncat\nx\n", "unshare {namespace:?}");
+    }
+}
+
 #[test]
 fn the_hosts_kernel_is_not_below_the_guests() {
     let mut secret = Command::new("sleep").arg0("CANARY_ARG").arg("1000").spawn().unwrap();

@@ -406,7 +406,7 @@ fn processes_hold_no_more_than_they_need() {
             let environment = fs::read_to_string(format!("/proc/{p}/environ")).unwrap_or_default();
             assert!(!environment.contains("CANARY"), "{who} has the caller's environment");
             if who == "stub" {
-                // Doorbells of the Sentry's (of the leader and of each core's clerk), and its control socket.
+                // The Sentry's doorbells (the poller's and each worker's) and its control socket.
                 let bells = held.iter().filter(|(_, what, _)| what == "anon_inode:[eventfd]").count();
                 assert!(held[9].1.starts_with("socket:") && held.len() == 9 + 1 && bells == 9, "{who} {held:?}");
                 // The guest's memory and files, and what all stubs have; files of the host's never to be written to.

@@ -51,6 +51,14 @@ fn little_address_space_is_enough() {
     case("-v 8388608", "shortage/sparse_files");
 }
 
+/// What a guest has in the Sentry's heap is bounded by what the Sentry can have.
+#[test]
+fn a_guest_does_not_use_up_the_address_space() {
+    for kib in ["-v 1600000", "-v 2000000"] {
+        case(kib, "shortage/kernel_memory");
+    }
+}
+
 /// Most memory, in MiB, that the Sentry had while a case ran.
 fn memory_of_sentry(name: &str) -> u64 {
     let mut command = Command::new(RUNSC);

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{end_within, eventually, guest_tests, Ended, RUNSC};
+use common::{end_within, eventually, guest_tests, Ended, Scratch, RUNSC};
 use nix::pty::{openpty, OpenptyResult};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -118,4 +118,101 @@ fn a_log_that_is_not_read_holds_nothing() {
         assert_eq!((ended.status.code(), ended.out.as_slice()), (Some(0), b"done\n".as_slice()), "{option}");
     }
     drop(read);
+}
+
+/// An interactive shell on a pseudo terminal of its own.
+struct Shell {
+    child: Child,
+    terminal: OpenptyResult,
+    shown: String,
+}
+
+impl Shell {
+    fn start() -> Shell {
+        let terminal = openpty(None, None).unwrap();
+        let end = || terminal.slave.try_clone().unwrap();
+        let mut shell = Command::new("setsid");
+        shell.args(["-c", "bash", "--norc", "--noprofile", "-i"]).env("PS1", "ready> ").env("HISTFILE", "/dev/null");
+        let child = shell.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+        let mut shell = Shell { child, terminal, shown: String::new() };
+        shell.expect("ready> ");
+        shell
+    }
+
+    fn send(&mut self, text: &str) {
+        File::from(self.terminal.master.try_clone().unwrap()).write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Waits until the terminal shows `text`, and forgets all before it.
+    fn expect(&mut self, text: &str) {
+        eventually(text, LIMIT, || {
+            self.shown += &shown(&self.terminal);
+            match self.shown.find(text) {
+                Some(at) => {
+                    self.shown.drain(..at + text.len());
+                    Ok(true)
+                }
+                None => Ok(false),
+            }
+        });
+    }
+
+    fn settings(&self) -> nix::sys::termios::Termios {
+        nix::sys::termios::tcgetattr(&self.terminal.slave).unwrap()
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// As a program of the caller's that reads in the background: it is stopped, and reads on in the foreground.
+#[test]
+fn a_background_sandbox_does_not_read_the_terminal() {
+    let dir = Scratch::new("terminal");
+    for program in ["cat".to_string(), format!("{RUNSC} run -- cat")] {
+        let mut shell = Shell::start();
+        let file = format!("{}/read", dir.path());
+        shell.send(&format!("{program} >{file} &\n"));
+        shell.expect("ready> ");
+        for _ in 0..3 {
+            shell.send("read -p 'name? ' NAME; echo \"is=$NAME\"\n");
+            shell.expect("name? ");
+            std::thread::sleep(Duration::from_millis(200));
+            shell.send("secret\n");
+            shell.expect("is=secret");
+            shell.expect("ready> ");
+        }
+        shell.send("jobs\n");
+        shell.expect("Stopped");
+        shell.expect("ready> ");
+        shell.send("fg\n");
+        shell.expect("cat");
+        shell.send("for the job\n\x04");
+        shell.expect("ready> ");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "for the job\n", "{program}");
+    }
+}
+
+/// Neither what a guest sets nor what the command restores at its end reaches a terminal that another job has.
+#[test]
+fn a_background_sandbox_does_not_change_the_terminal() {
+    let mut shell = Shell::start();
+    shell.send(&format!("{RUNSC} run -- sh -c 'trap \"\" TTOU; stty raw -echo; echo \"ended=$?\"' &\n"));
+    shell.expect("ready> ");
+    shell.send("read -p 'ask: ' NAME; echo \"is=$NAME\"\n");
+    shell.expect("ask: ");
+    shell.expect("ended=1");
+    eventually("the end of the job", LIMIT, || {
+        let jobs = Command::new("pgrep").args(["-P", &shell.child.id().to_string()]).output().unwrap();
+        Ok(jobs.stdout.is_empty())
+    });
+    let settings = shell.settings();
+    use nix::sys::termios::LocalFlags;
+    assert!(settings.local_flags.contains(LocalFlags::ICANON | LocalFlags::ECHO), "{settings:?}");
+    shell.send("x\n");
+    shell.expect("is=x");
 }

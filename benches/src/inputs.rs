@@ -1,4 +1,4 @@
-//! Makes the files that the workloads work on, the same every time.
+//! Makes the input files of the workloads, the same every time.
 
 use crate::sandboxes::PATH;
 use crate::workloads::Workload;
@@ -128,7 +128,7 @@ fn repository(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Bytes that compress about as text does.
+/// Bytes that compress about as well as text.
 fn data(len: usize) -> Vec<u8> {
     let words = ["sandbox ", "kernel ", "the ", "of ", "gofer ", "and ", "call ", "0x", "memory\n", "file "];
     let mut out = Vec::with_capacity(len + 16);

@@ -1,10 +1,12 @@
-//! Compares programs run natively, in runsc-rs and in whatever other sandboxes are installed.
+//! Compares programs run natively, in runsc-rs and in other installed sandboxes.
 //!
-//! `cargo run --release -p compare` builds runsc-rs first, makes its input under a scratch directory, and then, in several rounds, runs each
-//! workload once in each sandbox, one after the other, so that a change of the machine's speed meets all of them. It prints medians,
-//! spreads and ratios to native; `--json FILE` writes every single measurement too. `docs/performance.md` explains how to read them.
+//! `cargo run --release -p compare` builds runsc-rs first and makes its input in a scratch directory. Then it runs,
+//! in several rounds, each workload once in each sandbox, one after the other, so that changes of the machine's speed
+//! affect all of them. It prints medians, spreads and ratios to native; `--json FILE` also writes every single
+//! measurement. `docs/performance.md` explains how to read them.
 //!
-//! [`sandboxes`] knows how to run a command in each sandbox, [`workloads`] what is run, [`inputs`] makes the files for it, [`report`] prints.
+//! [`sandboxes`] runs a command in each sandbox, [`workloads`] lists the programs, [`inputs`] makes their files,
+//! [`report`] prints.
 
 mod inputs;
 mod measure;
@@ -22,8 +24,8 @@ use std::time::Duration;
 #[derive(Debug, Parser)]
 #[command(about = "Compares programs run natively, in runsc-rs and in other sandboxes")]
 struct Options {
-    /// Source of the micro-benchmark [default: the first shared/bench/micro.c beside the source tree or above it]; without it that
-    /// part is left out
+    /// Source of the micro-benchmark [default: the first shared/bench/micro.c beside the source tree or above it];
+    /// without it that part is left out
     #[arg(long)]
     micro: Option<PathBuf>,
     /// One round, natively and in runsc-rs only
@@ -41,7 +43,7 @@ struct Options {
     /// A runsc-rs to use instead of building one
     #[arg(long)]
     runsc_rs: Option<PathBuf>,
-    /// A runsc (gVisor) to use instead of the one in PATH; its platform is systrap then
+    /// A runsc (gVisor) to use instead of the one in PATH; it is run with the systrap platform
     #[arg(long)]
     runsc: Option<PathBuf>,
     /// Give up on a single run after this many seconds
@@ -50,10 +52,10 @@ struct Options {
     /// Write every measurement to this file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Begin with the measurements that the file of --json holds already, so that rounds can be taken at several times
+    /// Begin with the measurements in the file of --json, so that rounds can be taken at several times
     #[arg(long, requires = "json")]
     add: bool,
-    /// Scratch directory; it is made anew
+    /// Scratch directory; it is recreated
     #[arg(long, default_value = "/tmp/runsc-rs-compare")]
     dir: PathBuf,
     /// List workloads and sandboxes, and stop
@@ -131,7 +133,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Where the micro-benchmark's source is, as a rule.
+/// Usual location of the micro-benchmark's source.
 fn find_micro() -> PathBuf {
     let name = "shared/bench/micro.c";
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));

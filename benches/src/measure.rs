@@ -1,4 +1,4 @@
-//! Runs one workload in one sandbox, once, and keeps what came out.
+//! Runs one workload once in one sandbox, and records the result.
 
 use crate::inputs::Inputs;
 use crate::sandboxes::Sandbox;
@@ -27,7 +27,7 @@ pub struct Row {
     /// A whole program: its wall-clock time. Otherwise one operation of the micro-benchmark.
     pub whole: bool,
     pub times: BTreeMap<String, Vec<f64>>,
-    /// Why a run gave no time; the last reason counts.
+    /// Why a run gave no time; only the last reason is kept.
     pub failures: BTreeMap<String, String>,
 }
 
@@ -42,7 +42,7 @@ impl Results {
     }
 }
 
-/// Wall-clock time of a whole program, the sandbox's start and end included.
+/// Wall-clock time of a whole program, with the sandbox's start and end.
 pub fn whole(results: &mut Results, workload: &Workload, sandbox: &Sandbox, inputs: &Inputs, timeout: Duration) {
     let row = results.row(workload.name, true);
     match run(sandbox.command(&workload.argv(inputs, sandbox.scratch)), timeout) {
@@ -51,7 +51,7 @@ pub fn whole(results: &mut Results, workload: &Workload, sandbox: &Sandbox, inpu
     }
 }
 
-/// The micro-benchmark: it tells the time of each operation itself.
+/// The micro-benchmark, which reports the time of each operation itself.
 pub fn micro(results: &mut Results, micro: &Path, filter: Option<&str>, sandbox: &Sandbox, timeout: Duration) {
     const SCRIPT: &str = "d=$(mktemp -d -p \"$1\"); shift; \"$0\" \"$d\" \"$@\"; rm -rf \"$d\"";
     let mut argv: Vec<OsString> = ["/bin/sh", "-c", SCRIPT].map(OsString::from).into();
@@ -59,7 +59,7 @@ pub fn micro(results: &mut Results, micro: &Path, filter: Option<&str>, sandbox:
     argv.extend(filter.map(OsString::from));
     let (text, trouble) = match run(sandbox.command(&argv), timeout) {
         Ok((_, text)) => (text, None),
-        // What it had told until then counts.
+        // The operations reported before the failure count.
         Err(why) => (why.1, Some(why.0)),
     };
     for line in text.lines() {
@@ -75,13 +75,13 @@ pub fn micro(results: &mut Results, micro: &Path, filter: Option<&str>, sandbox:
     }
 }
 
-/// Makes this process the parent of whatever a sandbox leaves behind, so that [`clear`] finds it.
+/// Makes this process a subreaper, so that [`clear`] finds the processes that a sandbox leaves behind.
 pub fn adopt_orphans() {
-    // Without it, only what a killed sandbox leaves behind is missed.
+    // On failure, only the remains of a killed sandbox are missed.
     let _ = nix::sys::prctl::set_child_subreaper(true);
 }
 
-/// Ends every process that is left below this one. No run may be going on.
+/// Kills every descendant of this process. Call only between runs.
 fn clear() {
     let end = Instant::now() + Duration::from_secs(5);
     loop {
@@ -101,10 +101,11 @@ fn clear() {
     }
 }
 
-/// Runs a command to its end; its time and output, or why not and the output so far. Nothing of it is left afterwards.
+/// Runs a command to its end; returns its time and output, or the reason of a failure and the output so far. None of
+/// its processes is left afterwards.
 pub fn run(mut command: Command, timeout: Duration) -> Result<(Duration, String), (String, String)> {
     let fail = |e: std::io::Error| (e.to_string(), String::new());
-    // Into files, since whoever is left with the other end of a pipe could keep us waiting.
+    // To files, since a process that keeps the other end of a pipe open could block this one.
     let (mut out, mut err) = (scratch_file().map_err(fail)?, scratch_file().map_err(fail)?);
     command.stdin(Stdio::null()).process_group(0);
     command.stdout(out.try_clone().map_err(fail)?).stderr(err.try_clone().map_err(fail)?);
@@ -112,7 +113,7 @@ pub fn run(mut command: Command, timeout: Duration) -> Result<(Duration, String)
     let mut child = command.spawn().map_err(fail)?;
     drop(command);
     let group = Pid::from_raw(child.id() as i32);
-    // A waiting thread of its own, so that the time is taken when the child ends and not at the next look.
+    // A thread that waits for the child, so that the time is taken at its end and not at the next poll.
     let (tell, told) = std::sync::mpsc::channel();
     let waiter = thread::spawn(move || {
         let status = child.wait();

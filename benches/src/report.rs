@@ -8,7 +8,7 @@ use serde_json::{json, Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The sandbox that the targets are for.
+/// The sandbox to which the targets apply.
 const OURS: &str = "runsc-rs";
 
 pub fn print(results: &Results, sandboxes: &[Sandbox]) {
@@ -69,7 +69,7 @@ fn print_table(rows: &[&Row], whole: bool, sandboxes: &[Sandbox]) {
     println!();
 }
 
-/// The median of the rounds' ratios; if a round is missing somewhere, the ratio of the medians.
+/// The median of the rounds' ratios; if a round is missing on one side, the ratio of the medians.
 fn ratio(row: &Row, sandbox: &str) -> Option<f64> {
     let (native, times) = (row.times.get("native")?, row.times.get(sandbox)?);
     if native.len() == times.len() {
@@ -106,7 +106,7 @@ fn show(ns: f64) -> String {
     }
 }
 
-/// Processor and how many there are.
+/// Model and number of processors.
 fn machine() -> String {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split_once(':'));
@@ -130,7 +130,8 @@ pub fn json(results: &Results, sandboxes: &[Sandbox]) -> Result<String> {
             }
             let target = targets::of(&r.name, r.whole);
             json!({
-                "name": r.name, "whole": r.whole, "unit": "ns", "target": target, "sandboxes": of, "failures": r.failures,
+                "name": r.name, "whole": r.whole, "unit": "ns", "target": target, "sandboxes": of,
+                "failures": r.failures,
             })
         })
         .collect();

@@ -10,25 +10,25 @@ use serde_json::json;
 /// A way to run a command.
 pub struct Sandbox {
     pub name: String,
-    /// What stands in front of the command.
+    /// Words in front of the command.
     prefix: Vec<OsString>,
-    /// An OCI bundle instead, with this runtime in it.
+    /// For an OCI runtime: the bundle to run instead.
     bundle: Option<PathBuf>,
-    /// A directory inside whose files are kept in memory: a tmpfs, or the sandbox's overlay.
+    /// A directory inside the sandbox with files in memory: a tmpfs, or the sandbox's overlay.
     pub scratch: &'static str,
-    /// How it calls itself.
+    /// Its version, as it reports itself.
     pub version: String,
 }
 
-/// Where there is no overlay.
+/// For sandboxes without an overlay.
 const TMPFS: &str = "/dev/shm";
-/// How long a sandbox may take to show that it works.
+/// Time limit of the check that a sandbox works.
 const TRIAL: Duration = Duration::from_secs(20);
 
-/// The environment's PATH for workloads: without anybody's shims.
+/// The PATH of workloads: system directories only.
 pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Native first, then what is installed and works here.
+/// Native first, then all sandboxes that are installed and work here.
 pub fn find(runsc_rs: &Path, runsc: Option<&Path>, dir: &Path) -> Vec<Sandbox> {
     let sandbox = |name: &str, program: &OsStr, flags: &str, scratch| {
         let mut prefix: Vec<OsString> = flags.split_whitespace().map(OsString::from).collect();
@@ -45,7 +45,7 @@ pub fn find(runsc_rs: &Path, runsc: Option<&Path>, dir: &Path) -> Vec<Sandbox> {
         Some(path) => (path.as_os_str(), "systrap"),
         None => ("runsc".as_ref(), "ptrace"),
     };
-    // systemd's cgroups and such are not wanted: `do` is gVisor's own way to run one command.
+    // `do` is gVisor's own way to run one command, without systemd's cgroups.
     let flags = format!("--platform={platform} --network=none --ignore-cgroups do");
     let older = format!("--platform={platform} --network=none do");
     for flags in [flags, older] {
@@ -82,7 +82,7 @@ fn kernel() -> String {
 }
 
 impl Sandbox {
-    /// Runs `/bin/true`, to see.
+    /// Checks it by running `/bin/true`.
     fn works(&self) -> bool {
         crate::measure::run(self.command(&["/bin/true".into()]), TRIAL).is_ok()
     }
@@ -91,7 +91,7 @@ impl Sandbox {
     pub fn command(&self, argv: &[OsString]) -> Command {
         let mut command = match &self.bundle {
             Some(bundle) => {
-                // A failure shows when it is run.
+                // A failure shows when the command runs.
                 let _ = write_bundle(bundle, argv);
                 let mut c = Command::new("crun");
                 c.args(["--cgroup-manager=disabled", "run", "--bundle"])

@@ -1,4 +1,4 @@
-//! What runsc-rs is to reach: the most that an operation may cost, as a multiple of bare Linux.
+//! Targets of runsc-rs: the most that an operation may cost, as a multiple of bare Linux.
 
 const MICRO: &[(f64, &[&str])] = &[
     (
@@ -47,18 +47,18 @@ const MICRO: &[(f64, &[&str])] = &[
     ),
 ];
 
-/// The most that a row may be, if there is a bound.
+/// The target of a row, if any.
 pub fn of(name: &str, whole: bool) -> Option<f64> {
     match (whole, name) {
-        // The start-up is bounded in milliseconds.
+        // The start-up has a bound in milliseconds.
         (true, "true") => None,
         (true, "threads") => Some(1.3),
         (true, _) => Some(1.25),
-        // Network is another matter.
+        // Network rows have no target.
         (false, n) if n.starts_with("tcp_") || n.starts_with("udp_") => None,
         (false, n) => Some(MICRO.iter().find(|(_, names)| names.contains(&n)).map_or(2.5, |(bound, _)| *bound)),
     }
 }
 
-/// The most that the geometric mean of a table may be.
+/// The target for the geometric mean of a table.
 pub const MEAN: f64 = 1.2;

@@ -1,4 +1,5 @@
-//! The whole programs: shell scripts over the files of [`crate::inputs`]. What they write goes to memory: a tmpfs, or the sandbox's overlay.
+//! The whole programs: shell scripts over the files of [`crate::inputs`]. Their output goes to memory: a tmpfs, or
+//! the sandbox's overlay.
 
 use crate::inputs::Inputs;
 use std::ffi::OsString;
@@ -6,7 +7,7 @@ use std::ffi::OsString;
 pub struct Workload {
     pub name: &'static str,
     pub about: &'static str,
-    /// Programs it cannot do without.
+    /// Programs that it requires.
     pub needs: &'static [&'static str],
     /// `$1` is the directory of inputs, `$T` a fresh directory to write to.
     script: &'static str,
@@ -79,7 +80,7 @@ sed -e 's/HAVE/HAS/' config.h | sort >config.sorted; grep -c define config.sorte
             name: "find",
             about: "find /usr with stat of each",
             needs: &[],
-            // Where a sandbox may not look it says so; that is not what is measured.
+            // Directories without permission are reported; that is not what is measured.
             script: "find /usr -xdev -newer /etc/hostname >/dev/null 2>&1 || :",
         },
         Workload {

@@ -1,6 +1,7 @@
-//! How long requests take: `cargo run --release -p gofer --example latency`, after `cargo build --release -p gofer`.
+//! Measures the latency of requests: `cargo run --release -p gofer --example latency`, after
+//! `cargo build --release -p gofer`.
 //!
-//! Starts a confined Gofer on a temporary tree and prints nanoseconds a round trip, the median of many.
+//! Starts a confined Gofer on a temporary tree and prints the median round trip in nanoseconds.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -1,14 +1,19 @@
-//! Locking the process in, so that a client that took the Gofer over would get no further than the trees.
+//! Confines the process, so that a client that takes over the Gofer reaches nothing but the trees.
 //!
-//! In this order, since each step takes away what the one before needed:
+//! The order matters, since each step takes away a right that the one before needed:
 //!
-//! 1. A mount namespace of its own, private; without `CAP_SYS_ADMIN` a user namespace too, in which the process keeps its user and group and everybody
-//!    else is `nobody`. (A caller with more rights starts the process in a user namespace in which everybody is who they are.)
+//! 1. A private mount namespace of its own; without `CAP_SYS_ADMIN` also a user namespace, in which the process keeps
+//!    its user and group, and all others are `nobody`. (A caller with more rights starts the process in a user
+//!    namespace that maps all users.)
 //! 2. Interfaces of the host's kernel are covered ([`crate::kernel_fs`]).
-//! 3. Each tree becomes a detached mount, private and without symlinks, devices and set-user-id, read-only where it is to be. So does `/proc/self/fd`.
-//! 4. The root becomes an empty read-only tmpfs, and the host's is unmounted. What is left of the host is reachable by those descriptors alone.
-//! 5. All capabilities go but those that [`keep`] names; none comes back (`no_new_privs`). The process cannot be traced or dumped.
-//! 6. The threads of [`crate::parallel`] start, with nothing more than the first has left, and the seccomp filter of [`crate::seccomp`] is put on all.
+//! 3. Each tree becomes a detached mount: private, without symlinks, devices and set-user-id, and read-only if so
+//!    configured. So does `/proc/self/fd`.
+//! 4. The root becomes an empty read-only tmpfs, and the host's root is unmounted. The host is then reachable through
+//!    those descriptors alone.
+//! 5. All capabilities but those of [`keep`] are dropped, for good (`no_new_privs`). The process cannot be traced or
+//!    dumped.
+//! 6. The threads of [`crate::parallel`] start, with the rights that are left, and the seccomp filter of
+//!    [`crate::seccomp`] is applied to all threads.
 
 use std::os::fd::OwnedFd;
 
@@ -21,10 +26,10 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::{kernel_fs, open_roots, parallel, seccomp, setup, sys, Config, Error, Gofer, Tree};
 
-/// Opens the trees and locks the calling process in for good.
+/// Opens the trees and confines the calling process for good.
 ///
-/// To be called in the Gofer's own process while it has one thread and no descriptors but standard ones and the connection: what it holds it keeps.
-/// Messages can be written to standard error afterwards, and nowhere else.
+/// Call in the Gofer's own process, while it has one thread and no descriptors but the standard ones and the
+/// connection: they stay open. Afterwards messages can be written to standard error only.
 pub fn confine(config: &Config) -> Result<Gofer, Error> {
     enter_namespaces()?;
     let descriptors = sys::Descriptors::open_detached().map_err(setup("hold /proc/self/fd"))?;
@@ -35,7 +40,7 @@ pub fn confine(config: &Config) -> Result<Gofer, Error> {
     };
     let roots = config.trees.iter().zip(roots).map(detach).collect::<Result<_, _>>()?;
     let mut gofer = Gofer::with_roots(config, descriptors, roots)?;
-    leave_the_host()?;
+    unmount_host()?;
     sys::enter_descriptors(&gofer.descriptors, config.tell_acls).map_err(setup("enter /proc/self/fd"))?;
     let writes = config.trees.iter().any(|tree| !tree.read_only);
     drop_privileges(writes).map_err(setup("drop privileges"))?;
@@ -54,12 +59,12 @@ fn enter_namespaces() -> Result<(), Error> {
         unshare(CloneFlags::CLONE_NEWNS)?;
     } else {
         unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
-        // Without this nobody but root may map a group.
+        // Otherwise only root may map a group.
         write_proc("setgroups", "deny")?;
         write_proc("uid_map", &format!("{uid} {uid} 1"))?;
         write_proc("gid_map", &format!("{gid} {gid} 1"))?;
     }
-    // What is mounted here does not reach the host, and what the host mounts from now on does not come here.
+    // Mounts made here do not reach the host, and new mounts of the host do not appear here.
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).map_err(setup("make mounts private"))
 }
@@ -75,30 +80,31 @@ fn write_proc(file: &str, content: &str) -> Result<(), Error> {
         .map_err(|e| Error::Setup(format!("write {path}"), Errno::from_io_error(&e).unwrap_or(Errno::IO)))
 }
 
-/// Puts an empty file system in the place of the host's.
-fn leave_the_host() -> Result<(), Error> {
+/// Replaces the host's root by an empty file system.
+fn unmount_host() -> Result<(), Error> {
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    // Any directory will do to mount it on; this one is certain to exist.
+    // Any directory could be the mount point; this one is certain to exist.
     rustix::mount::mount("none", "/proc", "tmpfs", flags, c"mode=555,size=4k,nr_inodes=1")
         .map_err(setup("mount tmpfs"))?;
     rustix::process::chdir("/proc").map_err(setup("enter tmpfs"))?;
-    // With both the same, the old root ends up on top of the new one, from where it is taken away.
+    // With both arguments the same, the old root ends up on top of the new one, and is then unmounted.
     rustix::process::pivot_root(".", ".").map_err(setup("pivot into tmpfs"))?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(setup("unmount the host"))?;
     rustix::process::chdir("/").map_err(setup("enter the empty root"))?;
-    // Not `access`, which goes by the real user: without capabilities it could not look into this root.
+    // Not `access`, which uses the real user: without capabilities it could not search this root.
     match rustix::fs::statat(CWD, "/proc", rustix::fs::AtFlags::empty()) {
         Err(Errno::NOENT) => Ok(()),
         _ => Err(Error::Setup("the host is still there".into(), Errno::NOTEMPTY)),
     }
 }
 
-/// Capabilities the Gofer has a use for.
+/// Capabilities that the Gofer needs.
 fn keep(writes: bool) -> CapabilitySet {
-    // Permissions are the Sentry's to check, for the guest's users; the Gofer must get at every file of its trees.
+    // The Sentry checks permissions, for the guest's users; the Gofer must reach every file of its trees.
     let reads = CapabilitySet::DAC_READ_SEARCH;
     if writes {
-        // Likewise for writing, for owners (`chown`, `chmod`, times), and for the set-group-id bit on files of other groups.
+        // The same for writing, for owners (`chown`, `chmod`, times), and for the set-group-id bit on files of other
+        // groups.
         reads | CapabilitySet::DAC_OVERRIDE | CapabilitySet::CHOWN | CapabilitySet::FOWNER | CapabilitySet::FSETID
     } else {
         reads
@@ -108,7 +114,7 @@ fn keep(writes: bool) -> CapabilitySet {
 fn drop_privileges(writes: bool) -> Result<(), Errno> {
     rustix::thread::set_no_new_privs(true)?;
     let kept = rustix::thread::capabilities(None)?.permitted & keep(writes);
-    // With nothing inheritable there is nothing ambient either.
+    // An empty inheritable set implies an empty ambient set.
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)

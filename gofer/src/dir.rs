@@ -1,4 +1,4 @@
-//! Listing directories.
+//! Directory listings.
 
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
@@ -20,19 +20,20 @@ use crate::sys;
 /// Most directories open for listing at a time.
 const MAX_STREAMS: usize = 32;
 
-/// How far down one listing of a tree goes; each level holds a descriptor.
+/// Most levels of one tree listing; each level holds a descriptor.
 const MAX_LEVELS: usize = 32;
 
-/// Entries that are looked at together.
-const AT_ONCE: usize = 128;
+/// Entries examined together.
+const BATCH: usize = 128;
 
-/// Smallest page: one entry fits, whatever its name and with attributes.
+/// Smallest page: holds one entry with attributes, whatever its name.
 const MIN_PAGE: usize = 512;
 
-/// Directories open for listing, those used last at the end.
+/// Directories open for listing, the most recently used last.
 ///
-/// A directory is opened for its first page and closed after its last, so that a file system that keeps something with the open directory
-/// (a snapshot, a cursor) sees one listing as one. When there are too many the one not used for longest is closed; its listing goes on by the cookie alone.
+/// A directory is opened for its first page and closed after its last, so that a file system that keeps state with
+/// the open directory (a snapshot, a cursor) sees one listing as a whole. If there are too many, the least recently
+/// used one is closed; its listing continues from the cookie alone.
 #[derive(Debug, Default)]
 pub struct Streams(VecDeque<(Fid, OwnedFd)>);
 
@@ -49,7 +50,7 @@ impl Streams {
         self.0.push_back((fid, fd));
     }
 
-    /// Closes the listing of this directory, if there is one.
+    /// Closes the listing of this directory, if any.
     pub fn close(&mut self, fid: Fid) {
         self.take(fid);
     }
@@ -75,25 +76,25 @@ impl Server {
         }
         rustix::fs::seek(&stream, SeekFrom::Start(cookie))?;
         let max_bytes = usize::try_from(max_bytes).unwrap_or(0);
-        let page = self.workshop.fill(stream.as_fd(), file.fd.as_fd(), max_bytes, detail, None, w)?;
+        let page = self.listing.fill(stream.as_fd(), file.fd.as_fd(), max_bytes, detail, None, w)?;
         if !page.eof {
             self.streams.put(dir, stream);
         }
         Ok(None)
     }
 
-    /// The first page of the directory that `names` lead to; if there are more, a fid for getting them.
+    /// The first page of the directory that `names` lead to, and a fid for further pages, if any.
     pub(crate) fn list(&mut self, dir: Fid, names: Names<'_>, detail: Detail, w: &mut Writer<'_>) -> Answer {
         let start = self.fids.get(dir)?;
         start.check_directory()?;
         let (tree, read_only) = (start.tree, start.read_only);
-        // The decoder lets no empty list of names pass.
+        // The decoder rejects an empty list of names.
         let fd = sys::open_way(&start.fd, names.iter())?.ok_or(Errno::INVAL)?;
-        // Not a directory: ENOTDIR. Nothing else is opened by this.
+        // ENOTDIR if it is not a directory. Nothing else is opened by this.
         let stream = self.descriptors.reopen(&fd, OFlags::RDONLY | OFlags::DIRECTORY)?;
         reply::List { fid: None }.encode(w);
         let max_bytes = protocol::MAX_DIR_BYTES as usize;
-        let page = self.workshop.fill(stream.as_fd(), fd.as_fd(), max_bytes, detail, None, w)?;
+        let page = self.listing.fill(stream.as_fd(), fd.as_fd(), max_bytes, detail, None, w)?;
         if !page.eof {
             let fid = self.fids.insert(File { fd, kind: FileKind::Directory, tree, read_only })?;
             reply::List { fid: Some(fid) }.patch(w);
@@ -102,7 +103,7 @@ impl Server {
         Ok(None)
     }
 
-    /// Several directories of `dir` and what is below each, on the same file system, as far as there is room.
+    /// Lists several directories of `dir` and the trees below them, on the same file system, until the reply is full.
     pub(crate) fn list_tree(
         &mut self,
         dir: Fid,
@@ -132,7 +133,7 @@ impl Server {
                 }
                 Ok((self.descriptors.reopen(&fd, OFlags::RDONLY | OFlags::DIRECTORY)?, fd, attr))
             };
-            // Who asks for it by itself gets to know what is wrong with it.
+            // A client that asks for this directory alone gets its error.
             let Ok((stream, fd, attr)) = open() else { continue };
             let start = w.len();
             let record = TreeDir { parent: level.number, name: &name, attr };
@@ -142,7 +143,7 @@ impl Server {
             }
             record.encode(w);
             let mut left = Vec::new();
-            match self.workshop.fill(stream.as_fd(), fd.as_fd(), room, detail, Some(&mut left), w) {
+            match self.listing.fill(stream.as_fd(), fd.as_fd(), room, detail, Some(&mut left), w) {
                 Ok(page) if page.eof => {}
                 Ok(page) if page.count > 0 => break,
                 _ => {
@@ -160,16 +161,16 @@ impl Server {
     }
 }
 
-/// A directory on the way down a tree.
+/// A directory on the current path of a tree listing.
 struct Level {
     fd: OwnedFd,
     /// Its number in the reply.
     number: u16,
-    /// What is still to be listed in it, the last first.
+    /// Subdirectories still to be listed, in reverse order.
     left: Vec<Box<[u8]>>,
 }
 
-/// What listings and contents are made with.
+/// Buffers and threads for listings and contents.
 #[derive(Debug)]
 pub struct ListingState {
     entries: Box<[MaybeUninit<u8>]>,
@@ -183,7 +184,8 @@ impl ListingState {
         Self { entries, room: Scratch::new(), second }
     }
 
-    /// Appends a page of what `stream` (the directory `dir`, open for reading) gives next, and names the subdirectories among it.
+    /// Appends a page of the next entries of `stream` (the directory `dir`, open for reading), and collects the names
+    /// of subdirectories.
     fn fill(
         &mut self,
         stream: BorrowedFd<'_>,
@@ -202,11 +204,11 @@ impl ListingState {
         let mut failed = None;
         while failed.is_none() {
             items.clear();
-            while items.len() < AT_ONCE {
+            while items.len() < BATCH {
                 match entries.next() {
                     Some(Ok(entry)) => {
                         let name = entry.file_name().to_bytes();
-                        // This leaves out `.` and `..`, and anything that only a broken file system could come up with.
+                        // This skips `.` and `..`, and anything that only a broken file system could return.
                         if check_name(name).is_ok() {
                             items.push(entry.ino(), entry.next_entry_cookie(), kind(entry.file_type()), name);
                         }
@@ -251,7 +253,7 @@ impl ListingState {
             }
         }
         match failed {
-            // What has been read so far is an answer; the error will be there again for the next page.
+            // The entries read so far are an answer; the error will recur for the next page.
             Some(_) if page.count > 0 => page.eof = false,
             Some(e) => return Err(e),
             None => {}

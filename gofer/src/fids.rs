@@ -1,7 +1,7 @@
 //! The table of files held for the client.
 //!
-//! A fid is a slot's index (plus one, so that it is never zero) below the slot's generation. Releasing a file moves its slot to the next generation; a slot that
-//! has been through all of them is not used again. So a fid is never given out twice.
+//! A fid is a slot's index (plus one, so that it is never zero) below the slot's generation. Releasing a file
+//! advances its slot to the next generation; a slot that has used them all is retired. So no fid is ever reused.
 
 use std::os::fd::OwnedFd;
 
@@ -11,18 +11,18 @@ use rustix::io::Errno;
 /// A file held for the client.
 #[derive(Debug)]
 pub struct File {
-    /// An `O_PATH` descriptor of it.
+    /// Its `O_PATH` descriptor.
     pub fd: OwnedFd,
-    /// What it is. It stays that: the descriptor holds the inode.
+    /// Its kind, which cannot change: the descriptor holds the inode.
     pub kind: FileKind,
-    /// Index of the tree it is in.
+    /// Index of its tree.
     pub tree: usize,
-    /// Whether that tree may not be changed.
+    /// Whether changes in that tree are refused.
     pub read_only: bool,
 }
 
 impl File {
-    /// Fails with `EROFS` if nothing here may be changed.
+    /// Fails with `EROFS` in a read-only tree.
     pub fn check_writable(&self) -> Result<(), Errno> {
         if self.read_only {
             Err(Errno::ROFS)
@@ -61,7 +61,7 @@ impl Fids {
         Self { slots: Vec::new(), free: Vec::new(), max }
     }
 
-    /// Holds `file`. `EMFILE` if the table is full.
+    /// Adds `file`. `EMFILE` if the table is full.
     pub fn insert(&mut self, file: File) -> Result<Fid, Errno> {
         let index = match self.free.pop() {
             Some(index) => index,
@@ -88,7 +88,7 @@ impl Fids {
         }
     }
 
-    /// Lets go of a file. Does nothing if there is none of that fid.
+    /// Releases a file. No effect if there is none with that fid.
     pub fn release(&mut self, fid: Fid) {
         let Some((index, generation)) = parts(fid) else { return };
         let Some(slot) = self.slots.get_mut(index) else { return };
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fid_is_never_given_out_twice() {
+    fn a_fid_is_never_reused() {
         let mut fids = Fids::new(2);
         let a = fids.insert(file()).unwrap();
         let b = fids.insert(file()).unwrap();
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn strange_fids_are_nothing() {
+    fn unknown_fids_are_refused() {
         let mut fids = Fids::new(2);
         fids.insert(file()).unwrap();
         for raw in [1, 2, u64::MAX, 1 << 32, 1 << 63, 0x1_0000_0003] {

@@ -1,11 +1,13 @@
-//! File systems that are views of the host's kernel, and are not served.
+//! File systems that are views of the host's kernel. They are not served.
 //!
-//! A process that reads `/proc`, `/sys` or a control group's files learns of the host, and one that writes there changes it, whatever tree they are reached
-//! through. So before the trees are cloned, [`cover`] mounts an empty read-only directory over each of them in the Gofer's mount namespace: that works
-//! with locked mounts too (those that a user namespace has inherited, which cannot be unmounted), and does not bring to light what is below them.
-//! Whatever comes later, or is a file, is refused by [`check`] when a lookup crosses into it.
+//! A process that reads `/proc`, `/sys` or a control group's files learns about the host, and one that writes there
+//! changes it, whatever tree they are reached through. So before the trees are cloned, [`cover`] mounts an empty
+//! read-only directory over each of them in the Gofer's mount namespace. That also works for locked mounts (inherited
+//! by a user namespace, and not unmountable), and does not reveal the directory below. Mounts that appear later, and
+//! those on files, are refused by [`check`] when a lookup crosses into them.
 //!
-//! An overlay of which a lower layer is in one of them counts as one. autofs is not among them: the real file systems are mounted below it.
+//! An overlay with a lower layer in such a file system counts as one. autofs does not: the real file systems are
+//! mounted below it.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,7 +21,8 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 
 use crate::{setup, sys, Error};
 
-/// Names of the types, and what `statfs` tells of them. devtmpfs has the number of a tmpfs, and can be told by its name only.
+/// Names of the types, and their numbers in `statfs`. devtmpfs has the number of a tmpfs, and can be recognised by
+/// its name only.
 const TYPES: &[(&str, Option<u64>)] = &[
     ("proc", Some(0x9fa0)),
     ("sysfs", Some(0x6265_6572)),
@@ -61,15 +64,15 @@ fn by_name(name: &[u8]) -> Option<&'static str> {
 }
 
 fn by_number(fd: impl AsFd) -> Result<Option<&'static str>, Errno> {
-    // On some architectures the kernel extends the sign of 32 bits.
+    // Some architectures sign-extend the 32 bits.
     let number = sys::statfs(fd)?.kind & u64::from(u32::MAX);
     Ok(TYPES.iter().find(|(_, n)| *n == Some(number)).map(|(name, _)| *name))
 }
 
-/// Devices of those that there were when the mounts were covered: for what can be told by its name only.
+/// Devices of the covered file systems, for types that can be recognised by name only.
 static DEVICES: OnceLock<Vec<u64>> = OnceLock::new();
 
-/// `ENOENT` if the file behind `fd` is in one of them.
+/// `ENOENT` if the file behind `fd` is in such a file system.
 pub fn check(fd: impl AsFd) -> Result<(), Errno> {
     if by_number(&fd)?.is_some() {
         return Err(Errno::NOENT);
@@ -80,14 +83,14 @@ pub fn check(fd: impl AsFd) -> Result<(), Errno> {
     }
 }
 
-/// A mount, as `mountinfo` tells of it.
+/// A mount, as in `mountinfo`.
 #[derive(Debug, PartialEq, Eq)]
 struct Mount {
     id: u64,
     parent: u64,
     device: u64,
     path: PathBuf,
-    /// The name of its type, if that is in the table; of an overlay, that of a layer.
+    /// The name of its type, if that is in the table; for an overlay, that of a layer.
     kernel: Option<&'static str>,
 }
 
@@ -96,7 +99,7 @@ fn mounts() -> Result<Vec<Mount>, Errno> {
     let text = std::fs::read("/proc/self/mountinfo").map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
     let lines = || text.split(|&b| b == b'\n');
     let mut mounts: Vec<Mount> = lines().filter_map(parse).collect();
-    // An overlay shows what is below it.
+    // An overlay shows the contents of its layers.
     for (layers, id) in lines().filter_map(|line| Some((layers(line)?, parse(line)?.id))) {
         let shows = layers.iter().find_map(|layer| type_of_layer(layer, &mounts));
         if let (Some(kind), Some(mount)) = (shows, mounts.iter_mut().find(|m| m.id == id)) {
@@ -106,7 +109,7 @@ fn mounts() -> Result<Vec<Mount>, Errno> {
     Ok(mounts)
 }
 
-/// The lower layers that an overlay's line of `mountinfo` names.
+/// The lower layers named in an overlay's line of `mountinfo`.
 fn layers(line: &[u8]) -> Option<Vec<PathBuf>> {
     let mut fields = line.split(|&b| b == b' ').skip_while(|f| *f != b"-").skip(1);
     fields.next().filter(|kind| *kind == b"overlay")?;
@@ -119,11 +122,12 @@ fn layers(line: &[u8]) -> Option<Vec<PathBuf>> {
     Some(layers)
 }
 
-/// The type of the file system that an overlay's layer is in, if it is one that is not served. The name is one of the mount namespace in which the overlay
-/// was mounted, which may be another one: it must lead to such a file system here, or to where the caller may not look.
+/// The type of the file system that contains an overlay's layer, if that is not served. The path is from the mount
+/// namespace in which the overlay was mounted, perhaps another one: here it must lead to such a file system, or to a
+/// place that the caller may not search.
 fn type_of_layer(layer: &Path, mounts: &[Mount]) -> Option<&'static str> {
     let path = layer.as_os_str().as_bytes();
-    // Most are nowhere near, and there may be very many.
+    // Most layers are outside all of these mounts, and there may be very many.
     let near = |m: &&Mount| path.starts_with(m.path.as_os_str().as_bytes());
     let kernel = mounts.iter().filter(|m| m.kernel.is_some()).find(near)?;
     match sys::open_host_path(layer).and_then(|fd| type_of(&fd, mounts)) {
@@ -139,12 +143,12 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
     let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
     let path = fields.nth(1)?;
-    // Any number of fields may come before the dash.
+    // Any number of fields may precede the dash.
     let kind = fields.skip_while(|f| *f != b"-").nth(1)?;
     Some(Mount { id, parent, device, path: OsString::from_vec(unescape(path)).into(), kernel: by_name(kind) })
 }
 
-/// Undoes the octal escapes of blanks and backslashes.
+/// Decodes the octal escapes of blanks and backslashes.
 fn unescape(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -164,7 +168,7 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The type of the file system that `path` is in, if it is one that is not served.
+/// The type of the file system that contains `path`, if that is not served.
 pub fn kernel_file_system(path: &Path) -> Result<Option<&'static str>, Errno> {
     let fd = sys::open_host_path(path)?;
     type_of(&fd, &mounts()?)
@@ -178,8 +182,8 @@ fn type_of(fd: &OwnedFd, mounts: &[Mount]) -> Result<Option<&'static str>, Errno
     }
 }
 
-/// Covers each of them that can be seen, in the mount namespace of the calling process, whose mounts must be private. `roots` are the trees to be served,
-/// none of which may be in one.
+/// Covers each visible file system of these types, in the mount namespace of the calling process, whose mounts must
+/// be private. `roots` are the trees to serve, none of which may be in one.
 pub fn cover(roots: &[OwnedFd]) -> Result<(), Error> {
     let mounts = mounts().map_err(setup("read /proc/self/mountinfo"))?;
     for root in roots {
@@ -189,9 +193,9 @@ pub fn cover(roots: &[OwnedFd]) -> Result<(), Error> {
     }
     let devices = mounts.iter().filter(|m| m.kernel.is_some()).map(|m| m.device);
     DEVICES.get_or_init(|| devices.collect());
-    // What is mounted on one of them goes with it.
+    // Mounts on top of a covered one disappear with it.
     let inside = |mount: &Mount| mounts.iter().any(|m| m.id == mount.parent && m.id != mount.id && m.kernel.is_some());
-    // All are opened first: one that is covered may be on the way to the next.
+    // All are opened first: a covered mount may be on the path to the next.
     let mut found: Vec<(&Path, OwnedFd)> = Vec::new();
     for mount in mounts.iter().filter(|m| m.kernel.is_some() && !inside(m)) {
         let path = mount.path.as_path();
@@ -200,8 +204,8 @@ pub fn cover(roots: &[OwnedFd]) -> Result<(), Error> {
             Ok(fd) => found.push((path, fd)),
             // A file: lookups refuse it.
             Err(Errno::NOTDIR) => {}
-            // The path leads elsewhere by now, since something is mounted over a part of it; or nowhere, or the caller may not go there. Should a lookup get
-            // there all the same, it is refused.
+            // The path leads elsewhere now, since a mount covers part of it; or nowhere; or the caller may not search
+            // it. A lookup that gets there all the same is refused.
             Err(Errno::NOENT | Errno::LOOP | Errno::ACCESS | Errno::NAMETOOLONG) => {}
             Err(Errno::STALE | Errno::NOTCONN | Errno::IO) => {}
             Err(e) => return Err(Error::Setup(format!("look at {}", path.display()), e)),
@@ -271,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_served_and_what_not() {
+    fn kernel_file_systems_are_recognised() {
         assert_eq!(kernel_file_system(Path::new("/proc/self/status")), Ok(Some("proc")));
         assert_eq!(kernel_file_system(Path::new("/sys")), Ok(Some("sysfs")));
         assert_eq!(kernel_file_system(&std::env::temp_dir()), Ok(None));

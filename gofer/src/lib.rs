@@ -1,23 +1,30 @@
 //! The Gofer: serves trees of host files to the Sentry over a socket.
 //!
-//! One process per container. At its start the launcher gives it the trees (the container's root, and one for each bind mount); afterwards it takes
-//! requests from the one client at the other end of the connection, until that closes. The client is the Sentry, which is to be taken for hostile.
+//! One process per container. The launcher passes it the trees at start (the container's root, and one for each bind
+//! mount). It then takes requests from the one client at the other end of the connection, until that closes. The
+//! client is the Sentry, and counts as hostile.
 //!
-//! # What holds whatever the client sends
-//! * Every lookup is of one name in one directory, with `openat2` beneath that directory and without following symlinks; the protocol cannot
-//!   express a path. Nothing outside the trees can be reached, whoever changes them meanwhile.
-//! * Only regular files are opened for the client and their descriptors given away. Directories are opened for listing and syncing, by the Gofer alone; devices,
-//!   fifos and sockets never. A node's kind is taken from the descriptor that is then opened, so it cannot change in between. Only small files that are
-//!   read ahead are looked at first and opened by name then: who can change a tree from outside might, in that instant, have a fifo of its own opened and
-//!   closed again, without a wait and without a byte read.
-//! * No tree shows an interface of the host's kernel (`/proc`, `/sys` and the like), wherever it is mounted: see `kernel_fs`.
-//! * Nothing in a read-only tree changes: each operation that writes asks first, and once confined the mount refuses too.
-//! * A request that is not well-formed ends the connection, and with it the process. A well-formed one costs at most one packet of memory, and
-//!   the number of files held is limited; there is no recursion and no wait but for the host's file system.
+//! # Guarantees, whatever the client sends
+//! * Every lookup is of one name in one directory, with `openat2` beneath that directory and without following
+//!   symlinks; the protocol cannot express a path. Nothing outside the trees can be reached, even if other processes
+//!   change them meanwhile.
+//! * Only regular files are opened for the client and their descriptors passed on. The Gofer opens directories
+//!   itself, for listing and syncing; devices, fifos and sockets never. A node's kind is taken from the descriptor
+//!   that is then reopened, so it cannot change in between. The exception are small files that are read ahead: they
+//!   are checked first and then opened by name. In that instant a process that can change the tree could get a fifo
+//!   of its own opened and closed again, without a wait and without a byte read.
+//! * No tree shows an interface of the host's kernel (`/proc`, `/sys` and the like), wherever it is mounted: see
+//!   `kernel_fs`.
+//! * Nothing in a read-only tree changes: each modifying operation checks that first, and once confined the mount
+//!   refuses, too.
+//! * A malformed request ends the connection, and with it the process. A well-formed one costs at most one packet of
+//!   memory, and the number of files held is limited. There is no recursion, and no wait except for the host's file
+//!   system.
 //!
-//! # The way through
-//! [`Gofer`] opens the trees; `server` reads requests and hands them to `ops`, `dir` and `xattr`; `fids` is the table of files held; `sys` is every
-//! host call, and the only place with `unsafe`; [`confine()`] locks the process in.
+//! # Structure
+//! [`Gofer`] opens the trees. `server` reads requests and passes them to `ops`, `dir` and `xattr`; `fids` is the
+//! table of files held; `sys` contains every host call, and the only `unsafe` code; [`confine()`] confines the
+//! process.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -45,45 +52,46 @@ pub use confine::confine;
 pub use kernel_fs::kernel_file_system;
 pub use seccomp::{Arg, Rule, SECCOMP};
 
-/// Files held for a client unless the configuration says otherwise, as far as `RLIMIT_NOFILE` allows.
+/// Default limit of files held for a client, subject to `RLIMIT_NOFILE`.
 pub const DEFAULT_MAX_FIDS: u32 = 1 << 16;
 
-/// Descriptors kept back for everything but fids: connection, trees, directory streams, the file being opened.
+/// Descriptors reserved for everything but fids: connection, trees, directory streams, the file being opened.
 const SPARE_DESCRIPTORS: u64 = 128;
 
-/// A tree of host files to serve. A single file that is no directory will do as well.
+/// A tree of host files to serve. May also be a single file that is no directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
-    /// What the client attaches to.
+    /// The name by which the client attaches to it.
     pub name: String,
-    /// Where it is on the host. Symlinks in this path are followed: it comes from the launcher.
+    /// Its path on the host. Symlinks in this path are followed: it comes from the launcher.
     pub host_path: PathBuf,
-    /// Whether it may not be changed.
+    /// Whether changes are refused.
     pub read_only: bool,
 }
 
-/// What to serve.
+/// Configuration of a Gofer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The trees, each under a name of its own.
+    /// The trees, each with a unique name.
     pub trees: Vec<Tree>,
     /// Most files held for the client at a time.
     pub max_fids: u32,
-    /// Whether attributes tell if there is an ACL (once confined). It costs a host call a file, and a client that checks no permissions has no use for it.
+    /// Whether attributes report the presence of an ACL (once confined). That costs a host call per file, and is
+    /// useless to a client that checks no permissions.
     pub tell_acls: bool,
 }
 
 impl Config {
-    /// Serves `trees` with the usual limits.
+    /// Serves `trees` with the default limits.
     pub fn new(trees: Vec<Tree>) -> Self {
         Self { trees, max_fids: DEFAULT_MAX_FIDS, tell_acls: false }
     }
 }
 
-/// Why the Gofer could not start or go on.
+/// Why the Gofer could not start or continue.
 #[derive(Debug)]
 pub enum Error {
-    /// A step of getting ready failed.
+    /// A step of the setup failed.
     Setup(String, Errno),
     /// The connection failed.
     Connection(Errno),
@@ -103,7 +111,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// A tree that is open.
+/// An open tree.
 #[derive(Debug)]
 struct OpenTree {
     name: String,
@@ -122,10 +130,10 @@ pub struct Gofer {
 }
 
 impl Gofer {
-    /// Opens the trees where they are, without confining the process.
+    /// Opens the trees in place, without confining the process.
     ///
-    /// Opens `/proc/self/fd` too, so it must run in the process that will serve. Sets that process's umask to 0 and its soft limit of descriptors to
-    /// the hard one.
+    /// Opens `/proc/self/fd`, too, so it must run in the process that will serve. Sets the umask of that process to
+    /// 0, and its soft limit of descriptors to the hard one.
     pub fn open(config: &Config) -> Result<Self, Error> {
         let descriptors = sys::Descriptors::open().map_err(setup("open /proc/self/fd"))?;
         let mut gofer = Self::with_roots(config, descriptors, open_roots(config)?)?;
@@ -145,7 +153,7 @@ impl Gofer {
         Ok(Self { trees, descriptors, max_fids: config.max_fids.min(limit).max(16), second: None })
     }
 
-    /// Serves the client at the other end of `conn` until it closes the connection (`Ok`) or has to be given up.
+    /// Serves the client at the other end of `conn` until it closes the connection (`Ok`) or an error ends it.
     pub fn serve(self, conn: OwnedFd) -> Result<(), Error> {
         server::Server::new(self, conn)?.run()
     }
@@ -156,7 +164,7 @@ pub fn serve(conn: OwnedFd, config: &Config) -> Result<(), Error> {
     Gofer::open(config)?.serve(conn)
 }
 
-/// Holds the trees where they are.
+/// Opens the roots of the trees with `O_PATH`.
 fn open_roots(config: &Config) -> Result<Vec<OwnedFd>, Error> {
     let open = |tree: &Tree| {
         sys::open_host_path(&tree.host_path).map_err(setup(&format!("open {}", tree.host_path.display())))

@@ -1,4 +1,4 @@
-//! The operations on names and nodes.
+//! Operations on names and nodes.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -28,11 +28,11 @@ impl Server {
         let attr = sys::look(&tree.root)?;
         let file =
             File { fd: tree.root.try_clone().map_err(io)?, kind: tree.kind, tree: index, read_only: tree.read_only };
-        self.give(file, attr, w)
+        self.reply_node(file, attr, w)
     }
 
-    /// Holds a node for the client and tells it so.
-    fn give(&mut self, file: File, attr: Attr, w: &mut Writer<'_>) -> Answer {
+    /// Adds a node to the table and replies with its fid and attributes.
+    fn reply_node(&mut self, file: File, attr: Attr, w: &mut Writer<'_>) -> Answer {
         let fid = self.fids.insert(file)?;
         NodeRef { fid: Some(fid), attr, target: None }.encode(w);
         Ok(None)
@@ -53,7 +53,7 @@ impl Server {
         let mut opened = None;
         head.encode(w);
 
-        // The directory of the next lookup: a file that is held, or one that is let go after the next step.
+        // The directory of the next lookup: held under a fid, or dropped after the next step.
         enum At {
             Held(Fid),
             Passing(OwnedFd),
@@ -128,7 +128,7 @@ impl Server {
         }
     }
 
-    /// Content of small files, as far as one reply has room.
+    /// Contents of small files, until the reply is full.
     pub(crate) fn read_files(
         &mut self,
         dir: Fid,
@@ -144,7 +144,7 @@ impl Server {
         let dir = found.as_ref().map_or(start.fd.as_fd(), |fd| fd.as_fd());
         let mut items = Items::default();
         names.for_each(|name| items.push(0, 0, FileKind::Unknown, name));
-        let ListingState { second, room, .. } = &mut self.workshop;
+        let ListingState { second, room, .. } = &mut self.listing;
         let most = MAX_MESSAGE.saturating_sub(w.len());
         parallel::look(second.as_ref(), dir, Form::Content(max_size), &mut items, most, room, |answer| {
             let fits = w.len() + answer.len() <= MAX_MESSAGE;
@@ -156,7 +156,7 @@ impl Server {
         Ok(None)
     }
 
-    /// Opens what is known to be a regular file.
+    /// Opens a node known to be a regular file.
     fn open_regular(&self, fd: BorrowedFd<'_>, flags: OpenFlags, read_only: bool) -> Result<OwnedFd, Errno> {
         if read_only && flags.writes() {
             return Err(Errno::ROFS);
@@ -173,7 +173,7 @@ impl Server {
         w: &mut Writer<'_>,
     ) -> Answer {
         let parent = self.fids.get(dir)?;
-        let (tree, parent) = (parent.tree, changeable(parent)?);
+        let (tree, parent) = (parent.tree, writable_dir(parent)?);
         let opened = sys::create(parent, name, flags, new.mode)?;
         let finish = || -> Result<_, Errno> {
             let fd = self.descriptors.hold(&opened)?;
@@ -182,18 +182,18 @@ impl Server {
         };
         let (fd, attr) = finish().inspect_err(|_| undo(parent, name, AtFlags::empty()))?;
         let file = File { fd, kind: FileKind::Regular, tree, read_only: false };
-        self.give(file, attr, w)?;
+        self.reply_node(file, attr, w)?;
         Ok(Some(opened))
     }
 
     pub(crate) fn mkdir(&mut self, dir: Fid, name: &[u8], new: NewNode, w: &mut Writer<'_>) -> Answer {
-        rustix::fs::mkdirat(changeable(self.fids.get(dir)?)?, name, Mode::from_raw_mode(new.mode))?;
-        self.give_new(dir, name, FileKind::Directory, new, w)
+        rustix::fs::mkdirat(writable_dir(self.fids.get(dir)?)?, name, Mode::from_raw_mode(new.mode))?;
+        self.reply_new_node(dir, name, FileKind::Directory, new, w)
     }
 
     pub(crate) fn symlink(&mut self, dir: Fid, name: &[u8], target: &[u8], new: NewNode, w: &mut Writer<'_>) -> Answer {
-        rustix::fs::symlinkat(target, changeable(self.fids.get(dir)?)?, name)?;
-        self.give_new(dir, name, FileKind::Symlink, new, w)
+        rustix::fs::symlinkat(target, writable_dir(self.fids.get(dir)?)?, name)?;
+        self.reply_new_node(dir, name, FileKind::Symlink, new, w)
     }
 
     pub(crate) fn mknod(&mut self, dir: Fid, name: &[u8], kind: MknodKind, new: NewNode, w: &mut Writer<'_>) -> Answer {
@@ -202,17 +202,18 @@ impl Server {
             MknodKind::Fifo => FileType::Fifo,
             MknodKind::Socket => FileType::Socket,
         };
-        rustix::fs::mknodat(changeable(self.fids.get(dir)?)?, name, file_type, Mode::from_raw_mode(new.mode), 0)?;
-        self.give_new(dir, name, kind.file_kind(), new, w)
+        rustix::fs::mknodat(writable_dir(self.fids.get(dir)?)?, name, file_type, Mode::from_raw_mode(new.mode), 0)?;
+        self.reply_new_node(dir, name, kind.file_kind(), new, w)
     }
 
-    /// Gives the node just made as `name` in `dir` its owner, holds it for the client and tells it so. If that cannot be done, removes the node again.
-    fn give_new(&mut self, dir: Fid, name: &[u8], kind: FileKind, new: NewNode, w: &mut Writer<'_>) -> Answer {
+    /// Completes the node just made as `name` in `dir`: sets its owner, adds it to the table and replies with it. On
+    /// failure, removes the node again.
+    fn reply_new_node(&mut self, dir: Fid, name: &[u8], kind: FileKind, new: NewNode, w: &mut Writer<'_>) -> Answer {
         let parent = self.fids.get(dir)?;
         let tree = parent.tree;
         let finish = || -> Result<_, Errno> {
             let fd = sys::open_child(&parent.fd, name)?;
-            // Somebody else may have put another node in its place.
+            // Another process may have replaced the node.
             if sys::stat(&fd)?.kind() != kind {
                 return Err(Errno::IO);
             }
@@ -221,10 +222,10 @@ impl Server {
         };
         let remove = if kind == FileKind::Directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         let (fd, attr) = finish().inspect_err(|_| undo(parent.fd.as_fd(), name, remove))?;
-        self.give(File { fd, kind, tree, read_only: false }, attr, w)
+        self.reply_node(File { fd, kind, tree, read_only: false }, attr, w)
     }
 
-    /// Owner and special mode bits of a new node, which the host did not set or has cleared.
+    /// Sets the owner and special mode bits of a new node, which the host did not set or has cleared.
     fn finish_new(&self, fd: BorrowedFd<'_>, new: NewNode) -> Result<Attr, Errno> {
         if new.uid.is_some() || new.gid.is_some() {
             sys::chown(fd, new.uid, new.gid)?;
@@ -243,16 +244,16 @@ impl Server {
         if file.tree != parent.tree {
             return Err(Errno::XDEV);
         }
-        self.descriptors.link(&file.fd, changeable(parent)?, name)?;
+        self.descriptors.link(&file.fd, writable_dir(parent)?, name)?;
         let copy =
             File { fd: file.fd.try_clone().map_err(io)?, kind: file.kind, tree: file.tree, read_only: file.read_only };
         let attr = sys::look(&copy.fd)?;
-        self.give(copy, attr, w)
+        self.reply_node(copy, attr, w)
     }
 
     pub(crate) fn unlink(&mut self, dir: Fid, name: &[u8], is_dir: bool) -> Answer {
         let flags = if is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        let dir = changeable(self.fids.get(dir)?)?;
+        let dir = writable_dir(self.fids.get(dir)?)?;
         sys::check_no_mount(dir, name)?;
         rustix::fs::unlinkat(dir, name, flags)?;
         Ok(None)
@@ -273,9 +274,9 @@ impl Server {
         let mut host = rustix::fs::RenameFlags::empty();
         host.set(rustix::fs::RenameFlags::NOREPLACE, flags.contains(RenameFlags::NOREPLACE));
         host.set(rustix::fs::RenameFlags::EXCHANGE, flags.contains(RenameFlags::EXCHANGE));
-        let (old, new) = (changeable(old)?, changeable(new)?);
+        let (old, new) = (writable_dir(old)?, writable_dir(new)?);
         sys::check_no_mount(old, old_name)?;
-        // Whatever is there: the host refuses with EEXIST.
+        // With NOREPLACE the host returns EEXIST for any existing name.
         if !flags.contains(RenameFlags::NOREPLACE) {
             match sys::check_no_mount(new, new_name) {
                 Ok(()) | Err(Errno::NOENT) => {}
@@ -348,13 +349,14 @@ impl Server {
 }
 
 /// The descriptor of a directory whose entries may be changed.
-fn changeable(dir: &File) -> Result<BorrowedFd<'_>, Errno> {
+fn writable_dir(dir: &File) -> Result<BorrowedFd<'_>, Errno> {
     dir.check_directory()?;
     dir.check_writable()?;
     Ok(dir.fd.as_fd())
 }
 
-/// Removes a node that was made but could not be finished. If that fails too it stays, as it does when a system call is cut off in the middle.
+/// Removes a node that was made but could not be completed. If that fails, too, the node stays, as after an
+/// interrupted system call.
 fn undo(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) {
     if let Err(e) = rustix::fs::unlinkat(dir, name, flags) {
         log::warn!("an unfinished file stays behind: {e}");
@@ -373,7 +375,7 @@ fn wire_errno(e: Errno) -> u32 {
     u32::try_from(e.raw_os_error()).unwrap_or(reply::MAX_ERRNO)
 }
 
-/// The errno in an error of the standard library's.
+/// The errno of a `std::io::Error`.
 pub(crate) fn io(e: std::io::Error) -> Errno {
     Errno::from_io_error(&e).unwrap_or(Errno::IO)
 }

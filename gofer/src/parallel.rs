@@ -1,8 +1,9 @@
-//! Files are looked at by two threads.
+//! Examines the files of one request with two threads.
 //!
-//! While the Gofer works the Sentry waits, and so does the guest: there is a core that nobody uses. So what a request asks about many files is split into
-//! chunks that the server's thread and a second one take in turn. The second one runs on another core and sleeps between requests; within one it looks for more for a moment, since
-//! waking it costs as much as ten files. Where it comes late or not at all, the first one does everything.
+//! While the Gofer works, the Sentry waits, and so does the guest: one core is idle. So the files of a request are
+//! split into chunks, which the server's thread and a second one take in turn. The second thread runs on another core
+//! and sleeps between requests. Within a request it spins for a moment for more work, since waking it costs as much
+//! as ten files. If it comes late or not at all, the first thread does all the work.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -18,29 +19,29 @@ use rustix::thread::{sched_getaffinity, sched_getcpu, sched_setaffinity, CpuSet}
 
 use crate::{setup, sys, Error};
 
-/// Files that are taken at a time.
+/// Files taken at a time.
 const CHUNK: usize = 2;
-/// Fewest files to read, or to look at, that are worth waking the second thread; and fewest of either once it is awake.
-const WORTH_READING: usize = 12;
-const WORTH_LOOKING: usize = 64;
-const WORTH_MORE: usize = 8;
-/// How often the second thread looks for more of a request's files before it sleeps: some 100 µs.
-const LOOKS: u32 = 4000;
-/// The same for the first one at the end, while the second has a chunk in hand.
-const LOOKS_AT_END: u32 = 4000;
+/// Fewest files to read, or to stat, for which waking the second thread pays; and fewest of either once it is awake.
+const MIN_FILES_TO_READ: usize = 12;
+const MIN_FILES_TO_STAT: usize = 64;
+const MIN_FILES_AWAKE: usize = 8;
+/// How often the second thread polls for more files of a request before it sleeps: about 100 µs.
+const SPINS: u32 = 4000;
+/// The same for the first thread at the end, while the second still has a chunk.
+const SPINS_AT_END: u32 = 4000;
 
-/// A file to be looked at.
+/// A file to examine.
 struct Item {
     ino: u64,
     cookie: u64,
-    /// What its directory says it is.
+    /// Its kind, according to the directory.
     kind: FileKind,
-    /// Where its name is.
+    /// Range of its name in `names`.
     name: Range<usize>,
 }
 
-/// Files to be looked at, of one directory. All their names are in one piece of memory: what one thread allocates and the other frees has both wait
-/// for the allocator's lock.
+/// Files of one directory to examine. All their names are in one allocation: if one thread allocates and the other
+/// frees, both contend for the allocator's lock.
 #[derive(Default)]
 pub struct Items {
     list: Vec<Item>,
@@ -68,16 +69,16 @@ impl Items {
     }
 }
 
-/// What to tell of each.
+/// Requested information on each file.
 #[derive(Debug, Clone, Copy)]
 pub enum Form {
     /// An entry of a listing.
     Entry(Detail),
-    /// The content, of a file of at most this size.
+    /// The content of a file of at most this size.
     Content(u32),
 }
 
-/// Scratch for a content on its way, and for answers.
+/// Buffers for file contents and for answers.
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// Also for symlink targets and values of attributes.
@@ -91,13 +92,13 @@ impl Scratch {
     }
 }
 
-/// Where the answers about the files of a chunk are.
+/// Location of the answers for the files of a chunk.
 #[derive(Default, Clone, Copy)]
 struct Span {
-    /// Among the second thread's.
+    /// They are in the second thread's buffer.
     second: bool,
     start: usize,
-    /// Where each ends; 0 for no answer.
+    /// End of each; 0: no answer.
     ends: [usize; CHUNK],
 }
 
@@ -106,10 +107,10 @@ struct Batch {
     dir: OwnedFd,
     form: Form,
     items: Items,
-    /// Bytes of answers for which there is room, and those that there are.
+    /// Bytes of answers that there is room for, and bytes produced.
     room: usize,
-    made: AtomicUsize,
-    /// Chunks taken (or more), and those done.
+    produced: AtomicUsize,
+    /// Chunks taken (or more), and chunks done.
     next: AtomicUsize,
     done: AtomicUsize,
     spans: Box<[Mutex<Span>]>,
@@ -118,33 +119,33 @@ struct Batch {
 #[derive(Default)]
 struct Shared {
     batch: Mutex<Option<Arc<Batch>>>,
-    /// There is a batch, or the end.
+    /// Signalled when there is a batch, or the end.
     wake: Condvar,
-    /// The same for who looks without the lock.
+    /// Incremented then, for polling without the lock.
     posted: AtomicUsize,
     asleep: AtomicBool,
-    /// The request may have more.
+    /// The request may have more files.
     more: AtomicBool,
     end: AtomicBool,
-    /// A chunk is done, for the first thread, if it waits.
+    /// Signalled when a chunk is done, if the first thread waits.
     done: Condvar,
     waits: AtomicBool,
     at_end: Mutex<()>,
-    /// The second thread's. Locked while it works, and while its answers are read.
+    /// Buffers of the second thread. Locked while it works, and while its answers are read.
     room: Mutex<Scratch>,
 }
 
-/// A second thread, and the cores it runs on.
+/// One candidate for the second thread, and the cores it runs on.
 struct Thread {
     cores: CpuSet,
     shared: Arc<Shared>,
 }
 
-/// The second thread. There are two of them: one for each half of the cores. The one that is on the other half than the first thread works; left to
-/// itself it would often be started on the first one's core, since that is where it is woken.
+/// The second thread. There are two candidates, one for each half of the cores; the one on the other half than the
+/// first thread works. A single unbound thread would often run on the first one's core, since it is woken there.
 pub struct Second {
     threads: Vec<Thread>,
-    /// Which one has been chosen for this request.
+    /// The candidate chosen for this request.
     chosen: Cell<Option<usize>>,
 }
 
@@ -154,13 +155,14 @@ impl std::fmt::Debug for Second {
     }
 }
 
-/// Nobody can panic with one of these locks held and go on.
+/// No thread can panic while it holds one of these locks and continue.
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Second {
-    /// Starts it and waits until it runs, so that it can be locked in along with the first. Nothing where there is only one core.
+    /// Starts the threads and waits until they run, so that they can be confined along with the first. `None` if
+    /// there is only one core.
     pub fn start() -> Result<Option<Self>, Error> {
         let all = sched_getaffinity(None).map_err(setup("read the cores to run on"))?;
         let cores: Vec<_> = (0..CpuSet::MAX_CPU).filter(|c| all.is_set(*c)).collect();
@@ -168,22 +170,22 @@ impl Second {
         if low.is_empty() {
             return Ok(None);
         }
-        // Whatever this has to find out the first time is not allowed later.
+        // Does its one-time setup now; it would not be allowed later.
         sched_getcpu();
         let threads = [low, high].into_iter().map(Thread::start).collect::<Result<_, _>>()?;
         Ok(Some(Self { threads, chosen: Cell::new(None) }))
     }
 
-    /// There will probably be files to look at: wakes up.
+    /// Wakes the second thread early, since there will probably be files to examine.
     pub fn get_ready(&self) {
         if let Some(shared) = self.choose() {
             shared.more.store(true, Ordering::Relaxed);
             shared.post(None);
-            shared.ring();
+            shared.notify();
         }
     }
 
-    /// The request has no more files: there is no use in waiting for them.
+    /// Marks the end of a request: the second thread need not poll for more.
     pub fn rest(&self) {
         if let Some(shared) = self.chosen() {
             shared.more.store(false, Ordering::Relaxed);
@@ -195,7 +197,7 @@ impl Second {
         self.chosen.get().and_then(|i| self.threads.get(i)).map(|t| &*t.shared)
     }
 
-    /// The thread that works on this request.
+    /// The candidate for this request.
     fn choose(&self) -> Option<&Shared> {
         if self.chosen.get().is_none() {
             let here = sched_getcpu();
@@ -213,7 +215,7 @@ impl Thread {
         let (up, wait) = mpsc::channel();
         let theirs = shared.clone();
         let run = move || {
-            // It would do without.
+            // Not essential: an error is ignored.
             let _ = sched_setaffinity(None, &set);
             if up.send(()).is_ok() {
                 theirs.run();
@@ -236,8 +238,8 @@ impl Drop for Thread {
     }
 }
 
-/// Looks at `items` in `dir`, with the help of `second`, and hands the answers to `each` in their order, as long as that wants more. About `most` bytes of
-/// them are wanted.
+/// Examines `items` in `dir`, with the help of `second`, and passes the answers to `each` in order, until it returns
+/// false. About `most` bytes of answers are wanted.
 pub fn look(
     second: Option<&Second>,
     dir: BorrowedFd<'_>,
@@ -249,18 +251,18 @@ pub fn look(
 ) {
     let worth = match form {
         Form::Entry(Detail::Names) => usize::MAX,
-        _ if second.and_then(Second::chosen).is_some_and(|s| s.more.load(Ordering::Relaxed)) => WORTH_MORE,
-        Form::Entry(Detail::Attr) => WORTH_LOOKING,
-        _ => WORTH_READING,
+        _ if second.and_then(Second::chosen).is_some_and(|s| s.more.load(Ordering::Relaxed)) => MIN_FILES_AWAKE,
+        Form::Entry(Detail::Attr) => MIN_FILES_TO_STAT,
+        _ => MIN_FILES_TO_READ,
     };
-    // Who needs a descriptor more and gets none does it alone.
+    // Without another descriptor, the first thread works alone.
     let work = second.filter(|_| items.len() >= worth).and_then(Second::choose);
     let work = work.and_then(|shared| Some((shared, dir.try_clone_to_owned().ok()?)));
     let Some((shared, dir)) = work else {
-        let mut eye = Eye { form, large: false };
+        let mut examiner = Examiner { form, large: false };
         for item in &items.list {
             room.answers.clear();
-            eye.look(dir, item, items.name(item), room);
+            examiner.look(dir, item, items.name(item), room);
             if !each(&room.answers) {
                 return;
             }
@@ -273,14 +275,14 @@ pub fn look(
         form,
         items: std::mem::take(items),
         room: most,
-        made: AtomicUsize::new(0),
+        produced: AtomicUsize::new(0),
         next: AtomicUsize::new(0),
         done: AtomicUsize::new(0),
         spans: (0..chunks).map(|_| Mutex::default()).collect(),
     });
     shared.more.store(true, Ordering::Relaxed);
     shared.post(Some(batch.clone()));
-    shared.ring();
+    shared.notify();
     batch.work(false, room, shared);
     shared.post(None);
     shared.wait_for(&batch);
@@ -307,14 +309,14 @@ impl Shared {
         self.posted.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn ring(&self) {
+    fn notify(&self) {
         if self.asleep.load(Ordering::SeqCst) {
             self.wake.notify_one();
         }
     }
 
     fn wait_for(&self, batch: &Batch) {
-        for _ in 0..LOOKS_AT_END {
+        for _ in 0..SPINS_AT_END {
             if batch.is_done() {
                 return;
             }
@@ -328,10 +330,10 @@ impl Shared {
         self.waits.store(false, Ordering::SeqCst);
     }
 
-    /// The second thread.
+    /// Main loop of the second thread.
     fn run(&self) {
         let mut seen = 0;
-        let mut looks = 0;
+        let mut spins = 0;
         while !self.end.load(Ordering::Relaxed) {
             let posted = self.posted.load(Ordering::Acquire);
             if posted != seen {
@@ -339,16 +341,16 @@ impl Shared {
                 let batch = lock(&self.batch).clone();
                 if let Some(batch) = batch {
                     let mut room = lock(&self.room);
-                    // Most sandboxes never come here.
+                    // Allocated on first use, since most sandboxes never get here.
                     room.scratch.resize(MAX_MESSAGE, 0);
                     batch.work(true, &mut room, self);
                 }
-                looks = 0;
-            } else if looks < LOOKS && self.more.load(Ordering::Relaxed) {
-                looks += 1;
+                spins = 0;
+            } else if spins < SPINS && self.more.load(Ordering::Relaxed) {
+                spins += 1;
                 std::hint::spin_loop();
             } else {
-                looks = 0;
+                spins = 0;
                 let mut batch = lock(&self.batch);
                 self.asleep.store(true, Ordering::SeqCst);
                 while self.posted.load(Ordering::SeqCst) == seen {
@@ -362,29 +364,30 @@ impl Shared {
 }
 
 impl Batch {
-    /// Whether nothing that was taken is still in hand.
+    /// Whether all chunks taken are done.
     fn is_done(&self) -> bool {
         self.done.load(Ordering::SeqCst) >= self.next.load(Ordering::SeqCst).min(self.spans.len())
     }
 
-    /// Takes chunks until there are none left, or enough is done. What is taken is done, so what is done are the first ones.
+    /// Takes chunks until none are left, or enough is done. Every chunk taken is completed, so the completed ones are
+    /// always the first.
     fn work(&self, second: bool, room: &mut Scratch, shared: &Shared) {
-        let mut eye = Eye { form: self.form, large: false };
+        let mut examiner = Examiner { form: self.form, large: false };
         room.answers.clear();
-        while self.made.load(Ordering::Relaxed) < self.room {
+        while self.produced.load(Ordering::Relaxed) < self.room {
             let n = self.next.fetch_add(1, Ordering::SeqCst);
             let (Some(span), Some(items)) = (self.spans.get(n), self.items.list.chunks(CHUNK).nth(n)) else { return };
             let start = room.answers.len();
             let mut ends = [0; CHUNK];
             for (item, end) in items.iter().zip(&mut ends) {
-                eye.look(self.dir.as_fd(), item, self.items.name(item), room);
+                examiner.look(self.dir.as_fd(), item, self.items.name(item), room);
                 *end = room.answers.len();
             }
             *lock(span) = Span { second, start, ends };
-            self.made.fetch_add(room.answers.len() - start, Ordering::Relaxed);
+            self.produced.fetch_add(room.answers.len() - start, Ordering::Relaxed);
             self.done.fetch_add(1, Ordering::SeqCst);
             if shared.waits.load(Ordering::SeqCst) {
-                // It may be about to sleep.
+                // The first thread may be about to sleep.
                 drop(lock(&shared.at_end));
                 shared.done.notify_one();
             }
@@ -392,15 +395,15 @@ impl Batch {
     }
 }
 
-/// Looks at files one after the other.
-struct Eye {
+/// Examines files one by one.
+struct Examiner {
     form: Form,
-    /// The last regular file was too large; so may the next one be, and is looked at before it is opened.
+    /// The last regular file was too large. The next one may be, too, so its size is checked before it is opened.
     large: bool,
 }
 
-impl Eye {
-    /// Appends what is to be told of a file.
+impl Examiner {
+    /// Appends the answer for one file.
     fn look(&mut self, dir: BorrowedFd<'_>, item: &Item, name: &[u8], room: &mut Scratch) {
         let mut w = Writer::new(&mut room.answers);
         let buf = &mut room.scratch[..];
@@ -411,7 +414,7 @@ impl Eye {
                 DirEntry { ino: item.ino, cookie: item.cookie, kind: item.kind, name, attr, content }.encode(&mut w);
             }
             Form::Content(max_size) => {
-                // Opening a fifo would be noticed by who waits for a reader.
+                // A process that waits for a reader of a fifo would notice an open.
                 let regular = sys::stat_child(dir, name).is_ok_and(|attr| suits(&attr, max_size));
                 let file = match regular.then(|| read_small(dir, name, max_size, buf)) {
                     Some(Ok((attr, Some(n)))) => buf.get(..n).map(|content| (attr, content)),
@@ -422,7 +425,7 @@ impl Eye {
         }
     }
 
-    /// Attributes and, if asked for, content: that many bytes of `buf`.
+    /// Attributes and, if requested, content: that many bytes of `buf`.
     fn entry(
         &mut self,
         dir: BorrowedFd<'_>,
@@ -457,13 +460,13 @@ fn suits(attr: &Attr, max_size: u32) -> bool {
     attr.kind() == FileKind::Regular && attr.size <= u64::from(max_size)
 }
 
-/// Attributes of what was a regular file a moment ago and, if it still is one of at most `max_size` bytes, all of it: that many bytes of `buf`.
-/// Two calls less than holding it and opening what is held.
+/// Attributes of a file that was regular a moment ago and, if it still is and has at most `max_size` bytes, its whole
+/// content: that many bytes of `buf`. Saves two calls compared with an `O_PATH` open and a reopen.
 fn read_small(dir: BorrowedFd<'_>, name: &[u8], max_size: u32, buf: &mut [u8]) -> Result<(Attr, Option<usize>), Errno> {
     let file = sys::open_file(dir, name)?;
     let attr = sys::look(&file)?;
     let size = usize::try_from(attr.size).unwrap_or(usize::MAX);
-    // One byte more than there should be, to see that there is none.
+    // One byte more, to detect a file that has grown.
     let Some(room) = buf.get_mut(..=size).filter(|_| suits(&attr, max_size)) else { return Ok((attr, None)) };
     let whole = rustix::io::read(&file, room).is_ok_and(|n| n == size);
     Ok((attr, whole.then_some(size)))

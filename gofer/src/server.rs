@@ -1,4 +1,4 @@
-//! Reads requests, has them carried out, answers.
+//! Reads requests, carries them out, sends replies.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -12,7 +12,7 @@ use crate::dir::{ListingState, Streams};
 use crate::fids::Fids;
 use crate::{setup, sys, Error, Gofer, OpenTree};
 
-/// The server's state. One request is worked on at a time.
+/// State of the server, which handles one request at a time.
 pub struct Server {
     conn: OwnedFd,
     greeted: bool,
@@ -21,10 +21,11 @@ pub struct Server {
     pub(crate) fids: Fids,
     pub(crate) max_fids: u32,
     pub(crate) streams: Streams,
-    pub(crate) workshop: ListingState,
+    pub(crate) listing: ListingState,
 }
 
-/// How a request turned out: its body is written, and perhaps there is a descriptor to go with it; or it failed and what was written counts for nothing.
+/// Outcome of a request: its body is written, perhaps with a descriptor to attach; or it failed, and the body written
+/// so far is void.
 pub type Answer = Result<Option<OwnedFd>, Errno>;
 
 enum Reply {
@@ -33,7 +34,7 @@ enum Reply {
 }
 
 impl Server {
-    /// Gets ready to serve.
+    /// Prepares to serve.
     pub fn new(gofer: Gofer, conn: OwnedFd) -> Result<Self, Error> {
         transport::check_socket(&conn).map_err(setup("the connection"))?;
         Ok(Self {
@@ -44,7 +45,7 @@ impl Server {
             fids: Fids::new(gofer.max_fids),
             max_fids: gofer.max_fids,
             streams: Streams::default(),
-            workshop: ListingState::new(gofer.second),
+            listing: ListingState::new(gofer.second),
         })
     }
 
@@ -74,7 +75,8 @@ impl Server {
             };
             let mut sent = transport::send(&self.conn, &answer, descriptor.as_ref().map(AsFd::as_fd), true);
             if let (Err(Errno::TOOMANYREFS), true) = (sent, descriptor.is_some()) {
-                // The host counts what the user of this process has in flight anywhere. That is no reason to end.
+                // The host limits the descriptors in flight of this process's user, wherever they are. The connection
+                // stays usable.
                 let errno = u32::try_from(Errno::NFILE.raw_os_error()).unwrap_or(reply::MAX_ERRNO);
                 if let Some(fid) = reply::without_descriptor(&mut answer, errno).map_err(Error::Protocol)? {
                     self.fids.release(fid);
@@ -89,16 +91,17 @@ impl Server {
         }
     }
 
-    /// Carries out the request in `packet` and puts its reply into `answer`. `lost`: a descriptor came along that there was no room for.
+    /// Carries out the request in `packet` and writes its reply to `answer`. `lost`: a descriptor came along for
+    /// which there was no room.
     fn handle(
         &mut self,
         packet: &[u8],
         descriptor: Option<OwnedFd>,
-        lost: bool,
+        descriptor_lost: bool,
         answer: &mut Vec<u8>,
     ) -> Result<Reply, DecodeError> {
         let (header, released, request) = Request::decode(packet)?;
-        if (descriptor.is_some() || lost) != matches!(request, Request::ReopenReadOnly) {
+        if (descriptor.is_some() || descriptor_lost) != matches!(request, Request::ReopenReadOnly) {
             return Err(DecodeError::BadDescriptors);
         }
         if self.greeted == matches!(request, Request::Hello { .. }) {
@@ -112,11 +115,11 @@ impl Server {
             return Ok(Reply::None);
         }
         let mut w = reply::begin(answer, header.op, header.tag);
-        if let (Some(second), true) = (&self.workshop.second, reads_much(&request)) {
+        if let (Some(second), true) = (&self.listing.second, reads_much(&request)) {
             second.get_ready();
         }
         let outcome = self.carry_out(request, descriptor, &mut w);
-        if let Some(second) = &self.workshop.second {
+        if let Some(second) = &self.listing.second {
             second.rest();
         }
         match outcome {
@@ -180,7 +183,7 @@ impl Server {
     }
 }
 
-/// Whether a request is probably about more files than one thread should look at.
+/// Whether a request probably covers more files than one thread should examine.
 fn reads_much(request: &Request<'_>) -> bool {
     match request {
         Request::ListTree { max_bytes, detail: Detail::Attr, .. } => *max_bytes > 32 * 1024,

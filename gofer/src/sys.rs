@@ -1,7 +1,7 @@
-//! Every host call the server makes, as the Gofer needs it.
+//! All host calls of the server.
 //!
-//! All of them go by descriptor: a name is only ever looked up in a directory that is held, and a node that is held is opened anew through
-//! [`Descriptors`]. The calls are rustix's safe ones, except where a note says otherwise.
+//! All of them work on descriptors: a name is only ever looked up in a directory held, and a node held is reopened
+//! through [`Descriptors`]. The calls are rustix's safe ones, except where a note says otherwise.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -21,7 +21,8 @@ pub type Result<T> = std::result::Result<T, Errno>;
 const ACL: &std::ffi::CStr = c"system.posix_acl_access";
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
-/// The directory `/proc/self/fd`, through which a node that is held is opened anew: its entries are links to the very files, so no path is looked up.
+/// The directory `/proc/self/fd`, for reopening nodes: its entries are links to the files themselves, so no path is
+/// looked up.
 #[derive(Debug)]
 pub struct Descriptors(OwnedFd);
 
@@ -32,18 +33,19 @@ impl Descriptors {
         rustix::fs::open("/proc/self/fd", flags, Mode::empty()).map(Self)
     }
 
-    /// Opens the directory of this process as a mount of its own, out of which `..` leads nowhere.
+    /// Opens the directory of this process as a detached mount, whose `..` leads nowhere.
     pub fn open_detached() -> Result<Self> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         rustix::mount::open_tree(rustix::fs::CWD, "/proc/self/fd", flags).map(Self)
     }
 
-    /// The number of its own descriptor.
+    /// The number of the directory's own descriptor.
     pub fn number(&self) -> i32 {
         self.0.as_raw_fd()
     }
 
-    /// Opens the file behind `fd` anew. The caller must know that it is a regular file or directory: opening anything else could wait or have effects.
+    /// Reopens the file behind `fd`. The caller must know that it is a regular file or directory: opening other kinds
+    /// could block or have effects.
     pub fn reopen(&self, fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
         rustix::fs::openat(&self.0, DecInt::from_fd(fd), flags, Mode::empty())
@@ -59,19 +61,19 @@ impl Descriptors {
         rustix::fs::linkat(&self.0, DecInt::from_fd(fd), dir, name, AtFlags::SYMLINK_FOLLOW)
     }
 
-    /// Sets the permissions of the file behind `fd`, which must be no symlink.
+    /// Sets the permissions of the file behind `fd`, which must not be a symlink.
     pub fn chmod(&self, fd: impl AsFd, mode: u32) -> Result<()> {
         rustix::fs::chmodat(&self.0, DecInt::from_fd(fd), Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())
     }
 }
 
-/// Holds what the launcher names.
+/// Opens a path given by the launcher, with `O_PATH`.
 pub fn open_host_path(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Holds what is behind `fd` as a mount of its own, with what is mounted below it: private, out of which `..` leads nowhere, where no symlink
-/// is followed, no device or set-user-id program works and, if so asked, nothing can be written.
+/// Clones the tree behind `fd`, with the mounts below it, as a detached mount: private, `..` leads nowhere, no
+/// symlink is followed, devices and set-user-id have no effect, and if `read_only` nothing can be written.
 pub fn detach(fd: impl AsFd, read_only: bool) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -90,8 +92,9 @@ pub fn detach(fd: impl AsFd, read_only: bool) -> Result<OwnedFd> {
 #[allow(unsafe_code)] // no library wraps `mount_setattr`
 fn set_mount_attributes(mount: &OwnedFd, set: u64) -> Result<()> {
     let attr = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
-    // SAFETY: the path is a C string that lives for ever and `attr` lives over the call; the kernel reads as many bytes of it as the last argument says,
-    // which is its size, and writes nothing. `mount` is an open descriptor for as long as it is borrowed.
+    // SAFETY: the path is a static C string, and `attr` outlives the call; the kernel reads as many bytes of it as
+    // the last argument says, which is its size, and writes nothing. `mount` is an open descriptor while it is
+    // borrowed.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -109,7 +112,8 @@ fn set_mount_attributes(mount: &OwnedFd, set: u64) -> Result<()> {
     }
 }
 
-/// Holds the entry `name` of `dir`, whatever it is. What is mounted there is looked at first: an interface of the host's kernel is not there.
+/// Opens the entry `name` of `dir` with `O_PATH`, whatever its kind. A mount there is checked: an interface of the
+/// host's kernel is `ENOENT`.
 pub fn open_child(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
     let open = |resolve| {
         rustix::fs::openat2(&dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve)
@@ -124,7 +128,7 @@ pub fn open_child(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
     }
 }
 
-/// Holds what `names` lead to from `dir`, one below the other; nothing if there are no names.
+/// Opens the node that `names` lead to from `dir`, one below the other; `None` if there are no names.
 pub fn open_way<'a>(dir: impl AsFd, names: impl Iterator<Item = &'a [u8]>) -> Result<Option<OwnedFd>> {
     let mut at: Option<OwnedFd> = None;
     for name in names {
@@ -133,21 +137,21 @@ pub fn open_way<'a>(dir: impl AsFd, names: impl Iterator<Item = &'a [u8]>) -> Re
     Ok(at)
 }
 
-/// Opens the entry `name` of `dir`, which was a regular file a moment ago, for reading. Should it be something else by now, this waits for nothing.
-/// `EXDEV` if a file is mounted there.
+/// Opens the entry `name` of `dir`, which was a regular file a moment ago, for reading. Does not block, even if its
+/// kind has changed. `EXDEV` if a file is mounted there.
 pub fn open_file(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     rustix::fs::openat2(dir, name, flags, Mode::empty(), BENEATH | ResolveFlags::NO_XDEV)
 }
 
-/// Makes the regular file `name` in `dir` and opens it.
+/// Creates the regular file `name` in `dir` and opens it.
 pub fn create(dir: impl AsFd, name: &[u8], flags: OpenFlags, mode: u32) -> Result<OwnedFd> {
     let flags =
         host_flags(flags) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     rustix::fs::openat2(dir, name, flags, Mode::from_raw_mode(mode & 0o7777), BENEATH)
 }
 
-/// The host's flags for ours.
+/// Translates the protocol's open flags.
 pub fn host_flags(flags: OpenFlags) -> OFlags {
     let mut host = match (flags.contains(OpenFlags::READ), flags.contains(OpenFlags::WRITE)) {
         (true, true) => OFlags::RDWR,
@@ -174,15 +178,15 @@ pub fn stat(fd: impl AsFd) -> Result<Attr> {
     rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME).map(|st| attr(&st))
 }
 
-/// Attributes of the file behind `fd` for the client, with the state of its ACL if those are told.
+/// Attributes of the file behind `fd` for the client, with the presence of an ACL if that is reported.
 pub fn look(fd: impl AsFd) -> Result<Attr> {
     let mut attr = stat(&fd)?;
     attr.acl = acl_state(&attr, fd.as_fd(), None);
     Ok(attr)
 }
 
-/// Attributes of the entry `name` of `dir` for the client, with the state of its ACL if those are told. As for [`open_child`], an interface of the
-/// host's kernel is not there.
+/// Attributes of the entry `name` of `dir` for the client, with the presence of an ACL if that is reported. As in
+/// [`open_child`], an interface of the host's kernel is `ENOENT`.
 pub fn look_at_child(dir: impl AsFd, name: &[u8]) -> Result<Attr> {
     let st = statx_child(&dir, name)?;
     if st.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
@@ -203,8 +207,9 @@ fn statx_child(dir: impl AsFd, name: &[u8]) -> Result<Statx> {
     rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
 }
 
-/// `EBUSY` if something is mounted on the entry `name` of `dir`. The kernel asks whether a name is a mount point in the mount namespace of the calling
-/// process only. The trees are in none: who removed or moved such a name would take the mount away from everybody on the host.
+/// `EBUSY` if something is mounted on the entry `name` of `dir`. The kernel checks for mount points only in the mount
+/// namespace of the calling process, and the trees are in none: removing or moving such a name would detach the mount
+/// for all processes of the host.
 pub fn check_no_mount(dir: impl AsFd, name: &[u8]) -> Result<()> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
     let st = rustix::fs::statx(dir, name, flags, StatxFlags::empty())?;
@@ -216,19 +221,20 @@ pub fn check_no_mount(dir: impl AsFd, name: &[u8]) -> Result<()> {
 
 /// Whether the working directory is that of the process's descriptors.
 static AT_DESCRIPTORS: AtomicBool = AtomicBool::new(false);
-/// Whether, besides, the state of ACLs is told.
-static TELLS_ACLS: AtomicBool = AtomicBool::new(false);
+/// Whether the presence of ACLs is reported.
+static REPORTS_ACLS: AtomicBool = AtomicBool::new(false);
 
-/// Makes the directory of the descriptors the working directory, since the calls for extended attributes take no descriptor of `O_PATH`, but a path: the
-/// number of one. From now on the state of ACLs is told, if so wanted.
+/// Makes the directory of descriptors the working directory. The calls for extended attributes take no `O_PATH`
+/// descriptor, but a path: the number of one. From now on the presence of ACLs is reported if `tell_acls`.
 pub fn enter_descriptors(descriptors: &Descriptors, tell_acls: bool) -> Result<()> {
     rustix::process::fchdir(&descriptors.0)?;
     AT_DESCRIPTORS.store(true, Ordering::Relaxed);
-    TELLS_ACLS.store(tell_acls, Ordering::Relaxed);
+    REPORTS_ACLS.store(tell_acls, Ordering::Relaxed);
     Ok(())
 }
 
-/// Puts the extended attribute `name` of the file behind `fd`, which must be no symlink, into `buf`; the file is not opened.
+/// Reads the extended attribute `name` of the file behind `fd`, which must not be a symlink, into `buf`, without
+/// opening the file.
 pub fn xattr_of_held(fd: impl AsFd, name: &[u8], buf: &mut [u8]) -> Result<usize> {
     let number = DecInt::from_fd(fd);
     if AT_DESCRIPTORS.load(Ordering::Relaxed) {
@@ -239,10 +245,10 @@ pub fn xattr_of_held(fd: impl AsFd, name: &[u8], buf: &mut [u8]) -> Result<usize
 }
 
 fn acl_state(attr: &Attr, fd: BorrowedFd<'_>, name: Option<&[u8]>) -> AclState {
-    if !TELLS_ACLS.load(Ordering::Relaxed) {
+    if !REPORTS_ACLS.load(Ordering::Relaxed) {
         return AclState::Unknown;
     }
-    // The kernel looks at an ACL only if the group bits, which are its mask, allow anything.
+    // The kernel evaluates an ACL only if the group bits, which are its mask, are not all zero.
     if attr.kind() == FileKind::Symlink || attr.mode & 0o070 == 0 {
         return AclState::Absent;
     }
@@ -282,14 +288,15 @@ fn attr(st: &Statx) -> Attr {
 }
 
 fn time(t: &StatxTimestamp) -> Time {
-    // A broken file system may have anything there, and the protocol takes only what means something.
+    // A broken file system may return any value; the protocol permits valid ones only.
     Time { sec: t.tv_sec, nsec: t.tv_nsec.min(999_999_999) }
 }
 
-/// About the file system of the file behind `fd`.
+/// Statistics of the file system that contains the file behind `fd`.
 pub fn statfs(fd: impl AsFd) -> Result<StatFs> {
     let st = rustix::fs::fstatfs(fd)?;
-    // The kernel's fields are signed words of unsigned meaning; a negative one would be a broken file system's.
+    // The kernel's fields are signed words with an unsigned meaning; only a broken file system returns a negative
+    // one.
     let word = |v: i64| u64::try_from(v).unwrap_or(0);
     Ok(StatFs {
         kind: word(st.f_type),
@@ -305,7 +312,7 @@ pub fn statfs(fd: impl AsFd) -> Result<StatFs> {
     })
 }
 
-/// Target of the symlink behind `fd`, put into `buf`.
+/// Reads the target of the symlink behind `fd` into `buf`.
 pub fn readlink(fd: impl AsFd, buf: &mut [u8]) -> Result<&[u8]> {
     let n = rustix::fs::readlinkat_raw(fd, c"", &mut *buf)?;
     buf.get(..n).ok_or(Errno::IO)
@@ -317,14 +324,14 @@ pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
     rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)
 }
 
-/// Whether `fd` is of a memfd: memory that never had a name.
+/// Whether `fd` refers to a memfd: memory that never had a name.
 pub fn is_memfd(fd: impl AsFd) -> Result<bool> {
     let attr = stat(&fd)?;
-    // Only files of memory (tmpfs and hugetlbfs) have seals, and only those without a name have no links.
+    // Only files in memory (tmpfs and hugetlbfs) have seals, and only those without a name have no links.
     Ok(attr.kind() == FileKind::Regular && attr.nlink == 0 && rustix::fs::fcntl_get_seals(&fd).is_ok())
 }
 
-/// Makes the soft limit of descriptors the hard one and returns it.
+/// Raises the soft limit of descriptors to the hard one and returns it.
 pub fn raise_descriptor_limit() -> Result<u64> {
     use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
     let limit = getrlimit(Resource::Nofile);

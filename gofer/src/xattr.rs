@@ -1,7 +1,7 @@
 //! Extended attributes.
 //!
-//! Only some are served. What the kernel itself gives meaning to is not for a guest to set on the host: `security.capability` would make a
-//! program privileged there, `trusted.*` steers overlayfs.
+//! Only some are served. Attributes that the kernel itself interprets are not for a guest to set on the host:
+//! `security.capability` would make a program privileged there, `trusted.*` controls overlayfs.
 
 use std::os::fd::OwnedFd;
 
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::server::{Answer, Server};
 use crate::sys;
 
-/// Namespaces and names that can be read, and whether they can be set too.
+/// Names and namespaces that can be read, and whether they can be set, too.
 const SERVED: &[(&[u8], bool)] = &[
     (b"user.", true),
     (b"security.capability", false),
@@ -38,16 +38,16 @@ impl Server {
             return Err(Errno::OPNOTSUPP);
         }
         let n = match self.open_for_xattr(fid, false)? {
-            Some(fd) => rustix::fs::fgetxattr(fd, name, &mut self.workshop.room.scratch[..])?,
+            Some(fd) => rustix::fs::fgetxattr(fd, name, &mut self.listing.room.scratch[..])?,
             None => {
                 let file = self.fids.get(fid)?;
                 if file.kind == FileKind::Symlink || !name.starts_with(b"system.") {
                     return Err(Errno::NODATA);
                 }
-                sys::xattr_of_held(&file.fd, name, &mut self.workshop.room.scratch)?
+                sys::xattr_of_held(&file.fd, name, &mut self.listing.room.scratch)?
             }
         };
-        w.long_bytes(self.workshop.room.scratch.get(..n).ok_or(Errno::RANGE)?);
+        w.long_bytes(self.listing.room.scratch.get(..n).ok_or(Errno::RANGE)?);
         Ok(None)
     }
 
@@ -67,12 +67,12 @@ impl Server {
 
     pub(crate) fn list_xattr(&mut self, fid: Fid, w: &mut Writer<'_>) -> Answer {
         let n = match self.open_for_xattr(fid, false)? {
-            Some(fd) => rustix::fs::flistxattr(fd, &mut self.workshop.room.scratch[..])?,
+            Some(fd) => rustix::fs::flistxattr(fd, &mut self.listing.room.scratch[..])?,
             None => 0,
         };
         let mut names = Vec::with_capacity(n);
         for name in
-            self.workshop.room.scratch.get(..n).unwrap_or(&[]).split(|&b| b == 0).filter(|name| served(name, false))
+            self.listing.room.scratch.get(..n).unwrap_or(&[]).split(|&b| b == 0).filter(|name| served(name, false))
         {
             names.extend_from_slice(name);
             names.push(0);
@@ -90,8 +90,9 @@ impl Server {
         Ok(None)
     }
 
-    /// A descriptor that the calls for attributes take, which one of `O_PATH` is not. There is none for what is neither file nor directory: Linux has
-    /// no `user.*` attributes there. (They may have an access control list, which is read without opening them.)
+    /// Returns a descriptor for the attribute calls, which take none of `O_PATH`. `None` for nodes other than files
+    /// and directories: Linux has no `user.*` attributes there. (They may have an ACL, which is read without opening
+    /// them.)
     fn open_for_xattr(&self, fid: Fid, to_set: bool) -> Result<Option<OwnedFd>, Errno> {
         let file = self.fids.get(fid)?;
         if to_set {
@@ -109,7 +110,7 @@ mod tests {
     use super::served;
 
     #[test]
-    fn only_what_has_no_meaning_to_the_host_can_be_set() {
+    fn attributes_that_the_host_interprets_cannot_be_set() {
         assert!(served(b"user.a", true) && served(b"user.a", false));
         assert!(served(b"security.capability", false) && !served(b"security.capability", true));
         assert!(served(b"system.posix_acl_access", true));

@@ -1,4 +1,4 @@
-//! What is left to a process that is locked in.
+//! The rights left to a confined process.
 
 mod common;
 
@@ -42,7 +42,7 @@ fn start(name: &str, rootless: bool, suffix: &str) -> (Client, Running) {
     }
     let child = loop {
         match command.spawn() {
-            // Another test's child has the copy's descriptor until it executes.
+            // A child of another test has the copy's descriptor until it executes.
             Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => {}
             child => break child.unwrap(),
         }
@@ -66,9 +66,9 @@ impl Running {
 }
 
 #[test]
-fn little_is_left() {
-    if !common::root_for("little_is_left") {
-        return; // nobody else may look at a process that is not dumpable
+fn a_confined_process_has_few_rights() {
+    if !common::root_for("a_confined_process_has_few_rights") {
+        return; // other users may not inspect a process that is not dumpable
     }
     let threads = if std::thread::available_parallelism().unwrap().get() > 1 { "3" } else { "1" };
     let (rw, ro) = ("000000000000001f", "0000000000000004");
@@ -131,7 +131,7 @@ fn it_works_without_root() {
 #[test]
 fn a_full_table_fits_through_the_filter() {
     let (client, running) = start("many", false, "");
-    // The table grows to what the allocator asks the kernel for, and shrinks by descriptors only.
+    // The table grows with memory that the allocator requests from the kernel, and shrinks by descriptors only.
     let wanted = client.max_handles().min(20_000);
     let held: Vec<_> = (0..wanted).map_while(|_| client.attach("root").ok()).collect();
     assert_eq!(held.len(), usize::try_from(wanted).unwrap());
@@ -156,7 +156,7 @@ fn the_table_of_calls_is_in_order() {
             assert!(*index < 6);
         }
     }
-    // What would lead out of the trees or start something else.
+    // Calls that would lead out of the trees, or start a program.
     for call in [
         libc::SYS_open,
         libc::SYS_execve,

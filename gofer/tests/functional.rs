@@ -1,4 +1,4 @@
-//! What each operation does, asked of a server in a thread and of one that is locked in.
+//! Effects of each operation, with a server in a thread and with a confined one.
 
 mod common;
 
@@ -23,24 +23,24 @@ macro_rules! cases {
 
 cases!(
     attach_finds_trees_by_name,
-    walk_tells_about_every_node,
-    walk_stops_where_it_must,
+    walk_reports_every_node,
+    walk_stops_early,
     walk_opens_the_last_node,
-    open_gives_what_was_asked_for,
+    open_honours_its_flags,
     only_regular_files_are_opened,
     create_makes_and_opens,
     nodes_of_every_kind_are_made,
     link_unlink_rename,
     setattr_sets,
     listing_is_complete,
-    listing_brings_small_files,
-    listing_goes_on_while_entries_vanish,
+    listing_includes_small_files,
+    listing_continues_while_entries_vanish,
     small_files_are_read_together,
-    trees_are_listed_as_one_walks_down,
+    trees_are_listed_depth_first,
     attributes_of_the_file_system,
     extended_attributes,
     access_control_lists_of_fifos,
-    read_only_trees_stay_as_they_are,
+    read_only_trees_do_not_change,
     a_single_file_is_a_tree,
     nothing_crosses_trees,
     memfds_are_reopened,
@@ -66,7 +66,7 @@ fn attach_finds_trees_by_name(fx: &Fixture, client: &Client) {
     assert_eq!(client.attach(&"x".repeat(5000)).unwrap_err(), Errno::ENAMETOOLONG);
 }
 
-fn walk_tells_about_every_node(fx: &Fixture, client: &Client) {
+fn walk_reports_every_node(fx: &Fixture, client: &Client) {
     let root = client.attach("root").unwrap().handle;
     let found = root.walk(&[b"dir", b"inner"], WalkFids::Each, None).unwrap();
     assert_eq!((found.nodes.len(), found.end), (2, WalkEnd::Complete));
@@ -86,7 +86,7 @@ fn walk_tells_about_every_node(fx: &Fixture, client: &Client) {
     assert_eq!(found.nodes.iter().map(|n| n.handle.is_some()).collect::<Vec<_>>(), [false, true]);
 }
 
-fn walk_stops_where_it_must(_: &Fixture, client: &Client) {
+fn walk_stops_early(_: &Fixture, client: &Client) {
     let root = client.attach("root").unwrap().handle;
     for (path, nodes, end) in [
         ("missing", 0, WalkEnd::Missing),
@@ -128,7 +128,7 @@ fn walk_opens_the_last_node(_: &Fixture, client: &Client) {
     assert!(found.nodes[0].handle.is_some());
 }
 
-fn open_gives_what_was_asked_for(fx: &Fixture, client: &Client) {
+fn open_honours_its_flags(fx: &Fixture, client: &Client) {
     let root = client.attach("root").unwrap().handle;
     let file = find(&root, "file").handle;
     let open = |flags| fs::File::from(file.open(flags).unwrap());
@@ -142,7 +142,7 @@ fn open_gives_what_was_asked_for(fx: &Fixture, client: &Client) {
     assert_eq!(content(&fx.host("file")), "Jello!");
     open(RW | OpenFlags::TRUNC);
     assert_eq!(content(&fx.host("file")), "");
-    // The handle is of the file, not of its name.
+    // The handle is for the file, not for its name.
     fs::rename(fx.host("file"), fx.host("dir/elsewhere")).unwrap();
     open(RW).write_all(b"moved").unwrap();
     assert_eq!(content(&fx.host("dir/elsewhere")), "moved");
@@ -267,7 +267,7 @@ fn setattr_sets(fx: &Fixture, client: &Client) {
         assert_ne!(file.getattr().unwrap().uid, 77);
         let attr = file.setattr(SetAttr { uid: Some(5), ..SetAttr::default() }).unwrap();
         assert_eq!((attr.uid, attr.gid), (5, fs::metadata(fx.host("file")).unwrap().gid()));
-        // Permissions that keep everybody out keep the Gofer's own access.
+        // Permissions that exclude all users do not exclude the Gofer.
         fs::set_permissions(fx.host("file"), fs::Permissions::from_mode(0o000)).unwrap();
         file.open(RW).unwrap();
     }
@@ -306,7 +306,7 @@ fn listing_is_complete(fx: &Fixture, client: &Client) {
         found.sort();
         assert_eq!(found, expected);
     }
-    // By name, in one request; the handle that comes back has the rest.
+    // By name, in one request; the returned handle has the rest.
     let (rest, first) = root.list(&[b"many"], Detail::Attr).unwrap();
     let mut found: Vec<_> = first.iter().map(|e| (e.name.to_vec(), e.cookie)).collect();
     let rest = rest.unwrap();
@@ -335,7 +335,7 @@ fn listing_is_complete(fx: &Fixture, client: &Client) {
     assert!(many.read_dir(u64::MAX, Detail::Names).is_err());
 }
 
-fn listing_brings_small_files(fx: &Fixture, client: &Client) {
+fn listing_includes_small_files(fx: &Fixture, client: &Client) {
     let root = client.attach("root").unwrap().handle;
     fs::create_dir(fx.host("files")).unwrap();
     let at = |name: &str| fx.host("files").join(name);
@@ -374,7 +374,7 @@ fn listing_brings_small_files(fx: &Fixture, client: &Client) {
     let pages = root.list_tree(&[b"files"], 60_000, Detail::Content(500)).unwrap();
     assert!(!pages[0].page.is_empty());
     check(pages[0].page.iter().collect(), 500);
-    // What is larger than a page comes without.
+    // Files larger than a page come without content.
     fs::create_dir(fx.host("one")).unwrap();
     fs::write(fx.host("one/large"), "x".repeat(65_536)).unwrap();
     let pages = root.list_tree(&[b"one"], 10_000, Detail::Content(protocol::MAX_CONTENT)).unwrap();
@@ -420,7 +420,7 @@ fn small_files_are_read_together(fx: &Fixture, client: &Client) {
     assert_eq!(root.read_files(&[b"way"], &[], 100).unwrap_err(), Errno::EINVAL);
 }
 
-fn trees_are_listed_as_one_walks_down(fx: &Fixture, client: &Client) {
+fn trees_are_listed_depth_first(fx: &Fixture, client: &Client) {
     let root = client.attach("root").unwrap().handle;
     for dir in ["t/a/x", "t/a/y/z", "t/b", "t/c"] {
         fs::create_dir_all(fx.host(dir)).unwrap();
@@ -428,7 +428,7 @@ fn trees_are_listed_as_one_walks_down(fx: &Fixture, client: &Client) {
     }
     std::os::unix::fs::symlink("../b", fx.host("t/a/link")).unwrap();
     let t = find(&root, "t").handle;
-    // Their paths, in order, and how many entries each has.
+    // Their paths, in order, and the number of entries of each.
     let paths = |pages: &[protocol::client::TreePage]| {
         let mut paths: Vec<(String, usize)> = vec![(String::new(), 0)];
         for p in pages {
@@ -451,7 +451,7 @@ fn trees_are_listed_as_one_walks_down(fx: &Fixture, client: &Client) {
         assert_eq!(at("/a/y/z"), at("/a/y") + 1);
     }
     assert!(t.list_tree(&[b"none", b"a"], 0, Detail::Attr).unwrap().is_empty());
-    // Where the room ends, the last one has only begun.
+    // If the page is full, the last one is incomplete.
     fs::create_dir(fx.host("t/a/many")).unwrap();
     for i in 0..1000 {
         fs::write(fx.host(&format!("t/a/many/{i}")), "").unwrap();
@@ -466,7 +466,7 @@ fn trees_are_listed_as_one_walks_down(fx: &Fixture, client: &Client) {
     assert_eq!(find(&root, "file").handle.list_tree(&[b"x"], 100, Detail::Attr).unwrap_err(), Errno::ENOTDIR);
 }
 
-fn listing_goes_on_while_entries_vanish(fx: &Fixture, client: &Client) {
+fn listing_continues_while_entries_vanish(fx: &Fixture, client: &Client) {
     let root = client.attach("root").unwrap().handle;
     fs::create_dir(fx.host("many")).unwrap();
     for i in 0..3000 {
@@ -474,7 +474,7 @@ fn listing_goes_on_while_entries_vanish(fx: &Fixture, client: &Client) {
     }
     let many = find(&root, "many").handle;
     let mut left = 3000;
-    // As `rm -r` does: what has been listed is removed before the next page.
+    // As `rm -r` does: removes the listed entries before the next page.
     let mut cookie = 0;
     loop {
         let page = many.read_dir(cookie, Detail::Names).unwrap();
@@ -488,7 +488,7 @@ fn listing_goes_on_while_entries_vanish(fx: &Fixture, client: &Client) {
         }
     }
     assert_eq!(left, 0);
-    // More listings under way than the server keeps open.
+    // More listings in progress than the server keeps open.
     for i in 0..500 {
         fs::write(fx.host("many").join(format!("{i:0200}")), "").unwrap();
     }
@@ -556,7 +556,7 @@ fn access_control_lists_of_fifos(fx: &Fixture, client: &Client) {
     assert_eq!(find(&root, "to_file").handle.get_xattr(ACL).unwrap_err(), Errno::ENODATA);
 }
 
-fn read_only_trees_stay_as_they_are(fx: &Fixture, client: &Client) {
+fn read_only_trees_do_not_change(fx: &Fixture, client: &Client) {
     let ro = client.attach("ro").unwrap().handle;
     let (file, dir) = (find(&ro, "file").handle, find(&ro, "dir").handle);
     let new = NewNode::with_mode(0o777);
@@ -622,7 +622,7 @@ fn memfds_are_reopened(fx: &Fixture, client: &Client) {
     memfd.write_all(b" shared").unwrap();
     reopened.read_to_string(&mut text).unwrap();
     assert_eq!(text, "memory shared");
-    // Nothing else is opened for the asking: neither what has a name, nor devices, nor pipes.
+    // No other kind is reopened: neither named files, nor devices, nor pipes.
     let named = fs::File::open(fx.host("file")).unwrap();
     let device = fs::File::open("/dev/null").unwrap();
     let (pipe, _writer) = nix::unistd::pipe().unwrap();

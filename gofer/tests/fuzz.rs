@@ -1,7 +1,8 @@
-//! The protocol under fuzz: a client and a server that mean well, and between them something that changes what is said, in one direction
-//! or the other. Neither end may panic, and nothing outside the trees may change.
+//! Fuzzes the protocol: an honest client and an honest server, and between them a proxy that changes packets in one
+//! direction. Neither end may panic, and nothing outside the trees may change.
 //!
-//! Each runs for `FUZZ_SECONDS` (2 if not set) with the seed `FUZZ_SEED` (else one of the clock's). A failure prints the seed.
+//! Each test runs for `FUZZ_SECONDS` (2 if not set) with the seed `FUZZ_SEED` (by default from the clock). A failure
+//! prints the seed.
 
 mod common;
 
@@ -16,7 +17,7 @@ use nix::sys::socket::{shutdown, Shutdown};
 use protocol::{transport, Client, Detail, Handle, MknodKind, NewNode, OpenFlags, RenameFlags, SetAttr, WalkFids};
 use protocol::{XattrMode, MAX_MESSAGE};
 
-/// Numbers that are the same for each run with a seed (xorshift64*).
+/// A sequence of numbers that depends on the seed alone (xorshift64*).
 struct Random(u64);
 
 impl Random {
@@ -62,7 +63,7 @@ fn mutate(packet: &mut Vec<u8>, random: &mut Random) {
     packet.truncate(MAX_MESSAGE);
 }
 
-/// Passes packets on until one end is gone, changing one in `of` (0: none).
+/// Forwards packets until one end is closed, and changes one in `of` (0: none).
 fn pass_on(from: Arc<OwnedFd>, to: Arc<OwnedFd>, mut random: Random, of: usize) {
     let mut buffer = vec![0; MAX_MESSAGE];
     while let Ok(received) = transport::receive(&*from, &mut buffer, true) {
@@ -85,7 +86,7 @@ fn pass_on(from: Arc<OwnedFd>, to: Arc<OwnedFd>, mut random: Random, of: usize) 
 
 const NAMES: &[&[u8]] = &[b"file", b"dir", b"inner", b"deep", b"to_file", b"up", b"new", b"other", b"nowhere"];
 
-/// One request of a client's that means well.
+/// One request of an honest client.
 fn ask(handles: &mut Vec<Handle>, random: &mut Random) {
     let h = &handles[random.below(handles.len())];
     let (name, other) = (random.of(NAMES), random.of(NAMES));

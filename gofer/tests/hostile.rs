@@ -1,4 +1,4 @@
-//! A client that means harm: the worst it can do is to end its own connection.
+//! A hostile client: at worst it ends its own connection.
 
 mod common;
 
@@ -17,7 +17,7 @@ use protocol::wire::{DecodeError, Writer};
 use protocol::{transport, Detail, Fid, NewNode, OpenFlags, WalkFids, MAX_MESSAGE};
 use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
-/// A connection on which anything can be said.
+/// A connection that can send arbitrary packets.
 struct Raw(OwnedFd);
 
 impl Raw {
@@ -33,7 +33,7 @@ impl Raw {
     }
 
     fn send(&self, packet: &[u8]) {
-        // The server may have hung up already; then it is its result that tells.
+        // The server may have closed the connection already; the test then checks its result.
         let _ = transport::send(&self.0, packet, None, true);
     }
 
@@ -71,7 +71,7 @@ fn fid() -> Fid {
     Fid::new(1 << 32 | 1).unwrap()
 }
 
-/// What the server makes of one packet after the handshake.
+/// The server's result for one packet after the handshake.
 fn outcome_of(packet: &[u8]) -> Result<(), Error> {
     let (fixture, raw) = Raw::greeted();
     raw.send(packet);
@@ -125,7 +125,7 @@ fn the_handshake_comes_first_and_once() {
 }
 
 #[test]
-fn truncated_and_swollen_messages_end_the_connection() {
+fn messages_of_wrong_length_end_the_connection() {
     let requests = [
         Request::Walk { dir: fid(), fids: WalkFids::Each, open: None, names: Names::List(&[b"dir", b"inner"]) },
         Request::Create { dir: fid(), name: b"new", new: NewNode::with_mode(0), flags: OpenFlags::READ },
@@ -145,7 +145,7 @@ fn truncated_and_swollen_messages_end_the_connection() {
     let mut huge = encoded(&Request::Release);
     huge.resize(MAX_MESSAGE + 1, 0);
     assert!(matches!(outcome_of(&huge), Err(Error::Protocol(_))));
-    // The end of the connection; also what an empty packet looks like.
+    // End of the connection; an empty packet looks the same.
     assert!(outcome_of(&[]).is_ok());
 }
 
@@ -168,7 +168,7 @@ fn noise_never_panics_the_server() {
         let raw = Raw(ours);
         raw.send(&encoded(&Request::Hello { magic: protocol::MAGIC, version: protocol::VERSION }));
         raw.send(&encoded(&Request::Attach { name: b"root" }));
-        // Well-formed as far as the fields go, with bodies that are wrong only here and there, so that much of it gets through.
+        // Well-formed fields, with bodies that are wrong in a few places only, so that many get through.
         for _ in 0..30 {
             let new = NewNode::with_mode(0o700);
             let name = [b'a' + (random() % 4) as u8];
@@ -228,7 +228,7 @@ fn noise_never_panics_the_server() {
 }
 
 #[test]
-fn descriptors_come_only_where_they_are_wanted() {
+fn unexpected_descriptors_end_the_connection() {
     let null = fs::File::open("/dev/null").unwrap();
     let attach = encoded(&Request::Attach { name: b"root" });
     let reopen = encoded(&Request::ReopenReadOnly);
@@ -252,7 +252,7 @@ fn fids_are_neither_guessed_nor_used_late() {
         assert_eq!(raw.call(&walk), ebadf);
     }
     assert_eq!(raw.call(&Request::Getattr { fid: fid() }), Some(0));
-    // Released twice over, and along with it what never was.
+    // Released twice, along with a fid that never existed.
     let mut buf = Vec::new();
     Request::Getattr { fid: fid() }.encode(&mut buf, 0, &[fid(), fid(), Fid::new(77).unwrap()]);
     raw.send(&buf);
@@ -265,7 +265,7 @@ fn fids_are_neither_guessed_nor_used_late() {
 }
 
 #[test]
-fn handles_run_out_before_memory_does() {
+fn the_fid_limit_comes_before_the_memory_limit() {
     let (fixture, raw) = Raw::greeted();
     let attach = Request::Attach { name: b"root" };
     for _ in 0..100 {
@@ -282,7 +282,7 @@ fn handles_run_out_before_memory_does() {
 }
 
 #[test]
-fn a_client_that_does_not_listen_blocks_only_itself() {
+fn a_client_that_does_not_read_blocks_only_itself() {
     let (fixture, raw) = Raw::greeted();
     let attach = encoded(&Request::Attach { name: b"root" });
     // Until both buffers are full.
@@ -351,7 +351,7 @@ fn a_directory_moved_away_leads_nowhere_else() {
     let root = client.attach("root").unwrap().handle;
     let deep = find(&root, "dir/deep").handle;
     fs::rename(fixture.host("dir"), fixture.dir.join("moved_out")).unwrap();
-    // It is still held, as an open directory is; but there is no way up from it.
+    // It is still held, like an open directory, but there is no way up from it.
     deep.getattr().unwrap();
     assert_eq!(deep.walk(&[b".."], WalkFids::Last, None).unwrap_err(), nix::errno::Errno::EINVAL);
     assert!(deep.read_dir(0, Detail::Attr).unwrap().is_empty());
@@ -386,7 +386,7 @@ fn the_server_ends_with_its_client() {
     root.getattr().unwrap();
     drop(root);
     fixture.join().unwrap();
-    // A process too: the fixture waits for it and looks at its status.
+    // A process, too: the fixture waits for it and checks its status.
     let (fixture, client) = Fixture::client(Mode::Confined);
     drop(client);
     drop(fixture);
@@ -399,12 +399,13 @@ fn header_fields_that_must_be_zero_are() {
     assert!(matches!(outcome_of(&packet), Err(Error::Protocol(DecodeError::BadValue("status")))));
 }
 
-/// Others of the same user have as many descriptors in flight as the host allows: no descriptor is given then, and nothing ends.
+/// Other processes of the same user have as many descriptors in flight as the host allows: no descriptor is sent
+/// then, and the connection stays.
 #[test]
 fn too_many_descriptors_in_flight_elsewhere() {
     let (fixture, client) = Fixture::client(Mode::Confined);
     let tree = client.attach("root").unwrap();
-    // So low that nobody else is disturbed.
+    // So low that no other process is affected.
     let low = rustix::process::Rlimit { current: Some(64), maximum: Some(64) };
     let pid = rustix::process::Pid::from_raw(fixture.pid());
     rustix::process::prlimit(pid, rustix::process::Resource::Nofile, low).unwrap();

@@ -1,6 +1,7 @@
-//! Mounts of the host below a tree: interfaces of its kernel are not shown, wherever they are mounted, and no mount is removed or moved.
+//! Mounts of the host below a tree: interfaces of its kernel are hidden, wherever they are mounted, and no mount is
+//! removed or moved.
 //!
-//! The server runs in a mount namespace of its own, in which every type that this host knows is mounted below the tree.
+//! The server runs in a mount namespace of its own, in which every type known to this host is mounted below the tree.
 
 mod common;
 
@@ -15,7 +16,7 @@ use nix::errno::Errno;
 use protocol::reply::WalkEnd;
 use protocol::{transport, Client, Detail, Handle, OpenFlags, RenameFlags, WalkFids};
 
-/// What can be mounted without a device and without harm, with its options.
+/// Types that can be mounted without a device and without harm, with their options.
 const KERNEL: &[(&str, &str)] = &[
     ("proc", "rw"),
     ("sysfs", "ro"),
@@ -42,8 +43,8 @@ struct Running {
 }
 
 impl Running {
-    /// Lets the script go on until it makes the file `done`.
-    fn go_on(&self) {
+    /// Lets the script continue until it creates the file `done`.
+    fn resume(&self) {
         fs::write(self.dir.join("go"), "").unwrap();
         let start = Instant::now();
         while !self.dir.join("done").exists() {
@@ -61,7 +62,8 @@ impl Drop for Running {
     }
 }
 
-/// Runs `script` in a mount namespace of its own, with `$dir`, and the server as `serve TREE…`; `user` may be that of a caller without rights.
+/// Runs `script` in a mount namespace of its own, with `$dir`, and the server as `serve TREE…`; `user` may make it
+/// that of a caller without rights.
 fn start(name: &str, script: &str, user: &str) -> (Client, Running) {
     let dir = std::env::temp_dir().join(format!("gofer-kernel-{name}-{}", std::process::id()));
     fs::create_dir_all(dir.join("tree")).unwrap();
@@ -91,11 +93,14 @@ fn names(dir: &Handle) -> Vec<String> {
     page.iter().map(|e| String::from_utf8_lossy(e.name).into_owned()).filter(|n| n != "." && n != "..").collect()
 }
 
-/// Mounts each type at `$dir/TYPE` and, bound with all below it, at `$dir/bound/TYPE`.
+/// Mounts each type at `$dir/TYPE`, and binds it recursively at `$dir/bound/TYPE`.
 fn mount_all() -> String {
     let mut script = String::from("mkdir $dir/bound; ");
     for (kind, options) in KERNEL {
-        script += &format!("mkdir $dir/{kind}; mount -t {kind} -o {options} none $dir/{kind} 2>/dev/null && echo >$dir/../{kind} || :; ");
+        script += &format!(
+            "mkdir $dir/{kind}; mount -t {kind} -o {options} none $dir/{kind} 2>/dev/null \
+             && echo >$dir/../{kind} || :; "
+        );
     }
     script
         + "mkdir $dir/tmpfs; mount -t tmpfs none $dir/tmpfs; echo seen >$dir/tmpfs/file; mkdir $dir/tmpfs/proc; \
@@ -104,7 +109,7 @@ fn mount_all() -> String {
               mount --rbind $dir $dir/bound; "
 }
 
-fn nothing_is_seen(root: &Handle, running: &Running, who: &str) {
+fn assert_hidden(root: &Handle, running: &Running, who: &str) {
     for below in ["", "bound/"] {
         let mut tried = 0;
         for (kind, _) in KERNEL {
@@ -145,15 +150,15 @@ fn nothing_is_seen(root: &Handle, running: &Running, who: &str) {
 }
 
 #[test]
-fn none_is_served() {
-    if !common::root_for("none_is_served") {
+fn kernel_file_systems_are_not_served() {
+    if !common::root_for("kernel_file_systems_are_not_served") {
         return;
     }
     for (who, user) in [("root", ""), ("nobody", "setpriv --reuid 65534 --regid 65534 --clear-groups")] {
         let (client, running) = start(who, &format!("{} serve root=$dir:ro shm=$dir/tmpfs:ro", mount_all()), user);
         let root = client.attach("root").unwrap().handle;
-        nothing_is_seen(&root, &running, who);
-        // A tree of its own that lies in one shows no more.
+        assert_hidden(&root, &running, who);
+        // A tree of its own within one shows no more.
         let shm = client.attach("shm").unwrap().handle;
         assert_eq!(names(&walk(&shm, "proc").1.unwrap()), [""; 0], "{who}");
         assert_eq!(walk(&shm, "file").0, WalkEnd::Complete, "{who}");
@@ -161,11 +166,11 @@ fn none_is_served() {
 }
 
 #[test]
-fn lookups_refuse_them_too() {
-    if !common::root_for("lookups_refuse_them_too") {
+fn lookups_refuse_kernel_file_systems() {
+    if !common::root_for("lookups_refuse_kernel_file_systems") {
         return;
     }
-    // Without confinement nothing is covered, so that only the lookups are left to refuse.
+    // Without confinement nothing is covered, so only the lookups can refuse.
     let (client, running) = start("open", &format!("{} serve --open root=$dir:ro", mount_all()), "");
     let root = client.attach("root").unwrap().handle;
     for below in ["", "bound/"] {
@@ -183,8 +188,8 @@ fn lookups_refuse_them_too() {
 }
 
 #[test]
-fn what_is_mounted_later_is_not_there() {
-    if !common::root_for("what_is_mounted_later_is_not_there") {
+fn later_mounts_are_hidden() {
+    if !common::root_for("later_mounts_are_hidden") {
         return;
     }
     for (who, user) in [("root", ""), ("nobody", "setpriv --reuid 65534 --regid 65534 --clear-groups")] {
@@ -193,15 +198,15 @@ fn what_is_mounted_later_is_not_there() {
                       mount -t proc proc $dir/later; touch $dir/../done; wait";
         let (client, running) = start(&format!("later-{who}"), script, user);
         let root = client.attach("root").unwrap().handle;
-        running.go_on();
+        running.resume();
         let (end, later) = walk(&root, "later");
         assert_eq!((end, names(&later.unwrap())), (WalkEnd::Complete, vec!["file".to_owned()]), "{who}");
     }
 }
 
 #[test]
-fn an_overlay_shows_none() {
-    if !common::root_for("an_overlay_shows_none") {
+fn an_overlay_of_one_is_hidden() {
+    if !common::root_for("an_overlay_of_one_is_hidden") {
         return;
     }
     let script = "mkdir $dir/over $dir/plain $dir/empty $dir/lower; echo x >$dir/lower/file; \
@@ -218,8 +223,8 @@ fn an_overlay_shows_none() {
 }
 
 #[test]
-fn none_can_be_a_tree() {
-    if !common::root_for("none_can_be_a_tree") {
+fn kernel_file_systems_cannot_be_trees() {
+    if !common::root_for("kernel_file_systems_cannot_be_trees") {
         return;
     }
     for path in ["/proc", "/proc/sys/kernel", "/proc/version", "/sys"] {
@@ -230,8 +235,8 @@ fn none_can_be_a_tree() {
 }
 
 #[test]
-fn mounts_of_the_host_stay_where_they_are() {
-    if !common::root_for("mounts_of_the_host_stay_where_they_are") {
+fn mounts_of_the_host_are_not_moved_or_removed() {
+    if !common::root_for("mounts_of_the_host_are_not_moved_or_removed") {
         return;
     }
     for mode in ["", "--open"] {
@@ -256,19 +261,19 @@ fn mounts_of_the_host_stay_where_they_are() {
         assert_eq!(root.unlink(b"bound", false), Err(Errno::EBUSY), "{mode}");
         assert_eq!(root.rename(b"bound", &root, b"other", any), Err(Errno::EBUSY), "{mode}");
         assert_eq!(root.rename(b"file", &root, b"bound", any), Err(Errno::EBUSY), "{mode}");
-        // What is mounted nowhere moves and goes, also within a mount.
+        // Names without a mount can be moved and removed, also within a mount.
         root.rename(b"plain", &root, b"moved", any).unwrap();
         root.unlink(b"moved", true).unwrap();
         root.rename(b"file", &root, b"source", any).unwrap();
-        running.go_on();
+        running.resume();
         let mounts = |file| fs::read_to_string(running.dir.join(file)).unwrap().lines().count();
         assert_eq!((mounts("before"), mounts("after")), (5, 5), "{mode}");
     }
 }
 
 #[test]
-fn what_the_caller_cannot_reach_keeps_it_from_nothing() {
-    if !common::root_for("what_the_caller_cannot_reach_keeps_it_from_nothing") {
+fn unreachable_mounts_do_not_prevent_a_start() {
+    if !common::root_for("unreachable_mounts_do_not_prevent_a_start") {
         return;
     }
     let script = "mkdir -m 700 $dir/private; mkdir $dir/private/proc $dir/private/dev; touch $dir/private/ns; \

@@ -1,4 +1,4 @@
-//! What the platform costs: `cargo run --release -p platform --example measure`.
+//! Measures the costs of the platform: `cargo run --release -p platform --example measure`.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -81,7 +81,7 @@ fn main() {
             };
             report(&format!("a call, {guests} guests with 1 us of work each, all in all"), n * guests, took);
         }
-        // The Sentry asleep, the guest wakes it.
+        // The Sentry sleeps, and the guest wakes it.
         let begin = Instant::now();
         for _ in 0..500 {
             t.park();

@@ -1,12 +1,13 @@
-//! What the host told this process at its start (getauxval(3)), and random bytes.
+//! Values that the host passed to this process at exec (getauxval(3)), and random bytes.
 
-/// A value of the auxiliary vector (`AT_*`); 0 if the host does not give it.
+/// A value of the auxiliary vector (`AT_*`); 0 if the host does not provide it.
 pub fn auxval(kind: u64) -> u64 {
-    // SAFETY: getauxval reads a vector that the kernel has put into this process and that never changes; any number may be asked.
+    // SAFETY: getauxval reads a vector that the kernel placed in this process and that never changes; any key is
+    // allowed.
     unsafe { libc::getauxval(kind) }
 }
 
-/// Fills `buf` with random bytes of the host (getrandom(2)).
+/// Fills `buf` with random bytes from the host (getrandom(2)).
 pub fn random(buf: &mut [u8]) {
     let mut done = 0;
     while done < buf.len() {
@@ -16,7 +17,7 @@ pub fn random(buf: &mut [u8]) {
         match usize::try_from(n) {
             Ok(n) => done += n,
             Err(_) if std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted => {}
-            // No entropy source: nothing that guards a guest may go on without one.
+            // Without an entropy source no guest can be protected.
             Err(_) => std::process::abort(),
         }
     }

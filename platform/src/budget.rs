@@ -41,11 +41,32 @@ impl Budget {
     pub fn left(&self) -> u64 {
         self.most.saturating_sub(self.used.load(Relaxed))
     }
+    /// All of it.
+    pub fn most(&self) -> u64 {
+        self.most
+    }
+    pub fn used(&self) -> u64 {
+        self.used.load(Relaxed)
+    }
+    /// As [`Budget::take`], for an owner that gives it back by itself.
+    pub fn add(&self, amount: u64) -> bool {
+        self.used.fetch_update(Relaxed, Relaxed, |u| u.checked_add(amount).filter(|n| *n <= self.most)).is_ok()
+    }
+    /// Counts what is there already.
+    pub fn add_anyway(&self, amount: u64) {
+        self.used.fetch_add(amount, Relaxed);
+    }
+    pub fn give_back(&self, amount: u64) {
+        self.used.fetch_sub(amount, Relaxed);
+    }
 }
 
 impl Charge {
     /// Makes it `amount`; says whether there is as much left, and changes nothing if not. To become less always works.
     pub fn set(&mut self, amount: u64) -> bool {
+        if amount == self.amount {
+            return true;
+        }
         let Budget { used, most } = self.budget;
         let fits = match amount.checked_sub(self.amount) {
             Some(more) => used.fetch_update(Relaxed, Relaxed, |u| u.checked_add(more).filter(|n| n <= most)).is_ok(),
@@ -94,7 +115,7 @@ fn bounds() -> &'static [u64; 4] {
 
 /// Asks the host for its limits; to be called while that may still be asked.
 pub fn prepare() {
-    let (_, _) = (bounds(), address_space());
+    let (_, _, _) = (bounds(), address_space(), heap());
 }
 
 /// First number that a descriptor for this may not have.
@@ -123,6 +144,21 @@ fn address_space() -> &'static [Budget; 2] {
         let most = getrlimit(Resource::RLIMIT_AS).map_or(u64::MAX, |(soft, _)| soft);
         [Budget::new((most / 4).min(1 << 44)), Budget::new((most / 2).min(1 << 45))]
     })
+}
+
+/// How much of the heap guests' objects may take. What is mapped has three quarters of `RLIMIT_AS`; an eighth is for
+/// the rest.
+fn heap() -> u64 {
+    static HEAP: OnceLock<u64> = OnceLock::new();
+    *HEAP.get_or_init(|| {
+        let limit = |r| getrlimit(r).map_or(u64::MAX, |(soft, _)| soft);
+        (limit(Resource::RLIMIT_AS) / 8).min(limit(Resource::RLIMIT_DATA) / 2)
+    })
+}
+
+/// What of the heap one kind of objects may take: `most` bytes, less if `part` 64ths of what all may have are less.
+pub fn of_heap(most: u64, part: u64) -> u64 {
+    most.min((heap() / 64).saturating_mul(part))
 }
 
 fn file_space() -> &'static Budget {

@@ -1,13 +1,12 @@
-//! Which cores the Sentry's poller and the guests' threads may use: a hint to the host's scheduler, never a promise.
-//!
-//! A refusal (a container that forbids it, a core that went away) is no error: everything works, only slower.
+//! Core sets of the poller and of the guests' threads. Affinity is a hint to the host's scheduler, never a promise: a
+//! refusal (a container that forbids it, a core taken offline) is no error, everything works without it, only slower.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::systrap::watched::Watched;
 
-/// The cores that this process was started on, and the one that the poller takes when it spins.
+/// The cores that this process was started on, and the core on which the poller spins.
 pub(crate) struct Cores {
     all: libc::cpu_set_t,
     poller_core: AtomicUsize,
@@ -19,13 +18,13 @@ pub(crate) struct Cores {
 #[repr(u8)]
 pub(crate) enum CoreSet {
     Anywhere,
-    /// The poller's own core.
+    /// The poller core.
     Poller,
-    /// All cores but that.
+    /// All cores but the poller core.
     Guests,
 }
 
-/// The cores that the guest itself has chosen for a thread of its own.
+/// The affinity mask that the guest has set for one of its threads.
 #[derive(Clone, Copy)]
 pub(crate) struct Pinned(libc::cpu_set_t);
 
@@ -59,8 +58,8 @@ fn set_of(wanted: impl Fn(usize) -> bool) -> libc::cpu_set_t {
     set
 }
 
-/// `a` without what is not in `b`; `a` itself if nothing is in both.
-fn narrowed(a: &libc::cpu_set_t, b: &libc::cpu_set_t) -> libc::cpu_set_t {
+/// The intersection of both sets; `a` if that is empty.
+fn intersect_or_first(a: &libc::cpu_set_t, b: &libc::cpu_set_t) -> libc::cpu_set_t {
     let both = set_of(|c| has(a, c) && has(b, c));
     if all_numbers().any(|c| has(&both, c)) {
         both
@@ -75,7 +74,7 @@ impl Cores {
         // SAFETY: the kernel writes at most the size given.
         unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut all) };
         let list: Vec<usize> = all_numbers().filter(|i| has(&all, *i)).collect();
-        // Several sandboxes should not all choose the same one.
+        // Random, so that several sandboxes do not all choose the same core.
         let pick = list.get(crate::host::random_u64() as usize % list.len().max(1)).copied().unwrap_or(0);
         Cores { all, poller_core: AtomicUsize::new(pick), count: list.len().max(1) }
     }
@@ -93,19 +92,19 @@ impl Cores {
         }
     }
 
-    /// Whether there is one with this number modulo `n`.
+    /// Whether the process may use a core with this number modulo `n`.
     pub(crate) fn any_of(&self, which: u32, n: u32) -> bool {
         all_numbers().any(|c| c as u32 % n == which && has(&self.all, c))
     }
 
-    /// The calling thread stays on those for good.
+    /// Binds the calling thread to those cores for good.
     pub(crate) fn stay(&self, which: u32, n: u32) {
         let set = set_of(|c| c as u32 % n == which && has(&self.all, c));
         // SAFETY: the kernel reads the set.
         unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) };
     }
 
-    /// Moves the calling thread.
+    /// Moves the calling thread to `place`.
     pub(crate) fn go(&self, place: CoreSet) {
         if self.count > 1 && MINE.replace(place) != place {
             // SAFETY: the kernel reads the set.
@@ -113,8 +112,8 @@ impl Cores {
         }
     }
 
-    /// Leaves a thread that may only run on the poller's core that core: the poller moves to another one, if there is one.
-    /// Tells whether it does.
+    /// If the poller core is the only one that `pinned` allows, moves the poller core elsewhere, if there is another
+    /// one. Returns whether it moved.
     pub(crate) fn make_room(&self, pinned: &Pinned) -> bool {
         let poller_core = self.poller_core.load(Relaxed);
         let others = |c: &usize| *c != poller_core && has(&self.all, *c);
@@ -123,7 +122,7 @@ impl Cores {
         }
         let Some(new) = all_numbers().find(others) else { return false };
         self.poller_core.store(new, Relaxed);
-        // The caller, if it leads, goes there at once.
+        // If the caller is the poller, it moves at once.
         if MINE.get() != CoreSet::Anywhere {
             let mine = MINE.replace(CoreSet::Anywhere);
             self.go(mine);
@@ -131,7 +130,7 @@ impl Cores {
         true
     }
 
-    /// Moves a thread of a stub to the core of the calling thread, if that is one of those that the guest has chosen.
+    /// Moves a thread of a stub to the core of the calling thread, unless the guest's affinity mask excludes that.
     pub(crate) fn migrate(&self, watched: &Watched) {
         let here = here() as usize;
         if watched.pinned.lock().as_ref().is_none_or(|p| has(&p.0, here)) {
@@ -139,11 +138,11 @@ impl Cores {
         }
     }
 
-    /// Moves a thread of a stub.
+    /// Moves a thread of a stub to `place`, within the guest's affinity mask.
     pub(crate) fn put(&self, watched: &Watched, place: CoreSet) {
         if self.count > 1 {
             let set = match watched.pinned.lock().as_ref() {
-                Some(p) => narrowed(&narrowed(&p.0, &self.all), &self.set(place)),
+                Some(p) => intersect_or_first(&intersect_or_first(&p.0, &self.all), &self.set(place)),
                 None => self.set(place),
             };
             move_to(watched, &set);
@@ -158,14 +157,14 @@ fn move_to(watched: &Watched, set: &libc::cpu_set_t) {
     }
 }
 
-/// The core that the calling thread is on.
+/// The core that the calling thread runs on.
 pub(crate) fn here() -> u32 {
-    // SAFETY: no arguments. An error is no core's number.
+    // SAFETY: the call takes no arguments and touches no memory. An error becomes a number that no core has.
     unsafe { libc::sched_getcpu() as u32 }
 }
 
-/// Lets the calling thread, when it is woken, go before threads that have long slices (Linux 6.12 and later; older hosts
-/// do not mind).
+/// Gives the calling thread a short time slice, so that on wake-up it precedes threads with long ones (Linux 6.12 and
+/// later; older hosts ignore it).
 pub(crate) fn short_slice() {
     #[repr(C)]
     struct Attr {

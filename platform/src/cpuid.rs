@@ -1,4 +1,4 @@
-//! What the processor tells about itself: `cpuid` and the time-stamp counter.
+//! Processor identification: `cpuid` and the time-stamp counter.
 
 #![allow(unused_unsafe)]
 

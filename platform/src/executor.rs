@@ -45,7 +45,8 @@ mod placing;
 mod task;
 mod workers;
 
-pub use long::{aside, drop_aside, Rounds};
+pub use long::{aside, ask_room, drop_aside, may_ask, spawn_here, was_refused, NoRoom, Rounds};
+pub use task::Turns;
 
 type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -97,6 +98,8 @@ pub struct Executor {
     poller_free: Condvar,
     /// Threads that were started when all others were busy.
     standbys: AtomicUsize,
+    /// How many threads do what takes long without waiting ([`Executor::calm`]).
+    computing: AtomicUsize,
     exit: AtomicBool,
     exit_code: AtomicU32,
     cores: Cores,
@@ -197,6 +200,7 @@ impl Executor {
             poller: Mutex::default(),
             poller_free: Condvar::new(),
             standbys: AtomicUsize::new(0),
+            computing: AtomicUsize::new(0),
             exit: AtomicBool::new(false),
             exit_code: AtomicU32::new(0),
             cores,
@@ -223,8 +227,14 @@ impl Executor {
 
     /// Starts a future; it is polled soon, by a thread inside [`Executor::run`].
     pub fn spawn(&self, future: BoxFuture) {
+        self.spawn_of(None, future);
+    }
+
+    /// As `spawn`; those with the same `turns` have one turn together where there are others.
+    pub fn spawn_of(&self, turns: Option<Arc<Turns>>, future: BoxFuture) {
         let task = Arc::new(Task {
             future: Mutex::new(Some(future)),
+            turns,
             state: AtomicU8::new(QUEUED),
             executor: self.me.clone(),
         });
@@ -601,7 +611,10 @@ impl Executor {
         let waker = Waker::from(task.clone());
         let mut slot = task.future.lock();
         let Some(future) = slot.as_mut() else { return false };
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+        self.fresh();
+        let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+        self.fresh();
+        match polled {
             Poll::Ready(()) => {
                 let done = slot.take();
                 task.state.store(DONE, Release);

@@ -1,27 +1,28 @@
-//! Where the functions of an ELF file begin and end, by the file's own tables.
+//! Bounds of the functions of an ELF file, from the file's own tables.
 //!
-//! Three tables are known, and asked in this order: the unwind table (`.eh_frame`, by the search table that `PT_GNU_EH_FRAME`
-//! points to, or from its first entry to its last if there is no such table), Go's function table (`.gopclntab`), and the symbols
-//! (`.symtab`, `.dynsym`). Of what is in no table only the section of code is known.
+//! Three kinds of tables are known, and consulted in this order: the unwind table (`.eh_frame`, through the search
+//! table that `PT_GNU_EH_FRAME` points to, or from its first entry to its last if there is no search table), Go's
+//! function table (`.gopclntab`), and the symbols (`.symtab`, `.dynsym`). For code in no table only its section is
+//! known.
 //!
-//! The file is hostile: every offset, size and count may lie. All reads are bounded by [`READ_MAX`] for one question,
-//! nothing is recursive, and the worst that a lying table can do is to name a wrong range of the file's own code.
+//! The file is hostile: every offset, size and count may be false. All reads are bounded by [`READ_MAX`] for one call
+//! of [`find`], nothing is recursive, and a false table can at worst name a wrong range of the file's own code.
 
 use std::collections::HashMap;
 
-/// Reads the file's bytes at an offset into the buffer; how many there are.
+/// Reads the file's bytes at an offset into the buffer; returns how many there are.
 pub type Read<'a> = &'a mut dyn FnMut(u64, &mut [u8]) -> usize;
 
-/// A function, in offsets in the file.
+/// A function, in file offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Function {
     pub start: u64,
     pub end: u64,
-    /// The table has nothing between `end` and here.
+    /// Start of the next entry of the table; none begins between `end` and here.
     pub next: u64,
 }
 
-/// Where a site is.
+/// Location of a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     Function(Function),
@@ -30,13 +31,13 @@ pub enum Found {
     Nowhere,
 }
 
-/// Most bytes that are read of the tables to answer for any number of sites.
+/// Most bytes read from the tables in one call of [`find`].
 const READ_MAX: usize = 2 << 20;
 const BLOCK: usize = 4096;
-/// The longest `.eh_frame` without a search table that is looked through.
+/// The longest `.eh_frame` without a search table that is scanned.
 const MAX_FRAMES: u64 = 1 << 20;
-/// Beyond the size of any file and the end of any address space; sums of a few such numbers do not overflow.
-const MAX_PLACE: u64 = 1 << 48;
+/// Exceeds the size of any file and the end of any address space; sums of a few such numbers do not overflow.
+const MAX_ADDRESS: u64 = 1 << 48;
 const MAX_PHDRS: u64 = 64;
 const MAX_SHDRS: u64 = 256;
 const PHDR: u64 = 56;
@@ -50,18 +51,19 @@ const SHT_SYMTAB: u32 = 2;
 const SHT_DYNSYM: u32 = 11;
 const SHT_UNWIND: u32 = 0x7000_0001;
 const SHF_EXECINSTR: u64 = 4;
-/// `STT_FUNC` and `STT_GNU_IFUNC`; `STT_NOTYPE` can only end what has no size.
+/// `STT_FUNC` and `STT_GNU_IFUNC`; `STT_NOTYPE` only ends a function without a size.
 const FUNCTIONS: [u8; 2] = [2, 10];
 const NOTYPE: u8 = 0;
-/// `DW_EH_PE_*` of the search table: an unsigned count, pairs of 32-bit distances from the table's own beginning.
+/// `DW_EH_PE_*` of the search table: an unsigned count, and pairs of 32-bit offsets from the beginning of the table.
 const COUNT: u8 = 0x03;
 const PAIRS: u8 = 0x3b;
 const PCREL: u8 = 0x10;
 const INDIRECT: u8 = 0x80;
-/// Header of Go's function table since Go 1.18 and since 1.20, little endian, instructions of one byte, pointers of eight.
+/// Header of Go's function table since Go 1.18 and since 1.20: little endian, instructions of one byte, pointers of
+/// eight.
 const GO: [[u8; 8]; 2] = [[0xf0, 0xff, 0xff, 0xff, 0, 0, 1, 8], [0xf1, 0xff, 0xff, 0xff, 0, 0, 1, 8]];
 
-/// The file, read in blocks that are kept.
+/// The file, with a cache of the blocks read.
 struct File<'a> {
     read: Read<'a>,
     blocks: HashMap<u64, Box<[u8]>>,
@@ -69,7 +71,7 @@ struct File<'a> {
 }
 
 impl File<'_> {
-    /// Bytes past the buffer, as many as there are; counted.
+    /// Reads without the cache; counts against `left`.
     fn fill(&mut self, at: u64, buf: &mut [u8]) -> Option<usize> {
         self.left = self.left.checked_sub(buf.len())?;
         Some((self.read)(at, buf).min(buf.len()))
@@ -83,7 +85,7 @@ impl File<'_> {
         }
         self.blocks.get(&n).map(|b| &**b)
     }
-    /// At most as many as a block has.
+    /// Reads N bytes; N is at most the size of a block.
     fn bytes<const N: usize>(&mut self, at: u64) -> Option<[u8; N]> {
         let (n, from) = (at / BLOCK as u64, (at % BLOCK as u64) as usize);
         let mut out = [0; N];
@@ -109,7 +111,7 @@ impl File<'_> {
     fn u64(&mut self, at: u64) -> Option<u64> {
         self.bytes(at).map(u64::from_le_bytes)
     }
-    /// An unsigned LEB128 number, and the offset behind it.
+    /// An unsigned LEB128 number, and the offset after it.
     fn leb(&mut self, mut at: u64) -> Option<(u64, u64)> {
         let mut value = 0;
         for shift in (0..63).step_by(7) {
@@ -122,7 +124,7 @@ impl File<'_> {
         }
         None
     }
-    /// How many of the entries from `first` on are at most `key`, by bisection.
+    /// Number of entries that are at most `key`, by bisection.
     fn bisect(&mut self, count: u64, key: u64, mut entry: impl FnMut(&mut Self, u64) -> Option<u64>) -> Option<u64> {
         let (mut low, mut high) = (0, count);
         while low < high {
@@ -137,7 +139,7 @@ impl File<'_> {
     }
 }
 
-/// A part of the file that is loaded.
+/// A loaded part of the file.
 #[derive(Clone, Copy)]
 struct Segment {
     offset: u64,
@@ -171,20 +173,20 @@ impl Range {
     }
 }
 
-/// What the section headers lead to.
+/// Contents of the section headers.
 #[derive(Default)]
 struct Sections {
-    /// Offset and length of each table of symbols.
+    /// Offset and length of each symbol table.
     symbols: Vec<(u64, u64)>,
     go: Option<u64>,
     /// Offset and length of `.eh_frame`.
     frames: Option<(u64, u64)>,
-    /// Ranges of the file that are code.
+    /// Ranges of the file that contain code.
     code: Vec<(u64, u64)>,
 }
 
 impl Sections {
-    /// The range of code around a site that is in no table.
+    /// The range of code around a site that no table covers.
     fn code(&self, segment: &Segment, site: u64) -> Found {
         let (first, last) = (segment.offset, segment.offset + segment.len);
         if self.code.is_empty() {
@@ -201,7 +203,7 @@ struct Elf<'a> {
     unwind: Option<u64>,
 }
 
-/// The functions that the sites (offsets in the file) are in.
+/// The functions that contain the sites (file offsets).
 pub fn find(read: Read<'_>, sites: &[u64]) -> Vec<Found> {
     let file = File { read, blocks: HashMap::new(), left: READ_MAX };
     let Some(mut elf) = Elf::open(file) else { return vec![Found::Nowhere; sites.len()] };
@@ -244,7 +246,7 @@ impl<'a> Elf<'a> {
             let (kind, flags) = (file.u32(at)?, file.u32(at + 4)?);
             let (offset, address, len) = (file.u64(at + 8)?, file.u64(at + 16)?, file.u64(at + 32)?);
             match kind {
-                PT_LOAD if offset.max(address).max(len) < MAX_PLACE => {
+                PT_LOAD if offset.max(address).max(len) < MAX_ADDRESS => {
                     segments.push(Segment { offset, address, len, code: flags & PF_X != 0 })
                 }
                 PT_GNU_EH_FRAME => unwind = Some(address),
@@ -254,7 +256,7 @@ impl<'a> Elf<'a> {
         Some(Elf { file, segments, unwind })
     }
 
-    /// The segment of code that has this offset in the file, and the address there.
+    /// The code segment that contains this file offset, and the address there.
     fn code(&self, offset: u64) -> Option<(Segment, u64)> {
         self.segments.iter().filter(|s| s.code).find_map(|s| Some((*s, s.address_of(offset)?)))
     }
@@ -262,7 +264,7 @@ impl<'a> Elf<'a> {
         self.segments.iter().find_map(|s| s.offset_of(address))
     }
 
-    /// By the unwind table (Linux Standard Base, "Exception Frames").
+    /// Looks up the unwind table (Linux Standard Base, "Exception Frames").
     fn unwind(&mut self, address: u64) -> Option<Range> {
         let header = self.unwind?;
         let at = self.offset_of(header)?;
@@ -282,7 +284,7 @@ impl<'a> Elf<'a> {
         Some(Range { start: first, end: first.checked_add(len)?.min(next), next })
     }
 
-    /// Length of the code that the entry (FDE) at `entry` is about, if that begins at `first`.
+    /// Length of the code described by the entry (FDE) at `entry`, if that begins at `first`.
     fn frame(&mut self, entry: u64, first: u64) -> Option<u64> {
         let at = self.offset_of(entry)?;
         let f = &mut self.file;
@@ -295,7 +297,7 @@ impl<'a> Elf<'a> {
         (start == first).then_some(len)
     }
 
-    /// The range that the two fields of an FDE tell, of which the first is at `address`.
+    /// The range given by the two fields of an FDE, the first of which is at `address`.
     fn span(kind: u8, fields: [u8; 16], address: u64) -> Option<(u64, u64)> {
         let [a, b, c, d] = [0, 4, 8, 12].map(|n| u32::from_le_bytes(std::array::from_fn(|i| fields[n + i])));
         let wide = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
@@ -313,7 +315,7 @@ impl<'a> Elf<'a> {
         Some((base.wrapping_add(start), len))
     }
 
-    /// By all entries of the unwind table, which lie one after the other.
+    /// Scans all entries of the unwind table, which are adjacent.
     fn frames(&mut self, (offset, size): (u64, u64), search: &mut Search) -> Option<()> {
         if size > MAX_FRAMES {
             return None;
@@ -345,7 +347,7 @@ impl<'a> Elf<'a> {
         Some(())
     }
 
-    /// How the common entry (CIE) at the offset has its FDEs' addresses written.
+    /// The encoding of the addresses in FDEs that refer to the common entry (CIE) at the offset.
     fn pointers(f: &mut File<'_>, at: u64) -> Option<u8> {
         let version = f.u8(at.checked_add(8)?)?;
         if f.u32(at + 4)? != 0 || !matches!(version, 1 | 3) {
@@ -359,7 +361,7 @@ impl<'a> Elf<'a> {
         if augmentation[0] != b'z' {
             return None;
         }
-        // Alignment of code and data, the return address's register, the length of what follows.
+        // Alignment of code and data, the return address register, the length of the augmentation data.
         let mut at = at + 9 + end as u64 + 1;
         for _ in 0..4 {
             at = f.leb(at)?.1;
@@ -410,12 +412,12 @@ impl<'a> Elf<'a> {
         Some(s)
     }
 
-    /// By the tables that only section headers lead to. `missing`: which sites, and their addresses.
+    /// Consults the tables that only section headers lead to. `missing`: index and address of each site.
     fn by_sections(&mut self, s: &Sections, mut missing: Vec<(usize, u64)>, ranges: &mut [Option<Range>]) {
         missing.sort_unstable_by_key(|m| m.1);
         if let Some(frames) = s.frames.filter(|_| self.unwind.is_none()) {
             let mut search = Search::new(missing.clone());
-            // What is known of a table that cannot be read to its end is not known to be all.
+            // The contents of a table that cannot be read to its end may be incomplete.
             if self.frames(frames, &mut search).is_some() {
                 search.done(ranges);
             }
@@ -441,14 +443,14 @@ impl<'a> Elf<'a> {
         plain || f.bytes(name) == Some(*b".data.rel.ro.gopclntab\0")
     }
 
-    /// By the table of Go's runtime (`runtime/symtab.go`: `pcHeader`, `functab`).
+    /// Looks up the table of Go's runtime (`runtime/symtab.go`: `pcHeader`, `functab`).
     fn go(f: &mut File<'_>, table: u64, address: u64) -> Option<Range> {
         if !GO.contains(&f.bytes::<8>(table)?) {
             return None;
         }
         let (count, text) = (f.u64(table.checked_add(8)?)?, f.u64(table.checked_add(24)?)?);
         let entries = table.checked_add(f.u64(table.checked_add(64)?)?)?;
-        // Where the linker leaves it to be relocated it is not known.
+        // If the linker leaves it to be relocated, it is unknown.
         if text == 0 || count > u64::from(u32::MAX) {
             return None;
         }
@@ -459,11 +461,11 @@ impl<'a> Elf<'a> {
     }
 }
 
-/// The symbols, or the entries of the unwind table, nearest to some addresses.
+/// The symbols, or entries of the unwind table, nearest to some addresses.
 struct Search {
-    /// By address.
+    /// Sorted by address.
     wanted: Vec<(usize, u64)>,
-    /// For each: where the last function before begins, how long it says that it is, where the next symbol begins.
+    /// For each: start of the last function before it, its claimed length, and start of the next symbol.
     near: Vec<(u64, u64, u64)>,
 }
 
@@ -474,11 +476,11 @@ impl Search {
     }
 
     fn table(&mut self, f: &mut File<'_>, mut offset: u64, size: u64) {
-        const AT_ONCE: usize = SYM * 2048;
-        let mut buf = vec![0; AT_ONCE];
+        const CHUNK: usize = SYM * 2048;
+        let mut buf = vec![0; CHUNK];
         let mut left = size;
         while left >= SYM as u64 {
-            let part = left.min(AT_ONCE as u64) as usize;
+            let part = left.min(CHUNK as u64) as usize;
             let Some(n) = f.fill(offset, &mut buf[..part]) else { return };
             buf[..n].chunks_exact(SYM).for_each(|s| self.symbol(s));
             if n < part {
@@ -498,9 +500,9 @@ impl Search {
         }
     }
 
-    /// Something that begins there.
+    /// Adds an entry that begins at `start`.
     fn add(&mut self, start: u64, len: u64, function: bool) {
-        // The wanted addresses from here on may be in it; the one before may end with it.
+        // It may contain the wanted addresses from `from` on, and ends the function of the one before.
         let from = self.wanted.partition_point(|w| w.1 < start);
         if let Some(before) = from.checked_sub(1) {
             self.near[before].2 = self.near[before].2.min(start);
@@ -512,7 +514,8 @@ impl Search {
     }
 
     fn done(mut self, ranges: &mut [Option<Range>]) {
-        // What is next of a later address, or before of an earlier one, is so for its neighbour, if nothing is nearer.
+        // The next symbol of a later address, and the function before an earlier one, also apply to the neighbour,
+        // unless it has a nearer one.
         for i in 1..self.near.len() {
             if self.near[i].0 < self.near[i - 1].0 {
                 (self.near[i].0, self.near[i].1) = (self.near[i - 1].0, self.near[i - 1].1);
@@ -540,7 +543,7 @@ pub mod tests {
         /// `.eh_frame` without a search table.
         Frames,
         Symbols,
-        /// Symbols that do not say how long they are.
+        /// Symbols without a size.
         Labels,
         Go,
         Nothing,
@@ -559,7 +562,8 @@ pub mod tests {
         }
     }
 
-    /// Four pages of which the first three are `page`, with the functions (offset, length) in a table of the last page.
+    /// Four pages, the first three of which are `page`; the functions (offset, length) are in a table on the last
+    /// page.
     pub fn elf(page: &[u8], functions: &[(u64, u64)], by: By) -> Vec<u8> {
         const TABLE: u64 = 0x3000;
         let mut f = vec![0u8; 0x4000];
@@ -583,7 +587,8 @@ pub mod tests {
         let t = TABLE as usize;
         match by {
             By::Unwind | By::Frames => {
-                // The search table, which only one of them is told of; a CIE with "zR" at 0x200, and an FDE for each function.
+                // The search table, which only `Unwind` refers to; a CIE with "zR" at 0x200, and an FDE for each
+                // function.
                 put32(&mut f, t, &[0x3b03_1b01, 0, functions.len() as u64]);
                 put32(&mut f, t + 0x200, &[28, 0, 0x0052_7a01, 0x011b_0110, 0]);
                 f[t + 0x20c..t + 0x211].copy_from_slice(&[1, 0x78, 16, 1, 0x1b]);
@@ -632,7 +637,7 @@ pub mod tests {
     }
 
     #[test]
-    fn each_table_tells() {
+    fn each_table_yields_functions() {
         let known = [(0x800, 0x40), (0x840, 0x20), (0x900, 0x100)];
         for by in ALL {
             let file = elf(&[], &known, by);
@@ -644,7 +649,7 @@ pub mod tests {
             assert_eq!(found[6], found[1], "{by:?}");
             assert_eq!(found[4], if whole { second } else { None }, "{by:?}");
             match by {
-                // Nothing says where the last one ends.
+                // The end of the last function is unknown.
                 By::Labels => assert_eq!(found[3], None),
                 _ => assert_eq!(found[3].map(|f| (f.start, f.end)), Some((0x900, 0xa00)), "{by:?}"),
             }
@@ -653,10 +658,10 @@ pub mod tests {
     }
 
     #[test]
-    fn what_is_in_no_table_is_in_a_range_of_code() {
+    fn sites_in_no_table_are_in_a_range_of_code() {
         let find = |file: &[u8], sites: &[u64]| find(&mut reader(file), sites);
         let mut file = elf(&[], &[(0x800, 0x40)], By::Nothing);
-        // Without sections of code the segment is; with one, that.
+        // Without code sections, the segment; with one, that section.
         assert_eq!(find(&file, &[0x800, 0x4000]), [Found::Code(0, 0x4000), Found::Nowhere]);
         put(&mut file, 0x3e40, &[SHT_PROGBITS as u64 * (1 << 32), SHF_EXECINSTR, 0, 0x700, 0x200]);
         let code = Found::Code(0x700, 0x900);
@@ -666,7 +671,7 @@ pub mod tests {
         assert_eq!(find(&file, &[0x3f00, 0x3eff]), [Found::Code(0x3f00, 0x4000), Found::Nowhere]);
         let symbols = elf(&[], &[(0x800, 0x40), (0x900, 0x40)], By::Symbols);
         assert_eq!(find(&symbols, &[0x880]), [Found::Code(0, 0x4000)]);
-        // A segment that is no code, and no file.
+        // A segment that is not code, and an empty file.
         file[64 + 4] = 4;
         assert_eq!(find(&file, &[0x800]), [Found::Nowhere]);
         assert_eq!(find(&[], &[0, u64::MAX]), [Found::Nowhere; 2]);
@@ -689,8 +694,8 @@ pub mod tests {
     }
 
     #[test]
-    fn lies_are_harmless() {
-        // Each byte of the headers and tables, at its extremes; every answer is a range around what was asked for.
+    fn false_tables_are_harmless() {
+        // Sets each byte of the headers and tables to extreme values; every answer must be a range around the site.
         for by in ALL {
             let good = elf(&[], &[(0x800, 0x40), (0x840, 0x20), (0x900, 0x100)], by);
             for at in (0..180).chain(0x3000..0x30c0).chain(0x3200..0x3270).chain(0x3e00..0x3f16) {
@@ -703,7 +708,7 @@ pub mod tests {
                 }
             }
         }
-        // No more is read than the bound says, however long the tables say they are.
+        // Reads stay within the bound, whatever lengths the tables claim.
         for (by, size) in [(By::Symbols, u64::MAX / 2), (By::Frames, u64::MAX / 2), (By::Frames, MAX_FRAMES)] {
             let mut file = elf(&[], &[(0x800, 0x40)], by);
             put(&mut file, 0x3e60, &[size]);

@@ -1,4 +1,4 @@
-//! Safe wrappers around the host calls that the Sentry makes beyond what `nix` offers safely.
+//! Safe wrappers around the host calls of the Sentry that `nix` does not offer safely.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -14,15 +14,15 @@ use parking_lot::RwLock;
 
 use crate::budget::{self, FileRoom, Use};
 
-/// Any host clock, in ns; 0 if the host has no such clock. `id` may be a per-process clock id.
+/// A host clock, in ns; 0 if the host has no such clock. `id` may be a per-process clock id.
 pub fn clock_ns(id: libc::clockid_t) -> u64 {
     clock_gettime(id).map_or(0, |(s, ns)| (s as u64).saturating_mul(1_000_000_000).saturating_add(ns as u64))
 }
 
-/// Any host clock: seconds and nanoseconds.
+/// A host clock: seconds and nanoseconds.
 pub fn clock_gettime(id: libc::clockid_t) -> Result<(i64, i64), Errno> {
     let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `ts` is a valid place for the answer.
+    // SAFETY: `ts` is a live `timespec`, which the call fills in.
     Errno::result(unsafe { libc::clock_gettime(id, &mut ts) })?;
     Ok((ts.tv_sec, ts.tv_nsec))
 }
@@ -30,12 +30,12 @@ pub fn clock_gettime(id: libc::clockid_t) -> Result<(i64, i64), Errno> {
 /// Resolution of a host clock: seconds and nanoseconds.
 pub fn clock_getres(id: libc::clockid_t) -> Result<(i64, i64), Errno> {
     let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `ts` is a valid place for the answer.
+    // SAFETY: `ts` is a live `timespec`, which the call fills in.
     Errno::result(unsafe { libc::clock_getres(id, &mut ts) })?;
     Ok((ts.tv_sec, ts.tv_nsec))
 }
 
-/// Fills `buf` with random bytes of the host.
+/// Fills `buf` with random bytes from the host.
 pub fn getrandom(buf: &mut [u8]) {
     let mut done = 0;
     while done < buf.len() {
@@ -46,7 +46,7 @@ pub fn getrandom(buf: &mut [u8]) {
             n if n > 0 => done += n as usize,
             _ if Errno::last() == Errno::EINTR => {}
             _ => {
-                // No host that this project supports lacks it.
+                // All supported hosts have getrandom(2).
                 log::error!("getrandom: {}", Errno::last());
                 return;
             }
@@ -54,18 +54,19 @@ pub fn getrandom(buf: &mut [u8]) {
     }
 }
 
-/// A random number of the host.
+/// A random number from the host.
 pub fn random_u64() -> u64 {
     let mut b = [0; 8];
     getrandom(&mut b);
     u64::from_ne_bytes(b)
 }
 
-/// Waits at most `wait_ns` (`i64::MAX`: without limit). Returns how many events were stored.
+/// Waits at most `wait_ns` (`i64::MAX`: without limit). Returns the number of events stored.
 pub(crate) fn epoll_wait_ns(epoll: &Epoll, events: &mut [EpollEvent], wait_ns: i64) -> usize {
     let ts = libc::timespec { tv_sec: wait_ns / 1_000_000_000, tv_nsec: wait_ns % 1_000_000_000 };
     let ts_ptr = if wait_ns == i64::MAX { std::ptr::null() } else { &raw const ts };
-    // SAFETY: `EpollEvent` is `repr(transparent)` over `epoll_event`, and there is room for `len` of them.
+    // SAFETY: `EpollEvent` is `repr(transparent)` over `epoll_event`, and `events` has room for `len` of them;
+    // `ts_ptr` is null or points to `ts`.
     let n = unsafe {
         libc::syscall(
             libc::SYS_epoll_pwait2,
@@ -83,21 +84,21 @@ pub(crate) fn epoll_wait_ns(epoll: &Epoll, events: &mut [EpollEvent], wait_ns: i
 /// `poll` for reading, without waiting.
 pub fn readable_now(fd: BorrowedFd<'_>) -> bool {
     let mut p = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one valid pollfd.
+    // SAFETY: `p` is one live `pollfd`.
     unsafe { libc::poll(&mut p, 1, 0) > 0 && p.revents & libc::POLLIN != 0 }
 }
 
 /// `poll` for reading, for `timeout_ms` at most.
 pub fn wait_readable(fd: BorrowedFd<'_>, timeout_ms: i32) {
     let mut p = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one valid pollfd.
+    // SAFETY: `p` is one live `pollfd`.
     unsafe { libc::poll(&mut p, 1, timeout_ms) };
 }
 
-/// Poll bits (`POLL*`) of a host descriptor now, out of `events`.
+/// Current poll bits (`POLL*`) of a host descriptor, out of `events`.
 pub fn poll_now(fd: BorrowedFd<'_>, events: i16) -> i16 {
     let mut p = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
-    // SAFETY: one valid pollfd.
+    // SAFETY: `p` is one live `pollfd`.
     if unsafe { libc::poll(&mut p, 1, 0) } > 0 {
         p.revents
     } else {
@@ -105,22 +106,24 @@ pub fn poll_now(fd: BorrowedFd<'_>, events: i16) -> i16 {
     }
 }
 
-/// Reads at `offset` into several buffers; `nowait` (`RWF_NOWAIT`) gives `EAGAIN` instead of waiting for a device.
+/// Reads at `offset` into several buffers; with `nowait` (`RWF_NOWAIT`) returns `EAGAIN` instead of waiting for a
+/// device.
 pub fn preadv2(fd: BorrowedFd<'_>, bufs: &mut [io::IoSliceMut<'_>], offset: i64, nowait: bool) -> Result<usize, Errno> {
     let flags = if nowait { libc::RWF_NOWAIT } else { 0 };
-    // SAFETY: `IoSliceMut` has the layout of `iovec`, and the buffers are writable.
+    // SAFETY: `IoSliceMut` has the layout of `iovec`, and its buffers are live exclusive borrows.
     let n =
         unsafe { libc::preadv2(fd.as_raw_fd(), bufs.as_mut_ptr().cast(), bufs.len() as libc::c_int, offset, flags) };
     Errno::result(n).map(|n| n as usize)
 }
 
-/// Writes as much as is taken at once; `EAGAIN` if that is nothing. Whatever does not know of `RWF_NOWAIT` (a terminal, a pipe of an older
-/// kernel) is asked by `poll`, which for a terminal is right unless it is nearly full. Not for regular files: those may say `EAGAIN` forever.
+/// Writes as many bytes as the file takes without blocking; `EAGAIN` if none. A file without `RWF_NOWAIT` (a
+/// terminal, a pipe of an older kernel) is checked by `poll`, which for a terminal is right unless it is nearly full.
+/// Not for regular files: those may return `EAGAIN` forever.
 pub fn write_nowait(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
-    /// Taken whole by a pipe that can be written to.
+    /// A writable pipe takes this many bytes at once.
     const PIPE_BUF: usize = 4096;
     let iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    // SAFETY: one valid buffer, which is only read.
+    // SAFETY: `iov` describes one live buffer, which is only read.
     let n = unsafe { libc::pwritev2(fd.as_raw_fd(), &raw const iov, 1, -1, libc::RWF_NOWAIT) };
     match Errno::result(n) {
         Err(Errno::EOPNOTSUPP) => {}
@@ -134,14 +137,14 @@ pub fn write_nowait(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
 
 /// `fallocate` with raw mode bits (`FALLOC_FL_*`).
 pub fn fallocate(fd: BorrowedFd<'_>, mode: i32, offset: i64, len: i64) -> Result<(), Errno> {
-    // SAFETY: no memory is involved.
+    // SAFETY: the call takes no pointer.
     Errno::result(unsafe { libc::fallocate(fd.as_raw_fd(), mode, offset, len) }).map(drop)
 }
 
 /// User and system processor time of this process (`RUSAGE_SELF`) in ns, and its maximum resident set in KiB.
 pub fn rusage_self() -> (u64, u64, u64) {
     let mut r = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: a valid place for the answer; all zeroes is a valid `rusage`.
+    // SAFETY: `r` is a live `rusage`; all zeroes is a valid value, should the call fail.
     let r = unsafe {
         libc::getrusage(libc::RUSAGE_SELF, r.as_mut_ptr());
         r.assume_init()
@@ -150,7 +153,7 @@ pub fn rusage_self() -> (u64, u64, u64) {
     (ns(r.ru_utime), ns(r.ru_stime), r.ru_maxrss as u64)
 }
 
-/// Requests that [`ioctl`] passes on, with the size of what they read or write at the pointer.
+/// Requests that [`ioctl`] passes on, with the size of the memory that they access at the pointer.
 const IOCTLS: &[(u64, usize)] = &[
     (libc::TCGETS, 36),
     (libc::TCSETS, 36),
@@ -163,20 +166,20 @@ const IOCTLS: &[(u64, usize)] = &[
     (libc::TIOCGPGRP, 4),
     (libc::TIOCGSID, 4),
 ];
-/// Requests whose argument is a number.
+/// Requests that take a number as argument.
 const IOCTLS_BY_VALUE: &[u64] = &[libc::TCFLSH, libc::TCSBRK];
 
-/// One of a short list of terminal requests by raw number. `buf` is what the pointer points to.
+/// Passes on one of a short list of terminal requests by raw number. `buf` is the memory that the pointer refers to.
 pub fn ioctl(fd: BorrowedFd<'_>, request: u64, buf: &mut [u8]) -> Result<i32, Errno> {
     let &(_, size) = IOCTLS.iter().find(|(r, _)| *r == request).ok_or(Errno::ENOTTY)?;
     if buf.len() < size {
         return Err(Errno::EINVAL);
     }
-    // SAFETY: the kernel reads and writes `size` bytes at most, and `buf` has them.
+    // SAFETY: the kernel accesses at most `size` bytes, and `buf` has them.
     Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, buf.as_mut_ptr()) })
 }
 
-/// One of a short list of terminal requests whose argument is a number.
+/// Passes on one of a short list of terminal requests that take a number as argument.
 pub fn ioctl_value(fd: BorrowedFd<'_>, request: u64, value: i32) -> Result<i32, Errno> {
     if !IOCTLS_BY_VALUE.contains(&request) {
         return Err(Errno::ENOTTY);
@@ -185,17 +188,17 @@ pub fn ioctl_value(fd: BorrowedFd<'_>, request: u64, value: i32) -> Result<i32, 
     Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, value as libc::c_long) })
 }
 
-/// Bytes (with what the host needs to keep them) that were sent on a Unix socket and have not been received.
+/// Bytes (with the host's overhead) that were sent on a Unix socket and have not been received.
 pub fn unread(socket: BorrowedFd<'_>) -> i32 {
     let mut n: libc::c_int = 0;
-    // SAFETY: the kernel writes one number. An error is taken for none: there is no such socket any more.
+    // SAFETY: the kernel writes one number. An error counts as 0: that socket no longer exists.
     unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut n) };
     n
 }
 
 /// Whether `tid` is a thread of process `pid`.
 pub fn is_thread_of(tid: i32, pid: i32) -> bool {
-    // SAFETY: no memory is involved; signal 0 is none.
+    // SAFETY: the call takes no pointer; signal 0 only checks.
     pid > 0 && tid > 0 && unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, 0) } == 0
 }
 
@@ -225,26 +228,26 @@ pub fn recv_with_fds(
     let mut fds = Vec::new();
     for c in msg.cmsgs()? {
         if let nix::sys::socket::ControlMessageOwned::ScmRights(list) = c {
-            // SAFETY: the kernel has just made these descriptors for us.
+            // SAFETY: the kernel has just created these descriptors for this call; nothing else owns them.
             fds.extend(list.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
     Ok((msg.bytes, fds))
 }
 
-/// A memfd that this process has mapped too: contents of an in-memory file, which guests may map (`Op::MapFile` with
-/// [`SharedFile::fd`]) and change at any moment. Reads and writes are plain copies, without a host call, and may see a
-/// guest's change half done, as on Linux. One for whose mapping there is no room (see [`crate::budget`]) is read and
-/// written through its descriptor.
+/// A memfd that the Sentry has mapped, too: contents of an in-memory file, which guests may map (`Op::MapFile` with
+/// [`SharedFile::fd`]) and change at any moment. Reads and writes are plain copies, without a host call; they may see
+/// a guest's change half done, as on Linux. A file that no room is left to map (see [`crate::budget`]) is accessed
+/// through its descriptor.
 pub struct SharedFile {
     fd: Arc<OwnedFd>,
-    /// It may have holes: those are not to be read through the mapping, which would fill them with pages.
+    /// It may have holes. Those must not be read through the mapping, which would fill them with pages.
     sparse: AtomicBool,
     inner: RwLock<View>,
 }
 
 struct View {
-    /// Where it is mapped, if it is.
+    /// Address of the mapping, if any.
     base: Option<NonNull<u8>>,
     /// Bytes mapped (whole pages).
     mapped: usize,
@@ -253,9 +256,10 @@ struct View {
     len: u64,
 }
 
-// SAFETY: the pointer is used under the lock only, and for raw copies within the mapping.
+// SAFETY: the pointer is used only under the lock, for raw copies within the mapping, which belongs to no thread.
 unsafe impl Send for SharedFile {}
-// SAFETY: the same.
+// SAFETY: all access through `&SharedFile` takes the lock, and copies by raw pointers, which tolerate concurrent
+// writers.
 unsafe impl Sync for SharedFile {}
 
 /// Largest [`SharedFile`].
@@ -268,12 +272,12 @@ impl std::fmt::Debug for SharedFile {
 }
 
 impl SharedFile {
-    /// `ENFILE` if there are too many descriptors for that `what`.
+    /// Creates an empty file; `ENFILE` if there are too many descriptors for that use.
     pub fn new(what: Use) -> Result<Self, Errno> {
         let fd = memfd_create(c"runsc-file", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         let fd = budget::admit(fd, what)?;
-        // Nobody may seal it against us later. (A guest that maps it has the descriptor for a moment only.) Shrinking is done
-        // by us alone; a stub's descriptor could shrink it too, but `ftruncate` is not in a stub's filter.
+        // Prevents further seals. (A guest that maps the file has its descriptor only for a moment.) Only the Sentry
+        // shrinks the file: a stub's descriptor would permit it, but a stub's filter does not allow `ftruncate`.
         fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SEAL))?;
         Ok(SharedFile {
             fd: Arc::new(fd),
@@ -281,11 +285,11 @@ impl SharedFile {
             inner: RwLock::new(View { base: None, mapped: 0, room: None, len: 0 }),
         })
     }
-    /// For `Op::MapFile`.
+    /// The descriptor, for `Op::MapFile`.
     pub fn fd(&self) -> Arc<OwnedFd> {
         self.fd.clone()
     }
-    /// Whether what [`Self::fd`] gave is in use anywhere.
+    /// Whether a descriptor from [`Self::fd`] is still in use.
     pub fn fd_is_used(&self) -> bool {
         Arc::strong_count(&self.fd) > 1
     }
@@ -295,14 +299,15 @@ impl SharedFile {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Grows (with zeroes) or shrinks.
+    /// Grows the file (with zeroes) or shrinks it.
     pub fn set_len(&self, len: u64) -> Result<(), Errno> {
         if len > SHARED_FILE_MAX {
             return Err(Errno::EFBIG);
         }
         let mut view = self.inner.write();
         if len > view.len && view.len % crate::PAGE_SIZE != 0 {
-            // A guest's mapping may have written behind the end, in the last page: that must read as zeroes now.
+            // A guest's mapping may have written beyond the end, in the last page: those bytes must read as zeroes
+            // now.
             let (from, end) = (view.len, len.min(view.len.next_multiple_of(crate::PAGE_SIZE)));
             view.zero(&self.fd, from, end)?;
         }
@@ -314,13 +319,14 @@ impl SharedFile {
         view.map(&self.fd, len);
         Ok(())
     }
-    /// Copies from `offset`; returns how many bytes there were before the end.
+    /// Copies from `offset`; returns the number of bytes before the end of the file.
     pub fn copy_out(&self, offset: u64, buf: &mut [u8]) -> usize {
         let view = self.inner.read();
         let n = buf.len().min(usize::try_from(view.len.saturating_sub(offset)).unwrap_or(usize::MAX));
         let buf = &mut buf[..n];
         match view.base.filter(|_| !self.sparse.load(Ordering::Relaxed)) {
-            // SAFETY: offset + n <= len <= mapped, and the file has that length; raw pointers, since a guest may write meanwhile.
+            // SAFETY: offset + n <= len <= mapped, and the file has that length; raw pointers, since a guest may
+            // write meanwhile.
             Some(base) => unsafe {
                 std::ptr::copy_nonoverlapping(base.as_ptr().add(offset as usize), buf.as_mut_ptr(), n)
             },
@@ -328,7 +334,7 @@ impl SharedFile {
         }
         n
     }
-    /// As much as there is.
+    /// Reads until `buf` is full or the file ends.
     fn pread(&self, buf: &mut [u8], offset: u64) -> usize {
         let mut done = 0;
         while done < buf.len() {
@@ -341,7 +347,7 @@ impl SharedFile {
         }
         done
     }
-    /// Has `f` read bytes at `offset`: a pointer to them and how many there are; `len` at most, perhaps less where the file is
+    /// Calls `f` with a pointer to the bytes at `offset` and their number: `len` at most, perhaps less if the file is
     /// not mapped. Not called at the end of the file.
     pub(crate) fn with_bytes<R>(&self, offset: u64, len: usize, f: impl FnOnce(*mut u8, usize) -> R) -> Option<R> {
         let view = self.inner.read();
@@ -350,14 +356,14 @@ impl SharedFile {
             return None;
         }
         if let Some(base) = view.base {
-            // SAFETY: offset + n <= len <= mapped. The lock is held while `f` uses the pointer.
+            // SAFETY: offset + n <= len <= mapped, so the pointer is in bounds. The lock is held while `f` uses it.
             return Some(f(unsafe { base.as_ptr().add(offset as usize) }, n));
         }
-        let mut buf = vec![0; n.min(UNMAPPED_PART)];
+        let mut buf = vec![0; n.min(UNMAPPED_CHUNK)];
         let n = self.pread(&mut buf, offset);
         (n > 0).then(|| f(buf.as_mut_ptr(), n))
     }
-    /// Has `f` write bytes at `offset`, as [`Self::with_bytes`]; it says how many it has written.
+    /// Lets `f` write bytes at `offset`, as in [`Self::with_bytes`]; `f` returns the number of bytes written.
     pub(crate) fn fill_bytes(
         &self,
         offset: u64,
@@ -369,14 +375,14 @@ impl SharedFile {
             drop(view);
             return self.with_bytes(offset, len, f);
         }
-        let n = len.min(usize::try_from(view.len.saturating_sub(offset)).unwrap_or(usize::MAX)).min(UNMAPPED_PART);
+        let n = len.min(usize::try_from(view.len.saturating_sub(offset)).unwrap_or(usize::MAX)).min(UNMAPPED_CHUNK);
         let mut buf = vec![0; n];
         (n > 0).then(|| {
             let n = f(buf.as_mut_ptr(), n)?;
             pwrite_all(&self.fd, buf.get(..n).unwrap_or(&buf), offset)
         })
     }
-    /// Copies to `offset`, growing the file when needed.
+    /// Copies to `offset`, and grows the file if needed.
     pub fn copy_in(&self, offset: u64, data: &[u8]) -> Result<usize, Errno> {
         let end = offset.checked_add(data.len() as u64).ok_or(Errno::EFBIG)?;
         if data.is_empty() {
@@ -387,13 +393,13 @@ impl SharedFile {
             let was = self.sparse.load(Ordering::Relaxed);
             self.set_len_at_least(end)?;
             if offset <= len.next_multiple_of(crate::PAGE_SIZE) {
-                // What follows fills it.
+                // The copy below fills the new part.
                 self.sparse.store(was, Ordering::Relaxed);
             }
         }
         let view = self.inner.read();
         if end > view.len {
-            // Shrunk in between, by another thread of ours.
+            // Shrunk meanwhile by another thread of the Sentry.
             return Err(Errno::EAGAIN);
         }
         let Some(base) = view.base else {
@@ -409,21 +415,21 @@ impl SharedFile {
         }
         Ok(())
     }
-    /// Gives the pages of a range back; they read as zeroes then.
+    /// Frees the pages of a range, which then read as zeroes.
     pub fn punch_hole(&self, offset: u64, len: u64) -> Result<(), Errno> {
         self.sparse.store(true, Ordering::Relaxed);
         fallocate(self.fd.as_fd(), libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset as i64, len as i64)
     }
-    /// 512-byte blocks in use, as the host tells.
+    /// Number of 512-byte blocks in use, as reported by the host.
     pub fn blocks(&self) -> u64 {
         nix::sys::stat::fstat(&*self.fd).map_or(0, |s| s.st_blocks as u64)
     }
 }
 
-/// Most bytes that pass through a buffer at a time on their way to or from a file that is not mapped.
-const UNMAPPED_PART: usize = 256 << 10;
+/// Buffer size for access to a file that is not mapped.
+const UNMAPPED_CHUNK: usize = 256 << 10;
 
-/// As many as the host takes.
+/// Writes until the host takes no more.
 fn pwrite_all(fd: &OwnedFd, data: &[u8], offset: u64) -> Result<usize, Errno> {
     let mut done = 0;
     while done < data.len() {
@@ -442,16 +448,17 @@ impl View {
     fn zero(&self, fd: &OwnedFd, from: u64, to: u64) -> Result<(), Errno> {
         match self.base {
             Some(base) if to <= self.mapped as u64 && from < to => {
-                // SAFETY: within the mapping, in the page of the file's last byte, which exists.
+                // SAFETY: the range lies in the mapping, in the page of the file's last byte, so the page exists.
                 unsafe { std::ptr::write_bytes(base.as_ptr().add(from as usize), 0, (to - from) as usize) };
                 Ok(())
             }
             Some(_) => Ok(()),
-            // A file that becomes longer has zeroes there only if it was shorter before.
+            // Truncated to `from`, the file is zero beyond it when it grows again.
             None => nix::unistd::ftruncate(fd, from as i64),
         }
     }
-    /// Has at least `len` bytes mapped, if there is room; more than needed, so that a growing file is not mapped anew each time.
+    /// Maps at least `len` bytes, if there is room; more than needed, so that a growing file is not remapped each
+    /// time.
     fn map(&mut self, fd: &OwnedFd, len: u64) {
         if len <= self.mapped as u64 {
             return;
@@ -467,7 +474,8 @@ impl View {
         if !fits {
             return self.unmap();
         }
-        // SAFETY: a new mapping (or the old one moved); the only pointer to the old place is replaced below.
+        // SAFETY: a new mapping, or the old one moved; the caller holds the lock exclusively, and the only pointer to
+        // the old address is replaced below.
         let p = unsafe {
             match self.base {
                 Some(base) => libc::mremap(base.as_ptr().cast(), self.mapped, want as usize, libc::MREMAP_MAYMOVE),
@@ -488,7 +496,8 @@ impl View {
     }
     fn unmap(&mut self) {
         if let Some(base) = self.base.take() {
-            // SAFETY: ours; no copy is under way, since each holds the lock, which we have for ourselves.
+            // SAFETY: the mapping belongs to this value. No copy is in progress: each holds the lock, and `&mut self`
+            // excludes them.
             unsafe { libc::munmap(base.as_ptr().cast(), self.mapped) };
         }
         (self.mapped, self.room) = (0, None);
@@ -522,7 +531,7 @@ mod tests {
         assert_eq!(f.copy_in(u64::MAX, b"x"), Err(Errno::EFBIG));
     }
 
-    /// Two files that do the same, one of which is too long at first to be mapped.
+    /// Two files that undergo the same operations; one of them is too long at first to be mapped.
     #[test]
     fn a_file_without_a_mapping_reads_as_one_with() {
         let (mapped, plain) = (SharedFile::new(Use::File).unwrap(), SharedFile::new(Use::File).unwrap());
@@ -536,17 +545,17 @@ mod tests {
         assert_eq!(plain.copy_in(long - 3, b"end"), Ok(3));
         plain.set_len(10).unwrap();
         mapped.set_len(10).unwrap();
-        // It stays so: what is read and written now goes through the descriptor.
+        // It stays unmapped: reads and writes now go through the descriptor.
         let both = [&mapped, &plain];
         for f in both {
             assert_eq!(f.copy_in(8, &[7; 5000]), Ok(5000));
             let part = f.with_bytes(8, 100, |p, n| {
-                // SAFETY: `n` bytes that nobody else changes.
+                // SAFETY: `p` points to `n` live bytes, which no other thread accesses.
                 unsafe { std::slice::from_raw_parts(p, n) }.to_vec()
             });
             assert_eq!(part, Some(vec![7; 100]));
             let filled = f.fill_bytes(4000, 5, |p, n| {
-                // SAFETY: the same.
+                // SAFETY: `p` points to `n` live bytes, which no other thread accesses.
                 unsafe { std::ptr::write_bytes(p, 9, n) };
                 Ok(n)
             });

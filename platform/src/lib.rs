@@ -1,19 +1,20 @@
 //! The platform: guest address spaces and guest threads, carried by host processes and host threads ("stubs").
 //!
-//! This crate is where the project's `unsafe` lives. The guest kernel (crate `sentry`) forbids it and sees only what
-//! this file exports:
+//! This crate contains the project's `unsafe` code. The guest kernel (crate `sentry`) forbids it and uses only the
+//! exports of this file:
 //!
 //! * [`AddressSpace`]: one host process; its memory *is* the guest's memory.
-//! * [`GuestThread`]: one host thread in it. The guest kernel's task owns it, looks at its registers after a trap,
-//!   queues memory operations ([`Op`]) that the stub carries out, and lets it run again.
-//! * [`Executor`]: runs the guest kernel's futures, polls the hand-off areas of running guests, sleeps when nothing runs.
+//! * [`GuestThread`]: one host thread in it. The guest kernel's task owns it, reads its registers after a trap,
+//!   queues memory operations ([`Op`]) that the stub carries out, and resumes it.
+//! * [`Executor`]: runs the guest kernel's futures, scans the hand-off areas of running guests, sleeps when nothing
+//!   runs.
 //! * [`host`]: safe wrappers around the host calls that the guest kernel may make.
 //!
 //! # Contract of a guest thread
 //! A thread is in one of two states: *stopped* (the Sentry owns it; registers are valid) or *running* (the guest owns
-//! it). [`GuestThread::enter`] makes it running, [`GuestThread::poll_trap`] returning `Ready` makes it stopped.
-//! `queue`, `regs` and `enter` may only be used while it is stopped. A stub is hostile: everything it posts is read
-//! once, into Sentry memory, before anything is decided upon it.
+//! it). [`GuestThread::enter`] makes it running; when [`GuestThread::poll_trap`] returns `Ready`, it is stopped.
+//! `queue`, `regs` and `enter` may only be used while it is stopped. A stub is hostile: everything it posts is copied
+//! once to the Sentry's memory, and checked there.
 
 pub mod aux;
 pub mod budget;
@@ -34,6 +35,7 @@ use std::task::{Context, Poll};
 pub use executor::Executor;
 pub use nix::errno::Errno;
 pub use policy::HandOff;
+pub use systrap::Lineage;
 
 /// General registers of a guest thread. `orig_rax` is the system call number after a [`Trap::Syscall`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,23 +62,23 @@ pub struct Regs {
     pub orig_rax: u64,
 }
 
-/// Why a guest thread stopped.
+/// The reason why a guest thread stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trap {
     /// The guest made a system call: number in `regs.orig_rax`, `rip` points after the instruction.
     Syscall,
     /// A processor exception, as the host kernel reported it.
     Fault(Fault),
-    /// [`Interrupter::interrupt`] was called while guest code ran: `regs.orig_rax` is -1. Or while the stub slept in a futex
-    /// call that it made itself (see [`systrap::Systrap::set_native_futex`]): `regs.orig_rax` is the number of `futex`, and the
-    /// registers are those of a `Trap::Syscall` whose handler was cut short. May come late: after another trap that crossed
-    /// the interrupt, it is then reported once the guest has been entered again.
+    /// [`Interrupter::interrupt`] was called. In guest code, `regs.orig_rax` is -1. In a futex call that the stub
+    /// made itself (see [`systrap::Systrap::set_native_futex`]), `regs.orig_rax` is the number of `futex`, and the
+    /// registers are those of a `Trap::Syscall` whose handler was cut short. May come late: if another trap crosses
+    /// the interrupt, the interrupt is reported after the next `enter`.
     Interrupted,
     /// The queue was carried out after [`Enter::Stay`].
     OpsDone,
-    /// Operation number `index` of the queue failed; those after it were not carried out and the guest was not resumed.
+    /// Operation `index` of the queue failed. Later operations were not carried out, and the guest was not resumed.
     OpFailed { index: usize, errno: Errno },
-    /// The host thread is gone (host signal number, or 0 for an exit). Nothing more can be done with it.
+    /// The host thread is gone (host signal number, or 0 for an exit). All further operations on it fail.
     Dead { signal: i32 },
 }
 
@@ -94,13 +96,13 @@ pub struct Fault {
     pub error: u64,
 }
 
-/// An operation that the stub carries out in the guest's address space, in the order queued, before the guest goes on.
-/// Ranges must be page-aligned, non-empty, and inside [`GUEST_MIN`]..[`GUEST_MAX`]; the platform checks it.
-/// All mappings are made with `MAP_FIXED`: the guest kernel chooses addresses.
+/// An operation that the stub carries out in the guest's address space, in queue order, before the guest continues.
+/// Ranges must be page-aligned, non-empty, and inside [`GUEST_MIN`]..[`GUEST_MAX`]; the platform checks it. All
+/// mappings are made with `MAP_FIXED`: the guest kernel chooses addresses.
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// Anonymous memory. `shared` memory survives `fork` as shared. `prot` is `PROT_*`, `flags` may add
-    /// `MAP_NORESERVE`, `MAP_POPULATE`, `MAP_LOCKED` is ignored.
+    /// Anonymous memory. `shared` memory stays shared across `fork`. `prot` is `PROT_*`; `flags` may add
+    /// `MAP_NORESERVE` and `MAP_POPULATE`, other flags are ignored.
     MapAnon {
         addr: u64,
         len: u64,
@@ -108,8 +110,8 @@ pub enum Op {
         shared: bool,
         flags: i32,
     },
-    /// A host file (or memfd), at byte `offset`. `writable_fd` files may be mapped shared and writable; others must be mapped private
-    /// or read-only.
+    /// A host file (or memfd), at byte `offset`. The access mode of the descriptor limits shared mappings, as in
+    /// mmap(2).
     MapFile {
         addr: u64,
         len: u64,
@@ -127,8 +129,9 @@ pub enum Op {
         len: u64,
         prot: i32,
     },
-    /// Moves/resizes a mapping to a fixed new address (`MREMAP_MAYMOVE|MREMAP_FIXED`), or in place when `new_addr == addr`.
-    /// `flags` may add `MREMAP_DONTUNMAP` to a move; a `len` of 0 makes a second mapping of shared memory.
+    /// Moves or resizes a mapping to a fixed new address (`MREMAP_MAYMOVE|MREMAP_FIXED`), or in place if
+    /// `new_addr == addr`. `flags` may add `MREMAP_DONTUNMAP` to a move; a `len` of 0 makes a second mapping of
+    /// shared memory.
     Remap {
         addr: u64,
         len: u64,
@@ -136,7 +139,7 @@ pub enum Op {
         new_len: u64,
         flags: i32,
     },
-    /// `madvise` with advice the guest kernel has checked.
+    /// `madvise`, with advice that the guest kernel has checked.
     Advise {
         addr: u64,
         len: u64,
@@ -148,15 +151,16 @@ pub enum Op {
         len: u64,
         flags: i32,
     },
-    /// Copies `data` into guest memory. If the guest memory is not writable and the queue is for [`Enter::Return`], the guest
-    /// is resumed with `rax = -EFAULT` (the rest of the queue is carried out); with `Full` and `Stay` it is an `OpFailed`.
-    /// Any length; above [`STAGE_MAX`] bytes per queue it takes several rounds.
+    /// Copies `data` into guest memory. If that memory is not writable, the result depends on [`GuestThread::enter`]:
+    /// with [`Enter::Return`] the guest resumes with `rax = -EFAULT` (the rest of the queue is carried out); with
+    /// `Full` and `Stay` it is an `OpFailed`. Any length is allowed; more than [`STAGE_MAX`] bytes per queue take
+    /// several rounds.
     CopyOut {
         addr: u64,
         data: Vec<u8>,
     },
-    /// Stores `new` in the aligned 32-bit word at `addr` if it holds `old`, as one atomic step; otherwise it is an `OpFailed`
-    /// with `EAGAIN` (`EFAULT` where there is no such memory).
+    /// Atomically stores `new` in the aligned 32-bit word at `addr` if it holds `old`. Otherwise an `OpFailed` with
+    /// `EAGAIN` (`EFAULT` if that memory is not mapped).
     CompareExchange {
         addr: u64,
         old: u32,
@@ -166,33 +170,34 @@ pub enum Op {
     Barrier {
         command: i32,
     },
-    /// The same from a file in memory, `len` bytes at `offset`, as they are when the stub gets them; zeroes where the file has become shorter.
-    /// The bytes move twice, once on each side, and never through a buffer of ours.
+    /// Like `CopyOut`, from a file in memory: `len` bytes at `offset`, with their contents when the round is sent;
+    /// zeroes beyond the end of the file. The bytes are copied once on each side, without a buffer in between.
     CopyFile {
         addr: u64,
         file: Arc<host::SharedFile>,
         offset: u64,
         len: usize,
     },
-    /// getcpu(2): the number of the processor that the thread is on goes to `cpu`, that of its node to `node`; 0 for neither.
+    /// getcpu(2): stores the number of the thread's processor at `cpu`, that of its node at `node`; 0 skips one.
     Processor {
         cpu: u64,
         node: u64,
     },
-    /// clock_gettime(2) with `CLOCK_THREAD_CPUTIME_ID`: the time that this thread has used goes to `addr`.
+    /// clock_gettime(2) with `CLOCK_THREAD_CPUTIME_ID`: stores the thread's processor time at `addr`.
     ThreadTime {
         addr: u64,
     },
-    /// getrusage(2) of the host process, or of the thread alone; the stub's memory and faults count too.
+    /// getrusage(2) of the host process, or of the thread alone; includes the stub's memory and faults.
     Usage {
         thread: bool,
         addr: u64,
     },
-    /// Wakes one thread of this address space that waits for the word at `addr` by a futex call of its own (not a private one).
+    /// Wakes one thread of this address space that waits on the word at `addr` in a futex call of its own (not a
+    /// private one).
     Wake {
         addr: u64,
     },
-    /// rseq(2) for this thread: the host keeps the area at `addr` from then on.
+    /// rseq(2) for this thread: registers the area at `addr` with the host.
     Rseq {
         addr: u64,
         len: u32,
@@ -202,47 +207,48 @@ pub enum Op {
     /// Sets the FS / GS base register of this thread.
     SetFs(u64),
     SetGs(u64),
-    /// Stores the floating point and vector state (as the kernel puts it into a signal frame, [`fp_state_size`] bytes at most,
-    /// 64-byte aligned) at `addr`, then resets the live state to its initial value.
+    /// Stores the floating point and vector state at `addr` (in the format of the kernel's signal frame,
+    /// [`Platform::fp_state_size`] bytes at most, 64-byte aligned), then resets the live state.
     SaveFp {
         addr: u64,
     },
-    /// Loads that state from `addr`; 0 resets it (at once, or upon the return to the guest).
+    /// Loads that state from `addr`; 0 resets it (immediately, or on return to the guest).
     RestoreFp {
         addr: u64,
     },
 }
 
-/// How [`GuestThread::enter`] lets the stub go on.
+/// How [`GuestThread::enter`] continues after the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enter {
-    /// Back to the guest after a system call: only `regs.rax` has changed (`rcx`/`r11` as the `syscall` instruction leaves them).
+    /// To the guest after a system call: only `regs.rax` has changed (`rcx`/`r11` as the `syscall` instruction leaves
+    /// them).
     Return,
-    /// Back to the guest with all of `regs`.
+    /// To the guest with all of `regs`.
     Full,
-    /// Carry out the queue, then stop again with [`Trap::OpsDone`].
+    /// Stops again with [`Trap::OpsDone`].
     Stay,
-    /// Back to the guest, after the stub has made the guest's call itself: one of `futex` on private words (see
-    /// [`systrap::Systrap::set_native_futex`]), or `futex_waitv`; no operations may be queued.
+    /// To the guest, after the stub has made the guest's call itself: a private `futex` operation (see
+    /// [`systrap::Systrap::set_native_futex`]), or `futex_waitv`. No operations may be queued.
     Native,
 }
 
-/// Lowest and one past the highest address that a guest may use.
+/// Lowest address that a guest may use, and the end of its range.
 pub const GUEST_MIN: u64 = 0x1_0000;
 pub const GUEST_MAX: u64 = 0x7ffe_0000_0000;
 pub const PAGE_SIZE: u64 = 4096;
 /// Bytes of `CopyOut` data that travel through shared memory in one round.
 pub const STAGE_MAX: usize = 64 * 1024;
 
-/// One guest address space: a host process made by cloning the zygote or another address space. Dropping the last
+/// One guest address space: a host process, cloned from the zygote or another address space. Dropping the last
 /// reference kills and reaps the host process.
 pub trait AddressSpace: Send + Sync {
-    /// Copies guest memory into `buf`; returns how many bytes were readable before the first unreadable one
-    /// (respects the guest's page protections). Errors: only `ESRCH` when the host process is gone.
+    /// Copies guest memory into `buf`; returns the number of bytes before the first unreadable one (respects the
+    /// guest's page protections). The only error is `ESRCH`: the host process is gone.
     fn read(&self, addr: u64, buf: &mut [u8]) -> Result<usize, Errno>;
     /// Copies `data` to guest memory; same rules.
     fn write(&self, addr: u64, data: &[u8]) -> Result<usize, Errno>;
-    /// Copies `len` bytes at `offset` of `file`, as far as it has them, to guest memory; same rules.
+    /// Copies `len` bytes at `offset` of `file`, or fewer if it is shorter, to guest memory; same rules.
     fn write_from_file(&self, addr: u64, file: &host::SharedFile, offset: u64, len: usize) -> Result<usize, Errno> {
         let mut buf = vec![0; len];
         let n = file.copy_out(offset, &mut buf);
@@ -254,76 +260,83 @@ pub trait AddressSpace: Send + Sync {
         let n = self.read(addr, &mut buf)?;
         file.copy_in(offset, buf.get(..n).unwrap_or(&[]))
     }
-    /// Up to how many bytes of a file [`Op::CopyFile`] is now likely to be faster than `write_from_file`: to be asked by the
+    /// Largest length for which [`Op::CopyFile`] is now likely to be faster than `write_from_file`. Call from the
     /// task of a thread of this address space.
     fn rounds_pay(&self) -> usize {
         STAGE_MAX
     }
+    /// Whose descendant it is. A fork's is a child of the one that it was forked from.
+    fn lineage(&self) -> Lineage {
+        Lineage::default()
+    }
+    /// For one from [`Platform::poll_new`], which is no process's yet.
+    fn set_lineage(&self, _lineage: Lineage) {}
     /// Host process id in the Sentry's pid namespace (for logs only).
     fn host_pid(&self) -> i32;
-    /// Address and length of the vDSO image that every guest has mapped, if the host gives one.
+    /// Address and length of the vDSO image mapped in every guest, if the host provides one.
     fn vdso(&self) -> Option<(u64, u64)>;
-    /// A trampoline page has been, or is about to be, taken out of the address space: calls that came from its sites do not go back
-    /// through it any more.
+    /// Call when a trampoline page is removed from the address space, or about to be: calls from its sites no longer
+    /// return through it.
     fn invalidate_returns(&self);
     /// Kills the host process now; its threads report [`Trap::Dead`].
     fn kill(&self);
-    /// Resident memory of the address space in bytes, and processor time used (user, system, in ns), as the host tells.
+    /// Processor time used by the address space (user, system, in ns), as reported by the host.
     fn cpu_time(&self) -> (u64, u64);
 }
 
-/// One guest thread. See the crate's contract. Dropping it while its address space lives ends the host thread; if it is the last
-/// one, the host process too.
+/// One guest thread. See the crate's contract. Dropping it while its address space lives ends the host thread, and
+/// with the last one the host process.
 pub trait GuestThread: Send + Sync {
     fn regs(&self) -> &Regs;
     fn regs_mut(&mut self) -> &mut Regs;
     /// Queues an operation for the next `enter`.
     fn queue(&mut self, op: Op);
-    /// How many operations are queued, which is the number that the next one gets.
+    /// Number of queued operations, which is also the index of the next one.
     fn queued(&self) -> usize;
-    /// Posts the reply: the stub carries out the queue, then does what `how` says.
+    /// Posts the reply: the stub carries out the queue, then continues according to `how`.
     fn enter(&mut self, how: Enter);
-    /// Ready when the thread has stopped again.
+    /// Ready once the thread has stopped again.
     fn poll_trap(&mut self, cx: &mut Context<'_>) -> Poll<Trap>;
-    /// Tells the stub that no answer will come soon (the guest's call waits), so that it sleeps at once. Optional hint;
-    /// called while stopped, when the task's future is about to return `Pending`.
+    /// Lets the stub sleep instead of spinning, since no answer will come soon (the guest's call waits). Optional
+    /// hint; called while stopped, when the task's future is about to return `Pending`.
     fn park(&mut self);
-    /// Bytes that the stub copied in ahead of time with this trap (a path, a small buffer), if they start at `addr`.
-    /// The copy is the Sentry's own. Shorter than asked for is possible.
+    /// Bytes that the stub has copied in along with this trap (a path, a small buffer), if they start at `addr`. The
+    /// copy is in the Sentry's memory. It may be shorter than the caller needs.
     fn prefetched(&self, addr: u64) -> Option<&[u8]>;
-    /// True when all earlier operations queued through this thread have been carried out by the stub.
+    /// A handle that reports whether the stub has carried out all operations queued through this thread.
     fn ops_settled(&self) -> OpsSettled;
-    /// Handle to stop the thread from elsewhere.
+    /// A handle to stop the thread from other threads.
     fn interrupter(&self) -> Arc<dyn Interrupter>;
     fn address_space(&self) -> Arc<dyn AddressSpace>;
-    /// Whether the last call came by a signal, not from a patched site.
+    /// Whether the last call arrived by a signal, not from a patched site.
     fn trapped(&self) -> bool;
-    /// Handle to what the stub may answer by itself on behalf of this thread.
+    /// A handle to set the stub's own answers for this thread.
     fn local_answers(&self) -> Arc<dyn LocalAnswers>;
-    /// True if no other host thread is, or is still ending, in the address space. As its stub says.
+    /// Whether no other host thread is, or is still exiting, in the address space. As reported by its stub.
     fn sole(&self) -> bool;
-    /// When the host thread ends, which it does once this is dropped, the host clears the word at `addr` and wakes one thread that
-    /// waits for it by a futex call of its own (not a private one). The host thread uses no memory any more then. `false`: this
-    /// host thread stays as long as its address space.
+    /// When the host thread exits (after this value is dropped), the host clears the word at `addr` and wakes one
+    /// thread that waits on it in a futex call of its own (not a private one). By then the host thread no longer uses
+    /// memory. `false`: this host thread stays as long as its address space.
     fn clear_at_end(&mut self, addr: u64) -> bool;
-    /// What the host thread is to do before it ends (and before that word is cleared), whatever comes of it; one operation without data.
+    /// Sets one operation, without data, that the host thread carries out before it exits (and before that word is
+    /// cleared). Its result is ignored.
     fn do_at_end(&mut self, op: Op);
-    /// GS base as last set by the guest; 0 if it has not set it.
+    /// GS base last set by the guest; 0 if it has not set it.
     fn gs_base(&self) -> u64;
-    /// FS base as last set or reported.
+    /// FS base last set or reported.
     fn fs_base(&self) -> u64;
-    /// Starts making a copy of the whole address space (`fork`). The new thread is stopped, with the same registers,
+    /// Starts a copy of the whole address space (`fork`). The new thread is stopped, with the same registers,
     /// floating point state and FS base. Complete it with [`GuestThread::poll_fork`].
     fn start_fork(&mut self);
     fn poll_fork(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<dyn GuestThread>, Errno>>;
     /// Starts a second host thread in this address space (for `clone(CLONE_VM)` and `vfork`), stopped, with the same
-    /// registers; complete it with [`GuestThread::poll_thread`]. `fs_base` is what `CLONE_SETTLS` asks for.
+    /// registers. Complete it with [`GuestThread::poll_thread`]. `fs_base` is the argument of `CLONE_SETTLS`.
     fn start_thread(&mut self, fs_base: Option<u64>);
     fn poll_thread(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<dyn GuestThread>, Errno>>;
 }
 
-/// Cheap handle that tells whether a thread's last queue of operations has been carried out: another thread of the same
-/// address space must not start a memory operation before that.
+/// Cheap handle that reports whether a thread's last queue of operations has been carried out. Another thread of the
+/// same address space must not start a memory operation before that.
 #[derive(Clone)]
 pub struct OpsSettled(pub Arc<dyn Fn() -> bool + Send + Sync>);
 
@@ -333,35 +346,36 @@ impl OpsSettled {
     }
 }
 
-/// Stops a running guest thread: its next trap is reported at once, [`Trap::Interrupted`] if it was in guest code.
-/// Does nothing to a thread that is stopped.
+/// Stops a running guest thread: its next trap is reported promptly, [`Trap::Interrupted`] if it was in guest code.
+/// Has no effect on a stopped thread.
 pub trait Interrupter: Send + Sync {
     fn interrupt(&self);
-    /// Whether the thread sleeps in a futex call that the stub made itself. As the guest's memory says: for showing only.
+    /// Whether the thread sleeps in a futex call that the stub made itself. Read from guest memory: for display only.
     fn sleeps(&self) -> bool;
-    /// As [`GuestThread::park`]; does nothing to a thread that runs.
+    /// Like [`GuestThread::park`]; has no effect on a running thread.
     fn park(&self);
-    /// The thread runs on these cores only (a mask of 64-bit words, as the host numbers them) from now on; `None`: on any.
-    /// A new thread (of `fork` also) starts without, though it may begin where its maker was.
+    /// Restricts the thread to these cores (a mask of 64-bit words, in the host's numbering); `None`: no restriction.
+    /// A new thread (of `fork` also) starts without a restriction, though it may begin on its maker's core.
     fn pin(&self, cores: Option<&[u64]>);
 }
 
-/// What a thread's stub answers by itself, without asking. The guest can forge all of it, for itself. Changes hold from its
-/// next call on. A new thread (of `fork` also) starts with none of it.
+/// Answers that a thread's stub gives without the Sentry. The guest can forge all of them, for itself. Changes apply
+/// from its next call on. A new thread (of `fork` also) starts without any.
 pub trait LocalAnswers: Send + Sync {
-    /// The answer to a call of that number with whatever arguments; `None`: ask. Numbers from 192 on are always asked.
+    /// The answer to a call of that number, whatever its arguments; `None`: the call goes to the Sentry, as do all
+    /// numbers from 192 on.
     fn answer(&self, nr: u64, value: Option<u32>);
-    /// With `on`, the stub asks for every call, private futexes included.
+    /// With `on`, every call goes to the Sentry, private futexes included.
     fn filtered(&self, on: bool);
 }
 
-/// A way to make address spaces.
+/// Creates address spaces.
 pub trait Platform: Send + Sync {
     fn name(&self) -> &'static str;
-    /// An empty address space with one stopped thread in it: nothing mapped below [`GUEST_MAX`] but the vDSO.
-    /// Taken from a pool when one is ready.
+    /// An empty address space with one stopped thread in it: nothing is mapped below [`GUEST_MAX`] but the vDSO.
+    /// Taken from a pool if one is ready.
     fn poll_new(&self, cx: &mut Context<'_>) -> Poll<Result<Box<dyn GuestThread>, Errno>>;
-    /// Upper bound of the bytes [`Op::SaveFp`] writes.
+    /// Upper bound of the bytes that [`Op::SaveFp`] writes.
     fn fp_state_size(&self) -> usize;
     /// Counters for `--stats`: name and value.
     fn stats(&self) -> Vec<(&'static str, u64)>;

@@ -1,27 +1,27 @@
 //! Patched text: copies of files' code in which `syscall` instructions are replaced by jumps into the stub.
 //!
-//! A [`Text`] stands for one file. It is a memory file: first a *trampoline page* of code slots, then the file's pages (those that
-//! were filled in; the rest is empty). The guest kernel has its processes map such pages privately in place of the file's
-//! own, and the trampoline page at a fixed distance from them, so one store here patches a site in every process at once, and
-//! a process starts with all sites patched at no cost of its own. The descriptor is sealed: only the mapping in the Sentry
-//! can write.
+//! A [`Text`] represents one file. It is a memory file: first a *trampoline page* of code slots, then the file's
+//! pages (those filled in so far; the rest is empty). The guest kernel makes its processes map such pages privately
+//! in place of the file's own, and the trampoline page at a fixed distance from them. So a single store patches a
+//! site in every process at once, and a new process starts with all sites patched at no extra cost. The descriptor is
+//! sealed: only the mapping in the Sentry is writable.
 //!
-//! # What is replaced
+//! # Replaced instructions
 //! The jump takes five bytes, `syscall` two.
 //!
-//! * *Before*: `mov eax, imm32; syscall`, where the jump takes the place of the `mov`; or musl's `mov [rsp + 8], r11; syscall`. The
-//!   `syscall` stays: a jump to it is trapped as ever.
-//! * *Behind*: `syscall` and the first bytes of the instruction after it, which must be plain arithmetic on registers
-//!   (`cmp rax, -4095` as a rule), or a `ret` before padding. A thread that was in the call when the patch was made
-//!   goes on at the third byte of the jump, so that byte is chosen (by the place of the slot) to be an instruction that
-//!   no processor has; the stub recognises the fault and goes on in the slot.
+//! * *Prefix patch*: `mov eax, imm32; syscall`, where the jump replaces the `mov`; or musl's
+//!   `mov [rsp + 8], r11; syscall`. The `syscall` stays: a jump to it still traps.
+//! * *Suffix patch*: `syscall` and the first bytes of the next instruction, which must be plain arithmetic on
+//!   registers (usually `cmp rax, -4095`), or a `ret` before padding. A thread that was in the call when the patch
+//!   was made continues at the third byte of the jump. The slot is chosen such that this byte is an instruction that
+//!   is undefined on every processor; the stub recognises the fault and continues in the slot.
 //!
-//! That these are instructions, and that nothing leads into their middle, is proven from the file ([`crate::proof`]), not
-//! from what a stub says: a hostile one tells of calls at places where there is none.
+//! A proof from the file shows that these are instructions, and that no branch leads into their middle
+//! ([`crate::proof`]). Claims by a stub are not used: a hostile one reports calls at places where there are none.
 //!
 //! # Threads that run meanwhile
-//! Once a text may be mapped, a site is patched only if its five bytes lie in one aligned word, with one store. Others
-//! wait for the next copy of the file ([`Outcome::Later`]): mapping that is atomic for each process.
+//! Once a text may be mapped, a site is patched only if its five bytes lie in one aligned word, with one store. Other
+//! sites wait for the next copy of the file ([`Outcome::Later`]): mapping that is atomic for each process.
 
 use std::collections::HashMap;
 use std::io;
@@ -38,24 +38,24 @@ use crate::systrap::abi::{ENTER_AT, SLOT_AFTER, SLOT_MARK, SLOT_MARK_AT, TRAMPOL
 use crate::systrap::watched::Mapping;
 use crate::PAGE_SIZE;
 
-/// Bytes of address space that a trampoline page takes.
+/// Address space taken by a trampoline page, in bytes.
 pub const TRAMPOLINE: u64 = TRAMPOLINE_SIZE;
-/// Files longer than this are not patched: jumps would not reach.
+/// Longer files are not patched: jumps would not reach.
 pub const MAX_LEN: u64 = 1 << 30;
 
-/// Has the decoder make its tables, which takes the better part of a millisecond.
+/// Makes the decoder build its tables, which takes most of a millisecond.
 pub fn prepare() {
     std::hint::black_box(Decoder::new(64, &SYSCALL, DecoderOptions::NONE).decode());
 }
 
-/// What became of a site.
+/// State of a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Patched, now or before.
+    /// Patched, now or earlier.
     Done,
-    /// It cannot be changed while the text is in use.
+    /// Cannot be changed while the text is in use.
     Later,
-    /// It cannot be proven safe, or there is no room.
+    /// Cannot be proven safe, or no slot is free.
     Never,
 }
 
@@ -65,14 +65,14 @@ pub struct Text {
     fd: Arc<OwnedFd>,
     /// Length of the file's part.
     len: u64,
-    /// Where the trampoline page lies in a process, seen from the first byte of the file.
+    /// Address of the trampoline page in a process, relative to the first byte of the file.
     trampoline: i64,
     state: Mutex<State>,
 }
 
 struct State {
     sites: HashMap<u64, Outcome>,
-    /// A bit for each slot in use.
+    /// Whether each slot is in use.
     slots: Vec<bool>,
 }
 
@@ -81,8 +81,8 @@ const UNDEFINED: [u8; 17] =
     [0x06, 0x07, 0x0e, 0x16, 0x17, 0x1e, 0x1f, 0x27, 0x2f, 0x37, 0x3f, 0x60, 0x61, 0x82, 0x9a, 0xce, 0xea];
 
 impl Text {
-    /// For a file of `len` bytes, whose processes will have the trampoline page `trampoline` bytes after (before, if negative) the
-    /// address that the file's first byte has or would have.
+    /// For a file of `len` bytes. Its processes will have the trampoline page `trampoline` bytes after (before, if
+    /// negative) the address that the file's first byte has or would have.
     pub fn new(len: u64, trampoline: i64) -> io::Result<Text> {
         if len == 0
             || len > MAX_LEN
@@ -107,8 +107,8 @@ impl Text {
         Ok(text)
     }
 
-    /// Another text with all that this one has, not in use yet: sites that had to wait can be patched there. Slots are the
-    /// same, so that it can be mapped over this one while threads are on their way through the trampoline page. `filled`: the
+    /// A new text with the contents of this one, not in use yet: sites that had to wait can be patched in it. Slots
+    /// are the same, so it can be mapped over this one while threads run through the trampoline page. `filled`: the
     /// ranges of the file that have been filled in.
     pub fn successor(&self, filled: &[(u64, u64)]) -> io::Result<Text> {
         let next = Text::new(self.len, self.trampoline)?;
@@ -125,7 +125,7 @@ impl Text {
         Ok(next)
     }
 
-    /// What is to be mapped: the trampoline page at 0, the file's byte N at [`TRAMPOLINE`]` + N`.
+    /// The file to map: the trampoline page at 0, byte N of the file at [`TRAMPOLINE`]` + N`.
     pub fn fd(&self) -> &Arc<OwnedFd> {
         &self.fd
     }
@@ -135,12 +135,13 @@ impl Text {
 
     fn bytes<R>(&self, at: u64, len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
         assert!(at + len as u64 <= TRAMPOLINE + self.len);
-        // SAFETY: in bounds of the live mapping; nobody else can write to it, and `self.state` is held or the value is new.
+        // SAFETY: in bounds of the live mapping, as asserted above. No other process can write to it, and in this one
+        // the caller holds `self.state` or the value is new.
         f(unsafe { std::slice::from_raw_parts_mut(self.mapping.base().add(at as usize), len) })
     }
 
-    /// Has `read` put up to `len` of the file's bytes from `offset` on where they belong: a buffer in between would cost as much as reading
-    /// them. Before they are mapped, or over the same bytes.
+    /// Lets `read` write up to `len` of the file's bytes from `offset` on in place, which saves the cost of a buffer.
+    /// Only before the pages are mapped, or with the same bytes.
     pub fn fill<R>(&self, offset: u64, len: u64, read: impl FnOnce(&mut [u8]) -> R) -> R {
         let _state = self.state.lock();
         let offset = offset.min(self.len);
@@ -149,7 +150,7 @@ impl Text {
         self.bytes(TRAMPOLINE + offset, n, read)
     }
 
-    /// How many sites are patched.
+    /// Number of patched sites.
     pub fn patched(&self) -> usize {
         self.state.lock().sites.values().filter(|o| **o == Outcome::Done).count()
     }
@@ -159,12 +160,12 @@ impl Text {
         self.known(site) == Some(Outcome::Done)
     }
 
-    /// What became of the site.
+    /// State of the site, if it was examined.
     pub fn known(&self, site: u64) -> Option<Outcome> {
         self.state.lock().sites.get(&site).copied()
     }
 
-    /// Patches the `syscall` instruction at `site` in one of the shapes that are safe. `live`: the text may be mapped by now.
+    /// Patches the `syscall` instruction at `site` in one of the safe shapes. `live`: the text may be mapped by now.
     pub fn patch(&self, site: u64, proof: &Proof, live: bool) -> Outcome {
         let mut state = self.state.lock();
         match state.sites.get(&site) {
@@ -196,17 +197,17 @@ impl Text {
         outcome
     }
 
-    /// Whether the copy has the bytes that the shape was proven with.
+    /// Whether the copy has the bytes of the proof.
     fn has(&self, shape: &Shape, site: u64) -> bool {
-        let bytes: Vec<u8> = shape.before.iter().chain(&SYSCALL).chain(&shape.behind).copied().collect();
-        let inside = shape.start.checked_add(shape.before.len() as u64) == Some(site)
+        let bytes: Vec<u8> = shape.prefix.iter().chain(&SYSCALL).chain(&shape.suffix).copied().collect();
+        let inside = shape.start.checked_add(shape.prefix.len() as u64) == Some(site)
             && site.checked_add(32).is_some_and(|end| end <= self.len);
         inside && self.bytes(TRAMPOLINE + shape.start, bytes.len(), |b| *b == bytes[..])
     }
 
-    /// The distance from the end of the jump to the slot.
+    /// Distance from the end of the jump to the slot.
     fn reach(&self, slot: usize, start: u64) -> i32 {
-        // All are below 2^30.
+        // All terms are at most about 2^30.
         (self.trampoline + (slot as u64 * TRAMPOLINE_SLOT) as i64 - (start + JMP_LEN) as i64) as i32
     }
 
@@ -218,12 +219,12 @@ impl Text {
 
     fn write_slot(&self, slot: usize, shape: &Shape, site: u64) {
         let at = slot as u64 * TRAMPOLINE_SLOT;
-        // As the guest sees it, relative to the file's first byte.
+        // In the guest's address space, relative to the file's first byte.
         let here = self.trampoline + at as i64;
         let rel = |end: usize, target: i64| ((target - here - end as i64) as i32).to_le_bytes();
         let mut code = Vec::with_capacity(TRAMPOLINE_SLOT as usize);
-        code.extend(&shape.before);
-        // lea r11, [rip + behind the call]
+        code.extend(&shape.prefix);
+        // lea r11, [rip + code after the call]
         code.extend([0x4c, 0x8d, 0x1d]);
         code.extend(rel(code.len() + 4, here + SLOT_AFTER as i64));
         // jmp [rip + the trampoline page's first word]
@@ -234,7 +235,7 @@ impl Text {
         // lea rcx, [rip + the address after the guest's own instruction]
         code.extend([0x48, 0x8d, 0x0d]);
         code.extend(rel(code.len() + 4, site as i64 + 2));
-        code.extend(&shape.behind);
+        code.extend(&shape.suffix);
         if let Some(back) = shape.back {
             code.push(0xe9);
             code.extend(rel(code.len() + 4, back as i64));
@@ -244,7 +245,8 @@ impl Text {
         self.bytes(at, code.len(), |b| b.copy_from_slice(&code));
     }
 
-    /// The one change that running threads may see; if they can, it is one store.
+    /// Writes the jump, the only change that running threads may see; if the text may be mapped, it is a single
+    /// store.
     fn write_jump(&self, slot: usize, start: u64) {
         let rel = self.reach(slot, start).to_le_bytes();
         let jump = [0xe9, rel[0], rel[1], rel[2], rel[3]];
@@ -259,7 +261,8 @@ impl Text {
             v[shift..shift + jump.len()].copy_from_slice(&jump);
             u64::from_le_bytes(v)
         });
-        // SAFETY: an aligned word of the live mapping.
+        // SAFETY: an aligned word of the live mapping (the base is page-aligned); concurrent readers in other
+        // processes see it whole.
         unsafe { &*self.mapping.base().add((TRAMPOLINE + word) as usize).cast::<AtomicU64>() }.store(value, Release);
     }
 }
@@ -271,14 +274,15 @@ mod tests {
     use crate::proof::prove;
     use iced_x86::Mnemonic;
 
-    /// A file with one function, which is `code` after nops, and what is proven of the first `syscall` in it.
+    /// A file with one function, which is `code` after nops, and the first `syscall` in it.
     struct Sample {
         text: Text,
         site: u64,
         file: Vec<u8>,
     }
 
-    /// Where the function begins; `align` bytes of nops come before `code`, and some behind that are not the function's.
+    /// Where the function begins. `align` bytes of nops come before `code`, and some after it that are not the
+    /// function's.
     const AT: u64 = 0x800;
     fn sample_by(by: By, code: &[u8], align: u64) -> Sample {
         let mut page = vec![0x90u8; 0x2000];
@@ -313,14 +317,14 @@ mod tests {
     const READ: [u8; 11] = [0x89, 0xd0, 0x0f, 0x05, 0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff, 0xc3];
 
     #[test]
-    fn the_number_before_is_used() {
+    fn a_prefix_patch_displaces_the_number() {
         let s = sample(&GETPID, 0);
         let (t, site) = (&s.text, s.site);
         assert_eq!(s.patch(true), Outcome::Done);
         let jump = peek(t, TRAMPOLINE + site - 5, 7);
         assert_eq!((jump[0], &jump[5..]), (0xe9, &SYSCALL[..]));
         let rel = i32::from_le_bytes(jump[1..5].try_into().unwrap());
-        // The second slot of the trampoline page, which lies right before the file.
+        // The second slot of the trampoline page, which precedes the file.
         assert_eq!(site as i64 + i64::from(rel), -(TRAMPOLINE as i64) + 64);
         let slot = peek(t, 64, 64);
         assert!(slot.starts_with(&GETPID[..5]));
@@ -332,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn the_comparison_behind_is_used() {
+    fn a_suffix_patch_displaces_the_comparison() {
         let s = sample(&READ, 6);
         let (t, site) = (&s.text, s.site);
         assert_eq!(site % 8, 0);
@@ -348,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn the_store_before_is_used() {
+    fn a_prefix_patch_displaces_the_store() {
         // mov %r11, 8(%rsp); syscall; ret; jmp
         let code = [0x4c, 0x89, 0x5c, 0x24, 8, 0x0f, 0x05, 0xc3, 0xe9, 0, 0, 0, 0];
         let s = sample(&code, 0);
@@ -356,7 +360,7 @@ mod tests {
         let jump = peek(&s.text, TRAMPOLINE + s.site - 5, 8);
         assert_eq!((jump[0], &jump[5..]), (0xe9, &code[5..8]));
         assert!(peek(&s.text, 64, 64).starts_with(&code[..5]));
-        // Not to another address, and no other register.
+        // With another address or another register it is not proven.
         for (at, with) in [(0, 0x48), (0, 0x4d), (2, 0x53), (3, 0x14), (1, 0x8b)] {
             let mut other = code;
             other[at] = with;
@@ -374,8 +378,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_proven_stays() {
-        // A REX prefix that makes it `mov r8d`; no `syscall`; a branch, a memory operand behind.
+    fn unproven_sites_stay() {
+        // A REX prefix that makes it `mov r8d`; no `syscall`; a branch, a memory operand after the call.
         let s = sample(&GETPID, 0);
         assert_eq!(s.patch_at(s.site + 1, false), Outcome::Never);
         for code in [
@@ -385,9 +389,9 @@ mod tests {
             &[0x0f, 0x05, 0x89, 0xc3, 0xc3],
             &[0x0f, 0x05, 0x48, 0x8d, 0x05, 0, 0, 0, 0],
             &[0x0f, 0x05, 0xc3, 0x55, 0x53],
-            // Nothing behind belongs to the function.
+            // No byte after the call belongs to the function.
             &[0x0f, 0x05],
-            // The call that unwinders look for, in both forms, with what could be taken behind.
+            // The call that unwinders recognise, in both forms, followed by an instruction that could be displaced.
             &[0xb8, 15, 0, 0, 0, 0x0f, 0x05, 0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff],
             &[0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05, 0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff],
         ] {
@@ -397,7 +401,7 @@ mod tests {
         }
     }
 
-    /// Places that look like what is replaced, in the middle of other instructions: whatever a stub says of them.
+    /// Places that look like replaceable instructions, in the middle of other instructions, whatever a stub claims.
     #[test]
     fn forged_sites_stay() {
         for code in [
@@ -425,12 +429,12 @@ mod tests {
     }
 
     #[test]
-    fn every_table_will_do() {
+    fn every_kind_of_table_is_enough() {
         for code in [&GETPID[..], &READ] {
             for by in ALL {
                 assert_eq!(sample_by(by, code, 6).patch(false), Outcome::Done, "{by:?}");
             }
-            // What cannot be decoded, anywhere in the function.
+            // Invalid bytes anywhere in the function.
             for (n, with) in [[&[0x06][..], code].concat(), [code, &[0xeb, 0, 0x06]].concat()].iter().enumerate() {
                 assert_eq!(sample(with, 6).patch(false), Outcome::Never, "{n}");
             }
@@ -441,42 +445,43 @@ mod tests {
     fn code_in_no_table_is_swept() {
         for code in [&GETPID[..], &READ] {
             assert_eq!(sample_by(By::Nothing, code, 6).patch(false), Outcome::Done);
-            // Data before, and something that is no instruction.
+            // Data, and an invalid instruction, before the code.
             let data: Vec<u8> = (0..64u8).map(|i| i.wrapping_mul(0x3b)).chain([0x06; 4]).collect();
             for (far, outcome) in [(200, Outcome::Done), (20, Outcome::Never)] {
                 let with = [&data[..], &vec![0x90; far], code].concat();
                 assert_eq!(sample_by(By::Nothing, &with, 0).patch(false), outcome, "{far}");
             }
-            // Close to where the code begins there is nothing to compare with.
+            // Near the beginning of the code there are too few starts to compare.
             let mut s = sample_by(By::Nothing, code, 6);
             s.file[64 + 8..64 + 16].copy_from_slice(&(AT - 4).to_le_bytes());
             assert_eq!(s.patch(false), Outcome::Never);
         }
-        // A jump into the middle from elsewhere.
+        // A jump into the middle from another place.
         let before = [&GETPID[..], &[0x90; 99], &[0xc3, 0xeb, (1 - 7 - 99 - 3i8) as u8]].concat();
         assert_eq!(sample_by(By::Nothing, &before, 6).patch(false), Outcome::Never);
-        // Behind a `ret` there must be nothing up to where functions begin.
+        // After a `ret` there must be padding up to the next possible beginning of a function.
         let padding = [&[0x0f, 0x05, 0xc3][..], &[0x66, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0], &[0xcc]].concat();
         for (align, outcome) in [(0, Outcome::Done), (3, Outcome::Done), (11, Outcome::Never), (12, Outcome::Never)] {
             assert_eq!(sample_by(By::Nothing, &padding, align).patch(false), outcome, "{align}");
         }
         let next = [&padding[..12], &[0x55]].concat();
         assert_eq!(sample_by(By::Nothing, &next, 0).patch(false), Outcome::Never);
-        // Code that is executed in two ways: a jump over the first byte of the `mov` that is `mov $39, %r8d` otherwise.
+        // Code that runs in two ways: a jump over the first byte of the `mov`, which otherwise is `mov $39, %r8d`.
         let twice = [&[0xeb, 1, 0x41][..], &GETPID].concat();
         assert_eq!(sample_by(By::Nothing, &twice, 6).patch(false), Outcome::Never);
     }
 
     #[test]
-    fn what_is_jumped_into_stays() {
-        // jmp to the instruction behind the call; lea of it; the same for the middle of the number before it.
+    fn jump_targets_are_not_displaced() {
+        // A jmp to the instruction after the call; a lea of it; the same for the middle of the number before the
+        // call.
         let behind = [&READ[..], &[0xeb, (4 - 11 - 2i8) as u8]].concat();
         assert_eq!(sample(&behind, 6).patch(false), Outcome::Never);
         let lea = [&READ[..], &[0x48, 0x8d, 0x05, (4 - 11 - 7i8) as u8, 0xff, 0xff, 0xff]].concat();
         assert_eq!(sample(&lea, 6).patch(false), Outcome::Never);
         let before = [&GETPID[..], &[0xc3, 0xeb, (1 - 8 - 2i8) as u8]].concat();
         assert_eq!(sample(&before, 6).patch(false), Outcome::Never);
-        // To the call itself, and to the number: both are there for it.
+        // Jumps to the call itself and to the number are allowed.
         for to in [5i8, 0] {
             let good = [&GETPID[..], &[0xc3, 0xeb, (to - 8 - 2) as u8]].concat();
             assert_eq!(sample(&good, 6).patch(false), Outcome::Done);
@@ -484,15 +489,15 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_is_not_the_file_stays() {
+    fn a_copy_that_differs_from_the_file_stays() {
         let s = sample(&READ, 6);
         s.text.fill(s.site + 4, 1, |b| b[0] ^= 1);
         assert_eq!(s.patch(false), Outcome::Never);
     }
 
     #[test]
-    fn there_is_an_end_to_what_is_decoded() {
-        // Functions of 40 KiB, a thousand sites: some are left open, and a later question answers them.
+    fn decoding_is_bounded() {
+        // Functions of 40 KiB, a thousand sites: some stay open, for a later call.
         let code = [&GETPID[..], &[0x90; 9]].concat().repeat(2560);
         let mut file = elf(&[], &[(0x4000, code.len() as u64)], By::Unwind);
         file.extend(&code);
@@ -513,8 +518,8 @@ mod tests {
         let (mut done, mut never) = (0, 0);
         for i in 4..2040 {
             let site = i * 32 + 30;
-            let before = GETPID[..5].to_vec();
-            let shape = Shape { start: site - 5, before, behind: Vec::new(), back: Some(site + 2) };
+            let prefix = GETPID[..5].to_vec();
+            let shape = Shape { start: site - 5, prefix, suffix: Vec::new(), back: Some(site + 2) };
             match text.patch(site, &Proof::Shapes(vec![shape]), false) {
                 Outcome::Done => done += 1,
                 _ => never += 1,

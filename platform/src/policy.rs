@@ -1,37 +1,41 @@
-//! When the poller spins, when it sleeps, and on which cores it and the guests run.
+//! Scheduling policy: when the poller spins, when it sleeps, and on which cores it and the guests run.
 //!
-//! What a hand-off costs (2-core cloud machine): 0.1 µs between two running cores, 4 µs when both sides take turns on one
-//! core, 25 µs and more for each wake-up of a core that had gone idle. So there are three modes:
+//! Cost of a hand-off (2-core cloud machine): 0.1 µs between two running cores, 4 µs if both sides alternate on one
+//! core, 25 µs and more for each wake-up of an idle core. Hence three modes:
 //!
-//! | mode | poller | guests | for |
-//! |---|---|---|---|
-//! | [`SchedMode::Spin`] | spins on a core of its own (`home`) | on all others | calls come often, or a core is to spare |
-//! | [`SchedMode::SleepNear`] | sleeps between calls, on the guests' cores | on all but `home` | one guest that calls rarely: its core is awake anyway |
-//! | [`SchedMode::SleepAll`] | sleeps; a worker of its on each core sleeps between the calls of the guests there (`executor/workers.rs`) | anywhere | cores are short: guests compute, or others use the machine |
+//! - [`SchedMode::Spin`]: the poller spins on a core of its own (the poller core); guests run on all others. For
+//!   frequent calls, or spare cores.
+//! - [`SchedMode::SleepNear`]: the poller sleeps between calls, on the guests' cores; guests run on all cores but the
+//!   poller core. For one guest that rarely calls: its core is awake anyway.
+//! - [`SchedMode::SleepAll`]: the poller sleeps; a worker on each core sleeps between the calls of the guests there
+//!   (`executor/workers.rs`); guests run on any core. For short cores: guests compute, or other processes use the
+//!   machine.
 //!
-//! Only the third uses all cores for guests. Whether that is worth what a sleeping poller costs is weighed over some milliseconds
-//! (`Tally`): how long more guests ran than a spinning poller leaves cores for, against the calls that came, each of which costs a
-//! sleeping poller some switches, or the wake-up of an idle core. Looking at the guests that run in one moment would not do: in a shell that
-//! starts programs there are always three for a moment (the shell, its child, and the zygote that makes the next address space).
+//! Only `SleepAll` lets guests use all cores. `Tally` weighs over some milliseconds whether that outweighs the cost
+//! of a sleeping poller: the time in which more guests ran than a spinning poller leaves cores for, against the calls
+//! made, each of which costs a sleeping poller some switches or the wake-up of an idle core. The number of runnable
+//! guests at one moment is no measure: a shell that starts programs has three for a moment each time (the shell, its
+//! child, and the zygote that makes the next address space).
 //!
-//! When the poller finds again and again that it had been put off its core (a gap between two looks), there is load from outside. With half
-//! a core each, a spinning hand-off still beats a sleeping one where calls follow each other within some microseconds, so then it goes on.
-//! Otherwise it sleeps (near a guest that is alone), for a time that doubles each time spinning is tried again in vain.
+//! A repeated long gap between two scans means that the poller lost its core: there is load from outside. With half a
+//! core each, a spinning hand-off still beats a sleeping one if calls follow each other within some microseconds;
+//! then the poller keeps spinning. Otherwise it sleeps (in `SleepNear` if one guest runs alone), for a time that
+//! doubles with each failed retry of spinning.
 //!
-//! `Near` keeps guests together while nobody looks at them, so it is not for programs whose threads could wake each other
-//! without asking (futex calls that the stub makes itself).
+//! `SleepNear` keeps guests together on fewer cores while no scan takes place. It is therefore not used for programs
+//! whose threads may wake each other without the Sentry (futex calls that the stub makes itself).
 //!
-//! This file only decides; it is told the time and makes no host call.
+//! This module only decides: callers pass the time in, and it makes no host call.
 
-/// How the hand-off waits.
+/// How the two sides of a hand-off wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HandOff {
-    /// By measurement.
+    /// Chosen by measurement.
     #[default]
     Adaptive,
-    /// Both sides sleep at once.
+    /// Both sides sleep immediately.
     Sleep,
-    /// Both sides spin as long as a guest runs.
+    /// Both sides spin while a guest runs.
     Spin,
 }
 
@@ -43,22 +47,22 @@ pub(crate) enum SchedMode {
 }
 
 impl SchedMode {
-    /// Guests leave the poller's core to it.
+    /// Guests keep off the poller core.
     pub(crate) fn narrow(self) -> bool {
         self != SchedMode::SleepAll
     }
 }
 
-/// What the poller saw in one look at the cells.
+/// Result of one scan of the cells.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Scan {
-    /// Posts that were found.
+    /// Posts found.
     pub(crate) found: usize,
-    /// Guests that run.
+    /// Running guests.
     pub(crate) running: usize,
-    /// Guests in a futex call of their own, who may be woken without the Sentry.
+    /// Guests in a futex call of their own, which may be woken without the Sentry.
     pub(crate) waiting: usize,
-    /// Tasks were run since the last look.
+    /// Tasks ran since the last scan.
     pub(crate) ran: bool,
 }
 
@@ -69,48 +73,48 @@ pub(crate) enum Next {
 }
 
 const US: u64 = 1000;
-/// How long a spinning poller waits for the next call of a guest that has the other cores to itself, before it sleeps.
-const PATIENCE: u64 = 500 * US;
-/// Calls are counted over this time.
+/// Idle time after which a spinning poller sleeps, if the guest has the other cores to itself.
+const SPIN_TIMEOUT: u64 = 500 * US;
+/// Interval over which calls are counted.
 const WINDOW: u64 = 400 * US;
-/// With cores short, spinning pays from one call in so much time on (a sleeping hand-off costs some 5 µs).
-const PAYS: u64 = 8 * US;
-/// What a call costs with a sleeping poller, more than with a spinning one, when cores are short: two switches on a busy core.
-const SWITCHES: u64 = 4 * US;
-/// And when they are not: now and then it is the wake-up of an idle core.
-const WAKE_UP: u64 = 24 * US;
-/// And how long when more guests run than it leaves cores for.
-const QUICK: u64 = 1_500 * US;
-/// Shortest stay in [`SchedMode::SleepAll`] of guests that may wake each other.
-const STAY: u64 = 2_000 * US;
-/// From how much time on the two are weighed against what a core more is worth to the guests, and what counts of the last time at most.
-const WEIGHED: u64 = 4_000 * US;
-const MEMORY: u64 = 8_000 * US;
-/// Calls closer together than this make a sleeping poller think of spinning.
-const CLOSE: u64 = 60 * US;
-/// So many of them in a row.
-const CLOSE_CALLS: u32 = 3;
-/// A look that took so long was interrupted by somebody else who wants the core.
-const GAP: u64 = 1_000 * US;
-/// And so soon after another one that somebody goes on wanting it.
-const AGAIN: u64 = 20_000 * US;
+/// With cores short, spinning pays off from one call per this interval on (a sleeping hand-off costs about 5 µs).
+const SPIN_CALL_INTERVAL: u64 = 8 * US;
+/// Extra cost of a call with a sleeping poller if cores are short: two switches on a busy core.
+const SWITCH_COST: u64 = 4 * US;
+/// The same if cores are not short: sometimes an idle core has to wake up.
+const WAKE_UP_COST: u64 = 24 * US;
+/// Like `SPIN_TIMEOUT`, if more guests run than the poller leaves cores for.
+const SPIN_TIMEOUT_CROWDED: u64 = 1_500 * US;
+/// Minimum stay in [`SchedMode::SleepAll`] for guests that may wake each other.
+const MIN_SLEEP_ALL: u64 = 2_000 * US;
+/// Minimum observed time for a decision by [`Tally`], and the time after which its values are halved.
+const TALLY_MIN: u64 = 4_000 * US;
+const TALLY_MAX: u64 = 8_000 * US;
+/// Calls closer together than this count as a burst.
+const BURST_GAP: u64 = 60 * US;
+/// Burst calls in a row after which a sleeping poller considers spinning.
+const BURST_CALLS: u32 = 3;
+/// A gap of this length between two scans means that another process took the core.
+const LOST_CORE_GAP: u64 = 1_000 * US;
+/// A second such gap within this time means that the load from outside lasts.
+const LOST_CORE_REPEAT: u64 = 20_000 * US;
 const HOLD_MIN: u64 = 5_000 * US;
 const HOLD_MAX: u64 = 200_000 * US;
 
-/// What spinning costs and saves: how long more guests ran than it leaves cores for, and the calls that came. Halved now and then, so that
-/// the past counts less and less.
+/// Cost and benefit of spinning: the time in which more guests ran than a spinning poller leaves cores for, and the
+/// calls made. Halved regularly, so that older values lose weight.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
     total: u64,
     crowded: u64,
     calls_crowded: u64,
-    /// Those that came when cores were not short.
+    /// Calls made while cores were not short.
     calls: u64,
 }
 
 impl Tally {
     fn add(&mut self, elapsed: u64, crowded: bool, calls: usize) {
-        let elapsed = elapsed.min(MEMORY);
+        let elapsed = elapsed.min(TALLY_MAX);
         self.total += elapsed;
         if crowded {
             self.crowded += elapsed;
@@ -118,28 +122,28 @@ impl Tally {
         } else {
             self.calls += calls as u64;
         }
-        if self.total > MEMORY {
+        if self.total > TALLY_MAX {
             for v in [&mut self.crowded, &mut self.total, &mut self.calls_crowded, &mut self.calls] {
                 *v /= 2;
             }
         }
     }
 
-    /// What the calls cost (would cost) with a sleeping poller.
+    /// Cost of the calls with a sleeping poller, actual or hypothetical.
     fn sleeping_costs(&self) -> u64 {
-        self.calls_crowded * SWITCHES + self.calls * WAKE_UP
+        self.calls_crowded * SWITCH_COST + self.calls * WAKE_UP_COST
     }
 
-    /// Spinning: whether all cores for the guests would be worth more.
+    /// While spinning: whether all cores for the guests would be worth more.
     fn wants_cores(&self, cores: u64) -> bool {
-        self.total >= WEIGHED && self.crowded / cores > self.sleeping_costs() * 5 / 4
+        self.total >= TALLY_MIN && self.crowded / cores > self.sleeping_costs() * 5 / 4
     }
 
-    /// Sleeping: whether the guests lose more by that than they would by leaving a core to the poller. A guest whose call nobody has seen
-    /// yet was taken for one that runs.
+    /// While sleeping: whether the guests lose more by it than by leaving a core to the poller. A guest with an
+    /// unseen call was counted as running, so the cost of its calls is subtracted.
     fn wants_spinning(&self, cores: u64) -> bool {
-        let ran = self.crowded.saturating_sub(self.calls_crowded * SWITCHES);
-        self.total >= WEIGHED && self.sleeping_costs() > ran / (cores - 1) * 5 / 4
+        let ran = self.crowded.saturating_sub(self.calls_crowded * SWITCH_COST);
+        self.total >= TALLY_MIN && self.sleeping_costs() > ran / (cores - 1) * 5 / 4
     }
 }
 
@@ -152,13 +156,13 @@ pub(crate) struct SchedPolicy {
     last_scan: u64,
     window: u64,
     calls: usize,
-    /// Calls came often in the last full window of spinning.
+    /// Calls were frequent in the last full window of spinning.
     was_often: bool,
-    /// More guests ran at the last look than a spinning poller leaves cores for.
+    /// At the last scan more guests ran than a spinning poller leaves cores for.
     crowded: bool,
     tally: Tally,
     close: u32,
-    /// When the poller last had no core.
+    /// When the poller last lost its core.
     lost_core: Option<u64>,
     hold: u64,
     hold_until: u64,
@@ -205,29 +209,29 @@ impl SchedPolicy {
         self.was_often = false;
     }
 
-    /// The poller has slept.
+    /// Reports that the poller has slept.
     pub(crate) fn woke(&mut self, now: u64) {
         let slept = now - self.last_scan;
         self.tally.add(slept, self.crowded, 0);
         self.last_scan = now;
     }
 
-    /// What to do after a look. The mode may have changed then.
+    /// Evaluates a scan: whether to scan again or to sleep. May change the mode.
     pub(crate) fn observe(&mut self, now: u64, scan: Scan) -> Next {
         let gap = now - self.last_scan;
         self.last_scan = now;
-        if gap > GAP {
-            // Nothing could be seen meanwhile.
+        if gap > LOST_CORE_GAP {
+            // No scan could take place during the gap.
             self.window += gap;
             self.last_found += gap;
         }
-        if gap <= GAP {
+        if gap <= LOST_CORE_GAP {
             self.tally.add(gap, self.crowded, scan.found);
         }
         self.crowded = scan.running >= self.cores;
         let apart = now - self.last_found;
         if scan.found > 0 || scan.ran {
-            // The Sentry's own time on a call does not count: a guest that reads much at once calls often, too.
+            // The Sentry's own time on a call does not count: a guest with large reads calls frequently, too.
             self.last_found = now;
         }
         self.calls += scan.found;
@@ -246,7 +250,7 @@ impl SchedPolicy {
         };
         if self.mode != was {
             log::debug!(
-                "the poller turns from {was:?} to {:?} after {} us: {calls} calls, last {} us ago, {scan:?}, {tally:?}",
+                "poller mode {was:?} to {:?} after {} us: {calls} calls, last {} us ago, {scan:?}, {tally:?}",
                 self.mode,
                 (now - since) / US,
                 apart / US
@@ -255,24 +259,24 @@ impl SchedPolicy {
         next
     }
 
-    /// Whether calls come so often that spinning is worth half a core's loss.
+    /// Whether calls are frequent enough for spinning to be worth half a core.
     fn often(&self, now: u64) -> bool {
         let elapsed = now - self.window;
-        self.was_often || elapsed >= WINDOW / 8 && self.calls as u64 * PAYS >= elapsed
+        self.was_often || elapsed >= WINDOW / 8 && self.calls as u64 * SPIN_CALL_INTERVAL >= elapsed
     }
 
     fn observe_spinning(&mut self, now: u64, scan: Scan, gap: u64, apart: u64) -> Next {
-        let lost_core = gap > GAP && !scan.ran;
-        // Spinning was given up for that reason not long ago.
-        let known = self.hold_until > 0 && now - self.since <= 8 * self.hold;
-        let again = known || self.lost_core.is_some_and(|then| now - gap - then < AGAIN);
+        let lost_core = gap > LOST_CORE_GAP && !scan.ran;
+        // Spinning was given up for this reason not long ago.
+        let recent = self.hold_until > 0 && now - self.since <= 8 * self.hold;
+        let again = recent || self.lost_core.is_some_and(|then| now - gap - then < LOST_CORE_REPEAT);
         if lost_core {
             self.lost_core = Some(now);
         }
         if lost_core && again && !self.often(now) {
-            // Somebody else wants this core, and calls are too rare to be worth what is left of it.
-            log::debug!("the poller had no core for {} us", gap / US);
-            if !known {
+            // Another process wants this core, and calls are too rare to justify the rest of it.
+            log::debug!("the poller lost its core for {} us", gap / US);
+            if !recent {
                 self.hold = HOLD_MIN;
             }
             self.hold_until = now + self.hold;
@@ -282,7 +286,7 @@ impl SchedPolicy {
             return Next::Again;
         }
         if now - self.window >= WINDOW {
-            self.was_often = self.calls as u64 * PAYS >= now - self.window;
+            self.was_often = self.calls as u64 * SPIN_CALL_INTERVAL >= now - self.window;
             (self.window, self.calls) = (now, 0);
         }
         if self.tally.wants_cores(self.cores as u64) {
@@ -294,12 +298,12 @@ impl SchedPolicy {
         }
         if scan.running == 0 {
             if scan.waiting > 1 {
-                // They may wake each other while nobody looks.
+                // The guests may wake each other without a scan.
                 self.switch_mode(SchedMode::SleepAll, now);
             }
             return Next::Sleep;
         }
-        if apart <= if self.crowded { QUICK } else { PATIENCE } {
+        if apart <= if self.crowded { SPIN_TIMEOUT_CROWDED } else { SPIN_TIMEOUT } {
             return Next::Again;
         }
         let alone = scan.running + scan.waiting < self.cores;
@@ -310,12 +314,12 @@ impl SchedPolicy {
     fn observe_sleeping(&mut self, now: u64, scan: Scan, apart: u64) -> Next {
         if scan.found > 0 {
             let busy = scan.running + scan.found;
-            self.close = if apart < CLOSE { self.close + 1 } else { 0 };
+            self.close = if apart < BURST_GAP { self.close + 1 } else { 0 };
             let elapsed = now - self.window;
-            let often = elapsed >= WINDOW / 2 && self.calls as u64 * PAYS >= elapsed;
-            let room = busy < self.cores && self.close >= CLOSE_CALLS;
+            let often = elapsed >= WINDOW / 2 && self.calls as u64 * SPIN_CALL_INTERVAL >= elapsed;
+            let room = busy < self.cores && self.close >= BURST_CALLS;
             let spin = match self.mode {
-                SchedMode::SleepAll if scan.waiting > 0 && now - self.since < STAY => false,
+                SchedMode::SleepAll if scan.waiting > 0 && now - self.since < MIN_SLEEP_ALL => false,
                 SchedMode::SleepAll => self.tally.wants_spinning(self.cores as u64),
                 _ => often || room,
             };
@@ -340,7 +344,7 @@ impl SchedPolicy {
         Next::Sleep
     }
 
-    /// The guest is not alone any more.
+    /// The guest no longer runs alone.
     fn leave_sleep_near(&mut self, now: u64, scan: Scan) {
         let spin = scan.waiting == 0 && now >= self.hold_until;
         self.switch_mode(if spin { SchedMode::Spin } else { SchedMode::SleepAll }, now);
@@ -353,8 +357,8 @@ mod tests {
 
     const RUNNING: Scan = Scan { found: 0, running: 1, waiting: 0, ran: false };
 
-    /// Looks every microsecond, with a call each `every` (0: never), until the poller sleeps or the time is over.
-    fn go(p: &mut SchedPolicy, from: u64, to: u64, every: u64, running: usize) -> u64 {
+    /// Scans every microsecond, with a call each `every` (0: never), until the poller sleeps or the time is over.
+    fn scan_each_us(p: &mut SchedPolicy, from: u64, to: u64, every: u64, running: usize) -> u64 {
         let mut now = from;
         while now < to {
             now += US;
@@ -368,62 +372,63 @@ mod tests {
     }
 
     #[test]
-    fn one_guest_is_waited_for_and_then_kept_near() {
+    fn the_poller_spins_for_one_guest_then_sleeps_near_it() {
         let mut p = SchedPolicy::new(HandOff::Adaptive, 2, 0);
-        let t = go(&mut p, 0, 10_000 * US, 10 * US, 1);
+        let t = scan_each_us(&mut p, 0, 10_000 * US, 10 * US, 1);
         assert_eq!(p.mode(), SchedMode::Spin);
-        let slept = go(&mut p, t, 2 * t, 0, 1);
-        assert!(slept - t <= PATIENCE + 2 * US);
+        let slept = scan_each_us(&mut p, t, 2 * t, 0, 1);
+        assert!(slept - t <= SPIN_TIMEOUT + 2 * US);
         assert_eq!(p.mode(), SchedMode::SleepNear);
-        // Rare calls do not bring it back; a burst does.
-        let t = go(&mut p, slept, slept + 50_000 * US, 500 * US, 1);
+        // Rare calls do not restore spinning; a burst does.
+        let t = scan_each_us(&mut p, slept, slept + 50_000 * US, 500 * US, 1);
         assert_eq!(p.mode(), SchedMode::SleepNear);
-        go(&mut p, t, t + 200 * US, 20 * US, 1);
+        scan_each_us(&mut p, t, t + 200 * US, 20 * US, 1);
         assert_eq!(p.mode(), SchedMode::Spin);
     }
 
     #[test]
     fn computing_guests_get_all_cores() {
         let mut p = SchedPolicy::new(HandOff::Adaptive, 2, 0);
-        go(&mut p, 0, 10_000 * US, 0, 2);
+        scan_each_us(&mut p, 0, 10_000 * US, 0, 2);
         assert_eq!(p.mode(), SchedMode::SleepAll);
-        let t = go(&mut p, 20_000 * US, 60_000 * US, 100 * US, 2);
+        let t = scan_each_us(&mut p, 20_000 * US, 60_000 * US, 100 * US, 2);
         assert_eq!(p.mode(), SchedMode::SleepAll);
-        // So many calls pay for a core.
-        go(&mut p, t, t + 20_000 * US, 4 * US, 2);
+        // Frequent calls are worth a core.
+        scan_each_us(&mut p, t, t + 20_000 * US, 4 * US, 2);
         assert_eq!(p.mode(), SchedMode::Spin);
     }
 
     #[test]
     fn computing_guests_with_few_calls_get_all_cores() {
         let mut p = SchedPolicy::new(HandOff::Adaptive, 2, 0);
-        let t = go(&mut p, 0, 20_000 * US, 40 * US, 2);
+        let t = scan_each_us(&mut p, 0, 20_000 * US, 40 * US, 2);
         assert_eq!(p.mode(), SchedMode::SleepAll);
-        go(&mut p, t, t + 100_000 * US, 40 * US, 2);
+        scan_each_us(&mut p, t, t + 100_000 * US, 40 * US, 2);
         assert_eq!(p.mode(), SchedMode::SleepAll);
     }
 
-    /// A shell that starts programs: for a third of the time three run (itself, the child, the zygote), else one.
+    /// A shell that starts programs: three guests run for a third of the time (itself, the child, the zygote), else
+    /// one.
     #[test]
-    fn short_crowds_do_not_end_spinning() {
+    fn briefly_short_cores_do_not_end_spinning() {
         let mut p = SchedPolicy::new(HandOff::Adaptive, 2, 0);
         let mut now = 0;
         for _ in 0..100 {
-            now = go(&mut p, now, now + 300 * US, 50 * US, 3);
+            now = scan_each_us(&mut p, now, now + 300 * US, 50 * US, 3);
             assert_eq!(p.mode(), SchedMode::Spin);
-            now = go(&mut p, now, now + 600 * US, 30 * US, 1);
+            now = scan_each_us(&mut p, now, now + 600 * US, 30 * US, 1);
             assert_eq!(p.mode(), SchedMode::Spin);
         }
     }
 
     #[test]
-    fn spinning_comes_back_when_cores_are_not_short_any_more() {
+    fn spinning_resumes_when_cores_are_no_longer_short() {
         let mut p = SchedPolicy::new(HandOff::Adaptive, 2, 0);
-        let t = go(&mut p, 0, 50_000 * US, 0, 2);
+        let t = scan_each_us(&mut p, 0, 50_000 * US, 0, 2);
         assert_eq!(p.mode(), SchedMode::SleepAll);
         p.woke(t + 50_000 * US);
         let t = t + 50_000 * US;
-        go(&mut p, t, t + 20_000 * US, 100 * US, 1);
+        scan_each_us(&mut p, t, t + 20_000 * US, 100 * US, 1);
         assert_eq!(p.mode(), SchedMode::Spin);
     }
 
@@ -434,18 +439,18 @@ mod tests {
         let mut holds = Vec::new();
         for round in 0..4 {
             if round == 0 {
-                // Once may be chance.
-                now = go(&mut p, now, now + 100 * US, 10 * US, 1) + 3000 * US;
+                // A single gap may be chance.
+                now = scan_each_us(&mut p, now, now + 100 * US, 10 * US, 1) + 3000 * US;
                 p.observe(now, RUNNING);
                 assert_eq!(p.mode(), SchedMode::Spin);
             }
-            go(&mut p, now, now + 100 * US, 10 * US, 1);
+            scan_each_us(&mut p, now, now + 100 * US, 10 * US, 1);
             now += 3000 * US;
             p.observe(now, RUNNING);
             assert_eq!(p.mode(), SchedMode::SleepNear);
             let began = now;
             while p.mode() != SchedMode::Spin {
-                now = go(&mut p, now, now + 20 * US, 10 * US, 1);
+                now = scan_each_us(&mut p, now, now + 20 * US, 10 * US, 1);
             }
             holds.push(now - began);
         }
@@ -453,18 +458,18 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_follow_each_other_are_worth_half_a_core() {
+    fn frequent_calls_are_worth_half_a_core() {
         let mut p = SchedPolicy::new(HandOff::Adaptive, 2, 0);
         let mut now = 0;
         for _ in 0..4 {
-            now = go(&mut p, now, now + 2000 * US, 2 * US, 1) + 3000 * US;
+            now = scan_each_us(&mut p, now, now + 2000 * US, 2 * US, 1) + 3000 * US;
             p.observe(now, RUNNING);
             assert_eq!(p.mode(), SchedMode::Spin);
         }
     }
 
     #[test]
-    fn threads_that_wake_each_other_are_not_kept_together() {
+    fn threads_that_wake_each_other_do_not_share_cores() {
         let mut p = SchedPolicy::new(HandOff::Adaptive, 2, 0);
         let scan = Scan { waiting: 3, ..RUNNING };
         let mut now = 0;
@@ -475,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn forced() {
+    fn forced_hand_offs() {
         let mut p = SchedPolicy::new(HandOff::Sleep, 2, 0);
         assert_eq!(p.observe(US, RUNNING), Next::Sleep);
         let mut p = SchedPolicy::new(HandOff::Spin, 2, 0);

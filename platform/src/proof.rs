@@ -1,17 +1,20 @@
-//! How a `syscall` instruction may be replaced by a jump, proven from the file that it stands in.
+//! Proves from the file that contains a `syscall` instruction how the instruction may be replaced by a jump.
 //!
-//! Nothing here rests on what a guest says of the place. The function that contains it is found by the file's own tables
-//! ([`crate::functions`]) and decoded from its first byte to its last. A place is good for a jump only if
+//! No claim by the guest about the place is used. The function that contains it is found in the file's own tables
+//! ([`crate::functions`]) and decoded from its first byte to its last. A jump is allowed only if
 //!
-//! * every instruction of the function is valid, and the last one ends where the function does,
-//! * the displaced bytes are whole instructions of that decoding, within the function (or room behind it that nothing reaches), and
-//! * no direct branch of the function, and no address that it computes from its own place, leads into the middle of them.
+//! * every instruction of the function is valid, and the last one ends at the end of the function,
+//! * the displaced bytes are whole instructions of that decoding, within the function (or within unreachable padding
+//!   after it), and
+//! * no direct branch of the function, and no address that it computes relative to `rip`, leads into the middle of
+//!   them.
 //!
-//! Of code that is in no table, the neighbourhood of the place is decoded instead. The displaced bytes must be whole instructions of
-//! that, their beginning one wherever decoding begins ([`crate::sweep`]), with nothing invalid close by; and no branch of
-//! the neighbourhood may lead into their middle.
+//! For code in no table, the neighbourhood of the place is decoded instead. The displaced bytes must be whole
+//! instructions of that decoding, must begin at an instruction boundary whatever byte decoding starts from
+//! ([`crate::sweep`]), and must have no invalid bytes nearby; and no branch of the neighbourhood may lead into their
+//! middle.
 //!
-//! The work for one question is bounded; what is beyond the bound is [`Proof::Open`].
+//! The work per call of [`prove`] is bounded; sites beyond the bound are [`Proof::Open`].
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
@@ -20,41 +23,41 @@ use crate::sweep;
 
 pub const SYSCALL: [u8; 2] = [0x0f, 0x05];
 pub const JMP_LEN: u64 = 5;
-/// `rt_sigreturn`: unwinders know its call by its bytes.
+/// `rt_sigreturn`: unwinders recognise its call by its bytes.
 const SIGRETURN: u64 = 15;
-/// Sites that are looked at for one question, bytes of functions that are decoded, and the longest function.
+/// Limits per call of [`prove`]: sites, decoded bytes of functions; and the longest function.
 const MAX_SITES: usize = 256;
 const MAX_BYTES: u64 = 192 << 10;
 const MAX_FUNCTION: u64 = 48 << 10;
 
-/// How a site is replaced.
+/// One way to replace a site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// Offset of the jump in the file.
     pub start: u64,
-    /// Executed in the slot before the call, and after it.
-    pub before: Vec<u8>,
-    pub behind: Vec<u8>,
-    /// Where the slot goes back to; `None` if `behind` ends with a `ret`.
+    /// Displaced instructions, executed in the slot before the call (`prefix`) and after it (`suffix`).
+    pub prefix: Vec<u8>,
+    pub suffix: Vec<u8>,
+    /// Where the slot returns to; `None` if `suffix` ends with a `ret`.
     pub back: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// The shapes that are safe, the better first; none: it must stay.
+    /// The safe shapes, better ones first; if empty, the site must not be patched.
     Shapes(Vec<Shape>),
-    /// There was no time to find out.
+    /// Not examined yet.
     Open,
 }
 
-/// What can be proven of the sites, which are offsets in the file of `syscall` instructions, as somebody says.
+/// Proves the shapes of sites: offsets in the file, claimed to be those of `syscall` instructions.
 pub fn prove(read: Read<'_>, sites: &[u64]) -> Vec<Proof> {
     let mut proofs = vec![Proof::Open; sites.len()];
     let asked = &sites[..sites.len().min(MAX_SITES)];
     let found = functions::find(read, asked);
     let extents: Vec<_> = found.iter().zip(asked).map(|(f, site)| Extent::of(f, *site)).collect();
     let mut order: Vec<usize> = (0..asked.len()).collect();
-    // Those of one function one after the other: it is decoded once.
+    // Sites of one function in a row, so that it is decoded once.
     order.sort_unstable_by_key(|i| extents[*i].map_or((0, 0), |e| (e.function.start, e.function.end)));
     let (mut left, mut last) = (MAX_BYTES, None);
     for i in order {
@@ -73,11 +76,11 @@ pub fn prove(read: Read<'_>, sites: &[u64]) -> Vec<Proof> {
     proofs
 }
 
-/// What is decoded for a site.
+/// The part of the file to decode for a site.
 #[derive(Clone, Copy, PartialEq)]
 struct Extent {
     function: Function,
-    /// It is no function, but a part of code that no table tells of.
+    /// Not a function, but a part of code that no table covers.
     swept: bool,
 }
 
@@ -87,7 +90,7 @@ impl Extent {
             Found::Function(function) => Some(Extent { function, swept: false }),
             Found::Code(start, end) => {
                 let (start, end) = sweep::region((start, end), site);
-                // Where the next function begins is not known.
+                // The beginning of the next function is unknown.
                 Some(Extent { function: Function { start, end, next: 0 }, swept: true })
             }
             Found::Nowhere => None,
@@ -99,23 +102,23 @@ impl Extent {
 struct Decoded {
     extent: Extent,
     function: Function,
-    /// Its bytes and some behind.
+    /// Its bytes, and some after its end.
     code: Vec<u8>,
-    /// Where there is no instruction, in a part.
+    /// Addresses of invalid instructions, if `swept`.
     gaps: Vec<u64>,
-    /// Each `syscall` instruction, with the one before it.
+    /// Each `syscall` instruction, with the preceding one.
     calls: Vec<(Option<Instruction>, u64)>,
-    /// Where the function's own instructions lead to.
+    /// Targets of the function's own instructions.
     targets: Vec<u64>,
 }
 
 impl Decoded {
-    /// Empty of calls if anything is wrong with it.
+    /// Has no calls if the function cannot be decoded.
     fn new(read: Read<'_>, extent: Extent) -> Decoded {
         let function = extent.function;
-        const BEHIND: u64 = 16;
+        const TAIL: u64 = 16;
         let len = (function.end - function.start) as usize;
-        let mut code = vec![0; len + BEHIND as usize];
+        let mut code = vec![0; len + TAIL as usize];
         let n = read(function.start, &mut code).min(code.len());
         code.truncate(n);
         let mut d = Decoded { extent, function, code, gaps: Vec::new(), calls: Vec::new(), targets: Vec::new() };
@@ -135,7 +138,7 @@ impl Decoded {
                 if !self.extent.swept {
                     return false;
                 }
-                // Data, perhaps, or the tail of an instruction from before the part.
+                // Perhaps data, or the tail of an instruction from before the part.
                 self.gaps.push(insn.ip());
                 previous = None;
                 let next = (insn.ip() + 1 - self.function.start) as usize;
@@ -159,8 +162,8 @@ impl Decoded {
         true
     }
 
-    /// Whether the bytes between may be displaced, which are instructions if the function is what it seems: none but the first
-    /// is led to, and the first is where an instruction begins.
+    /// Whether the bytes from `start` to `end` may be displaced: no target lies within them (the first byte may be
+    /// one), and `start` is an instruction boundary.
     fn movable(&self, start: u64, end: u64) -> bool {
         let next = self.targets.partition_point(|t| *t <= start);
         if self.targets.get(next).is_some_and(|t| *t < end) {
@@ -169,7 +172,7 @@ impl Decoded {
         if !self.extent.swept {
             return true;
         }
-        let gap = self.gaps.partition_point(|g| *g < start.saturating_sub(sweep::FAR as u64));
+        let gap = self.gaps.partition_point(|g| *g < start.saturating_sub(sweep::FARTHEST as u64));
         let whole = self.gaps.get(gap).is_none_or(|g| *g >= end);
         whole && sweep::is_boundary(&self.code, (start - self.function.start) as usize)
     }
@@ -182,9 +185,9 @@ impl Decoded {
                 return Vec::new();
             }
             let start = mov.ip();
-            let before = self.bytes(start, site);
-            if mov.next_ip() == site && !before.is_empty() && self.movable(start, site) {
-                found.push(Shape { start, before, behind: Vec::new(), back: Some(site + 2) });
+            let prefix = self.bytes(start, site);
+            if mov.next_ip() == site && !prefix.is_empty() && self.movable(start, site) {
+                found.push(Shape { start, prefix, suffix: Vec::new(), back: Some(site + 2) });
             }
         }
         let next = (site + 2 - self.function.start) as usize;
@@ -194,8 +197,8 @@ impl Decoded {
         } else {
             self.function.next.saturating_sub(site)
         };
-        if let Some(shape) = behind(own, all as usize, room, site) {
-            let end = site + (2 + shape.behind.len() as u64).max(JMP_LEN);
+        if let Some(shape) = suffix_shape(own, all as usize, room, site) {
+            let end = site + (2 + shape.suffix.len() as u64).max(JMP_LEN);
             if self.movable(site, end) {
                 found.push(shape);
             }
@@ -224,8 +227,8 @@ fn is_number(insn: &Instruction) -> bool {
     }
 }
 
-/// `mov %r11, 8(%rsp)`: what musl has before the call that a thread may be cancelled in. It may be done twice, and so the stub
-/// knows it (`rewind` in `stub/enter.rs`).
+/// `mov %r11, 8(%rsp)`: musl's instruction before a call at which a thread may be cancelled. It may run twice; the
+/// stub relies on that (`rewind` in `stub/enter.rs`).
 fn is_saved(insn: &Instruction) -> bool {
     insn.code() == Code::Mov_rm64_r64
         && insn.op_register(1) == Register::R11
@@ -235,7 +238,8 @@ fn is_saved(insn: &Instruction) -> bool {
         && insn.len() == 5
 }
 
-/// How many bytes of nothing lie between the end of a function, as it seems, and the next multiple of 16.
+/// Length of the padding between the apparent end of a function and the next multiple of 16; 0 if that is not
+/// padding.
 fn padding(code: &[u8], at: u64) -> u64 {
     let len = at.next_multiple_of(16) - at;
     let Some(code) = code.get(..len as usize) else { return 0 };
@@ -248,18 +252,18 @@ fn padding(code: &[u8], at: u64) -> u64 {
     }
 }
 
-/// The shape with the instruction behind the call. `rest`: bytes from there on, `own` of them the function's; `room`: bytes
-/// from the site to the next function.
-fn behind(rest: &[u8], own: usize, room: u64, site: u64) -> Option<Shape> {
+/// The shape that displaces the instruction after the call. `rest`: bytes from there on, `own` of which belong to the
+/// function; `room`: bytes from the site to the next function.
+fn suffix_shape(rest: &[u8], own: usize, room: u64, site: u64) -> Option<Shape> {
     let mut decoder = Decoder::new(64, rest, DecoderOptions::NONE);
     let insn = decoder.decode();
     let len = insn.len();
     if insn.is_invalid() || len > own {
         return None;
     }
-    let shape = |len: usize, back| Shape { start: site, before: Vec::new(), behind: rest[..len].to_vec(), back };
+    let shape = |len: usize, back| Shape { start: site, prefix: Vec::new(), suffix: rest[..len].to_vec(), back };
     if insn.mnemonic() == Mnemonic::Ret && len == 1 {
-        // What follows must be the room between functions, which nothing reaches.
+        // The following bytes must be padding between functions, which is unreachable.
         let padding = |b: &[u8]| {
             b.starts_with(&[0xcc; 2]) || {
                 let mut d = Decoder::new(64, b, DecoderOptions::NONE);
@@ -267,7 +271,7 @@ fn behind(rest: &[u8], own: usize, room: u64, site: u64) -> Option<Shape> {
                 nop.mnemonic() == Mnemonic::Nop && (nop.len() >= 2 || d.decode().mnemonic() == Mnemonic::Nop)
             }
         };
-        // Not the next function's beginning, either.
+        // The next function must not begin there.
         let aligned = (site + 3) % 16 == 0 || (site + 4) % 16 == 0;
         return (padding(&rest[1..]) && !aligned && room >= JMP_LEN).then(|| shape(1, None));
     }

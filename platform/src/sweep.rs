@@ -1,43 +1,43 @@
-//! Instruction boundaries in code that no table tells of.
+//! Instruction boundaries in code that no table covers.
 //!
-//! Decoding that begins in the middle of an instruction falls into step with the true instructions after a few of them. So if
-//! decoding is begun at *every* byte of a stretch before a place, one of the beginnings is a true one (an instruction has 15
-//! bytes at most), and the others agree with it by the time they get there. A place is taken for a boundary if each of
-//! them comes upon it, or upon bytes that are no instruction; one that passes over it is enough to refuse.
+//! Decoding that begins in the middle of an instruction synchronises with the true instructions after a few of them.
+//! So if decoding begins at *every* byte of a stretch before a place, one of the starts is a true boundary (an
+//! instruction has 15 bytes at most), and the others agree with it when they reach the place. The place counts as a
+//! boundary if each decoding hits it, or hits invalid bytes; a single one that skips it is a refusal.
 //!
-//! Wrong this can be only about code that begins less than [`NEAR`] bytes before the place, behind data that is decoded as
-//! instructions up to there.
+//! This can only be wrong about code that begins less than [`NEAREST`] bytes before the place, after data that decodes
+//! as instructions up to there.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
-/// Where decoding begins: this far before the place, at most and at least.
-pub const FAR: usize = 128;
-const NEAR: usize = 48;
-/// How many of the beginnings must come upon the place.
-const ENOUGH: usize = 24;
-/// What is decoded at once for the sites in a part of the code: the part, and so much on either side.
+/// Decoding begins at most and at least this far before the place.
+pub const FARTHEST: usize = 128;
+const NEAREST: usize = 48;
+/// Number of starts that must hit the place.
+const MIN_HITS: usize = 24;
+/// Code is decoded in parts of this size, extended on either side.
 const PART: u64 = 2048;
-const BESIDE: u64 = 512;
+const MARGIN: u64 = 512;
 
-/// The part of the code, a range of the file that the site is in, to be decoded for the site.
+/// The part of the file to decode for a site, within the range of code that contains the site.
 pub fn region(code: (u64, u64), site: u64) -> (u64, u64) {
     let part = site / PART * PART;
-    (part.saturating_sub(BESIDE).max(code.0), part.saturating_add(PART + BESIDE).min(code.1))
+    (part.saturating_sub(MARGIN).max(code.0), part.saturating_add(PART + MARGIN).min(code.1))
 }
 
-/// Whether the place in the code is the beginning of an instruction.
+/// Whether an instruction begins at `place`.
 pub fn is_boundary(code: &[u8], place: usize) -> bool {
-    /// What becomes of decoding from a byte on.
+    /// Result of decoding from a byte on.
     #[derive(Clone, Copy, PartialEq)]
     enum End {
-        Meets,
-        Passes,
+        Hits,
+        Skips,
         Invalid,
     }
-    let mut ends = [End::Meets; FAR + 1];
+    let mut ends = [End::Hits; FARTHEST + 1];
     let mut decoder = Decoder::new(64, &code[..code.len().min(place + 16)], DecoderOptions::NONE);
     let mut insn = Instruction::default();
-    let (mut met, far) = (0, FAR.min(place));
+    let (mut hits, far) = (0, FARTHEST.min(place));
     for back in 1..=far {
         if decoder.set_position(place - back).is_err() {
             return false;
@@ -46,15 +46,15 @@ pub fn is_boundary(code: &[u8], place: usize) -> bool {
         ends[back] = match back.checked_sub(insn.len()) {
             _ if insn.is_invalid() => End::Invalid,
             Some(rest) => ends[rest],
-            None => End::Passes,
+            None => End::Skips,
         };
         match ends[back] {
-            End::Passes if back >= NEAR => return false,
-            End::Meets if back >= NEAR => met += 1,
+            End::Skips if back >= NEAREST => return false,
+            End::Hits if back >= NEAREST => hits += 1,
             _ => {}
         }
     }
-    met >= ENOUGH
+    hits >= MIN_HITS
 }
 
 #[cfg(test)]
@@ -63,7 +63,7 @@ mod tests {
     use crate::functions::tests::reader;
     use crate::functions::{find, Found};
 
-    /// In this program's own code, of which the tables tell all instructions.
+    /// Uses this program's own code, whose instructions are all known from its tables.
     #[test]
     fn no_middle_of_an_instruction_is_taken_for_a_boundary() {
         let exe = std::fs::read("/proc/self/exe").unwrap();

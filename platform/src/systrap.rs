@@ -1,19 +1,19 @@
 //! Systrap: seccomp `RET_TRAP` + SIGSYS, shared-memory hand-off.
 //!
-//! * [`abi`]: what the Sentry and the stub agree on (`stub/abi.rs`).
+//! * [`abi`]: addresses, cell layout and states shared by the Sentry and the stub (`stub/abi.rs`).
 //! * [`handoff`]: the state machine of the hand-off (`stub/handoff.rs`, model-checked).
-//! * [`filter`]: the stubs' seccomp filter, where their harmlessness is argued.
+//! * [`filter`]: the stubs' seccomp filter, with the argument for its safety.
 //! * [`launch`]: the zygote's start.
-//! * [`births`]: how a fork gets its descriptors.
-//! * [`patience`]: how long it waits for stubs.
-//! * [`strays`]: processes that nobody asked for.
-//! * [`inflight`]: how many descriptors may wait to be taken.
+//! * [`fork_broker`]: how a forked stub gets its descriptors.
+//! * [`patience`]: how long the Sentry waits for stubs.
+//! * [`strays`]: processes cloned without a request.
+//! * [`inflight`]: the limit of descriptors in flight; [`share`]: the part of each process.
 //! * [`space`], [`thread`]: [`crate::AddressSpace`] and [`crate::GuestThread`].
-//! * [`watched`]: shared memory and the executor's view of it.
+//! * [`watched`]: shared memory, and the executor's record of a cell.
 //!
 //! # Lock order
-//! `Pool::state`, then `ForkBroker::pending`, then `Space::slots`, then `Watched::waker`; `Space::life` is a leaf. None is held
-//! while a waker or a hook is called, but `Watched::waker` (whose wakers only queue a task).
+//! `Pool::state`, then `ForkBroker::pending`, then `Space::slots`, then `Watched::waker`; `Space::life` is a leaf. No
+//! lock is held while a waker or a hook is called, except `Watched::waker` (whose wakers only queue a task).
 
 #[path = "../stub/abi.rs"]
 pub(crate) mod abi;
@@ -24,6 +24,7 @@ pub(crate) mod handoff;
 mod inflight;
 mod launch;
 mod patience;
+mod share;
 mod space;
 mod strays;
 mod thread;
@@ -46,23 +47,24 @@ use crate::Enter;
 use crate::{Errno, GuestThread, Platform};
 use fork_broker::ForkBroker;
 use inflight::{Control, Flights};
+pub use share::Lineage;
 use space::Space;
 use thread::Thread;
 
-/// What [`Systrap::new`] needs.
+/// Arguments of [`Systrap::new`].
 pub struct Config {
     pub executor: Arc<Executor>,
-    /// How many fresh address spaces are kept ready.
+    /// Number of fresh address spaces kept ready.
     pub pool: usize,
-    /// Each call of the guest's is to trap: also `sched_yield`, which the host answers by itself otherwise
-    /// (but in processes that have a thread with [`crate::LocalAnswers::filtered`]).
+    /// Every call of the guest traps, even `sched_yield`, which the host answers by itself otherwise (except in
+    /// processes that have a thread with [`crate::LocalAnswers::filtered`]).
     pub see_all: bool,
-    /// Called with a message when the sandbox cannot go on (the zygote is gone).
+    /// Called with a message if the sandbox cannot continue (the zygote is dead).
     pub on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
-/// The host calls that the platform (executor included) makes after [`Systrap::new`], with the reason for each. Those of
-/// [`crate::host`] come on top.
+/// The host calls that the platform (executor included) makes after [`Systrap::new`], with the reason for each. Those
+/// of [`crate::host`] are additional.
 pub const HOST_CALLS: &[(libc::c_long, &str)] = &[
     (libc::SYS_futex, "wake a stub that sleeps; locks between the Sentry's threads"),
     (libc::SYS_epoll_pwait2, "the executor sleeps"),
@@ -82,22 +84,22 @@ pub const HOST_CALLS: &[(libc::c_long, &str)] = &[
     (libc::SYS_socketpair, "control socket of a new process (AF_UNIX, SOCK_SEQPACKET)"),
     (libc::SYS_sendmsg, "hand descriptors to a stub for one round of mappings"),
     (libc::SYS_close, "all of these"),
-    (libc::SYS_poll, "is a birth waiting on the seccomp listener"),
+    (libc::SYS_poll, "whether a fork handshake waits on the seccomp listener"),
     (
         libc::SYS_ioctl,
-        "seccomp listener: NOTIF_RECV, NOTIF_SEND, NOTIF_ADDFD, NOTIF_ID_VALID; what a stub has not taken from its control socket",
+        "seccomp listener: NOTIF_RECV, NOTIF_SEND, NOTIF_ADDFD, NOTIF_ID_VALID; unread bytes of a control socket",
     ),
-    (libc::SYS_getrandom, "tokens of births"),
+    (libc::SYS_getrandom, "tokens of forks"),
     (libc::SYS_pidfd_open, "watch a new stub"),
     (libc::SYS_pidfd_send_signal, "kill a stub"),
     (libc::SYS_wait4, "reap a stub"),
-    (libc::SYS_waitid, "look for children that are no stubs"),
-    (libc::SYS_tgkill, "interrupt a guest thread (SIGUSR1); whether it is one of a stub's (0)"),
-    (libc::SYS_process_vm_readv, "guest memory, when it did not come through the hand-off area"),
+    (libc::SYS_waitid, "find children that are no stubs"),
+    (libc::SYS_tgkill, "interrupt a guest thread (SIGUSR1); check that it belongs to a stub (0)"),
+    (libc::SYS_process_vm_readv, "guest memory, if not copied through the hand-off area"),
     (libc::SYS_process_vm_writev, "the same"),
 ];
 
-/// Everything that address spaces and threads share.
+/// State shared by all address spaces and threads.
 pub(crate) struct Inner {
     pub(crate) me: Weak<Inner>,
     pub(crate) executor: Arc<Executor>,
@@ -110,7 +112,7 @@ pub(crate) struct Inner {
     vdso: Option<(u64, u64)>,
     fp_size: usize,
     see_all: bool,
-    /// Every stub that has not been reaped.
+    /// All stubs that have not been reaped.
     pub(crate) stubs: Mutex<HashMap<i32, Stub>>,
     pool: Mutex<Pool>,
     pub(crate) counters: Counters,
@@ -144,13 +146,14 @@ pub(crate) struct Counters {
 struct Pool {
     ready: Vec<Thread>,
     target: usize,
-    /// Until then (a time of [`now_ns`]) one is enough: the first program has just taken its own, and is spared what it may not need.
+    /// Until this time ([`now_ns`]) one fresh address space is enough: the first program has just taken its own, and
+    /// may not need another.
     calm_until: u64,
-    /// Those who wait for a fresh address space.
+    /// Tasks waiting for a fresh address space.
     waiters: Vec<Waker>,
-    /// The keeper, when it has nothing to do.
+    /// The task that refills the pool, while idle.
     keeper: Option<Waker>,
-    /// The last try failed; told to one of the waiters.
+    /// Error of the last attempt, reported to one of the waiters.
     error: Option<Errno>,
 }
 
@@ -160,13 +163,14 @@ pub struct Systrap {
 }
 
 impl Systrap {
-    /// Starts the zygote and the keeper of the pool. To be called in the Sentry's process once it has its final ids and
-    /// namespaces, and before its seccomp filter; on a thread that lives as long as the sandbox (stubs die with it).
+    /// Starts the zygote and the task that refills the pool. Call in the Sentry's process once it has its final ids
+    /// and namespaces, and before its seccomp filter; on a thread that lives as long as the sandbox, since stubs die
+    /// with it.
     ///
     /// Errors with `Unsupported` where this platform cannot work.
     pub fn new(config: Config) -> io::Result<Arc<Systrap>> {
         let launched = launch::launch(&config.executor, !config.see_all)?;
-        // Not before: it is inherited.
+        // After the launch: the zygote would inherit it.
         crate::cores::short_slice();
         let fp_size = launch::fp_state_size();
         let inner = Arc::new_cyclic(|me| Inner {
@@ -185,61 +189,63 @@ impl Systrap {
             pool: Mutex::new(Pool { target: config.pool.max(1), calm_until: u64::MAX, ..Pool::default() }),
             counters: Counters::default(),
         });
-        fork_broker::attend(inner.me.clone(), inner.fork_broker.listener())?;
+        fork_broker::start(inner.me.clone(), inner.fork_broker.listener())?;
         let control = Control::new(launched.control, inner.flights.clone());
         let space = Space::pending(inner.clone(), launched.area, control, 0, 0);
         inner.register(&space, launched.pid, launch::pidfd_open(launched.pid)?);
         let mut zygote = Thread::waiting(space, 0, launched.pid, CoreSet::Anywhere, false);
         zygote.close_in_stub(launched.listener_number)?;
         let weak = inner.me.clone();
-        inner.executor.spawn(Box::pin(keep_pool(weak, zygote)));
+        inner.executor.spawn(Box::pin(refill_pool(weak, zygote)));
         Ok(Arc::new(Systrap { inner }))
     }
 }
 
 impl Systrap {
-    /// Has stubs make the guest's private futex calls themselves, without asking the Sentry. Off at first; to be set before
-    /// the first guest runs, and not changed after (a waiter here and a waker there would miss each other).
+    /// Lets stubs make the guest's private futex calls themselves, without the Sentry. Initially off. Set it before
+    /// the first guest runs, and never afterwards: a waiter in the stub and a waker in the Sentry would miss each
+    /// other.
     ///
-    /// The guest kernel then sees `futex` traps only for operations without `FUTEX_PRIVATE_FLAG` and for those with it that
-    /// are not WAIT, WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, WAIT_BITSET, WAKE_BITSET. A wait that an [`crate::Interrupter`] cut
-    /// short is reported as [`crate::Trap::Interrupted`] with `orig_rax` = the number of `futex` and the registers as they
-    /// are for a `Trap::Syscall`: nothing has been done, and the kernel goes on as after a call of its own that a signal cut
-    /// short (`ERESTARTSYS`). All other interrupts have `orig_rax` = -1.
+    /// The guest kernel then gets `futex` traps only for operations without `FUTEX_PRIVATE_FLAG`, and for those with
+    /// it other than WAIT, WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, WAIT_BITSET, WAKE_BITSET. A wait cut short by an
+    /// [`crate::Interrupter`] is reported as [`crate::Trap::Interrupted`] with `orig_rax` = the number of `futex` and
+    /// the registers of a `Trap::Syscall`: the call had no effect, and the kernel continues as after a call of its
+    /// own that a signal has cut short (`ERESTARTSYS`). All other interrupts have `orig_rax` = -1.
     ///
-    /// A thread under [`crate::LocalAnswers::filtered`] asks for these calls, too; [`Enter::Native`] then says "do it". The
-    /// same switch has stubs make `sched_yield` themselves. So it is, with `told`, for some of those that come by a signal, in order
-    /// that the kernel may learn which sites are worth patching.
-    pub fn set_native_futex(&self, on: bool, told: bool) {
-        self.inner.executor.global.set_native_futex(if told { 2 * u32::from(on) } else { on.into() });
+    /// A thread under [`crate::LocalAnswers::filtered`] traps for these calls, too; [`Enter::Native`] then makes the
+    /// stub execute them. The same switch lets stubs make `sched_yield` themselves. With `reported`, some of the calls
+    /// that arrive by a signal are reported in the same way, so that the kernel learns which sites are worth
+    /// patching.
+    pub fn set_native_futex(&self, on: bool, reported: bool) {
+        self.inner.executor.global.set_native_futex(if reported { 2 * u32::from(on) } else { on.into() });
     }
 }
 
-/// How long the first program runs before the pool is filled, unless it wants another address space.
-const CALM_NS: u64 = 8_000_000;
+/// How long the first program runs before the pool is filled, unless another address space is requested.
+const POOL_DELAY_NS: u64 = 8_000_000;
 
 impl Pool {
-    /// How many more are to be made now, and if none because it is too early, when to ask again.
+    /// Whether to make another address space now; if it is too early for that, when to check again.
     fn wanted(&self, now: u64) -> (bool, Option<u64>) {
         if self.error.is_some() || self.ready.len() >= self.target {
             return (false, None);
         }
         match self.calm_until {
-            // Nobody has taken one yet.
+            // No address space has been taken yet.
             u64::MAX => (self.ready.is_empty(), None),
             until => (now >= until || !self.waiters.is_empty(), Some(until)),
         }
     }
 }
 
-/// How long a fork of the zygote takes at most, as a rule, and what its child has to do after its birth call.
+/// Usual upper bound of the zygote's fork, and of its child's work after the fork handshake.
 const FORK_NS: u64 = 250_000;
 const GROWS_UP_NS: u64 = 40_000;
 
-/// Forks the zygote as often as fresh address spaces are wanted.
-async fn keep_pool(inner: Weak<Inner>, mut zygote: Thread) {
+/// Forks the zygote whenever fresh address spaces are wanted.
+async fn refill_pool(inner: Weak<Inner>, mut zygote: Thread) {
     loop {
-        // Waits until there is something to do.
+        // Waits until the pool wants one.
         let mut timer = None;
         let wanted = poll_fn(|cx| {
             let Some(inner) = inner.upgrade() else {
@@ -291,10 +297,10 @@ async fn keep_pool(inner: Weak<Inner>, mut zygote: Thread) {
 }
 
 impl Inner {
-    /// Takes charge of a stub: has its death watched.
+    /// Registers a stub and watches for its death.
     fn register(&self, space: &Arc<Space>, pid: i32, pidfd: OwnedFd) {
         let pidfd = Arc::new(pidfd);
-        self.strays.born(pid);
+        self.strays.add(pid);
         self.stubs
             .lock()
             .insert(pid, Stub { space: Arc::downgrade(space), exit_state: space.exit_state.clone(), watch: None });
@@ -302,11 +308,11 @@ impl Inner {
         self.watch_death(pid, pidfd);
     }
 
-    /// Ends a process that nobody wants, and sees to it that it is reaped. `false`: it cannot now.
+    /// Kills a process without an owner and has it reaped. `false`: not possible now.
     fn end_orphan(&self, pid: i32) -> bool {
         let Ok(pidfd) = launch::pidfd_open(pid) else { return false };
         let exit_state = space::ExitState::alive();
-        // Also if it is dead by itself: nothing of the guest's was lost.
+        // Set even if it is dead already: nothing of the guest's was lost.
         exit_state.ours.store(true, SeqCst);
         exit_state.kill(&pidfd);
         self.stubs.lock().insert(pid, Stub { space: Weak::new(), exit_state, watch: None });
@@ -337,12 +343,12 @@ impl Inner {
         }
     }
 
-    /// Reaps a stub that is dead. One that was killed by somebody else takes the sandbox along, whatever the guest was about to
-    /// do with it: the host is short of memory, or somebody wants an end.
+    /// Reaps a dead stub. If a process outside has killed it, the sandbox ends, too, whatever the guest was about to
+    /// do with the stub: the host is short of memory, or its user wants to end the sandbox.
     fn reap(&self, pid: i32) {
         let stub = {
             let mut stubs = self.stubs.lock();
-            // Reaped under the lock: as long as a pid is in the table, nobody else can have it.
+            // Reaped under the lock: a pid in the table cannot be reused.
             let Some(stub) = stubs.get(&pid) else { return };
             let space = stub.space.upgrade();
             let Some(signal) = space::wait_for(pid, space.as_deref()) else {
@@ -351,13 +357,14 @@ impl Inner {
             let ours = stub.exit_state.ours.load(SeqCst);
             (stubs.remove(&pid), space, signal, ours)
         };
-        // Somebody may have left strays behind.
+        // The stub may have left strays.
         self.fork_broker.watch(self);
         let (stub, space, exit_state, ours) = stub;
         if ours || exit_state == 0 {
             self.counters.killed.fetch_add(1, Relaxed);
         }
-        // First of all: once those who wait for it know, the sandbox may end by itself, without a word about the cause.
+        // Before any other step: once tasks that wait for it are notified, the sandbox may exit by itself without
+        // reporting the cause.
         if pid == self.zygote_pid {
             (self.on_fatal)(&format!(
                 "the zygote (the stub that all others are made from) {}",
@@ -382,9 +389,9 @@ impl Platform for Systrap {
             let mut pool = self.inner.pool.lock();
             let result = match (pool.ready.pop(), pool.error.take()) {
                 (Some(thread), _) => {
-                    // The second one ends the calm.
+                    // The second address space ends the calm.
                     thread.set_background(false);
-                    pool.calm_until = if pool.calm_until == u64::MAX { now_ns() + CALM_NS } else { 0 };
+                    pool.calm_until = if pool.calm_until == u64::MAX { now_ns() + POOL_DELAY_NS } else { 0 };
                     Poll::Ready(Ok(Box::new(thread) as Box<dyn GuestThread>))
                 }
                 (None, Some(e)) => Poll::Ready(Err(e)),
@@ -437,7 +444,7 @@ impl Platform for Systrap {
 
 impl Drop for Systrap {
     fn drop(&mut self) {
-        // Ends the keeper, which holds the zygote; the pool's address spaces end with their threads.
+        // Ends the refilling task, which holds the zygote; the pool's address spaces end with their threads.
         let mut pool = self.inner.pool.lock();
         pool.target = 0;
         let ready = std::mem::take(&mut pool.ready);

@@ -32,7 +32,7 @@ pub const VDSO_END: u64 = 0x7fff_1010_0000;
 pub const GLOBAL_BASE: u64 = 0x7fff_2000_0000;
 /// Where on that page the second filter is (`struct sock_fprog`), which a process gets when its guest sets one of its own.
 pub const STRICT_AT: u64 = GLOBAL_BASE + 256;
-/// The hand-off area of this process: `MAX_SLOTS` times `SLOT_SIZE`.
+/// The hand-off area of this process: `MAX_SLOTS` times `SLOT_SIZE`. The Sentry maps a segment of it when its first slot is needed.
 pub const AREA_BASE: u64 = 0x7fff_4000_0000;
 pub const AREA_SIZE: u64 = (MAX_SLOTS as u64) * SLOT_SIZE;
 /// Signal stacks, one per slot; private memory, so that a forked child goes on upon its copy.
@@ -40,8 +40,9 @@ pub const ALT_BASE: u64 = 0x7fff_8000_0000;
 pub const ALT_SIZE: u64 = 0x8000;
 pub const ALT_END: u64 = ALT_BASE + (MAX_SLOTS as u64) * ALT_SIZE;
 
-/// Guest threads per process.
-pub const MAX_SLOTS: usize = 2048;
+/// Guest threads per process, in segments.
+pub const MAX_SLOTS: usize = 2 * SEGMENT_SLOTS;
+pub const SEGMENT_SLOTS: usize = 2048;
 pub const SLOT_SIZE: u64 = 0x2_0000;
 /// Bytes copied in by the stub ahead of time.
 pub const STAGE_IN: u64 = 0x1_000;

@@ -1,6 +1,6 @@
-//! What Rust cannot say: routines whose faults `on_signal` mends at a named instruction (`*_insn` to `*_fix`), births and
-//! ends of threads around the change or loss of the stack, and a wait that an interrupt must find at exact addresses.
-//! All keep to the C calling convention; each tells its arguments above its label.
+//! Assembly routines for: copies whose faults `on_signal` fixes up at a named instruction (`*_insn` to `*_fix`), the
+//! start and exit of threads around the change or loss of the stack, and a wait that an interrupt must find at exact
+//! addresses. All follow the C calling convention; the comment above each label lists its arguments.
 
 use crate::abi::{FORK_FLAGS, THREAD_FLAGS};
 use crate::UContext;
@@ -13,7 +13,7 @@ stub_restorer:
     syscall
     hlt
 
-    // resume(uc): leaves for good to the context at rdi
+    // resume(uc rdi): continues in that context, never returns
     .globl stub_resume
 stub_resume:
     mov rsp, rdi
@@ -33,7 +33,7 @@ stub_copy_fix:
     mov rax, rcx
     ret
 
-    // copy_str(dst rdi, src rsi, max rdx) -> bytes copied, the NUL included when there was one
+    // copy_str(dst rdi, src rsi, max rdx) -> bytes copied, including the NUL if there is one
     .globl stub_copy_str
     .globl stub_copy_str_insn
     .globl stub_copy_str_fix
@@ -66,8 +66,8 @@ stub_cmpxchg_fix:
     mov eax, 14
     ret
 
-    // fork(token rdi) -> child's pid, or 0 in the child with the area mapped, or a negative errno (in the child: it exits).
-    // The child's area is not mapped before the Sentry has given it; the stack is private.
+    // fork(token rdi) -> child's pid, 0 in the child with its area mapped, or negative errno (the child exits instead).
+    // The child has no area until the Sentry provides one; its stack is private.
     .globl stub_fork
 stub_fork:
     push rbx
@@ -82,12 +82,12 @@ stub_fork:
     test rax, rax
     jnz 3f
     mov rdi, rbx
-    call stub_born
+    call stub_fork_child
     xor eax, eax
 3:  pop rbx
     ret
 
-    // thread(stack rdi, slot rsi, uc rdx, set_fs rcx, fs r8) -> tid or negative errno; the new thread goes to thread_main
+    // thread(stack rdi, slot rsi, uc rdx, set_fs rcx, fs r8) -> tid or negative errno; the thread runs stub_thread_main
     .globl stub_thread
 stub_thread:
     push r12
@@ -121,9 +121,9 @@ stub_thread:
     hlt
 
     // wait(args rdi, mask rsi) -> the futex call's result, or -ERESTARTSYS if it was not made.
-    // Our interrupt is let in by the first call and kept out again by the last. An interrupt between the two is noted in
-    // the cell by `on_signal`; one before the futex call has begun also sends us to stub_wait_abort, one within it makes it
-    // return EINTR. So none is slept through.
+    // The first call unblocks our interrupt, the last one blocks it again. For an interrupt between the two,
+    // `on_signal` records it in the cell. If it comes before the futex call has begun, it also continues at
+    // stub_wait_abort; if it comes within the call, that returns EINTR. So no interrupt is missed.
     .globl stub_wait
     .globl stub_wait_begin
     .globl stub_wait_insn
@@ -165,8 +165,8 @@ stub_wait_abort:
     mov rax, -512
     jmp 6b
 
-    // exit(gone rdi, tid_word rsi): after the store this thread uses no memory; the kernel clears the word (0: none), and wakes
-    // one who waits for that, when it is out of the memory for good
+    // exit(gone rdi, tid_word rsi): after the store this thread uses no memory. The kernel clears the word (0: none)
+    // and wakes a waiter on it once the thread has left the address space.
     .globl stub_exit
 stub_exit:
     mov r12, rdi

@@ -1,8 +1,8 @@
-//! From exec to zygote: makes this process as bare as a guest's process must be, installs the handlers and the filter,
-//! and enters the SIGSYS handler for good.
+//! From exec to zygote: strips this process of everything that a guest's process must not have, installs the handlers
+//! and the filter, and enters the SIGSYS handler for good.
 //!
-//! The Sentry started us with its descriptors (abi.rs) and with the filter program in the first slot's staging buffer.
-//! A step that fails ends the process with the step's number as exit code.
+//! The Sentry started this process with its descriptors (abi.rs) and with the filter program in the first slot's
+//! staging buffer. If a step fails, the process exits with the number of the step as its status.
 
 use crate::abi::*;
 use crate::sys::{self, syscall, SysResult};
@@ -56,7 +56,9 @@ const TASK_END: u64 = 0x7fff_ffff_f000;
 
 #[no_mangle]
 unsafe extern "C" fn stub_boot(sp: *const u64) -> ! {
-    // SAFETY: runs once, alone, before any guest code exists; the stack is as the kernel's exec left it.
+    // SAFETY: called once by `_start`, on the only thread, before any guest code exists; `sp` is the initial stack
+    // pointer, below which exec has laid out argc, argv, the environment and auxv. The unmapped ranges exclude the
+    // image.
     unsafe {
         let vdso = auxv_vdso(sp);
         // MAP_SHARED | MAP_FIXED
@@ -72,8 +74,8 @@ unsafe extern "C" fn stub_boot(sp: *const u64) -> ! {
         unmap_run(stack_page);
         let (vdso, vdso_len) = move_vdso(vdso);
         let keep =
-            [(IMAGE_BASE, IMAGE_END), (VDSO_BASE, VDSO_END), (GLOBAL_BASE, GLOBAL_BASE + PAGE), (AREA_BASE, AREA_BASE + AREA_SIZE),
-             (ALT_BASE, ALT_END)];
+            [(IMAGE_BASE, IMAGE_END), (VDSO_BASE, VDSO_END), (GLOBAL_BASE, GLOBAL_BASE + PAGE),
+             (AREA_BASE, AREA_BASE + AREA_SIZE), (ALT_BASE, ALT_END)];
         let mut at = 0;
         let mut i = 0;
         while i < keep.len() {
@@ -110,8 +112,9 @@ unsafe extern "C" fn stub_boot(sp: *const u64) -> ! {
     }
 }
 
-/// One handler for all; while it runs all signals are blocked but SIGSEGV and SIGBUS. Outside it only ours are open, so
-/// that nothing from outside the sandbox (a terminal's SIGINT) reaches a guest's process.
+/// Installs one handler for all signals. While it runs, all signals are blocked but SIGSEGV and SIGBUS. Outside of it
+/// only the stub's signals are open, so that no signal from outside the sandbox (a terminal's SIGINT) reaches a
+/// guest's process.
 unsafe fn signals() {
     const SIGNALS: [u64; 7] = [4, 5, 7, 8, 10, 11, 31];
     let soft: u64 = (1 << (11 - 1)) | (1 << (7 - 1));
@@ -134,9 +137,9 @@ unsafe fn signals() {
     must(13, syscall(sys::RT_SIGPROCMASK, [2, addr_of!(mask) as u64, 0, 8, 0, 0]));
 }
 
-/// AT_SYSINFO_EHDR.
+/// Returns AT_SYSINFO_EHDR.
 unsafe fn auxv_vdso(sp: *const u64) -> u64 {
-    // SAFETY: argc, argv, NULL, envp, NULL, auxv: as exec lays them out.
+    // SAFETY: `sp` is the initial stack pointer; exec lays out argc, argv, NULL, envp, NULL, auxv (with an end mark).
     unsafe {
         let mut p = sp.add(1 + *sp as usize + 1);
         while *p != 0 {
@@ -153,12 +156,13 @@ unsafe fn auxv_vdso(sp: *const u64) -> u64 {
     }
 }
 
-/// Tells by `msync` whether a page is mapped; needs no file of /proc.
+/// Whether a page is mapped, according to `msync`; needs no file of /proc.
 fn mapped(page: u64) -> bool {
     page < TASK_END && syscall(sys::MSYNC, [page, PAGE, 1, 0, 0, 0]).0 == 0
 }
 
-/// Unmaps the run of mapped pages around `page`. It may take the vDSO with it if the two are adjacent; then there is none.
+/// Unmaps the run of mapped pages around `page`. If the vDSO is adjacent, it is unmapped, too, and the guest has
+/// none.
 fn unmap_run(page: u64) {
     let mut end = page;
     while mapped(end) {
@@ -171,9 +175,9 @@ fn unmap_run(page: u64) {
     must(16, syscall(sys::MUNMAP, [start, end - start, 0, 0, 0, 0]));
 }
 
-/// Moves vvar and vDSO to their fixed place; returns where the vDSO is then (0: there is none).
+/// Moves vvar and vDSO to their fixed place; returns the vDSO's new address (0: there is none).
 ///
-/// The kernel moves such a mapping only whole, and we do not know where one ends and the next begins: so try all
+/// The kernel moves such a mapping only as a whole, and the boundaries between them are unknown. So this tries all
 /// lengths, the longest first; only the right one succeeds.
 fn move_vdso(vdso: u64) -> (u64, u64) {
     if vdso == 0 || !mapped(vdso) {
@@ -201,7 +205,7 @@ fn move_vdso(vdso: u64) -> (u64, u64) {
             }
             len -= PAGE;
             if len == 0 {
-                // Leave nothing half done: without its data the code is of no use.
+                // Undo the moves so far: without its data pages the code is useless.
                 syscall(sys::MUNMAP, [VDSO_BASE, VDSO_END - VDSO_BASE, 0, 0, 0, 0]);
                 return (0, 0);
             }

@@ -1,25 +1,27 @@
-//! The way of a patched call: from the slot of its site (see `TRAMPOLINE_SLOT`) into the stub and back, without a signal.
+//! The path of a patched call: from the slot of its site (see `TRAMPOLINE_SLOT`) into the stub and back, without a
+//! signal.
 //!
 //! GS points to the thread's cell, so no register is needed to find it. The guest's registers go straight into
-//! `Cell::post.regs`, which stays the one place they are in until the call is over; the code then runs on the slot's
-//! signal stack (the guest's may be unusable, and has a red zone). No vector register is touched: what the guest has in
-//! them stays there. An answer that needs a frame of the kernel (loading them, GS) goes by [`make_frame`].
+//! `Cell::post.regs`, their only place until the call is over. The code then runs on the slot's signal stack: the
+//! guest's stack may be unusable, and has a red zone. No vector register is used; they keep the guest's values. An
+//! answer that needs a signal frame (to load vector registers, or to change GS) goes through [`make_frame`].
 //!
 //! # Interrupts
-//! Unlike in a signal handler, our interrupt is not kept out here. The handler finds out how far the call has got:
+//! Unlike in a signal handler, our interrupt is not blocked here. Its handler determines how far the call has got:
 //!
 //! ```text
-//!   slot, before    stub_enter … tail          stub_call … stub_leave          stub_leave … end      slot, behind
+//!   slot, prefix    stub_enter … tail          stub_call … stub_leave          stub_leave … end      slot, suffix
 //!   rewound         rewound | goes by IRQ_NR   `irq` is set, seen at leave     the call is over      the call is over
 //! ```
 //!
-//! "Rewound" is: the guest is seen at its `syscall` instruction, or the `mov` before it if that has not been done or may be done again,
-//! with the registers it had.
+//! "Rewound" means that the guest appears at its `syscall` instruction, with the registers it had there; or at the
+//! `mov` before it, if that has not run or may run again.
 //!
 //! # `sched_yield`
-//! Threads that yield to each other run this way thousands of times, each time on a core whose cache another thread has used since: cells
-//! lie at the same offset in their pages, so they fight for few cache sets. So the call is made right here, with one line of the
-//! cell and no stack. It has no effect that could be seen twice: an interrupt finds it rewound, or over.
+//! Threads that yield to each other take this path thousands of times, each time on a core whose cache another thread
+//! has used since. Cells lie at the same offset in their pages, so they compete for few cache sets. The call is
+//! therefore made right here, with one line of the cell and no stack. It has no effect that could be seen twice: an
+//! interrupt finds it rewound or over.
 
 use crate::abi::*;
 use crate::asm::stub_copy;
@@ -32,9 +34,9 @@ const REGS: usize = offset_of!(Cell, post) + offset_of!(Post, regs);
 
 core::arch::global_asm!(
     r#"
-    // First of the text: ENTER_AT.
+    // First in the text: ENTER_AT.
     .pushsection .text.enter, "ax"
-    // From a slot: rax is the call's number, r11 the slot's code behind the call, all else the guest's.
+    // From a slot: rax is the call's number, r11 the slot's code after the call; all other registers are the guest's.
     .balign 64
     .globl stub_enter
 stub_enter:
@@ -65,7 +67,7 @@ stub_enter_tail:
     not eax
     jmp r11
 
-    // Without a cell: by the slot's `syscall`.
+    // Without a cell: through the slot's `syscall`.
     .globl stub_enter_slow
 stub_enter_slow:
     add al, 0x7f
@@ -140,7 +142,7 @@ stub_call:
     rdgsbase rdi
     call stub_patched
 
-    // Back to the guest, with all registers as they are in the cell.
+    // Back to the guest, with all registers taken from the cell.
     .globl stub_leave
 stub_leave:
     cmp dword ptr gs:[{irq_at}], 0
@@ -178,7 +180,7 @@ stub_frame:
     syscall
     hlt
 
-    // wait_open(args rdi, irq rsi) -> the futex call's result, or -ERESTARTSYS if an interrupt came before it was made
+    // wait_open(args rdi, irq rsi) -> the futex call's result, or -ERESTARTSYS if an interrupt came before it began
     .globl stub_wait_open
     .globl stub_wait_open_begin
     .globl stub_wait_open_insn
@@ -245,10 +247,10 @@ fn at(f: unsafe extern "C" fn()) -> u64 {
     f as *const () as u64
 }
 
-/// Makes the cell of `slot` this thread's own. GS is left alone if the guest has set it.
+/// Makes the cell of `slot` the cell of this thread. Leaves GS alone if the guest has set it.
 pub unsafe fn own_cell(slot: u64) {
     let cell = crate::cell_of(slot);
-    // SAFETY: the area is mapped, and the slot is this thread's.
+    // SAFETY: the area is mapped for good, and the Sentry gives the slot to this thread only.
     unsafe {
         (*cell).stack_top = ALT_BASE + (slot + 1) * ALT_SIZE - 64;
         (*cell).magic = CELL_MAGIC;
@@ -258,23 +260,23 @@ pub unsafe fn own_cell(slot: u64) {
     }
 }
 
-/// Whether a GS base is one that we have set.
+/// Whether a GS base was set by the stub.
 pub fn is_cell(gs: u64) -> bool {
     gs >= AREA_BASE && gs < AREA_BASE + AREA_SIZE
 }
 
-/// The guest's address after its `syscall` instruction, given the code behind the call in a slot.
+/// The guest's address after its `syscall` instruction, given the slot's code after the call.
 fn view_of(after: u64) -> Option<u64> {
     if after % TRAMPOLINE_SLOT != SLOT_AFTER {
         return None;
     }
     let mut word = [0u64; 2];
     let to = addr_of_mut!(word) as u64;
-    // SAFETY: copies from guest memory into our own array.
+    // SAFETY: `stub_copy` handles faults on guest memory; the destination is our own array.
     let failed = unsafe {
         stub_copy(to, after - SLOT_AFTER + SLOT_MARK_AT, 8) + stub_copy(to + 8, after, 8)
     };
-    // SAFETY: our own array.
+    // SAFETY: our own array, initialised; volatile, since assembly has written to it.
     let [mark, code] = unsafe { addr_of_mut!(word).read_volatile() };
     // lea rcx, [rip + d32]
     if failed != 0 || mark != SLOT_MARK || code & 0xff_ffff != 0x0d_8d48 {
@@ -283,18 +285,18 @@ fn view_of(after: u64) -> Option<u64> {
     Some(after.wrapping_add(7).wrapping_add((code >> 24) as i32 as i64 as u64))
 }
 
-/// A trap whose `rip` lies behind the slow `syscall` of a slot: the guest's view of it.
+/// For a trap whose `rip` lies after the slow `syscall` of a slot: the address that the guest sees.
 pub fn view_of_slow(rip: u64) -> Option<u64> {
     view_of(rip)
 }
 
-/// An illegal instruction at `rip`: if that is the address after a `syscall` whose place a jump to a slot has taken
-/// since, where the slot goes on.
-pub fn behind_patched(rip: u64) -> Option<u64> {
+/// For an illegal instruction at `rip`: if that is the address after a `syscall` that a jump to a slot has replaced
+/// since, the address in the slot to continue at.
+pub fn after_patched_site(rip: u64) -> Option<u64> {
     let mut bytes = 0u64;
-    // SAFETY: copies from guest memory into our own word.
+    // SAFETY: `stub_copy` handles faults on guest memory; the destination is our own word.
     let failed = unsafe { stub_copy(addr_of_mut!(bytes) as u64, rip.wrapping_sub(2), 5) };
-    // SAFETY: our own word.
+    // SAFETY: our own word, initialised; volatile, since assembly has written to it.
     let bytes = unsafe { addr_of_mut!(bytes).read_volatile() };
     if failed != 0 || bytes & 0xff != 0xe9 {
         return None;
@@ -304,9 +306,9 @@ pub fn behind_patched(rip: u64) -> Option<u64> {
     (view_of(after)? == rip).then_some(after)
 }
 
-/// A fault of the check for a cell: the call goes the slow way.
+/// Handles a fault of the check for a cell: the call takes the slow path.
 pub unsafe fn fixup_check(uc: *mut UContext) -> bool {
-    // SAFETY: `uc` is this thread's own.
+    // SAFETY: `uc` points into the signal frame of this thread.
     unsafe {
         let hit = (*uc).gregs[R_RIP] == at(stub_enter_check);
         if hit {
@@ -316,17 +318,17 @@ pub unsafe fn fixup_check(uc: *mut UContext) -> bool {
     }
 }
 
-/// What an interrupt has found.
+/// Result of examining an interrupt in the stub.
 pub enum Found {
-    /// Guest code, as the context shows it.
+    /// The context shows guest code.
     Guest,
-    /// Something that sees to the interrupt by itself.
+    /// The interrupted code reports the interrupt by itself.
     Noted,
 }
 
-/// An interrupt came with `rip` in the stub.
+/// Handles an interrupt with `rip` in the stub.
 pub unsafe fn interrupted_here(cell: *mut Cell, uc: *mut UContext) -> Found {
-    // SAFETY: `cell` and `uc` are this thread's own.
+    // SAFETY: `cell` is the cell of this thread, and `uc` points into its signal frame.
     unsafe {
         let g = &mut (*uc).gregs;
         let rip = g[R_RIP];
@@ -338,7 +340,7 @@ pub unsafe fn interrupted_here(cell: *mut Cell, uc: *mut UContext) -> Found {
             return Found::Noted;
         }
         if rip >= at(stub_enter_slow) && rip <= at(stub_enter_irq_end) {
-            // A trap follows at once.
+            // A trap follows immediately.
             return Found::Noted;
         }
         if rip >= at(stub_yield_call) && rip < at(stub_yield_end) {
@@ -386,9 +388,9 @@ pub unsafe fn interrupted_here(cell: *mut Cell, uc: *mut UContext) -> Found {
     }
 }
 
-/// An interrupt came in guest code: if that is a slot, the guest is put where it believes to be.
+/// Handles an interrupt in guest code: if that is a slot, shows the guest at the address where it believes to be.
 pub unsafe fn interrupted_in_guest(uc: *mut UContext) {
-    // SAFETY: `uc` is this thread's own.
+    // SAFETY: `uc` points into the signal frame of this thread; `stub_copy` handles faults on guest memory.
     unsafe {
         let g = &mut (*uc).gregs;
         let rip = g[R_RIP];
@@ -402,25 +404,26 @@ pub unsafe fn interrupted_in_guest(uc: *mut UContext) {
         let mut jump = 0u64;
         stub_copy(addr_of_mut!(jump) as u64, rip, 5);
         let jump = addr_of_mut!(jump).read_volatile();
-        // The jump back: what was displaced has been executed.
+        // The jump back: the displaced instructions have run.
         let done = jump & 0xff == 0xe9;
         g[R_RIP] = if done { rip.wrapping_add(5).wrapping_add((jump >> 8) as u32 as i32 as i64 as u64) } else { view };
     }
 }
 
-/// The flags that `lahf` and `seto` have put into `rax`.
+/// Restores the flags that `lahf` and `seto` have put into `rax`.
 fn saved_flags(g: &mut [u64; 23]) {
     let (ah, of) = (g[R_RAX] >> 8 & 0xd5, g[R_RAX] & 1);
     g[R_EFL] = g[R_EFL] & !0x8d5 | ah | of << 11;
 }
 
-/// To the instruction that the slot's jump has replaced: `mov` of the number (which the slot begins with, too), or the call's own.
-/// If it stores r11, which the slot changes, then only if that has not been done.
+/// Rewinds to the instruction that the slot's jump has replaced: the `mov` of the number (with which the slot begins,
+/// too), or the call itself. A displaced `mov` that stores r11 is rewound only if it has not run, since the slot
+/// changes r11.
 unsafe fn rewind(g: &mut [u64; 23], slot: u64, view: u64) {
     let mut first = 0u64;
-    // SAFETY: copies from guest memory into our own word.
+    // SAFETY: `stub_copy` handles faults on guest memory; the destination is our own word.
     unsafe { stub_copy(addr_of_mut!(first) as u64, slot, 2) };
-    // SAFETY: our own word.
+    // SAFETY: our own word, initialised; volatile, since assembly has written to it.
     let first = unsafe { addr_of_mut!(first).read_volatile() };
     g[R_RIP] = match (first as u8, first >> 8) {
         (0xb8, _) => view - 7,
@@ -431,9 +434,9 @@ unsafe fn rewind(g: &mut [u64; 23], slot: u64, view: u64) {
     };
 }
 
-/// The trap of `stub_enter_irq`: the state that the guest is in.
+/// Handles the trap of `stub_enter_irq`: shows the guest in its state after the call.
 pub unsafe fn after_tail(cell: *mut Cell, uc: *mut UContext) {
-    // SAFETY: `cell` and `uc` are this thread's own.
+    // SAFETY: `cell` is the cell of this thread, and `uc` points into its signal frame.
     unsafe {
         let g = &mut (*uc).gregs;
         g[R_RAX] = (*cell).post.regs[R_RAX];
@@ -445,13 +448,13 @@ pub unsafe fn after_tail(cell: *mut Cell, uc: *mut UContext) {
 
 #[no_mangle]
 unsafe extern "C" fn stub_patched(cell: *mut Cell) {
-    // SAFETY: `cell` is this thread's own: GS pointed there.
+    // SAFETY: `cell` is the cell of this thread: GS pointed there.
     unsafe {
-        // As the kernel takes it.
+        // The kernel, too, uses only the low 32 bits.
         let nr = (*cell).post.regs[R_ORIG] & 0xffff_ffff;
         (*cell).post.regs[R_ORIG] = nr;
         let mut kind = kind::CALL;
-        if nr == FUTEX_NR && crate::natively(cell, nr, (*cell).post.regs[R_RSI]) {
+        if nr == FUTEX_NR && crate::made_by_stub(cell, nr, (*cell).post.regs[R_RSI]) {
             (*cell).native = (*cell).native.wrapping_add(1);
             let regs: *mut u64 = addr_of_mut!((*cell).post.regs).cast();
             match crate::futex(cell, &mut *regs.cast(), true) {
@@ -467,9 +470,9 @@ unsafe extern "C" fn stub_patched(cell: *mut Cell) {
     }
 }
 
-/// Posts the registers that are in the cell already.
+/// Posts the registers that are already in the cell.
 pub unsafe fn post_cell(cell: *mut Cell, kind: u32) {
-    // SAFETY: `cell` is this thread's own.
+    // SAFETY: `cell` is the cell of this thread.
     unsafe {
         (*cell).post.fs_base = sys::fs_base();
         (*cell).post.gs_base = sys::gs_base();
@@ -477,10 +480,10 @@ pub unsafe fn post_cell(cell: *mut Cell, kind: u32) {
     }
 }
 
-/// The call is over, and an interrupt came meanwhile.
+/// Reports an interrupt that came during a call that is now over.
 #[no_mangle]
 unsafe extern "C" fn stub_patched_irq(cell: *mut Cell) {
-    // SAFETY: `cell` is this thread's own: GS pointed there.
+    // SAFETY: `cell` is the cell of this thread: GS pointed there.
     unsafe {
         (*cell).irq.store(0, Relaxed);
         (*cell).post.regs[R_ORIG] = u64::MAX;
@@ -489,15 +492,15 @@ unsafe extern "C" fn stub_patched_irq(cell: *mut Cell) {
     }
 }
 
-/// Has the kernel make a signal frame, upon which the answer that is in the cell is then carried out. For what needs the
-/// vector registers in memory, or changes GS.
+/// Makes the kernel build a signal frame; the answer in the cell is then carried out on that. For answers that need
+/// the vector registers in memory, or change GS.
 pub fn make_frame() -> ! {
-    // SAFETY: ends in the signal handler, which leaves for the guest.
+    // SAFETY: the call traps, and the signal handler returns to the guest, never here.
     unsafe { stub_frame() }
 }
 
-/// For a thread born on a patched call's way.
+/// Enters the guest, for a new thread whose maker was in a patched call.
 pub unsafe fn leave() -> ! {
-    // SAFETY: GS is this thread's cell, as `own_cell` has seen to.
+    // SAFETY: `own_cell` has set GS to this thread's cell, which holds the guest's registers.
     unsafe { core::arch::asm!("jmp stub_leave", options(noreturn)) }
 }

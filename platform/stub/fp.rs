@@ -1,5 +1,4 @@
-//! Floating point and vector state: as the kernel has put it into a signal frame, or straight from the registers where
-//! there is no frame.
+//! Floating point and vector state: in the kernel's signal frame, or in the registers if there is no frame.
 
 use crate::abi::{ALT_SIZE, R_RIP};
 use crate::asm::stub_copy;
@@ -42,11 +41,11 @@ extern "C" {
     fn stub_xrstor(from: u64, components: u64);
 }
 
-/// What the kernel says in each of its frames about the state there (`struct _fpx_sw_bytes`): learned from the first one, by
-/// the zygote. All zero where it says nothing.
+/// The kernel's description of the state in each of its frames (`struct _fpx_sw_bytes`), copied from the first one by
+/// the zygote. All zero if the kernel provides none.
 static mut SW: [u64; 6] = [0; 6];
 
-/// The initial state: nothing present, but the two control words that are loaded anyway.
+/// The initial state: no component present, except for the two control words that are loaded anyway.
 #[repr(C, align(64))]
 struct Initial([u32; 144]);
 static INITIAL: Initial = {
@@ -56,12 +55,12 @@ static INITIAL: Initial = {
     Initial(words)
 };
 
-/// Protection keys' rights stay as they are.
+/// Rights of protection keys, which stay unchanged.
 const PKRU: u64 = 1 << 9;
-/// x87 and SSE: told to be there always, so that a handler's changes count.
+/// x87 and SSE: always marked as present, so that changes made by a signal handler take effect.
 const FPSSE: u64 = 3;
 
-/// Remembers what the kernel says in a frame.
+/// Saves the kernel's description from a frame.
 pub unsafe fn learn(uc: *mut UContext) {
     // SAFETY: the frame is this thread's own, and no other thread exists.
     unsafe {
@@ -72,20 +71,21 @@ pub unsafe fn learn(uc: *mut UContext) {
     }
 }
 
-/// Whether [`save_live`] can be used.
+/// Whether [`save_live`] can be used, that is, whether [`learn`] found a description.
 pub fn learned() -> bool {
-    // SAFETY: written once, before there was another thread.
+    // SAFETY: written once, by the zygote while it had a single thread; only read since.
     unsafe { addr_of!(SW[0]).read() != 0 }
 }
 
-/// Stores the state that is in the registers, in the form of the kernel's frames, and makes it the initial one.
+/// Stores the live state in the format of the kernel's frames, and resets the live state.
 pub unsafe fn save_live(to: u64) -> Result<(), i32> {
     let zero = [0u64; 14];
-    // SAFETY: guest memory is touched by `stub_copy` and by the instruction that `mend` knows.
+    // SAFETY: guest memory is accessed only by `stub_copy` and by the instruction at `stub_xsave_insn`, whose faults
+    // `fixup` handles. `SW` is not written any more.
     unsafe {
         let sw = addr_of!(SW).read();
         let (components, size) = (sw[1], sw[2] as u32 as u64);
-        // What the kernel keeps for itself, and the header: the instruction writes only its first word.
+        // The software-reserved bytes and the header: of the header the instruction writes only the first word.
         let failed = stub_copy(to + FP_SW, addr_of!(zero) as u64, 112) | stub_xsave(to, components);
         let mut present = 0u64;
         if failed | stub_copy(addr_of_mut!(present) as u64, to + FP_LEGACY, 8) != 0 {
@@ -103,7 +103,7 @@ pub unsafe fn save_live(to: u64) -> Result<(), i32> {
     }
 }
 
-/// A fault of the instruction that stores: it has failed.
+/// Handles a fault of the storing instruction: the store fails.
 pub unsafe fn fixup(uc: *mut UContext) -> bool {
     // SAFETY: `uc` is this thread's own.
     unsafe {
@@ -121,9 +121,9 @@ const FP_MAGIC1: u32 = 0x4650_5853;
 static FP_MAGIC2: u32 = 0x4650_5845;
 const XSTATE_HEADER: u64 = 64;
 
-/// Bytes of the frame's floating point state, all included.
+/// Size of the frame's floating point state, with all its parts.
 pub unsafe fn fp_size(fp: u64) -> u64 {
-    // SAFETY: the kernel put at least the legacy area there.
+    // SAFETY: `fp` is the kernel's `fpstate` pointer; the kernel stores at least the legacy area there.
     unsafe {
         if *((fp + FP_SW) as *const u32) != FP_MAGIC1 {
             return FP_LEGACY;
@@ -132,9 +132,10 @@ pub unsafe fn fp_size(fp: u64) -> u64 {
     }
 }
 
-/// Makes the state that the frame will load the initial one.
+/// Resets the state that will be loaded from the frame.
 unsafe fn fp_reset(fp: u64) {
-    // SAFETY: as in `fp_size`.
+    // SAFETY: `fp` is the kernel's `fpstate` pointer; all offsets are below `FP_LEGACY`, or the size that the kernel
+    // gave covers the header.
     unsafe {
         let size = fp_size(fp);
         let mut at = 0;
@@ -150,14 +151,15 @@ unsafe fn fp_reset(fp: u64) {
     }
 }
 
-/// Makes the live state the initial one.
+/// Resets the live state.
 pub fn fp_init() {
-    // SAFETY: the guest's registers are to be lost.
+    // SAFETY: loads from a static, aligned for it; the guest's vector registers are meant to be overwritten, and the
+    // stub uses none.
     unsafe { stub_xrstor(addr_of!(INITIAL) as u64, !PKRU) };
 }
 
 pub unsafe fn fp_save(uc: *mut UContext, to: u64) -> Result<(), i32> {
-    // SAFETY: the frame is this thread's own.
+    // SAFETY: the frame belongs to this thread; guest memory is accessed only by `stub_copy`.
     unsafe {
         let fp = (*uc).fpstate;
         if stub_copy(to, fp, fp_size(fp)) != 0 {
@@ -168,10 +170,11 @@ pub unsafe fn fp_save(uc: *mut UContext, to: u64) -> Result<(), i32> {
     }
 }
 
-/// Loads state from guest memory. The kernel's own marks in the frame stay; what the guest may choose is the legacy
-/// area, which components are present (of those this host has), and their contents.
+/// Loads state from guest memory. The kernel's own marks in the frame stay. The guest chooses the legacy area, the
+/// set of components (among those of this host), and their contents.
 pub unsafe fn fp_restore(uc: *mut UContext, from: u64) -> Result<(), i32> {
-    // SAFETY: the frame is this thread's own; copies from guest memory go through `stub_copy`.
+    // SAFETY: the frame belongs to this thread, and its size is the kernel's; guest memory is accessed only by
+    // `stub_copy`.
     unsafe {
         let fp = (*uc).fpstate;
         if from == 0 {

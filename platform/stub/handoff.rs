@@ -1,39 +1,41 @@
-//! The hand-off's state machine: every step that either side makes on the words both can see. Compiled into the stub and
-//! into the Sentry; generic over the words, so that `tests/handoff_model.rs` can run it under loom, which tries all
-//! interleavings and all that weak memory allows.
+//! State machine of the hand-off: every step of either side on the shared words. Compiled into the stub and into the
+//! Sentry; generic over the words, so that `tests/handoff_model.rs` can run it under loom, which tries all
+//! interleavings and all reorderings that the memory model allows.
 //!
-//! * The stub: [`post`], then [`wait`].
-//! * The Sentry: [`is_posted`], then [`reply`]; before it, when no answer will come soon, [`park`]. One thread of it is at work at a time:
-//!   from [`acquire`] until [`release`].
-//! * A new thread or process begins in [`wait`], with PARKED as its state: so its first answer may come before it does.
+//! - The stub calls [`post`], then [`wait`].
+//! - The Sentry calls [`is_posted`], then [`reply`]; before that [`park`] if no answer will come soon. One thread of
+//!   the Sentry at a time is active, from [`acquire`] until [`release`].
+//! - A new thread or process begins in [`wait`], with PARKED as its state, since its first answer may arrive before
+//!   it does.
 //!
-//! What holds, if the stub is ours (a hostile one can only keep itself waiting, or have the Sentry look in vain):
+//! Invariants, given an honest stub (a hostile one can only keep itself waiting, or cause useless scans):
 //!
-//! 1. No post is slept through: the stub posts, then looks whether somebody polls, and rings if not; who rests leaves the work to
-//!    others, says that nobody polls, then looks at the cells, then sleeps. A full barrier stands between both pairs, so one sees the other.
-//!    Who is rung and finds another one at work sleeps again: that one will look once more after it has left the work.
-//! 2. No answer is slept through: the stub sleeps only on a state that it has seen, and which an answer changes; whoever
-//!    overwrites a state that tells of sleep wakes.
-//! 3. What was written before a post (an answer) is seen after it was found (received).
+//! 1. No post is missed. The stub posts, then reads the polling flag and notifies the doorbell if it is clear. The
+//!    active thread releases the work, clears the flag, scans the cells, then sleeps. Both pairs are separated by a
+//!    full barrier, so at least one side sees the other. A worker woken while another thread is active goes back to
+//!    sleep: the active thread scans once more after its release.
+//! 2. No answer is missed. The stub sleeps only on a state that it has read and that an answer changes. A writer that
+//!    overwrites a sleeping state wakes the stub.
+//! 3. Writes before a post (an answer) are visible after it is found (received).
 #![allow(dead_code)]
 
 use super::abi::state;
 
-/// A word that both sides can see.
+/// A word in memory shared by both sides.
 pub trait Word {
     fn load_acquire(&self) -> u32;
     fn load_seq_cst(&self) -> u32;
     fn store_seq_cst(&self, v: u32);
     fn swap_seq_cst(&self, v: u32) -> u32;
-    /// Compare and exchange (acquire, release); whether it succeeded.
+    /// Compare-and-exchange (acquire, release); returns whether it succeeded.
     fn change(&self, from: u32, to: u32) -> bool;
     /// A full barrier.
     fn fence();
-    /// A full barrier after a swap: on x86 the swap is one itself.
+    /// A full barrier after a swap: on x86 the swap itself is one.
     fn fence_after_swap() {}
 }
 
-/// The stub has filled in its post. `ring` wakes the poller.
+/// Publishes a post that the stub has filled in. `notify` wakes the poller.
 #[inline(always)]
 pub fn post<W: Word>(word: &W, polling: &W, notify: impl FnOnce()) {
     word.swap_seq_cst(state::POSTED);
@@ -43,8 +45,8 @@ pub fn post<W: Word>(word: &W, polling: &W, notify: impl FnOnce()) {
     }
 }
 
-/// The stub waits for its answer, looking for it `spins` times before it sleeps. `sleep` is FUTEX_WAIT: it may return at
-/// any time, and does not sleep if the word is not the one given.
+/// Waits for the answer, polling the word `spins` times before sleeping. `sleep` is FUTEX_WAIT: it may return at any
+/// time, and does not sleep if the word differs from its argument.
 #[inline(always)]
 pub fn wait<W: Word>(word: &W, mut spins: u32, relax: impl Fn(), sleep: impl Fn(u32)) {
     loop {
@@ -65,16 +67,16 @@ pub fn wait<W: Word>(word: &W, mut spins: u32, relax: impl Fn(), sleep: impl Fn(
             sleep(s);
         }
     }
-    // REPLY stays: one store less, and the line stays where both can read it.
+    // REPLY stays: that saves a store, and the cache line remains shared.
 }
 
-/// Whether there is a post in the cell.
+/// Whether the cell holds a post.
 #[inline(always)]
 pub fn is_posted(state: u32) -> bool {
     matches!(state, state::POSTED | state::ASLEEP)
 }
 
-/// The Sentry has filled in the answer. `wake` is FUTEX_WAKE.
+/// Publishes an answer that the Sentry has filled in. `wake` is FUTEX_WAKE.
 #[inline(always)]
 pub fn reply<W: Word>(word: &W, wake: impl FnOnce()) {
     match word.swap_seq_cst(state::REPLY) {
@@ -83,13 +85,13 @@ pub fn reply<W: Word>(word: &W, wake: impl FnOnce()) {
     }
 }
 
-/// The Sentry tells the stub that it need not look out for its answer.
+/// Lets the stub stop spinning for its answer.
 #[inline(always)]
 pub fn park<W: Word>(word: &W) {
     let _ = word.change(state::POSTED, state::PARKED);
 }
 
-/// A thread of the Sentry that has been woken sets about looking at the cells, unless another one is at work.
+/// Makes the calling thread of the Sentry the active one, unless another one is active.
 #[inline(always)]
 pub fn acquire<W: Word>(at_work: &W, polling: &W) -> bool {
     let free = at_work.swap_seq_cst(1) == 0;
@@ -99,11 +101,11 @@ pub fn acquire<W: Word>(at_work: &W, polling: &W) -> bool {
     free
 }
 
-/// Who is at work leaves it, to sleep until a doorbell rings, unless `found` (one more look) says that there is something to do and nobody
-/// else has set about it: then it goes on.
+/// Ends the activity of the calling thread, which is about to sleep until its doorbell is notified. If `found` (one
+/// more scan) reports work and no other thread has become active, the caller stays active; returns whether it does.
 #[inline(always)]
 pub fn release<W: Word>(at_work: &W, polling: &W, found: impl FnOnce() -> bool) -> bool {
-    // A swap: what one saw who found us at work until now is seen here.
+    // A swap: writes of a thread that found this one active until now are visible after it.
     at_work.swap_seq_cst(0);
     polling.store_seq_cst(0);
     W::fence();

@@ -1,4 +1,5 @@
-//! Copies in, with the trap, what the Sentry is going to read for the commonest calls: a path, a small buffer.
+//! Copies in, along with the trap, the bytes that the Sentry will read for the most frequent calls: a path, a small
+//! buffer.
 
 use crate::abi::*;
 use crate::asm::{stub_copy, stub_copy_str};
@@ -8,19 +9,19 @@ const ARG: [usize; 6] = [8, 9, 12, 2, 0, 1];
 
 enum Prefetch {
     Nothing,
-    /// The NUL-terminated string in this argument.
+    /// The NUL-terminated string that this argument points to.
     Path(usize),
     /// Pointer argument, length argument, size of an element.
     Buf(usize, usize, u64),
     /// Pointer argument and size.
     Fixed(usize, u64),
-    /// So many bytes at the stack pointer.
+    /// This number of bytes at the stack pointer.
     Stack(u64),
-    /// The head of the list of robust futexes.
+    /// The head of the robust futex list.
     Robust,
 }
 
-fn want(nr: u64) -> Prefetch {
+fn prefetch_of(nr: u64) -> Prefetch {
     use Prefetch::*;
     match nr {
         // open stat lstat access chdir mkdir rmdir creat unlink readlink chmod execve statfs
@@ -68,7 +69,7 @@ pub unsafe fn prefetch(cell: *mut Cell, nr: u64, gregs: &[u64; R_ORIG]) {
             59 | 322 => (*cell).robust = 0,
             _ => {}
         }
-        let (addr, len) = match want(nr) {
+        let (addr, len) = match prefetch_of(nr) {
             Prefetch::Nothing => (0, 0),
             Prefetch::Path(i) => {
                 let p = gregs[ARG[i]];
@@ -95,6 +96,6 @@ unsafe fn copy(to: u64, from: u64, n: u64) -> u64 {
     if from == 0 || n == 0 || n > STAGE_IN_MAX as u64 {
         return 0;
     }
-    // SAFETY: `to` has room for STAGE_IN_MAX bytes; faults are mended.
+    // SAFETY: `to` has room for STAGE_IN_MAX bytes; `stub_copy` handles faults on `from`.
     n - unsafe { stub_copy(to, from, n) }
 }

@@ -1,13 +1,14 @@
-//! The stub: the only code of ours inside a guest's process. It catches what the guest does (system calls as SIGSYS,
-//! faults as their signals), posts it to the Sentry through the cell of its slot, and carries out the answer.
+//! The stub: the only code of ours inside a guest's process. It catches the guest's system calls (as SIGSYS) and
+//! faults (as their signals), posts them to the Sentry through the cell of its slot, and carries out the answers.
 //!
-//! Nothing here is trusted: the guest can overwrite this program's memory or jump to any instruction of it with any
-//! registers. What keeps it harmless is the seccomp filter (`src/filter.rs`), never a check made in this file.
+//! Nothing here is trusted: the guest can overwrite this program's memory, or jump to any of its instructions with
+//! any registers. The seccomp filter (`src/systrap/filter.rs`) makes it harmless, never a check made in this file.
 //!
-//! The program begins as the zygote (`boot.rs`); each guest process is a fork of it. After boot all code here runs on a
-//! slot's signal stack: within a signal handler or (a new thread) as if within one, with all signals blocked but
-//! SIGSEGV and SIGBUS, which the two copy routines may raise on guest memory and `on_signal` mends; or on the way of a
-//! patched call (`enter.rs`), with signals open and no signal frame: then `uc` is null and the registers are in the cell.
+//! The program begins as the zygote (`boot.rs`); each guest process is a fork of it. After boot all code here runs on
+//! a slot's signal stack, in one of two ways. Within a signal handler (a new thread: as if within one) all signals
+//! are blocked except SIGSEGV and SIGBUS, which the copy routines may raise on guest memory and `on_signal` fixes up.
+//! On the path of a patched call (`enter.rs`) signals are open and there is no signal frame: `uc` is null, and the
+//! registers are in the cell.
 #![no_std]
 #![no_main]
 #![no_builtins]
@@ -27,7 +28,7 @@ use core::ptr::{addr_of, addr_of_mut};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use sys::{syscall, SysResult};
 
-/// The kernel's `struct ucontext` up to what we use.
+/// The kernel's `struct ucontext`, up to the last field in use.
 #[repr(C)]
 pub struct UContext {
     flags: u64,
@@ -70,7 +71,7 @@ const EFAULT: i32 = 14;
 const EINVAL: i32 = 22;
 
 fn global() -> &'static Global {
-    // SAFETY: mapped at boot, for good.
+    // SAFETY: the page is mapped at boot for good, and all its fields are atomics.
     unsafe { &*(GLOBAL_BASE as *const Global) }
 }
 
@@ -78,9 +79,9 @@ fn cell_of(slot: u64) -> *mut Cell {
     (AREA_BASE + slot * SLOT_SIZE) as *mut Cell
 }
 
-/// The handler of all our signals.
+/// The handler of all signals of the stub.
 unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext) {
-    // SAFETY: the kernel made the frame on this slot's signal stack; both pointers lie in it.
+    // SAFETY: the kernel built the frame on this slot's signal stack, and both pointers lie in it.
     unsafe {
         let rip = (*uc).gregs[R_RIP];
         if sig == SIGSEGV || sig == SIGBUS {
@@ -101,7 +102,7 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
             }
         }
         if sig == SIGILL {
-            if let Some(after) = enter::behind_patched(rip) {
+            if let Some(after) = enter::after_patched_site(rip) {
                 (*uc).gregs[R_RIP] = after;
                 return;
             }
@@ -111,7 +112,8 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
         let cell = cell_of(slot);
         let post = addr_of_mut!((*cell).post);
         let report = addr_of_mut!((*cell).report);
-        // A call that came by a slot's slow way: where it goes back to, and where the guest believes that to be.
+        // For a call through a slot's slow path: the address in the slot to return to, and the address that the guest
+        // sees.
         let mut slow = None;
         let kind = match sig {
             SIGSYS => {
@@ -134,7 +136,7 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
                         (*uc).gregs[R_RIP] = view;
                         (*uc).gregs[R_RCX] = view;
                     }
-                    if natively(cell, nr, (*uc).gregs[R_RSI]) && !reports(cell) {
+                    if made_by_stub(cell, nr, (*uc).gregs[R_RSI]) && !reports(cell) {
                         if nr == SCHED_YIELD_NR {
                             (*uc).gregs[R_RAX] = syscall(sys::SCHED_YIELD, [0; 6]).0 as u64;
                             return;
@@ -151,7 +153,7 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
             }
             INT_SIGNAL => {
                 if ours {
-                    // Within a signal handler all of our code keeps this signal out but `stub_wait`.
+                    // Within a signal handler all code of the stub but `stub_wait` blocks this signal.
                     if rip >= stub_wait_begin as *const () as u64 && rip <= stub_wait_insn as *const () as u64 {
                         (*uc).gregs[R_RIP] = stub_wait_abort as *const () as u64;
                     }
@@ -165,7 +167,7 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
                 kind::INTERRUPTED
             }
             _ => {
-                // At the beginning of a slot: an instruction of the guest's own, which is shown at its own place.
+                // The beginning of a slot is an instruction of the guest's own, which is reported at its own address.
                 if !ours && matches!(sig, SIGSEGV | SIGBUS) && rip % TRAMPOLINE_SLOT == 0 {
                     enter::interrupted_in_guest(uc);
                 }
@@ -188,9 +190,9 @@ unsafe extern "C" fn on_signal(sig: i32, info: *const SigInfo, uc: *mut UContext
     }
 }
 
-/// A patched call goes on upon a signal frame: the answer is in the cell, and not begun.
+/// Continues a patched call on a signal frame: the answer is in the cell, and none of it has been carried out.
 unsafe fn on_frame(cell: *mut Cell, uc: *mut UContext) {
-    // SAFETY: `cell` and `uc` are this thread's own.
+    // SAFETY: `cell` is the cell of this thread, and `uc` points into its signal frame.
     unsafe {
         copy_regs(addr_of_mut!((*uc).gregs).cast(), addr_of!((*cell).post.regs).cast());
         serve_answer(cell, uc);
@@ -202,11 +204,11 @@ unsafe fn on_frame(cell: *mut Cell, uc: *mut UContext) {
     }
 }
 
-/// All but the call's number.
+/// Copies all registers but the call's number.
 pub unsafe fn copy_regs(to: *mut u64, from: *const u64) {
     let mut i = 0;
     while i < R_ORIG {
-        // SAFETY: both sides have that many.
+        // SAFETY: callers pass arrays of at least R_ORIG words.
         unsafe { *to.add(i) = *from.add(i) };
         i += 1;
     }
@@ -214,23 +216,23 @@ pub unsafe fn copy_regs(to: *mut u64, from: *const u64) {
 
 /// The general registers of a context, in the order of `Post::regs`.
 unsafe fn gprs<'a>(uc: *mut UContext) -> &'a mut [u64; R_ORIG] {
-    // SAFETY: `gregs` begins with them.
+    // SAFETY: `gregs` has 23 words, the first R_ORIG of which are these.
     unsafe { &mut *addr_of_mut!((*uc).gregs).cast() }
 }
 
 /// Whether the stub makes this call (second argument `a1`) itself.
-unsafe fn natively(cell: *mut Cell, nr: u64, a1: u64) -> bool {
-    // SAFETY: `cell` is this thread's own.
+unsafe fn made_by_stub(cell: *mut Cell, nr: u64, a1: u64) -> bool {
+    // SAFETY: `cell` is the cell of this thread.
     let filtered = unsafe { (*cell).filtered.load(Relaxed) };
     (nr == FUTEX_NR && is_private_futex(a1) || nr == SCHED_YIELD_NR)
         && filtered == 0
         && global().native_futex.load(Relaxed) != 0
 }
 
-/// Whether the Sentry is to hear of a trapped call that the stub makes itself: sites are patched only if it knows that they
-/// trap. (It answers that the stub make the call.)
+/// Whether to report to the Sentry a trapped call that the stub could make itself: the Sentry patches only sites
+/// known to trap. (Its answer lets the stub make the call.)
 unsafe fn reports(cell: *mut Cell) -> bool {
-    // SAFETY: `cell` is this thread's own.
+    // SAFETY: `cell` is the cell of this thread.
     let n = unsafe {
         let n = (*cell).trapped;
         (*cell).trapped = n.wrapping_add(1);
@@ -239,18 +241,18 @@ unsafe fn reports(cell: *mut Cell) -> bool {
     (n < 32 || n % 8 == 0) && global().native_futex.load(Relaxed) == 2
 }
 
-/// Whether a futex operation (`rsi`) concerns this process alone, and is one that the filter lets through: WAIT, WAKE,
-/// REQUEUE, CMP_REQUEUE, WAKE_OP, WAIT_BITSET, WAKE_BITSET with FUTEX_PRIVATE_FLAG.
+/// Whether a futex operation (`rsi`) concerns this process alone, and the filter allows it: WAIT, WAKE, REQUEUE,
+/// CMP_REQUEUE, WAKE_OP, WAIT_BITSET, WAKE_BITSET with FUTEX_PRIVATE_FLAG.
 fn is_private_futex(op: u64) -> bool {
     let op = op as u32;
     op & 0x80 != 0 && op & !0x18f == 0 && (1 << (op & 0xf)) & 0b110_0011_1011 != 0
 }
 
-/// Makes the guest's `futex` or `futex_waitv` call here; `open` if our interrupt is not kept out. `None`: done, back to the guest. Else an
-/// interrupt came: with the call's number still in `orig_rax` if the call has to be made again, with -1 there if its
-/// result is in `rax`.
+/// Makes the guest's `futex` or `futex_waitv` call here; `open` if our interrupt is not blocked. `None`: done, back
+/// to the guest. Otherwise an interrupt came: `orig_rax` still holds the call's number if the call has to be
+/// repeated, and -1 if `rax` holds its result.
 unsafe fn futex(cell: *mut Cell, g: &mut [u64; R_ORIG], open: bool) -> Option<u32> {
-    // SAFETY: `cell` is this thread's own; the call itself is the guest's, on its own memory.
+    // SAFETY: `cell` is the cell of this thread; the call is the guest's own, on its own memory.
     unsafe {
         let nr = if (*cell).post.regs[R_ORIG] == FUTEX_WAITV_NR { FUTEX_WAITV_NR } else { FUTEX_NR };
         let args = [g[G_RDI], g[R_RSI], g[G_RDX], g[G_R10], g[G_R8], g[G_R9], nr];
@@ -280,7 +282,7 @@ unsafe fn futex(cell: *mut Cell, g: &mut [u64; R_ORIG], open: bool) -> Option<u3
         }
         g[R_RAX] = r as u64;
         if open || !irq {
-            // If an interrupt came, it is seen on the way out.
+            // An interrupt is handled on the way out.
             return None;
         }
         (*cell).irq.store(0, Relaxed);
@@ -291,7 +293,7 @@ unsafe fn futex(cell: *mut Cell, g: &mut [u64; R_ORIG], open: bool) -> Option<u3
 
 /// Copies the registers of the context into the cell and posts it.
 unsafe fn post_context(cell: *mut Cell, uc: *mut UContext, kind: u32) {
-    // SAFETY: `cell` and `uc` are this thread's own.
+    // SAFETY: `cell` is the cell of this thread, and `uc` points into its signal frame.
     unsafe {
         let post = addr_of_mut!((*cell).post);
         copy_regs(addr_of_mut!((*post).regs).cast(), addr_of!((*uc).gregs).cast());
@@ -302,7 +304,7 @@ unsafe fn post_context(cell: *mut Cell, uc: *mut UContext, kind: u32) {
 }
 
 unsafe fn post_kind(cell: *mut Cell, kind: u32) {
-    // SAFETY: `cell` is this thread's own.
+    // SAFETY: `cell` is the cell of this thread.
     unsafe {
         (*cell).post.kind = kind;
         (*cell).rang = 0;
@@ -323,25 +325,26 @@ unsafe fn post_kind(cell: *mut Cell, kind: u32) {
 }
 
 unsafe fn wait_answer(cell: *mut Cell) {
-    // SAFETY: `cell` is this thread's own.
+    // SAFETY: `cell` is the cell of this thread.
     let (word, rang) = unsafe { (&(*cell).state, (*cell).rang != 0) };
-    // Somebody who has just been woken takes too long to be waited for. Who was at work when this was posted is, or has found it before resting.
+    // A thread of the Sentry that has just been woken takes too long to spin for. If another one was active at the
+    // post, it still is, or it has found the post before its release.
     let spins = if !rang || global().polling.load(Relaxed) != 0 { global().spin.load(Relaxed) } else { 0 };
     handoff::wait(word, spins, core::hint::spin_loop, |seen| {
         syscall(sys::FUTEX, [addr_of!(*word) as u64, 0, seen as u64, 0, 0, 0]);
     });
 }
 
-/// Waits for answers and carries them out until one says to go back to the guest.
+/// Waits for answers and carries them out, until one returns to the guest.
 unsafe fn serve(cell: *mut Cell, uc: *mut UContext) {
-    // SAFETY: `cell` and `uc` are this thread's own.
+    // SAFETY: `cell` is the cell of this thread; `uc` is null or points into its signal frame.
     unsafe {
         wait_answer(cell);
         serve_answer(cell, uc)
     }
 }
 
-/// Whether operations can only be carried out upon a signal frame.
+/// Whether the operations need a signal frame.
 unsafe fn needs_frame(cell: *mut Cell, nops: usize) -> bool {
     let mut i = 0;
     while i < nops && i < MAX_OPS {
@@ -358,9 +361,9 @@ unsafe fn needs_frame(cell: *mut Cell, nops: usize) -> bool {
     false
 }
 
-/// The same, with the first answer in the cell.
+/// Like `serve`, with the first answer already in the cell.
 unsafe fn serve_answer(cell: *mut Cell, uc: *mut UContext) {
-    // SAFETY: `cell` and `uc` are this thread's own.
+    // SAFETY: `cell` is the cell of this thread; `uc` is null or points into its signal frame.
     unsafe {
         let mut first = true;
         loop {
@@ -378,7 +381,7 @@ unsafe fn serve_answer(cell: *mut Cell, uc: *mut UContext) {
             let mut i = 0;
             let mut fds = sys::Fds::none();
             if (*cell).answer.nfds != 0 {
-                // Those that do not come are missed by the operations that need them.
+                // Without the descriptors, the operations that need them fail.
                 let _ = fds.receive();
             }
             while i < nops && i < MAX_OPS {
@@ -386,7 +389,7 @@ unsafe fn serve_answer(cell: *mut Cell, uc: *mut UContext) {
                 match carry_out(cell, uc, op, &fds) {
                     Ok(false) => i += 1,
                     Ok(true) => {
-                        // The forked child: nothing is left of the parent's answer.
+                        // The forked child: the rest of the answer was the parent's.
                         failed = -1;
                         break;
                     }
@@ -402,10 +405,10 @@ unsafe fn serve_answer(cell: *mut Cell, uc: *mut UContext) {
             }
             fds.close();
             if failed == -1 {
-                // Its answer may be there already.
+                // The child's own answer may be there already.
                 continue;
             }
-            // Who is to end ends, whatever came of what was to be done before.
+            // A thread that is to exit does so even if an operation failed.
             if failed != 0 && mode != mode::EXIT {
                 (*cell).report.op_index = i as u32;
                 (*cell).report.op_errno = failed;
@@ -455,9 +458,9 @@ unsafe fn serve_answer(cell: *mut Cell, uc: *mut UContext) {
     }
 }
 
-/// Posts with the registers where they are.
+/// Posts with the registers of the context, or of the cell if there is none.
 unsafe fn post_any(cell: *mut Cell, uc: *mut UContext, kind: u32) {
-    // SAFETY: `cell` and `uc` are this thread's own.
+    // SAFETY: `cell` is the cell of this thread; `uc` is null or points into its signal frame.
     unsafe {
         if uc.is_null() {
             enter::post_cell(cell, kind);
@@ -469,8 +472,8 @@ unsafe fn post_any(cell: *mut Cell, uc: *mut UContext, kind: u32) {
 
 /// Carries out one operation. `Ok(true)`: this is the child of a fork.
 unsafe fn carry_out(cell: *mut Cell, uc: *mut UContext, op: *const OpSlot, fds: &sys::Fds) -> Result<bool, i32> {
-    // SAFETY: `cell` and `uc` are this thread's own, `op` lies in the cell. The operations themselves touch guest memory
-    // only through `stub_copy` and through the kernel.
+    // SAFETY: `cell` is the cell of this thread, `uc` is null or points into its signal frame, `op` lies in the cell.
+    // Operations access guest memory only through `stub_copy`, `stub_cmpxchg`, the `fp` routines and the kernel.
     unsafe {
         let a = (*op).args;
         match (*op).code {
@@ -497,11 +500,11 @@ unsafe fn carry_out(cell: *mut Cell, uc: *mut UContext, op: *const OpSlot, fds: 
             op::RESTORE_FP if uc.is_null() => fp::fp_init(),
             op::RESTORE_FP => fp::fp_restore(uc, a[0])?,
             op::FORK => {
-                // The child has the stack, not the cell.
+                // The child has a copy of the stack, but not of the cell.
                 let mut regs = [0u64; NREGS];
                 copy_regs(regs.as_mut_ptr(), addr_of!((*cell).post.regs).cast());
                 let ret = (*cell).ret;
-                // The child may be interrupted as soon as it exists, and before it has a cell to note that in.
+                // The child may be interrupted as soon as it exists, before it has a cell to record that in.
                 if uc.is_null() {
                     hold_interrupts(SIG_BLOCK);
                 }
@@ -533,20 +536,21 @@ unsafe fn carry_out(cell: *mut Cell, uc: *mut UContext, op: *const OpSlot, fds: 
 const SIG_BLOCK: u64 = 0;
 const SIG_UNBLOCK: u64 = 1;
 
-/// Keeps our interrupt out, or lets it in again (outside of signal handlers, which keep it out themselves).
+/// Blocks or unblocks our interrupt (outside of signal handlers, which block it anyway).
 fn hold_interrupts(how: u64) {
     let mask = 1u64 << (INT_SIGNAL - 1);
     syscall(sys::RT_SIGPROCMASK, [how, addr_of!(mask) as u64, 0, 8, 0, 0]);
 }
 
-/// A forked child gets its own control socket, by the birth call, and its area through that. It touches no cell before.
+/// Gives a forked child its control socket, through the fork handshake, and its area through that socket. No cell is
+/// accessed before.
 #[no_mangle]
-unsafe extern "C" fn stub_born(token: u64) {
+unsafe extern "C" fn stub_fork_child(token: u64) {
     // PR_SET_PDEATHSIG, SIGKILL
     syscall(sys::PRCTL, [1, 9, 0, 0, 0, 0]);
     let mut fds = sys::Fds::none();
     let given = loop {
-        // 0: something stopped the Sentry for a moment just when it gave us the socket, which was not given then.
+        // 0: the Sentry was stopped for a moment during the handshake, and the socket was not given.
         match syscall(FORK_HANDSHAKE_NR, [token, 0, 0, 0, 0, 0]).0 {
             0 => {}
             fd => break fd,
@@ -561,23 +565,24 @@ unsafe extern "C" fn stub_born(token: u64) {
     fds.close();
 }
 
-/// Maps the hand-off area for good, in this process alone.
+/// Maps the hand-off area for good, excluded from forks.
 fn map_area(fd: u64) -> bool {
     // MAP_SHARED | MAP_FIXED; MADV_DONTFORK
     syscall(sys::MMAP, [AREA_BASE, AREA_SIZE, 3, 0x11, fd, 0]).0 as u64 == AREA_BASE
         && syscall(sys::MADVISE, [AREA_BASE, AREA_SIZE, 10, 0, 0, 0]).0 == 0
 }
 
-/// Makes a host thread whose context is a copy of this one's, on the signal stack of `slot`.
+/// Makes a host thread whose context is a copy of the caller's, on the signal stack of `slot`.
 unsafe fn spawn_thread(cell: *mut Cell, uc: *mut UContext, slot: u64, set_fs: u64, fs: u64) -> Result<i32, i32> {
     if slot >= MAX_SLOTS as u64 {
         return Err(EINVAL);
     }
-    // SAFETY: the Sentry gives out a slot once at a time, so nothing else runs on that stack.
+    // SAFETY: `slot` is in bounds, and the Sentry hands out a slot once at a time, so no other thread uses its stack
+    // and cell. The size of the frame is the kernel's, and the copy is checked to lie in the upper half of the stack.
     unsafe {
         let base = ALT_BASE + slot * ALT_SIZE;
         if uc.is_null() {
-            // The vector registers go with the clone.
+            // The new thread inherits the vector registers.
             let new = cell_of(slot);
             copy_regs(addr_of_mut!((*new).post.regs).cast(), addr_of!((*cell).post.regs).cast());
             (*new).ret = (*cell).ret;
@@ -605,7 +610,7 @@ unsafe fn spawn_thread(cell: *mut Cell, uc: *mut UContext, slot: u64, set_fs: u6
 
 #[no_mangle]
 unsafe extern "C" fn stub_thread_main(slot: u64, uc: *mut UContext, set_fs: u64, fs: u64) -> ! {
-    // SAFETY: called once, by the new thread, on its own stack.
+    // SAFETY: called once, by the new thread, on the stack of its own slot.
     unsafe {
         let stack = [ALT_BASE + slot * ALT_SIZE, 0, ALT_SIZE];
         syscall(sys::SIGALTSTACK, [addr_of!(stack) as u64, 0, 0, 0, 0, 0]);
@@ -631,7 +636,7 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
 /// Called by the compiler for larger copies.
 #[no_mangle]
 unsafe extern "C" fn memcpy(dst: *mut u8, src: *const u8, n: usize) -> *mut u8 {
-    // SAFETY: the compiler passes valid ranges.
+    // SAFETY: the compiler passes valid ranges, which do not overlap.
     unsafe {
         core::arch::asm!("rep movsb", inout("rcx") n => _, inout("rdi") dst => _, inout("rsi") src => _);
     }

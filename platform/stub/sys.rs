@@ -1,4 +1,4 @@
-//! Host calls and the few instructions that Rust has no words for.
+//! Host calls, and instructions that Rust does not offer.
 
 use crate::abi::{AREA_FD, CTL_FD, MAX_FDS};
 use core::arch::asm;
@@ -38,7 +38,8 @@ impl SysResult {
 
 pub fn syscall(nr: u32, a: [u64; 6]) -> SysResult {
     let r: i64;
-    // SAFETY: what a host call does to this process's memory is the caller's intent; the filter bounds the rest.
+    // SAFETY: `syscall` clobbers rax, rcx and r11, all declared. The effect of the call on this process's memory is
+    // the responsibility of the caller; the filter bounds the effect on the rest of the host.
     unsafe {
         asm!("syscall", inout("rax") nr as u64 => r, in("rdi") a[0], in("rsi") a[1], in("rdx") a[2], in("r10") a[3],
              in("r8") a[4], in("r9") a[5], lateout("rcx") _, lateout("r11") _);
@@ -46,7 +47,7 @@ pub fn syscall(nr: u32, a: [u64; 6]) -> SysResult {
     SysResult(r)
 }
 
-/// The stub requires FSGSBASE; `Systrap::new` checks for it.
+/// The FS base. The stub requires FSGSBASE; `Systrap::new` checks for it.
 pub fn fs_base() -> u64 {
     let v;
     // SAFETY: reads a register.
@@ -54,7 +55,7 @@ pub fn fs_base() -> u64 {
     v
 }
 
-/// The core that this thread is on. Linux keeps its number in the limit of a segment, for the vDSO.
+/// The core that this thread runs on. Linux stores its number in a segment limit, for the vDSO.
 pub fn core() -> u32 {
     const CPU_NODE: u32 = 0x7b;
     const NUMBER: u32 = 0xfff;
@@ -64,7 +65,7 @@ pub fn core() -> u32 {
     limit & NUMBER
 }
 
-/// Some number: the low bits of the time stamp counter.
+/// A number that varies: low bits of the time stamp counter.
 pub fn cycles() -> u32 {
     let low: u32;
     // SAFETY: reads a counter.
@@ -79,7 +80,7 @@ pub fn gs_base() -> u64 {
     v
 }
 
-/// The Sentry checks that the value is a user address; a non-canonical one would only end this process.
+/// The Sentry checks that the value is a user address; a non-canonical one would only kill this process.
 pub fn set_fs_base(v: u64) {
     // SAFETY: the stub itself uses no FS-relative memory.
     unsafe { asm!("wrfsbase {}", in(reg) v, options(nomem, nostack)) };
@@ -101,10 +102,10 @@ struct MsgHdr {
     flags: u64,
 }
 
-/// Room for a `cmsghdr` (len u64, level i32, type i32) and its descriptors.
+/// A `cmsghdr` (len u64, level i32, type i32) and its descriptors.
 type Control = [u64; 2 + MAX_FDS / 2];
 
-/// Descriptors that have come.
+/// Descriptors received with a control message.
 pub struct Fds {
     control: Control,
 }
@@ -131,12 +132,13 @@ impl Fds {
     }
 
     pub fn get(&self, i: u64) -> Result<u64, i32> {
-        // SAFETY: our own array, which the kernel has written to.
+        // SAFETY: an element of our own array; volatile, since the kernel has written to it.
         let len = unsafe { addr_of!(self.control[0]).read_volatile() };
         if i >= MAX_FDS as u64 || len < 16 + 4 * (i + 1) {
             return Err(EBADF);
         }
-        // SAFETY: the same; `i` is in bounds.
+        // SAFETY: `i` is below MAX_FDS, so the descriptor lies in our own array; volatile, since the kernel has
+        // written to it.
         let fd = unsafe { addr_of!(self.control[2]).cast::<i32>().add(i as usize).read_volatile() };
         if fd < AREA_FD {
             return Err(EBADF);

@@ -1,5 +1,6 @@
-//! The hand-off's state machine (`stub/handoff.rs`) under loom: all interleavings of a stub and the Sentry's poller, and all
-//! that the memory model allows them to see. A lost wake-up shows as a deadlock, unordered data as a concurrent access.
+//! The hand-off's state machine (`stub/handoff.rs`) under loom: all interleavings of a stub and the Sentry's poller,
+//! and all values that the memory model allows them to see. A lost wake-up shows as a deadlock, unordered data as a
+//! concurrent access.
 
 #[path = "../stub/abi.rs"]
 mod abi;
@@ -39,7 +40,8 @@ impl Word for ModelWord {
     }
 }
 
-/// A cell, the page of all stubs, the futex of the cell, and the doorbell with the word by which the Sentry's threads take turns.
+/// A cell, the page of all stubs, the futex of the cell, and the doorbell, with the word that makes one thread of the
+/// Sentry active at a time.
 struct Model {
     state: ModelWord,
     polling: ModelWord,
@@ -50,7 +52,7 @@ struct Model {
     doorbell: (Mutex<bool>, Condvar),
 }
 
-// SAFETY: the plain cells are what the model is to check: loom reports any access that is not ordered.
+// SAFETY: the plain cells are the subject of the model: loom reports any access that is not ordered.
 unsafe impl Sync for Model {}
 
 impl Model {
@@ -66,9 +68,9 @@ impl Model {
         })
     }
 
-    /// What the stub does for one call.
+    /// The stub's part of one call.
     fn call(&self, n: u32) {
-        // SAFETY: ours until it is posted.
+        // SAFETY: the stub owns it until the post; loom checks that.
         self.post.with_mut(|p| unsafe { *p = n });
         handoff::post(&self.state, &self.polling, || self.notify());
         self.receive(n);
@@ -81,7 +83,7 @@ impl Model {
             }
         };
         handoff::wait(&self.state, 1, thread::yield_now, sleep);
-        // SAFETY: ours again once the answer is there.
+        // SAFETY: the stub owns it again once the answer has come; loom checks that.
         self.answer.with(|a| assert_eq!(unsafe { *a }, n));
     }
 
@@ -89,7 +91,7 @@ impl Model {
         handoff::is_posted(self.state.load_acquire())
     }
     fn reply(&self, n: u32) {
-        // SAFETY: ours until the reply.
+        // SAFETY: the Sentry owns it until the reply; loom checks that.
         self.answer.with_mut(|a| unsafe { *a = n });
         handoff::reply(&self.state, || {
             let _lock = self.futex.0.lock().unwrap();
@@ -97,18 +99,18 @@ impl Model {
         });
     }
     fn sleep(&self) {
-        let mut rung = self.doorbell.0.lock().unwrap();
-        while !*rung {
-            rung = self.doorbell.1.wait(rung).unwrap();
+        let mut notified = self.doorbell.0.lock().unwrap();
+        while !*notified {
+            notified = self.doorbell.1.wait(notified).unwrap();
         }
-        *rung = false;
+        *notified = false;
     }
     fn notify(&self) {
         *self.doorbell.0.lock().unwrap() = true;
         self.doorbell.1.notify_one();
     }
-    /// What a poller that is at work does until it has found a post.
-    fn look_out(&self) {
+    /// The active poller's loop until it has found a post.
+    fn wait_for_post(&self) {
         while !self.posted() {
             if !handoff::release(&self.at_work, &self.polling, || self.posted()) {
                 self.sleep();
@@ -118,7 +120,7 @@ impl Model {
             }
         }
     }
-    /// A worker that is rung answers what it finds if nobody else is at work, and rests.
+    /// A notified worker answers any post it finds, unless another thread is active, then releases the work.
     fn worker(&self, n: u32) {
         if handoff::acquire(&self.at_work, &self.polling) {
             loop {
@@ -131,10 +133,10 @@ impl Model {
             }
         }
     }
-    /// One call, found and answered; if it waits first, the stub is told.
+    /// One call, found and answered; with `parks`, the stub is parked before.
     fn serve(&self, n: u32, parks: bool) {
-        self.look_out();
-        // SAFETY: ours since it was found.
+        self.wait_for_post();
+        // SAFETY: the Sentry owns it since the post was found; loom checks that.
         self.post.with(|p| assert_eq!(unsafe { *p }, n));
         if parks {
             handoff::park(&self.state);
@@ -144,7 +146,7 @@ impl Model {
 }
 
 #[test]
-fn no_post_and_no_answer_is_slept_through() {
+fn no_post_and_no_answer_is_missed() {
     loom::model(|| {
         let m = Model::new(RUNNING);
         let stub = m.clone();
@@ -155,7 +157,7 @@ fn no_post_and_no_answer_is_slept_through() {
 }
 
 #[test]
-fn a_stub_may_be_told_to_sleep_at_any_moment() {
+fn a_stub_may_be_parked_at_any_moment() {
     loom::model(|| {
         let m = Model::new(RUNNING);
         let stub = m.clone();
@@ -193,14 +195,14 @@ fn a_first_answer_may_come_before_its_stub() {
     });
 }
 
-/// Whoever is rung, and whoever else is woken at the same time: one of them answers.
+/// A notified worker, and another one that wakes at the same time: one of them answers.
 #[test]
 fn several_may_be_woken_for_one_post() {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(|| {
         let m = Model::new(RUNNING);
-        // Nobody is at work.
+        // No thread is active.
         assert!(!handoff::release(&m.at_work, &m.polling, || false));
         let other = m.clone();
         let other = thread::spawn(move || other.worker(5));
@@ -210,7 +212,7 @@ fn several_may_be_woken_for_one_post() {
             worker.worker(5);
         });
         m.call(5);
-        // So that it ends: the other one may have answered unrung.
+        // Lets the worker end: the other one may have answered without the doorbell.
         m.notify();
         worker.join().unwrap();
         other.join().unwrap();

@@ -1,4 +1,4 @@
-//! A guest that knows the stub and jumps into it, at each of its `syscall` instructions, with registers of its choice.
+//! A guest that knows the stub jumps to each of its `syscall` instructions, with registers of its choice.
 
 mod common;
 use common::*;
@@ -107,8 +107,7 @@ fn no_call_outside_the_list_gets_through() {
                 assert_eq!(enter(&mut t, Enter::Full).await, Trap::Syscall, "{nr} at {site:#x}");
             }
         }
-        // All of it left the process as it was.
-        // The control socket, the poller's doorbell and eight of workers.
+        // The process is unchanged: it has the control socket, the poller's doorbell and eight doorbells of workers.
         let (fds, pid) = (10, t.address_space().host_pid());
         assert_eq!(std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(), fds);
         t.regs_mut().rip = CODE;
@@ -119,7 +118,7 @@ fn no_call_outside_the_list_gets_through() {
 
 guest_code!(
     wild,
-    // Overwrites its own cell, again and again: state, posts, answers, operations.
+    // Repeatedly overwrites its own cell: state, posts, answers, operations.
     "movabs rdi, 0x7fff40000000",
     "movabs rax, 0x0102030405060708",
     "mov edx, 4096",
@@ -139,13 +138,13 @@ guest_code!(
 );
 
 #[test]
-fn rubbish_in_the_cell_harms_only_its_writer() {
+fn garbage_in_the_cell_harms_only_its_writer() {
     sandbox(|platform, executor| async move {
         let mut bystander = start(&platform, idle()).await.0;
         for round in 0..20 {
             let mut t = load(&platform, wild()).await;
             let mut d = thread(&mut t, None).await;
-            // One thread scribbles while the other, whose cell it is, makes calls.
+            // One thread overwrites the cell of the other, which makes calls.
             d.regs_mut().rip = CODE;
             d.regs_mut().rsp = STACK + 0x4000;
             t.regs_mut().rip = CODE + 0x1000;
@@ -190,7 +189,7 @@ fn fork_handshakes_need_a_token_and_ends_are_noticed() {
     sandbox(|platform, _| async move {
         // (call, arguments, the signal it dies of)
         let cases: &[(u64, [u64; 6], i32)] = &[
-            // A birth that nobody awaits.
+            // A fork handshake with an unknown token.
             (0x4e4f, [1, 0, 0, 0, 0, 0], libc::SIGKILL),
             (libc::SYS_exit_group as u64, [3, 0, 0, 0, 0, 0], 0),
             (libc::SYS_exit as u64, [3, 0, 0, 0, 0, 0], 0),
@@ -212,7 +211,7 @@ fn fork_handshakes_need_a_token_and_ends_are_noticed() {
         arm(&mut t, site, 15, [0; 6]);
         let end = enter(&mut t, Enter::Full).await;
         assert!(matches!(end, Trap::Fault(_) | Trap::Dead { .. }), "{end:?}");
-        // The greeting call from guest code is a call that does not exist.
+        // HELLO_NR from guest code is a call that does not exist.
         let (mut t, _) = start(&platform, idle()).await;
         let site = syscall_sites(t.address_space().host_pid())[0];
         arm(&mut t, site, 0x4e4e, [0; 6]);
@@ -223,16 +222,16 @@ fn fork_handshakes_need_a_token_and_ends_are_noticed() {
 
 guest_code!(
     liar,
-    // Says again and again that the thread which slot 0 has just made has the number in r12.
+    // Repeatedly reports the tid in r12 as that of the thread just made by slot 0.
     "movabs rbx, 0x7fff40000000",
     "2: mov [rbx + 132], r12d",
     "jmp 2b",
 );
 
 #[test]
-fn a_thread_is_no_others_by_its_makers_word() {
+fn a_false_tid_reaches_no_other_thread() {
     sandbox(|platform, _| async move {
-        // A thread that the Sentry could move, but that is no stub's.
+        // A thread that the Sentry could move, but that belongs to no stub.
         let (tell, told) = std::sync::mpsc::channel();
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let victim = std::thread::spawn(move || {
@@ -254,7 +253,7 @@ fn a_thread_is_no_others_by_its_makers_word() {
                 assert_eq!(nix::sched::sched_getaffinity(tid).unwrap(), before);
             }
         }
-        // Those that nobody lies about are pinned.
+        // Threads with a true tid are pinned.
         let mut honest = load(&platform, idle()).await;
         let new = thread(&mut honest, None).await;
         new.interrupter().pin(Some(&[1]));
@@ -273,7 +272,7 @@ fn a_thread_is_no_others_by_its_makers_word() {
 
 guest_code!(
     hoarder,
-    // Posts calls in the cell of slot 1, says that what it is told to do is done, and takes no descriptor.
+    // Posts calls in the cell of slot 1, reports all operations as done, and takes no descriptor.
     "movabs rbx, 0x7fff40020000",
     "2: mov dword ptr [rbx + 128], 1",
     "3: mov eax, 1",
@@ -289,23 +288,36 @@ guest_code!(
     "jmp 3b",
 );
 
-/// Descriptors that were sent and never taken, of many processes: they are bounded, and others get theirs.
+/// Descriptors sent to many processes and never taken: their number is bounded, and other processes get theirs.
 #[test]
 fn descriptors_that_are_not_taken_are_few() {
-    sandbox(|platform, executor| async move {
+    hoard(false, 256);
+}
+
+/// Processes of one ancestor share what it may have; one that has none of them for an ancestor has its own.
+#[test]
+fn descriptors_are_shared_among_ancestors() {
+    hoard(true, 160);
+}
+
+fn hoard(family: bool, most: usize) {
+    sandbox(move |platform, executor| async move {
         const HOARDERS: usize = 40;
         let file = std::sync::Arc::new(std::os::fd::OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap()));
         let map =
             || Op::MapFile { addr: 0x1000_0000, len: 0x1000, prot: 1, shared: false, file: file.clone(), offset: 0 };
+        let mut bystander = load(&platform, idle()).await;
+        let root = bystander.address_space().lineage();
+        let ancestor = if family { root.child() } else { root };
         let mut all = Vec::new();
         for _ in 0..HOARDERS {
             let mut t = load(&platform, hoarder()).await;
+            t.address_space().set_lineage(ancestor.child());
             let mut d = thread(&mut t, None).await;
             d.regs_mut().rip = CODE;
             d.enter(Enter::Full);
             all.push((t, d, 0));
         }
-        let mut bystander = load(&platform, idle()).await;
         let begun = platform::executor::now_ns();
         let mut timer = None;
         let mut asked = false;
@@ -325,11 +337,12 @@ fn descriptors_that_are_not_taken_are_few() {
             let given: usize = all.iter().map(|a| a.2).sum();
             assert!(all.iter().all(|a| a.2 <= 20), "a process has {:?}", all.iter().map(|a| a.2).max());
             // What was asked for counts, and each waits with one more.
-            assert!(given <= 256 + HOARDERS, "{given} in all");
+            assert!(given <= most + HOARDERS, "{given} in all");
             if now - begun < 1_000_000_000 {
                 return std::task::Poll::Pending;
             }
-            // They have had their time. One who does as it is told is served; at the latest when some have been killed for it.
+            // The hoarders have had their time. An honest process is served, at the latest when some hoarders have
+            // been killed for it.
             if !asked {
                 asked = true;
                 bystander.queue(map());

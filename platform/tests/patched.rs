@@ -1,4 +1,4 @@
-//! Calls from patched sites, seen from the Sentry.
+//! Calls from patched sites, as the Sentry sees them.
 
 mod common;
 use common::*;
@@ -74,7 +74,7 @@ fn trapped(t: &Guest) -> bool {
 
 guest_code!(
     registers,
-    // What the call must not change, then the call, then a check of it.
+    // Sets registers that the call must not change, then makes the call, then checks them.
     "2: mov rbx, 0x1111",
     "mov rbp, 0x2222",
     "mov r12, 0x3333",
@@ -120,7 +120,7 @@ guest_code!(
 );
 
 #[test]
-fn nothing_but_the_result_changes() {
+fn only_the_result_register_changes() {
     sandbox(|platform, _| async move {
         let (mut t, text) = load_text(&*platform, registers()).await;
         assert_eq!(enter(&mut t, Enter::Full).await, Trap::Syscall);
@@ -132,7 +132,7 @@ fn nothing_but_the_result_changes() {
             assert!(!trapped(&t));
             let mut r = *t.regs();
             assert_eq!(r.rsp, first.rsp);
-            // What `syscall` leaves there: with the signal, the host's entry has been seen to.
+            // The values that `syscall` leaves there; for a call with a signal, the host sets them.
             (r.rax, r.r11) = (first.rax, first.r11);
             assert_eq!(r, first);
         }
@@ -143,7 +143,7 @@ fn nothing_but_the_result_changes() {
 guest_code!(behind, "2: mov eax, 39", "inc ebx", "syscall", "cmp rax, -4095", "jae 3f", "jmp 2b", "3: ud2",);
 
 #[test]
-fn a_call_that_was_under_way_comes_back() {
+fn a_call_in_progress_returns() {
     sandbox(|platform, _| async move {
         let (mut t, text) = load_text(&*platform, behind()).await;
         assert_eq!(enter(&mut t, Enter::Full).await, Trap::Syscall);
@@ -153,7 +153,8 @@ fn a_call_that_was_under_way_comes_back() {
             assert_eq!(answer(&mut t, i).await, Trap::Syscall, "{:x?}", t.regs());
             assert_eq!((t.regs().rip, t.regs().rbx, trapped(&t)), (rip, 2 + i, false));
         }
-        // Restart as the kernel does it; and back to the address behind with all registers.
+        // Restart as the kernel does it, with the registers from before the call; and return to the address after it
+        // with all registers.
         t.regs_mut().rip -= 2;
         t.regs_mut().rax = 39;
         assert_eq!(enter(&mut t, Enter::Full).await, Trap::Syscall);
@@ -186,7 +187,7 @@ guest_code!(
     "3: ud2",
 );
 
-/// Interrupts a thread again and again.
+/// Interrupts a thread repeatedly.
 struct Stopper(Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
 
 impl Stopper {
@@ -212,8 +213,8 @@ impl Drop for Stopper {
     }
 }
 
-/// With interrupts at any moment: nothing is lost or done twice, and what the kernel sees is always the guest's own code.
-fn storm(answers: bool) {
+/// Interrupts at any moment: no call is lost or made twice, and the kernel always sees the guest's own code.
+fn interrupt_at_any_moment(answers: bool) {
     sandbox(move |platform, _| async move {
         let (mut t, text) = load_text(&*platform, counting()).await;
         let reply = |nr: u64| if nr == 39 { 1234 } else { 77 };
@@ -258,17 +259,17 @@ fn storm(answers: bool) {
 
 #[test]
 fn interrupts_at_any_moment() {
-    storm(false);
+    interrupt_at_any_moment(false);
 }
 
 #[test]
 fn interrupts_while_the_stub_answers() {
-    storm(true);
+    interrupt_at_any_moment(true);
 }
 
 guest_code!(
     storing,
-    // As in musl: what is stored before the call must be what r11 was, once.
+    // As in musl: the value stored before the call must be the original r11, and be stored once.
     "xor r12d, r12d",
     "2: mov eax, 39",
     "lea r11, [r12 + 0x7000]",
@@ -286,7 +287,7 @@ guest_code!(
 );
 
 #[test]
-fn interrupts_beside_a_store_before_the_call() {
+fn interrupts_around_a_displaced_store() {
     for answers in [false, true] {
         sandbox(move |platform, _| async move {
             let (mut t, text) = load_text(&*platform, storing()).await;
@@ -321,7 +322,7 @@ fn interrupts_beside_a_store_before_the_call() {
 }
 
 #[test]
-fn a_fault_of_the_store_is_at_its_own_place() {
+fn a_fault_of_a_displaced_store_is_at_its_own_address() {
     sandbox(|platform, _| async move {
         let (mut t, text) = load_text(&*platform, storing()).await;
         assert_eq!(enter(&mut t, Enter::Full).await, Trap::Syscall);
@@ -338,7 +339,7 @@ fn a_fault_of_the_store_is_at_its_own_place() {
 
 guest_code!(
     yielding,
-    // Nothing but the result changes; r12 counts.
+    // Only the result register changes; r12 counts.
     "xor r12d, r12d",
     "2: mov r8, 0x88",
     "mov rdi, 0xd1",
@@ -393,11 +394,11 @@ fn interrupts_while_threads_yield() {
         }
         drop(stopper);
         assert!(last > 1000, "{last}");
-        // A thread that is to ask for every call asks.
+        // A filtered thread traps for every call.
         t.local_answers().filtered(true);
         let mut trap = enter(&mut t, how).await;
         if trap == Trap::Interrupted {
-            // The stopper's last one, sent when it had been told to stop.
+            // The stopper's last interrupt, sent when it had been told to stop.
             trap = enter(&mut t, Enter::Full).await;
         }
         assert_eq!(trap, Trap::Syscall);
@@ -487,17 +488,17 @@ fn an_answer_may_need_a_frame() {
         assert_eq!(answer(&mut t, 1).await, Trap::Syscall);
         for _ in 0..100 {
             assert!(!trapped(&t));
-            // As for a signal handler: the state is saved and reset…
+            // As for a signal handler: the state is saved and reset, …
             t.queue(Op::SaveFp { addr: DATA + 0x1000 });
             assert_eq!(enter(&mut t, Enter::Full).await, Trap::Syscall);
             assert_eq!((t.regs().r13, trapped(&t)), (0, false));
-            // In the kernel's form.
+            // … in the kernel's format, …
             let mut saved = vec![0; platform.fp_state_size()];
             t.address_space().read(DATA + 0x1000, &mut saved).unwrap();
             let word = |at: usize| u32::from_le_bytes(saved[at..at + 4].try_into().unwrap());
             assert_eq!((word(464), word(160 + 5 * 16), word(512) & 3), (0x4650_5853, 0x1234, 3));
             assert_eq!(word(word(480) as usize), 0x4650_5845);
-            // … and comes back.
+            // … and restored.
             t.queue(Op::RestoreFp { addr: DATA + 0x1000 });
             assert_eq!(enter(&mut t, Enter::Full).await, Trap::Syscall);
             assert_eq!((t.regs().r13, trapped(&t)), (0x1234, false));
@@ -525,7 +526,7 @@ fn futex_waits_by_a_patched_call_end_with_an_interrupt() {
     sandbox(|platform, executor| async move {
         platform.set_native_futex(true, false);
         let (mut t, text) = load_text(&*platform, waiting()).await;
-        // Asks for the call, and does it when told to.
+        // The call traps, and the stub makes it when the Sentry says so.
         t.local_answers().filtered(true);
         assert_eq!(enter(&mut t, Enter::Full).await, Trap::Syscall);
         assert_eq!(t.regs().orig_rax, 202);

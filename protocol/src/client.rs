@@ -1,18 +1,19 @@
 //! The Sentry's side: a connection to a Gofer, and handles to the files it serves.
 //!
-//! Calls are synchronous and may be made from any thread; a call holds the connection for its whole round trip. Every call can fail with any errno that
-//! the host call behind it can, and besides:
+//! Calls are synchronous and may be made from any thread; a call holds the connection for its whole round trip. Every
+//! call can fail with any errno of the host call behind it, and also with:
 //!
-//! * `EIO`: the connection is lost, now or earlier ([`Client::is_dead`] tells), or the Gofer broke the protocol, which ends the connection too;
-//! * `EINVAL`, `ENAMETOOLONG`: a name that no directory entry can have; found before anything is sent;
-//! * `EMFILE`: the Gofer holds as many files as it may. Drop handles and try again;
-//! * `ENFILE`: this process has too many descriptors for the one that came along ([`Client::set_descriptor_bound`], or its own limit). What was
-//!   asked for may have been done;
+//! * `EIO`: the connection is lost, now or earlier ([`Client::is_dead`]), or the Gofer broke the protocol, which ends
+//!   the connection, too;
+//! * `EINVAL`, `ENAMETOOLONG`: a name that no directory entry can have; detected before anything is sent;
+//! * `EMFILE`: the Gofer's limit of files held is reached. Drop handles and try again;
+//! * `ENFILE`: this process has too many descriptors for the one that came along ([`Client::set_descriptor_bound`],
+//!   or its own limit). The operation may have been carried out;
 //! * `EROFS`: the tree is read-only.
 //!
-//! Dropping a [`Handle`] does not talk to the Gofer: the fid goes on a list that travels with the next request (or on its own, without waiting,
-//! when the list has grown long). [`Client::flush`] sends it now; worth doing after the last handle of a deleted file is dropped, since
-//! the host keeps the file's blocks until then.
+//! Dropping a [`Handle`] does not contact the Gofer: the fid joins a list that travels with the next request (or on
+//! its own, without waiting, once the list is long). [`Client::flush`] sends the list now. Call it after the last
+//! handle of a deleted file is dropped, since the host keeps the file's blocks until then.
 //!
 //! Lock order: `Inner::conn`, then `Inner::released`.
 
@@ -50,13 +51,13 @@ struct Inner {
     released: Mutex<Vec<Fid>>,
     dead: AtomicBool,
     max_fids: u32,
-    /// Requests sent, for the statistics.
+    /// Requests sent, for statistics.
     requests: AtomicU64,
-    /// First number that a descriptor that comes along may not have.
+    /// Descriptors that come along must have numbers below this one.
     descriptor_bound: AtomicI32,
 }
 
-/// The descriptor of a reply, if one came along; an error if it could not be kept.
+/// The descriptor of a reply, if any; an error if it could not be kept.
 type Donated = Option<Result<OwnedFd>>;
 
 struct Conn {
@@ -67,13 +68,13 @@ struct Conn {
     releasing: Vec<Fid>,
 }
 
-/// A file the Gofer holds for us. Keeps the connection alive.
+/// A file that the Gofer holds for this client. Keeps the connection alive.
 pub struct Handle {
     inner: Arc<Inner>,
     fid: Fid,
 }
 
-/// A file that was attached to or made, with its attributes.
+/// A file that was attached or created, with its attributes.
 #[derive(Debug)]
 pub struct Node {
     /// The file.
@@ -85,46 +86,47 @@ pub struct Node {
 /// A node found on a walk.
 #[derive(Debug)]
 pub struct Walked {
-    /// The file, if the walk was to give this node a fid.
+    /// The file, if the walk requested a fid for this node.
     pub handle: Option<Handle>,
     /// Its attributes.
     pub attr: Attr,
-    /// Target, of a symlink.
+    /// Target of a symlink.
     pub target: Option<Box<[u8]>>,
 }
 
 /// Outcome of a walk.
 #[derive(Debug)]
 pub struct Walk {
-    /// The nodes found, in order. Fewer than the names asked for unless `end` is `Complete`.
+    /// The nodes found, in order. Fewer than the names requested unless `end` is `Complete`.
     pub nodes: Vec<Walked>,
-    /// Why there are no more.
+    /// Why the walk ended.
     pub end: WalkEnd,
-    /// The last node opened, if that was asked for, the walk was complete and it is a regular file. The walk stands even if this failed.
+    /// The last node opened, if requested, if the walk was complete and the node is a regular file. The walk is valid
+    /// even if this failed.
     pub file: Option<Result<OwnedFd>>,
 }
 
-/// Attributes and all of the content of a file; nothing if it could not be had in this way.
+/// Attributes and the whole content of a file; `None` if it could not be read this way.
 pub type SmallFile = Option<(Attr, Box<[u8]>)>;
 
 /// A run of directory entries.
 #[derive(Debug, Default)]
 pub struct DirPage {
     bytes: Vec<u8>,
-    /// Where each entry begins.
+    /// Offset of each entry.
     at: Vec<u32>,
     /// The last entry's cookie.
     last: Option<u64>,
-    /// Whether the directory ends here; if not, the last entry's cookie gets the next page.
+    /// Whether the directory ends here; otherwise the last entry's cookie leads to the next page.
     pub eof: bool,
 }
 
-/// A directory out of a tree, and its first entries.
+/// A directory of a tree listing, and its first entries.
 #[derive(Debug)]
 pub struct TreePage {
-    /// 0 for the directory that was asked about, else the number of one before this, of which the first is 1.
+    /// 0 for the directory of the request, else the number of an earlier one; the first has number 1.
     pub parent: usize,
-    /// Its name in there.
+    /// Its name there.
     pub name: Box<[u8]>,
     /// Its attributes.
     pub attr: Attr,
@@ -136,7 +138,7 @@ impl DirPage {
     fn decode(r: &mut Reader<'_>) -> crate::wire::Result<Self> {
         let head = reply::DirPage::decode(r)?;
         let start = r.rest();
-        // An entry has 20 bytes and more, so this is no more than a part of the packet.
+        // An entry has at least 20 bytes, so this is less than the packet.
         let most = usize::from(head.count).min(start.len() / 20);
         let (mut at, mut last) = (Vec::with_capacity(most), None);
         for _ in 0..head.count {
@@ -147,12 +149,12 @@ impl DirPage {
         Ok(DirPage { bytes: bytes.to_vec(), at, last, eof: head.eof })
     }
 
-    /// The entries as they came, one behind the other, and where each begins; [`DirEntry::decode`] takes them apart.
+    /// The entries as received, one after the other, and the offset of each; decode them by [`DirEntry::decode`].
     pub fn into_parts(self) -> (Vec<u8>, Vec<u32>) {
         (self.bytes, self.at)
     }
 
-    /// The cookie to go on from.
+    /// The cookie to continue from.
     pub fn last(&self) -> Option<u64> {
         self.last
     }
@@ -162,12 +164,12 @@ impl DirPage {
         self.at.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.at.is_empty()
     }
 
-    /// The entries. Neither `.` nor `..` is among them.
+    /// The entries, without `.` and `..`.
     pub fn iter(&self) -> impl Iterator<Item = DirEntry<'_>> {
         let mut r = Reader::new(&self.bytes);
         self.at.iter().map_while(move |_| DirEntry::decode(&mut r).ok())
@@ -175,7 +177,7 @@ impl DirPage {
 }
 
 impl Client {
-    /// Takes over a connected `SOCK_SEQPACKET` socket and greets the Gofer at its other end. Waits for the answer.
+    /// Takes over a connected `SOCK_SEQPACKET` socket and does the handshake with the Gofer at its other end.
     pub fn connect(socket: OwnedFd) -> Result<Self> {
         transport::check_socket(&socket).map_err(from_rustix)?;
         let mut inner = Inner {
@@ -202,54 +204,55 @@ impl Client {
         self.inner.requests.load(Ordering::Relaxed)
     }
 
-    /// The root of a tree, by the name the launcher gave it. `ENOENT` if there is none of that name.
+    /// The root of a tree, by the name that the launcher gave it. `ENOENT` if there is none of that name.
     pub fn attach(&self, name: &str) -> Result<Node> {
         Inner::node(&self.inner, &Request::Attach { name: name.as_bytes() })
     }
 
-    /// A read-only descriptor of the memory behind `memfd`, which the Gofer opens anew: no mapping of it can be made writable.
-    /// `EINVAL` for anything but a memfd.
+    /// A read-only descriptor of the memory behind `memfd`, which the Gofer reopens: no mapping of it can become
+    /// writable. `EINVAL` for anything but a memfd.
     pub fn reopen_read_only(&self, memfd: BorrowedFd<'_>) -> Result<OwnedFd> {
         self.inner.call(&Request::ReopenReadOnly, Some(memfd), |_, fd| fd.take().ok_or(DecodeError::BadDescriptors))?
     }
 
-    /// From now on, descriptors that come along and get this number or a higher one are closed: the call fails with `ENFILE`.
+    /// From now on, descriptors that come along with this number or a higher one are closed, and the call fails with
+    /// `ENFILE`.
     pub fn set_descriptor_bound(&self, number: RawFd) {
         self.inner.descriptor_bound.store(number, Ordering::Relaxed);
     }
 
-    /// Tells the Gofer about all handles dropped so far. Does not wait for it.
+    /// Sends the list of dropped handles to the Gofer, without waiting for it.
     pub fn flush(&self) {
         if !self.is_dead() {
             self.inner.send_released(&mut self.inner.conn.lock(), true);
         }
     }
 
-    /// Whether the connection is lost. If so every call fails with `EIO`, and will for ever.
+    /// Whether the connection is lost. If so, every call fails with `EIO`, permanently.
     pub fn is_dead(&self) -> bool {
         self.inner.dead.load(Ordering::Relaxed)
     }
 
-    /// Most handles the Gofer grants at a time.
+    /// The Gofer's limit of handles.
     pub fn max_handles(&self) -> u32 {
         self.inner.max_fids
     }
 }
 
 impl Handle {
-    /// The fid, for messages to people.
+    /// The fid, for display.
     pub fn fid(&self) -> Fid {
         self.fid
     }
 
-    /// Another reference to the connection this handle belongs to.
+    /// Another reference to the connection of this handle.
     pub fn client(&self) -> Client {
         Client { inner: self.inner.clone() }
     }
 
-    /// Looks up `names` (1 to [`MAX_WALK`](crate::MAX_WALK)), one below the other, starting in this directory, and tells about every node on
-    /// the way. Stops early at a symlink, at a name that does not exist and at what is no directory. If it gets to the end and that is a regular
-    /// file, opens it as `open` says.
+    /// Looks up `names` (1 to [`MAX_WALK`](crate::MAX_WALK)), one below the other, starting in this directory, and
+    /// returns every node on the way. Stops early at a symlink, at a name that does not exist, and at a node that is
+    /// no directory. If the last node is a regular file, opens it with the flags of `open`.
     pub fn walk(&self, names: &[&[u8]], fids: WalkFids, open: Option<OpenFlags>) -> Result<Walk> {
         let request = Request::Walk { dir: self.fid, fids, open, names: Names::List(names) };
         self.inner.call(&request, None, |r, fd| {
@@ -273,13 +276,14 @@ impl Handle {
         })
     }
 
-    /// Opens this regular file. Directories, devices, fifos and sockets are never opened: `EISDIR`, `ENXIO`; a symlink is `ELOOP`.
+    /// Opens this regular file. Directories, devices, fifos and sockets are never opened: `EISDIR`, `ENXIO`; a
+    /// symlink is `ELOOP`.
     pub fn open(&self, flags: OpenFlags) -> Result<OwnedFd> {
         self.inner
             .call(&Request::Open { fid: self.fid, flags }, None, |_, fd| fd.take().ok_or(DecodeError::BadDescriptors))?
     }
 
-    /// Makes a regular file in this directory and opens it. `EEXIST` if the name is taken, by whatever.
+    /// Creates a regular file in this directory and opens it. `EEXIST` if the name exists.
     pub fn create(&self, name: &[u8], new: NewNode, flags: OpenFlags) -> Result<(Node, OwnedFd)> {
         let (node, fd) = self.inner.call(&Request::Create { dir: self.fid, name, new, flags }, None, |r, fd| {
             let node = Inner::decode_node(&self.inner, r)?;
@@ -288,28 +292,28 @@ impl Handle {
         Ok((node, fd?))
     }
 
-    /// Makes a directory in this one.
+    /// Creates a directory in this one.
     pub fn mkdir(&self, name: &[u8], new: NewNode) -> Result<Node> {
         Inner::node(&self.inner, &Request::Mkdir { dir: self.fid, name, new })
     }
 
-    /// Makes a symlink in this directory. The mode in `new` is ignored.
+    /// Creates a symlink in this directory. The mode in `new` is ignored.
     pub fn symlink(&self, name: &[u8], target: &[u8], new: NewNode) -> Result<Node> {
         Inner::node(&self.inner, &Request::Symlink { dir: self.fid, name, target, new })
     }
 
-    /// Makes a fifo, a socket or an empty regular file in this directory.
+    /// Creates a fifo, a socket or an empty regular file in this directory.
     pub fn mknod(&self, name: &[u8], kind: MknodKind, new: NewNode) -> Result<Node> {
         Inner::node(&self.inner, &Request::Mknod { dir: self.fid, name, kind, new })
     }
 
-    /// Gives `target` another name, in this directory. The node that comes back is `target` again, under a handle of its own.
+    /// Gives `target` another name, in this directory. Returns the same node, with a new handle.
     pub fn link(&self, name: &[u8], target: &Handle) -> Result<Node> {
         self.same_connection(target)?;
         Inner::node(&self.inner, &Request::Link { target: target.fid, dir: self.fid, name })
     }
 
-    /// Removes a name from this directory; `is_dir` says which kind it must be, as `AT_REMOVEDIR` does.
+    /// Removes a name from this directory; `is_dir` states the kind it must have, like `AT_REMOVEDIR`.
     pub fn unlink(&self, name: &[u8], is_dir: bool) -> Result<()> {
         self.inner.call(&Request::Unlink { dir: self.fid, name, is_dir }, None, |_, _| Ok(()))
     }
@@ -321,29 +325,30 @@ impl Handle {
         self.inner.call(&request, None, |_, _| Ok(()))
     }
 
-    /// Target of this symlink. (A walk has already told it.)
+    /// Target of this symlink. (A walk has already returned it.)
     pub fn readlink(&self) -> Result<Vec<u8>> {
         self.bytes(&Request::Readlink { fid: self.fid })
     }
 
-    /// Attributes as they are now.
+    /// Current attributes.
     pub fn getattr(&self) -> Result<Attr> {
         self.inner.call(&Request::Getattr { fid: self.fid }, None, |r, _| reply::decode_attr(r))
     }
 
-    /// Changes attributes and returns them all as they are afterwards. See [`SetAttr`] for the order.
+    /// Changes attributes, and returns all attributes afterwards. See [`SetAttr`] for the order.
     pub fn setattr(&self, set: SetAttr) -> Result<Attr> {
         self.inner.call(&Request::Setattr { fid: self.fid, set }, None, |r, _| reply::decode_attr(r))
     }
 
-    /// A page of this directory's entries: those after `cookie`, 0 for the first page (which reads the directory afresh), then the last entry's.
+    /// A page of this directory's entries: those after `cookie`. 0 is for the first page (which reads the directory
+    /// afresh), the last entry's cookie for the next.
     pub fn read_dir(&self, cookie: u64, detail: Detail) -> Result<DirPage> {
         let request = Request::ReadDir { dir: self.fid, cookie, max_bytes: MAX_DIR_BYTES, detail };
         self.inner.call(&request, None, |r, _| DirPage::decode(r))
     }
 
-    /// The first page of the directory that `names` (1 to [`MAX_WALK`](crate::MAX_WALK)) lead to from this one, and a handle to get the others by, if
-    /// there are any.
+    /// The first page of the directory that `names` (1 to [`MAX_WALK`](crate::MAX_WALK)) lead to from this one, and a
+    /// handle for further pages, if any.
     pub fn list(&self, names: &[&[u8]], detail: Detail) -> Result<(Option<Handle>, DirPage)> {
         let request = Request::List { dir: self.fid, detail, names: Names::List(names) };
         self.inner.call(&request, None, |r, _| {
@@ -353,8 +358,8 @@ impl Handle {
         })
     }
 
-    /// The directories `names` (1 to [`MAX_WALK`](crate::MAX_WALK)) in this one and what lies below them, as far as `max_bytes` go: each directory comes before
-    /// what is in it, and only the last may have more entries than its page tells.
+    /// The directories `names` (1 to [`MAX_WALK`](crate::MAX_WALK)) in this one and the trees below them, up to
+    /// `max_bytes`. Each directory precedes its contents, and only the last page may be incomplete.
     pub fn list_tree(&self, names: &[&[u8]], max_bytes: u32, detail: Detail) -> Result<Vec<TreePage>> {
         let request = Request::ListTree { dir: self.fid, max_bytes, detail, names: Names::List(names) };
         self.inner.call(&request, None, |r, _| {
@@ -368,9 +373,9 @@ impl Handle {
         })
     }
 
-    /// Attributes and content of the regular files `names` in the directory that `way` leads to from this one, of those that are no larger than
-    /// `max_size`. Together these are at most [`MAX_FILES`](crate::MAX_FILES) names, one of a file at least. There are fewer answers than names if
-    /// no more fitted into one reply.
+    /// Attributes and content of those regular files `names`, in the directory that `way` leads to from this one,
+    /// that are no larger than `max_size`. `way` and `names` are together at most [`MAX_FILES`](crate::MAX_FILES)
+    /// names, at least one of them a file. There are fewer answers than names if the reply is full.
     pub fn read_files(&self, way: &[&[u8]], names: &[&[u8]], max_size: u32) -> Result<Vec<SmallFile>> {
         let all = [way, names].concat();
         let way = u8::try_from(way.len()).map_err(|_| Errno::E2BIG)?;
@@ -388,7 +393,7 @@ impl Handle {
         })
     }
 
-    /// About the file system this file is on.
+    /// Statistics of the file system that contains this file.
     pub fn statfs(&self) -> Result<StatFs> {
         self.inner.call(&Request::Statfs { fid: self.fid }, None, |r, _| reply::decode_statfs(r))
     }
@@ -403,7 +408,7 @@ impl Handle {
         self.inner.call(&Request::SetXattr { fid: self.fid, name, value, mode }, None, |_, _| Ok(()))
     }
 
-    /// Names of the extended attributes, each ended by NUL.
+    /// Names of the extended attributes, each terminated by NUL.
     pub fn list_xattr(&self) -> Result<Vec<u8>> {
         self.bytes(&Request::ListXattr { fid: self.fid })
     }
@@ -413,7 +418,7 @@ impl Handle {
         self.inner.call(&Request::RemoveXattr { fid: self.fid, name }, None, |_, _| Ok(()))
     }
 
-    /// Writes this regular file or directory to disk. (With a descriptor of a file at hand, `fsync` on that does as well.)
+    /// Writes this regular file or directory to disk. (`fsync` on a descriptor of the file does the same.)
     pub fn fsync(&self, data_only: bool) -> Result<()> {
         self.inner.call(&Request::Fsync { fid: self.fid, data_only }, None, |_, _| Ok(()))
     }
@@ -438,7 +443,8 @@ impl Drop for Handle {
             released.push(self.fid);
             released.len()
         };
-        // A call in progress will not take the list along any more, but the next one will; so there is nothing lost by not waiting for the lock.
+        // A call in progress no longer takes the list along, but the next one will; so nothing is lost by not waiting
+        // for the lock.
         if waiting >= RELEASE_AT && !self.inner.dead.load(Ordering::Relaxed) {
             if let Some(mut conn) = self.inner.conn.try_lock() {
                 self.inner.send_released(&mut conn, false);
@@ -460,9 +466,10 @@ impl fmt::Debug for Client {
 }
 
 impl Inner {
-    /// Sends a request, waits for its reply and has `parse` take the body (and the descriptor) from it.
+    /// Sends a request, waits for its reply, and lets `parse` take the body (and the descriptor).
     ///
-    /// `parse` runs with the connection locked and must make no call itself. It may drop handles: that only tries the lock.
+    /// `parse` runs with the connection locked and must make no call itself. It may drop handles: that only tries the
+    /// lock.
     fn call<T>(
         &self,
         request: &Request<'_>,
@@ -488,7 +495,7 @@ impl Inner {
         }
     }
 
-    /// The outer result is about the connection, the inner one is the Gofer's answer.
+    /// The outer result is that of the connection, the inner one the Gofer's answer.
     fn exchange<T>(
         &self,
         conn: &mut Conn,
@@ -538,7 +545,7 @@ impl Inner {
         }
     }
 
-    /// Sends all waiting fids; without `block`, as many as there is room for.
+    /// Sends all waiting fids; without `block`, only as many as the socket has room for.
     fn send_released(&self, conn: &mut Conn, block: bool) {
         loop {
             self.take_released(&mut conn.releasing);
@@ -560,10 +567,10 @@ impl Inner {
 
     fn die(&self, conn: &Conn, why: &Lost) {
         self.dead.store(true, Ordering::Relaxed);
-        // Whoever started the Gofer knows better how it ended; nobody else knows that it spoke nonsense.
+        // The process that started the Gofer reports how it ended; a malformed reply is known only here.
         let level = if matches!(why, Lost::Reply(_)) { log::Level::Error } else { log::Level::Debug };
         log::log!(level, "lost the Gofer: {why}");
-        // The other side may be waiting for us; nothing is left to say if this fails.
+        // The other side may be waiting. A failure here has no consequence.
         let _ = rustix::net::shutdown(conn.socket.as_fd(), rustix::net::Shutdown::Both);
     }
 
@@ -578,7 +585,7 @@ impl Inner {
     }
 }
 
-/// Why the connection is given up.
+/// Why the connection was lost.
 enum Lost {
     Closed,
     Socket(rustix::io::Errno),
@@ -603,7 +610,7 @@ fn errno_from_wire(errno: u32) -> Errno {
     i32::try_from(errno).map_or(Errno::EIO, Errno::from_raw)
 }
 
-/// The errno for a request that the decoder would refuse.
+/// The errno for a request that the decoder would reject.
 fn errno_from_check(e: DecodeError) -> Errno {
     match e {
         DecodeError::TooLong("xattr name") => Errno::ERANGE,

@@ -1,14 +1,14 @@
-//! Replies: what the server answers.
+//! Replies of the server.
 //!
-//! The server writes a reply with [`begin`], the body's own `encode`, and [`finish`]; or with [`error`] alone. The client takes it apart
-//! with [`Header::decode`] and the body's `decode`.
+//! The server writes a reply with [`begin`], the body's own `encode`, and [`finish`]; or with [`error`] alone. The
+//! client decodes it with [`Header::decode`] and the body's `decode`.
 
 use crate::request::{Header, Op};
 use crate::types::*;
 use crate::wire::{DecodeError, Reader, Result, Writer};
 use crate::{MAX_MESSAGE, MAX_TARGET, MAX_WALK};
 
-/// Largest errno there can be.
+/// Largest errno.
 pub const MAX_ERRNO: u32 = 4095;
 
 /// Replaces the content of `buf` by the header of a successful reply. The body follows, then [`finish`].
@@ -19,7 +19,7 @@ pub fn begin(buf: &mut Vec<u8>, op: Op, tag: u32) -> Writer<'_> {
     w
 }
 
-/// Fills in what the header says about the whole: its length and the number of descriptors that go along.
+/// Completes the header: the length of the packet and the number of descriptors attached.
 pub fn finish(buf: &mut Vec<u8>, descriptors: u16) {
     let length = u32::try_from(buf.len()).unwrap_or(u32::MAX);
     let mut w = Writer::new(buf);
@@ -27,15 +27,15 @@ pub fn finish(buf: &mut Vec<u8>, descriptors: u16) {
     w.patch(6, &descriptors.to_le_bytes());
 }
 
-/// Replaces the content of `buf` by a whole reply that says only that the request failed.
+/// Replaces the content of `buf` by a complete error reply.
 pub fn error(buf: &mut Vec<u8>, op: Op, tag: u32, errno: u32) {
     buf.clear();
     let length = u32::try_from(Header::SIZE).unwrap_or(0);
     Header { length, op, aux: 0, tag, status: errno.clamp(1, MAX_ERRNO) }.encode(&mut Writer::new(buf));
 }
 
-/// Makes of a whole reply one whose descriptor could not be sent: a walk stands, with its last node not opened; all else has failed.
-/// Returns the fid that is in what is lost, if there is one.
+/// Rewrites a complete reply whose descriptor could not be sent: a walk stays valid, with its last node not opened;
+/// any other operation has failed. Returns the fid that the original reply contained and is lost, if any.
 pub fn without_descriptor(buf: &mut Vec<u8>, errno: u32) -> Result<Option<Fid>> {
     let errno = errno.clamp(1, MAX_ERRNO);
     let (header, mut body) = Header::decode(buf)?;
@@ -59,7 +59,7 @@ pub fn without_descriptor(buf: &mut Vec<u8>, errno: u32) -> Result<Option<Fid>> 
 pub struct Hello {
     /// The server's version.
     pub version: u16,
-    /// Most fids it holds at a time; then new ones fail with `EMFILE`.
+    /// Limit of files held; beyond it new ones fail with `EMFILE`.
     pub max_fids: u32,
 }
 
@@ -80,14 +80,14 @@ impl Hello {
     }
 }
 
-/// A node as a reply tells of it.
+/// A node in a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeRef<'a> {
-    /// The fid made for it, if one was asked for.
+    /// The fid made for it, if requested.
     pub fid: Option<Fid>,
     /// Its attributes.
     pub attr: Attr,
-    /// Target, of a symlink.
+    /// Target of a symlink.
     pub target: Option<&'a [u8]>,
 }
 
@@ -110,7 +110,7 @@ impl<'a> NodeRef<'a> {
     }
 }
 
-/// Why a walk went no further.
+/// Why a walk ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WalkEnd {
     /// Every name was found.
@@ -153,9 +153,9 @@ impl WalkEnd {
 pub struct Walk {
     /// Nodes that follow.
     pub count: u16,
-    /// Why there are no more.
+    /// Why the walk ended.
     pub end: WalkEnd,
-    /// Errno of the attempt to open the last node; 0 when it succeeded (a descriptor is attached) or was not made.
+    /// Errno of the attempt to open the last node; 0 if it succeeded (a descriptor is attached) or was not made.
     pub open_errno: u32,
 }
 
@@ -169,7 +169,7 @@ impl Walk {
         w.u32(self.open_errno);
     }
 
-    /// Overwrites the fixed part that was written right after the header, once the outcome is known.
+    /// Overwrites the fixed part, written right after the header, once the outcome is known.
     pub fn patch(&self, w: &mut Writer<'_>) {
         let mut fixed = Vec::with_capacity(16);
         self.encode(&mut Writer::new(&mut fixed));
@@ -191,20 +191,20 @@ impl Walk {
     }
 }
 
-/// An entry of a directory.
+/// A directory entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DirEntry<'a> {
     /// Inode number.
     pub ino: u64,
-    /// Where the listing goes on after this entry.
+    /// Cookie for the part of the listing after this entry.
     pub cookie: u64,
-    /// What it is; some file systems do not say.
+    /// Its kind; some file systems do not report it.
     pub kind: FileKind,
     /// Its name.
     pub name: &'a [u8],
-    /// Its attributes, if asked for and it still existed.
+    /// Its attributes, if requested and if it still existed.
     pub attr: Option<Attr>,
-    /// All of its content, which is as long as the attributes say: of a regular file that is small enough, if asked for and it could be had.
+    /// Its whole content, as long as the attributes say: for a small enough regular file, if requested and readable.
     pub content: Option<&'a [u8]>,
 }
 
@@ -235,7 +235,7 @@ impl<'a> DirEntry<'a> {
         }
     }
 
-    /// Only the name of the entry at the start of `bytes`, for searching in entries that have been read before.
+    /// The name only of the entry at the start of `bytes`, for searching entries that have been decoded before.
     pub fn peek_name(bytes: &'a [u8]) -> Option<&'a [u8]> {
         let (&n, rest) = bytes.get(8 + 8 + 1..)?.split_first()?;
         rest.get(..usize::from(n))
@@ -273,7 +273,7 @@ impl DirPage {
         w.u8(u8::from(self.eof));
     }
 
-    /// Overwrites the one that was written at byte `at` of the reply, once the outcome is known.
+    /// Overwrites the fixed part, written at byte `at` of the reply, once the outcome is known.
     pub fn patch(&self, w: &mut Writer<'_>, at: usize) {
         let [low, high] = self.count.to_le_bytes();
         w.patch(at, &[low, high, u8::from(self.eof)]);
@@ -285,7 +285,7 @@ impl DirPage {
     }
 }
 
-/// What stands in front of the page that answers a listing by name.
+/// Fixed part in front of the page that answers a listing by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct List {
     /// The directory, if more pages follow.
@@ -298,7 +298,7 @@ impl List {
         w.u64(self.fid.map_or(0, Fid::raw));
     }
 
-    /// Overwrites the one that was written right after the header.
+    /// Overwrites the fixed part, written right after the header.
     pub fn patch(&self, w: &mut Writer<'_>) {
         w.patch(Header::SIZE, &self.fid.map_or(0, Fid::raw).to_le_bytes());
     }
@@ -309,10 +309,11 @@ impl List {
     }
 }
 
-/// What stands in front of each page in a reply to [`Op::ListTree`].
+/// Fixed part in front of each page in a reply to [`Op::ListTree`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TreeDir<'a> {
-    /// Where it lies: 0 for the directory that was asked about, else the number of an earlier one of this reply, of which the first is 1.
+    /// Its parent: 0 for the directory of the request, else the number of an earlier one of this reply; the first has
+    /// number 1.
     pub parent: u16,
     /// Its name there.
     pub name: &'a [u8],
@@ -343,16 +344,16 @@ impl<'a> TreeDir<'a> {
     }
 }
 
-/// What a reply to [`Op::ReadFiles`] tells of one name.
+/// The result for one name in a reply to [`Op::ReadFiles`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileContent<'a> {
-    /// Attributes and all of the content, which is as long as they say. Nothing of what is no regular file, is too large, is being changed, or
-    /// cannot be read.
+    /// Attributes and the whole content, as long as they say. `None` for files that are not regular, are too large,
+    /// are being changed, or cannot be read.
     pub file: Option<(Attr, &'a [u8])>,
 }
 
 impl<'a> FileContent<'a> {
-    /// Bytes on the wire of a file of `len` bytes.
+    /// Bytes on the wire for a file of `len` bytes.
     pub fn size(len: usize) -> usize {
         1 + Attr::SIZE + 4 + len
     }
@@ -377,7 +378,7 @@ impl<'a> FileContent<'a> {
     }
 }
 
-/// Reads all of the content of a file with these attributes.
+/// Reads the whole content of a file with these attributes.
 fn decode_content<'a>(r: &mut Reader<'a>, attr: &Attr) -> Result<&'a [u8]> {
     let content = r.long_bytes(MAX_MESSAGE, "content")?;
     if attr.kind() != FileKind::Regular || attr.size != content.len() as u64 {
@@ -406,7 +407,7 @@ pub fn decode_statfs(r: &mut Reader<'_>) -> Result<StatFs> {
     StatFs::decode(r)
 }
 
-/// Reads a body of bytes behind their length.
+/// Reads a body of bytes with their length.
 pub fn decode_bytes<'a>(r: &mut Reader<'a>) -> Result<&'a [u8]> {
     r.long_bytes(MAX_MESSAGE, "bytes")
 }

@@ -1,4 +1,4 @@
-//! Requests: what the client asks.
+//! Requests of the client.
 
 use crate::types::*;
 use crate::wire::{check_name, DecodeError, Reader, Result, Writer};
@@ -81,11 +81,11 @@ impl Op {
 pub struct Header {
     /// Bytes in the packet, header included.
     pub length: u32,
-    /// The operation; a reply repeats its request's.
+    /// The operation; a reply repeats that of its request.
     pub op: Op,
-    /// In a request, the number of released fids right after the header; in a reply, the number of descriptors attached.
+    /// In a request, the number of released fids after the header; in a reply, the number of descriptors attached.
     pub aux: u16,
-    /// Chosen by the client; a reply repeats its request's.
+    /// Chosen by the client; a reply repeats that of its request.
     pub tag: u32,
     /// In a reply the errno, or 0 for success; in a request 0.
     pub status: u32,
@@ -104,7 +104,7 @@ impl Header {
         w.u32(self.status);
     }
 
-    /// Reads it off a packet and checks its length against the packet's.
+    /// Reads it from a packet and checks its length against the packet's.
     pub fn decode(packet: &[u8]) -> Result<(Self, Reader<'_>)> {
         let mut r = Reader::new(packet);
         let (length, op, aux, tag, status) = (r.u32()?, r.u16()?, r.u16()?, r.u32()?, r.u32()?);
@@ -117,23 +117,23 @@ impl Header {
     }
 }
 
-/// The fids a request releases on the way.
+/// The fids that a request releases.
 #[derive(Debug, Clone, Copy)]
 pub struct Released<'a>(&'a [u8]);
 
 impl Released<'_> {
-    /// The fids. Zeroes and strangers among them are for the server to pass over.
+    /// The fids. The server ignores zeroes and unknown ones.
     pub fn iter(&self) -> impl Iterator<Item = Fid> + '_ {
         self.0.chunks_exact(8).filter_map(|c| c.try_into().ok().map(u64::from_le_bytes).and_then(Fid::new))
     }
 }
 
-/// Names, either the caller's own or still in a packet (and then already checked).
+/// Names, either the caller's own or in a packet (and then already checked).
 #[derive(Debug, Clone, Copy)]
 pub enum Names<'a> {
     /// The caller's.
     List(&'a [&'a [u8]]),
-    /// From a packet: `count` checked names, each behind its length byte.
+    /// From a packet: `count` checked names, each after its length byte.
     Wire {
         /// Number of names.
         count: usize,
@@ -199,32 +199,32 @@ impl PartialEq for Names<'_> {
     }
 }
 
-/// A request. What it borrows lies in the packet it was decoded from.
+/// A request. Its borrowed parts are in the packet from which it was decoded.
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(missing_docs)] // fields are named for what they are; the variants say the rest
+#[allow(missing_docs)] // the names of the fields and the comments on the variants are enough
 pub enum Request<'a> {
-    /// Opens the conversation and is its first message: → [`Hello`](crate::reply::Hello).
+    /// The handshake, the first message: → [`Hello`](crate::reply::Hello).
     Hello { magic: u32, version: u16 },
-    /// A tree by its name: → node of its root.
+    /// Attaches to a tree by its name: → node of its root.
     Attach { name: &'a [u8] },
-    /// Looks up `names` one below the other, starting in `dir`: → [`Walk`](crate::reply::Walk). If the whole walk succeeds and ends at a
-    /// regular file, opens it as `open` says.
+    /// Looks up `names` one below the other, starting in `dir`: → [`Walk`](crate::reply::Walk). If the walk is
+    /// complete and ends at a regular file, opens it with the flags of `open`.
     Walk { dir: Fid, fids: WalkFids, open: Option<OpenFlags>, names: Names<'a> },
-    /// Opens a regular file: → nothing, and a descriptor.
+    /// Opens a regular file: → empty, and a descriptor.
     Open { fid: Fid, flags: OpenFlags },
-    /// Makes a regular file that must not exist and opens it: → node, and a descriptor.
+    /// Creates a regular file that must not exist and opens it: → node, and a descriptor.
     Create { dir: Fid, name: &'a [u8], new: NewNode, flags: OpenFlags },
-    /// Makes a directory: → node.
+    /// Creates a directory: → node.
     Mkdir { dir: Fid, name: &'a [u8], new: NewNode },
-    /// Makes a symlink (the mode is ignored): → node.
+    /// Creates a symlink (the mode is ignored): → node.
     Symlink { dir: Fid, name: &'a [u8], target: &'a [u8], new: NewNode },
-    /// Makes a fifo, socket or regular file: → node.
+    /// Creates a fifo, socket or regular file: → node.
     Mknod { dir: Fid, name: &'a [u8], kind: MknodKind, new: NewNode },
     /// Gives `target` another name: → node.
     Link { target: Fid, dir: Fid, name: &'a [u8] },
-    /// Removes a name: → nothing.
+    /// Removes a name: → empty.
     Unlink { dir: Fid, name: &'a [u8], is_dir: bool },
-    /// Moves a name: → nothing.
+    /// Renames: → empty.
     Rename { old_dir: Fid, old_name: &'a [u8], new_dir: Fid, new_name: &'a [u8], flags: RenameFlags },
     /// Target of a symlink: → bytes.
     Readlink { fid: Fid },
@@ -232,33 +232,34 @@ pub enum Request<'a> {
     Getattr { fid: Fid },
     /// Changes attributes: → attributes afterwards.
     Setattr { fid: Fid, set: SetAttr },
-    /// Entries of a directory after `cookie` (0: from the start, afresh) without `.` and `..`, at most `max_bytes` of them: →
-    /// [`DirPage`](crate::reply::DirPage).
+    /// Entries of a directory after `cookie` (0: from the start, afresh) without `.` and `..`, at most `max_bytes` of
+    /// them: → [`DirPage`](crate::reply::DirPage).
     ReadDir { dir: Fid, cookie: u64, max_bytes: u32, detail: Detail },
-    /// About the file system: → statfs.
+    /// Statistics of the file system: → statfs.
     Statfs { fid: Fid },
     /// Value of an extended attribute: → bytes.
     GetXattr { fid: Fid, name: &'a [u8] },
-    /// Sets an extended attribute: → nothing.
+    /// Sets an extended attribute: → empty.
     SetXattr { fid: Fid, name: &'a [u8], value: &'a [u8], mode: XattrMode },
-    /// Names of the extended attributes, each ended by NUL: → bytes.
+    /// Names of the extended attributes, each terminated by NUL: → bytes.
     ListXattr { fid: Fid },
-    /// Removes an extended attribute: → nothing.
+    /// Removes an extended attribute: → empty.
     RemoveXattr { fid: Fid, name: &'a [u8] },
-    /// Writes a file or directory to disk: → nothing.
+    /// Writes a file or directory to disk: → empty.
     Fsync { fid: Fid, data_only: bool },
-    /// Nothing but the released fids in front. Has no reply.
+    /// Only releases fids. Has no reply.
     Release,
-    /// Takes a descriptor of a memfd: → nothing, and a read-only descriptor of the same memory.
+    /// Takes a descriptor of a memfd: → empty, and a read-only descriptor of the same memory.
     ReopenReadOnly,
-    /// The first page of the directory that `names` lead to, one below the other, starting in `dir`: → [`List`](crate::reply::List), page.
+    /// The first page of the directory that `names` lead to, one below the other, starting in `dir`: →
+    /// [`List`](crate::reply::List), page.
     List { dir: Fid, detail: Detail, names: Names<'a> },
-    /// Attributes and content of regular files of at most `max_size` bytes, which lie side by side in one directory: → as many
-    /// [`FileContent`](crate::reply::FileContent)s as fit. The first `way` of `names` lead to that directory from `dir`, one below the other; the
-    /// others are the files, in the order of the answers.
+    /// Attributes and content of regular files of at most `max_size` bytes in one directory: → as many
+    /// [`FileContent`](crate::reply::FileContent)s as fit. The first `way` of `names` lead to that directory from
+    /// `dir`, one below the other; the others are the files, in the order of the answers.
     ReadFiles { dir: Fid, max_size: u32, way: u8, names: Names<'a> },
-    /// The directories `names`, which lie side by side in `dir`, and those below each of them, in the order in which a program walks down a
-    /// tree, as far as `max_bytes` of entries go: → [`TreeDir`](crate::reply::TreeDir)s, each with a page.
+    /// The directories `names` in `dir` and the trees below them, depth first, with at most `max_bytes` of entries: →
+    /// [`TreeDir`](crate::reply::TreeDir)s, each with a page.
     ListTree { dir: Fid, max_bytes: u32, detail: Detail, names: Names<'a> },
 }
 
@@ -295,7 +296,8 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Replaces the content of `buf` by this request, which releases `released` first (at most [`MAX_RELEASE`] are taken).
+    /// Replaces the content of `buf` by this request, which releases `released` first (at most [`MAX_RELEASE`] are
+    /// taken).
     pub fn encode(&self, buf: &mut Vec<u8>, tag: u32, released: &[Fid]) {
         buf.clear();
         let released = released.get(..MAX_RELEASE).unwrap_or(released);
@@ -415,7 +417,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Takes a packet apart.
+    /// Decodes a packet.
     pub fn decode(packet: &'a [u8]) -> Result<(Header, Released<'a>, Self)> {
         let (header, mut r) = Header::decode(packet)?;
         if header.status != 0 {
@@ -527,8 +529,8 @@ impl<'a> Request<'a> {
         })
     }
 
-    /// Whether the names and lengths in it are such that the other side's decoder will take them. A client asks before it sends, so that
-    /// a caller's mistake costs an errno and not the connection.
+    /// Checks whether the other side's decoder will accept the names and lengths. A client checks before it sends, so
+    /// that a caller's mistake costs an errno and not the connection.
     pub fn check(&self) -> Result<()> {
         match *self {
             Self::Attach { name } if name.len() > MAX_TARGET => Err(DecodeError::TooLong("attach name")),

@@ -15,7 +15,7 @@ pub fn socketpair() -> Result<(OwnedFd, OwnedFd)> {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
 }
 
-/// Fails with `EPROTOTYPE` unless `socket` keeps packets apart.
+/// Fails with `EPROTOTYPE` unless `socket` preserves packet boundaries.
 pub fn check_socket(socket: impl AsFd) -> Result<()> {
     if sockopt::socket_type(&socket)? == SocketType::SEQPACKET {
         Ok(())
@@ -24,7 +24,8 @@ pub fn check_socket(socket: impl AsFd) -> Result<()> {
     }
 }
 
-/// Sends one packet, with a descriptor if there is one. Does not raise `SIGPIPE`. With `block` false, fails with `EAGAIN` rather than wait for room.
+/// Sends one packet, with a descriptor if there is one. Does not raise `SIGPIPE`. With `block` false, fails with
+/// `EAGAIN` if there is no room.
 pub fn send(socket: impl AsFd, packet: &[u8], descriptor: Option<BorrowedFd<'_>>, block: bool) -> Result<()> {
     let mut flags = SendFlags::NOSIGNAL;
     if !block {
@@ -52,16 +53,16 @@ pub fn send(socket: impl AsFd, packet: &[u8], descriptor: Option<BorrowedFd<'_>>
     }
 }
 
-/// A packet that came in.
+/// A received packet.
 #[derive(Debug)]
 pub struct Received {
-    /// Bytes of it in the buffer; 0 means that the peer is gone.
+    /// Its bytes in the buffer; 0 means that the peer has closed the connection.
     pub len: usize,
     /// The descriptor that came along.
     pub descriptor: Option<OwnedFd>,
-    /// Whether something of it was lost: it was larger than the buffer, or more descriptors came along (they are closed).
+    /// Whether part of it was lost: it was larger than the buffer, or had more descriptors (they are closed).
     pub truncated: bool,
-    /// A descriptor came along that this process has no room for; the host has closed it.
+    /// It had a descriptor that this process has no room for; the host has closed it.
     pub descriptor_lost: bool,
 }
 
@@ -93,7 +94,8 @@ pub fn receive(socket: impl AsFd, buf: &mut [u8], block: bool) -> Result<Receive
                 }
             }
         }
-        // There is space for one: with one in it, there were more; with none, the host could not make the first.
+        // There is space for one descriptor: if that is used, there were more; if not, the host could not install the
+        // first.
         truncated |= cut && descriptor.is_some();
         let descriptor_lost = cut && descriptor.is_none();
         return Ok(Received { len: message.bytes.min(buf.len()), descriptor, truncated, descriptor_lost });

@@ -1,4 +1,4 @@
-//! What both sides talk about: fids, attributes, flags.
+//! Types common to both sides: fids, attributes, flags.
 
 use std::num::NonZeroU64;
 
@@ -6,7 +6,7 @@ use bitflags::bitflags;
 
 use crate::wire::{DecodeError, Reader, Result, Writer};
 
-/// A file the server holds for the client. Never zero; on the wire zero stands for "none".
+/// A file that the server holds for the client. Never zero; on the wire zero means "none".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fid(pub NonZeroU64);
 
@@ -30,11 +30,11 @@ impl Fid {
     }
 }
 
-/// What a node is.
+/// Kind of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FileKind {
-    /// The file system did not say (only in directory entries).
+    /// Not reported by the file system (only in directory entries).
     Unknown = 0,
     /// A fifo.
     Fifo = 1,
@@ -108,16 +108,16 @@ impl Time {
     }
 }
 
-/// Whether a node has a POSIX ACL of its own (not: a default one for what is made in it).
+/// Whether a node has a POSIX access ACL of its own. A default ACL does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum AclState {
-    /// It was not looked at.
+    /// Not checked.
     #[default]
     Unknown = 0,
-    /// The mode tells all.
+    /// The mode says it all.
     Absent = 1,
-    /// There is one.
+    /// It has one.
     Present = 2,
 }
 
@@ -132,7 +132,7 @@ impl AclState {
     }
 }
 
-/// What `statx` tells about a node.
+/// Attributes of a node, as from `statx`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Attr {
     /// Kind and permissions, as in `st_mode`.
@@ -151,7 +151,7 @@ pub struct Attr {
     pub blocks: u64,
     /// Device the node is on, as `makedev` packs it.
     pub dev: u64,
-    /// Device that a device node stands for, as `makedev` packs it.
+    /// Device that a device node represents, as `makedev` packs it.
     pub rdev: u64,
     /// Preferred size of a read or write.
     pub blksize: u32,
@@ -159,9 +159,9 @@ pub struct Attr {
     pub atime: Time,
     /// Last change of the content.
     pub mtime: Time,
-    /// Last change of the node.
+    /// Last status change.
     pub ctime: Time,
-    /// Creation; zero when the file system does not keep it.
+    /// Creation; zero if the file system does not record it.
     pub btime: Time,
     /// Whether it has a POSIX ACL.
     pub acl: AclState,
@@ -171,7 +171,7 @@ impl Attr {
     /// Bytes on the wire.
     pub const SIZE: usize = 4 * 5 + 8 * 5 + 12 * 4 + 1;
 
-    /// What the node is.
+    /// Kind of the node.
     pub fn kind(&self) -> FileKind {
         FileKind::from_mode(self.mode)
     }
@@ -214,22 +214,22 @@ impl Attr {
     }
 }
 
-/// What `statfs` tells about a file system.
+/// Statistics of a file system, as from `statfs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StatFs {
-    /// Magic number of the kind of file system.
+    /// Magic number of the file system type.
     pub kind: u64,
     /// Preferred block size.
     pub bsize: u64,
     /// Unit of the block counts.
     pub frsize: u64,
-    /// Blocks in all.
+    /// Total blocks.
     pub blocks: u64,
     /// Free blocks.
     pub bfree: u64,
-    /// Free blocks for everyone.
+    /// Free blocks for unprivileged users.
     pub bavail: u64,
-    /// Inodes in all.
+    /// Total inodes.
     pub files: u64,
     /// Free inodes.
     pub ffree: u64,
@@ -274,7 +274,7 @@ impl StatFs {
 }
 
 bitflags! {
-    /// How a descriptor is opened. At least one of `READ` and `WRITE` must be there.
+    /// How to open a descriptor. At least one of `READ` and `WRITE` must be set.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
     pub struct OpenFlags: u32 {
         /// For reading (and executing).
@@ -283,7 +283,7 @@ bitflags! {
         const WRITE = 1 << 1;
         /// Every write goes to the end (`O_APPEND`).
         const APPEND = 1 << 2;
-        /// Empty the file first (`O_TRUNC`); needs `WRITE`.
+        /// Truncates the file first (`O_TRUNC`); needs `WRITE`.
         const TRUNC = 1 << 3;
         /// `O_DIRECT`.
         const DIRECT = 1 << 4;
@@ -291,11 +291,11 @@ bitflags! {
         const SYNC = 1 << 5;
         /// `O_DSYNC`.
         const DSYNC = 1 << 6;
-        /// `O_NOATIME`; `EPERM` unless the Gofer may.
+        /// `O_NOATIME`; `EPERM` unless the Gofer has the right.
         const NOATIME = 1 << 7;
     }
 
-    /// How a rename treats what has the new name, as in `renameat2`.
+    /// How a rename treats an existing new name, as in `renameat2`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
     pub struct RenameFlags: u32 {
         /// Fail with `EEXIST` if the new name exists.
@@ -309,7 +309,7 @@ impl OpenFlags {
     /// For reading and writing.
     pub const READ_WRITE: Self = Self::READ.union(Self::WRITE);
 
-    /// Flags that mean something together, from their bits.
+    /// A valid combination of flags, from their bits.
     pub(crate) fn decode(raw: u32) -> Result<Self> {
         let flags = Self::from_bits(raw).ok_or(DecodeError::BadValue("open flags"))?;
         if !flags.intersects(Self::READ_WRITE) || (flags.contains(Self::TRUNC) && !flags.contains(Self::WRITE)) {
@@ -356,7 +356,7 @@ impl WalkFids {
     }
 }
 
-/// What a listing tells of each entry besides its name and kind.
+/// Information that a listing includes for each entry besides name and kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
     /// Nothing.
@@ -368,7 +368,7 @@ pub enum Detail {
 }
 
 impl Detail {
-    /// Whether attributes are told.
+    /// Whether attributes are included.
     pub fn has_attr(self) -> bool {
         self != Self::Names
     }
@@ -403,8 +403,8 @@ impl Detail {
 
 /// Permissions and owner of a new node.
 ///
-/// The mode is taken as it is (the caller has applied its umask). Without an owner the node gets the one the host gives it; with one,
-/// the whole operation fails if the Gofer may not give files away.
+/// The mode is used as given (the caller has applied its umask). Without an owner the host chooses it; with one, the
+/// whole operation fails if the Gofer may not set it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewNode {
     /// Permissions: the lower 12 bits of a mode.
@@ -441,9 +441,10 @@ pub enum SetTime {
     At(Time),
 }
 
-/// Attributes to change; `None` leaves one alone.
+/// Attributes to change; `None` leaves one unchanged.
 ///
-/// They are applied in this order: size, owner and group, mode, times. The first failure ends the request; what came before it stays done.
+/// They are applied in this order: size, owner and group, mode, times. The first failure ends the request; earlier
+/// changes stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SetAttr {
     /// Permissions: the lower 12 bits of a mode.
@@ -521,7 +522,8 @@ impl SetAttr {
     }
 }
 
-/// What [`Mknod`](crate::request::Request::Mknod) can make. Device nodes are the Sentry's own affair and never reach the host.
+/// Kinds that [`Mknod`](crate::request::Request::Mknod) can create. The Sentry handles device nodes itself; they
+/// never reach the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MknodKind {
     /// A regular file, empty.
@@ -556,7 +558,7 @@ impl MknodKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum XattrMode {
-    /// Make or replace.
+    /// Create or replace.
     Any = 0,
     /// It must not exist.
     Create = 1,

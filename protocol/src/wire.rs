@@ -1,20 +1,21 @@
 //! Bounds-checked little-endian encoding.
 //!
-//! [`Reader`] takes a packet apart without ever reading past its end; [`Writer`] appends to a buffer that is kept between messages, so
-//! that an exchange allocates nothing.
+//! [`Reader`] decodes a packet and never reads past its end; [`Writer`] appends to a buffer that is reused for every
+//! message, so that an exchange allocates nothing.
 
 use std::fmt;
 
-/// Why a packet could not be understood. The connection it came from is closed; there is no way to resynchronise with a peer that sends such things.
+/// Why a packet could not be decoded. The connection is closed: it cannot be resynchronised with a peer that sends
+/// such packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecodeError {
     /// A field reaches past the end of the packet.
     Truncated,
-    /// Bytes follow the last field, or the header's length is not the packet's.
+    /// Bytes follow the last field, or the length in the header differs from the packet's.
     Trailing,
-    /// No such operation.
+    /// Unknown operation.
     UnknownOp(u16),
-    /// A flag, enumeration or reserved field has a value that means nothing.
+    /// A flag, enumeration or reserved field has an undefined value.
     BadValue(&'static str),
     /// A name that is empty, `.`, `..`, or contains `/` or NUL.
     BadName,
@@ -22,7 +23,7 @@ pub enum DecodeError {
     TooLong(&'static str),
     /// The handshake's magic number or version differs.
     BadVersion,
-    /// More descriptors came with the packet than the message calls for, or fewer.
+    /// More descriptors came with the packet than the message requires, or fewer.
     BadDescriptors,
 }
 
@@ -46,7 +47,7 @@ impl std::error::Error for DecodeError {}
 /// Result of decoding.
 pub type Result<T> = std::result::Result<T, DecodeError>;
 
-/// Takes fields off the front of a packet.
+/// Decodes fields from the front of a packet.
 #[derive(Debug, Clone, Copy)]
 pub struct Reader<'a> {
     rest: &'a [u8],
@@ -131,7 +132,7 @@ impl<'a> Reader<'a> {
         Ok(name)
     }
 
-    /// What has not been read yet.
+    /// The unread rest.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -159,8 +160,8 @@ pub fn check_name(name: &[u8]) -> Result<()> {
 
 /// Appends fields to a buffer.
 ///
-/// Lengths are given by the caller's own, already checked values; one that does not fit its field is a bug of the caller's and is cut to what the peer
-/// will refuse, never wrapped around.
+/// Lengths come from the caller's own, already checked values. One that does not fit its field is a bug of the
+/// caller; it is cut to a value that the peer will reject, never wrapped around.
 #[derive(Debug)]
 pub struct Writer<'a> {
     buf: &'a mut Vec<u8>,
@@ -182,7 +183,7 @@ impl<'a> Writer<'a> {
         self.buf.is_empty()
     }
 
-    /// Takes back everything after the first `len` bytes.
+    /// Removes everything after the first `len` bytes.
     pub fn truncate(&mut self, len: usize) {
         self.buf.truncate(len);
     }
@@ -217,25 +218,25 @@ impl<'a> Writer<'a> {
         self.bytes(&v.to_le_bytes());
     }
 
-    /// Bytes behind a 16-bit length.
+    /// Bytes after a 16-bit length.
     pub fn short_bytes(&mut self, bytes: &[u8]) {
         self.u16(u16::try_from(bytes.len()).unwrap_or(u16::MAX));
         self.bytes(bytes);
     }
 
-    /// Bytes behind a 32-bit length.
+    /// Bytes after a 32-bit length.
     pub fn long_bytes(&mut self, bytes: &[u8]) {
         self.u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         self.bytes(bytes);
     }
 
-    /// A name behind its length byte.
+    /// A name after its length byte.
     pub fn name(&mut self, name: &[u8]) {
         self.u8(u8::try_from(name.len()).unwrap_or(0));
         self.bytes(name);
     }
 
-    /// Overwrites bytes written before; what lies past the end is left out.
+    /// Overwrites bytes written before; the part past the end is dropped.
     pub fn patch(&mut self, at: usize, bytes: &[u8]) {
         if let Some(slot) = self.buf.get_mut(at..at.saturating_add(bytes.len())) {
             slot.copy_from_slice(bytes);

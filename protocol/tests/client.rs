@@ -1,4 +1,4 @@
-//! What the client makes of a Gofer that is gone, or not to be trusted.
+//! The client's behaviour with a Gofer that is gone or hostile.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::{spawn, JoinHandle};
@@ -8,7 +8,7 @@ use protocol::reply::{self, NodeRef};
 use protocol::request::{Header, Op, Request};
 use protocol::{transport, Attr, Client, Fid, OpenFlags, MAX_MESSAGE};
 
-/// Answers the handshake and an attach, then each request with what `answer` makes of it, until that has nothing more.
+/// Answers the handshake and an attach, then each request by `answer`, until that returns no more.
 fn fake(
     mut answer: impl FnMut(&[u8], &OwnedFd) -> Option<(Vec<u8>, Option<OwnedFd>)> + Send + 'static,
 ) -> (Client, protocol::Handle, JoinHandle<()>) {
@@ -78,7 +78,7 @@ fn a_lost_connection_is_eio_for_ever() {
 }
 
 #[test]
-fn nobody_there_is_an_error() {
+fn a_missing_peer_is_an_error() {
     let (ours, theirs) = transport::socketpair().unwrap();
     drop(theirs);
     assert_eq!(Client::connect(ours).err(), Some(Errno::EIO));
@@ -159,7 +159,7 @@ fn more_descriptors_than_one_end_the_connection() {
 }
 
 #[test]
-fn callers_mistakes_are_not_sent() {
+fn invalid_requests_are_not_sent() {
     let (client, root, _server) = fake(|_, _| panic!("nothing was to be sent"));
     for name in [&b""[..], b".", b"..", b"a/b", b"a\0"] {
         assert_eq!(root.unlink(name, false), Err(Errno::EINVAL));
@@ -182,7 +182,7 @@ fn released_fids_travel_with_requests() {
         counts.0 += released.iter().count();
         if request == Request::Release {
             counts.1 += 1;
-            // There is no reply to this one; answer the next request instead.
+            // This one has no reply; answer the next request instead.
             return Some((Vec::new(), None));
         }
         let mut buf = Vec::new();

@@ -1,4 +1,4 @@
-//! Every message survives the wire, and nothing else does any harm.
+//! Every message survives encoding and decoding, and other bytes do no harm.
 
 use proptest::collection::vec;
 use proptest::option;
@@ -72,7 +72,7 @@ fn attr() -> impl Strategy<Value = Attr> {
     )
 }
 
-/// The parts that requests are made of.
+/// The parts of requests.
 #[derive(Debug, Clone)]
 struct Parts {
     fids: (Fid, Fid),
@@ -172,14 +172,14 @@ proptest! {
     }
 
     #[test]
-    fn no_part_of_a_request_is_a_request(p in parts(), cut: prop::sample::Index, extra in vec(any::<u8>(), 1..20)) {
+    fn a_part_of_a_request_is_no_request(p in parts(), cut: prop::sample::Index, extra in vec(any::<u8>(), 1..20)) {
         let names: Vec<&[u8]> = p.names.iter().map(Vec::as_slice).collect();
         let mut buf = Vec::new();
         for request in requests(&p, &names) {
             request.encode(&mut buf, 1, &[p.fids.0]);
             let mut short = buf[..cut.index(buf.len())].to_vec();
             prop_assert_eq!(Request::decode(&short).err(), Some(DecodeError::Truncated));
-            // With a length to match, it is a field that is cut.
+            // With a matching length, a field is cut.
             if short.len() >= Header::SIZE {
                 let length = (short.len() as u32).to_le_bytes();
                 short[..4].copy_from_slice(&length);
@@ -194,7 +194,12 @@ proptest! {
     }
 
     #[test]
-    fn noise_does_no_harm(op in 0..30u16, aux in 0..4u16, mut body in vec(any::<u8>(), 0..600), at: prop::sample::Index) {
+    fn noise_does_no_harm(
+        op in 0..30u16,
+        aux in 0..4u16,
+        mut body in vec(any::<u8>(), 0..600),
+        at: prop::sample::Index,
+    ) {
         let mut buf = Vec::new();
         let mut w = Writer::new(&mut buf);
         w.u32(16 + body.len() as u32);
@@ -246,7 +251,8 @@ proptest! {
         let mut buf = Vec::new();
         let node = NodeRef { fid: f, attr, target };
         let mut w = reply::begin(&mut buf, Op::Walk, 7);
-        for end in [WalkEnd::Complete, WalkEnd::Missing, WalkEnd::Symlink, WalkEnd::NotDirectory, WalkEnd::Failed(errno)] {
+        let failed = WalkEnd::Failed(errno);
+        for end in [WalkEnd::Complete, WalkEnd::Missing, WalkEnd::Symlink, WalkEnd::NotDirectory, failed] {
             let walk = reply::Walk { count: 1, end, open_errno: errno };
             reply::Walk { count: 0, end: WalkEnd::Complete, open_errno: 0 }.encode(&mut w);
             walk.patch(&mut w);
@@ -324,7 +330,7 @@ fn statfs_survives() {
     assert_eq!(reply::decode_statfs(&mut Reader::new(&buf)), Ok(st));
 }
 
-/// A request with a body of our own making.
+/// A request with an arbitrary body.
 fn raw(op: Op, body: &[u8]) -> Vec<u8> {
     let mut buf = Vec::new();
     let length = (Header::SIZE + body.len()) as u32;
@@ -334,7 +340,7 @@ fn raw(op: Op, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_no_name_is_refused() {
+fn invalid_names_are_refused() {
     for name in [&b""[..], b".", b"..", b"/", b"a/b", b"/etc", b"a\0", b"\0", b"../x"] {
         let mut body = vec![1, 0, 0, 0, 0, 0, 0, 0, name.len() as u8];
         body.extend_from_slice(name);
@@ -409,12 +415,12 @@ fn limits_hold() {
     let request = Request::ReadDir { dir: fid, cookie: 0, max_bytes: 65537, detail: Detail::Names };
     request.encode(&mut buf, 0, &[]);
     assert_eq!(Request::decode(&buf).err(), Some(DecodeError::TooLong("directory page")));
-    // The largest request there can be fits.
+    // The largest possible request fits.
     let largest = Request::SetXattr { fid, name: &long[..255], value: &long[..65536], mode: XattrMode::Any };
     largest.encode(&mut buf, 0, &vec![fid; protocol::MAX_RELEASE]);
     assert!(buf.len() <= protocol::MAX_MESSAGE);
     assert_eq!(Request::decode(&buf).unwrap().2, largest);
-    // More than that is refused whatever it says.
+    // A longer one is rejected, whatever its contents.
     let mut huge = raw(Op::Getattr, &vec![0; protocol::MAX_MESSAGE]);
     assert_eq!(Request::decode(&huge).err(), Some(DecodeError::Trailing));
     huge[6] = 255;

@@ -1,5 +1,5 @@
-//! Nanoseconds from "trapped" to "answered" for file calls, inside the guest kernel alone: a thread and an address space of plain
-//! memory stand in for the platform, an overlay of two tmpfs for the container's root.
+//! Time of file calls in nanoseconds, from trap to result, inside the guest kernel alone. A thread and an
+//! address space of plain memory replace the platform; an overlay of two tmpfs replaces the container's root.
 //!
 //! `cargo bench -p sentry --bench calls -- [FILTER]`
 
@@ -232,7 +232,7 @@ struct Guest {
 }
 
 impl Guest {
-    /// One call, as `kernel::run` makes it.
+    /// One call, made as in `kernel::run`.
     fn call(&mut self, nr: i64, args: [u64; 6]) -> i64 {
         let mut cx = Ctx {
             task: &self.task,
@@ -263,7 +263,7 @@ impl Guest {
             Err(_) => -(libc::EINTR as i64),
         }
     }
-    /// Puts a path into guest memory and into what the stub copies in ahead of time.
+    /// Stores a path in guest memory and in the bytes that the stub copies in ahead of time.
     fn path(&mut self, p: &str) {
         let mut bytes = p.as_bytes().to_vec();
         bytes.push(0);
@@ -278,7 +278,7 @@ impl Guest {
     }
 }
 
-/// Best of several rounds, ns per turn.
+/// Best of several rounds, in ns per call of `f`.
 fn time(mut f: impl FnMut()) -> f64 {
     let mut best = f64::MAX;
     for _ in 0..5 {

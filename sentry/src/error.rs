@@ -1,17 +1,19 @@
-//! Errors of system calls: an errno for the guest, or "interrupted, and this is how it may restart".
+//! Errors of system calls: an errno for the guest, or an interruption with its restart rule.
 
 pub use nix::errno::Errno;
+use platform::executor::NoRoom;
 
-/// How a call that a signal cut short goes on (Linux `ERESTART*`, see signal(7) "Interruption of system calls").
+/// Restart rule of a call that a signal interrupted (Linux `ERESTART*`, see signal(7) "Interruption of system
+/// calls").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restart {
-    /// `ERESTARTSYS`: again if the handler has `SA_RESTART` or there is none; else `EINTR`.
+    /// `ERESTARTSYS`: restarts if the handler has `SA_RESTART` or no handler runs; else `EINTR`.
     Sys,
-    /// `ERESTARTNOINTR`: always again.
+    /// `ERESTARTNOINTR`: always restarts.
     NoIntr,
-    /// `ERESTARTNOHAND`: again only if no handler runs; else `EINTR`.
+    /// `ERESTARTNOHAND`: restarts only if no handler runs; else `EINTR`.
     NoHand,
-    /// `ERESTART_RESTARTBLOCK`: again through `restart_syscall` if no handler runs; else `EINTR`.
+    /// `ERESTART_RESTARTBLOCK`: continues through `restart_syscall` if no handler runs; else `EINTR`.
     Block,
 }
 
@@ -27,11 +29,26 @@ impl From<Errno> for SysError {
     }
 }
 
+/// What [`NoRoom`] is on its way to the dispatcher, which makes the call again. No file system's own error is taken for it, since
+/// the dispatcher asks whether there was one.
+pub const LATER: Errno = Errno::ESTRPIPE;
+
+impl From<NoRoom> for SysError {
+    fn from(_: NoRoom) -> Self {
+        SysError::Errno(LATER)
+    }
+}
+
+/// For where the error type is [`Errno`], which has no conversion of ours.
+pub fn later(_: NoRoom) -> Errno {
+    LATER
+}
+
 impl SysError {
     pub const INTR: SysError = SysError::Restart(Restart::Sys);
 }
 
-/// Result of anything that ends in an errno only.
+/// Result of a function that fails only with an errno.
 pub type Result<T> = std::result::Result<T, Errno>;
 /// Result of a system call: the value for `rax`.
 pub type SysResult<T = u64> = std::result::Result<T, SysError>;

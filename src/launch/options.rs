@@ -23,17 +23,40 @@ const NOBODY: HostIds = HostIds { uid: 65534, gid: 65534 };
 /// Ids that nothing else uses: above those that systemd gives to containers, below its foreign ones.
 const OWN_IDS: std::ops::Range<u32> = 0x7000_0000..0x7ff0_0000;
 
-/// The ids that the Sentry runs under when the caller is root. What the host counts for each user (descriptors in flight, processes, queued
-/// signals, …) is not to be shared with other sandboxes, so they are taken by chance from [`OWN_IDS`]; two sandboxes that hit on the same
-/// ones share those counts, and nothing else. Where the caller's user namespace does not have them, "nobody".
-fn own_ids() -> HostIds {
-    let count = OWN_IDS.end - OWN_IDS.start;
-    let id = OWN_IDS.start + (platform::host::random_u64() % u64::from(count)) as u32;
-    let has = |file| std::fs::read_to_string(file).is_ok_and(|map| is_mapped(&map, id));
-    if has("/proc/self/uid_map") && has("/proc/self/gid_map") {
-        HostIds { uid: id, gid: id }
-    } else {
-        NOBODY
+/// What decides under which ids a process of the caller's can run.
+struct Standing {
+    /// Effective, in the caller's user namespace.
+    capabilities: u64,
+    uid_map: String,
+    gid_map: String,
+    /// The namespace lets groups be given up.
+    setgroups: bool,
+}
+
+impl Standing {
+    fn now() -> Result<Standing> {
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
+        Ok(Standing {
+            capabilities: crate::sys::effective_caps().context("capget")?,
+            uid_map: read("uid_map"),
+            gid_map: read("gid_map"),
+            setgroups: read("setgroups").trim() == "allow",
+        })
+    }
+
+    /// The ids that the Sentry runs under. What the host counts for each user (descriptors in flight, processes,
+    /// queued signals, …) is not to be shared with other sandboxes, so they are `chance` out of [`OWN_IDS`]; two
+    /// sandboxes that hit on the same ones share those counts, and nothing else. Where the caller's user namespace
+    /// does not have them, "nobody". `None`, the caller's own, if the caller may not give others (being root in a
+    /// user namespace does not mean that: it may have one id), or has no others.
+    fn own_ids(&self, chance: u64) -> Option<HostIds> {
+        // CAP_SETGID and CAP_SETUID.
+        let needed = 1 << 6 | 1 << 7;
+        let count = OWN_IDS.end - OWN_IDS.start;
+        let id = OWN_IDS.start + (chance % u64::from(count)) as u32;
+        let able = self.capabilities & needed == needed && self.setgroups;
+        let mapped = |ids: &HostIds| is_mapped(&self.uid_map, ids.uid) && is_mapped(&self.gid_map, ids.gid);
+        [HostIds { uid: id, gid: id }, NOBODY].into_iter().find(|ids| able && mapped(ids))
     }
 }
 
@@ -55,7 +78,6 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         PlatformKind::Systrap => {}
         PlatformKind::Ptrace => bail!("--platform ptrace is not there yet; use --platform systrap"),
     }
-    let rootless = !geteuid().is_root();
     let trees = trees(&args)?;
     let cwd = match &args.cwd {
         Some(dir) if dir.is_absolute() => dir.clone(),
@@ -104,7 +126,7 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         workers: args.workers,
         patch: args.patch == Switch::On,
         stats: args.stats,
-        become_ids: (!rootless).then(own_ids),
+        become_ids: Standing::now()?.own_ids(platform::host::random_u64()),
     };
     let gofer = GoferConfig { trees, tell_acls: sentry.user.uid != 0, verbosity };
     Ok(Plan { sentry, gofer, log, strace })
@@ -249,6 +271,33 @@ mod tests {
         for wrong in ["", "/etc", "/etc:data", ":/data", "/etc:/data:x", "/etc:/a:ro:ro", "/no/such/thing:/data"] {
             assert!(bind(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn ids_are_given_only_by_those_that_may() {
+        let standing = |capabilities: u64, map: &str, setgroups| Standing {
+            capabilities,
+            uid_map: map.into(),
+            gid_map: map.into(),
+            setgroups,
+        };
+        let whole = "         0          0 4294967295\n";
+        let id = OWN_IDS.start + 5;
+        let own = Some(HostIds { uid: id, gid: id });
+        assert_eq!(standing(u64::MAX, whole, true).own_ids(5), own);
+        assert_eq!(standing(1 << 6 | 1 << 7, whole, true).own_ids(5), own);
+        assert_eq!(standing(u64::MAX, "0 100000 65536\n", true).own_ids(5), Some(NOBODY));
+        // `unshare -Ur`: one id, and groups stay.
+        assert_eq!(standing(u64::MAX, "0 1000 1\n", false).own_ids(5), None);
+        assert_eq!(standing(u64::MAX, "0 1000 1\n", true).own_ids(5), None);
+        assert_eq!(standing(u64::MAX, whole, false).own_ids(5), None);
+        // Root without capabilities.
+        for less in [0, 1 << 6, 1 << 7, !(1 << 7)] {
+            assert_eq!(standing(less, whole, true).own_ids(5), None);
+        }
+        let mut mixed = standing(u64::MAX, whole, true);
+        mixed.gid_map = "0 1000 1\n".into();
+        assert_eq!(mixed.own_ids(5), None);
     }
 
     #[test]

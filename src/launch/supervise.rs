@@ -122,6 +122,10 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
                 Ok(Some(FromSentry::Started | FromSentry::Continued)) => {}
                 Ok(Some(FromSentry::Stopped)) => woken_by = stop_ourselves(&sandbox, terminal, &mut passed),
                 Ok(Some(FromSentry::Taken)) => passed.taken(),
+                Ok(Some(FromSentry::AskForeground)) => {
+                    // If the Sentry takes nothing, it asks again.
+                    let _ = ToSentry::Foreground(terminal.in_foreground()).send(&sandbox.control);
+                }
                 Ok(Some(FromSentry::Exited(n))) => status = Some(n),
                 Ok(Some(FromSentry::LostGofer)) => return Err(gofer_trouble(&sandbox)),
                 // Without its Gofer a Sentry can fail in many ways; the cause is what counts.
@@ -208,7 +212,7 @@ fn stop_ourselves(sandbox: &Sandbox, terminal: &Saved, passed: &mut Passed) -> O
     if woken_by.is_none() {
         passed.pass(sandbox, Signal::SIGCONT, false);
     }
-    if let Some(settings) = settings {
+    if let Some(settings) = settings.filter(|_| terminal.in_foreground()) {
         terminal.set(&settings);
     }
     passed.pass(sandbox, Signal::SIGWINCH, true);
@@ -258,6 +262,9 @@ fn sentry_trouble(sandbox: &Sandbox) -> anyhow::Error {
         return anyhow::anyhow!(
             "the Sentry ended itself: it was about to make a host call that it may not make (see the line above)"
         );
+    }
+    if matches!(wait_status(&sandbox.sentry), Some(WaitStatus::Exited(_, sys::ABORT_STATUS))) {
+        return anyhow::anyhow!("the Sentry ended: it could not get memory (see the line above, and `ulimit -v`)");
     }
     if matches!(wait_status(&sandbox.sentry), Some(WaitStatus::Exited(_, sys::PANIC_STATUS))) {
         return anyhow::anyhow!("the Sentry ended itself because of an error of its own (see the line above)");

@@ -1,15 +1,25 @@
-//! The settings of the caller's terminal: remembered at the start, put back when the sandbox stops or ends, however it ends.
+//! The caller's terminal: its settings are saved while the command is in the foreground, and restored when the sandbox stops or
+//! ends, however it ends. A command in the background leaves the terminal alone: it belongs to another job then.
 
+use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::sys::stat::fstat;
 use nix::sys::termios::{tcflow, tcgetattr, tcsetattr, FlowArg, SetArg, Termios};
+use nix::unistd::{getpgrp, tcgetpgrp};
+use std::cell::RefCell;
 use std::fs::OpenOptions;
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-/// A terminal among the standard streams, with its settings as we found them.
-pub struct Saved(Option<(OwnedFd, Termios)>);
+/// A terminal among the standard streams.
+pub struct Saved(Option<Terminal>);
+
+struct Terminal {
+    fd: OwnedFd,
+    /// As found when the command was first in the foreground.
+    settings: RefCell<Option<Termios>>,
+}
 
 impl Saved {
     pub fn take() -> Saved {
@@ -23,25 +33,48 @@ impl Saved {
         } else {
             None
         };
-        Saved(terminal.and_then(|fd| Some((fd.try_clone_to_owned().ok()?, tcgetattr(fd).ok()?))))
+        let owned = terminal.and_then(|fd| fd.try_clone_to_owned().ok());
+        let saved = Saved(owned.map(|fd| Terminal { fd, settings: RefCell::default() }));
+        saved.in_foreground();
+        saved
+    }
+
+    /// Whether the command's process group is in the foreground of the terminal; true for one that is not its controlling
+    /// terminal, which has no job control for it. Saves the settings when they have not been saved yet.
+    pub fn in_foreground(&self) -> bool {
+        let Some(Terminal { fd, settings }) = &self.0 else { return true };
+        let foreground = match tcgetpgrp(fd) {
+            Ok(pgrp) => pgrp == getpgrp(),
+            Err(Errno::ENOTTY) => true,
+            Err(_) => false,
+        };
+        if foreground && settings.borrow().is_none() {
+            *settings.borrow_mut() = tcgetattr(fd).ok();
+        }
+        foreground
     }
 
     /// The settings now.
     pub fn current(&self) -> Option<Termios> {
-        tcgetattr(&self.0.as_ref()?.0).ok()
+        tcgetattr(&self.0.as_ref()?.fd).ok()
     }
 
-    /// Puts back the settings found at the start, and has output go on.
+    /// In the foreground: restores the saved settings and restarts output.
     pub fn restore(&self) {
-        if let Some((fd, settings)) = &self.0 {
+        if !self.in_foreground() {
+            return;
+        }
+        if let Some(Terminal { fd, settings }) = &self.0 {
             let _ = tcflow(fd, FlowArg::TCOON);
-            self.set(settings);
+            if let Some(settings) = &*settings.borrow() {
+                self.set(settings);
+            }
         }
     }
 
     /// Sets them, if they differ. From a background process group this would stop us, but for SIGTTOU being blocked.
     pub fn set(&self, settings: &Termios) {
-        if let Some((fd, _)) = &self.0 {
+        if let Some(Terminal { fd, .. }) = &self.0 {
             if tcgetattr(fd).is_ok_and(|now| now != *settings) {
                 // Not after a drain: that may take for ever.
                 let _ = tcsetattr(fd, SetArg::TCSANOW, settings);

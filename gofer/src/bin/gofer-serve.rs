@@ -1,6 +1,8 @@
-//! Serves trees on the socket that is standard input, as a process of its own: for tests and measurements. (`runsc-rs` starts its Gofer itself.)
+//! Serves trees on the socket that is standard input, in a process of its own, for tests and measurements.
+//! (`runsc-rs` starts its Gofer itself.)
 //!
-//! `gofer-serve [--open] [--acls] [--max-fids=N] NAME=PATH[:ro]…`; `--open` leaves the process unconfined, `--acls` tells the state of ACLs.
+//! `gofer-serve [--open] [--acls] [--max-fids=N] NAME=PATH[:ro]…`; `--open` leaves the process unconfined, `--acls`
+//! reports the presence of ACLs.
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;

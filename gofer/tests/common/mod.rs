@@ -1,4 +1,4 @@
-//! A server on trees of its own, and a client of it.
+//! A server with trees of its own, and a client.
 #![allow(dead_code)] // not every test binary uses all of it
 
 use std::fs;
@@ -16,9 +16,9 @@ use protocol::{transport, Client, Handle, WalkFids};
 /// How the server runs.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Mode {
-    /// In a thread of the test, where its result can be looked at.
+    /// In a thread of the test, so that its result can be checked.
     Thread,
-    /// In a process of its own that is locked in.
+    /// In a confined process of its own.
     Confined,
 }
 
@@ -27,7 +27,7 @@ enum Server {
     Process(Child),
 }
 
-/// Whether this is root; if not, `./test` is told that `test` was left out.
+/// Whether the test runs as root; if not, reports to `./test` that `test` was skipped.
 pub fn root_for(test: &str) -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
@@ -40,7 +40,8 @@ pub fn root_for(test: &str) -> bool {
     root
 }
 
-/// A temporary directory with these trees: `root` (writable), `ro` (read-only) and `file` (a single file, writable). Beside them lies `secret`.
+/// A temporary directory with these trees: `root` (writable), `ro` (read-only) and `file` (a single file, writable).
+/// Next to them is `secret`.
 pub struct Fixture {
     pub dir: PathBuf,
     server: Server,
@@ -88,7 +89,7 @@ impl Fixture {
         (Self { dir, server }, ours)
     }
 
-    /// A server and a client of it.
+    /// A server and its client.
     pub fn client(mode: Mode) -> (Self, Client) {
         let (fixture, socket) = Self::start(mode, 1000);
         (fixture, Client::connect(socket).unwrap())
@@ -107,7 +108,7 @@ impl Fixture {
         }
     }
 
-    /// Waits for the server's thread to end, which it does once the connection is closed.
+    /// Waits for the server's thread, which ends once the connection is closed.
     pub fn join(mut self) -> Result<(), Error> {
         match &mut self.server {
             Server::Thread(thread) => thread.take().unwrap().join().expect("the server panicked"),
@@ -128,7 +129,7 @@ impl Drop for Fixture {
     }
 }
 
-/// Walks a path given with slashes.
+/// Walks a path with slashes.
 pub fn walk(dir: &Handle, path: &str) -> Result<Walk, Errno> {
     let names: Vec<&[u8]> = path.split('/').map(str::as_bytes).collect();
     dir.walk(&names, WalkFids::Last, None)
@@ -142,7 +143,7 @@ pub fn find(dir: &Handle, path: &str) -> Node {
     Node { handle: node.handle.unwrap(), attr: node.attr }
 }
 
-/// What a file on the host contains.
+/// The content of a file on the host.
 pub fn content(path: &Path) -> String {
     fs::read_to_string(path).unwrap()
 }

@@ -1,17 +1,18 @@
-//! On which cores the poller and the guests' threads run: the mode's wish, what the guest has chosen, and what the host's scheduler
-//! does not see by itself.
+//! Cores of the poller and of the guests' threads: the wish of the mode, the guest's own choice, and corrections
+//! where the host's scheduler cannot know better.
 
 use super::*;
 
-/// Guests are migrated to an idle core at most once in so much time.
+/// Minimum time between two migrations of guests to an idle core.
 const REBALANCE_NS: u64 = 300_000;
-/// Nor so many be kept from it.
+/// Most guests that stay bound to a core after a migration.
 const MAX_MIGRATED: usize = 64;
-/// Most threads that are moved when the mode changes; the others follow as they are woken.
+/// Most threads that are moved when the mode changes; the others follow when they are woken.
 const MOVED_AT_ONCE: usize = 128;
 
 impl Executor {
-    /// Puts the poller and the guests that may run where the mode wants them. Those that sleep follow when they are woken.
+    /// Moves the poller, and the guests that may run, to the cores of the mode. Sleeping guests follow when they are
+    /// woken.
     pub(super) fn switch_mode(&self, mode: SchedMode) {
         self.counters.mode_switches.fetch_add(1, Relaxed);
         self.narrow.store(mode.narrow(), Relaxed);
@@ -21,16 +22,16 @@ impl Executor {
         }
     }
 
-    /// The poller goes where the mode wants it, and has workers at the cores if it will sleep between calls.
+    /// Moves the poller to the cores of the mode, and enables the workers if the poller will sleep between calls.
     pub(super) fn enter_mode(&self, mode: SchedMode) {
         self.cores.go(place_of(mode));
         let mask = if mode == SchedMode::SleepAll { self.workers.started() } else { 0 };
         self.show_workers(|workers| workers.wanted = mask);
     }
 
-    /// Has the thread of a cell run where guests are to run now.
+    /// Moves the thread of a cell to the cores where guests run now.
     pub(crate) fn place(&self, watched: &Watched) {
-        // One that is being born is put where it belongs when its number is known.
+        // A thread that is being created is placed once its tid is known.
         let known = watched.tid.load(SeqCst) != 0 && watched.pid.load(SeqCst) != 0;
         if known && watched.placed() != self.place_for(watched) {
             self.counters.moves.fetch_add(1, Relaxed);
@@ -52,12 +53,12 @@ impl Executor {
         self.cores.put(watched, place);
     }
 
-    /// Something begins that nobody waits for, on the poller's core: the poller sleeps instead of spinning for so long.
+    /// Background work begins on the poller's core: the poller sleeps instead of spinning for this time.
     pub(crate) fn yield_core(&self, ns: u64) {
         self.yielded_until.store(now_ns() + ns, Relaxed);
     }
 
-    /// From now on the thread of a cell runs on these cores only (a mask of 64-bit words); `None`: on any.
+    /// Restricts the thread of a cell to these cores (a mask of 64-bit words); `None`: no restriction.
     pub(crate) fn pin(&self, watched: &Watched, cores: Option<&[u64]>) {
         let pinned = cores.map(Pinned::new);
         let moved = pinned.as_ref().is_some_and(|p| self.cores.make_room(p));
@@ -70,8 +71,9 @@ impl Executor {
         }
     }
 
-    /// The poller is about to leave its core: if that would be idle while two guests share another, one of them is migrated. The
-    /// host does not do that by itself, since it believes a core that sleeps for some microseconds at a time to be busy.
+    /// The poller is about to leave its core. If that core would be idle while two guests share another, one of them
+    /// is migrated. The host does not do so: to its scheduler a core that sleeps for some microseconds at a time is
+    /// busy.
     pub(super) fn rebalance(&self) {
         let now = now_ns();
         if self.narrow.load(Relaxed) || self.cores.count() < 2 || now < self.rebalance_at.load(Relaxed) {
@@ -108,7 +110,7 @@ impl Executor {
         }
     }
 
-    /// Lets the host move again the guests that were migrated.
+    /// Gives migrated guests back to the host's scheduler.
     pub(super) fn unpin_migrated(&self) {
         for w in self.migrated.lock().drain(..).filter_map(|w| w.upgrade()) {
             self.put(&w);

@@ -1,15 +1,17 @@
-//! A thread of the Sentry on each core, for modes in which the poller sleeps between calls. A stub rings the doorbell of the core that it is
-//! on; the worker there goes before the guest, answers the call and sleeps again, and the guest goes on: two switches, and no other
-//! core is woken or interrupted for it (on the machine of `policy.rs` 3.5 µs where the wake-up of an idle core takes 35–50).
+//! Workers: one thread of the Sentry per core, for modes in which the poller sleeps between calls. A stub notifies the
+//! doorbell of the core it runs on. The worker there preempts the guest, answers the call and sleeps again; then the
+//! guest continues. That takes two switches, and no other core is woken or interrupted (3.5 µs on the machine of
+//! `policy.rs`, where the wake-up of an idle core takes 35–50).
 //!
-//! A worker does what the poller does, but looks after no timers and no host descriptors. When the mode changes it leaves the work to the poller.
+//! A worker does the same work as the poller, except for timers and host descriptors. When the mode changes it leaves
+//! the work to the poller.
 //!
-//! There are at most [`DOORBELLS`] workers, however many cores the host has, and each is started when a call of a guest has come from
-//! one of its cores ([`Executor::start_workers_for`]).
+//! There are at most [`DOORBELLS`] workers, however many cores the host has. Each starts when a call of a guest has
+//! come from one of its cores ([`Executor::start_workers_for`]).
 //!
 //! # Doorbells
-//! A worker sleeps in `read` of an eventfd. So that this can be, a write that would overflow it waits, too: until the worker has read, for
-//! which that very counter has woken it.
+//! A worker sleeps in `read` of an eventfd. The eventfd is therefore blocking, for writers, too: a write that would
+//! overflow the counter waits until the worker has read. The full counter has woken that worker already.
 
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -18,41 +20,41 @@ use std::os::fd::AsFd;
 use super::*;
 
 thread_local! {
-    /// This worker is at something long ([`Executor::deaf_worker`]).
+    /// This worker runs a long operation ([`Executor::deaf_worker`]).
     static DEAF: StdCell<bool> = const { StdCell::new(false) };
 }
 
-/// Cores with the same number modulo [`DOORBELLS`] share one.
+/// The worker for all cores with the same number modulo [`DOORBELLS`].
 struct Worker {
     which: u32,
     doorbell: EventFd,
 }
 
-/// Bits of workers.
+/// Bit masks of workers; stubs may notify those that are wanted and not deaf.
 #[derive(Default)]
 pub(super) struct Shown {
-    /// The mode has work for them.
+    /// Workers that the mode has work for.
     pub(super) wanted: u32,
-    /// They are at something long, and do not hear their doorbells.
+    /// Workers that run a long operation and do not read their doorbells.
     deaf: u32,
 }
 
 pub(super) struct Workers {
-    /// Those of cores that this process may use; none if there is one core only.
+    /// Workers for the cores that this process may use; none if there is only one core.
     workers: Vec<Worker>,
-    /// Which of them have a thread ([`crate::systrap::abi::Global::workers`]).
+    /// Workers with a thread ([`crate::systrap::abi::Global::workers`]).
     started: AtomicU32,
-    /// Which of them nothing has been tried for yet.
+    /// Workers whose thread has not been started, nor failed to start.
     missing: AtomicU32,
-    /// They are not bound to cores ([`crate::systrap::abi::Global::any_doorbell`]).
+    /// Workers are not bound to cores ([`crate::systrap::abi::Global::any_doorbell`]).
     unbound: bool,
     shown: Mutex<Shown>,
-    /// How many are deaf.
+    /// Number of deaf workers.
     deaf: AtomicU32,
 }
 
 impl Workers {
-    /// `forced`: so many, whatever cores there are.
+    /// `forced`: this number of workers, regardless of the cores.
     pub(super) fn new(cores: &Cores, forced: Option<u32>) -> io::Result<Self> {
         let wanted = |which: &u32| match forced {
             Some(n) => *which < n,
@@ -73,12 +75,13 @@ impl Workers {
         })
     }
 
-    /// Which have a thread.
+    /// Mask of the workers with a thread.
     pub(super) fn started(&self) -> u32 {
         self.started.load(Relaxed)
     }
 
-    /// A stub that was just about to ring may ring the doorbell of a deaf worker: somebody must look at the cells now and then.
+    /// Whether any worker is deaf. A stub that has already chosen a doorbell may notify a deaf worker, so the poller
+    /// has to scan the cells at intervals.
     pub(super) fn some_deaf(&self) -> bool {
         self.deaf.load(SeqCst) != 0
     }
@@ -86,7 +89,8 @@ impl Workers {
     pub(super) fn notify_all(&self) {
         let started = self.started();
         for worker in self.workers.iter().filter(|c| started >> c.which & 1 != 0) {
-            // One that a stub has filled wakes its worker without this, and would keep us waiting if the worker has gone.
+            // A doorbell that stubs have filled wakes its worker without this write, which would block if the worker
+            // has exited.
             let mut room = [PollFd::new(worker.doorbell.as_fd(), PollFlags::POLLOUT)];
             if poll(&mut room, PollTimeout::ZERO).is_ok_and(|n| n > 0) {
                 let _ = worker.doorbell.write(1);
@@ -96,12 +100,12 @@ impl Workers {
 }
 
 impl Executor {
-    /// What stubs ring on cores with this number.
+    /// The doorbell that stubs notify on cores with this number.
     pub(crate) fn doorbell_of(&self, which: u32) -> &EventFd {
         self.workers.workers.iter().find(|c| c.which == which).map_or(&*self.doorbell, |c| &c.doorbell)
     }
 
-    /// Starts the workers of these cores (a bit for each number modulo [`DOORBELLS`]), as far as they are missing.
+    /// Starts the missing workers of these cores (one bit for each number modulo [`DOORBELLS`]).
     pub(super) fn start_workers_for(&self, cores: u32) {
         let workers = &self.workers;
         if cores & workers.missing.load(Relaxed) == 0 {
@@ -116,7 +120,7 @@ impl Executor {
                 Err(e) => log::warn!("no worker for core {which}: {e}"),
             }
         }
-        // Another thread may change the mode meanwhile: it then shows what it wants after this.
+        // If another thread changes the mode meanwhile, it publishes its mask after this one.
         self.show_workers(|shown| {
             if !self.narrow.load(Relaxed) {
                 shown.wanted = workers.started();
@@ -131,19 +135,19 @@ impl Executor {
             self.cores.stay(which, DOORBELLS);
         }
         while !self.exit.load(SeqCst) {
-            self.listens(which);
+            self.clear_deaf(which);
             if self.doorbell_of(which).read().is_err() {
                 continue;
             }
             if self.acquire() {
                 self.policy.lock().woke(now_ns());
-                self.work_here();
+                self.answer_calls();
             }
         }
     }
 
-    /// Answers what there is to answer.
-    fn work_here(&self) {
+    /// Answers calls until there are none left, or until the mode changes.
+    fn answer_calls(&self) {
         SPIN_ONS_LEFT.set(0);
         ALONE.set(false);
         loop {
@@ -171,23 +175,24 @@ impl Executor {
                 job();
                 continue;
             }
-            let goes_on = handoff::release(&self.at_work, self.global.polling(), || self.found());
-            AT_WORK.set(goes_on);
-            if !goes_on {
+            let stays_active = handoff::release(&self.at_work, self.global.polling(), || self.found());
+            AT_WORK.set(stays_active);
+            if !stays_active {
                 return;
             }
         }
     }
 
-    /// Changes which workers stubs may ring; they ring the poller's doorbell on the cores of others.
+    /// Changes the set of workers that stubs may notify. On the cores of other workers stubs notify the poller's
+    /// doorbell.
     pub(super) fn show_workers(&self, change: impl FnOnce(&mut Shown)) {
         let mut shown = self.workers.shown.lock();
         change(&mut shown);
         self.global.set_workers(shown.wanted & !shown.deaf);
     }
 
-    /// [`Executor::block_in_place`] for a worker. It stays deaf until it sleeps again: what its task does afterwards may take long, too,
-    /// and nobody else hears its doorbell.
+    /// [`Executor::block_in_place`] for a worker. The worker stays deaf until it sleeps again: the rest of its task
+    /// may take long, too, and no other thread reads its doorbell.
     pub(super) fn deaf_worker<R>(&self, which: u32, f: impl FnOnce() -> R) -> R {
         DEAF.set(true);
         self.workers.deaf.fetch_add(1, SeqCst);
@@ -197,14 +202,14 @@ impl Executor {
         f()
     }
 
-    fn listens(&self, which: u32) {
+    fn clear_deaf(&self, which: u32) {
         if DEAF.replace(false) {
             self.show_workers(|workers| workers.deaf &= !(1 << which));
             self.workers.deaf.fetch_sub(1, SeqCst);
         }
     }
 
-    /// A worker leaves the work undone: the poller goes on with it.
+    /// Hands the remaining work over to the poller.
     pub(super) fn hand_to_poller(&self) {
         AT_WORK.set(false);
         self.at_work.swap(0, SeqCst);
@@ -226,26 +231,28 @@ mod tests {
         }
     }
 
-    /// A cell, and a task that does `then` when something is posted there.
+    /// A cell, and a task that runs `then` when something is posted in the cell.
     fn cell(executor: &Arc<Executor>, then: impl FnOnce() + Send + 'static) -> Arc<Watched> {
         let watched = Watched::new(Area::new().unwrap().0, 0, 0, CoreSet::Anywhere, false);
-        let (cell, there, mut then) = (watched.clone(), executor.clone(), Some(then));
+        let (cell, task_executor, mut then) = (watched.clone(), executor.clone(), Some(then));
         executor.spawn(Box::pin(std::future::poll_fn(move |cx| {
             cell.set_waker(cx.waker());
-            there.arm(&cell);
+            task_executor.arm(&cell);
             if !cell.posted() {
                 return Poll::Pending;
             }
             then.take().into_iter().for_each(|then| then());
             Poll::Ready(())
         })));
-        eventually("the cell is not looked at", || watched.listed.load(SeqCst));
-        eventually("there is no rest", || executor.asleep.load(SeqCst) && executor.global.polling().load(SeqCst) == 0);
+        eventually("the cell is not listed", || watched.listed.load(SeqCst));
+        eventually("the executor does not sleep", || {
+            executor.asleep.load(SeqCst) && executor.global.polling().load(SeqCst) == 0
+        });
         std::thread::sleep(Duration::from_millis(20));
         watched
     }
 
-    /// What the stub does.
+    /// Posts as the stub does.
     fn post(executor: &Executor, cell: &Watched) {
         handoff::post(cell.area.state(cell.slot), executor.global.polling(), || {
             let shown = executor.workers.shown.lock();
@@ -256,9 +263,9 @@ mod tests {
         });
     }
 
-    /// A worker that has given the work away and goes on with its task does not hear its doorbell.
+    /// A worker that has handed over its work and continues its task does not read its doorbell.
     #[test]
-    fn a_call_beside_a_long_one_is_heard() {
+    fn a_call_beside_a_long_one_is_answered() {
         let executor = Executor::new(HandOff::Sleep, Some(1)).unwrap();
         let poller = executor.clone();
         let poller = std::thread::spawn(move || poller.run());
@@ -280,7 +287,7 @@ mod tests {
             let short = cell(&executor, move || seen[2].store(!seen[3].load(SeqCst), SeqCst));
             post(&executor, &long);
             eventually("the long call does not begin", || state[0].load(SeqCst));
-            eventually("there is no rest", || executor.global.polling().load(SeqCst) == 0);
+            eventually("the executor does not sleep", || executor.global.polling().load(SeqCst) == 0);
             std::thread::sleep(Duration::from_millis(20));
             post(&executor, &short);
             eventually("the short call is not answered", || state[2].load(SeqCst) || state[3].load(SeqCst));

@@ -1,40 +1,43 @@
-//! The seccomp filter of every stub, zygote included: what makes hostile code in a guest's process harmless.
+//! The seccomp filter of every stub, zygote included: it makes hostile code in a guest's process harmless.
 //!
-//! Think of an attacker who jumps to any `syscall` instruction of the stub with registers of his choice, on several
-//! threads at once: the address of the instruction proves nothing about intent. It only tells the guest's own calls
-//! (trapped, whatever they are) from those where arguments decide. So each rule must hold by its arguments alone:
+//! Assume an attacker that jumps to any `syscall` instruction of the stub with registers of its choice, on several
+//! threads at once. The address of the instruction proves nothing about intent. It only separates the guest's own
+//! calls (always trapped) from those where the arguments decide. So each rule must be safe by its arguments alone:
 //!
-//! | call | allowed | what an attacker gets |
+//! | call | allowed | what the attacker gains |
 //! |---|---|---|
-//! | `mmap` | `MAP_FIXED`, range below `GUEST_MAX`, plain flags | memory; files only by descriptors he was given for mapping |
-//! | `mmap` | the hand-off area at its one place | nothing: he has no descriptor for another area |
-//! | `munmap mprotect mremap msync madvise` | ranges below `GUEST_MAX`; harmless advice | his own memory |
+//! | `mmap` | `MAP_FIXED`, range below `GUEST_MAX`, plain flags | memory; files only by descriptors given for mapping |
+//! | `mmap` | the hand-off area at its one place | nothing: it has no descriptor of another area |
+//! | `munmap mprotect mremap msync madvise` | ranges below `GUEST_MAX`; harmless advice | its own memory |
 //! | `madvise` | `DONTFORK` on the area | nothing |
-//! | `futex` | wait, wake, requeue | what any program may do with its own memory |
+//! | `futex` | wait, wake, requeue | the rights of any program on its own memory |
 //! | `futex_waitv` | always | the same: it only waits |
-//! | `clone` | the exact flags of a fork or of a thread | more of himself (see `fork_broker.rs` for forks nobody asked for) |
+//! | `clone` | the exact flags of a fork or of a thread | more of itself (unrequested forks: `strays.rs`) |
 //! | `recvmsg` | on the control socket | descriptors meant for this process |
 //! | `write` | 8 bytes to a doorbell | wakes the Sentry |
 //! | `close` | descriptors above the fixed ones, and the area's | nothing |
-//! | `sigaltstack rt_sigreturn rt_sigprocmask exit exit_group` | always | no interrupt reaches him, or his own end |
-//! | `getcpu` | always | what the vDSO tells as well |
-//! | `clock_gettime` | the calling thread's processor time, to below `GUEST_MAX` | what `rdtsc` tells about as well |
-//! | `getrusage` | of this process or thread, to below `GUEST_MAX` | what the host has done for him |
-//! | `rseq` | an area below `GUEST_MAX` | he goes where he could have gone himself |
+//! | `sigaltstack rt_sigreturn rt_sigprocmask` | always | interrupts do not reach it |
+//! | `exit exit_group` | always | its own end |
+//! | `getcpu` | always | nothing beyond the vDSO |
+//! | `clock_gettime` | the calling thread's processor time, to below `GUEST_MAX` | little beyond `rdtsc` |
+//! | `getrusage` | of this process or thread, to below `GUEST_MAX` | the host's accounting of itself |
+//! | `rseq` | an area below `GUEST_MAX` | a jump that it could make itself |
 //! | `sched_yield` | always | less processor time |
-//! | `seccomp` | the second filter, for the whole process | he is trapped more often |
-//! | `set_tid_address` | below `GUEST_MAX` | a word of his own memory is cleared when a thread of his ends |
-//! | `prctl` | `PR_SET_PDEATHSIG, SIGKILL` | his own end |
-//! | birth call | handed to the Sentry | an answer only for a token that is awaited |
+//! | `seccomp` | the second filter, for the whole process | more of its calls trap |
+//! | `set_tid_address` | below `GUEST_MAX` | a word of its own memory is cleared when a thread exits |
+//! | `prctl` | `PR_SET_PDEATHSIG, SIGKILL` | its own end |
+//! | `membarrier` | `GLOBAL`, `PRIVATE_EXPEDITED` and its registration | barriers for its own threads |
+//! | fork handshake | passed to the Sentry | an answer only for a pending token |
 //!
-//! Everything else is trapped, as are all calls of the i386 and x32 tables.
+//! All other calls trap, as do all calls of the i386 and x32 tables.
 //!
 //! # `sched_yield` from anywhere
-//! The guest's own `sched_yield` passes, too, unless all calls are to be seen: by its number, before the filter has looked at the
-//! instruction's address. Who could make it at the stub's instruction has gained nothing, and the host then answers without running the
-//! filter at all (it knows the numbers that pass whatever else holds). A guest with a filter of its own must have that asked; its process gets a
-//! *strict* filter on top of this one ([`strict_filter`]), which traps the call again. It is in force before the guest's call
-//! that set its filter returns, for all threads of the process at once and for all that they make, and filters cannot be taken back.
+//! The guest's own `sched_yield` passes, too, unless all calls must be seen: by its number, before the filter looks
+//! at the instruction's address. This gives nothing beyond the stub's own instruction, and the host then answers
+//! without running the filter at all (it caches the numbers that pass unconditionally). A guest with a filter of its
+//! own needs the call to trap. Its process gets a *strict* filter on top of this one ([`strict_filter`]), which traps
+//! the call again. The strict filter is in force before the guest's call that sets its filter returns, for all
+//! threads of the process and for all that they create; filters cannot be removed.
 
 use super::abi::*;
 
@@ -84,11 +87,11 @@ const _: () = assert!(
         && AREA_BASE >> 32 == STUB_HI as u64
 );
 
-/// A straight list of checks ending in a verdict; a check that fails traps. Jumps to the trap are resolved at the end.
+/// A sequence of checks that ends in a verdict; a failed check traps. Jumps to the trap are resolved at the end.
 #[derive(Default)]
 struct Program {
     code: Vec<Insn>,
-    /// Instructions whose jump on failure goes to the trap.
+    /// Instructions whose jump on failure (`true`: on success) leads to the trap.
     fails: Vec<(usize, bool)>,
 }
 
@@ -118,7 +121,7 @@ impl Program {
         self.need(JEQ, (value >> 32) as u32);
         self.need_word(i, value as u32);
     }
-    /// The call comes from the stub.
+    /// The call must come from the stub's text.
     fn need_text(&mut self, text: &std::ops::Range<u64>) {
         self.load(IP_HI);
         self.need(JEQ, (text.start >> 32) as u32);
@@ -126,9 +129,9 @@ impl Program {
         self.need(JGE, text.start as u32);
         self.need_not(JGT, text.end as u32);
     }
-    /// `arg[a] + arg[l]` stays below the stub, in 32-bit arithmetic: hi(a), hi(l) and their sum are below MAX_HI. The low
-    /// halves, rounded up to a page, add at most 2^33, so the range ends at `MAX_HI + 1` (the stub's first page) at most;
-    /// the 4 GiB between `GUEST_MAX` and there are unused.
+    /// `arg[a] + arg[l]` must stay below the stub, in 32-bit arithmetic: hi(a), hi(l) and their sum are below MAX_HI.
+    /// The low halves, rounded up to a page, add at most 2^33, so the range ends at `MAX_HI + 1` (the stub's first
+    /// page) at most; the 4 GiB between `GUEST_MAX` and there are unused.
     fn need_guest_range(&mut self, a: u32, l: u32) {
         self.load(arg_hi(a));
         self.need_not(JGE, MAX_HI);
@@ -141,7 +144,7 @@ impl Program {
     fn verdict(&mut self, k: u32) {
         self.push(RET, k);
     }
-    /// Runs `rule` if the call number (in the accumulator, kept there) is `nr`; the rule must end in a verdict.
+    /// Runs `rule` if the call number (which stays in the accumulator) is `nr`; the rule must end in a verdict.
     fn on(&mut self, nr: libc::c_long, rule: impl FnOnce(&mut Program)) {
         let skip = self.push(JEQ, nr as u32);
         let over = self.push(JA, 0);
@@ -150,7 +153,7 @@ impl Program {
         rule(self);
         self.code[over].k = (self.code.len() - over - 1) as u32;
     }
-    /// If argument `i` is `value`, runs `rule` (which must end in a verdict); else goes on.
+    /// If argument `i` is `value`, runs `rule`, which must end in a verdict; otherwise falls through.
     fn if_arg(&mut self, i: u32, value: u64, rule: impl FnOnce(&mut Program)) {
         self.load(arg_hi(i));
         let first = self.push(JEQ, (value >> 32) as u32);
@@ -161,13 +164,13 @@ impl Program {
         self.code[first].jf = (end - first - 1) as u8;
         self.code[second].jf = (end - second - 1) as u8;
     }
-    /// One trap after each rule would do, but a jump reaches 255 instructions only: so put one wherever needed.
+    /// Resolves jumps to the trap. A jump reaches 255 instructions only, so each check uses the next trap verdict.
     fn finish(mut self) -> Vec<Insn> {
         self.verdict(TRAP);
         let traps: Vec<usize> =
             self.code.iter().enumerate().filter(|(_, i)| i.code == RET && i.k == TRAP).map(|(at, _)| at).collect();
         for (at, on_true) in std::mem::take(&mut self.fails) {
-            // A trap verdict always follows; `stub_filter` puts them close enough.
+            // A trap verdict always follows; `stub_filter` places them close enough.
             let target = traps.iter().copied().find(|t| *t > at).unwrap_or(self.code.len() - 1);
             let jump = u8::try_from(target - at - 1).unwrap_or(u8::MAX);
             debug_assert_eq!(usize::from(jump), target - at - 1);
@@ -211,14 +214,14 @@ pub fn stub_filter(text: std::ops::Range<u64>, yields: bool) -> Vec<Insn> {
     }
     p.need_text(&text);
     p.load(NR);
-    // The commonest first.
+    // The most frequent first.
     if !yields {
         p.on(libc::SYS_sched_yield, |p| p.verdict(ALLOW));
     }
     p.on(libc::SYS_rt_sigreturn, |p| p.verdict(ALLOW));
     p.on(libc::SYS_futex, |p| {
         p.load(arg_lo(1));
-        // FUTEX_PRIVATE_FLAG, FUTEX_CLOCK_REALTIME aside: no PI operations, nothing newer.
+        // Apart from FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME: no PI operations, nothing newer.
         p.need_not(JSET, !(0x180 | 0xf));
         for wanted in FUTEX_OPS {
             for flags in [0, 0x80, 0x100, 0x180] {
@@ -269,7 +272,7 @@ pub fn stub_filter(text: std::ops::Range<u64>, yields: bool) -> Vec<Insn> {
         p.need_guest_range(0, 1);
         p.load(arg_lo(2));
         p.need_not(JGT, 25);
-        // Page sharing and paging out act on, or tell about, more than this process.
+        // Page sharing and reclaim affect, or disclose, more than this process.
         for refused in [libc::MADV_MERGEABLE, libc::MADV_UNMERGEABLE, libc::MADV_COLD, libc::MADV_PAGEOUT] {
             p.need_not(JEQ, refused as u32);
         }
@@ -289,7 +292,7 @@ pub fn stub_filter(text: std::ops::Range<u64>, yields: bool) -> Vec<Insn> {
         p.verdict(ALLOW);
         p.verdict(TRAP);
     });
-    // Barriers act on the memory accesses of this process's threads alone; GLOBAL (1) waits, and makes nobody else wait.
+    // Barriers affect the memory accesses of this process's threads alone; GLOBAL (1) makes only the caller wait.
     p.on(libc::SYS_membarrier, |p| {
         p.need_u64(1, 0);
         for command in [1, 8, 16] {
@@ -320,8 +323,8 @@ pub fn stub_filter(text: std::ops::Range<u64>, yields: bool) -> Vec<Insn> {
         }
         p.verdict(TRAP);
     });
-    // The host looks at the area, and goes to an address that it names, when it takes the thread off its core: the thread could
-    // have gone there itself.
+    // When it preempts the thread the host reads the area, and continues at an address named there: the thread could
+    // have jumped there itself.
     p.on(libc::SYS_rseq, |p| {
         p.need_guest_range(0, 1);
         p.verdict(ALLOW);
@@ -353,7 +356,7 @@ pub fn stub_filter(text: std::ops::Range<u64>, yields: bool) -> Vec<Insn> {
         p.verdict(ALLOW);
         p.verdict(TRAP);
     });
-    // The program lies where this process can only read.
+    // The program lies in memory that this process can only read.
     p.on(libc::SYS_seccomp, |p| {
         p.need_word(0, libc::SECCOMP_SET_MODE_FILTER);
         p.need_word(1, STRICT_FLAGS);
@@ -375,7 +378,7 @@ mod tests {
     const TEXT: std::ops::Range<u64> = 0x7fff_0000_1000..0x7fff_0000_3000;
     const G: u64 = crate::GUEST_MAX;
 
-    /// The kernel's classic BPF, as far as the filter uses it.
+    /// An interpreter for the subset of classic BPF that the filter uses.
     fn eval(prog: &[Insn], nr: u32, arch: u32, ip: u64, args: [u64; 6]) -> u32 {
         let mut data = vec![nr, arch, ip as u32, (ip >> 32) as u32];
         for a in args {
@@ -432,7 +435,8 @@ mod tests {
         }
     }
 
-    /// What the host finds out about a filter, for it to skip the filter: the verdict on the number must hang on nothing else.
+    /// The kernel's analysis of a filter, for calls that skip it: the verdict must depend on the number (and
+    /// architecture) alone.
     #[test]
     fn a_yield_passes_by_its_number() {
         let prog = stub_filter(TEXT, true);
@@ -461,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn used_time_is_told_of_the_caller_alone() {
+    fn used_time_is_reported_of_the_caller_alone() {
         for who in 0..600 {
             let own = who == libc::CLOCK_THREAD_CPUTIME_ID as u64;
             assert_eq!(call(libc::SYS_clock_gettime, [who, 0x1000, 0, 0, 0, 0]) == ALLOW, own, "{who}");

@@ -1,28 +1,29 @@
-//! The fork handshake: how a forked stub gets its hand-off area and its control socket, and nobody else does.
+//! The fork handshake: how a forked stub, and no other process, gets its hand-off area and its control socket.
 //!
-//! The child of a fork is made by hostile memory, so nothing in that memory can keep a descriptor for it alone. The child
-//! makes the birth call instead, which its filter turns into a user notification; the Sentry looks the token up (random,
-//! good for one use) and puts the child's control socket into the caller's table, which after a `clone` without `CLONE_FILES`
-//! is the child's own. The area's descriptor waits in that socket.
+//! The child of a fork starts from hostile memory, so nothing in that memory can reserve a descriptor for it. The
+//! child makes the handshake call instead, which its filter turns into a user notification. The Sentry looks up the
+//! token (random, valid once) and puts the child's control socket into the caller's table, which after a `clone`
+//! without `CLONE_FILES` is the child's own. The area's descriptor is queued in that socket.
 //!
-//! Giving a descriptor that way waits for the child to take it, which wants a core for that. So a thread of its own serves
-//! births, the *fork broker*; where the host knows how, it and the child take turns on the child's core.
+//! Handing over a descriptor this way waits until the child takes it, which needs a core. So a thread of its own, the
+//! *fork broker*, serves handshakes; where the host supports it, it and the child alternate on the child's core.
 //!
-//! A process of the guest's that makes the call with a token of its own fork, instead of the child, gets what would have
-//! been the child's: memory shared with the Sentry for a process that does not exist. It has gained nothing.
+//! If another process of the guest makes the call with a token of its own fork, it gets the child's descriptors:
+//! memory shared with the Sentry for a process that does not exist. It gains nothing.
 //!
 //! # Early answers
-//! The Sentry does not wait for the child: the fork is done once its parent has made it, and the child's first answer is put
-//! into its area, perhaps before the child has that area. Until the birth call comes, the Sentry does not know the
-//! process's number (what the parent says counts for nothing: it would let a guest name another's process). So whoever wants
-//! to reach into its memory waits for the call for a moment ([`Space::pid`](super::space::Space), `patience.rs`), an interrupt is kept for it, and a
-//! kill has it refused. [`ForkBroker::check`] finds those that died, or never call. A child that was killed, by nobody here, ends the
-//! sandbox as the death of any other stub does, also if nobody cares for the child any more: a call of the guest's may have failed for
-//! it already.
+//! The Sentry does not wait for the child. A fork is complete once the parent has made it; the child's first answer
+//! is written to its area, perhaps before the child has mapped that area. Until the handshake the Sentry does not
+//! know the process's pid. The pid that the parent reports is not used: it could name a process of another guest. So
+//! a reader of the child's memory waits for the handshake for a moment ([`Space::pid`](super::space::Space),
+//! `patience.rs`), an interrupt is kept pending, and a kill makes the broker refuse the handshake.
+//! [`ForkBroker::check`] finds children that died or never call. A child killed from outside ends the sandbox like
+//! any other stub, even if no task waits for the child any more: a call of the guest may have failed because of it.
 //!
-//! # Forks that nobody asked for
-//! Hostile code can also make the `clone` of a fork and not the birth call. Those processes are found and ended by `strays.rs`.
-//! (Asking the Sentry's leave for each `clone` would not help: the child of a fork that was asked for can go astray too.)
+//! # Forks without a request
+//! Hostile code can also make the `clone` of a fork without the handshake. `strays.rs` finds and kills those
+//! processes. (Requiring the Sentry's permission for each `clone` would not help: the child of a requested fork can
+//! skip the handshake, too.)
 
 use std::collections::HashMap;
 use std::io;
@@ -36,29 +37,30 @@ use parking_lot::{Condvar, Mutex};
 
 use super::abi;
 use super::inflight::Control;
+use super::share::{Lineage, Ticket};
 use super::space::Space;
 use super::watched::Area;
 use super::Inner;
 use crate::executor::now_ns;
 use crate::{host, Errno};
 
-/// What a child is to get, made beforehand: its area, our end and its end of the control socket.
+/// Prepared in advance for a child: its area, the Sentry's end and the child's end of the control socket.
 type PreparedChild = (Arc<Area>, Control, OwnedFd);
 
-/// A birth that is awaited.
+/// A fork whose handshake is pending.
 struct PendingFork {
     space: Weak<Space>,
     control: OwnedFd,
-    /// The child's number as its parent tells it; 0 if it has not.
+    /// The child's pid as reported by its parent; 0 if not reported yet.
     claimed: i32,
     since: u64,
-    /// As `since`, but also for one whose call was cut short.
+    /// Like `since`, but not reset if the handshake was cut short.
     made: u64,
 }
 
-/// How many prepared are kept ready.
+/// Number of prepared children kept ready.
 const PREPARED_CHILDREN: usize = 3;
-/// When a birth that has not come is looked after, and when it is given up.
+/// Age at which a pending handshake is checked, and at which it is given up.
 const CHECK_NS: u64 = 100_000_000;
 const GIVE_UP_NS: u64 = 10_000_000_000;
 
@@ -66,11 +68,11 @@ pub(super) struct ForkBroker {
     listener: Arc<OwnedFd>,
     pending: Mutex<HashMap<u64, PendingFork>>,
     prepared: Mutex<Vec<PreparedChild>>,
-    /// Told of each birth, for those who wait for one.
-    doorbell: (Mutex<()>, Condvar),
-    /// The guard runs.
+    /// Notified after each handshake.
+    served: (Mutex<()>, Condvar),
+    /// The guard task runs.
     guarded: AtomicBool,
-    /// The process whose call is being answered.
+    /// The process whose handshake is being served.
     serving: AtomicI32,
 }
 
@@ -80,7 +82,7 @@ impl ForkBroker {
             listener: Arc::new(listener),
             pending: Mutex::default(),
             prepared: Mutex::default(),
-            doorbell: Default::default(),
+            served: Default::default(),
             guarded: AtomicBool::new(false),
             serving: AtomicI32::new(0),
         }
@@ -89,79 +91,92 @@ impl ForkBroker {
         self.listener.clone()
     }
 
-    /// Makes one more child if there are few.
+    /// Prepares one more child if there are too few.
     pub(super) fn prepare(&self, inner: &Inner) {
         if self.prepared.lock().len() < PREPARED_CHILDREN {
-            // A failure shows when one is needed.
-            if let Ok(child) = Control::with_area(&inner.flights) {
+            // An error is reported when a child is needed.
+            let root = inner.flights.shares().root();
+            let child = inner.flights.shares().calm().then(|| Control::with_area(&inner.flights, root, &mut None));
+            if let Some(Ok(child)) = child {
                 self.prepared.lock().push(child);
             }
         }
     }
 
-    /// Awaits the child of a fork of the thread in `slot`.
-    pub(super) fn expect(&self, inner: &Arc<Inner>, slot: usize) -> Result<(u64, Arc<Space>), Errno> {
-        let ready = self.prepared.lock().pop();
+    /// Registers a fork by the thread in `slot` as pending.
+    pub(super) fn expect(
+        &self,
+        inner: &Arc<Inner>,
+        slot: usize,
+        lineage: Lineage,
+        ticket: &mut Option<Ticket>,
+    ) -> Result<(u64, Arc<Space>), Errno> {
+        // Prepared children are for all processes; where descriptors are short, each process has its share.
+        let ready = if inner.flights.shares().calm() { self.prepared.lock().pop() } else { None };
         let (area, ours, theirs) = match ready {
             Some(child) => child,
-            None => Control::with_area(&inner.flights)?,
+            None => Control::with_area(&inner.flights, lineage.clone(), ticket)?,
         };
+        if !area.reach(slot) {
+            return Err(Errno::EAGAIN);
+        }
+        ours.set_lineage(lineage);
         area.state(slot).store(abi::state::PARKED, Release);
         let token = host::random_u64();
         let space = Space::pending(inner.clone(), area, ours, slot, token);
         inner.flights.list(&space, space.control());
         let now = now_ns();
-        let birth = PendingFork { space: Arc::downgrade(&space), control: theirs, claimed: 0, since: now, made: now };
-        self.put(inner, token, birth);
+        let fork = PendingFork { space: Arc::downgrade(&space), control: theirs, claimed: 0, since: now, made: now };
+        self.put(inner, token, fork);
         Ok((token, space))
     }
 
-    fn put(&self, inner: &Inner, token: u64, birth: PendingFork) {
-        self.pending.lock().insert(token, birth);
+    fn put(&self, inner: &Inner, token: u64, fork: PendingFork) {
+        self.pending.lock().insert(token, fork);
         self.watch(inner);
     }
 
-    /// Has the guard look after births, and for strays, for a while.
+    /// Starts the guard task, which checks pending handshakes, and searches for strays, for a while.
     pub(super) fn watch(&self, inner: &Inner) {
         if !self.guarded.load(Relaxed) && !self.guarded.swap(true, AcqRel) {
             inner.executor.spawn(Box::pin(guard(inner.me.clone())));
         }
     }
 
-    /// Whether child `pid`, which was there at `seen`, may be one that was asked for.
-    pub(super) fn may_be(&self, pid: i32, seen: u64) -> bool {
-        self.pending.lock().values().any(|birth| birth.made <= seen) || self.serving.load(SeqCst) == pid
+    /// Whether child `pid`, first seen at `seen`, may belong to a requested fork.
+    pub(super) fn may_be_expected(&self, pid: i32, seen: u64) -> bool {
+        self.pending.lock().values().any(|fork| fork.made <= seen) || self.serving.load(SeqCst) == pid
     }
 
-    /// What the parent says is the number of the child; for [`ForkBroker::check`] alone.
+    /// Records the child's pid as reported by its parent; used by [`ForkBroker::check`] only.
     pub(super) fn claim(&self, token: u64, pid: i32) {
-        if let Some(birth) = self.pending.lock().get_mut(&token) {
-            birth.claimed = pid;
+        if let Some(fork) = self.pending.lock().get_mut(&token) {
+            fork.claimed = pid;
         }
     }
     pub(super) fn forget(&self, token: u64) {
-        let birth = self.pending.lock().remove(&token);
-        drop(birth);
+        let fork = self.pending.lock().remove(&token);
+        drop(fork);
     }
 
-    /// Looks after the births that should have come by now, or after `one` of them; returns whether any is awaited.
+    /// Checks pending handshakes that are overdue, or the one with token `one`; returns whether any is pending.
     pub(super) fn check(&self, inner: &Inner, one: Option<u64>) -> bool {
         let now = now_ns();
         let mut lost = Vec::new();
         let mut pending = self.pending.lock();
         let patience_ns = if one.is_some() { 0 } else { CHECK_NS };
-        pending.retain(|token, birth| {
+        pending.retain(|token, fork| {
             if one.is_some_and(|one| one != *token) {
                 return true;
             }
-            let age = now.saturating_sub(birth.since);
-            // A number of a stub that we know is a lie, and nothing to act on.
-            let claimed = birth.claimed;
+            let age = now.saturating_sub(fork.since);
+            // The pid of a known stub is a false report, and ignored.
+            let claimed = fork.claimed;
             let known = claimed <= 1 || inner.stubs.lock().contains_key(&claimed);
             let exit_state = if age >= patience_ns && !known { super::space::exit_state_of(claimed) } else { None };
             let keep = exit_state.is_none() && age < GIVE_UP_NS;
             if !keep {
-                lost.push((birth.space.upgrade(), exit_state));
+                lost.push((fork.space.upgrade(), exit_state));
             }
             keep
         });
@@ -169,64 +184,65 @@ impl ForkBroker {
         drop(pending);
         for (space, exit_state) in lost {
             if exit_state == Some(libc::SIGKILL) {
-                let text = "a process of the sandbox was killed from outside while it was being born (by hand, or for want of memory)";
+                let text = "a new process of the sandbox was killed from outside (by hand, or for want of memory)";
                 (inner.on_fatal)(text);
             }
             if let Some(space) = space {
-                log::debug!("a forked stub is dead before it was born");
+                log::debug!("a forked stub died before its handshake");
                 space.lost();
             }
         }
         more
     }
 
-    /// Waits until `born` says so, but not for longer than `ns`.
+    /// Waits for at most `ns` until `born` holds.
     pub(super) fn wait(&self, ns: u64, born: impl Fn() -> bool) {
         let deadline = Instant::now() + Duration::from_nanos(ns);
-        let mut doorbell = self.doorbell.0.lock();
-        while !born() && !self.doorbell.1.wait_until(&mut doorbell, deadline).timed_out() {}
+        let mut served = self.served.0.lock();
+        while !born() && !self.served.1.wait_until(&mut served, deadline).timed_out() {}
     }
 
-    /// The fork broker's call.
+    /// Serves one handshake, on the thread of the fork broker.
     fn serve(&self, inner: &Arc<Inner>, req: &libc::seccomp_notif) {
         let pid = req.pid as i32;
         self.serving.store(pid, SeqCst);
         self.answer(inner, req, pid);
         self.serving.store(0, SeqCst);
-        drop(self.doorbell.0.lock());
-        self.doorbell.1.notify_all();
+        drop(self.served.0.lock());
+        self.served.1.notify_all();
     }
 
     fn answer(&self, inner: &Arc<Inner>, req: &libc::seccomp_notif, pid: i32) {
-        let birth = self.pending.lock().remove(&req.data.args[0]);
-        // A process that we know already does not get born.
+        let fork = self.pending.lock().remove(&req.data.args[0]);
+        // A registered process cannot make the handshake again.
         let known = inner.stubs.lock().contains_key(&pid);
-        let awaited = birth.and_then(|b| b.space.upgrade().map(|s| (b, s))).filter(|_| !known);
-        let Some((birth, space)) = awaited else {
-            log::debug!("stub {pid}: a birth that nobody awaits");
+        let awaited = fork.and_then(|b| b.space.upgrade().map(|s| (b, s))).filter(|_| !known);
+        let Some((fork, space)) = awaited else {
+            log::debug!("stub {pid}: a fork handshake with an unknown token");
             return self.refuse(inner, req.id, pid, known);
         };
         let pidfd = match super::launch::pidfd_open(pid) {
             Ok(pidfd) => pidfd,
             Err(e) => {
-                log::warn!("stub {pid} could not be born: {e}");
+                log::warn!("stub {pid} failed to start: {e}");
                 self.refuse(inner, req.id, pid, known);
                 return space.lost();
             }
         };
-        // Its first call may come before it is registered, and be answered by looking into its memory.
+        // The child's first call may come before it is registered, and its answer may need the child's memory.
         space.announce(pid);
-        let given = self.give(req.id, &birth.control);
+        let given = self.give(req.id, &fork.control);
         if given.is_err() {
             space.announce(0);
         }
         if let Err(Errno::ENOENT | Errno::ESRCH | Errno::EINPROGRESS) = given {
-            // The call is not there any more: the caller is dead or about to be (how, shows when it is), or it or we were stopped for a
-            // moment and continued. Of us the host then forgets the descriptor, but lets the call return, and the caller calls again.
+            // The call is gone. Either the caller is dead or about to be (the cause shows when it is reaped), or it
+            // or the Sentry was stopped for a moment and continued. In the last case the host drops the Sentry's
+            // descriptor but lets the call return, and the caller calls again.
             let token = req.data.args[0];
-            self.put(inner, token, PendingFork { claimed: pid, since: now_ns(), ..birth });
+            self.put(inner, token, PendingFork { claimed: pid, since: now_ns(), ..fork });
         } else if let Err(e) = given {
-            log::warn!("stub {pid} could not be born: {e}");
+            log::warn!("stub {pid} failed to start: {e}");
             self.refuse(inner, req.id, pid, known);
             space.lost();
         } else {
@@ -244,7 +260,7 @@ impl ForkBroker {
             .map(drop)
     }
 
-    /// Ends a process that we did not ask for. It is still ours to reap, so the pid is its own.
+    /// Kills a process without a pending handshake. It has not been reaped, so the pid is still its own.
     fn refuse(&self, inner: &Inner, id: u64, pid: i32, known: bool) {
         // SAFETY: the kernel reads one id.
         let valid = unsafe { libc::ioctl(self.listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &id) } == 0;
@@ -254,7 +270,7 @@ impl ForkBroker {
         if known {
             inner.kill_known(pid);
         } else if !inner.end_orphan(pid) {
-            // Its end is its own business then, or the guard's.
+            // If it cannot be killed now, the guard finds it later, unless it ends by itself.
             let answer = libc::seccomp_notif_resp { id, val: 0, error: -libc::EPERM, flags: 0 };
             // SAFETY: the kernel reads one `seccomp_notif_resp`.
             unsafe { libc::ioctl(self.listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &answer) };
@@ -262,9 +278,10 @@ impl ForkBroker {
     }
 }
 
-/// The fork broker: answers birth calls as long as there are stubs. To be started before the Sentry's filter is in place.
-pub(super) fn attend(inner: Weak<Inner>, listener: Arc<OwnedFd>) -> io::Result<()> {
-    // Both sides are woken on the core where the other one has just gone to sleep (Linux 6.6; others do without).
+/// Starts the fork broker, which answers handshakes as long as there are stubs. Call before the Sentry's filter is in
+/// place.
+pub(super) fn start(inner: Weak<Inner>, listener: Arc<OwnedFd>) -> io::Result<()> {
+    // Both sides wake on the core where the other one has just gone to sleep (Linux 6.6 and later; others ignore it).
     const SET_FLAGS: libc::Ioctl = 0x4008_2104;
     const SYNC_WAKE_UP: u64 = 1;
     // SAFETY: the argument is a plain number.
@@ -280,12 +297,12 @@ pub(super) fn attend(inner: Weak<Inner>, listener: Arc<OwnedFd>) -> io::Result<(
         } else if host::poll_now(listener.as_fd(), libc::POLLIN) & libc::POLLHUP != 0 {
             return;
         }
-        // Else the caller was killed meanwhile.
+        // Otherwise the caller was killed meanwhile.
     })?;
     Ok(())
 }
 
-/// Looks after the births that are awaited, as long as there are any.
+/// Checks pending handshakes at intervals, as long as there are any or strays are found.
 async fn guard(inner: Weak<Inner>) {
     loop {
         let deadline = now_ns() + CHECK_NS;

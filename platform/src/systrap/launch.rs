@@ -22,7 +22,7 @@ pub(super) struct Launched {
     pub(super) area: Arc<Area>,
     pub(super) control: OwnedFd,
     pub(super) listener: OwnedFd,
-    /// Its number in the zygote, who must close it.
+    /// The listener's number in the zygote, which must close it.
     pub(super) listener_number: i32,
     pub(super) vdso: Option<(u64, u64)>,
 }
@@ -50,7 +50,7 @@ pub(super) fn launch(executor: &Executor, yields: bool) -> io::Result<Launched> 
 
     let (control, stub_control) = control_pair()?;
     let image = image()?;
-    // In the order of their numbers.
+    // In the order of their fixed numbers.
     let mut fds = vec![high(executor.doorbell())?];
     for which in 0..abi::DOORBELLS {
         fds.push(high(executor.doorbell_of(which))?);
@@ -67,7 +67,7 @@ pub(super) fn launch(executor: &Executor, yields: bool) -> io::Result<Launched> 
             unsafe { libc::kill(pid, libc::SIGKILL) };
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the zygote does not start"));
         }
-        // It rings when it has got there.
+        // The zygote notifies the doorbell once it has started.
         crate::host::wait_readable(executor.doorbell().as_fd(), 1);
     }
     let post = area.read_post(0);
@@ -77,11 +77,11 @@ pub(super) fn launch(executor: &Executor, yields: bool) -> io::Result<Launched> 
     // rdi, rsi, rdx of `stub_hello`.
     let (vdso, vdso_len, listener_number) = (post.regs[8], post.regs[9], post.regs[12] as i32);
     let pidfd = pidfd_open(pid)?;
-    // SAFETY: a new descriptor, if it succeeds.
+    // SAFETY: on success the call returns a new descriptor, which nothing else owns.
     let listener = unsafe {
         let fd = Errno::result(libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), listener_number, 0));
         if fd.is_err() {
-            // A dying process has no descriptors any more a moment before it is dead.
+            // A dying process loses its descriptors a moment before it is dead.
             crate::host::wait_readable(pidfd.as_fd(), 200);
         }
         lives(pid)?;
@@ -92,7 +92,7 @@ pub(super) fn launch(executor: &Executor, yields: bool) -> io::Result<Launched> 
     Ok(Launched { pid, area, control, listener, listener_number, vdso })
 }
 
-/// Whether the zygote, which nobody watches yet, has not ended; left to be reaped.
+/// Returns an error if the zygote, which is not watched yet, has ended; leaves it to be reaped.
 pub(super) fn lives(pid: i32) -> io::Result<()> {
     use nix::sys::wait::{waitid, Id, WaitPidFlag, WaitStatus};
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
@@ -105,33 +105,33 @@ pub(super) fn lives(pid: i32) -> io::Result<()> {
     }
 }
 
-/// The two ends of a control socket: ours and the stub's.
-/// How long the zygote may take to start; on a host without load it takes a millisecond.
+/// How long the zygote may take to start; on an idle host it takes a millisecond.
 pub(super) const STARTS_WITHIN: Duration = Duration::from_secs(60);
 
+/// Makes the two ends of a control socket: the Sentry's and the stub's.
 pub(super) fn control_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
 }
 
 pub(super) fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
-    // SAFETY: a new descriptor, if it succeeds.
+    // SAFETY: on success the call returns a new descriptor, which nothing else owns.
     unsafe {
         let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid, 0))?;
         Ok(OwnedFd::from_raw_fd(fd as i32))
     }
 }
 
-/// A copy with a number that the fixed ones do not clash with.
+/// A duplicate with a number above the fixed ones.
 fn high(fd: impl std::os::fd::AsFd) -> Result<OwnedFd, Errno> {
     let fd = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(20))?;
-    // SAFETY: new, ours.
+    // SAFETY: a new descriptor, which nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// The stub's program as an executable descriptor.
 fn image() -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC;
-    // Hosts that forbid executable memfds unless asked for know MFD_EXEC; older ones refuse it.
+    // Hosts that forbid executable memfds by default know MFD_EXEC; older ones reject the flag.
     let fd = memfd_create(c"runsc-stub", flags | MFdFlags::from_bits_retain(libc::MFD_EXEC))
         .or_else(|_| memfd_create(c"runsc-stub", flags))?;
     let mut file = std::fs::File::from(fd);
@@ -139,7 +139,7 @@ fn image() -> io::Result<OwnedFd> {
     Ok(high(&file)?)
 }
 
-/// The stub's text segment: the one that may be executed.
+/// The stub's text segment: the executable one.
 fn stub_text() -> io::Result<std::ops::Range<u64>> {
     let word = |at: usize, n: usize| -> io::Result<u64> {
         let b = STUB.get(at..at + n).ok_or_else(|| unsupported("the embedded stub is cut short"))?;
@@ -160,7 +160,7 @@ fn start(image: &OwnedFd, fds: &[OwnedFd]) -> io::Result<i32> {
     const ARGV: [&CStr; 1] = [c"runsc-stub"];
     let argv = [ARGV[0].as_ptr(), std::ptr::null()];
     let envp: [*const libc::c_char; 1] = [std::ptr::null()];
-    // SAFETY: the child makes only async-signal-safe calls on values that exist already, then executes or exits.
+    // SAFETY: the child makes only async-signal-safe calls, on values made before the fork, then executes or exits.
     unsafe {
         let pid = libc::fork();
         if pid < 0 {
@@ -169,9 +169,9 @@ fn start(image: &OwnedFd, fds: &[OwnedFd]) -> io::Result<i32> {
         if pid > 0 {
             return Ok(pid);
         }
-        // No signal from a terminal or a process group; the stub blocks the rest.
+        // No signal from a terminal or to a process group reaches the stub then; it blocks the rest.
         libc::setsid();
-        // The initial stack and the vDSO then lie where the stub's image cannot collide with them.
+        // Without randomisation the initial stack and the vDSO cannot collide with the stub's image.
         libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong);
         for (number, fd) in fds.iter().enumerate() {
             if libc::dup2(fd.as_raw_fd(), number as i32) < 0 {
@@ -190,7 +190,7 @@ fn start(image: &OwnedFd, fds: &[OwnedFd]) -> io::Result<i32> {
     }
 }
 
-/// Size of the state in a signal frame: as large as the standard form of everything that is enabled, and the end mark.
+/// Size of the state in a signal frame: the standard format of all enabled components, and the end mark.
 pub(super) fn fp_state_size() -> usize {
     let leaf = std::arch::x86_64::__cpuid_count(0xd, 0);
     (leaf.ebx as usize + 4).next_multiple_of(64).max(576)
@@ -201,11 +201,11 @@ mod tests {
     use super::*;
     use iced_x86::{Decoder, DecoderOptions, OpKind, Register};
 
-    /// What the guest has in its vector registers stays there while the stub runs on a patched call's way.
+    /// The guest's vector registers keep their values while the stub runs on the path of a patched call.
     #[test]
     fn the_stub_uses_general_registers_only() {
         let text = stub_text().unwrap();
-        // The file's part of it begins with the first page behind the headers.
+        // In the file the text begins one page after the headers.
         let start = (text.start - abi::IMAGE_BASE) as usize;
         let code = &STUB[start..start + (text.end - text.start) as usize];
         let mut decoder = Decoder::with_ip(64, code, text.start, DecoderOptions::NONE);

@@ -1,14 +1,14 @@
-//! How long the Sentry may wait for stubs while others want its attention: a moment at a time, and a small part of all time, however many
-//! stubs do not do what they are waited for.
+//! Time that the Sentry may wait for stubs while other work is pending: a moment at a time, and a small share of all
+//! time, however many stubs do not respond.
 
 use parking_lot::Mutex;
 
 use crate::executor::now_ns;
 
-/// For one wait.
-const ONCE_NS: u64 = 10_000_000;
-/// What can be saved up; of the time that passes one part in [`PART`] is.
-const MOST_NS: u64 = 50_000_000;
+/// Most time for one wait.
+const MAX_WAIT_NS: u64 = 10_000_000;
+/// Most time that can be saved up. One part in [`PART`] of the time that passes is saved.
+const MAX_SAVED_NS: u64 = 50_000_000;
 const PART: u64 = 20;
 
 pub(super) struct Patience(Mutex<Left>);
@@ -20,22 +20,22 @@ struct Left {
 
 impl Patience {
     pub(super) fn new() -> Self {
-        Patience(Mutex::new(Left { ns: MOST_NS, at: now_ns() }))
+        Patience(Mutex::new(Left { ns: MAX_SAVED_NS, at: now_ns() }))
     }
 
-    /// Calls `wait` with the time that it may take (ns), unless there is none to spare.
+    /// Calls `wait` with the time that it may take (ns), unless no time is left.
     pub(super) fn spend(&self, wait: impl FnOnce(u64)) {
         let begun = now_ns();
         let granted = {
             let mut left = self.0.lock();
             let saved = begun.saturating_sub(left.at) / PART;
-            *left = Left { ns: left.ns.saturating_add(saved).min(MOST_NS), at: begun };
-            let granted = left.ns.min(ONCE_NS);
+            *left = Left { ns: left.ns.saturating_add(saved).min(MAX_SAVED_NS), at: begun };
+            let granted = left.ns.min(MAX_WAIT_NS);
             left.ns -= granted;
             granted
         };
-        // Less is not worth going to sleep.
-        if granted >= ONCE_NS / 10 {
+        // Sleeping for less is not worthwhile.
+        if granted >= MAX_WAIT_NS / 10 {
             wait(granted);
         }
         let rest = granted.saturating_sub(now_ns().saturating_sub(begun));
@@ -53,7 +53,7 @@ mod tests {
         let (begun, mut waited, mut waits) = (now_ns(), 0, 0);
         for _ in 0..100 {
             patience.spend(|ns| {
-                assert!(ns <= ONCE_NS);
+                assert!(ns <= MAX_WAIT_NS);
                 let since = now_ns();
                 while now_ns() - since < ns {
                     std::hint::spin_loop();
@@ -63,8 +63,8 @@ mod tests {
             });
         }
         let all = now_ns() - begun;
-        assert!(waits >= 5 && waited <= MOST_NS + all / PART, "{waits} waits, {waited} of {all}");
-        // What is not used is there again.
+        assert!(waits >= 5 && waited <= MAX_SAVED_NS + all / PART, "{waits} waits, {waited} of {all}");
+        // Unused time is credited again.
         std::thread::sleep(std::time::Duration::from_millis(300));
         for _ in 0..1000 {
             let mut granted = false;

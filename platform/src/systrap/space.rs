@@ -195,7 +195,7 @@ impl Space {
             slots.used.insert(slot, Weak::new());
             return Some(slot);
         }
-        while slots.next < abi::MAX_SLOTS {
+        while self.area.reach(slots.next) {
             let slot = slots.next;
             slots.next += 1;
             if !slots.used.contains_key(&slot) && !slots.free.contains(&slot) {
@@ -434,6 +434,12 @@ impl AddressSpace for Space {
             });
             r.map(|r| r.map(|k| (k, part)))
         })
+    }
+    fn lineage(&self) -> super::Lineage {
+        self.control.lineage()
+    }
+    fn set_lineage(&self, lineage: super::Lineage) {
+        self.control.set_lineage(lineage);
     }
     fn rounds_pay(&self) -> usize {
         // Many more, and what else the guest has mapped may have changed before the last is stored.

@@ -1,4 +1,4 @@
-//! One guest thread: a slot of a stub's hand-off area, and what the Sentry knows about it.
+//! One guest thread: a slot of a stub's hand-off area, and the Sentry's record of it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,6 +20,7 @@ mod end;
 mod handles;
 mod held;
 
+use super::share::Ticket;
 use handles::{settled, CellAnswers, Interrupt};
 use held::Held;
 
@@ -37,26 +38,26 @@ impl Regs {
     }
 }
 
-/// What the last answer asked of the stub, and so what it may post next.
+/// The request in the last answer, which determines the posts to expect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Expect {
-    /// Nothing: the Sentry owns the thread.
+    /// No request: the Sentry owns the thread.
     Stopped,
     /// To run the guest.
     Guest,
     /// To carry out operations and report.
     Round,
-    /// Nothing yet: a round is held back.
+    /// No request yet: a round is delayed.
     Held,
 }
 
-/// What interrupters and the like share with the thread.
+/// State shared by a thread and its handles.
 #[derive(Default)]
 struct Shared {
     running: AtomicBool,
     /// `seq` of the last answer.
     seq: AtomicU32,
-    /// The Sentry is to hear of each call.
+    /// The Sentry must see each call.
     filtered: AtomicBool,
 }
 
@@ -69,11 +70,11 @@ pub(super) struct Thread {
     fs_base: u64,
     expect: Expect,
     queue: Vec<Queued>,
-    /// Operations of the current `enter` that have been sent to the stub already.
+    /// Operations of the current `enter` already sent to the stub.
     sent: usize,
-    /// Bytes of the operation after those that have been sent already.
+    /// Bytes already sent of the operation after those.
     copied: usize,
-    /// What to do when the queue has been carried out.
+    /// Continuation after the queue has been carried out.
     then: Enter,
     /// For each operation of the round in the cell, its index in the queue.
     round: Vec<usize>,
@@ -84,20 +85,22 @@ pub(super) struct Thread {
     prefetched: Vec<u8>,
     prefetched_at: u64,
     gs_base: u64,
-    /// The last call came by a patched site, before the space's so many-th invalidate_returns from one.
+    /// If the last call came from a patched site: the space's `return_epoch` at that time.
     patched: Option<u64>,
     counted: (u64, u64),
-    /// What the host clears when the thread ends, and what the stub does before.
+    /// The word that the host clears when the thread exits, and an operation that the stub carries out before.
     tid_word: u64,
     last: Option<OpSlot>,
     forking: Option<Result<Forking, Errno>>,
     starting: Option<Result<Starting, Errno>>,
     held: Option<Held>,
+    /// Its place among those that wait to send descriptors.
+    ticket: Option<Ticket>,
 }
 
 enum Queued {
     Op(Op),
-    /// The platform's own.
+    /// An operation of the platform itself.
     Raw(OpSlot),
     Bad(Errno),
 }
@@ -113,11 +116,11 @@ struct Starting {
     fs_base: u64,
 }
 
-/// How much of a round is used.
+/// Usage of a round so far.
 struct Stage {
     ops: usize,
     bytes: usize,
-    /// What the operations map.
+    /// Files that the operations map.
     files: Vec<Arc<OwnedFd>>,
 }
 
@@ -158,10 +161,11 @@ impl Thread {
             forking: None,
             starting: None,
             held: None,
+            ticket: None,
         }
     }
 
-    /// Has the stub close one of its descriptors, and waits for that. For the zygote, before anything runs.
+    /// Makes the stub close one of its descriptors, and waits for that. Used for the zygote, before any guest runs.
     pub(super) fn close_in_stub(&mut self, number: i32) -> io::Result<()> {
         self.queue.push(Queued::Raw(raw(libc::SYS_close, [number as u64, 0, 0, 0, 0, 0])));
         self.enter(Enter::Stay);
@@ -178,7 +182,7 @@ impl Thread {
         Err(io::ErrorKind::TimedOut.into())
     }
 
-    /// Whether nobody waits for it, so that it should take the poller's core, not the guests'.
+    /// Sets whether no task waits for this thread: then it uses the poller's core instead of the guests'.
     pub(super) fn set_background(&self, background: bool) {
         self.watched.background.store(background, SeqCst);
         self.space.inner.executor.place(&self.watched);
@@ -188,7 +192,7 @@ impl Thread {
         &self.space.area
     }
 
-    /// Puts as much of the queue into the cell as fits and lets the stub go.
+    /// Puts as much of the queue into the cell as fits, and posts the answer.
     fn post_round(&mut self) {
         self.prefetched.clear();
         self.round.clear();
@@ -202,8 +206,9 @@ impl Thread {
             return;
         }
         self.held = None;
+        self.ticket = None;
         if let Err(e) = given {
-            // Nothing of this round is done.
+            // No operation of this round has been carried out.
             self.queue[first] = Queued::Bad(if e == Errno::ETOOMANYREFS { Errno::ENFILE } else { e });
             self.copied = copied;
             self.sent = first;
@@ -213,7 +218,7 @@ impl Thread {
         let last = self.sent == self.queue.len();
         let mut how = if last { self.then } else { Enter::Stay };
         if self.patched.is_some_and(|p| how == Enter::Return && p != self.space.return_epoch.load(Relaxed)) {
-            // The way back through the trampoline page may be gone.
+            // The return path through the trampoline page may be gone.
             how = Enter::Full;
             if self.efault {
                 self.regs.rax = -libc::EFAULT as i64 as u64;
@@ -251,20 +256,20 @@ impl Thread {
     }
 
     /// Sends the files that the round maps.
-    fn give_files(&self, stage: &Stage) -> Result<(), Errno> {
+    fn give_files(&mut self, stage: &Stage) -> Result<(), Errno> {
         if stage.files.is_empty() {
             return Ok(());
         }
         let fds: Vec<_> = stage.files.iter().map(|f| f.as_fd()).collect();
-        let sent = self.space.control().send_to(&self.space, b"f", &fds);
+        let sent = self.space.control().send_to(&self.space, b"f", &fds, &mut self.ticket);
         if matches!(sent, Err(Errno::EPIPE | Errno::ECONNRESET)) {
             self.space.settle();
         }
         sent
     }
 
-    /// Puts one operation into the round; `false` if there is no room (then nothing of it has been put, except that the
-    /// head of a large copy-out may have been), or if it cannot be done.
+    /// Adds one operation to the round. `false` if it does not fit (then nothing of it has been added, except perhaps
+    /// the head of a large copy-out), or if it cannot be carried out.
     fn put(&mut self, index: usize, stage: &mut Stage) -> bool {
         let slot = self.slot;
         if stage.ops >= abi::MAX_OPS {
@@ -307,7 +312,7 @@ impl Thread {
         true
     }
 
-    /// Enters a copy of `n` staged bytes into the round; says whether that was all of operation `index`.
+    /// Adds a copy of `n` staged bytes to the round; returns whether that completes operation `index`.
     fn put_copy(&mut self, index: usize, stage: &mut Stage, addr: u64, n: usize, done: bool) -> bool {
         if n > 0 || done {
             let op = OpSlot { code: op::COPY_OUT, args: [addr, n as u64, stage.bytes as u64, 0, 0, 0, 0] };
@@ -320,7 +325,7 @@ impl Thread {
         done
     }
 
-    /// The stub did what no stub of ours does: end it.
+    /// Kills a stub that does what no honest stub does.
     fn violation(&mut self, what: &str, kind: u32) -> Poll<Trap> {
         log::warn!("stub {}: {what} (kind {kind}); killed", self.space.pid_now());
         self.space.kill();
@@ -353,7 +358,7 @@ impl Thread {
                     Some(index) => {
                         let errno = Errno::from_raw(report.op_errno);
                         let errno = if errno == Errno::UnknownErrno { Errno::EINVAL } else { errno };
-                        // A copy-out that fails only spoils the result of the call.
+                        // A copy-out that fails only changes the result of the call.
                         if errno == Errno::EFAULT
                             && expect == Expect::Round
                             && self.then == Enter::Return
@@ -404,10 +409,11 @@ impl Thread {
                         counters.interrupts.fetch_add(1, Relaxed);
                         Trap::Interrupted
                     }
-                    // A guest that makes our own greeting call has made a call that does not exist.
+                    // HELLO_NR from guest code: a call that does not exist.
                     _ => {
                         if post.kind == kind::CALL {
-                            // Not locked: that would cost a fiftieth of the call, and one lost in a handover is no harm.
+                            // Not an atomic increment, which would cost a fiftieth of the call; an update lost during
+                            // a handover is harmless.
                             counters.patched.store(counters.patched.load(Relaxed) + 1, Relaxed);
                         } else {
                             counters.syscalls.fetch_add(1, Relaxed);
@@ -428,11 +434,11 @@ impl Thread {
     }
 
     fn stop(&mut self) {
-        // What was found without the executor's doing would be taken for a guest that runs.
+        // A post found outside a scan would leave the cell armed; the executor would count the guest as running.
         if self.watched.armed.load(Relaxed) {
             self.watched.armed.store(false, Relaxed);
         }
-        // Who still sees that it runs interrupts it for nothing.
+        // An interrupter that still sees it set sends a needless interrupt.
         self.shared.running.store(false, Release);
         self.expect = Expect::Stopped;
         self.queue.clear();
@@ -450,7 +456,7 @@ impl Thread {
         self.space.exit_state.dead().map(|signal| Trap::Dead { signal })
     }
 
-    /// `poll_fork` without the box.
+    /// `poll_fork` without the cast to a trait object.
     pub(super) fn poll_fork_typed(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<Thread>, Errno>> {
         let forking = match self.poll_begun(cx) {
             Poll::Ready(Ok(forking)) => forking,
@@ -477,10 +483,13 @@ impl Thread {
 
     fn begin_fork(&mut self) -> Result<Forking, Errno> {
         let inner = &self.space.inner;
-        let (token, space) = inner.fork_broker.expect(inner, self.slot)?;
+        let own = self.space.control().lineage();
+        // What the zygote makes is none of its own; who takes it says whose it is.
+        let lineage = if self.space.pid_now() == inner.zygote_pid { own } else { own.child() };
+        let (token, space) = inner.fork_broker.expect(inner, self.slot, lineage, &mut self.ticket)?;
         let background = self.watched.background.load(SeqCst);
         let mut child = Box::new(Thread::waiting(space, self.slot, 0, self.watched.placed(), background));
-        // What its maker has the host give it.
+        // The strict filter is inherited through the host's `clone`.
         child.space.strict.store(self.space.strict.load(Acquire), Release);
         child.regs = self.regs;
         child.fs_base = self.fs_base;
@@ -545,7 +554,7 @@ fn raw(nr: libc::c_long, a: [u64; 6]) -> OpSlot {
     OpSlot { code: op::SYSCALL, args: [nr as u64, a[0], a[1], a[2], a[3], a[4], a[5]] }
 }
 
-/// Operations that are one instruction or one host call.
+/// Operations that are a single instruction or host call.
 fn plain(op: &Op) -> OpSlot {
     match *op {
         Op::MapAnon { addr, len, prot, shared, flags } => {
@@ -583,7 +592,7 @@ fn plain(op: &Op) -> OpSlot {
         Op::SetGs(v) => one(op::SET_GS, v),
         Op::SaveFp { addr } => one(op::SAVE_FP, addr),
         Op::RestoreFp { addr } => one(op::RESTORE_FP, addr),
-        // Handled where they are put; never here.
+        // Handled in `put`; never here.
         Op::MapFile { .. } | Op::CopyOut { .. } | Op::CopyFile { .. } => OpSlot::default(),
     }
 }
@@ -592,7 +601,7 @@ fn one(code: u64, arg: u64) -> OpSlot {
     OpSlot { code, args: [arg, 0, 0, 0, 0, 0, 0] }
 }
 
-/// What the platform promises to check.
+/// Checks what the platform promises to check.
 fn check(op: &Op, fp_size: usize) -> Result<(), Errno> {
     let pages = |addr: u64, len: u64| {
         let ok = addr % PAGE_SIZE == 0
@@ -636,7 +645,7 @@ fn check(op: &Op, fp_size: usize) -> Result<(), Errno> {
         }
         Op::SetFs(v) | Op::SetGs(v) => base(v),
         Op::SaveFp { addr } => (addr <= GUEST_MAX - fp_size as u64).then_some(()).ok_or(Errno::EFAULT),
-        // How much is there is told there; what reaches beyond the guest's memory faults in the stub.
+        // The size is stored in the guest's memory; a part beyond the guest's range faults in the stub.
         Op::RestoreFp { addr } => (addr < GUEST_MAX).then_some(()).ok_or(Errno::EFAULT),
     }
 }
@@ -651,7 +660,7 @@ impl GuestThread for Thread {
     fn queue(&mut self, op: Op) {
         self.queue.push(match check(&op, self.space.inner.fp_size) {
             Ok(()) => Queued::Op(op),
-            // Copies to impossible addresses fail as the stub's copy would.
+            // A copy to an impossible address fails as the stub's copy would.
             Err(Errno::EFAULT) if matches!(op, Op::CopyOut { .. } | Op::CopyFile { .. }) => {
                 Queued::Op(Op::CopyOut { addr: 0, data: vec![0] })
             }
@@ -702,7 +711,7 @@ impl GuestThread for Thread {
             }
             self.watched.set_waker(cx.waker());
             if self.expect == Expect::Stopped {
-                // Only death can be waited for.
+                // Only death is left to wait for.
                 return self.dead().map_or(Poll::Pending, Poll::Ready);
             }
             self.space.inner.executor.arm(&self.watched);

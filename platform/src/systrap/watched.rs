@@ -1,11 +1,11 @@
-//! Shared memory as the Sentry sees it: the hand-off area of one guest process, the page that all stubs read, and the
-//! record by which the executor finds out that a cell has been posted.
+//! Shared memory as seen by the Sentry: the hand-off area of each guest process, the page that all stubs read, and
+//! the executor's record of a cell.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{addr_of, addr_of_mut, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU8, Ordering::*};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use nix::fcntl::{fcntl, FcntlArg, SealFlag};
@@ -19,15 +19,17 @@ use super::abi::{self, Answer, Cell, Global, OpSlot, Post, Report};
 use super::filter::Insn;
 use super::handoff::{self, is_posted};
 
-/// A memfd mapped shared and writable here, sealed against resizing.
+/// A memfd mapped here shared and writable, sealed against resizing.
 pub(crate) struct Mapping {
     base: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: the mapping lives as long as the value; all access goes through raw pointers and atomics below.
+// SAFETY: the mapping is not bound to a thread and lives as long as the value; its memory is only accessed through
+// raw pointers and atomics.
 unsafe impl Send for Mapping {}
-// SAFETY: the same.
+// SAFETY: `&Mapping` gives out raw pointers only; all code below accesses the memory by volatile or atomic operations
+// or by raw copies, which tolerate concurrent writers.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
@@ -35,16 +37,40 @@ impl Mapping {
         let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         Self::of(fd, len, SealFlag::empty())
     }
-    /// One whose descriptor gives nobody else leave to write, and whose pages may be executed.
+    /// A mapping whose descriptor permits no further writable mappings, and whose pages may be executed.
     pub(crate) fn only_writer(name: &std::ffi::CStr, len: usize) -> io::Result<(Self, OwnedFd)> {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        // As for the stub's image.
+        // MFD_EXEC as for the stub's image.
         let fd = memfd_create(name, flags | MFdFlags::from_bits_retain(libc::MFD_EXEC))
             .or_else(|_| memfd_create(name, flags))?;
         Self::of(fd, len, SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE))
     }
+    /// The first part of one that is so long in all.
+    fn first(name: &std::ffi::CStr, whole: usize, len: usize) -> io::Result<(Self, OwnedFd)> {
+        let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        nix::unistd::ftruncate(&fd, whole as i64)?;
+        Self::sealed(fd, len, SealFlag::empty())
+    }
+    /// Of the same file, of which this maps the beginning, so many bytes from `at` on. No descriptor is needed for that.
+    fn further(&self, at: usize, len: usize) -> io::Result<Self> {
+        let end = at + len;
+        // SAFETY: with an old length of 0 a shared mapping stays as it is and there is a second one, at an address of the
+        // kernel's choice, of the same file from the same place on.
+        let base = unsafe { libc::mremap(self.base.as_ptr().cast(), 0, end, libc::MREMAP_MAYMOVE) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the new mapping's first part, into which nothing points.
+        unsafe { libc::munmap(base, at) };
+        // SAFETY: within the new mapping.
+        let base = NonNull::new(unsafe { base.cast::<u8>().add(at) }).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Mapping { base, len })
+    }
     fn of(fd: OwnedFd, len: usize, seals: SealFlag) -> io::Result<(Self, OwnedFd)> {
         nix::unistd::ftruncate(&fd, len as i64)?;
+        Self::sealed(fd, len, seals)
+    }
+    fn sealed(fd: OwnedFd, len: usize, seals: SealFlag) -> io::Result<(Self, OwnedFd)> {
         // SAFETY: a new mapping at an address of the kernel's choice.
         let base = unsafe {
             libc::mmap(
@@ -68,12 +94,13 @@ impl Mapping {
     pub(crate) fn base(&self) -> *mut u8 {
         self.base.as_ptr()
     }
-    /// Makes the pages of a range at once, to spare a fault for each.
+    /// Populates the pages of a range, which saves a fault for each.
     pub(crate) fn populate(&self, at: usize, len: usize) {
         let start = at / crate::PAGE_SIZE as usize * crate::PAGE_SIZE as usize;
         let end = at.saturating_add(len).min(self.len);
         if start < end {
-            // SAFETY: in bounds of the live mapping, whose bytes stay as they are. A kernel that does not know the advice leaves it to the faults.
+            // SAFETY: the range lies in the live mapping, and its bytes do not change. A kernel without this advice
+            // returns an error, and the pages fault in later.
             unsafe { libc::madvise(self.base.as_ptr().add(start).cast(), end - start, libc::MADV_POPULATE_WRITE) };
         }
     }
@@ -81,7 +108,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: ours, and nobody points into it any more: every pointer is made from a borrow of `self`.
+        // SAFETY: the mapping belongs to this value, and every pointer into it was made from a borrow of `self`.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
     }
 }
@@ -91,12 +118,12 @@ pub(crate) struct GlobalPage(Mapping, OwnedFd);
 
 impl GlobalPage {
     pub(crate) fn new() -> io::Result<Self> {
-        // The stubs map it read-only before their filter is in place, which then keeps them from changing that.
+        // Stubs map it read-only before their filter is in place; the filter then prevents them from changing that.
         let (mapping, fd) = Mapping::new(c"runsc-global", crate::PAGE_SIZE as usize)?;
         Ok(GlobalPage(mapping, fd))
     }
     fn global(&self) -> &Global {
-        // SAFETY: the page is mapped, zeroed at first, aligned, and only accessed through atomics.
+        // SAFETY: the page is mapped as long as `self`, page-aligned and zeroed at first; all fields are atomics.
         unsafe { &*self.0.base.as_ptr().cast::<Global>() }
     }
     pub(crate) fn polling(&self) -> &AtomicU32 {
@@ -116,12 +143,12 @@ impl GlobalPage {
     pub(crate) fn set_native_futex(&self, how: u32) {
         self.global().native_futex.store(how, SeqCst);
     }
-    /// What lies at [`abi::STRICT_AT`].
+    /// Writes the program to [`abi::STRICT_AT`].
     pub(crate) fn set_strict(&self, program: &[Insn]) {
         let at = (abi::STRICT_AT - abi::GLOBAL_BASE) as usize;
         let count = std::mem::size_of::<u64>();
         assert!(at >= size_of::<Global>() && at + 2 * count + size_of_val(program) <= crate::PAGE_SIZE as usize);
-        // SAFETY: in bounds of the live mapping, as just checked, and aligned; no stub reads it yet.
+        // SAFETY: in bounds of the live mapping, as asserted above, and aligned; no stub reads it yet.
         unsafe {
             let words = self.0.base.as_ptr().add(at).cast::<u64>();
             words.write_volatile(program.len() as u64);
@@ -137,20 +164,57 @@ impl GlobalPage {
     }
 }
 
-/// The hand-off area of one guest process. Its other side is hostile: everything is read once, by copy.
-pub(crate) struct Area(Mapping, #[expect(dead_code, reason = "given back when dropped")] AreaRoom);
+/// The hand-off area of one guest process. The other side is hostile: each value is read once, by copy.
+///
+/// Few processes have more than one segment of threads; the address space of the others' is not taken.
+pub(crate) struct Area {
+    first: Segment,
+    more: [OnceLock<Segment>; abi::MAX_SLOTS / abi::SEGMENT_SLOTS - 1],
+}
+
+struct Segment(Mapping, #[expect(dead_code, reason = "given back when dropped")] AreaRoom);
+
+const SEGMENT_SIZE: usize = abi::SEGMENT_SLOTS * abi::SLOT_SIZE as usize;
 
 impl Area {
-    /// The descriptor is for the one process that may map it too.
+    /// The descriptor is for the one other process that may map the area.
     pub(crate) fn new() -> io::Result<(Arc<Self>, OwnedFd)> {
-        let room = AreaRoom::new(abi::AREA_SIZE).ok_or(io::ErrorKind::OutOfMemory)?;
-        let (mapping, fd) = Mapping::new(c"runsc-area", abi::AREA_SIZE as usize)?;
-        Ok((Arc::new(Area(mapping, room)), budget::admit(fd, Use::Process)?))
+        let room = AreaRoom::new(SEGMENT_SIZE as u64).ok_or(io::ErrorKind::OutOfMemory)?;
+        let (mapping, fd) = Mapping::first(c"runsc-area", abi::AREA_SIZE as usize, SEGMENT_SIZE)?;
+        let first = Segment(mapping, room);
+        Ok((Arc::new(Area { first, more: Default::default() }), budget::admit(fd, Use::Process)?))
     }
+    /// Makes sure that the slot can be used; false if there is no such slot, or no room for its segment.
+    pub(crate) fn reach(&self, slot: usize) -> bool {
+        let Some(which) = (slot / abi::SEGMENT_SLOTS).checked_sub(1) else { return true };
+        let Some(segment) = self.more.get(which) else { return false };
+        if segment.get().is_some() {
+            return true;
+        }
+        let Some(room) = AreaRoom::new(SEGMENT_SIZE as u64) else { return false };
+        match self.first.0.further((which + 1) * SEGMENT_SIZE, SEGMENT_SIZE) {
+            Ok(mapping) => {
+                // Another thread may have been faster.
+                let _ = segment.set(Segment(mapping, room));
+                true
+            }
+            Err(e) => {
+                log::warn!("no further segment of a hand-off area: {e}");
+                false
+            }
+        }
+    }
+    /// Of a slot that has been reached.
     fn slot(&self, slot: usize) -> *mut u8 {
-        assert!(slot < abi::MAX_SLOTS);
-        // SAFETY: in bounds, as just checked.
-        unsafe { self.0.base.as_ptr().add(slot * abi::SLOT_SIZE as usize) }
+        let segment = match slot / abi::SEGMENT_SLOTS {
+            0 => Some(&self.first),
+            n => self.more[n - 1].get(),
+        };
+        let Some(Segment(mapping, _)) = segment else {
+            unreachable!("slot {slot} was given out before it was reached")
+        };
+        // SAFETY: in bounds, since a segment has as many slots.
+        unsafe { mapping.base.as_ptr().add(slot % abi::SEGMENT_SLOTS * abi::SLOT_SIZE as usize) }
     }
     fn cell(&self, slot: usize) -> *mut Cell {
         self.slot(slot).cast()
@@ -160,51 +224,52 @@ impl Area {
         unsafe { &*addr_of!((*self.cell(slot)).state) }
     }
     pub(crate) fn ops_done(&self, slot: usize) -> u32 {
-        // SAFETY: as above.
+        // SAFETY: an aligned word of the live mapping, only accessed as an atomic.
         unsafe { &*addr_of!((*self.cell(slot)).ops_done) }.load(Acquire)
     }
     fn core(&self, slot: usize) -> u32 {
-        // SAFETY: as above.
+        // SAFETY: an aligned word of the live mapping, only accessed as an atomic.
         unsafe { &*addr_of!((*self.cell(slot)).core) }.load(Relaxed)
     }
-    /// The exiting thread's mark.
+    /// Mark of an exited thread: its signal stack is free.
     pub(crate) fn gone(&self, slot: usize) -> &AtomicU32 {
-        // SAFETY: as above.
+        // SAFETY: an aligned word of the live mapping, only accessed as an atomic.
         unsafe { &*addr_of!((*self.cell(slot)).gone) }
     }
-    /// A new thread begins in the slot: nothing of an earlier one's is left.
+    /// Clears the slot for a new thread.
     pub(crate) fn reset(&self, slot: usize) {
         self.set_filtered(slot, false);
         for nr in 0..abi::ANSWERS {
             self.set_answer(slot, nr, None);
         }
-        // SAFETY: in the live mapping.
+        // SAFETY: an aligned word in the live mapping.
         unsafe { addr_of_mut!((*self.cell(slot)).robust).write_volatile(0) };
     }
-    /// What the stub answers to call `nr` by itself.
+    /// Sets or clears the stub's own answer to call `nr`.
     pub(crate) fn set_answer(&self, slot: usize, nr: usize, answer: Option<u32>) {
         assert!(nr < abi::ANSWERS);
         // SAFETY: an aligned word of the live mapping, only accessed as an atomic.
         unsafe { &(*addr_of!((*self.cell(slot)).answers))[nr] }.store(answer.map_or(0, |a| !a), Release);
     }
     pub(crate) fn set_filtered(&self, slot: usize, on: bool) {
-        // SAFETY: as above.
+        // SAFETY: an aligned word of the live mapping, only accessed as an atomic.
         unsafe { &*addr_of!((*self.cell(slot)).filtered) }.store(on.into(), SeqCst);
     }
-    /// The stub's counts of calls that it answered, and made, by itself. It may say what it likes.
+    /// The stub's counts of calls that it answered and made by itself. Not trustworthy.
     pub(crate) fn counts(&self, slot: usize) -> (u64, u64) {
         let cell = self.cell(slot);
-        // SAFETY: in the live mapping; volatile, because the guest may write meanwhile.
+        // SAFETY: in the live mapping; any bytes are valid; volatile, because the guest may write meanwhile.
         unsafe { (addr_of!((*cell).answered).read_volatile(), addr_of!((*cell).native).read_volatile()) }
     }
-    /// The one read of what the stub posted.
+    /// Reads the stub's post; call once per post.
     pub(crate) fn read_post(&self, slot: usize) -> Post {
         // SAFETY: in the live mapping; any bytes are a valid `Post`; volatile, because the guest may write meanwhile.
         unsafe { addr_of!((*self.cell(slot)).post).read_volatile() }
     }
-    /// The one read of the rest of it.
+    /// Reads the rest of the post; call once per post.
     pub(crate) fn read_report(&self, slot: usize) -> Report {
-        // SAFETY: as above.
+        // SAFETY: in the live mapping; any bytes are a valid `Report`; volatile, because the guest may write
+        // meanwhile.
         unsafe { addr_of!((*self.cell(slot)).report).read_volatile() }
     }
     pub(crate) fn write_answer(
@@ -217,7 +282,8 @@ impl Area {
         regs: Option<&[u64; abi::NREGS]>,
         rax: u64,
     ) {
-        // SAFETY: in the live mapping; the stub reads it only after the state word says so.
+        // SAFETY: all fields are in the live mapping and aligned; volatile, because the guest may read or write
+        // meanwhile. An honest stub reads them only after the state word changes.
         unsafe {
             if let Some(regs) = regs {
                 addr_of_mut!((*self.cell(slot)).regs).write_volatile(*regs);
@@ -232,22 +298,22 @@ impl Area {
     }
     pub(crate) fn write_op(&self, slot: usize, index: usize, op: OpSlot) {
         assert!(index < abi::MAX_OPS);
-        // SAFETY: in bounds, in the live mapping.
+        // SAFETY: `index` is below MAX_OPS, so the slot lies in the cell, in the live mapping.
         unsafe { addr_of_mut!((*self.cell(slot)).ops[index]).write_volatile(op) }
     }
-    /// Puts bytes into the slot's staging buffer.
+    /// Copies bytes to the slot's staging buffer.
     pub(crate) fn stage_out(&self, slot: usize, at: usize, data: &[u8]) {
         assert!(at <= abi::STAGE_OUT_MAX && data.len() <= abi::STAGE_OUT_MAX - at);
-        // SAFETY: in bounds, as just checked; raw pointers, because the guest may read or write meanwhile.
+        // SAFETY: in bounds, as asserted above; raw pointers, because the guest may read or write meanwhile.
         unsafe {
             let to = self.slot(slot).add(abi::STAGE_OUT as usize + at);
             std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len());
         }
     }
-    /// Puts bytes of a file into the slot's staging buffer; zeroes where it has none.
+    /// Copies bytes of a file to the slot's staging buffer; zeroes beyond its end.
     pub(crate) fn stage_file(&self, slot: usize, at: usize, file: &crate::host::SharedFile, offset: u64, len: usize) {
         assert!(at <= abi::STAGE_OUT_MAX && len <= abi::STAGE_OUT_MAX - at);
-        // SAFETY: in bounds, as just checked; raw pointers, because guests may read or write both sides meanwhile.
+        // SAFETY: in bounds, as asserted above; raw pointers, because guests may access both sides meanwhile.
         unsafe {
             let to = self.slot(slot).add(abi::STAGE_OUT as usize + at);
             let copy = |from: *mut u8, n: usize| {
@@ -258,19 +324,20 @@ impl Area {
             std::ptr::write_bytes(to.add(n), 0, len - n);
         }
     }
-    /// Copies what the stub put into the staging buffer.
+    /// Copies the bytes that the stub put into the staging buffer.
     pub(crate) fn stage_in(&self, slot: usize, len: usize, into: &mut Vec<u8>) {
         let len = len.min(abi::STAGE_IN_MAX);
         into.clear();
         into.reserve(len);
-        // SAFETY: in bounds; `into` has room; raw pointers, because the guest may write meanwhile.
+        // SAFETY: `len` is at most STAGE_IN_MAX, which fits into the slot; `into` has capacity for it, and all of it
+        // is written; raw pointers, because the guest may write meanwhile.
         unsafe {
             let from = self.slot(slot).add(abi::STAGE_IN as usize);
             std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), len);
             into.set_len(len);
         }
     }
-    /// Lets the waiting stub have its answer; `before` is called if it has to be woken for that.
+    /// Publishes the answer to the waiting stub; `before` is called if the stub has to be woken.
     pub(crate) fn reply(&self, slot: usize, before: impl FnOnce()) {
         let word = self.state(slot);
         handoff::reply(word, || {
@@ -278,29 +345,30 @@ impl Area {
             futex_wake(word);
         });
     }
-    /// Tells the stub not to spin.
+    /// Lets the stub stop spinning.
     pub(crate) fn park(&self, slot: usize) {
         handoff::park(self.state(slot));
     }
 }
 
 fn futex_wake(word: &AtomicU32) {
-    // SAFETY: a live word; the call reads nothing else.
+    // SAFETY: FUTEX_WAKE uses only the address of the word, which is live.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1, 0, 0, 0) };
 }
 
-/// A cell that the executor looks at.
+/// A cell that the executor scans.
 pub(crate) struct Watched {
     pub(crate) area: Arc<Area>,
     pub(crate) slot: usize,
-    /// The host's thread, as its maker says (0: not yet), and the process that it must belong to, which the host has told.
+    /// The host thread as its maker reports it (0: not yet), and the process that it must belong to, as the host
+    /// reports it.
     pub(crate) tid: AtomicI32,
     pub(crate) pid: AtomicI32,
-    /// Where it has been put (a [`CoreSet`]).
+    /// The cores to which it has been moved (a [`CoreSet`]).
     placed: AtomicU8,
-    /// Nobody waits for it: it is the poller's core that it takes, when the poller has nothing to do.
+    /// Background work: no task waits for it, so it uses the poller's core while the poller is idle.
     pub(crate) background: AtomicBool,
-    /// The cores that the guest has chosen for it.
+    /// The affinity mask that the guest has set.
     pub(crate) pinned: Mutex<Option<crate::cores::Pinned>>,
     /// The Sentry waits for a post.
     pub(crate) armed: AtomicBool,
@@ -324,8 +392,8 @@ impl Watched {
             waker: Mutex::new(None),
         })
     }
-    /// The number of its thread, if the host agrees now that it is one of its process. What a stub says is the number of a thread may
-    /// be that of another stub's, or of the Sentry's.
+    /// The tid of its thread, if the host confirms now that it belongs to the process. A tid reported by a stub may
+    /// be that of another stub's thread, or of a thread of the Sentry.
     pub(crate) fn own_tid(&self) -> Option<i32> {
         let (tid, pid) = (self.tid.load(SeqCst), self.pid.load(SeqCst));
         crate::host::is_thread_of(tid, pid).then_some(tid)
@@ -346,7 +414,7 @@ impl Watched {
     pub(crate) fn state(&self) -> u32 {
         self.area.state(self.slot).load(Acquire)
     }
-    /// The core that the stub says it was on when it last rang.
+    /// The core that the stub reported with its last notification.
     pub(crate) fn core(&self) -> u32 {
         self.area.core(self.slot)
     }
@@ -359,6 +427,29 @@ impl Watched {
     pub(crate) fn wake(&self) {
         if let Some(waker) = self.waker.lock().as_ref() {
             waker.wake_by_ref();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The stub sees one area, whose further segments are mapped here when they are needed.
+    #[test]
+    fn segments_of_one_file() {
+        let (area, fd) = Area::new().unwrap();
+        let (last, slots) = (abi::MAX_SLOTS - 1, [0, abi::SEGMENT_SLOTS - 1, abi::SEGMENT_SLOTS, abi::MAX_SLOTS - 1]);
+        assert!(area.reach(0) && area.more.iter().all(|s| s.get().is_none()));
+        assert!(area.reach(last) && !area.reach(last + 1) && slots.iter().all(|slot| area.reach(*slot)));
+        for (i, slot) in slots.into_iter().enumerate() {
+            area.state(slot).store(100 + i as u32, SeqCst);
+        }
+        for (i, slot) in slots.into_iter().enumerate() {
+            let offset = std::mem::offset_of!(Cell, state) as u64 + slot as u64 * abi::SLOT_SIZE;
+            let mut seen = [0; 4];
+            assert_eq!(nix::sys::uio::pread(&fd, &mut seen, offset as i64), Ok(4));
+            assert_eq!(u32::from_ne_bytes(seen), 100 + i as u32);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A test is its own Sentry: it makes address spaces, puts machine code into them and looks at what they trap on.
+//! Helpers for tests that take the Sentry's part: a test makes address spaces, puts machine code into them and checks
+//! their traps.
 #![allow(dead_code)]
 
 use std::future::{poll_fn, Future};
@@ -20,11 +21,11 @@ where
     F: FnOnce(Arc<Systrap>, Arc<Executor>) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    sandbox_that(true, test)
+    sandbox_with(true, test)
 }
 
-/// The same; without `see_all`, a guest's `sched_yield` is the host's own.
-pub fn sandbox_that<F, Fut>(see_all: bool, test: F)
+/// The same; without `see_all`, the host answers a guest's `sched_yield`.
+pub fn sandbox_with<F, Fut>(see_all: bool, test: F)
 where
     F: FnOnce(Arc<Systrap>, Arc<Executor>) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
@@ -55,7 +56,7 @@ pub async fn enter(t: &mut Guest, how: Enter) -> Trap {
     trap(t).await
 }
 
-/// Answers the system call that `t` stopped on, and waits for what comes next.
+/// Answers the system call that `t` stopped on, and waits for the next trap.
 pub async fn answer(t: &mut Guest, rax: u64) -> Trap {
     t.regs_mut().rax = rax;
     enter(t, Enter::Return).await
@@ -92,14 +93,14 @@ pub async fn load(platform: &Systrap, code: &[u8]) -> Guest {
     t
 }
 
-/// Loads and runs up to the first trap.
+/// Loads the code and runs up to the first trap.
 pub async fn start(platform: &Systrap, code: &[u8]) -> (Guest, Trap) {
     let mut t = load(platform, code).await;
     let trap = enter(&mut t, Enter::Full).await;
     (t, trap)
 }
 
-/// Machine code written in the test's own assembly, between two labels.
+/// Machine code in the test's own assembly, between two labels.
 #[macro_export]
 macro_rules! guest_code {
     ($name:ident, $($line:expr),* $(,)?) => {
@@ -120,7 +121,10 @@ macro_rules! guest_code {
                 static END: u8;
             }
             // SAFETY: both labels lie in this program's read-only data, the first before the second.
-            unsafe { std::slice::from_raw_parts(&raw const START, (&raw const END).offset_from(&raw const START) as usize) }
+            unsafe {
+                let (start, end) = (&raw const START, &raw const END);
+                std::slice::from_raw_parts(start, end.offset_from(start) as usize)
+            }
         }
     };
 }

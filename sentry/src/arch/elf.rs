@@ -1,4 +1,4 @@
-//! Reading ELF executables (elf(5)). Everything in the file is hostile: sizes, offsets and counts are checked.
+//! Reads ELF executables (elf(5)). All contents are hostile: sizes, offsets and counts are checked.
 
 use crate::error::{Errno, Result};
 use platform::{GUEST_MAX, PAGE_SIZE};
@@ -10,7 +10,7 @@ pub const PT_GNU_STACK: u32 = 0x6474_e551;
 const ET_EXEC: u16 = 2;
 const ET_DYN: u16 = 3;
 const EM_X86_64: u16 = 62;
-/// Most program headers that Linux takes: they must fit in 64 KiB.
+/// Linux's limit: the program headers must fit in 64 KiB.
 const MAX_PHDRS: usize = 65536 / 56;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Phdr {
 
 #[derive(Clone, Debug)]
 pub struct Elf {
-    /// Loaded at any address.
+    /// Position-independent (`ET_DYN`).
     pub pie: bool,
     pub entry: u64,
     pub phoff: u64,
@@ -60,14 +60,14 @@ fn u64_at(b: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(b.get(at..at + 8)?.try_into().ok()?))
 }
 
-/// True if the bytes begin like an ELF file.
+/// True if the bytes begin with the ELF magic number.
 pub fn is_elf(head: &[u8]) -> bool {
     head.starts_with(b"\x7fELF")
 }
 
 impl Elf {
-    /// Parses the header; `read(offset, len)` fetches more of the file. Errors: `ENOEXEC` for anything not a 64-bit
-    /// x86-64 executable that Linux would start.
+    /// Parses the header; `read(offset, len)` reads more of the file. `ENOEXEC`: not a 64-bit x86-64
+    /// executable that Linux would start.
     pub fn parse(head: &[u8], read: &mut dyn FnMut(u64, usize) -> Result<Vec<u8>>) -> Result<Elf> {
         let bad = || Errno::ENOEXEC;
         if !is_elf(head) || head.len() < 64 || head[4] != 2 || head[5] != 1 {
@@ -125,13 +125,13 @@ impl Elf {
     pub fn loads(&self) -> impl Iterator<Item = &Phdr> {
         self.phdrs.iter().filter(|p| p.kind == PT_LOAD && p.memsz > 0)
     }
-    /// Lowest and highest address of the segments, whole pages.
+    /// Lowest and highest address of the segments, in whole pages.
     pub fn extent(&self) -> (u64, u64) {
         let lo = self.loads().map(|p| p.vaddr).min().unwrap_or(0) & !(PAGE_SIZE - 1);
         let hi = self.loads().map(|p| p.vaddr + p.memsz).max().unwrap_or(0);
         (lo, hi.div_ceil(PAGE_SIZE) * PAGE_SIZE)
     }
-    /// Largest alignment that a segment asks for.
+    /// Largest alignment of the segments.
     pub fn align(&self) -> u64 {
         self.loads()
             .map(|p| p.align)
@@ -143,7 +143,7 @@ impl Elf {
     pub fn interp(&self) -> Option<&Phdr> {
         self.phdrs.iter().find(|p| p.kind == PT_INTERP)
     }
-    /// The address that AT_PHDR tells, before the load bias.
+    /// The value of AT_PHDR without the load bias.
     pub fn phdr_addr(&self) -> u64 {
         if let Some(p) = self.phdrs.iter().find(|p| p.kind == PT_PHDR) {
             return p.vaddr;

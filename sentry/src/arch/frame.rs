@@ -1,4 +1,4 @@
-//! `struct rt_sigframe` of x86-64: how a signal handler is entered and left (sigreturn(2)).
+//! `struct rt_sigframe` of x86-64: entering a signal handler and returning from it (sigreturn(2)).
 
 use crate::kernel::signal::{AltStack, SigInfo, SigSet};
 use platform::{Fault, Regs};
@@ -22,27 +22,28 @@ const EFLAGS_CLEAR: u64 = 0x400 | 0x10000 | 0x100;
 pub struct Frame {
     pub addr: u64,
     pub bytes: Vec<u8>,
-    /// Where the floating point state goes (64-byte aligned), above the frame.
+    /// Address of the floating-point state (64-byte aligned), above the frame.
     pub fp_addr: u64,
     /// Registers at the handler's first instruction.
     pub regs: Regs,
 }
 
-/// What the handler is told.
+/// Contents of a frame.
 pub struct Delivery<'a> {
     pub info: &'a SigInfo,
     pub handler: u64,
     pub restorer: u64,
-    /// Mask that sigreturn puts back.
+    /// Mask that sigreturn restores.
     pub mask: SigSet,
     pub alt: AltStack,
-    /// Stack pointer to build below (the alternate stack's top, or the guest's own less the red zone).
+    /// The frame is built below this address (the alternate stack's top, or the guest's stack pointer minus
+    /// the red zone).
     pub stack: u64,
     pub fault: Option<Fault>,
     pub fp_size: usize,
 }
 
-/// Builds the frame for a handler; `regs` are what sigreturn restores. `None` if the stack pointer leaves no room.
+/// Builds the frame for a handler; sigreturn restores `regs`. `None`: the stack pointer leaves no room.
 pub fn build(regs: &Regs, d: &Delivery<'_>) -> Option<Frame> {
     let fp_addr = d.stack.checked_sub(d.fp_size as u64)? & !63;
     let addr = (fp_addr.checked_sub(FRAME as u64)? & !15).checked_sub(8)?;
@@ -87,7 +88,7 @@ pub fn build(regs: &Regs, d: &Delivery<'_>) -> Option<Frame> {
     Some(Frame { addr, bytes: b, fp_addr, regs })
 }
 
-/// What sigreturn found.
+/// State read from a frame by sigreturn.
 pub struct Restored {
     pub regs: Regs,
     pub mask: SigSet,
@@ -95,10 +96,10 @@ pub struct Restored {
     pub fp_addr: u64,
 }
 
-/// Size of what [`restore`] reads, at the stack pointer of the `rt_sigreturn` call.
+/// Bytes that [`restore`] needs, from the stack pointer of the `rt_sigreturn` call.
 pub const RESTORE_SIZE: usize = UCONTEXT;
 
-/// Takes a `ucontext` apart. `old` gives what a guest may not change.
+/// Decodes a `ucontext`. `old` supplies the bits that a guest may not change.
 pub fn restore(b: &[u8; RESTORE_SIZE], old: &Regs) -> Restored {
     let get = |at: usize| {
         let mut v = [0u8; 8];

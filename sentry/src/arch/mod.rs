@@ -1,4 +1,4 @@
-//! What depends on the processor: signal frames and ELF. One architecture: x86-64.
+//! Processor-dependent code: signal frames and ELF. The only architecture is x86-64.
 
 pub mod elf;
 pub mod frame;

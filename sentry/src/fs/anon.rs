@@ -68,7 +68,7 @@ impl AnonInode {
     }
 }
 
-/// What `fstat` says of eventfd, epoll, timerfd and kin: they share one inode without a type.
+/// Attributes of eventfd, epoll, timerfd, signalfd and inotify files: they share one inode without a type.
 pub fn anon_attr() -> Attr {
     Attr { dev: ANON_DEV, ino: SHARED_INO, mode: 0o600, nlink: 1, blksize: 4096, ..Attr::default() }
 }

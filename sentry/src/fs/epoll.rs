@@ -15,10 +15,10 @@ use crate::error::{Errno, Result};
 use crate::kernel::users::{self, Charge, Resource, User, MAX_EPOLL_WATCHES};
 use crate::kernel::wait::{WaitQueue, Waiter};
 use parking_lot::Mutex;
-use platform::executor::Rounds;
+use platform::executor::{drop_aside, Rounds};
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 const ET: u32 = libc::EPOLLET as u32;
@@ -32,6 +32,8 @@ const EXCLUSIVE_OK: u32 =
     PollEvents::IN.union(PollEvents::OUT).union(PollEvents::ALWAYS).bits() | WAKEUP | ET | EXCLUSIVE;
 /// Longest chain of epolls that watch each other (`EP_MAX_NESTS`).
 const MAX_NESTS: usize = 4;
+/// Most items that watch one file: one event wakes them all.
+const MAX_WATCHERS: usize = 1 << 17;
 /// Most chains of each length that lead from one file upwards (`path_limits`).
 const PATHS: [u32; MAX_NESTS + 1] = [1000, 500, 100, 50, 10];
 
@@ -56,6 +58,8 @@ pub struct Item {
     gone: AtomicBool,
     /// Registration on the file's queue.
     reg: Mutex<Option<u64>>,
+    /// Its place among the file's `watchers`, under their lock.
+    place: AtomicUsize,
     /// None: there was no room for it.
     charge: Option<Charge>,
 }
@@ -101,6 +105,26 @@ impl Item {
             ep.items.lock().remove(&self.key());
             ep.forget(self);
         }
+    }
+    fn watch(&self, file: &File) {
+        let Some(me) = self.me.upgrade() else { return };
+        let mut list = file.watchers.lock();
+        self.place.store(list.len(), Ordering::Relaxed);
+        list.push(me);
+    }
+    /// However many watch the file, this costs the same.
+    fn unwatch(&self, file: &File) {
+        let mut list = file.watchers.lock();
+        let at = self.place.load(Ordering::Relaxed);
+        if list.get(at).is_none_or(|i| !std::ptr::eq(&**i, self)) {
+            return;
+        }
+        let gone = list.swap_remove(at);
+        if let Some(moved) = list.get(at) {
+            moved.place.store(at, Ordering::Relaxed);
+        }
+        drop(list);
+        drop(gone);
     }
     fn leave_queue(&self, ops: &dyn FileOps) {
         if let Some(inner) = ops.as_any().downcast_ref::<Epoll>() {
@@ -168,6 +192,18 @@ struct Walk {
     rounds: Rounds,
 }
 
+/// One round through the ready list. Level-triggered items come back at its end, so it is as long as the list was.
+pub struct Round {
+    left: usize,
+    max: usize,
+    pub events: Vec<Event>,
+}
+
+/// Items that are asked while all others wait.
+const HARVESTED_AT_ONCE: usize = 1024;
+/// More items than this leave their files later.
+const ENDED_AT_ONCE: usize = 1024;
+
 pub struct Epoll {
     shared: Arc<Shared>,
     /// Who made it, whom its items are counted for.
@@ -229,6 +265,9 @@ impl Epoll {
         } else if watched {
             walk.leaves.push(file.clone());
         }
+        if file.watchers.lock().len() >= MAX_WATCHERS {
+            return Err(Errno::ENOSPC);
+        }
         let item = Arc::new_cyclic(|w| Item {
             me: w.clone(),
             epoll: Arc::downgrade(&self.shared),
@@ -239,6 +278,7 @@ impl Epoll {
             queued: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             reg: Mutex::new(None),
+            place: AtomicUsize::new(0),
             charge: self.user.charge(Resource::EpollWatches, MAX_EPOLL_WATCHES.load(Ordering::Relaxed)),
         });
         {
@@ -254,7 +294,7 @@ impl Epoll {
         if let Some(inner) = nested {
             inner.shared.above.lock().push(Arc::downgrade(&item));
         }
-        file.watchers.lock().push(item.clone());
+        item.watch(file);
         if walk.leaves.iter().any(|f| !few_paths(f, &mut walk.rounds)) {
             self.delete(file, fd)?;
             return Err(Errno::EINVAL);
@@ -297,24 +337,30 @@ impl Epoll {
             let key = (fd, Arc::as_ptr(file) as usize);
             self.shared.items.lock().remove(&key).ok_or(Errno::ENOENT)?
         };
-        file.watchers.lock().retain(|i| !Arc::ptr_eq(i, &item));
+        item.unwatch(file);
         item.leave_queue(&*file.ops);
         self.shared.forget(&item);
         Ok(())
     }
 
-    /// Up to `max` events that are ready now.
-    pub fn harvest(&self, max: usize) -> Vec<Event> {
-        let mut out = Vec::new();
-        // Level-triggered items come back at the end: one round only.
-        let round = self.shared.ready.lock().list.len();
-        let mut rounds = Rounds::new();
-        for _ in 0..round {
-            rounds.next();
-            if out.len() >= max {
+    /// Begins a round through what may be ready, for up to `max` events.
+    pub fn begin(&self, max: usize) -> Round {
+        Round { left: self.shared.ready.lock().list.len(), max, events: Vec::new() }
+    }
+
+    /// Goes on with a round, for a moment; true when it is done.
+    pub fn harvest(&self, round: &mut Round) -> bool {
+        let out = &mut round.events;
+        for _ in 0..HARVESTED_AT_ONCE {
+            if round.left == 0 || out.len() >= round.max {
+                round.left = 0;
                 break;
             }
-            let Some(item) = self.shared.pop() else { break };
+            round.left -= 1;
+            let Some(item) = self.shared.pop() else {
+                round.left = 0;
+                break;
+            };
             let Some(file) = item.file.upgrade() else { continue };
             let got = item.ready(&file);
             if got.is_empty() {
@@ -332,10 +378,13 @@ impl Epoll {
                 item.queue(&self.shared);
             }
         }
+        if round.left > 0 {
+            return false;
+        }
         if !out.is_empty() && self.shared.queue.has_waiters() && !self.shared.ready.lock().list.is_empty() {
             self.shared.queue.wake(PollEvents::READABLE);
         }
-        out
+        true
     }
 
     pub fn queue(&self) -> &WaitQueue {
@@ -386,18 +435,26 @@ fn paths(item: &Item, nests: usize, left: &mut [u32; MAX_NESTS + 1], rounds: &mu
     }
 }
 
+/// The items of an epoll that is gone.
+struct Left(BTreeMap<(i32, usize), Arc<Item>>);
+
 impl Drop for Epoll {
     fn drop(&mut self) {
-        let items = std::mem::take(&mut *self.shared.items.lock());
-        self.shared.ready.lock().list.clear();
-        let mut rounds = Rounds::new();
-        for item in items.into_values() {
-            rounds.next();
+        let left = Left(std::mem::take(&mut *self.shared.items.lock()));
+        if left.0.len() > ENDED_AT_ONCE {
+            drop_aside((left, std::mem::take(&mut *self.shared.ready.lock())));
+        }
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        for item in std::mem::take(&mut self.0).into_values() {
             item.gone.store(true, Ordering::SeqCst);
             item.mask.store(0, Ordering::SeqCst);
             if let Some(file) = item.file.upgrade() {
                 item.leave_queue(&*file.ops);
-                file.watchers.lock().retain(|i| !Arc::ptr_eq(i, &item));
+                item.unwatch(&file);
             }
         }
     }
@@ -449,6 +506,12 @@ mod tests {
         assert_eq!(f.ops.read(f, &mut Dst::kernel(&mut vec![0; n]), 0).unwrap(), n);
     }
 
+    fn ready(ep: &Epoll, max: usize) -> Vec<Event> {
+        let mut round = ep.begin(max);
+        while !ep.harvest(&mut round) {}
+        round.events
+    }
+
     #[test]
     fn level_edge_oneshot() {
         let epf = new();
@@ -459,23 +522,23 @@ mod tests {
         assert!(epf.poll().is_empty());
         write(&w, 2);
         assert_eq!(epf.poll(), PollEvents::READABLE);
-        assert_eq!(ep.harvest(9), [(LIN, 33)]);
-        assert_eq!(ep.harvest(9), [(LIN, 33)]);
+        assert_eq!(ready(ep, 9), [(LIN, 33)]);
+        assert_eq!(ready(ep, 9), [(LIN, 33)]);
         read(&r, 2);
-        assert_eq!(ep.harvest(9), []);
+        assert_eq!(ready(ep, 9), []);
         ep.modify(&r, 3, (LIN | ET, 34)).unwrap();
         write(&w, 1);
-        assert_eq!(ep.harvest(9), [(LIN, 34)]);
-        assert_eq!(ep.harvest(9), []);
+        assert_eq!(ready(ep, 9), [(LIN, 34)]);
+        assert_eq!(ready(ep, 9), []);
         write(&w, 1);
-        assert_eq!(ep.harvest(9), [(LIN, 34)]);
+        assert_eq!(ready(ep, 9), [(LIN, 34)]);
         ep.modify(&r, 3, (LIN | ONESHOT, 35)).unwrap();
-        assert_eq!(ep.harvest(9), [(LIN, 35)]);
+        assert_eq!(ready(ep, 9), [(LIN, 35)]);
         write(&w, 1);
         drop(w);
-        assert_eq!(ep.harvest(9), []);
+        assert_eq!(ready(ep, 9), []);
         ep.modify(&r, 3, (LIN | ONESHOT, 36)).unwrap();
-        assert_eq!(ep.harvest(9), [(LIN | PollEvents::HUP.bits(), 36)]);
+        assert_eq!(ready(ep, 9), [(LIN | PollEvents::HUP.bits(), 36)]);
         ep.delete(&r, 3).unwrap();
         assert_eq!(ep.delete(&r, 3), Err(Errno::ENOENT));
     }
@@ -487,7 +550,7 @@ mod tests {
         for i in 0..100 {
             let f = eventfd::new(1, false, 0);
             ep.add(&f, 7, (LIN | LOUT, i)).unwrap();
-            assert_eq!(ep.harvest(9).len(), 1);
+            assert_eq!(ready(ep, 9).len(), 1);
         }
         assert!(ep.shared.items.lock().is_empty());
         assert!(ep.shared.ready.lock().list.len() <= 2);
@@ -496,6 +559,29 @@ mod tests {
         drop(epf);
         assert!(f.watchers.lock().is_empty());
         assert!(!f.ops.wait_queue().unwrap().has_waiters());
+    }
+
+    /// More than are asked at once, all of one file; they leave it in any order.
+    #[test]
+    fn a_round_in_parts() {
+        const N: usize = 3 * HARVESTED_AT_ONCE;
+        let epf = new();
+        let ep = of(&epf).unwrap();
+        let f = eventfd::new(0, false, 0);
+        for i in 0..N {
+            ep.add(&f, i as i32, (LIN, i as u64)).unwrap();
+        }
+        f.ops.write(&f, &mut Src::kernel(&1u64.to_ne_bytes()), 0).unwrap();
+        let mut round = ep.begin(N);
+        assert!(!ep.harvest(&mut round));
+        assert_eq!((ready(ep, N).len(), ready(ep, 5).len()), (N, 5));
+        // 7 and N have no common divisor.
+        for i in 0..N - 10 {
+            ep.delete(&f, (i * 7 % N) as i32).unwrap();
+        }
+        assert_eq!((f.watchers.lock().len(), ready(ep, N).len()), (10, 10));
+        drop(epf);
+        assert!(f.watchers.lock().is_empty());
     }
 
     #[test]
@@ -522,7 +608,7 @@ mod tests {
         let other = eventfd::new(0, false, 0);
         add(&low[0], &other).unwrap();
         f.ops.write(&f, &mut Src::kernel(&1u64.to_ne_bytes()), 0).unwrap();
-        assert_eq!(of(&high[15]).unwrap().harvest(99).len(), 30);
+        assert_eq!(ready(of(&high[15]).unwrap(), 99).len(), 30);
     }
 
     #[test]
@@ -540,6 +626,6 @@ mod tests {
         of(&e[4]).unwrap().add(&f, 9, (LIN, 9)).unwrap();
         assert!(e[0].poll().is_empty());
         f.ops.write(&f, &mut Src::kernel(&1u64.to_ne_bytes()), 0).unwrap();
-        assert_eq!(of(&e[0]).unwrap().harvest(4), [(LIN, 1)]);
+        assert_eq!(ready(of(&e[0]).unwrap(), 4), [(LIN, 1)]);
     }
 }

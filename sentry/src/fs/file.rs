@@ -106,6 +106,10 @@ pub trait FileOps: Send + Sync {
     fn ioctl(&self, _file: &File, _task: &Task, _cmd: u32, _arg: u64) -> SysResult<u64> {
         Err(Errno::ENOTTY.into())
     }
+    /// Requests may take long or wait: `EAGAIN` means "wait on `wait_queue`", and [`FileOps::ioctl`] may block the host thread.
+    fn ioctl_waits(&self) -> bool {
+        false
+    }
     fn map(&self, _file: &File, _write_shared: bool) -> Result<MapSource> {
         Err(Errno::ENODEV)
     }

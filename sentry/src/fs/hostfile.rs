@@ -12,7 +12,7 @@ use crate::kernel::wait::WaitQueue;
 use crate::mm::io::{Dst, Src};
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use parking_lot::Mutex;
-use platform::executor::WatchHandle;
+use platform::executor::{aside, WatchHandle};
 use platform::Executor;
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
@@ -112,39 +112,12 @@ impl HostFile {
         ready.set(PollEvents::WRNORM, ready.contains(PollEvents::OUT));
         ready
     }
-    fn regular(&self) -> bool {
-        self.kind == libc::S_IFREG
+    /// A terminal that the command could not open anew: a write to it may block whatever `poll` says, since a program outside may
+    /// write to it as well and the terminal may take less than it is given.
+    fn may_block(&self) -> bool {
+        self.kind == libc::S_IFCHR && !self.never_waits
     }
-}
-
-fn retry<T>(mut f: impl FnMut() -> nix::Result<T>) -> Result<T> {
-    loop {
-        match f() {
-            Err(Errno::EINTR) => {}
-            r => return r,
-        }
-    }
-}
-
-impl FileOps for HostFile {
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-    fn read(&self, _file: &File, dst: &mut Dst<'_>, offset: u64) -> SysResult<usize> {
-        let _turn = self.reading.lock();
-        if dst.remaining() == 0 {
-            return Ok(0);
-        }
-        if self.regular() && offset != NO_OFFSET {
-            return Ok(super::gofer::read_fd(&self.fd, dst, offset)?);
-        }
-        if !self.regular() && !self.ready().intersects(PollEvents::READ_WAIT) {
-            return Err(Errno::EAGAIN.into());
-        }
-        Ok(dst.fill(CHUNK, &mut |buf| retry(|| nix::unistd::read(&*self.fd, buf)))?)
-    }
-    fn write(&self, file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
-        let _turn = self.writing.lock();
+    fn write_locked(&self, file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
         let append = src.append == Some(true) || (self.again && src.appends(file.flags()));
         if self.regular() && append {
             // The host's description need not be in append mode. Whoever writes to the file outside is not kept from it.
@@ -193,6 +166,48 @@ impl FileOps for HostFile {
             return Err(Errno::EAGAIN.into());
         }
         Ok((done, NO_OFFSET))
+    }
+    fn regular(&self) -> bool {
+        self.kind == libc::S_IFREG
+    }
+}
+
+fn retry<T>(mut f: impl FnMut() -> nix::Result<T>) -> Result<T> {
+    loop {
+        match f() {
+            Err(Errno::EINTR) => {}
+            r => return r,
+        }
+    }
+}
+
+impl FileOps for HostFile {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn read(&self, _file: &File, dst: &mut Dst<'_>, offset: u64) -> SysResult<usize> {
+        let _turn = self.reading.lock();
+        if dst.remaining() == 0 {
+            return Ok(0);
+        }
+        if self.regular() && offset != NO_OFFSET {
+            return Ok(super::gofer::read_fd(&self.fd, dst, offset)?);
+        }
+        if !self.regular() && !self.ready().intersects(PollEvents::READ_WAIT) {
+            return Err(Errno::EAGAIN.into());
+        }
+        Ok(dst.fill(CHUNK, &mut |buf| retry(|| nix::unistd::read(&*self.fd, buf)))?)
+    }
+    fn write(&self, file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
+        if !self.may_block() {
+            let _turn = self.writing.lock();
+            return self.write_locked(file, src, offset);
+        }
+        let Some(turn) = self.writing.try_lock() else { return Err(Errno::EAGAIN.into()) };
+        let r = aside(|| self.write_locked(file, src, offset));
+        drop(turn);
+        self.queue.wake(PollEvents::WRITE_WAIT);
+        r
     }
     fn seekable(&self) -> bool {
         self.regular()

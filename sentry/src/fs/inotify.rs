@@ -16,16 +16,16 @@ use crate::kernel::wait::WaitQueue;
 use crate::kernel::Task;
 use crate::mm::io::Dst;
 use parking_lot::Mutex;
-use platform::budget::{self, Budget};
+use platform::budget::{self, of_heap, Budget};
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
 /// Events that wait in one instance at most (as the default of `/proc/sys/fs/inotify/max_queued_events`).
 const QUEUE_MAX: usize = 16384;
 /// Memory of the events that wait in all instances.
-static QUEUED: Budget = Budget::new(64 << 20);
+static QUEUED: LazyLock<Budget> = LazyLock::new(|| Budget::new(of_heap(64 << 20, 2)));
 /// Bits of a mask that name events.
 pub const EVENTS: u32 = libc::IN_ALL_EVENTS;
 

@@ -24,9 +24,7 @@ pub struct Range {
 }
 
 impl Range {
-    fn meets(self, o: Range) -> bool {
-        self.start <= o.end && o.start <= self.end
-    }
+    const ALL: Range = Range { start: 0, end: u64::MAX };
 }
 
 /// Who holds a record lock: the number of a descriptor table (with the process id for `F_GETLK`) or the address of a description.
@@ -38,11 +36,7 @@ pub enum Owner {
 
 impl PartialEq for Owner {
     fn eq(&self, o: &Owner) -> bool {
-        match (self, o) {
-            (Owner::Posix { table: a, .. }, Owner::Posix { table: b, .. }) => a == b,
-            (Owner::Ofd(a), Owner::Ofd(b)) => a == b,
-            _ => false,
-        }
+        self.key() == o.key()
     }
 }
 
@@ -52,6 +46,12 @@ impl Owner {
     }
     pub fn ofd(file: &Arc<File>) -> Owner {
         Owner::Ofd(Arc::as_ptr(file) as usize)
+    }
+    fn key(&self) -> (bool, u64) {
+        match self {
+            Owner::Posix { table, .. } => (false, *table),
+            Owner::Ofd(id) => (true, *id as u64),
+        }
     }
     pub fn pid(&self) -> i32 {
         match self {
@@ -68,9 +68,74 @@ pub struct RecordLock {
     pub write: bool,
 }
 
+/// Locks of one owner and kind, which never meet: where each begins, to where it ends and who set it.
+#[derive(Default)]
+struct Ranges(BTreeMap<u64, (u64, Owner)>);
+
+impl Ranges {
+    /// The first that meets `range`.
+    fn first(&self, range: Range) -> Option<(Range, Owner)> {
+        let before = self.0.range(..range.start).next_back().filter(|(_, (end, _))| *end >= range.start);
+        let hit = before.or_else(|| self.0.range(range.start..=range.end).next());
+        hit.map(|(start, (end, owner))| (Range { start: *start, end: *end }, *owner))
+    }
+
+    /// Takes `range` out.
+    fn cut(&mut self, range: Range) {
+        if range == Range::ALL {
+            return self.0.clear();
+        }
+        let ends =
+            [self.first(range), self.0.range(..=range.end).next_back().map(|(s, (e, o))| (range_of(*s, *e), *o))];
+        let within: Vec<u64> = self.0.range(range.start..=range.end).map(|(start, _)| *start).collect();
+        for start in within {
+            self.0.remove(&start);
+        }
+        if let Some((r, owner)) = ends[0].filter(|(r, _)| r.start < range.start) {
+            self.0.insert(r.start, (range.start - 1, owner));
+        }
+        if let Some((r, owner)) = ends[1].filter(|(r, _)| r.end > range.end) {
+            self.0.insert(range.end + 1, (r.end, owner));
+        }
+    }
+
+    /// Puts `range` in, which is free, as one with those that it touches.
+    fn join(&mut self, mut range: Range, owner: Owner) {
+        let before = self.0.range(..range.start).next_back().map(|(start, (end, _))| range_of(*start, *end));
+        if let Some(b) = before.filter(|b| b.end.checked_add(1) == Some(range.start)) {
+            range.start = b.start;
+        }
+        let after = range.end.checked_add(1).and_then(|next| self.0.remove(&next));
+        if let Some((end, _)) = after {
+            range.end = end;
+        }
+        self.0.insert(range.start, (range.end, owner));
+    }
+}
+
+fn range_of(start: u64, end: u64) -> Range {
+    Range { start, end }
+}
+
+/// What one owner holds.
+#[derive(Default)]
+struct Held {
+    reads: Ranges,
+    writes: Ranges,
+}
+
+impl Held {
+    fn len(&self) -> usize {
+        self.reads.0.len() + self.writes.0.len()
+    }
+}
+
 #[derive(Default)]
 struct Lists {
-    records: Vec<RecordLock>,
+    /// By owner: a call costs little however many locks there are; of owners there are few as a rule.
+    records: BTreeMap<(bool, u64), Held>,
+    /// How many records.
+    count: usize,
     /// Address of the description, and whether exclusive.
     flocks: Vec<(usize, bool)>,
 }
@@ -103,7 +168,7 @@ pub fn release_posix(files: &Arc<FdTable>, file: &File) {
 /// The table of this number goes.
 pub fn release_table(table: u64, file: &File) {
     if let Some(l) = existing(file) {
-        l.unlock(&Owner::Posix { table, pid: 0 }, Range { start: 0, end: u64::MAX });
+        l.unlock(&Owner::Posix { table, pid: 0 }, Range::ALL);
     }
 }
 
@@ -111,7 +176,7 @@ pub fn release_table(table: u64, file: &File) {
 pub fn release_file(file: &File) {
     if let Some(l) = existing(file) {
         let id = file as *const File as usize;
-        l.unlock(&Owner::Ofd(id), Range { start: 0, end: u64::MAX });
+        l.unlock(&Owner::Ofd(id), Range::ALL);
         l.flock_drop(id);
     }
 }
@@ -122,26 +187,26 @@ impl FileLocks {
         Self::find(&self.lists.lock(), owner, range, write)
     }
     fn find(l: &Lists, owner: &Owner, range: Range, write: bool) -> Option<RecordLock> {
-        let hit = |r: &&RecordLock| r.owner != *owner && r.range.meets(range) && (write || r.write);
-        l.records.iter().filter(hit).min_by_key(|r| r.range.start).copied()
+        let others = l.records.iter().filter(|(key, _)| **key != owner.key());
+        let hits = others.flat_map(|(_, held)| {
+            let reads = if write { held.reads.first(range) } else { None };
+            [(reads, false), (held.writes.first(range), true)]
+        });
+        let hits = hits.filter_map(|(hit, write)| hit.map(|(range, owner)| RecordLock { owner, range, write }));
+        hits.min_by_key(|r| r.range.start)
     }
 
     /// Takes `range` out of what `owner` holds.
     fn cut(l: &mut Lists, owner: &Owner, range: Range) {
-        let mut rest = Vec::new();
-        l.records.retain(|r| {
-            if r.owner != *owner || !r.range.meets(range) {
-                return true;
-            }
-            if r.range.start < range.start {
-                rest.push(RecordLock { range: Range { start: r.range.start, end: range.start - 1 }, ..*r });
-            }
-            if r.range.end > range.end {
-                rest.push(RecordLock { range: Range { start: range.end + 1, end: r.range.end }, ..*r });
-            }
-            false
-        });
-        l.records.append(&mut rest);
+        let Some(held) = l.records.get_mut(&owner.key()) else { return };
+        let before = held.len();
+        held.reads.cut(range);
+        held.writes.cut(range);
+        let after = held.len();
+        l.count = (l.count + after).saturating_sub(before);
+        if after == 0 {
+            l.records.remove(&owner.key());
+        }
     }
 
     fn try_lock(&self, owner: Owner, range: Range, write: bool) -> Result<()> {
@@ -149,24 +214,18 @@ impl FileLocks {
         if Self::find(&l, &owner, range, write).is_some() {
             return Err(Errno::EAGAIN);
         }
-        if l.records.len() >= MAX_LOCKS {
+        if l.count >= MAX_LOCKS {
             return Err(Errno::ENOLCK);
         }
-        let downgrades = l.records.iter().any(|r| r.owner == owner && r.write && !write && r.range.meets(range));
+        let had = l.records.get(&owner.key()).is_some_and(|held| held.writes.first(range).is_some());
         Self::cut(&mut l, &owner, range);
-        // Neighbours of the same kind become one.
-        let mut whole = range;
-        l.records.retain(|r| {
-            let touches = r.range.start <= whole.end.saturating_add(1) && whole.start <= r.range.end.saturating_add(1);
-            if r.owner == owner && r.write == write && touches {
-                whole = Range { start: whole.start.min(r.range.start), end: whole.end.max(r.range.end) };
-                return false;
-            }
-            true
-        });
-        l.records.push(RecordLock { owner, range: whole, write });
+        let held = l.records.entry(owner.key()).or_default();
+        let before = held.len();
+        if write { &mut held.writes } else { &mut held.reads }.join(range, owner);
+        let after = held.len();
+        l.count = (l.count + after).saturating_sub(before);
         drop(l);
-        if downgrades {
+        if had && !write {
             self.queue.wake_all();
         }
         Ok(())
@@ -317,12 +376,70 @@ mod tests {
         assert!(l.conflict(&b, r(0, 39), false).is_some());
         l.unlock(&b, r(0, u64::MAX));
         l.try_lock(a, r(40, 59), true).unwrap();
-        assert_eq!(l.lists.lock().records.len(), 1);
-        assert_eq!(l.lists.lock().records[0].range, r(0, 99));
+        assert_eq!(l.lists.lock().count, 1);
+        assert_eq!(l.conflict(&b, r(50, 50), true).unwrap().range, r(0, 99));
         // Reading locks of two owners live together.
         l.try_lock(a, r(0, 99), false).unwrap();
         l.try_lock(b, r(0, 99), false).unwrap();
         assert_eq!(l.try_lock(a, r(0, 0), true), Err(Errno::EAGAIN));
+    }
+
+    /// What a plain list of bytes says, after calls that cut, join and replace at random.
+    #[test]
+    fn as_a_list_of_bytes() {
+        const BYTES: u64 = 40;
+        let l = FileLocks::default();
+        let owners = [Owner::Posix { table: 1, pid: 1 }, Owner::Posix { table: 2, pid: 2 }, Owner::Ofd(2)];
+        // For each owner and byte: none, reading, writing.
+        let mut model = [[0u8; BYTES as usize]; 3];
+        let mut x = 1u64;
+        let mut random = |n: u64| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            x % n
+        };
+        for _ in 0..20_000 {
+            let (o, a, b, what) = (random(3) as usize, random(BYTES), random(BYTES), random(3) as u8);
+            let range = r(a.min(b), a.max(b));
+            let bytes = range.start as usize..=range.end as usize;
+            if what == 0 {
+                l.unlock(&owners[o], range);
+                model[o][bytes].fill(0);
+                continue;
+            }
+            let others = (0..3).filter(|i| *i != o);
+            let stands = |i: usize, at: usize| model[i][at] == 2 || (what == 2 && model[i][at] == 1);
+            let free = others.flat_map(|i| bytes.clone().map(move |at| (i, at))).all(|(i, at)| !stands(i, at));
+            assert_eq!(l.conflict(&owners[o], range, what == 2).is_none(), free);
+            assert_eq!(l.try_lock(owners[o], range, what == 2), if free { Ok(()) } else { Err(Errno::EAGAIN) });
+            if free {
+                model[o][bytes].fill(what);
+            }
+            let runs = |m: &[u8]| (0..m.len()).filter(|&i| m[i] != 0 && (i == 0 || m[i - 1] != m[i])).count();
+            assert_eq!(l.lists.lock().count, model.iter().map(|m| runs(m)).sum::<usize>());
+        }
+        for o in &owners {
+            l.unlock(o, Range::ALL);
+        }
+        let lists = l.lists.lock();
+        assert_eq!((lists.count, lists.records.len()), (0, 0));
+    }
+
+    /// So many that calls which go through all of them would take hours.
+    #[test]
+    fn many_locks() {
+        let (l, a, b) = (FileLocks::default(), Owner::Ofd(1), Owner::Ofd(2));
+        for i in 0..MAX_LOCKS as u64 {
+            l.try_lock(a, r(3 * i, 3 * i), i % 2 == 0).unwrap();
+        }
+        assert_eq!(l.try_lock(a, r(3 * MAX_LOCKS as u64, u64::MAX), true), Err(Errno::ENOLCK));
+        for i in 0..MAX_LOCKS as u64 {
+            assert_eq!(l.conflict(&b, r(3 * i, u64::MAX), true).unwrap().range.start, 3 * i);
+            l.unlock(&a, r(3 * i, 3 * i));
+        }
+        assert_eq!(l.lists.lock().count, 0);
+        l.try_lock(b, Range::ALL, true).unwrap();
     }
 
     #[test]

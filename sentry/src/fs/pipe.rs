@@ -32,8 +32,6 @@ pub const PIPE_DEFAULT: usize = 16 * PAGE;
 pub const PIPE_MAX: usize = 1 << 20;
 /// Capacity of a new pipe of a user that has many.
 const PIPE_SMALL: usize = 2 * PAGE;
-/// When no more than this is left of what all pipes may have, new ones are small whoever makes them.
-const SCARCE: u64 = 1 << 15;
 
 pub struct State {
     ring: Ring,
@@ -260,7 +258,7 @@ impl Pipe {
             return Err(Errno::EBUSY);
         }
         // Some must be left for small ones.
-        let too_much = cap > s.cap && users::left(Resource::PipePages) < SCARCE + ((cap - s.cap) / PAGE) as u64;
+        let too_much = cap > s.cap && users::scarce(Resource::PipePages, ((cap - s.cap) / PAGE) as u64);
         if too_much || s.charge.as_mut().is_some_and(|c| !c.set((cap / PAGE) as u64, user_pages())) {
             return Err(Errno::EPERM);
         }
@@ -287,7 +285,8 @@ fn user_pages() -> u64 {
 /// Counts a pipe that is opened first: its capacity. `ENFILE` when all pipes together have too much.
 fn first_charge() -> Result<(usize, Charge)> {
     let user = users::current();
-    let usual = if users::left(Resource::PipePages) > SCARCE {
+    // With little left of what all pipes may have, new ones are small whoever makes them.
+    let usual = if !users::scarce(Resource::PipePages, 1) {
         user.charge_many(Resource::PipePages, (PIPE_DEFAULT / PAGE) as u64, user_pages())
     } else {
         None

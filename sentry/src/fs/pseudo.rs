@@ -3,19 +3,20 @@
 //! * [`Super`]: what the nodes of one tree share (device number, magic, time).
 //! * [`StaticDir`]: a directory whose entries are made once. A directory that changes implements [`Inode`] and [`List`] itself
 //!   and opens by [`open_dir`].
-//! * [`Content`]: a text that is generated when it is read at offset 0 (and kept for the reads that follow up to its end, so that one
-//!   reader sees one state); opens as [`OpenText`]. All texts that are kept together have a bound ([`TEXTS_MAX`]). [`TextFile`] is one made of closures.
+//! * [`Content`]: a text that is generated when it is read at offset 0 (and kept for the reads that follow up to its
+//!   end, so that one reader sees one state); opens as [`OpenText`]. All texts that are kept together have a bound
+//!   ([`TEXTS`]). [`TextFile`] is one made of closures.
 //! * [`Symlink`]: a fixed target.
 //! * [`Put`]: appends numbers and padding to a byte buffer without going through `fmt`.
 
 use super::dir::{seek_without_end, Dir, DirFile};
 use super::file::{File, FileOps};
 use super::types::*;
-use crate::error::{Errno, Result, SysResult};
+use crate::error::{later, Errno, Result, SysResult};
 use crate::kernel::Kernel;
 use crate::mm::io::{Dst, Src};
 use parking_lot::Mutex;
-use platform::budget::{Budget, Charge};
+use platform::budget::{of_heap, Budget, Charge};
 use platform::executor::Rounds;
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,14 +31,14 @@ pub const MAX_STORE: usize = 4096;
 
 /// Memory of all texts that open files keep, and of one text while it is generated.
 const TEXTS_MAX: usize = if cfg!(test) { 8 << 20 } else { 256 << 20 };
-static TEXTS: Budget = Budget::new(TEXTS_MAX as u64);
+static TEXTS: LazyLock<Budget> = LazyLock::new(|| Budget::new(of_heap(TEXTS_MAX as u64, 6)));
 /// A text up to this length is generated anew for each read when memory for texts is used up.
 const SHORT: usize = 64 << 10;
 
 /// What generates a text of guest-made length asks now and then whether it may go on.
 pub fn check_length(out: &[u8], rounds: &mut Rounds) -> Result<()> {
-    rounds.next();
-    if out.len() > TEXTS_MAX / 2 {
+    rounds.step().map_err(later)?;
+    if out.len() as u64 > TEXTS.most() / 2 {
         return Err(Errno::ENOMEM);
     }
     Ok(())

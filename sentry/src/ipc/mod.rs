@@ -1,6 +1,7 @@
-//! System V IPC (sysvipc(7)): message queues, semaphore sets, shared memory; and POSIX message queues ([`mqueue`]).
+//! System V IPC (sysvipc(7)): message queues, semaphore sets, shared memory; and POSIX message queues
+//! ([`mqueue`]).
 //!
-//! One namespace per sandbox. What the three kinds have in common is here: identifiers, keys, permissions.
+//! One namespace per sandbox. This module holds the common parts: identifiers, keys, permissions.
 
 pub mod mqueue;
 pub mod msg;
@@ -16,11 +17,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 
-/// Identifiers are `sequence << 15 | index`, so that one that was removed is not mistaken for its successor.
+/// Identifiers are `sequence << 15 | index`, so the id of a removed object differs from that of its
+/// successor.
 const INDEX_BITS: u32 = 15;
 const SEQ_MAX: u32 = i32::MAX as u32 >> INDEX_BITS;
 const MODE_BITS: u32 = 0o777;
-/// Indices are not used again before so many others (`ipc_min_cycle`).
+/// Number of indices used in turn before one is reused (`ipc_min_cycle`).
 const MIN_CYCLE: usize = 64;
 
 /// Owner and mode of an object (`struct ipc64_perm`).
@@ -35,7 +37,7 @@ pub struct Perm {
     pub seq: u32,
 }
 
-/// What `IPC_SET` changes.
+/// The fields that `IPC_SET` changes.
 #[derive(Clone, Copy, Debug)]
 pub struct SetPerm {
     pub uid: u32,
@@ -56,7 +58,7 @@ impl Perm {
         }
     }
 
-    /// May `cred` do what the mode bits `want` say (`ipcperms`)? Bits of any of the three classes count.
+    /// Whether `cred` may do what the mode bits `want` say (`ipcperms`). Bits of all three classes count.
     pub fn check(&self, cred: &Cred, want: u32) -> Result<()> {
         let want = (want >> 6) | (want >> 3) | want;
         let in_group = |gid| cred.egid == gid || cred.groups.contains(&gid);
@@ -72,7 +74,7 @@ impl Perm {
         Ok(())
     }
 
-    /// May `cred` change or remove the object?
+    /// Whether `cred` may change or remove the object.
     pub fn check_owner(&self, cred: &Cred) -> Result<()> {
         if cred.euid == self.cuid || cred.euid == self.uid || cred.has(CAP_SYS_ADMIN) {
             Ok(())
@@ -105,9 +107,9 @@ impl Perm {
 /// An object in a [`Registry`].
 pub trait Object: Send + Sync {
     fn perm(&self) -> Perm;
-    /// Objects may be `gone` before they are removed.
+    /// Whether objects can be `gone` before they are removed.
     const VANISHES: bool = false;
-    /// Nobody can see it any more though it has not been removed yet.
+    /// The object is no longer visible, though not removed yet.
     fn gone(&self) -> bool {
         false
     }
@@ -115,17 +117,17 @@ pub trait Object: Send + Sync {
 
 struct Slots<T> {
     objects: BTreeMap<u32, (i32, Arc<T>)>,
-    /// Index by key; may be out of date.
+    /// Index by key; may contain stale entries.
     keys: BTreeMap<i32, u32>,
     seq: u32,
-    /// Index given last.
+    /// The index assigned last.
     last: Option<u32>,
 }
 
 /// All objects of one kind.
 pub struct Registry<T> {
     slots: Mutex<Slots<T>>,
-    /// How many there may be: as set, and at most.
+    /// Number of objects allowed: current setting and upper bound.
     limit: AtomicUsize,
     max: usize,
 }
@@ -142,7 +144,7 @@ impl<T: Object> Registry<T> {
     pub fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
-    /// The sysctls `msgmni` and `shmmni`; `EINVAL` beyond what the Sentry allows.
+    /// Sets the sysctls `msgmni` and `shmmni`; `EINVAL` beyond the Sentry's bound.
     pub fn set_limit(&self, n: i64) -> Result<()> {
         let n = usize::try_from(n).ok().filter(|n| *n <= self.max).ok_or(Errno::EINVAL)?;
         self.limit.store(n, Ordering::Relaxed);
@@ -155,7 +157,8 @@ impl<T: Object> Registry<T> {
         }
     }
 
-    /// The `*get` calls: finds by key or makes one. `fits` looks at an existing object, `make` at `Perm` of a new one.
+    /// The `*get` calls: finds by key or creates. `fits` checks an existing object, `make` creates one from
+    /// its `Perm`.
     pub fn get_or_create(
         &self,
         key: i32,
@@ -181,7 +184,7 @@ impl<T: Object> Registry<T> {
         if s.objects.len() >= self.limit() {
             return Err(Errno::ENOSPC);
         }
-        // The next free one, in turn, within bounds that keep indices small (`ipc_idr_alloc`).
+        // The next free index in turn, within a bound that keeps indices small (`ipc_idr_alloc`).
         let free = |i: &u32| !s.objects.contains_key(i);
         let bound = (s.objects.len() * 3 / 2).clamp(MIN_CYCLE, 1 << INDEX_BITS) as u32;
         let next = s.last.map_or(0, |l| (l + 1) % bound);
@@ -198,20 +201,20 @@ impl<T: Object> Registry<T> {
         Ok(id)
     }
 
-    /// By identifier: `EINVAL` if there is none.
+    /// Finds by identifier; `EINVAL` if there is none.
     pub fn get(&self, id: i32) -> Result<Arc<T>> {
         let id = u32::try_from(id).map_err(|_| Errno::EINVAL)?;
         let mut s = self.slots.lock();
         Self::purge(&mut s);
         match s.objects.get(&(id & ((1 << INDEX_BITS) - 1))) {
             Some((i, o)) if *i == id as i32 => Ok(o.clone()),
-            // The slot was used again: what the caller means has been removed.
+            // The index was reused: the caller's object has been removed.
             Some(_) => Err(Errno::EIDRM),
             None => Err(Errno::EINVAL),
         }
     }
 
-    /// By index (the `*_STAT` calls): the object and its identifier.
+    /// Finds by index (the `*_STAT` calls): the object and its identifier.
     pub fn at(&self, index: i32) -> Result<(i32, Arc<T>)> {
         let index = u32::try_from(index).map_err(|_| Errno::EINVAL)?;
         let mut s = self.slots.lock();
@@ -231,14 +234,14 @@ impl<T: Object> Registry<T> {
         }
     }
 
-    /// All, with their identifiers.
+    /// All objects with their identifiers.
     pub fn all(&self) -> Vec<(i32, Arc<T>)> {
         let mut s = self.slots.lock();
         Self::purge(&mut s);
         s.objects.values().cloned().collect()
     }
 
-    /// Highest index in use (what the `*_INFO` calls return); 0 if none.
+    /// Highest index in use (the result of the `*_INFO` calls); 0 if none.
     pub fn max_index(&self) -> u64 {
         u64::from(self.slots.lock().objects.keys().next_back().copied().unwrap_or(0))
     }
@@ -249,7 +252,7 @@ pub struct IpcNamespace {
     pub msgs: Registry<msg::Queue>,
     pub sems: Registry<sem::Set>,
     pub sem_undoers: Arc<sem::Undoers>,
-    /// Semaphores in all sets together.
+    /// Number of semaphores in all sets.
     pub sem_total: AtomicUsize,
     pub shms: Registry<shm::Segment>,
     /// Largest segment (`kernel.shmmax`).
@@ -292,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_find_and_identifiers_are_not_used_again() {
+    fn keys_find_objects_and_identifiers_are_not_reused() {
         let r: Registry<Dummy> = Registry::new(3);
         let get = |key, flags| r.get_or_create(key, flags, &user(5), |_| Ok(()), |p| Ok(Dummy(p)));
         assert_eq!(get(7, 0o600), Err(Errno::ENOENT));
@@ -310,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_comes_back_with_another_number() {
+    fn a_reused_index_gets_another_sequence_number() {
         let r: Registry<Dummy> = Registry::new(3);
         let get = || r.get_or_create(9, 0o600 | libc::IPC_CREAT, &user(5), |_| Ok(()), |p| Ok(Dummy(p))).unwrap();
         let mut seen = std::collections::BTreeSet::new();

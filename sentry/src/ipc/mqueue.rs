@@ -1,4 +1,4 @@
-//! POSIX message queues (mq_overview(7)). They have a space of names of their own; no file system shows it.
+//! POSIX message queues (mq_overview(7)). They have a name space of their own, which no file system shows.
 
 use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysError, SysResult};
@@ -21,13 +21,11 @@ use std::sync::{Arc, Weak};
 const QUEUES_MAX: usize = 256;
 const MSG_DEFAULT: i64 = 10;
 const MSGSIZE_DEFAULT: i64 = 8192;
-/// What even a privileged process may not go beyond.
+/// Limits of privileged processes.
 const HARD_MSG: i64 = 65536;
 const HARD_MSGSIZE: i64 = 16 << 20;
-/// What Linux counts for one message beside its bytes.
+/// Linux's accounting overhead of one message.
 const OVERHEAD: i64 = 48;
-/// Bytes that the queues of one user may be declared for at most: the messages are the Sentry's memory.
-const USER_MAX: u64 = users::MAX_QUEUE_BYTES / 2;
 pub const PRIO_MAX: u32 = 32768;
 
 /// The first words of `struct mq_attr`.
@@ -39,15 +37,16 @@ pub struct MqAttr {
     pub curmsgs: i64,
 }
 
-/// How mq_notify(2) tells.
+/// The notification method of mq_notify(2).
 #[derive(Clone, Debug)]
-pub enum How {
+pub enum NotifyMethod {
     Nothing,
     Signal {
         signo: i32,
         value: u64,
     },
-    /// The cookie goes to this netlink socket, where a thread of the C library waits for it. Its last byte tells what happened.
+    /// Sends the cookie to this netlink socket, which a thread of the C library reads. The cookie's last byte
+    /// gives the event.
     Thread {
         socket: Weak<File>,
         cookie: [u8; COOKIE_LEN],
@@ -58,10 +57,10 @@ pub const COOKIE_LEN: usize = 32;
 const NOTIFY_WOKENUP: u8 = 1;
 const NOTIFY_REMOVED: u8 = 2;
 
-impl How {
-    fn notify_thread(self, what: u8) {
-        if let How::Thread { socket, mut cookie } = self {
-            cookie[COOKIE_LEN - 1] = what;
+impl NotifyMethod {
+    fn notify_thread(self, event: u8) {
+        if let NotifyMethod::Thread { socket, mut cookie } = self {
+            cookie[COOKIE_LEN - 1] = event;
             if let Some(f) = socket.upgrade() {
                 crate::net::netlink::notify(&f, &cookie);
             }
@@ -73,24 +72,24 @@ struct Notify {
     group: Weak<ThreadGroup>,
     /// How often the process had called `execve`: a signal that one program has asked for is not sent to the next.
     execs: u64,
-    how: How,
+    how: NotifyMethod,
 }
 
 struct State {
     perm: Perm,
-    /// By priority, in order of arrival.
+    /// Messages by priority, in order of arrival.
     messages: BTreeMap<u32, VecDeque<Vec<u8>>>,
     count: i64,
     bytes: usize,
     notify: Option<Notify>,
-    /// Threads that wait for a message: one that comes is theirs, and nobody is notified.
+    /// Number of threads that wait for a message: a new message goes to one of them, without notification.
     receivers: usize,
 }
 
 pub struct Queue {
     maxmsg: i64,
     msgsize: i64,
-    /// What it was declared for.
+    /// Charge of the declared bytes.
     _declared: Charge,
     _counted: Counted,
     ino: u64,
@@ -98,7 +97,7 @@ pub struct Queue {
     wait: WaitQueue,
 }
 
-/// The queues by name.
+/// All queues by name.
 #[derive(Default)]
 pub struct Names {
     named: Mutex<BTreeMap<Vec<u8>, Arc<Queue>>>,
@@ -165,7 +164,7 @@ impl Names {
         Ok(File::new(Box::new(QueueFile(queue)), keep, None))
     }
 
-    /// mq_unlink(2): the directory of queues is as /tmp is.
+    /// mq_unlink(2), with the rules of a sticky directory.
     pub fn unlink(&self, cred: &Cred, name: &[u8]) -> Result<()> {
         valid(name)?;
         let mut names = self.named.lock();
@@ -187,7 +186,7 @@ impl Queue {
             return Err(Errno::EINVAL);
         }
         let declared = (maxmsg * (msgsize + OVERHEAD)) as u64;
-        let limit = task.limit(libc::RLIMIT_MSGQUEUE).min(USER_MAX);
+        let limit = task.limit(libc::RLIMIT_MSGQUEUE).min(users::all_max(Resource::QueueBytes) / 2);
         let declared = users::of(cred.uid).charge_many(Resource::QueueBytes, declared, limit).ok_or(Errno::EMFILE)?;
         let umask = task.fs().lock().umask;
         Ok(Queue {
@@ -227,17 +226,17 @@ impl Queue {
             return false;
         }
         let Some(d) = data.take() else { return true };
-        let told = if s.count == 0 && s.receivers == 0 { s.notify.take() } else { None };
+        let registered = if s.count == 0 && s.receivers == 0 { s.notify.take() } else { None };
         s.count += 1;
         s.bytes += d.len();
         s.messages.entry(prio).or_default().push_back(d);
         drop(s);
         self.wait.wake(PollEvents::READABLE);
-        let execs = told.as_ref().map_or(0, |n| n.execs);
-        match told.and_then(|n| Some((n.how, n.group.upgrade()?))) {
-            Some((How::Signal { signo, value }, group)) if group.links.lock().execs == execs => {
+        let execs = registered.as_ref().map_or(0, |n| n.execs);
+        match registered.and_then(|n| Some((n.how, n.group.upgrade()?))) {
+            Some((NotifyMethod::Signal { signo, value }, group)) if group.links.lock().execs == execs => {
                 let fields = SigFields::Queue { pid: task.group.pid, uid: task.cred().uid, value };
-                // A full queue of signals loses it, as on Linux.
+                // Lost if the signal queue is full, as in Linux.
                 let _ = send::to_group(&group, SigInfo { signo, errno: 0, code: libc::SI_MESGQ, fields });
             }
             Some((how, _)) => how.notify_thread(NOTIFY_WOKENUP),
@@ -296,8 +295,8 @@ impl Queue {
         task.wait(&[(&self.wait, PollEvents::READABLE)], until, || self.pop()).await.map_err(ended)
     }
 
-    /// mq_notify(2); `None` ends what this process asked for.
-    pub fn notify(&self, task: &Task, how: Option<How>) -> Result<()> {
+    /// mq_notify(2); `None` removes this process's registration.
+    pub fn notify(&self, task: &Task, how: Option<NotifyMethod>) -> Result<()> {
         let execs = task.group.links.lock().execs;
         let mut s = self.state.lock();
         let owner = s.notify.as_ref().and_then(|n| n.group.upgrade());
@@ -352,7 +351,7 @@ impl FileOps for QueueFile {
     fn as_any(&self) -> &dyn Any {
         self
     }
-    /// A line about the queue.
+    /// A status line of the queue.
     fn read(&self, _file: &File, dst: &mut Dst<'_>, offset: u64) -> SysResult<usize> {
         let (bytes, how, pid) = {
             let s = self.0.state.lock();
@@ -361,9 +360,9 @@ impl FileOps for QueueFile {
             (s.bytes, n.map(|n| n.how.clone()), pid)
         };
         let (kind, signo) = match how {
-            Some(How::Signal { signo, .. }) => (libc::SIGEV_SIGNAL, signo),
-            Some(How::Nothing) => (libc::SIGEV_NONE, 0),
-            Some(How::Thread { .. }) => (libc::SIGEV_THREAD, 0),
+            Some(NotifyMethod::Signal { signo, .. }) => (libc::SIGEV_SIGNAL, signo),
+            Some(NotifyMethod::Nothing) => (libc::SIGEV_NONE, 0),
+            Some(NotifyMethod::Thread { .. }) => (libc::SIGEV_THREAD, 0),
             None => (0, 0),
         };
         let line = format!("QSIZE:{bytes:<10} NOTIFY:{kind:<5} SIGNO:{signo:<5} NOTIFY_PID:{pid:<6}\n");

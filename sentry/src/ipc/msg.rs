@@ -7,10 +7,11 @@ use crate::kernel::cred::CAP_SYS_RESOURCE;
 use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{Cred, Kernel, Task};
 use parking_lot::Mutex;
-use platform::budget::{Budget, Charge};
+use platform::budget::{of_heap, Budget, Charge};
 use std::collections::VecDeque;
+use std::sync::LazyLock;
 
-/// Fewer than Linux's 32000: the messages are the Sentry's memory.
+/// Linux's limit is 32000; this one is lower since the messages use the Sentry's memory.
 pub const MSGMNI: usize = 2000;
 pub const MSGMAX: usize = 8192;
 pub const MSGMNB: u64 = 16384;
@@ -19,11 +20,11 @@ pub const MSG_NOERROR: i32 = 0o10000;
 pub const MSG_EXCEPT: i32 = 0o20000;
 pub const MSG_COPY: i32 = 0o40000;
 
-/// What a message takes beside its bytes.
+/// Memory of a message besides its bytes.
 const OVERHEAD: u64 = 48;
-/// Memory of the messages in all queues of the sandbox.
+/// Memory limit of the messages in all queues of the sandbox.
 const ALL_MAX: u64 = 64 << 20;
-static ALL: Budget = Budget::new(ALL_MAX);
+static ALL: LazyLock<Budget> = LazyLock::new(|| Budget::new(of_heap(ALL_MAX, 2)));
 
 pub struct Message {
     pub kind: i64,
@@ -39,7 +40,7 @@ impl Message {
 struct State {
     perm: Perm,
     messages: VecDeque<Message>,
-    /// What they take.
+    /// Charge of the queued messages.
     room: Charge,
     bytes: u64,
     qbytes: u64,
@@ -57,12 +58,12 @@ impl State {
         self.messages = VecDeque::new();
         self.bytes = 0;
     }
-    /// Room for a message that is to be queued.
+    /// Charges a message that is to be queued.
     fn reserve(&mut self, m: &Message) -> Result<()> {
         let more = self.room.amount() + m.cost();
         self.room.set(more).then_some(()).ok_or(Errno::ENOMEM)
     }
-    /// Takes message `i` out.
+    /// Removes message `i`.
     fn take(&mut self, i: usize) -> Option<Message> {
         let m = self.messages.remove(i)?;
         self.bytes -= m.data.len() as u64;
@@ -87,7 +88,7 @@ impl Object for Queue {
     }
 }
 
-/// Position of the message that a receiver asks for.
+/// Position of the message that a receiver selects.
 fn select(messages: &VecDeque<Message>, kind: i64, flags: i32) -> Option<usize> {
     if flags & MSG_COPY != 0 {
         return usize::try_from(kind).ok().filter(|i| *i < messages.len());
@@ -96,7 +97,7 @@ fn select(messages: &VecDeque<Message>, kind: i64, flags: i32) -> Option<usize> 
         0 => (!messages.is_empty()).then_some(0),
         1.. if flags & MSG_EXCEPT != 0 => messages.iter().position(|m| m.kind != kind),
         1.. => messages.iter().position(|m| m.kind == kind),
-        // The first of the lowest kind up to the limit.
+        // The first message of the lowest type up to the limit.
         _ => {
             let limit = kind.checked_neg().unwrap_or(i64::MAX);
             let lowest = messages.iter().map(|m| m.kind).filter(|k| *k <= limit).min()?;
@@ -199,7 +200,7 @@ impl Queue {
         Ok(m)
     }
 
-    /// `IPC_SET`; more than the default size is for the privileged.
+    /// `IPC_SET`; a size above the default needs privilege.
     pub fn set(&self, cred: &Cred, new: SetPerm, qbytes: u64) -> Result<()> {
         {
             let mut s = self.state.lock();
@@ -228,7 +229,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Messages and bytes in the queue.
+    /// Number of messages and bytes in the queue.
     pub fn usage(&self) -> (usize, u64) {
         let s = self.state.lock();
         (s.messages.len(), s.bytes)

@@ -1,7 +1,7 @@
 //! Semaphore sets (semop(2), semctl(2)).
 //!
-//! The operations of one call are carried out together or not at all; whoever must wait tries again each time the set
-//! changes. `SEM_UNDO` adjustments are kept in the set, by process.
+//! The operations of one call take effect together or not at all; a waiting caller tries again after each
+//! change of the set. The set keeps the `SEM_UNDO` adjustments, by process.
 
 use super::{now, Object, Perm, SetPerm};
 use crate::abi::PollEvents;
@@ -9,15 +9,15 @@ use crate::error::{Errno, Result, SysError, SysResult};
 use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{Cred, Kernel, Task};
 use parking_lot::Mutex;
-use platform::budget::{Budget, Charge};
+use platform::budget::{of_heap, Budget, Charge};
 use platform::executor::Rounds;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
 pub const SEMMNI: usize = 32000;
 pub const SEMMSL: usize = 32000;
-/// All semaphores together: what the Sentry spends memory on is bounded (Linux's default is 1,024,000,000).
+/// Number of semaphores in all sets, which bounds the Sentry's memory (Linux's default is 1,024,000,000).
 pub const SEMMNS: usize = 1 << 20;
 pub const SEMOPM: usize = 500;
 pub const SEMVMX: i32 = 32767;
@@ -35,12 +35,14 @@ pub struct Op {
 #[derive(Clone, Copy, Default)]
 struct Sem {
     value: i32,
-    /// Who changed it last.
+    /// The process that changed it last.
     pid: i32,
 }
 
 /// Adjustments in all sets, of all processes.
-static UNDO: Budget = Budget::new(1 << 20);
+static UNDO: LazyLock<Budget> = LazyLock::new(|| Budget::new(of_heap(UNDO_COST << 20, 2) / UNDO_COST));
+/// Approximate bytes of one adjustment.
+const UNDO_COST: u64 = 64;
 
 struct State {
     perm: Perm,
@@ -48,9 +50,9 @@ struct State {
     otime: i64,
     ctime: i64,
     removed: bool,
-    /// Adjustments at the end of each process (by process id).
+    /// Adjustments at exit, by process id.
     undo: BTreeMap<i32, (BTreeMap<u16, i32>, Charge)>,
-    /// Who waits for which semaphore; true: for zero.
+    /// Waiters: the semaphore each waits for; true: waits for zero.
     waiting: BTreeMap<u64, (u16, bool)>,
     next_waiter: u64,
 }
@@ -85,7 +87,7 @@ impl Object for Set {
     }
 }
 
-/// Why a call cannot go on now.
+/// Why a call cannot proceed now.
 #[derive(Debug, PartialEq, Eq)]
 enum Stop {
     /// This operation must wait.
@@ -93,7 +95,7 @@ enum Stop {
     Fail(Errno),
 }
 
-/// Tries all operations; puts everything back if one cannot be done. Adjustments go to `undo`, a copy of the process's.
+/// Tries all operations; reverts them if one fails. Adjustments go to `undo`, a copy of the process's.
 fn attempt(sems: &mut [Sem], undo: &mut BTreeMap<u16, i32>, ops: &[Op], pid: i32) -> std::result::Result<(), Stop> {
     let mut before: Vec<(u16, Sem)> = Vec::with_capacity(ops.len());
     let mut one = |o: &Op| {
@@ -153,7 +155,7 @@ impl Set {
         self.len() == 0
     }
 
-    /// Tries once; `Ok(false)`: must wait, and `waiter` is noted down as waiting for the operation in the way.
+    /// Tries once. `Ok(false)`: the caller must wait; `waiter` is registered for the operation that blocks.
     fn try_ops(self: &Arc<Self>, ops: &[Op], pid: i32, waiter: &mut Option<u64>) -> Result<bool> {
         let mut s = self.state.lock();
         if s.removed {
@@ -164,7 +166,8 @@ impl Set {
             Some((u, _)) if undoes => u.clone(),
             _ => BTreeMap::new(),
         };
-        // As many as there can be afterwards; those that there were are counted twice meanwhile.
+        // The maximum number of adjustments afterwards. Existing ones are counted twice until the old charge
+        // is dropped.
         let mut charge = UNDO.take(if undoes { (undo.len() + ops.len()) as u64 } else { 0 }).ok_or(Errno::ENOMEM)?;
         match attempt(&mut s.sems, &mut undo, ops, pid) {
             Ok(()) => {
@@ -204,7 +207,7 @@ impl Set {
         }
     }
 
-    /// semtimedop(2) after its arguments have been checked and read.
+    /// semtimedop(2), with checked arguments.
     pub async fn operate(self: &Arc<Self>, task: &Task, ops: &[Op], deadline_ns: Option<u64>) -> SysResult {
         let want = if ops.iter().any(|o| o.op != 0) { 0o222 } else { 0o444 };
         {
@@ -248,7 +251,7 @@ impl Set {
         self.read(cred, |s| s.sems.get(num).map(|s| s.pid).ok_or(Errno::EINVAL))
     }
 
-    /// How many wait for the value to grow, or for zero.
+    /// Number of waiters for a larger value, or for zero.
     pub fn waiters(&self, cred: &Cred, num: usize, zero: bool) -> Result<u64> {
         self.read(cred, |s| {
             if num >= s.sems.len() {
@@ -262,7 +265,7 @@ impl Set {
         self.read(cred, |s| Ok(s.sems.iter().map(|s| s.value as u16).collect()))
     }
 
-    /// Sets values from `first` on; adjustments of those semaphores are forgotten.
+    /// Sets values from `first` on and drops the adjustments of those semaphores.
     pub fn set_values(&self, task: &Task, first: usize, values: &[i32]) -> Result<()> {
         {
             let mut s = self.state.lock();
@@ -303,7 +306,7 @@ impl Set {
         Ok(())
     }
 
-    /// `IPC_RMID`: everyone who waits gets `EIDRM`.
+    /// `IPC_RMID`: all waiters get `EIDRM`.
     pub fn remove(&self, kernel: &Kernel, cred: &Cred, id: i32) -> Result<()> {
         {
             let mut s = self.state.lock();
@@ -347,12 +350,12 @@ impl Set {
     }
 }
 
-/// Whether a process has adjustments to be made at its end.
+/// Whether a process has adjustments to be applied at exit.
 pub fn has_undo(kernel: &Kernel, pid: i32) -> bool {
     kernel.ipc.sem_undoers.has(pid)
 }
 
-/// The end of a process: its `SEM_UNDO` adjustments are made.
+/// Exit of a process: applies its `SEM_UNDO` adjustments.
 pub fn process_gone(kernel: &Kernel, pid: i32) {
     let mut rounds = Rounds::new();
     for set in kernel.ipc.sem_undoers.take(pid).iter().filter_map(Weak::upgrade) {
@@ -381,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn all_or_nothing() {
+    fn operations_apply_together_or_not_at_all() {
         let s = set(&[1, 0]);
         let mut w = None;
         assert_eq!(s.try_ops(&[op(0, -1, 0), op(1, -1, 0)], 9, &mut w), Ok(false));
@@ -403,9 +406,9 @@ mod tests {
         assert_eq!(s.try_ops(&[op(0, 0, 0)], 9, &mut None), Ok(true));
     }
 
-    /// What processes leave to be undone is bounded, and given back.
+    /// The number of adjustments is bounded, and they are released.
     #[test]
-    fn there_are_only_so_many_adjustments() {
+    fn adjustments_are_bounded() {
         let s = set(&vec![0; 32_000]);
         let fill = |pid: i32| {
             for first in (0..32_000u16).step_by(500) {
@@ -443,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn undo_gives_back() {
+    fn undo_restores_the_value() {
         let s = set(&[5]);
         assert_eq!(s.try_ops(&[op(0, -3, SEM_UNDO)], 9, &mut None), Ok(true));
         assert_eq!(s.try_ops(&[op(0, -1, SEM_UNDO)], 9, &mut None), Ok(true));

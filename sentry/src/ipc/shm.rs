@@ -1,7 +1,7 @@
 //! Shared memory segments (shmget(2), shmctl(2)); attaching is in `syscalls::sysv`.
 //!
-//! A segment is a host memfd behind one open [`File`]. Each mapping of it holds that file, so the number of holders is the number of
-//! attaches; a segment that was removed lives until its last mapping goes.
+//! A segment is a host memfd behind one open [`File`]. Each mapping holds that file, so the number of holders
+//! is the number of attaches. A removed segment lives until its last mapping is gone.
 
 use super::{now, Object, Perm, SetPerm};
 use crate::error::{Errno, Result};
@@ -15,10 +15,10 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
 pub const SHMMNI: usize = 4096;
-/// Largest segment, and most bytes in all of them.
-/// What the limits are said to be; Linux's, which stand for "no limit".
+/// Reported limits of a segment and of all segments: Linux's defaults, which mean "no limit".
 pub const SHMMAX: u64 = u64::MAX - (1 << 24);
 pub const SHMALL: u64 = u64::MAX - (1 << 24);
+/// Enforced limit of bytes in all segments together.
 pub const SHMALL_BYTES: u64 = 1 << 42;
 
 const SHM_DEST: u32 = 0o1000;
@@ -26,7 +26,7 @@ const SHM_LOCKED: u32 = 0o2000;
 /// `st_dev` of the kernel's internal tmpfs.
 const SHM_DEV: u64 = 0x1;
 
-/// What stands behind a mapping of a segment.
+/// The file behind the mappings of a segment.
 pub struct ShmFile {
     fd: Arc<OwnedFd>,
     ino: u64,
@@ -57,7 +57,7 @@ impl ShmFile {
     pub fn size(&self) -> u64 {
         self.size
     }
-    /// A mapping of it was given up by `shmdt`.
+    /// Records that `shmdt` has removed a mapping.
     pub fn detached(&self, pid: i32) {
         if let Some(s) = self.segment.upgrade() {
             let mut s = s.lock();
@@ -132,7 +132,7 @@ impl Segment {
         self.state.lock().size
     }
 
-    /// The file to map, for a caller who may do what `want` says; notes the attach.
+    /// The file to map, for a caller with the access `want`; records the attach.
     pub fn attach(&self, task: &Task, want: u32) -> Result<Arc<File>> {
         let mut s = self.state.lock();
         s.perm.check(&task.cred(), want)?;
@@ -142,7 +142,7 @@ impl Segment {
         Ok(file)
     }
 
-    /// `IPC_RMID`: the key is free at once, the memory goes with the last mapping.
+    /// `IPC_RMID`: the key is free at once; the memory is freed with the last mapping.
     pub fn remove(&self, kernel: &Kernel, cred: &Cred, id: i32) -> Result<()> {
         let (file, last) = {
             let mut s = self.state.lock();
@@ -167,7 +167,7 @@ impl Segment {
         Ok(())
     }
 
-    /// `SHM_LOCK`, `SHM_UNLOCK`: told by `IPC_STAT`; paging is the host's.
+    /// `SHM_LOCK`, `SHM_UNLOCK`: shown by `IPC_STAT`; paging is the host's.
     pub fn lock(&self, cred: &Cred, on: bool, limit: u64) -> Result<()> {
         let mut s = self.state.lock();
         if !cred.has(crate::kernel::cred::CAP_IPC_LOCK) {
@@ -204,7 +204,7 @@ impl Segment {
     }
 }
 
-/// Bytes of all segments.
+/// Bytes of all segments together.
 pub fn total(kernel: &Kernel) -> u64 {
     kernel.ipc.shms.all().iter().map(|(_, s)| s.size()).fold(0, u64::saturating_add)
 }

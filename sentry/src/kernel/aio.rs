@@ -1,7 +1,7 @@
-//! Contexts of asynchronous I/O (io_setup(2)): what has been done and is to be fetched, and polls that are under way.
+//! Contexts of asynchronous I/O (io_setup(2)): completed events and polls in progress.
 //!
-//! Reads, writes and syncs are carried out as they are submitted, as Linux does it with files that are not opened for direct I/O. Only a
-//! poll is under way after that: as a future of its own, which its context can end.
+//! Reads, writes and syncs run at submission, as in Linux for files that are not opened for direct I/O. Only
+//! polls stay pending afterwards: each is a future of its own, which its context can end.
 
 use super::wait::WaitQueue;
 use super::Kernel;
@@ -17,7 +17,7 @@ use std::task::{Poll, Waker};
 
 /// `fs.aio-max-nr`.
 pub const MAX_NR: usize = 65536;
-/// Linux rounds the ring up to whole pages: this many there is room for in the smallest.
+/// Events that fit into the smallest ring: Linux rounds a ring up to whole pages.
 const ROOM_MIN: usize = 126;
 
 /// Contexts of an address space, by the address of their ring.
@@ -34,34 +34,34 @@ pub struct Event {
 #[derive(Default)]
 struct State {
     done: VecDeque<Event>,
-    /// Requests that are under way.
+    /// Requests in progress, including reserved ones.
     busy: usize,
     polls: Vec<Arc<PollRequest>>,
     gone: bool,
 }
 
-/// Made by io_setup(2).
+/// A context made by io_setup(2).
 pub struct Context {
     room: usize,
-    /// What it counts in `total`.
-    asked: usize,
+    /// The share of `total` that this context accounts for.
+    requested: usize,
     total: Arc<AtomicUsize>,
     state: Mutex<State>,
     pub queue: WaitQueue,
 }
 
 impl Context {
-    pub fn new(kernel: &Kernel, asked: usize) -> Result<Arc<Self>> {
+    pub fn new(kernel: &Kernel, requested: usize) -> Result<Arc<Self>> {
         let total = kernel.aio_nr.clone();
-        if total.fetch_add(asked, Ordering::SeqCst).saturating_add(asked) > MAX_NR {
-            total.fetch_sub(asked, Ordering::SeqCst);
+        if total.fetch_add(requested, Ordering::SeqCst).saturating_add(requested) > MAX_NR {
+            total.fetch_sub(requested, Ordering::SeqCst);
             return Err(Errno::EAGAIN);
         }
-        let room = (asked * 2).max(ROOM_MIN);
-        Ok(Arc::new(Context { room, asked, total, state: Mutex::default(), queue: WaitQueue::new() }))
+        let room = (requested * 2).max(ROOM_MIN);
+        Ok(Arc::new(Context { room, requested, total, state: Mutex::default(), queue: WaitQueue::new() }))
     }
 
-    /// Keeps room for one more event; `EAGAIN` if there is none.
+    /// Reserves room for one more event; `EAGAIN` if there is none.
     pub fn reserve(&self) -> Result<()> {
         let mut s = self.state.lock();
         if s.gone {
@@ -74,12 +74,12 @@ impl Context {
         Ok(())
     }
 
-    /// The request that room was kept for is not made.
+    /// Gives back the room of a request that was not submitted.
     pub fn release(&self) {
         self.state.lock().busy -= 1;
     }
 
-    /// It is over.
+    /// Completes a request.
     pub fn complete(&self, event: Event, eventfd: Option<&File>) {
         {
             let mut s = self.state.lock();
@@ -94,7 +94,7 @@ impl Context {
         }
     }
 
-    /// Whether `min` events can be fetched, or never will be.
+    /// True if `min` events are ready or the context is destroyed.
     pub fn has(&self, min: usize) -> bool {
         let s = self.state.lock();
         s.gone || s.done.len() >= min
@@ -106,13 +106,13 @@ impl Context {
         s.done.drain(..n).collect()
     }
 
-    /// What could not be handed over.
+    /// Puts back events that could not be stored in guest memory.
     pub fn put_back(&self, events: Vec<Event>) {
         let mut s = self.state.lock();
         events.into_iter().rev().for_each(|e| s.done.push_front(e));
     }
 
-    /// Begins to wait until `file` is ready for `events`; there is room for the answer.
+    /// Polls `file` for `events`; the caller has reserved room for the completion.
     pub fn poll(
         self: &Arc<Self>,
         kernel: &Kernel,
@@ -153,13 +153,13 @@ impl Context {
         }));
     }
 
-    /// Ends the poll that was submitted as `obj`; it then completes without an event.
+    /// Ends the poll submitted as `obj`; it completes with result 0.
     pub fn cancel(&self, obj: u64) -> bool {
         let found = self.state.lock().polls.iter().find(|p| p.obj == obj).cloned();
         found.inspect(|p| p.end()).is_some()
     }
 
-    /// io_destroy(2): who waits for events does not any more.
+    /// io_destroy(2): wakes the waiters in io_getevents(2) and ends all polls.
     pub fn destroy(&self) {
         let polls = {
             let mut s = self.state.lock();
@@ -175,11 +175,11 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         self.destroy();
-        self.total.fetch_sub(self.asked, Ordering::SeqCst);
+        self.total.fetch_sub(self.requested, Ordering::SeqCst);
     }
 }
 
-/// Whether a poll is to end, and whom to tell.
+/// A poll in progress: whether it is to end, and the waker of its future.
 struct PollRequest {
     obj: u64,
     over: Mutex<(bool, Option<Waker>)>,

@@ -1,7 +1,7 @@
-//! Attributes of a task that the kernel keeps but rarely looks at: scheduling, timer slack, I/O priority, seccomp.
+//! Per-task attributes that are rarely read: scheduling, timer slack, I/O priority, seccomp.
 //!
-//! The host schedules guest threads; a policy that only changes how much processor time a thread gets is remembered and
-//! told, and decides what the guest may set next, as sched(7) says.
+//! The host schedules guest threads. A policy that only changes a thread's share of processor time is stored,
+//! reported back, and limits the values that the guest may set next (sched(7)).
 
 use parking_lot::{Mutex, RwLock};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -12,7 +12,7 @@ pub const TIMER_SLACK_NS: u64 = 50_000;
 
 pub struct TaskAttrs {
     pub nice: AtomicI32,
-    /// The processors that it may use, as set (bits beyond the sandbox's dropped); empty for all.
+    /// Affinity mask as set, without bits beyond the sandbox's processors; empty: all processors.
     pub affinity: Mutex<Vec<u64>>,
     /// `SCHED_*`.
     pub policy: AtomicI32,
@@ -23,13 +23,13 @@ pub struct TaskAttrs {
     /// `IOPRIO_PRIO_VALUE`; 0 for none.
     pub ioprio: AtomicU32,
     pub thp_disable: AtomicBool,
-    /// `personality(2)`; `execve` looks at `ADDR_NO_RANDOMIZE` (0x40000).
+    /// `personality(2)`; `execve` reads `ADDR_NO_RANDOMIZE` (0x40000).
     pub personality: AtomicU32,
-    /// Set when `filters` is not empty, so that dispatch reads one flag.
+    /// Set if `filters` is not empty: dispatch reads one flag.
     pub filtered: AtomicBool,
     /// `SECCOMP_MODE_STRICT`.
     pub strict: AtomicBool,
-    /// Newest first.
+    /// The newest filter comes first.
     pub filters: RwLock<Option<Arc<super::seccomp::Filter>>>,
 }
 
@@ -54,7 +54,7 @@ impl Default for TaskAttrs {
 }
 
 impl TaskAttrs {
-    /// What a new task (`clone`) starts with.
+    /// The attributes of a task made by `clone`.
     pub fn for_child(&self) -> TaskAttrs {
         let reset = self.reset_on_fork.load(Ordering::Relaxed);
         let policy = self.policy.load(Ordering::Relaxed);

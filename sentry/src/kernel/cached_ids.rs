@@ -1,8 +1,9 @@
-//! What stubs answer by themselves: calls whose result depends only on the task and changes only when we change it. The
-//! values are in memory that the guest's process can write; it can deceive nobody but itself.
+//! Calls that stubs answer locally: their result depends only on the task and changes only when the Sentry
+//! changes it. The values are in memory that the guest process can write; a forged value deceives only that
+//! process.
 //!
-//! Off with `--strace`, which is to show all calls, and for tasks with a seccomp filter, which is to see them.
-//! `getppid` is kept right by whoever gives a process another parent, under the lock of its `rel`.
+//! Off with `--strace`, which shows all calls, and for tasks with a seccomp filter, which must see all calls.
+//! A change of a process's parent updates `getppid` under the lock of its `links`.
 
 use super::process::ThreadGroup;
 use super::Task;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 const GETPPID: u64 = libc::SYS_getppid as u64;
 
-/// Calls that depend on credentials or ids alone.
+/// Calls whose result depends only on credentials or ids.
 const FIXED: [i64; 7] = [
     libc::SYS_getpid,
     libc::SYS_gettid,
@@ -24,13 +25,13 @@ const FIXED: [i64; 7] = [
 ];
 
 impl Task {
-    /// The task runs on another stub from now on.
+    /// The stub that the task runs on from now on.
     pub fn set_service(&self, service: Arc<dyn LocalAnswers>) {
         *self.service.lock() = Some(service);
         self.refresh_answers();
     }
 
-    /// The task's ids or credentials, or whether it has filters, have changed.
+    /// Updates the stub's answers after a change of ids, credentials or filters.
     pub fn refresh_answers(&self) {
         let r = self.group.links.lock();
         let slot = self.service.lock();
@@ -55,7 +56,7 @@ impl Task {
     }
 }
 
-/// A process has another parent.
+/// Updates the answers after a process got another parent.
 pub fn parent_changed(group: &ThreadGroup) {
     let threads = group.links.lock().threads.clone();
     for t in threads {

@@ -1,7 +1,7 @@
-//! Credentials of a task (credentials(7), capabilities(7)). Immutable once made; a change makes a new one.
+//! Credentials of a task (credentials(7), capabilities(7)), immutable: a change makes a new value.
 //!
-//! The rules are here, as functions from old credentials to new ones; system calls commit the result with
-//! [`Task::change_cred`]. There is one user namespace, with user 0 as its owner.
+//! The rules are functions from old to new credentials; system calls commit the result with
+//! [`Task::change_cred`]. There is one user namespace, owned by user 0.
 
 use super::Task;
 use crate::error::{Errno, Result};
@@ -42,7 +42,7 @@ pub const CAP_ALL: u64 = (1 << 41) - 1;
 
 /// Number of capabilities.
 pub const CAP_COUNT: u64 = 41;
-/// Those that follow the file-system user id.
+/// The capabilities that follow the file-system user id.
 const CAP_FS_SET: u64 = CAP_CHOWN
     | CAP_DAC_OVERRIDE
     | CAP_DAC_READ_SEARCH
@@ -52,7 +52,7 @@ const CAP_FS_SET: u64 = CAP_CHOWN
     | CAP_MKNOD
     | CAP_MAC_OVERRIDE;
 
-/// `SECBIT_*`; the lock of each is the bit above it.
+/// `SECBIT_*`; the lock bit of each is the next higher bit.
 pub const SECBIT_NOROOT: u32 = 1 << 0;
 pub const SECBIT_NO_SETUID_FIXUP: u32 = 1 << 2;
 pub const SECBIT_KEEP_CAPS: u32 = 1 << 4;
@@ -61,7 +61,7 @@ pub const SECBIT_NO_CAP_AMBIENT_RAISE: u32 = 1 << 6;
 const SECBITS: u32 = SECBIT_NOROOT | SECBIT_NO_SETUID_FIXUP | SECBIT_KEEP_CAPS | SECBIT_NO_CAP_AMBIENT_RAISE;
 const SECBIT_LOCKS: u32 = SECBITS << 1;
 
-/// The id that means "leave as it is", and is no user or group.
+/// The id argument that means "unchanged"; not a valid user or group.
 pub const NO_ID: u32 = u32::MAX;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub struct Cred {
 }
 
 impl Cred {
-    /// Credentials of a user; root gets all of `caps`, others none.
+    /// Credentials of a user; root gets all of `caps`, other users none.
     pub fn user(uid: u32, gid: u32, groups: Vec<u32>, caps: u64) -> Self {
         let held = if uid == 0 { caps } else { 0 };
         Cred {
@@ -119,7 +119,7 @@ impl Cred {
         self.securebits & bit != 0
     }
 
-    /// What happens to capabilities when the user ids change (capabilities(7), "Effect of user ID changes").
+    /// Effect of user ID changes on capabilities (capabilities(7)).
     fn fixup_uids(&mut self, old: &Cred) {
         if self.sec(SECBIT_NO_SETUID_FIXUP) {
             return;
@@ -198,7 +198,7 @@ impl Cred {
         Ok(new)
     }
 
-    /// `None`: nothing changes (setfsuid(2) gives no error).
+    /// `None`: no change (setfsuid(2) reports no error).
     pub fn setfsuid(&self, uid: u32) -> Option<Cred> {
         let own = [self.uid, self.euid, self.suid, self.fsuid].contains(&uid);
         if uid == NO_ID || uid == self.fsuid || !(own || self.has(CAP_SETUID)) {
@@ -330,7 +330,8 @@ impl Cred {
         Ok(Cred { ambient: self.ambient | cap, ..self.clone() })
     }
 
-    /// May this caller change scheduling of `target` (sched_setscheduler(2), setpriority(2))?
+    /// Whether this caller may change the scheduling of `target` (sched_setscheduler(2),
+    /// setpriority(2)).
     pub fn may_set_scheduling(&self, target: &Cred) -> bool {
         let same_user = self.euid == target.uid || self.euid == target.euid;
         self.has(CAP_SYS_NICE) || (same_user && self.has_all_of(target))
@@ -351,7 +352,8 @@ pub struct FileCaps {
 }
 
 impl FileCaps {
-    /// Parses the attribute's bytes (versions 1 to 3); `None` if they are not valid or meant for another user namespace.
+    /// Parses the attribute's bytes (versions 1 to 3); `None` if they are invalid or belong to another user
+    /// namespace.
     pub fn parse(raw: &[u8]) -> Option<FileCaps> {
         let word = |i: usize| -> Option<u64> {
             let b: [u8; 4] = raw.get(i * 4..i * 4 + 4)?.try_into().ok()?;
@@ -375,23 +377,23 @@ impl FileCaps {
     }
 }
 
-/// What `execve` needs to know of the program file.
+/// Attributes of the program file that `execve` depends on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExecFile {
     pub uid: u32,
     pub gid: u32,
     pub mode: u32,
     pub caps: Option<FileCaps>,
-    /// The mount is `nosuid`: set-id bits and file capabilities do not count.
+    /// The mount is `nosuid`: set-id bits and file capabilities are ignored.
     pub nosuid: bool,
-    /// Others share the caller's root and working directory (`CLONE_FS`): a program with rights of its own is not to run where
-    /// they can lead it about.
+    /// Tasks outside the process share the caller's root and working directory (`CLONE_FS`): a program with
+    /// additional rights must not run in a directory context that they can change.
     pub shared: bool,
 }
 
-/// Whether what comes of [`exec_cred`] for a file of this mode depends on the file's capabilities. It does not for who is root all
-/// through and has everything: asking for them may be dear.
-pub fn heeds_caps(old: &Cred, mode: u32) -> bool {
+/// Whether the result of [`exec_cred`] for a file of this mode depends on the file's capabilities. It does
+/// not if the caller is root in all ids with a full bounding set. Reading file capabilities can be slow.
+pub fn depends_on_file_caps(old: &Cred, mode: u32) -> bool {
     let root = old.uid == 0 && old.euid == 0 && old.bounding & CAP_ALL == CAP_ALL;
     !root || old.ambient != 0 || old.sec(SECBIT_NOROOT) || mode & (libc::S_ISUID | libc::S_ISGID) != 0
 }
@@ -404,15 +406,16 @@ pub struct ExecCred {
     pub secure: bool,
 }
 
-/// Transformation of credentials by `execve` (capabilities(7), "Transformation of capabilities during execve()").
-/// `EPERM`: the file's capabilities cannot be had and the program would not know.
+/// Transformation of credentials by `execve` (capabilities(7), "Transformation of capabilities during
+/// execve()"). `EPERM`: the file's capabilities cannot be granted in full and the program relies on them
+/// (effective bit).
 pub fn exec_cred(old: &Cred, file: &ExecFile) -> Result<ExecCred> {
     let mut new = old.clone();
     let set_ids = !file.nosuid && !old.no_new_privs;
     if set_ids && file.mode & libc::S_ISUID != 0 {
         new.euid = file.uid;
     }
-    // Set-group-ID without group execute is a mark of mandatory locking.
+    // Set-group-ID without group execute marks mandatory locking.
     if set_ids && file.mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID | libc::S_IXGRP {
         new.egid = file.gid;
     }
@@ -428,7 +431,7 @@ pub fn exec_cred(old: &Cred, file: &ExecFile) -> Result<ExecCred> {
             return Err(Errno::EPERM);
         }
     }
-    // Root gets all, unless the file was made to run with only its own capabilities.
+    // Root gets all capabilities, unless a set-user-ID root file carries capabilities of its own.
     let suid_root = new.uid != 0 && new.euid == 0;
     if !new.sec(SECBIT_NOROOT) && (caps.is_none() || !suid_root) {
         if new.uid == 0 || new.euid == 0 {
@@ -462,8 +465,8 @@ pub fn exec_cred(old: &Cred, file: &ExecFile) -> Result<ExecCred> {
 }
 
 impl Task {
-    /// Changes the credentials, with no other change in between: a process that changed its identity or gained capabilities is
-    /// no longer dumpable and has no parent-death signal (prctl(2)). Gives the old ones.
+    /// Changes the credentials in one step and returns the old ones. A change of identity or a gain of
+    /// capabilities clears dumpable and the parent-death signal (prctl(2)).
     pub fn change_cred(&self, change: impl FnOnce(&Cred) -> Result<Cred>) -> Result<Arc<Cred>> {
         let mut slot = self.cred.write();
         let old = slot.clone();

@@ -110,7 +110,7 @@ fn exec_of_a_plain_file() {
     let plain = ExecFile { mode: 0o755, ..Default::default() };
     let e = exec_cred(&root(), &plain).unwrap();
     assert_eq!((e.cred.permitted, e.cred.effective, e.secure), (CAP_ALL, CAP_ALL, false));
-    // A user's capabilities end at execve, but for ambient ones.
+    // execve clears a user's capabilities, except ambient ones.
     let c = Cred { permitted: 3, effective: 3, inheritable: 1, ambient: 1, ..user(5, 5, 5) };
     let e = exec_cred(&c, &plain).unwrap();
     assert_eq!((e.cred.permitted, e.cred.effective, e.cred.ambient, e.secure), (1, 1, 1, false));

@@ -1,8 +1,8 @@
-//! The task on whose behalf this executor thread works now (Linux's `current`).
+//! The task that this executor thread currently works for (Linux's `current`).
 //!
-//! File-system code is synchronous and its traits carry no task, but some objects mean something else to each caller:
-//! `/proc/self`, `/dev/tty`. They ask [`get`]. The value lives for the length of one poll of the task's future ([`scope`]) or of a
-//! [`Guard`]; outside of a task it is `None`.
+//! File-system code is synchronous and its traits carry no task, but some objects depend on the caller:
+//! `/proc/self`, `/dev/tty`. They call [`get`]. The value is set for one poll of the task's future
+//! ([`scope`]) or for the life of a [`Guard`]; outside of a task it is `None`.
 
 use super::Task;
 use std::cell::RefCell;
@@ -19,7 +19,7 @@ pub fn get() -> Option<Arc<Task>> {
     CURRENT.with(|c| c.borrow().clone())
 }
 
-/// Puts the former value back when dropped. Not `Send`: it belongs to the thread.
+/// Restores the previous value when dropped. Not `Send`: it belongs to the thread.
 pub struct Guard {
     before: Option<Arc<Task>>,
     _thread: PhantomData<*const ()>,
@@ -33,12 +33,13 @@ pub fn enter(task: &Arc<Task>) -> Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let mine = CURRENT.with(|c| c.replace(self.before.take()));
-        // Dropped after the cell is free again: the last reference to a task may run code that asks for the current one.
+        // Dropped after the cell is free again: dropping the last reference to a task can run code that calls
+        // `get`.
         drop(mine);
     }
 }
 
-/// `future`, with `task` as the current one whenever it is polled.
+/// Polls `future` with `task` as the current one.
 pub async fn scope<F: Future>(task: Arc<Task>, future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     poll_fn(move |cx| {

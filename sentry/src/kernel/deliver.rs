@@ -1,4 +1,4 @@
-//! Taking signals: stops, default actions, entering handlers, and leaving them again.
+//! Signal delivery: stops, default actions, entering handlers and rt_sigreturn(2).
 
 use super::exit::{self, signaled};
 use super::signal::{default_action, AltStack, Default_, SigAction, SigInfo, SigSet, SIG_DFL, SIG_IGN};
@@ -15,10 +15,10 @@ const SS_ONSTACK: i32 = 1;
 const SS_DISABLE: i32 = 2;
 const SS_AUTODISARM: i32 = 1 << 31;
 
-/// What the run loop does after looking at the signals.
+/// What the run loop does after signal delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// No handler was set up. If the call asked for a restart, it is made again.
+    /// No handler was set up. An interrupted call with a restart is made again.
     Resume,
     /// A handler was set up: enter the guest with all registers.
     Handler,
@@ -26,8 +26,8 @@ pub enum Flow {
     Exit(i32),
 }
 
-/// Looks at the signals of a stopped thread and acts until none is left. `restart` is how an interrupted call wants to go
-/// on; the fault, if any, is for the frame.
+/// Delivers the pending signals of a stopped thread until none is left. `restart` is the restart rule of an
+/// interrupted call; `fault` goes into the signal frame.
 pub async fn signals(
     task: &Arc<Task>,
     thread: &mut dyn GuestThread,
@@ -47,7 +47,7 @@ pub async fn signals(
                 .await;
             continue;
         }
-        // Cleared before looking, so that a signal sent meanwhile sets it again.
+        // Cleared before the check: a signal sent meanwhile sets it again.
         task.signal_flag.store(false, Ordering::SeqCst);
         let Some((info, action)) = take(task) else { break };
         crate::syscalls::strace::signal(task, &info);
@@ -55,7 +55,7 @@ pub async fn signals(
             continue;
         }
         if action.handler == SIG_DFL {
-            // What was blocked when it came is dropped now.
+            // A signal that was blocked when it was sent is dropped here.
             if task.group.init && !task.group.take_forced_fatal(info.signo) {
                 continue;
             }
@@ -76,7 +76,7 @@ pub async fn signals(
                 }
             }
         }
-        // A handler: settle how the interrupted call ends, once.
+        // The first handler decides how the interrupted call ends.
         if let Some(kind) = restart.take() {
             let again = match kind {
                 Restart::NoIntr => true,
@@ -94,7 +94,7 @@ pub async fn signals(
         let d = Delivered { info, action, fault: fault.filter(|f| f.signal == info.signo), op: 0 };
         let mut stored = enter_handler(task, thread, &d);
         if let Err(Some(addr)) = stored {
-            // The stack may be one that grows.
+            // The stack may be a mapping that grows down.
             let below = Fault { signal: libc::SIGSEGV, code: crate::mm::stack::MAPERR, addr, ..Fault::default() };
             if crate::mm::stack::grows(task, thread, below).await {
                 stored = enter_handler(task, thread, &d);
@@ -114,8 +114,9 @@ pub async fn signals(
     flow
 }
 
-/// Takes the next pending signal of `allowed`, the thread's own before the process's. Everyone who takes signals (delivery,
-/// `sigwait`, signalfd) does it here, since a timer goes on when its signal is taken.
+/// Takes the next pending signal of `allowed`; signals of the thread come before signals of the process.
+/// Delivery, `sigwait` and signalfd all take signals here, since taking a timer's signal lets the timer
+/// continue.
 pub fn dequeue(task: &Task, allowed: SigSet) -> Option<SigInfo> {
     let own = task.signals.lock().pending.take(allowed);
     let mut info = match own {
@@ -161,8 +162,8 @@ fn on_altstack(alt: &AltStack, sp: u64) -> bool {
     alt.flags & SS_DISABLE == 0 && alt.size > 0 && sp > alt.sp && sp - alt.sp <= alt.size
 }
 
-/// Queues the frame and points the registers at the handler. Without room for the frame nothing is changed; where that is for want of
-/// memory, tells where it was to begin.
+/// Queues the frame and points the registers at the handler. Changes nothing if the frame does not fit. If
+/// memory is not mapped there, the error holds the start address of the frame.
 fn enter_handler(
     task: &Arc<Task>,
     thread: &mut dyn GuestThread,
@@ -195,11 +196,11 @@ fn enter_handler(
     if stack > platform::GUEST_MAX || f.addr < platform::GUEST_MIN {
         return Err(None);
     }
-    // Running over the end of the alternate stack is fatal.
+    // Overflow of the alternate stack is fatal.
     if (on_alt || enters_alt) && !on_altstack(&alt, f.addr) {
         return Err(None);
     }
-    // A frame that does not fit into mapped, writable memory must be seen now, not by the stub.
+    // A frame outside mapped, writable memory must be detected here, not in the stub.
     {
         let mm = task.mm();
         let m = mm.map();
@@ -234,9 +235,10 @@ fn enter_handler(
 /// Operations that store one frame.
 const FRAME_OPS: usize = 2;
 
-/// Operation `index` found no memory, which has changed meanwhile. If it was to store the result of the call, the call fails, and the signals
-/// are delivered anew. If it was part of a frame, the thread is where it was before that signal, which gives way to a SIGSEGV; tells the status
-/// that it ends with if the signal was one already.
+/// Memory operation `index` failed because the mapping has changed meanwhile. If it was to store the call's
+/// result, the call fails with `EFAULT` and the signals are delivered again. If it was part of a frame, the
+/// thread returns to its state before that signal, which a SIGSEGV replaces. Returns the exit status if that
+/// signal was a SIGSEGV already.
 pub fn unframed(task: &Arc<Task>, thread: &mut dyn GuestThread, before: &Before, index: usize) -> Option<i32> {
     *thread.regs_mut() = before.regs;
     if before.frames.first().is_some_and(|f| index < f.op) {
@@ -256,7 +258,7 @@ pub fn unframed(task: &Arc<Task>, thread: &mut dyn GuestThread, before: &Before,
     no_frame(task, failed)
 }
 
-/// Has these signals pending again, as the next ones to be taken.
+/// Makes these signals pending again, first in line.
 fn put_back(task: &Task, delivered: &[Delivered]) {
     let actions = task.group.actions.read().clone();
     let mut actions = actions.lock();
@@ -270,7 +272,8 @@ fn put_back(task: &Task, delivered: &[Delivered]) {
     }
 }
 
-/// There is no room for a frame: SIGSEGV. With its own handler unusable that kills; tells the status then.
+/// A frame does not fit: forces SIGSEGV. If the signal was SIGSEGV, the process is killed; returns that
+/// status.
 fn no_frame(task: &Arc<Task>, of: &Delivered) -> Option<i32> {
     if of.info.signo != libc::SIGSEGV {
         super::send::force(task, SigInfo::kernel(libc::SIGSEGV));
@@ -281,7 +284,7 @@ fn no_frame(task: &Arc<Task>, of: &Delivered) -> Option<i32> {
     Some(status)
 }
 
-/// rt_sigreturn(2): puts back what the frame at the stack pointer holds.
+/// rt_sigreturn(2): restores the state in the frame at the stack pointer.
 pub fn sigreturn(cx: &mut Ctx<'_>) -> SysResult {
     let sp = cx.thread.regs().rsp;
     let mut b = [0u8; frame::RESTORE_SIZE];
@@ -294,12 +297,12 @@ pub fn sigreturn(cx: &mut Ctx<'_>) -> SysResult {
         s.mask = r.mask.minus(SigSet::UNBLOCKABLE);
         let mut alt = r.alt;
         alt.flags &= !SS_ONSTACK;
-        // As if by sigaltstack(2); what it refuses is left as it was.
+        // As by sigaltstack(2); invalid values leave the alternate stack unchanged.
         if alt.flags & !(SS_DISABLE | SS_AUTODISARM) == 0 {
             s.alt = alt;
         }
     });
-    // A call that a handler has cut short is not gone on with by restart_syscall(2).
+    // After a handler returns, restart_syscall(2) must not resume the call that it interrupted.
     *cx.task.restart_block.lock() = None;
     cx.thread.queue(Op::RestoreFp { addr: r.fp_addr });
     *cx.thread.regs_mut() = r.regs;

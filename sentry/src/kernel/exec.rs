@@ -1,9 +1,11 @@
-//! execve(2): finding the program, reading it, and moving the task into a fresh address space.
+//! execve(2): finds and reads the program, and moves the task into a fresh address space.
 //!
-//! Until the new image is complete in a *new* address space nothing of the caller changes, so an error is simply
-//! returned. (A file that turns out unreadable in the middle is an error too, where Linux would kill.)
+//! The caller's state stays unchanged until the new image is complete in a *new* address space, so errors are
+//! simply returned. (A file that becomes unreadable while it is loaded is an error too; Linux would kill the
+//! process.)
 
 use super::task::VforkDone;
+use super::wait::Turn;
 use super::{cred, Cred, Task};
 use crate::arch::elf::{Elf, Phdr};
 use crate::error::{Errno, Result, SysError, SysResult};
@@ -25,23 +27,23 @@ use std::sync::Arc;
 
 /// Deepest chain of `#!` interpreters.
 const MAX_SCRIPTS: usize = 5;
-/// Longest first line of a script that counts (`BINPRM_BUF_SIZE`).
+/// Longest `#!` line that is parsed (`BINPRM_BUF_SIZE`).
 const SCRIPT_LINE: usize = 256;
 /// Longest single argument (`MAX_ARG_STRLEN`).
 pub const MAX_ARG_STRLEN: usize = 32 * 4096;
-/// Most stack that is mapped when the limit says "unlimited".
+/// Largest stack mapped if the limit is "unlimited".
 const STACK_MAX: u64 = 64 << 20;
 const STACK_MIN: u64 = 128 << 10;
 /// Since Linux 6.3 (`linux/auxvec.h`).
 const AT_RSEQ_FEATURE_SIZE: u64 = 27;
 const AT_RSEQ_ALIGN: u64 = 28;
 
-/// What `personality(2)` sets for the caller's programs, not for those with rights of their own; the first of them for no other program.
+/// Personality bits that every execve clears, and those that execve of a program with more rights clears.
 const READ_IMPLIES_EXEC: u32 = 0x40_0000;
 const PER_CLEAR_ON_SETID: u32 =
     READ_IMPLIES_EXEC | (libc::ADDR_NO_RANDOMIZE | libc::ADDR_COMPAT_LAYOUT | libc::MMAP_PAGE_ZERO) as u32;
 
-/// What to run.
+/// The program to run.
 pub struct Program {
     pub file: Arc<File>,
     /// Name as given, for AT_EXECFN and scripts.
@@ -50,7 +52,7 @@ pub struct Program {
     pub envp: Vec<Vec<u8>>,
 }
 
-/// Whether it is a script without a `#!` line, which execvp(3) and shells give to `/bin/sh`.
+/// True for a script without a `#!` line, which execvp(3) and shells run with `/bin/sh`.
 pub fn is_bare_script(file: &Arc<File>) -> bool {
     let Ok(head) = read_at(file, 0, 4096) else { return false };
     let line = head.split(|&b| b == b'\n').next().unwrap_or(&[]);
@@ -60,7 +62,8 @@ pub fn is_bare_script(file: &Arc<File>) -> bool {
 /// A new image.
 pub struct Image {
     pub mm: Arc<Mm>,
-    /// Where it is to run, in a new address space; `None`: the caller's thread loads it in place of what it runs now, by `ops`.
+    /// The thread of a new address space that runs the image; `None`: the caller's thread replaces its own
+    /// program, by `ops`.
     pub thread: Option<Box<dyn GuestThread>>,
     ops: Vec<Op>,
     regs: Regs,
@@ -113,7 +116,7 @@ fn read_at(file: &Arc<File>, offset: u64, len: usize) -> Result<Vec<u8>> {
     Ok(buf)
 }
 
-/// Follows `#!` lines until a binary is found; changes the arguments as Linux does.
+/// Follows `#!` lines to a binary and changes the arguments as Linux does.
 fn resolve_scripts(task: &Task, prog: &mut Program) -> Result<(Vec<u8>, Option<DenyWrite>)> {
     for _ in 0..=MAX_SCRIPTS {
         let runner = prog.file.path.as_ref().map(deny::deny_write).transpose()?.flatten();
@@ -125,7 +128,7 @@ fn resolve_scripts(task: &Task, prog: &mut Program) -> Result<(Vec<u8>, Option<D
         let end = match line.iter().position(|&b| b == b'\n' || b == 0) {
             Some(e) => e,
             None if head.len() < SCRIPT_LINE => line.len(),
-            // A name that is cut off must not run something else; arguments may be cut.
+            // A truncated interpreter name must not run another program; truncated arguments are accepted.
             None if line.iter().skip_while(|b| is_blank(b)).any(is_blank) => line.len(),
             None => return Err(Errno::ENOEXEC),
         };
@@ -192,7 +195,7 @@ fn map_segments(
     if trampoline.0 >= platform::GUEST_MIN && map.vmas.range(trampoline.0, trampoline.1).next().is_none() {
         map.vmas.update(lowest, lowest + PAGE_SIZE, |v| v.gap = true);
     }
-    // All segments are in place now, so that a trampoline page collides with none of them.
+    // Only when all segments are in place can a trampoline page be placed without a collision.
     for start in code {
         let at = ops[first..].iter().position(|op| matches!(op, Op::MapFile { addr, .. } if *addr == start));
         let Some(at) = at.map(|at| first + at) else { continue };
@@ -251,12 +254,12 @@ fn map_segment(
     Ok(code)
 }
 
-/// What is remembered of a program.
+/// Cached facts about an executable file.
 #[derive(Default)]
 struct ProgramInfo {
-    /// Its capabilities, and the `ctime` that goes with them: whatever changes them changes that.
+    /// The file's capabilities and the `ctime` they were read at: every change of them changes the `ctime`.
     caps: Mutex<Option<(Timespec, Option<cred::FileCaps>)>>,
-    /// The host has mapped all of its segments before.
+    /// The host has mapped all segments before.
     mapped: AtomicBool,
 }
 
@@ -265,7 +268,7 @@ fn known(p: &Path) -> Option<Arc<ProgramInfo>> {
 }
 
 fn file_caps(p: &Path, attr: &Attr) -> Option<cred::FileCaps> {
-    // Where others change the files, times are too coarse to tell.
+    // On volatile inodes the timestamps are too coarse to detect a change.
     let known = if p.inode().volatile() { None } else { known(p) };
     if let Some((_, caps)) = known.as_ref().and_then(|k| *k.caps.lock()).filter(|(t, _)| *t == attr.ctime) {
         return caps;
@@ -284,7 +287,7 @@ fn random_u64() -> u64 {
     u64::from_le_bytes(b)
 }
 
-/// Whether the program may do what its caller might not.
+/// Whether the program has rights that its caller lacks.
 fn gains(old: &Cred, new: &Cred) -> bool {
     new.euid != old.euid
         || new.egid != old.egid
@@ -300,26 +303,27 @@ fn shares_fs(task: &Task) -> bool {
     tree.tasks.values().any(|t| !Arc::ptr_eq(&t.group, &task.group) && Arc::ptr_eq(&t.fs.read(), &fs))
 }
 
-/// Whether the program may be loaded in the process that `thread` is in. Who is alone in it can clean it up; that its memory
-/// may have been tampered with (the stub's, too) harms nobody as long as the program has no right that its caller lacks.
+/// Whether the program may be loaded in the process of `thread`. The only thread of a process can clean up
+/// its memory. Tampered memory (the stub's included) harms only that process, as long as the program has no
+/// right that its caller lacks.
 fn can_reuse_mm(task: &Task, thread: &dyn GuestThread) -> bool {
     let sole = task.mm.read().user_count() == 1 && task.tid() == task.group.pid;
     sole && task.group.links.lock().threads.len() == 1 && thread.sole() && thread.gs_base() == 0
 }
 
-/// Linux's `ELF_ET_DYN_BASE` on x86-64: where position-independent programs begin, less what is random.
+/// Linux's `ELF_ET_DYN_BASE` on x86-64: base of position-independent programs, without the random part.
 const PIE_BASE: u64 = 0x5555_5555_4000;
 
 /// Where a program may be loaded.
 pub enum LoadInto<'a> {
-    /// The process that the thread is in may load it itself, if that harms nobody.
+    /// The thread's own process, if `can_reuse_mm` allows it.
     Of(&'a dyn GuestThread),
-    /// An address space that has not been used yet.
+    /// An unused address space.
     Fresh(Box<dyn GuestThread>),
 }
 
-/// Loads a program into a fresh address space, or prepares to load it in that of the caller.
-pub async fn load(task: &Arc<Task>, mut prog: Program, home: LoadInto<'_>) -> Result<Image> {
+/// Loads a program into a fresh address space, or prepares to load it in the caller's.
+pub async fn load(task: &Arc<Task>, mut prog: Program, into: LoadInto<'_>) -> Result<Image> {
     if prog.argv.is_empty() {
         // As Linux since 5.18: an empty argv gets one empty string.
         prog.argv.push(Vec::new());
@@ -355,10 +359,10 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: LoadInto<'_>) -> Re
         Some(p) => {
             let nosuid = p.mount().flags().contains(vfs::MountFlags::NOSUID);
             let a = p.inode().attr()?;
-            let caps = if cred::heeds_caps(&old, a.mode) { file_caps(p, &a) } else { None };
+            let caps = if cred::depends_on_file_caps(&old, a.mode) { file_caps(p, &a) } else { None };
             let mut file = cred::ExecFile { uid: a.uid, gid: a.gid, mode: a.mode, caps, nosuid, ..Default::default() };
             let new = cred::exec_cred(&old, &file)?;
-            // Only where it matters: it asks every task there is.
+            // Computed only if needed: `shares_fs` visits every task.
             file.shared = gains(&old, &new.cred) && shares_fs(task);
             if file.shared {
                 cred::exec_cred(&old, &file)?
@@ -410,8 +414,8 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: LoadInto<'_>) -> Re
             map.data = (s, e);
         }
     }
-    // A program that is its own interpreter (a dynamic linker, a static PIE) lies among the mappings, where its heap would
-    // leave no room below: Linux puts that where other position-independent programs begin.
+    // A program without interpreter (a dynamic linker, a static PIE) lies among the mappings, without room
+    // for a heap above it: Linux puts its heap at the base of position-independent programs.
     let end = if elf.pie && interp.is_none() { PIE_BASE } else { bias.wrapping_add(hi) };
     map.brk_start = end + ((random_u64() & 0x1fff) << 12);
     map.brk = map.brk_start;
@@ -423,21 +427,25 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: LoadInto<'_>) -> Re
     ops.push(Op::MapAnon { addr: bottom, len: top - bottom, prot, shared: false, flags: libc::MAP_NORESERVE });
     map.vmas.insert(Map::anon(bottom, top, prot, "[stack]"));
 
-    // As a rule all of it is done when the program starts; what fails then is its end (`run`). A file that the host might
-    // not want to map is tried before there is no way back.
+    // If the host has mapped the files before, the operations run when the program starts, and a failure then
+    // kills it (`run`). Otherwise they run here, before the point of no return, since the host may refuse a
+    // file.
     let files = [Some(&file), interp.as_ref().map(|(f, _)| f)].into_iter().flatten();
     let known: Vec<_> = files.map(|f| f.path.as_ref().and_then(known)).collect();
     let tried = known.iter().all(|k| k.as_ref().is_some_and(|k| k.mapped.load(Ordering::Relaxed)));
-    let (mut thread, space) = match home {
+    let (mut thread, space) = match into {
         LoadInto::Of(own) if tried && !rights && can_reuse_mm(task, own) => {
             let all = (platform::GUEST_MIN, platform::GUEST_MAX - platform::GUEST_MIN);
             ops.insert(0, Op::Unmap { addr: all.0, len: all.1 });
             ops.push(Op::RestoreFp { addr: 0 });
             (None, own.address_space())
         }
-        LoadInto::Of(_) => {
+        LoadInto::Of(own) => {
             let new = poll_fn(|cx| task.kernel.platform.poll_new(cx)).await?;
             let space = new.address_space();
+            let old = own.address_space().lineage();
+            // One that was made by vfork(2) leaves its parent where it is.
+            space.set_lineage(if task.mm.read().user_count() == 1 { old } else { old.child() });
             (Some(new), space)
         }
         LoadInto::Fresh(new) => {
@@ -464,7 +472,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: LoadInto<'_>) -> Re
             Trap::OpsDone => {}
             Trap::OpFailed { errno, .. } => return Err(errno),
             t => {
-                log::debug!("loading a program: unexpected {t:?}");
+                log::debug!("unexpected trap while loading a program: {t:?}");
                 return Err(Errno::ENOMEM);
             }
         }
@@ -484,7 +492,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, home: LoadInto<'_>) -> Re
     Ok(Image { mm: Mm::new(space, map), thread, ops, regs, cred: new_cred, secure, readable, clears, comm })
 }
 
-/// What a thread is to do first when it is entered.
+/// Sets the thread's first operations and its registers.
 fn prepare(thread: &mut dyn GuestThread, ops: Vec<Op>, regs: Regs) {
     for op in ops {
         thread.queue(op);
@@ -502,16 +510,17 @@ struct Aux<'a> {
     cred: &'a Cred,
 }
 
-/// The initial stack (System V ABI, "Initial Stack and Register State"): where it begins and its bytes.
+/// Start address and bytes of the initial stack (System V ABI, "Initial Stack and Register State").
 fn stack_content(map: &mut Map, prog: &Program, aux: &Aux<'_>) -> Result<(u64, Vec<u8>)> {
     let (bottom, top) = map.stack;
     let strings: usize = prog.argv.iter().chain(&prog.envp).map(|s| s.len() + 1).sum();
     let pointers = (prog.argv.len() + prog.envp.len() + 2 + 1 + 2 * 24) * 8;
-    // A quarter of the stack at most (execve(2), "Limits").
+    // At most a quarter of the stack (execve(2), "Limits").
     if strings + pointers > ((top - bottom) / 4) as usize {
         return Err(Errno::E2BIG);
     }
-    // From the top down: 8 zero bytes, the file name, the environment, the arguments, the platform's name, random bytes.
+    // From the top down: 8 zero bytes, the file name, the environment, the arguments, the platform's name,
+    // random bytes.
     let name_at = top - 8 - (prog.name.len() as u64 + 1);
     let env_len: usize = prog.envp.iter().map(|s| s.len() + 1).sum();
     let arg_len = strings - env_len;
@@ -546,7 +555,7 @@ fn stack_content(map: &mut Map, prog: &Program, aux: &Aux<'_>) -> Result<(u64, V
     put(libc::AT_EXECFN, name_at);
     put(libc::AT_PLATFORM, platform_at);
     for rseq in [AT_RSEQ_FEATURE_SIZE, AT_RSEQ_ALIGN] {
-        // The area is the host's to fill.
+        // The host fills the area.
         match platform::aux::auxval(rseq) {
             0 => {}
             v => put(rseq, v),
@@ -607,7 +616,7 @@ pub async fn execve(
     let task = cx.task.clone();
     let guard = super::exec_guard::hold(&task).await?;
     let image = load(&task, Program { file, name, argv, envp }, LoadInto::Of(&*cx.thread)).await?;
-    // It may take the number of the process's first thread over.
+    // The task may take over the thread group leader's id.
     let tid = task.tid();
     // The point of no return: the other threads end.
     de_thread(&task).await?;
@@ -617,21 +626,21 @@ pub async fn execve(
     let gains = gains(&task.cred(), &image.cred);
     let own = image.cred.euid == image.cred.uid && image.cred.egid == image.cred.gid && image.readable && !gains;
     if gains && shares_fs(&task) {
-        // Who has joined since the program was judged is left behind.
+        // Tasks that began to share the fs context after the check in `load` are separated from this one.
         let fs = task.fs().lock().clone();
         *task.fs.write() = Arc::new(parking_lot::Mutex::new(fs));
     }
     if !own {
-        // Before the memory is there for others to look at.
+        // Before the new memory is visible to other processes.
         task.group.dumpable.store(0, Ordering::SeqCst);
     }
     let old_mm = std::mem::replace(&mut *task.mm.write(), image.mm);
-    // Nobody else in there (after vfork) is to wait for operations of a thread that has left.
+    // Tasks that share the old memory (after vfork) must not wait for operations of a thread that has left.
     old_mm.settled(tid);
     old_mm.user_gone();
     *task.comm.lock() = image.comm;
     {
-        // Actions are not shared any more, and handlers are gone.
+        // Signal actions are no longer shared, and handlers are reset.
         let mut own = task.group.actions.read().lock().clone();
         own.reset_for_exec();
         *task.group.actions.write() = Arc::new(parking_lot::Mutex::new(own));
@@ -642,7 +651,7 @@ pub async fn execve(
             s.mask = m;
         }
     });
-    // ctid belonged to the old memory, which others (vfork) may still use.
+    // The ctid word belongs to the old memory, which other tasks (vfork) may still use.
     let ctid = task.clear_child_tid.swap(0, Ordering::SeqCst);
     if ctid != 0 && old_mm.user_count() > 0 {
         let mem = crate::mm::UserMem { space: old_mm.space() };
@@ -664,17 +673,28 @@ pub async fn execve(
     }
     *task.cred.write() = Arc::new(image.cred);
     drop(guard);
-    // A table shared with others (CLONE_FILES) is left to them.
+    // A table shared by CLONE_FILES stays with the other tasks; this one gets a copy.
     let files = task.files();
     let files = if Arc::strong_count(&files) > 2 {
+        if files.is_large() {
+            task.kernel.executor.room().await;
+        }
         let own = files.duplicate();
         *task.files.write() = own.clone();
         own
     } else {
         files
     };
-    for f in files.remove_where(|_, e| e.cloexec) {
-        f.ops.on_close(&f, &task);
+    let (mut from, mut turn) = (Some(0), Turn::new());
+    while let Some(at) = from {
+        let (gone, next) = files.remove_some(at, |_, e| e.cloexec);
+        for f in gone {
+            f.ops.on_close(&f, &task);
+            drop(f);
+            turn.next().await;
+        }
+        turn.look().await;
+        from = next;
     }
     crate::time::on_exec(&task.group);
     let done: Option<Arc<VforkDone>> = task.vfork_done.lock().take();

@@ -1,5 +1,5 @@
-//! Only one thread of a process at a time is in execve(2), from where the new program's rights are worked out to where it has them, and no
-//! thread gives others of its process a seccomp filter in between (Linux's `cred_guard_mutex`).
+//! A lock of each process (Linux's `cred_guard_mutex`). An execve holds it from where it computes the program's
+//! credentials until it has set them; a seccomp filter for all threads is installed under it.
 
 use super::wait::WaitQueue;
 use super::{Task, ThreadGroup};

@@ -1,7 +1,8 @@
-//! The end of tasks and processes: exit, zombies, reparenting, reaping.
+//! Exit of tasks and processes: zombies, reparenting, reaping.
 
 use super::process::ThreadGroup;
 use super::signal::{SigFields, SigInfo, SigSet};
+use super::wait::Turn;
 use super::{Kernel, Task};
 use platform::executor::now_ns;
 use platform::GuestThread;
@@ -20,13 +21,13 @@ pub fn signaled(sig: i32, core: bool) -> i32 {
     sig | if core { 0x80 } else { 0 }
 }
 
-/// Begins the end of a process by a signal.
+/// Begins the exit of a process by a signal.
 pub fn kill_group(group: &Arc<ThreadGroup>, sig: i32) {
     start_group_exit(group, signaled(sig, false), None);
 }
 
-/// Begins the end of a whole process with a `wait4` status; the first to begin decides the status. Threads other than
-/// `except` are told; each ends when its future looks.
+/// Begins a group exit with a `wait4` status; the first caller decides the status. Threads other than
+/// `except` are notified; each ends when its future runs.
 pub fn start_group_exit(group: &Arc<ThreadGroup>, status: i32, except: Option<i32>) {
     let threads = {
         let mut r = group.links.lock();
@@ -35,24 +36,26 @@ pub fn start_group_exit(group: &Arc<ThreadGroup>, status: i32, except: Option<i3
         r.threads.clone()
     };
     group.stop_wait.wake_all();
-    let mut told = None;
+    let mut notified = None;
     for t in threads {
         t.killed.store(true, Ordering::SeqCst);
         if Some(t.tid()) != except {
             t.notify();
-            told = Some(t);
+            notified = Some(t);
         }
     }
-    if let Some(task) = told {
+    if let Some(task) = notified {
         kill_after_timeout(&task);
     }
 }
 
-/// How long the threads of a process have to take notice of its end; longer if others, who are to live, share its memory.
+/// Time the threads of a process have to exit; the second value holds if surviving processes share its
+/// memory.
 const NOTICE_NS: u64 = 500_000_000;
 const NOTICE_SHARED_NS: u64 = 10_000_000_000;
 
-/// A thread that keeps our interrupts out on purpose goes with its host process: what has been told to end must end.
+/// Kills the host process of a group whose threads do not exit, such as a thread that blocks interrupts on
+/// purpose.
 fn kill_after_timeout(task: &Arc<Task>) {
     let executor = task.kernel.executor.clone();
     let group = Arc::downgrade(&task.group);
@@ -79,31 +82,33 @@ fn kill_after_timeout(task: &Arc<Task>) {
                 deadline = began + NOTICE_SHARED_NS;
                 continue;
             }
-            log::debug!("[{}] does not end by itself: its host process is killed", group.pid);
+            log::debug!("[{}] does not exit: killing its host process", group.pid);
             mm.space().kill();
             return;
         }
     }));
 }
 
-/// Before the end of a task: lets go of the words that others wait for because it lives. The thread is stopped, if `alive`.
+/// Before a task ends: releases the futex words and the tid word that other tasks wait on. `alive`: the
+/// thread is stopped, not dead.
 pub async fn leave_memory(task: &Arc<Task>, thread: &mut dyn GuestThread, alive: bool) {
     let mm = task.mm();
     let mut wakes = super::futex::exit_robust_list(task, thread);
     super::futex_pi::exit(task.tid());
-    // Others in the same memory wait for this word to become 0 (set_tid_address(2)), if there will be any.
+    // Other tasks in the same memory may wait for this word to become 0 (set_tid_address(2)).
     let ctid = task.clear_child_tid.swap(0, Ordering::SeqCst);
     let (others, last) = {
         let r = task.group.links.lock();
         let mates = r.threads.len();
         (mm.user_count() > if r.exiting.is_some() { mates } else { 1 }, mates == 1)
     };
-    // Who finds it cleared may unmap all that the thread has used: so the host does it, as a rule, when that is so. Who is told of
-    // the end of a process finds it cleared already.
+    // A waiter that sees the word cleared may unmap all memory that the thread used; where possible, the host
+    // clears it when the thread is gone. For the last thread it is cleared here, before the exit of the
+    // process is reported.
     let hosts = ctid != 0 && others && !last && super::futex::at_host(task, ctid) && thread.clear_at_end(ctid);
     let rseq = task.rseq.lock().undo();
     if let Some(op) = rseq.filter(|_| others && alive) {
-        // The host must not look for it any more when others may have unmapped it.
+        // The host must not access the rseq area once other tasks may have unmapped it.
         if hosts {
             thread.do_at_end(op);
         } else {
@@ -125,16 +130,17 @@ pub async fn leave_memory(task: &Arc<Task>, thread: &mut dyn GuestThread, alive:
     }
 }
 
-/// Ends one task; called by its own future, once. `status` counts if it is the last thread and no group exit has begun.
-pub fn exit_task(task: &Arc<Task>, status: i32) {
+/// Ends one task; called once, by its own future. `status` counts if it is the last thread and no group exit
+/// has begun.
+pub async fn exit_task(task: &Arc<Task>, status: i32) {
     let kernel = &task.kernel;
     let mm = task.mm();
     crate::syscalls::strace::ended(task, status);
     if let Some(v) = task.vfork_done.lock().take() {
         v.complete();
     }
-    // Descriptors go when the last task of the table goes.
-    close_files(task);
+    // Descriptors are closed with the last task of the table.
+    close_files(task).await;
     if mm.user_count() == 1 {
         crate::time::cpu::settle(task);
     }
@@ -164,22 +170,30 @@ pub fn exit_task(task: &Arc<Task>, status: i32) {
     if last {
         exit_group(kernel, group, task);
     } else {
-        // A thread that execs waits to be alone.
+        // A thread in execve waits for the others to end.
         group.exit_wait.wake_all();
     }
 }
 
-fn close_files(task: &Arc<Task>) {
+/// With all others in between, if there are many.
+async fn close_files(task: &Arc<Task>) {
     let files = std::mem::replace(&mut *task.files.write(), super::FdTable::new());
-    if let Ok(table) = Arc::try_unwrap(files) {
-        for f in table.remove_where(|_, _| true) {
+    let Ok(table) = Arc::try_unwrap(files) else { return };
+    let (mut from, mut turn) = (Some(0), Turn::new());
+    while let Some(at) = from {
+        let (gone, next) = table.remove_some(at, |_, _| true);
+        for f in gone {
             crate::fs::lock::release_table(table.id(), &f);
             f.ops.on_close(&f, task);
+            drop(f);
+            turn.next().await;
         }
+        turn.look().await;
+        from = next;
     }
 }
 
-/// The last thread has gone: a zombie for the parent, orphans for init.
+/// After the last thread has ended: makes the process a zombie and reparents its children.
 fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) {
     if group.pid == kernel.first_pid() {
         let status = group.links.lock().exit_status.unwrap_or(0);
@@ -194,7 +208,7 @@ fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) 
             let mut r = o.links.lock();
             r.parent = reaper.as_ref().map_or_else(Weak::new, Arc::downgrade);
             r.parent_tid = reaper.as_ref().map_or(0, |h| h.pid);
-            // Whatever signal it was made with, a foster parent gets SIGCHLD.
+            // After reparenting the exit signal is always SIGCHLD.
             r.exit_signal = libc::SIGCHLD;
             drop(r);
             super::cached_ids::parent_changed(o);
@@ -207,7 +221,7 @@ fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) 
     for o in &orphans {
         orphaned(kernel, o);
     }
-    // Zombies among them are reported to the new parent; without one, they are gone.
+    // Zombies among them are reported to the new parent; without one, they are reaped.
     for o in orphans.iter().filter(|o| o.links.lock().exit_status.is_some()) {
         match &reaper {
             Some(h) => report_death(kernel, h, o, 0),
@@ -235,7 +249,7 @@ fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) 
     group.timers.clear();
 }
 
-/// The nearest living ancestor that adopts orphans, or init, if there is one.
+/// The nearest living subreaper among the ancestors, or init if there is one.
 fn find_reaper(tree: &super::kernel::Tree, group: &Arc<ThreadGroup>) -> Option<Arc<ThreadGroup>> {
     let mut at = group.links.lock().parent.upgrade();
     while let Some(g) = at {
@@ -249,7 +263,7 @@ fn find_reaper(tree: &super::kernel::Tree, group: &Arc<ThreadGroup>) -> Option<A
     tree.groups.get(&1).filter(|g| g.init).cloned()
 }
 
-/// Signals that a child gets when its parent dies: PR_SET_PDEATHSIG.
+/// Sends PR_SET_PDEATHSIG signals to a child whose parent has died.
 fn orphaned(_kernel: &Arc<Kernel>, child: &Arc<ThreadGroup>) {
     let threads = child.links.lock().threads.clone();
     for t in threads {
@@ -271,7 +285,8 @@ pub fn child_code(status: i32) -> (i32, i32) {
     }
 }
 
-/// Tells the parent of a death; if it does not care (SIGCHLD ignored, SA_NOCLDWAIT) the zombie goes at once.
+/// Reports a death to the parent; if the parent ignores it (SIGCHLD ignored, SA_NOCLDWAIT), reaps the zombie
+/// at once.
 fn report_death(kernel: &Arc<Kernel>, parent: &Arc<ThreadGroup>, child: &Arc<ThreadGroup>, uid: u32) {
     let execs = parent.links.lock().execs;
     let (status, signal, utime, stime) = {

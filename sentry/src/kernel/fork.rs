@@ -1,4 +1,4 @@
-//! clone(2), fork(2), vfork(2): new tasks.
+//! clone(2), fork(2), vfork(2).
 
 use super::process::ThreadGroup;
 use super::task::{Rseq, TaskSignals, VforkDone};
@@ -13,16 +13,16 @@ use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::Arc;
 
-/// Most tasks in one sandbox, whatever the limits say: each is a host thread. The host may allow fewer
-/// ([`super::kernel::Options::max_tasks`]).
+/// Upper bound of tasks in one sandbox, whatever the limits say: each task is a host thread. The host may
+/// allow fewer ([`super::kernel::Options::max_tasks`]).
 pub const MAX_TASKS: usize = 16384;
 
-/// Arguments of clone(2)/clone3(2), checked.
+/// Checked arguments of clone(2)/clone3(2).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CloneArgs {
     pub flags: u64,
     pub exit_signal: i32,
-    /// Top of the child's stack; 0 keeps the parent's.
+    /// Top of the child's stack; 0: the parent's stack pointer.
     pub stack: u64,
     pub parent_tid: u64,
     pub child_tid: u64,
@@ -43,7 +43,7 @@ const CLONE_PARENT_SETTID: u64 = libc::CLONE_PARENT_SETTID as u64;
 const CLONE_CHILD_CLEARTID: u64 = libc::CLONE_CHILD_CLEARTID as u64;
 const CLONE_CHILD_SETTID: u64 = libc::CLONE_CHILD_SETTID as u64;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
-/// Without effect here or by definition: PTRACE, UNTRACED, DETACHED, SYSVSEM, IO.
+/// Accepted without effect: PTRACE, UNTRACED, DETACHED, SYSVSEM, IO.
 const CLONE_NOOP: u64 = (libc::CLONE_PTRACE | libc::CLONE_UNTRACED | libc::CLONE_DETACHED | libc::CLONE_SYSVSEM) as u64
     | libc::CLONE_IO as u32 as u64;
 const KNOWN: u64 = CLONE_VM
@@ -61,7 +61,7 @@ const KNOWN: u64 = CLONE_VM
     | CLONE_CLEAR_SIGHAND
     | CLONE_NOOP;
 
-/// Namespaces.
+/// Namespace flags.
 const SPACES: u64 = (libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWUTS
@@ -85,7 +85,7 @@ fn check(a: &CloneArgs, privileged: bool) -> Result<()> {
         return Err(Errno::EINVAL);
     }
     if has(SPACES) {
-        // Not in a sandbox: as in a kernel without them.
+        // The sandbox behaves as a kernel built without these namespaces.
         return Err(if has(user) || privileged { Errno::EINVAL } else { Errno::EPERM });
     }
     if has(CLONE_SETTLS) && a.tls > platform::GUEST_MAX {
@@ -94,7 +94,7 @@ fn check(a: &CloneArgs, privileged: bool) -> Result<()> {
     Ok(())
 }
 
-/// Makes a task; returns its id to the caller. The child starts when its future is first run.
+/// Makes a task and returns its id to the caller. The child starts when its future is first polled.
 pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
     check(&a, cx.task.cred().has(super::cred::CAP_SYS_ADMIN))?;
     let parent = cx.task.clone();
@@ -102,7 +102,7 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
     if parent.kernel.ending.load(Ordering::SeqCst) {
         return Err(Errno::EAGAIN.into());
     }
-    // init may not be cloned with CLONE_PARENT: nobody could wait for the child.
+    // init may not use CLONE_PARENT: no process could wait for the child.
     if has(CLONE_PARENT) && parent.group.init {
         return Err(Errno::EINVAL.into());
     }
@@ -110,9 +110,9 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
     let mm = parent.mm();
     mm.begin(&parent).await;
     let tid_bytes = || pid.to_le_bytes().to_vec();
-    // Before there is a child that could look.
-    let told = has(CLONE_VM) && has(CLONE_PARENT_SETTID) && surely_writable(&mm, a.parent_tid);
-    if told {
+    // Queued before the child exists, which may read the word.
+    let parent_tid_queued = has(CLONE_VM) && has(CLONE_PARENT_SETTID) && surely_writable(&mm, a.parent_tid);
+    if parent_tid_queued {
         cx.thread.queue(platform::Op::CopyOut { addr: a.parent_tid, data: tid_bytes() });
     }
     let thread = if has(CLONE_VM) {
@@ -142,6 +142,14 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
     if has(CLONE_SETTLS) && !has(CLONE_VM) {
         thread.queue(platform::Op::SetFs(a.tls));
     }
+    let files = match has(CLONE_FILES) {
+        true => parent.files(),
+        false if parent.files().is_large() => {
+            parent.kernel.executor.room().await;
+            parent.files().duplicate()
+        }
+        false => parent.files().duplicate(),
+    };
     let child_mm = if has(CLONE_VM) {
         mm.user_added();
         mm.clone()
@@ -153,17 +161,18 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
         }
         Mm::new(thread.address_space(), map)
     };
-    let child = build(&parent, &a, pid, child_mm, &*thread);
+    let child = build(&parent, &a, pid, child_mm, files, &*thread);
     let vfork = has(CLONE_VFORK).then(|| {
         let v = Arc::new(VforkDone::default());
         *child.vfork_done.lock() = Some(v.clone());
         v
     });
-    if has(CLONE_PARENT_SETTID) && !told {
+    if has(CLONE_PARENT_SETTID) && !parent_tid_queued {
         let _ = parent.mem().write(a.parent_tid, &pid);
     }
     if has(CLONE_CHILD_SETTID) {
-        // As the child's first act, unless that could fail: a write from here would have to wait for the process.
+        // The child's first operation where it cannot fail: a write from here would have to wait for the
+        // process.
         if surely_writable(&child.mm(), a.child_tid) {
             thread.queue(platform::Op::CopyOut { addr: a.child_tid, data: tid_bytes() });
         } else {
@@ -172,14 +181,14 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
     }
     if has(CLONE_PIDFD) {
         let file = crate::kernel::pidfd::open(child.group.clone(), 0);
-        let told = parent.install_fd(file, true).and_then(|fd| {
+        let installed = parent.install_fd(file, true).and_then(|fd| {
             let done = cx.write_now(a.pidfd, &fd);
             if done.is_err() {
                 let _ = parent.files().remove(fd);
             }
             done
         });
-        if let Err(e) = told {
+        if let Err(e) = installed {
             parent.kernel.tree.lock().reserved.remove(&pid);
             child.mm().user_gone();
             return Err(e.into());
@@ -196,13 +205,13 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
     Ok(pid as u64)
 }
 
-/// Whether the stub's store to this word cannot fail.
+/// Whether a store of the stub to this word cannot fail.
 fn surely_writable(mm: &Mm, addr: u64) -> bool {
     let writable = |v: &Vma| v.prot & libc::PROT_WRITE != 0 && matches!(v.backing, Backing::Anon);
     mm.map().vmas.find(addr).is_some_and(|v| writable(v) && addr.saturating_add(4) <= v.end)
 }
 
-/// Takes a free process id, within the limits.
+/// Reserves a free process id, within the limits.
 fn alloc(parent: &Arc<Task>) -> Result<i32> {
     let mut tree = parent.kernel.tree.lock();
     if tree.tasks.len() >= parent.kernel.options.max_tasks.unwrap_or(MAX_TASKS) {
@@ -221,7 +230,14 @@ fn alloc(parent: &Arc<Task>) -> Result<i32> {
     Ok(pid)
 }
 
-fn build(parent: &Arc<Task>, a: &CloneArgs, tid: i32, mm: Arc<Mm>, thread: &dyn GuestThread) -> Arc<Task> {
+fn build(
+    parent: &Arc<Task>,
+    a: &CloneArgs,
+    tid: i32,
+    mm: Arc<Mm>,
+    files: Arc<super::FdTable>,
+    thread: &dyn GuestThread,
+) -> Arc<Task> {
     let has = |b| a.flags & b != 0;
     let group = if has(CLONE_THREAD) {
         parent.kernel.texts.threaded();
@@ -255,21 +271,21 @@ fn build(parent: &Arc<Task>, a: &CloneArgs, tid: i32, mm: Arc<Mm>, thread: &dyn 
         ..TaskSignals::default()
     };
     drop(ps);
-    let files = parent.files();
     let fs = parent.fs();
     Arc::new(Task {
         kernel: parent.kernel.clone(),
         id: AtomicI32::new(tid),
         group,
         cred: RwLock::new(parent.cred()),
-        files: RwLock::new(if has(CLONE_FILES) { files } else { files.duplicate() }),
+        files: RwLock::new(files),
         fs: RwLock::new(if has(CLONE_FS) { fs } else { Arc::new(Mutex::new(fs.lock().clone())) }),
         mm: RwLock::new(mm),
         signals: Mutex::new(signals),
         comm: Mutex::new(parent.comm.lock().clone()),
         clear_child_tid: AtomicU64::new(if has(CLONE_CHILD_CLEARTID) { a.child_tid } else { 0 }),
         robust_list: AtomicU64::new(0),
-        // As the host has it: a copy of the memory has the area, another thread has none.
+        // As on the host: a copy of the memory keeps the registration, a thread in the same memory starts
+        // without one.
         rseq: Mutex::new(if has(CLONE_VM) { Rseq::default() } else { *parent.rseq.lock() }),
         restart_block: Mutex::new(None),
         pdeathsig: AtomicI32::new(0),
@@ -288,7 +304,7 @@ fn build(parent: &Arc<Task>, a: &CloneArgs, tid: i32, mm: Arc<Mm>, thread: &dyn 
     })
 }
 
-/// Makes the new task visible.
+/// Adds the new task to the process tree.
 fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
     let has = |b| a.flags & b != 0;
     let mut tree = parent.kernel.tree.lock();

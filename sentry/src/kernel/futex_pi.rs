@@ -1,17 +1,19 @@
 //! futex(2) with an owner: `FUTEX_LOCK_PI`, `FUTEX_LOCK_PI2`, `FUTEX_TRYLOCK_PI`, `FUTEX_UNLOCK_PI`.
 //!
-//! The word holds the owner's thread id, and `FUTEX_WAITERS` while somebody queues here. Nobody's priority is raised: guest
-//! threads have the host's scheduling. What the guest sees is the rest of the contract: the lock is handed to the first in the
-//! queue, a dead owner's lock goes on with `FUTEX_OWNER_DIED`, and a thread does not wait for itself.
+//! The futex word holds the owner's thread id, and `FUTEX_WAITERS` while threads queue here. No priority is
+//! raised: the host schedules guest threads. The rest of the contract holds: an unlock hands the lock to the
+//! first waiter, the lock of a dead owner passes on with `FUTEX_OWNER_DIED`, and a thread does not wait for
+//! itself.
 //!
-//! The guest changes the word at any time, so each change here is one compare-and-exchange made by the caller's stub; between
-//! choosing a waiter and storing its id in the word that waiter is [`TAKING`], when neither a timeout nor a signal takes it out.
+//! The guest can change the word at any time, so each change here is one compare-and-exchange made by the
+//! caller's stub. Between choosing a waiter and storing its id in the word that waiter is in state
+//! [`TAKING`], in which neither a timeout nor a signal removes it from the queue.
 //!
 //! ```text
 //! WAITING --unlock chooses it--> TAKING --stored--> OWNER
 //!    |  ^------the word changed-----'
-//!    |--timeout, signal--> (out of the queue)
-//!    '--the lock became free before it was in the queue--> AGAIN
+//!    |--timeout, signal--> (removed from the queue)
+//!    '--the lock became free before the waiter was queued--> AGAIN
 //! ```
 
 use super::futex::{key_of, FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS};
@@ -31,14 +33,14 @@ use std::sync::{Arc, LazyLock};
 const WAITING: u8 = 0;
 const TAKING: u8 = 1;
 const OWNER: u8 = 2;
-/// Out of the queue, since the lock was free when it came: it is to try again.
+/// Removed from the queue because the lock was already free: the waiter tries again.
 const AGAIN: u8 = 3;
 
 struct Waiter {
     tid: i32,
-    /// The owner that it has seen.
-    behind: i32,
-    /// Where it sees the word, for the exit of an owner that does not map it any more.
+    /// The owner that the waiter read from the word.
+    seen_owner: i32,
+    /// Address of the word in the waiter's memory, for the exit of an owner that no longer maps it.
     mem: UserMem,
     addr: u64,
     state: AtomicU8,
@@ -47,27 +49,28 @@ struct Waiter {
 
 type Queue = VecDeque<Arc<Waiter>>;
 
-/// A lock that somebody waits for.
+/// A lock with waiters.
 #[derive(Default)]
 struct Lock {
     queue: Queue,
-    /// The owner that was last chosen here, if any was.
+    /// The last owner chosen here; 0 if none.
     owner: i32,
 }
 
 impl Lock {
-    /// May it be a lock of this thread? If nobody was chosen here since the first has queued, it is one of whoever that has seen.
+    /// Whether the lock may belong to this thread. Without an owner chosen here, the owner is the one that
+    /// the first waiter read.
     fn may_be_of(&self, tid: i32) -> bool {
-        self.owner == tid || self.queue.front().is_some_and(|w| w.behind == tid)
+        self.owner == tid || self.queue.front().is_some_and(|w| w.seen_owner == tid)
     }
 }
 
-/// Locks that somebody waits for. An entry goes with its last waiter, so there are no more of them than threads.
+/// Locks with waiters. An entry is removed with its last waiter, so there are at most as many as threads.
 static LOCKS: LazyLock<Mutex<HashMap<Key, Lock>>> = LazyLock::new(Default::default);
-/// Entries of it, so that a thread's exit costs nothing when there are none.
+/// Number of entries, so that a thread's exit costs nothing without locks.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// Changes a word of guest memory in one step; `false` if it did not hold `old`.
+/// Changes a word of guest memory by compare-and-exchange; `false` if it did not hold `old`.
 pub(super) async fn compare_exchange(cx: &mut Ctx<'_>, addr: u64, old: u32, new: u32) -> Result<bool> {
     cx.thread.queue(Op::CompareExchange { addr, old, new });
     cx.thread.enter(Enter::Stay);
@@ -83,7 +86,7 @@ fn remove(key: &Key, w: &Arc<Waiter>) -> bool {
     let mut locks = LOCKS.lock();
     let Some(Lock { queue: q, .. }) = locks.get_mut(key) else { return false };
     let before = q.len();
-    // One that an unlock has chosen is not in the queue; it comes back or becomes the owner.
+    // A waiter chosen by an unlock is not in the queue; it becomes the owner or is queued again.
     q.retain(|x| !Arc::ptr_eq(x, w));
     let out = q.len() < before;
     if q.is_empty() && w.state.load(Ordering::SeqCst) != TAKING {
@@ -93,7 +96,7 @@ fn remove(key: &Key, w: &Arc<Waiter>) -> bool {
     out
 }
 
-/// `deadline_ns` is host monotonic.
+/// `deadline_ns` is host `CLOCK_MONOTONIC`.
 pub async fn lock(cx: &mut Ctx<'_>, addr: u64, private: bool, deadline_ns: Option<u64>, only_try: bool) -> SysResult {
     let task = cx.task.clone();
     let me = task.tid();
@@ -120,23 +123,23 @@ pub async fn lock(cx: &mut Ctx<'_>, addr: u64, private: bool, deadline_ns: Optio
             continue;
         }
         let state = AtomicU8::new(WAITING);
-        let w = Arc::new(Waiter { tid: me, behind: owner, mem: cx.mem(), addr, state, queue: WaitQueue::new() });
+        let w = Arc::new(Waiter { tid: me, seen_owner: owner, mem: cx.mem(), addr, state, queue: WaitQueue::new() });
         {
             let mut locks = LOCKS.lock();
             locks.entry(key).or_default().queue.push_back(w.clone());
             COUNT.store(locks.len(), Ordering::SeqCst);
         }
-        // The owner may have gone before it could see the queue.
+        // The owner may have exited before it could see the queue.
         let now: Result<u32> = cx.mem().read(addr);
         let waited_for = owner as u32 | FUTEX_WAITERS;
         if now.as_ref().is_ok_and(|n| n & (FUTEX_TID_MASK | FUTEX_WAITERS) == waited_for)
             && task.kernel.task(owner).is_some()
         {
-            let left = || match w.state.load(Ordering::SeqCst) {
+            let outcome = || match w.state.load(Ordering::SeqCst) {
                 s @ (OWNER | AGAIN) => Some(s),
                 _ => None,
             };
-            let r = match task.wait(&[(&w.queue, PollEvents::all())], deadline_ns, left).await {
+            let r = match task.wait(&[(&w.queue, PollEvents::all())], deadline_ns, outcome).await {
                 Ok(OWNER) => return Ok(0),
                 Ok(_) => continue,
                 Err(e) => e,
@@ -151,7 +154,7 @@ pub async fn lock(cx: &mut Ctx<'_>, addr: u64, private: bool, deadline_ns: Optio
             now?;
             continue;
         }
-        // Chosen: it is the owner in a moment, or back in the queue.
+        // Chosen by an unlock: the state soon becomes OWNER or WAITING.
         let settled = || (w.state.load(Ordering::SeqCst) != TAKING).then_some(());
         let _ = task.wait_killable(&w.queue, settled).await;
         if owned(&w).is_some() {
@@ -176,10 +179,11 @@ pub async fn unlock(cx: &mut Ctx<'_>, addr: u64, private: bool) -> SysResult {
         let next = {
             let mut locks = LOCKS.lock();
             let w = locks.get_mut(&key).and_then(|l| l.queue.pop_front());
-            // Under the lock, so that whoever finds itself out of the queue sees why.
+            // Set under the lock: a waiter that finds itself out of the queue sees the reason.
             w.inspect(|w| w.state.store(TAKING, Ordering::SeqCst))
         };
-        // Whether more will be in the queue when the word changes is not known yet: the next owner comes to look.
+        // More waiters may queue before the word changes, so the next owner gets FUTEX_WAITERS and checks the
+        // queue itself.
         let new = next.as_ref().map_or(0, |w| w.tid as u32 | FUTEX_WAITERS);
         let done = compare_exchange(cx, addr, word, new).await;
         let stored = matches!(done, Ok(true));
@@ -199,15 +203,15 @@ pub async fn unlock(cx: &mut Ctx<'_>, addr: u64, private: bool) -> SysResult {
         }
         if done? {
             if new == 0 {
-                come_again(&key);
+                retry_all(&key);
             }
             return Ok(0);
         }
     }
 }
 
-/// The lock is free: all that have queued since its owner looked try once more.
-fn come_again(key: &Key) {
+/// The lock is free: all remaining waiters try again.
+fn retry_all(key: &Key) {
     let mut locks = LOCKS.lock();
     let lock = locks.remove(key).unwrap_or_default();
     COUNT.store(locks.len(), Ordering::SeqCst);
@@ -218,7 +222,7 @@ fn come_again(key: &Key) {
     }
 }
 
-/// `w` owns the lock now.
+/// Makes `w` the owner.
 fn settle(locks: &mut HashMap<Key, Lock>, key: &Key, w: &Waiter) {
     w.state.store(OWNER, Ordering::SeqCst);
     let Some(lock) = locks.get_mut(key) else { return };
@@ -228,27 +232,27 @@ fn settle(locks: &mut HashMap<Key, Lock>, key: &Key, w: &Waiter) {
     }
 }
 
-/// A thread exits: locks that it owns and others wait for go to the first of them, marked `FUTEX_OWNER_DIED`.
+/// Exit of a thread: each lock that it owns passes to the first waiter, marked `FUTEX_OWNER_DIED`.
 pub fn exit(tid: i32) {
     if COUNT.load(Ordering::SeqCst) == 0 {
         return;
     }
-    let mut reapers = Vec::new();
+    let mut new_owners = Vec::new();
     let mut locks = LOCKS.lock();
-    // The word says who the owner is; it is read (which is a call of the host) only where that may be the thread.
+    // The word names the owner; it is read (a host call) only where that may be the exiting thread.
     let names = |w: &Waiter| w.mem.read::<u32>(w.addr).is_ok_and(|word| word & FUTEX_TID_MASK == tid as u32);
     let owned = |l: &Lock| l.may_be_of(tid) && l.queue.front().is_some_and(|w| names(w));
     let keys: Vec<Key> = locks.iter().filter(|(_, l)| owned(l)).map(|(k, _)| *k).collect();
     for key in keys {
         let Some(w) = locks.get_mut(&key).and_then(|l| l.queue.pop_front()) else { continue };
-        // Nobody else may change the word while it names a dead owner, so a plain store will do.
+        // No other thread may change the word while it names a dead owner, so a plain store is sufficient.
         let _ = w.mem.write(w.addr, &(w.tid as u32 | FUTEX_WAITERS | FUTEX_OWNER_DIED));
         settle(&mut locks, &key, &w);
-        reapers.push(w);
+        new_owners.push(w);
     }
     COUNT.store(locks.len(), Ordering::SeqCst);
     drop(locks);
-    for w in reapers {
+    for w in new_owners {
         w.queue.wake_all();
     }
 }

@@ -1,4 +1,4 @@
-//! The first process of a sandbox, and the end of the sandbox with it.
+//! Start of the first process, and the end of the sandbox with it.
 
 use super::attrs::TaskAttrs;
 use super::exec::{self, Program};
@@ -28,18 +28,18 @@ pub struct InitConfig {
     pub files: Vec<Option<Arc<File>>>,
     pub root: Path,
     pub umask: u32,
-    /// The host schedules by it; the guest is told.
+    /// Reported to the guest; the host schedules by it.
     pub nice: i32,
     pub limits: Limits,
 }
 
-/// Status that a shell gives for a command that is not found, or cannot be executed; and what `env`, `timeout` and the like
-/// give when they themselves cannot do what they were asked to.
+/// Exit status of a shell for a command that is not found or cannot be executed, and of `env` or `timeout`
+/// for a failure of their own.
 const NOT_FOUND: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
 const NOT_STARTED: i32 = 125;
 
-/// Why the first process could not be started.
+/// The reason why the first process could not be started.
 struct StartError {
     status: i32,
     text: String,
@@ -51,8 +51,8 @@ impl From<Errno> for StartError {
     }
 }
 
-/// Starts the first process; `report` is told if it cannot be started (exit code and message), and the executor then ends
-/// with that code.
+/// Starts the first process. On failure, `report` gets exit code and message, and the executor ends with that
+/// code.
 pub fn spawn(kernel: &Arc<Kernel>, config: InitConfig, report: Box<dyn FnOnce(i32, String) + Send>) {
     let k = kernel.clone();
     kernel.executor.spawn(Box::pin(async move {
@@ -64,7 +64,7 @@ pub fn spawn(kernel: &Arc<Kernel>, config: InitConfig, report: Box<dyn FnOnce(i3
 }
 
 async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), StartError> {
-    // Where the program will be loaded.
+    // The thread that the program is loaded into.
     let first = poll_fn(|cx| kernel.platform.poll_new(cx)).await?;
     let pid = kernel.first_pid();
     let actions = Arc::new(Mutex::new(SigActions::default()));
@@ -137,7 +137,7 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), S
     })?;
     let loaded = super::current::scope(task.clone(), exec::load(&task, program, exec::LoadInto::Fresh(first))).await;
     let image = loaded.map_err(|e| match e {
-        // The file is there, or it would not have been found.
+        // The program exists, since it was found: the interpreter is missing.
         Errno::ENOENT => StartError {
             status: NOT_FOUND,
             text: format!("{shown}: the interpreter that it asks for is not in the sandbox"),
@@ -153,7 +153,7 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), S
     Ok(())
 }
 
-/// Looks the command up as execvp(3) does.
+/// Finds the command as execvp(3) does.
 fn find(task: &Arc<Task>, argv: Vec<Vec<u8>>, envp: Vec<Vec<u8>>) -> Result<Program> {
     let (file, name) = find_file(task, &argv, &envp)?;
     if !exec::is_bare_script(&file) {
@@ -187,7 +187,7 @@ fn find_file(task: &Arc<Task>, argv: &[Vec<u8>], env: &[Vec<u8>]) -> Result<(Arc
     Err(worst)
 }
 
-/// The first process has ended with this `wait4` status: everything ends.
+/// Ends the sandbox after the first process has ended with this `wait4` status.
 pub fn sandbox_exit(kernel: &Arc<Kernel>, status: i32) {
     kernel.ending.store(true, Ordering::SeqCst);
     let groups: Vec<_> = kernel.tree.lock().groups.values().cloned().collect();
@@ -198,14 +198,14 @@ pub fn sandbox_exit(kernel: &Arc<Kernel>, status: i32) {
     kernel.executor.shutdown(code);
 }
 
-/// The shell outside goes on with the job that the sandbox is to it: with the first process's whole group, that is.
+/// The calling shell continues the sandbox as its job: sends SIGCONT to the first process's process group.
 pub fn resume_job(kernel: &Kernel) {
     if let Some(pgid) = kernel.group(kernel.first_pid()).map(|g| g.pgid()) {
         let _ = super::send::to_pgrp(kernel, pgid, SigInfo::kernel(libc::SIGCONT));
     }
 }
 
-/// A signal from outside the sandbox for the first process.
+/// Sends a signal from outside the sandbox to the first process.
 pub fn signal(kernel: &Kernel, sig: i32) {
     if let Some(g) = kernel.group(kernel.first_pid()) {
         let _ = super::send::from_outside(&g, SigInfo::user(sig, 0, 0));

@@ -1,4 +1,4 @@
-//! The guest kernel as a whole: the table of processes and what the whole sandbox shares.
+//! The guest kernel: the process table and state that the whole sandbox shares.
 
 use super::{Task, ThreadGroup};
 use parking_lot::{Mutex, RwLock};
@@ -7,37 +7,38 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
-/// `uname` names that can change.
+/// The `uname` names that can change.
 #[derive(Clone, Debug)]
 pub struct Uts {
     pub hostname: String,
     pub domainname: String,
 }
 
-/// What uname(2) reports as the kernel's release.
+/// Kernel release that uname(2) reports.
 pub const RELEASE: &str = "6.6.0-runsc-rs";
 pub const VERSION: &str = "#1 SMP runsc-rs";
 
-/// Highest process id, as `/proc/sys/kernel/pid_max` tells.
+/// Highest process id, as in `/proc/sys/kernel/pid_max`.
 pub const PID_MAX: i32 = 1 << 22;
 
-/// Who exists. One lock for the whole forest, as Linux's `tasklist_lock`: parents, children, groups, sessions change under it.
+/// All tasks and processes. One lock for the whole forest, like Linux's `tasklist_lock`, covers changes of
+/// parents, children, groups and sessions.
 #[derive(Default)]
 pub struct Tree {
     pub tasks: BTreeMap<i32, Arc<Task>>,
-    /// Thread groups by process id; zombies stay until they are waited for.
+    /// Thread groups by process id, including zombies.
     pub groups: BTreeMap<i32, Arc<ThreadGroup>>,
     pub last_pid: i32,
-    /// The numbers have begun anew, so that old process groups and sessions may have any of them.
+    /// Ids have wrapped around: old process groups and sessions may use any of them.
     wrapped: bool,
-    /// Ids of tasks that are being made.
+    /// Ids reserved for tasks being created.
     pub reserved: std::collections::BTreeSet<i32>,
 }
 
 impl Tree {
     /// A process id that no task, group, process group or session uses.
     pub fn alloc_pid(&mut self) -> Option<i32> {
-        let mut led = None;
+        let mut group_ids = None;
         for _ in 0..PID_MAX {
             if self.last_pid >= PID_MAX - 1 {
                 (self.last_pid, self.wrapped) = (299, true);
@@ -47,7 +48,7 @@ impl Tree {
             if self.tasks.contains_key(&pid) || self.groups.contains_key(&pid) || self.reserved.contains(&pid) {
                 continue;
             }
-            if !self.wrapped || !led.get_or_insert_with(|| self.led()).contains(&pid) {
+            if !self.wrapped || !group_ids.get_or_insert_with(|| self.group_ids()).contains(&pid) {
                 return Some(pid);
             }
         }
@@ -55,7 +56,7 @@ impl Tree {
     }
 
     /// The ids of all process groups and sessions.
-    fn led(&self) -> HashSet<i32> {
+    fn group_ids(&self) -> HashSet<i32> {
         let both = |g: &Arc<ThreadGroup>| {
             let r = g.links.lock();
             [r.pgid, r.sid]
@@ -64,22 +65,22 @@ impl Tree {
     }
 }
 
-/// Settings that the command passes.
+/// Settings passed by the command.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Most tasks, each of which is a host thread; by default [`super::fork::MAX_TASKS`].
+    /// Upper bound of tasks, each of which is a host thread; default [`super::fork::MAX_TASKS`].
     pub max_tasks: Option<usize>,
     /// Print decoded system calls.
     pub strace: bool,
     pub debug: bool,
-    /// The first process is init (pid 1), with an init's rights and duties; otherwise it is one like others, and who loses
-    /// their parent are nobody's children.
+    /// The first process is init (pid 1), with an init's rights and duties. Otherwise it is an ordinary
+    /// process, and orphans have no parent.
     pub init: bool,
-    /// Count calls.
+    /// Count calls, for `--stats`.
     pub stats: bool,
     /// Patch call sites.
     pub patch: bool,
-    /// Have stubs answer and make by themselves what they can.
+    /// Let stubs answer or make calls locally where they can.
     pub local_answers: bool,
 }
 
@@ -97,32 +98,34 @@ pub struct Kernel {
     pub ttys: crate::fs::tty::Table,
     /// `/proc/sys/kernel/random/boot_id`.
     pub boot_id: [u8; 16],
-    /// Set once the sandbox is ending.
+    /// Set when the sandbox begins to end.
     pub ending: AtomicBool,
     /// System calls made, for `--stats`.
     pub calls: AtomicU64,
     pub stats: Option<super::stats::CallStats>,
-    /// Where `--strace` lines go.
+    /// Output of `--strace`.
     pub strace_out: Mutex<Box<dyn std::io::Write + Send>>,
     /// Sockets of the sandbox.
     pub net: Arc<crate::net::NetNs>,
-    /// Told when job control has stopped the first process (`true`), and when that goes on.
+    /// Called when job control stops the first process (`true`) and when it continues (`false`).
     pub on_first_stopped: std::sync::OnceLock<Box<dyn Fn(bool) + Send + Sync>>,
+    /// Asks the command whether it is in the foreground of the host's terminal; [`Table::set_foreground`](crate::fs::tty::Table) gets the answer.
+    pub ask_foreground: std::sync::OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// The root mount namespace of the container.
     pub mounts: RwLock<Option<Arc<crate::fs::vfs::MountNamespace>>>,
     /// Root of the tmpfs that memfds live in.
     pub shm: std::sync::OnceLock<crate::fs::vfs::Path>,
-    /// How tmpfs gets read-only descriptors of its memory.
+    /// Gives tmpfs read-only descriptors of its memory.
     pub reopen: std::sync::OnceLock<Arc<crate::fs::tmpfs::Reopen>>,
-    /// Who waits for record locks.
+    /// Waiters for record locks.
     pub lock_waits: crate::fs::lock::Waits,
-    /// Requests that contexts of asynchronous I/O have been made for (`fs.aio-nr`).
+    /// Sum of requests reserved by asynchronous I/O contexts (`fs.aio-nr`).
     pub aio_nr: Arc<std::sync::atomic::AtomicUsize>,
     /// System V IPC.
     pub ipc: crate::ipc::IpcNamespace,
-    /// Code that is mapped patched.
+    /// Patched code mappings.
     pub texts: crate::mm::text::Texts,
-    /// Unknown calls that have been logged already, by number.
+    /// Numbers of unknown calls that are already logged.
     pub logged_unknown: Mutex<std::collections::BTreeSet<u64>>,
 }
 
@@ -131,7 +134,7 @@ impl Kernel {
         let now = crate::fs::Timespec::now();
         let mut boot_id = [0; 16];
         platform::host::getrandom(&mut boot_id);
-        // Asked now, since the leader of the executor keeps to some of the processors later.
+        // Read now: the poller of the executor is later bound to some of the processors.
         super::sched::cpus();
         let texts = crate::mm::text::Texts::new(options.patch);
         Arc::new(Kernel {
@@ -152,6 +155,7 @@ impl Kernel {
             strace_out: Mutex::new(Box::new(std::io::stderr())),
             net: Arc::default(),
             on_first_stopped: Default::default(),
+            ask_foreground: Default::default(),
             mounts: RwLock::new(None),
             shm: Default::default(),
             reopen: Default::default(),
@@ -161,11 +165,11 @@ impl Kernel {
             logged_unknown: Mutex::default(),
         })
     }
-    /// Inode number for objects without a file system (pipes, sockets, anon inodes).
+    /// Allocates an inode number for objects without a file system (pipes, sockets, anon inodes).
     pub fn next_ino(&self) -> u64 {
         self.next_ino.fetch_add(1, Ordering::Relaxed)
     }
-    /// Process id of the command; the sandbox ends with it.
+    /// Process id of the command, whose exit ends the sandbox.
     pub fn first_pid(&self) -> i32 {
         if self.options.init {
             1

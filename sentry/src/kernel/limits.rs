@@ -14,7 +14,7 @@ pub struct Rlimit {
 pub struct Limits(pub [Rlimit; RLIMIT_COUNT]);
 
 impl Default for Limits {
-    /// What Linux gives the first process, with Debian's usual descriptor limits.
+    /// Linux's limits of the first process, with Debian's usual descriptor limits.
     fn default() -> Self {
         let inf = Rlimit { cur: RLIM_INFINITY, max: RLIM_INFINITY };
         let mut l = [inf; RLIMIT_COUNT];

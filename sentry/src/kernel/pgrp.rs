@@ -1,5 +1,4 @@
-//! Process groups: their members, and what becomes of them when nobody is left to continue them (setpgid(2),
-//! "orphaned process group").
+//! Process groups: their members, and orphaned process groups (setpgid(2), "orphaned process group").
 
 use super::signal::SigInfo;
 use super::{send, Kernel, ThreadGroup};
@@ -9,7 +8,8 @@ pub fn members(kernel: &Kernel, pgid: i32) -> Vec<Arc<ThreadGroup>> {
     kernel.tree.lock().groups.values().filter(|g| g.links.lock().pgid == pgid).cloned().collect()
 }
 
-/// True if no member has a parent of another group in the same session, who could continue it. Zombies do not count.
+/// True if no member has a parent in another group of the same session, which could continue it. Zombies do
+/// not count.
 pub fn orphaned(kernel: &Kernel, pgid: i32) -> bool {
     !members(kernel, pgid).iter().any(|g| {
         let (sid, parent) = {
@@ -19,7 +19,8 @@ pub fn orphaned(kernel: &Kernel, pgid: i32) -> bool {
             }
             (r.sid, r.parent.upgrade())
         };
-        // The first process's parent is the command outside, whom the caller's shell stops and continues with it.
+        // The parent of the first process is the command outside, which the caller's shell stops and
+        // continues with it.
         if g.pid == kernel.first_pid() && !kernel.options.init {
             return true;
         }
@@ -35,8 +36,8 @@ fn ids(group: &ThreadGroup) -> (i32, i32) {
     (r.pgid, r.sid)
 }
 
-/// `group` has lost `parent` (which has ended, or had it as its child until now): if that leaves its process group orphaned with
-/// a stopped member, the whole group gets SIGHUP and SIGCONT.
+/// `group` has lost `parent`, by its exit or by reparenting. If its process group is now orphaned and has a
+/// stopped member, the whole group gets SIGHUP and SIGCONT.
 pub fn lost_parent(kernel: &Kernel, group: &ThreadGroup, parent: &ThreadGroup) {
     let ((pgid, sid), (parent_pgid, parent_sid)) = (ids(group), ids(parent));
     if pgid == parent_pgid || sid != parent_sid {

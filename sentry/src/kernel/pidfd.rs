@@ -9,7 +9,7 @@ use crate::fs::{Attr, File, FileOps};
 use std::any::Any;
 use std::sync::Arc;
 
-/// A descriptor that stands for a process: readable once it has ended.
+/// A descriptor that refers to a process; readable once the process has ended.
 pub struct PidFd {
     group: Arc<ThreadGroup>,
 }
@@ -39,7 +39,7 @@ impl FileOps for PidFd {
     }
 }
 
-/// A description for `group`; `flags` may hold `O_NONBLOCK`.
+/// Makes an open file description for `group`; `flags` may hold `O_NONBLOCK`.
 pub fn open(group: Arc<ThreadGroup>, flags: i32) -> Arc<File> {
     File::new(Box::new(PidFd { group }), libc::O_RDWR | flags, None)
 }

@@ -1,47 +1,49 @@
-//! Thread groups: what Linux calls a process (`signal_struct`), with its place among the others.
+//! Thread groups: processes (Linux's `signal_struct`) and their links to each other.
 
 use super::limits::Limits;
 use super::signal::{Pending, SigActions, SigSet};
 use super::wait::WaitQueue;
 use super::Task;
 use parking_lot::{Mutex, RwLock};
+use platform::executor::Turns;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-/// Links and life cycle; changes under `Kernel::tree` as well.
+/// Links and life cycle. Changes also need the lock `Kernel::tree`.
 #[derive(Default)]
 pub struct Links {
     pub parent: Weak<ThreadGroup>,
-    /// The thread that made it (for `PR_SET_PDEATHSIG`) and that `__WNOTHREAD` looks at.
+    /// The thread that made this process: for `PR_SET_PDEATHSIG` and `__WNOTHREAD`.
     pub parent_tid: i32,
     pub children: Vec<Arc<ThreadGroup>>,
     pub pgid: i32,
     pub sid: i32,
-    /// Live threads. Empty: a zombie (or gone).
+    /// Live threads. Empty: a zombie or reaped.
     pub threads: Vec<Arc<Task>>,
-    /// Set when the last thread has gone: status as `wait4` tells it.
+    /// `wait4` status; set when the last thread has exited.
     pub exit_status: Option<i32>,
-    /// `exit_group` or a fatal signal has begun; the status everyone will end with.
+    /// Status of a group exit; set once `exit_group` or a fatal signal has begun one.
     pub exiting: Option<i32>,
-    /// Signal to the parent at exit (`CLONE` low byte), normally SIGCHLD.
+    /// Signal to the parent at exit (low byte of the clone flags), normally SIGCHLD.
     pub exit_signal: i32,
-    /// How often it has called `execve`, and how often its parent had when it was made: another program than the one that asked
-    /// for `exit_signal` gets SIGCHLD.
+    /// Number of `execve` calls of this process, and of its parent at the time of the fork. If the parent has
+    /// called `execve` since, the exit signal is SIGCHLD.
     pub execs: u64,
     pub parent_execs: u64,
     pub subreaper: bool,
-    /// It has called `execve` (setpgid by the parent answers EACCES).
+    /// The process has called `execve` (setpgid(2) by the parent fails with EACCES).
     pub did_exec: bool,
-    /// Job control: stopped by this signal; whether a wait has reported it; a pending "continued" report.
+    /// Job control: the signal that stopped the process; whether a wait has reported the stop; an unreported
+    /// "continued" event.
     pub stopped: Option<i32>,
     pub stop_reported: bool,
     pub continued: bool,
-    /// Accumulated times of waited-for children (user, system; ns) and of threads that have gone.
+    /// Accumulated times of waited-for children (user, system; ns) and of exited threads.
     pub child_utime: u64,
     pub child_stime: u64,
     pub dead_utime: u64,
     pub dead_stime: u64,
-    /// Ends with the session leader's terminal: the controlling terminal, as an opaque id (0: none).
+    /// Controlling terminal as an opaque id (0: none).
     pub tty: u64,
 }
 
@@ -49,36 +51,39 @@ pub struct ThreadGroup {
     pub pid: i32,
     pub links: Mutex<Links>,
     pub actions: RwLock<Arc<Mutex<SigActions>>>,
-    /// Signals for the whole process.
+    /// Signals pending for the whole process.
     pub pending: Mutex<Pending>,
     pub limits: RwLock<Limits>,
-    /// `wait*` of this process's threads sleep here: a child changed state.
+    /// Waiters in `wait*`: woken when a child changes state.
     pub child_wait: WaitQueue,
-    /// Announces this process's own end (pidfd, and the sandbox's init).
+    /// Woken at this process's exit (pidfd, and the sandbox's init).
     pub exit_wait: WaitQueue,
     pub oom_score_adj: AtomicI32,
-    /// Host monotonic ns at the start, for /proc.
+    /// Start time (host monotonic ns), for /proc.
     pub start_ns: AtomicU64,
-    /// Threads of a stopped process sleep here until it goes on.
+    /// Threads of a stopped process wait here until SIGCONT.
     pub stop_wait: WaitQueue,
-    /// A signal was queued: `sigwait`, signalfd.
+    /// Woken when a signal is queued: `sigwait`, signalfd.
     pub signal_wait: WaitQueue,
     /// `ITIMER_REAL` and POSIX timers (module `time`), keyed by type.
     pub timers: crate::fs::file::InodeExtra,
-    /// It has had a second thread: what one thread has used is not what the process has used.
+    /// The process has had a second thread: the times of one thread are not those of the process.
     pub threaded: AtomicBool,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: AtomicI32,
-    /// The sandbox's init: no signal from inside ends it by default (pid_namespaces(7)).
+    /// The sandbox's init: no signal from inside terminates it by default (pid_namespaces(7)).
     pub init: bool,
-    /// Of init: signals that end it by default, for they are faults of its own or come from outside the sandbox.
+    /// For init: signals whose default action applies because they are faults of its own or come from outside
+    /// the sandbox.
     forced_fatal: AtomicU64,
     pub exec_guard: super::exec_guard::ExecGuard,
-    /// What a zombie still shows in /proc.
+    /// The share of its tasks in the queues of ready tasks.
+    pub turns: Arc<Turns>,
+    /// State of a zombie that /proc still shows.
     pub remains: Mutex<Option<ZombieInfo>>,
 }
 
-/// Of the last thread that has gone.
+/// State of the last thread to exit.
 pub struct ZombieInfo {
     pub comm: Vec<u8>,
     pub cred: Arc<super::Cred>,
@@ -100,6 +105,7 @@ impl ThreadGroup {
             oom_score_adj: AtomicI32::new(0),
             start_ns: AtomicU64::new(platform::executor::now_ns()),
             timers: Default::default(),
+            turns: Arc::default(),
             threaded: AtomicBool::new(false),
             dumpable: AtomicI32::new(1),
             init: false,
@@ -108,11 +114,11 @@ impl ThreadGroup {
             remains: Mutex::new(None),
         }
     }
-    /// The default action of a signal that was sent now is to be taken even if this is init.
+    /// Lets the default action of this signal apply even to init.
     pub fn force_fatal(&self, sig: i32) {
         self.forced_fatal.fetch_or(SigSet::of(sig).0, Ordering::SeqCst);
     }
-    /// Whether it is; asked once for each signal that is taken.
+    /// Clears and returns that mark; called once for each signal taken.
     pub fn take_forced_fatal(&self, sig: i32) -> bool {
         self.forced_fatal.fetch_and(!SigSet::of(sig).0, Ordering::SeqCst) & SigSet::of(sig).0 != 0
     }
@@ -125,14 +131,14 @@ impl ThreadGroup {
     pub fn sid(&self) -> i32 {
         self.links.lock().sid
     }
-    /// What getppid(2) tells: for nobody's children 1, who would adopt them on a host.
+    /// The result of getppid(2): 1 for orphans without a parent, as on a host where init adopts them.
     pub fn parent_pid(&self) -> i32 {
         self.parent_pid_in(&self.links.lock())
     }
     pub fn parent_pid_in(&self, r: &Links) -> i32 {
         r.parent.upgrade().map_or(i32::from(!self.init), |p| p.pid)
     }
-    /// Any live thread (the leader if it lives).
+    /// A live thread; the group leader if it lives.
     pub fn any_thread(&self) -> Option<Arc<Task>> {
         let r = self.links.lock();
         r.threads.iter().find(|t| t.tid() == self.pid).or(r.threads.first()).cloned()

@@ -1,4 +1,4 @@
-//! The life of a guest thread: run it until it traps, answer, take signals, again.
+//! Run loop of a guest thread: run it until it traps, handle the trap, deliver signals, repeat.
 
 use super::deliver::{self, Flow};
 use super::signal::{SigFields, SigInfo};
@@ -12,10 +12,11 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::task::Poll;
 
-/// Starts the future of a task whose thread is stopped with its first registers set.
+/// Starts the future of a task. Its thread is stopped, with its first registers set.
 pub fn start(task: Arc<Task>, thread: Box<dyn GuestThread>) {
     let executor = task.kernel.executor.clone();
-    executor.spawn(Box::pin(super::current::scope(task.clone(), run(task, thread))));
+    let turns = task.group.turns.clone();
+    executor.spawn_of(Some(turns), Box::pin(super::current::scope(task.clone(), run(task, thread))));
 }
 
 async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
@@ -28,11 +29,11 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
     task.pin();
     task.set_service(thread.local_answers());
     let mut enter = Enter::Full;
-    // What the last call mapped, while the host may still refuse it.
+    // The last call's mapping, which the host may still refuse.
     let mut undo = None;
-    // The program is being loaded: what execve(2) has left to the host.
+    // True while the stub carries out the operations of execve(2) that load the program.
     let mut loading = false;
-    let mut left = None;
+    let mut old_thread = None;
     let mut dead = false;
     let status = loop {
         if task.signal_pending() {
@@ -45,12 +46,13 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
         }
         thread.enter(enter);
         if task.signal_pending() {
-            // Sent by another thread of ours since the look above, when there was nobody to interrupt yet.
+            // The signal was sent by another thread of the Sentry after the check above, before there was a
+            // guest to interrupt.
             thread.interrupter().interrupt();
         }
         if loading {
             task.mm.read().loads(&*thread);
-            drop(left.take());
+            drop(old_thread.take());
         }
         let trap = poll_fn(|cx| thread.poll_trap(cx)).await;
         enter = Enter::Full;
@@ -65,7 +67,7 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
                 match syscall(&task, &mut thread, &mut undo).await {
                     Next::Enter(e) => enter = e,
                     Next::Load(old) => {
-                        left = old;
+                        old_thread = old;
                         loading = true;
                     }
                     Next::Exit(st) => break st,
@@ -77,8 +79,8 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
                     break st;
                 }
             }
-            // A futex wait that the stub made itself was cut short: it ends, or is made again, like a call of ours.
-            Trap::Interrupted if waited(thread.regs().orig_rax) => {
+            // A futex wait made by the stub was interrupted: it ends or restarts like a call of the Sentry.
+            Trap::Interrupted if is_native_wait(thread.regs().orig_rax) => {
                 let restart = futex_restart(&*thread);
                 match deliver::signals(&task, &mut *thread, Some(restart), None).await {
                     Flow::Exit(st) => break st,
@@ -104,7 +106,8 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
             }
             Trap::OpFailed { index, errno } => {
                 log::debug!("[{}] memory operation {index} failed: {errno}", task.tid());
-                // The operations of a call are checked before they are queued, so what is left is a host short of memory.
+                // The operations of a call are checked before they are queued, so the remaining cause is a
+                // host short of memory.
                 if thread.regs().orig_rax == libc::SYS_rseq as u64 {
                     task.rseq.lock().refused();
                 }
@@ -128,18 +131,18 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
         }
     };
     exit::leave_memory(&task, &mut *thread, !dead).await;
-    exit::exit_task(&task, status);
+    exit::exit_task(&task, status).await;
     drop(thread);
 }
 
 /// Whether a stub makes this call itself.
-fn waited(nr: u64) -> bool {
+fn is_native_wait(nr: u64) -> bool {
     nr == libc::SYS_futex as u64 || nr == libc::SYS_futex_waitv as u64
 }
 
-/// How a futex wait goes on that a signal has cut short.
+/// Restart rule of a futex wait that a signal has interrupted.
 fn futex_restart(thread: &dyn GuestThread) -> Restart {
-    // The time that futex_waitv(2) is told is absolute.
+    // The timeout of futex_waitv(2) is absolute.
     if thread.regs().orig_rax == libc::SYS_futex as u64 && thread.regs().r10 != 0 {
         Restart::NoHand
     } else {
@@ -147,10 +150,10 @@ fn futex_restart(thread: &dyn GuestThread) -> Restart {
     }
 }
 
-/// What follows a call.
+/// The next step after a call.
 enum Next {
     Enter(Enter),
-    /// Into a new program; where it leaves the old one's thread behind, that is to end.
+    /// Enter a new program. If the old program's thread remains, it is dropped after that.
     Load(Option<Box<dyn GuestThread>>),
     Exit(i32),
 }
@@ -219,7 +222,7 @@ async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut
             Flow::Handler => return Next::Enter(Enter::Full),
             Flow::Resume => match restart {
                 None => return Next::Enter(Enter::Return),
-                // Nothing ran in the guest: the call is simply made again.
+                // Nothing ran in the guest: the call is made again.
                 Some(Restart::Block) => nr = libc::SYS_restart_syscall as u64,
                 Some(_) => {}
             },
@@ -227,7 +230,7 @@ async fn syscall(task: &Arc<Task>, thread: &mut Box<dyn GuestThread>, undo: &mut
     }
 }
 
-/// Stores a result in `rax`; an interrupted call gives how it restarts instead.
+/// Stores a result in `rax`; returns the restart rule of an interrupted call.
 fn set_result(thread: &mut dyn GuestThread, result: SysResult) -> Option<Restart> {
     let (rax, restart) = match result {
         Ok(v) => (v, None),
@@ -238,7 +241,7 @@ fn set_result(thread: &mut dyn GuestThread, result: SysResult) -> Option<Restart
     restart
 }
 
-/// A processor exception becomes a signal.
+/// Turns a processor exception into a signal.
 async fn fault(task: &Arc<Task>, thread: &mut dyn GuestThread, f: Fault) -> Flow {
     if crate::mm::stack::grows(task, thread, f).await {
         return Flow::Resume;
@@ -251,7 +254,7 @@ async fn fault(task: &Arc<Task>, thread: &mut dyn GuestThread, f: Fault) -> Flow
     deliver::signals(task, thread, None, Some(f)).await
 }
 
-/// restart_syscall(2): goes on with what the task was waiting for.
+/// restart_syscall(2): resumes the interrupted wait of the task.
 pub async fn restart_syscall(cx: &mut Ctx<'_>) -> SysResult {
     let block = *cx.task.restart_block.lock();
     match block {

@@ -1,4 +1,4 @@
-//! Processors, and who may change whose scheduling (sched(7)).
+//! Processors, and permission to change scheduling (sched(7)).
 //!
 //! The host's scheduler runs the guest's threads; see [`super::attrs`].
 
@@ -8,7 +8,8 @@ use super::{Cred, Kernel, Task, ThreadGroup};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-/// The processors that the sandbox may use (those of the thread that asks first), as a mask of 64-bit words (at least one word, at least one bit).
+/// The processors that the sandbox may use (the affinity of the first calling thread), as a mask of 64-bit
+/// words. It has at least one word and at least one bit.
 pub fn cpus() -> &'static [u64] {
     static CPUS: OnceLock<Vec<u64>> = OnceLock::new();
     CPUS.get_or_init(|| {
@@ -25,12 +26,12 @@ pub fn cpus() -> &'static [u64] {
     })
 }
 
-/// How many there are.
+/// Number of processors in [`cpus`].
 pub fn cpu_count() -> u32 {
     cpus().iter().map(|w| w.count_ones()).sum()
 }
 
-/// A thread as the scheduling calls see it. A zombie is one as long as nobody has waited for it.
+/// A thread as seen by the scheduling calls. A zombie counts until it is reaped.
 pub struct SchedTarget {
     pub attrs: Arc<TaskAttrs>,
     pub cred: Arc<Cred>,
@@ -59,7 +60,7 @@ impl SchedTarget {
         self.attrs.nice.load(Ordering::Relaxed)
     }
 
-    /// Sets the affinity mask, which is not empty and within [`cpus`].
+    /// Sets the affinity mask, which is non-empty and within [`cpus`].
     pub fn set_affinity(&self, set: Vec<u64>) {
         *self.attrs.affinity.lock() = set;
         if let Some(t) = &self.task {
@@ -67,7 +68,7 @@ impl SchedTarget {
         }
     }
 
-    /// May its nice value become `nice` without privilege (`RLIMIT_NICE`)?
+    /// Whether the nice value may become `nice` without privilege (`RLIMIT_NICE`).
     pub fn can_nice(&self, caller: &Task, nice: i32) -> bool {
         let limit = self.group.limit(libc::RLIMIT_NICE);
         i64::from(20 - nice) <= i64::try_from(limit).unwrap_or(i64::MAX) || caller.cred.read().has(CAP_SYS_NICE)
@@ -87,7 +88,8 @@ impl TaskAttrs {
 }
 
 impl Task {
-    /// Has the host keep its thread on the processors that it may use. Also to be called when it runs on another stub.
+    /// Binds the host thread to the task's processors. To be called again when the task moves to another
+    /// stub.
     pub fn pin(&self) {
         let set = self.attrs.affinity.lock().clone();
         if set.is_empty() {
@@ -103,7 +105,7 @@ impl Task {
     }
 }
 
-/// The threads that `which`/`who` of getpriority(2) and ioprio_get(2) mean.
+/// The threads that `which`/`who` of getpriority(2) and ioprio_get(2) select.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PrioWhich {
     Thread(i32),
@@ -111,7 +113,7 @@ pub enum PrioWhich {
     User(u32),
 }
 
-/// Those threads; `who` 0 means the caller's.
+/// The selected threads; `who` 0 means the caller's.
 pub fn select(caller: &Arc<Task>, who: PrioWhich) -> Vec<SchedTarget> {
     let own = |tasks: Vec<Arc<Task>>| tasks.iter().map(SchedTarget::from).collect();
     match who {

@@ -1,20 +1,21 @@
-//! Seccomp filters that a guest sets for itself (seccomp(2)): classic BPF over the call's number and arguments, run before
-//! dispatch. They confine the guest's own programs from each other; the sandbox does not rest on them.
+//! Seccomp filters that a guest sets for itself (seccomp(2)): classic BPF over the call's number and
+//! arguments, run before dispatch. They confine guest programs from each other; the sandbox's own security
+//! does not depend on them.
 
 use super::signal::{SigFields, SigInfo};
 use super::{exit, send, Task};
 use crate::error::{Errno, Result};
 use crate::syscalls::Ctx;
-use platform::budget::{Budget, Charge};
+use platform::budget::{of_heap, Budget, Charge};
 use std::sync::atomic::Ordering;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// `AUDIT_ARCH_X86_64`.
 const ARCH: u32 = 0xc000_003e;
 /// Bytes of `struct seccomp_data`.
 const DATA_LEN: u32 = 64;
 const MEM_WORDS: usize = 16;
-/// `BPF_MAXINSNS`, and most instructions on the path of one call (each filter counts four more).
+/// `BPF_MAXINSNS`, and the limit for all filters of a task together (each counts four more instructions).
 const MAX_INSNS: usize = 4096;
 const MAX_PATH: usize = (1 << 18) / 8;
 
@@ -38,7 +39,7 @@ pub struct Insn {
 }
 
 /// Instructions of all programs in the sandbox, 64 MiB of them; a task's list of programs counts too, an instruction each.
-static INSNS: Budget = Budget::new(8 << 20);
+static INSNS: LazyLock<Budget> = LazyLock::new(|| Budget::new(of_heap(64 << 20, 2) / size_of::<Insn>() as u64));
 /// What a program is beside its instructions.
 const PROGRAM_COST: u64 = 12;
 
@@ -90,7 +91,8 @@ impl Program {
         }
     }
 
-    /// Runs it over `struct seccomp_data`, given as words. Jumps go forward only, so it ends.
+    /// Runs the program over `struct seccomp_data`, given as words. It terminates, since jumps go forward
+    /// only.
     fn run(&self, data: &[u32; 16]) -> u32 {
         let (mut a, mut x) = (0u32, 0u32);
         let mut mem = [0u32; MEM_WORDS];
@@ -143,7 +145,7 @@ impl Program {
 }
 
 impl Filter {
-    /// What all filters together say: the strictest action, of the newest filter among equals.
+    /// The combined result of all filters: the strictest action; among equals that of the newest filter.
     fn verdict(&self, data: &[u32; 16]) -> u32 {
         let mut best = RET_ALLOW;
         for p in &self.programs {
@@ -159,7 +161,7 @@ impl Filter {
         self.programs.iter().map(|p| p.0.len() + 4).sum()
     }
 
-    /// Has `other` only filters that this one has too, as its oldest?
+    /// Whether the filters of `other` are the oldest filters of this one.
     fn descends_from(&self, other: Option<&Arc<Filter>>) -> bool {
         let Some(o) = other else { return true };
         let Some(newest) = o.programs.first() else { return true };
@@ -181,8 +183,8 @@ fn forbid_new_privs(task: &Task) {
     }
 }
 
-/// Gives a new task what its parent has now. The caller holds the links of the parent's process until the child is in them, if it is a
-/// thread: a filter for all threads is either there already or finds the child.
+/// Copies the parent's filters and `no_new_privs` to a new task. The caller holds the links of the parent's process
+/// until a new thread is in them: a filter for all threads is either there already or finds the thread.
 pub fn inherit(parent: &Task, child: &Task) {
     let filters = parent.attrs.filters.read().clone();
     *child.attrs.filters.write() = filters;
@@ -192,8 +194,9 @@ pub fn inherit(parent: &Task, child: &Task) {
     }
 }
 
-/// Adds a filter to the caller, or with `sync` to all threads of its process. `Ok(tid)` other than 0 names a thread
-/// whose filters are not those of the caller. With `sync` the caller holds the process's [`exec_guard`](super::exec_guard).
+/// Adds a filter to the caller, or with `sync` to all threads of its process. `Ok(tid)` other than 0: that
+/// thread's filters have diverged from the caller's. With `sync` the caller holds the
+/// process's [`exec_guard`](super::exec_guard).
 pub fn attach(task: &Arc<Task>, program: Program, sync: bool) -> Result<i32> {
     // Until all have it: no other filter comes in between, and no thread is made.
     let links = task.group.links.lock();
@@ -232,7 +235,7 @@ pub fn attach(task: &Arc<Task>, program: Program, sync: bool) -> Result<i32> {
     Ok(0)
 }
 
-/// Asks the filters about a call. `Some`: the value it returns without being carried out.
+/// Runs the filters on a call. `Some`: the call returns this value without being carried out.
 pub fn check(cx: &mut Ctx<'_>) -> Option<u64> {
     if cx.task.attrs.strict.load(Ordering::Relaxed) {
         let fine = [libc::SYS_read, libc::SYS_write, libc::SYS_exit, libc::SYS_rt_sigreturn];
@@ -264,11 +267,11 @@ pub fn check(cx: &mut Ctx<'_>) -> Option<u64> {
         RET_ERRNO => Some(i64::from(value.min(MAX_ERRNO)).wrapping_neg() as u64),
         RET_TRAP => {
             let fields = SigFields::Sys { addr: ip, nr: cx.nr as i32 };
-            // SYS_SECCOMP; the call's number stays in rax for the handler.
+            // SYS_SECCOMP; rax keeps the call's number for the handler.
             send::force(cx.task, SigInfo { signo: libc::SIGSYS, errno: value as i32, code: 1, fields });
             Some(cx.nr)
         }
-        // Nobody traces and nobody listens.
+        // RET_TRACE and RET_USER_NOTIF: there is no tracer and no listener.
         0x7ff0_0000 | 0x7fc0_0000 => Some(-i64::from(libc::ENOSYS) as u64),
         action => {
             let status = exit::signaled(libc::SIGSYS, false);
@@ -297,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_on_the_number() {
+    fn a_filter_on_the_call_number() {
         let p = Program::check(vec![
             i(0x20, 0, 0, 0),
             i(0x15, 0, 1, 39),
@@ -338,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn the_strictest_wins() {
+    fn the_strictest_action_wins() {
         let ret = |k| Arc::new(Program::check(vec![i(0x06, 0, 0, k)]).ok().unwrap());
         let f = |list: &[u32]| Filter { programs: list.iter().map(|k| ret(*k)).collect(), _charge: INSNS.nothing() };
         assert_eq!(f(&[RET_ALLOW, RET_ERRNO | 5]).verdict(&data(0)), RET_ERRNO | 5);

@@ -1,7 +1,7 @@
-//! Sending signals: to a thread, a process, a process group; the rules of kill(2) and signal(7).
+//! Sending signals to a thread, a process or a process group; the rules of kill(2) and signal(7).
 //!
-//! Nothing here waits. A signal is queued and the chosen thread is told to look ([`Task::notify`]); what the signal does
-//! is decided when that thread takes it (`deliver`).
+//! Nothing here waits. A signal is queued and the chosen thread notified ([`Task::notify`]); the effect of
+//! the signal is decided when that thread takes it (`deliver`).
 
 use super::signal::{Quota, SigFields, SigInfo, SigSet, NSIG, SIGRTMIN};
 use super::{cred, Cred, Kernel, Task, ThreadGroup};
@@ -16,7 +16,7 @@ const STOPS: SigSet = SigSet(
         | SigSet::of(libc::SIGTTOU).0,
 );
 
-/// Signals that arise from the thread's own doing cannot be ignored or blocked away.
+/// Forces a signal caused by the thread itself: it cannot be ignored or blocked.
 pub fn force(task: &Task, info: SigInfo) {
     task.group.force_fatal(info.signo);
     {
@@ -32,7 +32,7 @@ pub fn force(task: &Task, info: SigInfo) {
     task.notify();
 }
 
-/// Effects that a signal has the moment it is sent: stop and continue signals cancel each other.
+/// Immediate effects of sending: stop and continue signals cancel each other.
 fn prepare(group: &Arc<ThreadGroup>, sig: i32) {
     if STOPS.has(sig) {
         discard(group, SigSet::of(libc::SIGCONT));
@@ -67,12 +67,13 @@ fn resume(group: &Arc<ThreadGroup>) {
     }
 }
 
-/// Tells the parent that a child stopped or went on (SIGCHLD unless SA_NOCLDSTOP).
+/// Reports to the parent that a child stopped or continued (SIGCHLD unless SA_NOCLDSTOP).
 pub fn notify_parent_of_stop(group: &Arc<ThreadGroup>, code: i32, status: i32) {
     let Some(parent) = group.links.lock().parent.upgrade() else {
         if let Some(task) = group.any_thread() {
-            if let Some(tell) = task.kernel.on_first_stopped.get().filter(|_| group.pid == task.kernel.first_pid()) {
-                tell(code == libc::CLD_STOPPED);
+            if let Some(report) = task.kernel.on_first_stopped.get().filter(|_| group.pid == task.kernel.first_pid()) {
+                task.kernel.ttys.forget_foreground();
+                report(code == libc::CLD_STOPPED);
             }
         }
         return;
@@ -104,7 +105,7 @@ fn ignored(group: &ThreadGroup, sig: i32, blocked: bool) -> bool {
     r
 }
 
-/// True if the init process of the sandbox is safe from this signal: it takes only signals it has a handler for
+/// True if the signal has no effect on the sandbox's init, which takes only signals with a handler
 /// (pid_namespaces(7)).
 fn init_immune(group: &ThreadGroup, sig: i32, from_inside: bool) -> bool {
     if !group.init || !from_inside {
@@ -118,7 +119,7 @@ fn init_immune(group: &ThreadGroup, sig: i32, from_inside: bool) -> bool {
     h == super::signal::SIG_DFL
 }
 
-/// Only signals that are queued one by one have an end: of the others there is one of each number.
+/// Only real-time signals need a quota: a standard signal is queued at most once.
 fn quota(sig: i32, group: &ThreadGroup, uid: impl FnOnce() -> u32) -> Option<Quota> {
     (sig >= SIGRTMIN).then(|| Quota { uid: uid(), limit: group.limit(libc::RLIMIT_SIGPENDING) })
 }
@@ -129,7 +130,7 @@ pub fn to_task(task: &Task, info: SigInfo) -> Result<()> {
     if !(1..=NSIG).contains(&sig) {
         return Ok(());
     }
-    // What is blocked is queued all the same: `sigwait` may be waiting for it.
+    // A blocked signal is queued: `sigwait` may wait for it.
     if init_immune(&task.group, sig, true) && !task.signals.lock().mask.has(sig) {
         return Ok(());
     }
@@ -158,12 +159,13 @@ pub fn to_group(group: &Arc<ThreadGroup>, info: SigInfo) -> Result<()> {
     to_group_from(group, info, true, None)
 }
 
-/// As [`to_group`], for signals that come from outside the sandbox (the command forwards them): init takes them too.
+/// As [`to_group`], for signals from outside the sandbox (forwarded by the command): they affect init too.
 pub fn from_outside(group: &Arc<ThreadGroup>, info: SigInfo) -> Result<()> {
     to_group_from(group, info, false, None)
 }
 
-/// As [`from_outside`], for what the threads of a process do together: each of those that are at work takes its turn, the `nth` now.
+/// As [`from_outside`], but the running threads of the process take the signals in turn; this one goes to the
+/// `nth`.
 pub fn to_busy(group: &Arc<ThreadGroup>, info: SigInfo, nth: usize) -> Result<()> {
     to_group_from(group, info, false, Some(nth))
 }
@@ -189,7 +191,7 @@ fn to_group_from(group: &Arc<ThreadGroup>, info: SigInfo, inside: bool, nth: Opt
     if !group.pending.lock().push(info, quota) && info.code < 0 {
         return Err(Errno::EAGAIN);
     }
-    // Chosen after the signal is there to be seen: who blocks it or ends meanwhile hands it on (`retarget`).
+    // Chosen once the signal is queued: a thread that blocks it or exits meanwhile passes it on (`retarget`).
     let threads = group.links.lock().threads.clone();
     let takes = |t: &&Arc<Task>| !t.signals.lock().mask.has(sig) && !t.killed.load(Ordering::SeqCst);
     // Prefer the main thread, then any that does not block the signal.
@@ -200,7 +202,7 @@ fn to_group_from(group: &Arc<ThreadGroup>, info: SigInfo, inside: bool, nth: Opt
     });
     match busy.or(main).or_else(|| threads.iter().find(takes)) {
         Some(t) => t.notify(),
-        // All block it: whoever waits with sigwait or signalfd must still hear of it.
+        // All threads block it: notify all, for `sigwait` and signalfd.
         None => {
             for t in &threads {
                 t.notify();
@@ -211,8 +213,8 @@ fn to_group_from(group: &Arc<ThreadGroup>, info: SigInfo, inside: bool, nth: Opt
     Ok(())
 }
 
-/// A thread will not take these signals, since it blocks them now or ends: those of them that wait for its process are shown to others that
-/// may take them.
+/// A thread will not take these signals, since it now blocks them or exits: notifies other threads that may
+/// take those pending for the process.
 pub fn retarget(task: &Task, refused: SigSet) {
     let mut left = SigSet(task.group.pending.lock().set.0 & refused.0);
     if left.is_empty() {
@@ -240,7 +242,7 @@ pub fn to_pgrp(kernel: &Kernel, pgid: i32, info: SigInfo) -> Result<()> {
     Ok(())
 }
 
-/// May `from` signal `to` (kill(2))?
+/// Whether `from` may signal `to` (kill(2)).
 pub fn permitted(from: &Cred, to: &Cred) -> bool {
     from.has(cred::CAP_KILL) || from.euid == to.suid || from.euid == to.uid || from.uid == to.suid || from.uid == to.uid
 }

@@ -14,7 +14,7 @@ impl SigSet {
     pub const fn of(sig: i32) -> Self {
         SigSet(1 << (sig - 1))
     }
-    /// Signals that no mask blocks.
+    /// Signals that no mask can block.
     pub const UNBLOCKABLE: SigSet = SigSet(SigSet::of(libc::SIGKILL).0 | SigSet::of(libc::SIGSTOP).0);
     pub fn has(self, sig: i32) -> bool {
         (1..=NSIG).contains(&sig) && self.0 & (1 << (sig - 1)) != 0
@@ -85,7 +85,7 @@ pub enum SigFields {
         addr: u64,
         nr: i32,
     },
-    /// `rt_sigqueueinfo`: what the sender gave, untouched.
+    /// `rt_sigqueueinfo`: the sender's bytes, unchanged.
     Raw([u8; 112]),
 }
 
@@ -96,7 +96,7 @@ impl SigInfo {
     pub fn user(signo: i32, pid: i32, uid: u32) -> Self {
         SigInfo { signo, errno: 0, code: 0, fields: SigFields::Kill { pid, uid } }
     }
-    /// The 128 bytes that the guest sees.
+    /// The 128 bytes that the guest reads.
     pub fn to_bytes(&self) -> [u8; 128] {
         let mut b = [0u8; 128];
         b[0..4].copy_from_slice(&self.signo.to_le_bytes());
@@ -177,7 +177,7 @@ impl SigActions {
     pub fn set(&mut self, sig: i32, a: SigAction) {
         self.0[(sig - 1) as usize] = a;
     }
-    /// What happens by default or by `SIG_IGN`: true if sending it has no effect.
+    /// True if sending the signal has no effect, by `SIG_IGN` or by default.
     pub fn ignored(&self, sig: i32) -> bool {
         match self.get(sig).handler {
             SIG_IGN => true,
@@ -185,7 +185,7 @@ impl SigActions {
             _ => false,
         }
     }
-    /// `execve`: handlers become default, ignored stay ignored.
+    /// `execve`: handlers are reset to default, ignored signals stay ignored.
     pub fn reset_for_exec(&mut self) {
         for a in &mut self.0 {
             if a.handler != SIG_IGN {
@@ -239,7 +239,7 @@ struct Queued {
     _charge: Option<Charge>,
 }
 
-/// Whom a queued signal is counted for (the receiver's real user id), and how many that user may have.
+/// The user that a queued signal is charged to (the receiver's real user id) and that user's limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Quota {
     pub uid: u32,
@@ -247,10 +247,10 @@ pub struct Quota {
 }
 
 impl Pending {
-    /// Adds a signal; a standard signal that is pending already is dropped, a real-time signal is queued, as long as its
-    /// user has few enough (`RLIMIT_SIGPENDING`). Returns false if not.
+    /// Adds a signal. A standard signal that is already pending is dropped; a real-time signal is queued
+    /// within its user's limit (`RLIMIT_SIGPENDING`). Returns false if the limit is reached.
     pub fn push(&mut self, info: SigInfo, quota: Option<Quota>) -> bool {
-        // A POSIX timer has one entry of its own, which nothing else takes the place of.
+        // A POSIX timer has an entry of its own, which no other signal replaces.
         let timer = matches!(info.fields, SigFields::Timer { .. });
         if info.signo < SIGRTMIN && self.set.has(info.signo) && !timer {
             return true;
@@ -295,7 +295,7 @@ impl Pending {
         }
         Some(info)
     }
-    /// Undoes `take`.
+    /// Reverts `take`.
     pub fn put_back(&mut self, info: SigInfo) {
         self.set.add(info.signo);
         self.queue.push_front(Queued { info, _charge: None });

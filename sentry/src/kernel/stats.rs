@@ -1,12 +1,12 @@
-//! Counts for `--stats`: how often each call was made, how often it failed, how long it took.
+//! Counts for `--stats`: calls, failures and time per system call.
 //!
-//! Kept only when asked for, so that otherwise a call pays for one look at an option.
+//! Kept only with that option; otherwise a call costs one check of it.
 
 use crate::error::SysResult;
 use platform::executor::now_ns;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Numbers of calls that are told apart.
+/// Call numbers that are counted separately.
 const CALLS: usize = 512;
 
 #[derive(Default)]
@@ -16,18 +16,18 @@ struct Row {
     ns: AtomicU64,
 }
 
-/// What is counted by call.
+/// Counts of all calls.
 pub struct CallStats {
     rows: Vec<Row>,
 }
 
-/// One call's figures.
+/// Counts of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallFigures {
     pub nr: u64,
     pub count: u64,
     pub failed: u64,
-    /// From the Sentry's taking it up to its answer, waiting included.
+    /// From the Sentry's receipt of the call to its answer, waiting included.
     pub ns: u64,
 }
 
@@ -38,7 +38,7 @@ impl Default for CallStats {
 }
 
 impl CallStats {
-    /// A call that began at `began_ns` has been answered.
+    /// Records a completed call that began at `began_ns`.
     pub fn record(&self, nr: u64, began_ns: u64, result: &SysResult) {
         let Some(row) = usize::try_from(nr).ok().and_then(|n| self.rows.get(n)) else { return };
         row.count.fetch_add(1, Relaxed);
@@ -48,7 +48,7 @@ impl CallStats {
         }
     }
 
-    /// The calls that were made, those with the most time first.
+    /// The calls made, by descending time.
     pub fn figures(&self) -> Vec<CallFigures> {
         let mut all: Vec<CallFigures> = (0u64..)
             .zip(&self.rows)

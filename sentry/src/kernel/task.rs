@@ -17,32 +17,32 @@ use std::task::{Poll, Waker};
 #[derive(Debug, Default)]
 pub struct TaskSignals {
     pub mask: SigSet,
-    /// Mask to put back after the next delivery (`sigsuspend`, `ppoll`, `epoll_pwait`).
+    /// Mask to restore after the next delivery (`sigsuspend`, `ppoll`, `epoll_pwait`).
     pub saved_mask: Option<SigSet>,
     pub pending: Pending,
     pub alt: AltStack,
-    /// How the thread was before the frames that the stub is about to store.
+    /// The thread's state before the frames that the stub is about to store.
     pub before: Option<Box<Before>>,
 }
 
-/// What a thread goes back to if the frame of a signal cannot be stored.
+/// State that a thread returns to if a signal frame cannot be stored.
 #[derive(Clone, Debug)]
 pub struct Before {
     pub regs: platform::Regs,
     pub mask: SigSet,
     pub saved_mask: Option<SigSet>,
     pub alt: AltStack,
-    /// The frames, the first being the outermost.
+    /// The frames, outermost first.
     pub frames: Vec<Delivered>,
 }
 
-/// A signal on its way to its handler.
+/// A signal with its handler's frame on the way to guest memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivered {
     pub info: SigInfo,
     pub action: SigAction,
     pub fault: Option<platform::Fault>,
-    /// Number of the first of the operations that store its frame.
+    /// Index of the first operation that stores its frame.
     pub op: usize,
 }
 
@@ -63,35 +63,35 @@ pub struct Task {
     pub clear_child_tid: AtomicU64,
     pub robust_list: AtomicU64,
     pub rseq: Mutex<Rseq>,
-    /// Deadline etc. of a call that `restart_syscall` goes on with.
+    /// Deadline and arguments of a call that `restart_syscall` resumes.
     pub restart_block: Mutex<Option<RestartBlock>>,
     pub pdeathsig: AtomicI32,
-    /// Set while a signal may be deliverable, so that the fast path reads one flag. Conservative.
+    /// Set while a signal may be deliverable: the fast path reads one flag. May be set without one.
     pub signal_flag: AtomicBool,
-    /// The task must die with its group (exit_group, exec of another thread, SIGKILL).
+    /// The task must exit (exit_group, exec of another thread, SIGKILL).
     pub killed: AtomicBool,
     /// Wakes the task's future.
     pub waker: Mutex<Option<Waker>>,
-    /// Stops the guest when it runs.
+    /// Interrupts the running guest.
     pub interrupter: RwLock<Option<Arc<dyn Interrupter>>>,
-    /// What its stub answers by itself.
+    /// Calls that the stub answers locally.
     pub service: Mutex<Option<Arc<dyn platform::LocalAnswers>>>,
-    /// Number of the call that it is in, or -1 (for /proc/pid/stat, wchan and strace).
+    /// Number of the current call, or -1 (for /proc/pid/stat, wchan and strace).
     pub in_call: AtomicI32,
-    /// `signals.before` is there.
+    /// `signals.before` is set.
     pub framed: AtomicBool,
     /// True while its future waits in [`Task::wait`].
     pub sleeping: AtomicBool,
-    /// A child starts with [`TaskAttrs::for_child`](super::attrs::TaskAttrs::for_child).
+    /// A child gets [`TaskAttrs::for_child`](super::attrs::TaskAttrs::for_child).
     pub attrs: Arc<super::attrs::TaskAttrs>,
-    /// vfork: told when the child has exec'd or gone.
+    /// vfork: completed when this child has called execve or exited.
     pub vfork_done: Mutex<Option<Arc<VforkDone>>>,
-    /// Set when another thread's execve ends this one: the status it ends with (nobody sees it).
+    /// Exit status if another thread's execve ends this thread; reported to no process.
     pub exec_kill: Mutex<Option<i32>>,
     pub start_ns: u64,
 }
 
-/// Where a parent in `vfork` waits.
+/// Wait queue of a parent in `vfork`.
 #[derive(Default)]
 pub struct VforkDone {
     pub done: AtomicBool,
@@ -105,7 +105,8 @@ impl VforkDone {
     }
 }
 
-/// The area that rseq(2) has registered with the host, and what was before the last call, should the host refuse that.
+/// The rseq(2) area registered with the host, and the one before the last call in case the host refuses that
+/// call.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rseq {
     pub now: Option<RseqArea>,
@@ -126,7 +127,7 @@ impl Rseq {
     pub fn refused(&mut self) {
         self.now = self.before;
     }
-    /// What takes the registration back.
+    /// The operation that undoes the registration.
     pub fn undo(&mut self) -> Option<platform::Op> {
         let RseqArea { addr, len, signature } = std::mem::take(self).now?;
         Some(platform::Op::Rseq { addr, len, flags: RSEQ_FLAG_UNREGISTER, signature })
@@ -135,17 +136,17 @@ impl Rseq {
 
 pub const RSEQ_FLAG_UNREGISTER: i32 = 1;
 
-/// What an interrupted sleeping call needs to go on.
+/// State that an interrupted sleeping call needs to continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestartBlock {
-    /// `nanosleep`: deadline (host monotonic ns) and where to store the rest.
+    /// `nanosleep`: deadline (host monotonic ns) and the address for the remaining time.
     Nanosleep { deadline_ns: u64, clock: i32, remain: u64 },
     /// `poll`: the arguments and the deadline.
     Poll { fds: u64, nfds: u64, deadline_ns: Option<u64> },
 }
 
 impl Task {
-    /// Thread id. It changes once at most: when a thread other than the leader execs, it becomes the leader.
+    /// Thread id. It changes at most once: a thread that execs takes over the group leader's id.
     pub fn tid(&self) -> i32 {
         self.id.load(Ordering::Relaxed)
     }
@@ -167,7 +168,7 @@ impl Task {
     pub fn mm(&self) -> Arc<Mm> {
         self.mm.read().clone()
     }
-    /// May `by` look into this task as a debugger could (ptrace(2), "Ptrace access mode checking")?
+    /// Whether `by` may inspect this task as a debugger could (ptrace(2), "Ptrace access mode checking").
     pub fn inspectable_by(&self, by: &Task) -> bool {
         let cred = by.cred();
         by.may_access(self, cred.uid, cred.gid)
@@ -175,13 +176,13 @@ impl Task {
     pub fn limit(&self, which: u32) -> u64 {
         self.group.limit(which)
     }
-    /// Installs an open file at the lowest free descriptor. `ENFILE` if the sandbox has too many open.
+    /// Installs an open file at the lowest free descriptor. `ENFILE`: the sandbox has too many open files.
     pub fn install_fd(&self, file: Arc<crate::fs::File>, cloexec: bool) -> crate::error::Result<i32> {
         crate::fs::file::admit(self)?;
         self.files().install(file, cloexec, 0, self.limit(libc::RLIMIT_NOFILE))
     }
 
-    /// Makes the task look at its signals soon, wherever it is: waiting, or in guest code.
+    /// Makes the task check its signals soon, whether it waits or runs guest code.
     pub fn notify(&self) {
         self.signal_flag.store(true, Ordering::SeqCst);
         let waker = self.waker.lock().clone();
@@ -194,8 +195,8 @@ impl Task {
         }
     }
 
-    /// Changes the signal mask (and what else of the signal state goes with it). What the task has been chosen for, and now blocks, is offered
-    /// to the other threads.
+    /// Changes the signal mask and other signal state. Signals that the task was chosen for and now blocks
+    /// are offered to the other threads.
     pub fn change_mask<R>(&self, change: impl FnOnce(&mut TaskSignals) -> R) -> R {
         let (r, refused) = {
             let mut s = self.signals.lock();
@@ -210,7 +211,7 @@ impl Task {
         r
     }
 
-    /// Puts back the mask that a call has taken away for its own time, if one has.
+    /// Restores the signal mask that a call has replaced temporarily.
     pub fn restore_mask(&self) {
         let saved = self.signals.lock().saved_mask.take();
         if let Some(mask) = saved {
@@ -222,7 +223,7 @@ impl Task {
         self.killed.load(Ordering::SeqCst)
     }
 
-    /// True if a signal that is not blocked is pending, or the task must die.
+    /// True if an unblocked signal is pending or the task must exit.
     pub fn signal_pending(&self) -> bool {
         if !self.signal_flag.load(Ordering::SeqCst) {
             return false;
@@ -230,7 +231,7 @@ impl Task {
         if self.must_look() {
             return true;
         }
-        // Whatever makes it look again raises the flag; what came since the look above must not be lost.
+        // Each event that requires a new check raises the flag; one since the check above must not be lost.
         self.signal_flag.store(false, Ordering::SeqCst);
         let late = self.must_look();
         if late {
@@ -252,17 +253,17 @@ impl Task {
         !self.group.pending.lock().set.minus(blocked).is_empty() || self.group.links.lock().stopped.is_some()
     }
 
-    /// Whether it sleeps, for /proc: in a call of ours, or in a futex call of its stub's.
+    /// Whether the task sleeps, for /proc: in a call of the Sentry, or in a futex call of its stub.
     pub fn asleep(&self) -> bool {
-        // Who has been sent a signal runs from then on, as others see it.
+        // A task that was sent a signal counts as running from then on.
         let woken = self.signal_flag.load(Ordering::SeqCst);
         let waits =
             || self.sleeping.load(Ordering::Relaxed) || self.interrupter.read().as_ref().is_some_and(|i| i.sleeps());
         !woken && waits()
     }
 
-    /// Whether this task may look into another as a debugger could (`ptrace_may_access`, ptrace(2)), with the user and group
-    /// that the call goes by: those of file access for /proc, the real ones for calls.
+    /// Whether this task may inspect another as a debugger could (`ptrace_may_access`, ptrace(2)), with the
+    /// user and group id that apply: the file-system ids for /proc, the real ids for calls.
     pub fn may_access(&self, other: &Task, uid: u32, gid: u32) -> bool {
         if Arc::ptr_eq(&self.group, &other.group) {
             return true;
@@ -276,8 +277,9 @@ impl Task {
         same && other.group.dumpable.load(Ordering::Relaxed) == 1 && its.permitted & !mine.permitted == 0
     }
 
-    /// Waits until `cond` gives something, a signal is pending, or the deadline (host monotonic ns) has passed.
-    /// `cond` is tested after registration on all `queues` (each with its event mask), so no wake is lost.
+    /// Waits until `cond` returns a value, a signal is pending, or the deadline (host monotonic ns) has
+    /// passed. `cond` is tested after registration on all `queues` (each with its event mask), so no wake is
+    /// lost.
     pub async fn wait<T>(
         &self,
         queues: &[(&WaitQueue, PollEvents)],
@@ -298,7 +300,8 @@ impl Task {
         self.sleep(deadline_ns, register, cond).await
     }
 
-    /// As [`Task::wait`] on one queue, of whose exclusive waiters a wake reaches one (`accept`, `epoll_wait`).
+    /// As [`Task::wait`] on one queue, as an exclusive waiter: a wake reaches only one of them (`accept`,
+    /// `epoll_wait`).
     pub async fn wait_exclusive<T>(
         &self,
         queue: &WaitQueue,
@@ -319,7 +322,7 @@ impl Task {
         r
     }
 
-    /// The waiting itself: `register` is called before each test of `cond`, so no wake is lost.
+    /// Common part of the waits. `register` is called before each test of `cond`, so no wake is lost.
     async fn sleep<T>(
         &self,
         deadline_ns: Option<u64>,
@@ -350,7 +353,7 @@ impl Task {
         r
     }
 
-    /// As [`Task::wait`], deaf to signals other than a kill (vfork).
+    /// As [`Task::wait`], but only a kill interrupts it (vfork).
     pub async fn wait_killable<T>(
         &self,
         queue: &WaitQueue,
@@ -373,14 +376,14 @@ impl Task {
         .await
     }
 
-    /// The call waits: the host thread need not look out for its answer.
+    /// The call waits: the host thread need not spin on its answer.
     fn park(&self) {
         if let Some(i) = &*self.interrupter.read() {
             i.park();
         }
     }
 
-    /// Queues a signal for this thread; process-wide ones go through [`super::send::to_group`].
+    /// Queues a signal for this thread; [`super::send::to_group`] queues process-wide signals.
     pub fn queue_signal(&self, info: SigInfo) {
         let _ = super::send::to_task(self, info);
     }
@@ -391,7 +394,7 @@ impl Task {
     }
 }
 
-/// Queue registrations that end with the wait. Most waits have one.
+/// Registrations on wait queues, removed when the wait ends. Most waits have one.
 #[derive(Default)]
 struct Registrations<'a> {
     first: Option<(&'a WaitQueue, u64)>,
@@ -419,7 +422,7 @@ impl Drop for Registrations<'_> {
     }
 }
 
-/// An exclusive registration: passes the wake on if the wait ends without having used it.
+/// An exclusive registration: passes an unused wake on when the wait ends.
 struct Exclusive<'a> {
     queue: &'a WaitQueue,
     mask: PollEvents,

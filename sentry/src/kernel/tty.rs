@@ -1,4 +1,4 @@
-//! Job control: which terminal controls which session, who is in its foreground, and the signals that come from it
+//! Job control: the session and foreground process group of a terminal, and the signals it sends
 //! (credentials(7), tty_ioctl(4)).
 
 use super::signal::{SigInfo, SIG_IGN};
@@ -7,14 +7,14 @@ use crate::error::{Errno, Result, SysError, SysResult};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// The session that a terminal controls and the process group in its foreground (0: none).
+/// The session that a terminal controls and its foreground process group (0: none).
 #[derive(Debug, Default)]
 pub struct Job {
     pub session: i32,
     pub pgrp: i32,
 }
 
-/// What a terminal of any kind has for job control.
+/// Job-control state of a terminal of any kind.
 pub struct Line {
     pub rdev: u64,
     pub job: Mutex<Job>,
@@ -26,7 +26,8 @@ impl Line {
     }
 }
 
-/// Device number of the controlling terminal (0: none) and its foreground process group (-1: none), for /proc/pid/stat.
+/// Device number of the controlling terminal (0: none) and its foreground process group (-1: none), for
+/// /proc/pid/stat.
 pub fn stat_of(kernel: &Kernel, group: &ThreadGroup) -> (u64, i32) {
     let sid = group.links.lock().sid;
     match kernel.ttys.of_session(sid) {
@@ -35,12 +36,12 @@ pub fn stat_of(kernel: &Kernel, group: &ThreadGroup) -> (u64, i32) {
     }
 }
 
-/// Sends a signal of the terminal's to a process group.
+/// Sends a signal of the terminal to a process group.
 pub fn to_pgrp(kernel: &Kernel, pgrp: i32, sig: i32) {
     let _ = super::send::to_pgrp(kernel, pgrp, SigInfo::kernel(sig));
 }
 
-/// Sends a signal to the process group in the foreground of a terminal.
+/// Sends a signal to the foreground process group of a terminal.
 pub fn to_foreground(kernel: &Kernel, line: &Line, sig: i32) {
     let pgrp = line.job.lock().pgrp;
     if pgrp > 0 {
@@ -48,7 +49,8 @@ pub fn to_foreground(kernel: &Kernel, line: &Line, sig: i32) {
     }
 }
 
-/// A signal that the host's terminal gave (^C and the like): to the foreground of the guest's terminal if it has that one, else to init.
+/// A signal from the host's terminal (such as ^C): goes to the foreground of the guest's console if it has
+/// one, else to init.
 pub fn signal_foreground(kernel: &Kernel, sig: i32) {
     match kernel.ttys.console() {
         Some(c) if c.line.job.lock().pgrp > 0 => to_foreground(kernel, &c.line, sig),
@@ -56,7 +58,7 @@ pub fn signal_foreground(kernel: &Kernel, sig: i32) {
     }
 }
 
-/// The requests of tty_ioctl(4) that concern sessions, made at a terminal that may be the caller's; `None`: another request.
+/// The session requests of tty_ioctl(4) on a terminal that may be the caller's; `None`: another request.
 pub fn ioctl(line: &Line, task: &Task, cmd: u32, arg: u64) -> Option<SysResult<u64>> {
     let owner = || if controls(line, task) { Ok(()) } else { Err(Errno::ENOTTY) };
     let answer = |r: Result<()>| Some(r.map(|()| 0).map_err(SysError::from));
@@ -84,14 +86,14 @@ pub fn ioctl(line: &Line, task: &Task, cmd: u32, arg: u64) -> Option<SysResult<u
     }
 }
 
-/// Is this the controlling terminal of the task?
+/// Whether this is the controlling terminal of the task.
 pub fn controls(line: &Line, task: &Task) -> bool {
     let sid = task.group.links.lock().sid;
     sid != 0 && line.job.lock().session == sid
 }
 
-/// Makes it the controlling terminal of the task's session; `EPERM` if the task does not lead it, has a terminal already, or
-/// another session has this one.
+/// Makes it the controlling terminal of the task's session. `EPERM`: the task is not the session leader, has
+/// a terminal already, or another session has this one.
 pub fn acquire(line: &Line, task: &Task, by_request: bool) -> Result<()> {
     let (sid, pgid) = {
         let r = task.group.links.lock();
@@ -110,7 +112,7 @@ pub fn acquire(line: &Line, task: &Task, by_request: bool) -> Result<()> {
     Ok(())
 }
 
-/// `TIOCNOTTY`: a leader gives its session's terminal up.
+/// `TIOCNOTTY`: a session leader gives up its session's terminal.
 pub fn release(line: &Line, task: &Task) -> Result<()> {
     if !controls(line, task) {
         return Err(Errno::ENOTTY);
@@ -133,7 +135,7 @@ fn disassociate(kernel: &Kernel, line: &Line) {
     }
 }
 
-/// The master is gone: the session's leader is told, then the foreground.
+/// Hangup by the master side: signals the session leader, then the foreground process group.
 pub fn hang_up(kernel: &Kernel, line: &Line) {
     let sid = line.job.lock().session;
     if let Some(leader) = kernel.group(sid).filter(|_| sid > 0) {
@@ -143,7 +145,7 @@ pub fn hang_up(kernel: &Kernel, line: &Line) {
     disassociate(kernel, line);
 }
 
-/// A process has ended: if it led a session, the session loses its terminal.
+/// Exit of a process: a session leader's session loses its terminal.
 pub fn process_exit(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>) {
     let sid = group.links.lock().sid;
     if sid == group.pid {
@@ -169,8 +171,8 @@ pub fn set_foreground(line: &Line, task: &Task, pgrp: i32) -> Result<()> {
     Ok(())
 }
 
-/// May the calling task use its terminal (`sig`: SIGTTIN to read, SIGTTOU to write or change it)? From the background it is
-/// stopped and the call made again; who ignores or blocks SIGTTOU may go on.
+/// Whether the calling task may use its terminal (`sig`: SIGTTIN to read, SIGTTOU to write or change it). A
+/// background process is stopped and the call restarted; a task that ignores or blocks SIGTTOU may continue.
 pub fn check(line: &Line, sig: i32) -> SysResult<()> {
     let Some(task) = current::get() else { return Ok(()) };
     let (sid, pgid) = {
@@ -183,15 +185,37 @@ pub fn check(line: &Line, sig: i32) -> SysResult<()> {
             return Ok(());
         }
     }
-    let blocked = task.signals.lock().mask.has(sig);
-    let actions = task.group.actions.read().clone();
-    let ignored = actions.lock().get(sig).handler == SIG_IGN;
-    if blocked || ignored {
-        return if sig == libc::SIGTTOU { Ok(()) } else { Err(Errno::EIO.into()) };
+    if sig == libc::SIGTTOU && refuses(&task, sig) {
+        return Ok(());
     }
-    if super::pgrp::orphaned(&task.kernel, pgid) {
-        return Err(Errno::EIO.into());
+    Err(stop_background(&task, pgid, sig))
+}
+
+/// Whether the task blocks or ignores a signal.
+fn refuses(task: &Task, sig: i32) -> bool {
+    let actions = task.group.actions.read().clone();
+    let handler = actions.lock().get(sig).handler;
+    handler == SIG_IGN || task.signals.lock().mask.has(sig)
+}
+
+/// Stops a background process group by SIGTTIN or SIGTTOU, after which its call is made again; `EIO` if nothing would stop or
+/// continue it.
+fn stop_background(task: &Task, pgid: i32, sig: i32) -> SysError {
+    if refuses(task, sig) || super::pgrp::orphaned(&task.kernel, pgid) {
+        return Errno::EIO.into();
     }
     to_pgrp(&task.kernel, pgid, sig);
-    Err(SysError::INTR)
+    SysError::INTR
+}
+
+/// As [`check`], of a terminal whose foreground the whole sandbox does not have. A task that refuses the signal, or whose
+/// session the terminal does not control, gets `EIO`: what is typed there is for another program of the caller's.
+pub fn check_outside(line: &Line, sig: i32) -> SysError {
+    match current::get().filter(|t| controls(line, t)) {
+        Some(task) => {
+            let pgid = task.group.links.lock().pgid;
+            stop_background(&task, pgid, sig)
+        }
+        None => Errno::EIO.into(),
+    }
 }

@@ -1,13 +1,15 @@
-//! What the kernel keeps for a user (getrlimit(2), inotify(7), epoll(7)): Linux counts some of it per user, whichever process has it. Here
-//! all users together have a bound too, since it is the Sentry's memory and root can have as many users as it likes.
+//! Resources that Linux counts per user, across processes (getrlimit(2), inotify(7), epoll(7)). All users
+//! together are bounded too, since the Sentry's memory holds these objects and root can use any number of
+//! user ids.
 
 use super::current;
 use parking_lot::Mutex;
+use platform::budget::of_heap;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
-/// What is counted.
+/// The counted resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
     InotifyInstances,
@@ -17,38 +19,52 @@ pub enum Resource {
     Signals,
     /// Pages that pipes may fill.
     PipePages,
-    /// Open files in messages of sockets that are under way.
+    /// Open files in undelivered socket messages.
     InFlight,
     /// Bytes that POSIX message queues are declared for (`RLIMIT_MSGQUEUE`).
     QueueBytes,
 }
 const KINDS: usize = 7;
 
-/// Most files under way in the whole sandbox.
+/// Upper bound of in-flight files in the sandbox.
 pub const MAX_IN_FLIGHT: u64 = 1 << 16;
 
-/// Most bytes of POSIX message queues in the whole sandbox.
-pub const MAX_QUEUE_BYTES: u64 = 64 << 20;
+/// Upper bound of the declared bytes of POSIX message queues in the sandbox.
+const MAX_QUEUE_BYTES: u64 = 64 << 20;
 
-/// What all users together may have.
-const ALL_MAX: [u64; KINDS] = [1 << 16, 1 << 18, 1 << 20, 1 << 18, 1 << 17, MAX_IN_FLIGHT, MAX_QUEUE_BYTES];
+/// What all users together may have: less where the Sentry has little address space, of which each takes so much.
+pub fn all_max(resource: Resource) -> u64 {
+    static ALL_MAX: LazyLock<[u64; KINDS]> = LazyLock::new(|| {
+        let of = |most: u64, bytes: u64, part: u64| of_heap(most * bytes, part) / bytes;
+        [
+            of(1 << 16, 1024, 2),
+            of(1 << 18, 256, 2),
+            of(1 << 20, 256, 4),
+            of(1 << 18, 256, 2),
+            of(1 << 17, 4096, 8),
+            MAX_IN_FLIGHT,
+            of(MAX_QUEUE_BYTES, 1, 2),
+        ]
+    });
+    ALL_MAX[resource as usize]
+}
 static ALL: [AtomicU64; KINDS] = [const { AtomicU64::new(0) }; KINDS];
 
-/// `/proc/sys/fs/{inotify,epoll}/max_user_*`: what one user may have.
+/// `/proc/sys/fs/{inotify,epoll}/max_user_*`: limits of one user.
 pub static MAX_INOTIFY_INSTANCES: AtomicU64 = AtomicU64::new(128);
 pub static MAX_INOTIFY_WATCHES: AtomicU64 = AtomicU64::new(1 << 17);
 pub static MAX_EPOLL_WATCHES: AtomicU64 = AtomicU64::new(1 << 20);
 
-/// `/proc/sys/fs/pipe-user-pages-soft`: with this many pages a user's new pipes are small.
+/// `/proc/sys/fs/pipe-user-pages-soft`: a user with this many pages gets small pipes.
 pub static PIPE_USER_PAGES: AtomicU64 = AtomicU64::new(16384);
 
 static USERS: Mutex<BTreeMap<u32, Weak<User>>> = Mutex::new(BTreeMap::new());
 
-/// What one user has.
+/// Counts of one user.
 #[derive(Debug, Default)]
 pub struct User([AtomicU64; KINDS]);
 
-/// Some counted things, until it is dropped.
+/// A charged amount, released when dropped.
 #[derive(Debug)]
 pub struct Charge {
     user: Arc<User>,
@@ -57,15 +73,16 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Makes it `amount` if that leaves the user with `limit` at most; changes nothing if not. To become less always works.
+    /// Changes the charge to `amount` if the user then has at most `limit`; changes nothing otherwise. A
+    /// decrease always succeeds.
     pub fn set(&mut self, amount: u64, limit: u64) -> bool {
         let (mine, all) = (&self.user.0[self.resource as usize], &ALL[self.resource as usize]);
         if let Some(more) = amount.checked_sub(self.amount) {
-            // Taken back below if it was too much.
+            // Reverted below if it exceeds a limit.
             let had = mine.fetch_add(more, Ordering::Relaxed);
             let had_all = all.fetch_add(more, Ordering::Relaxed);
             let fits = |had: u64, limit: u64| had.checked_add(more).is_some_and(|n| n <= limit);
-            if !fits(had, limit) || !fits(had_all, ALL_MAX[self.resource as usize]) {
+            if !fits(had, limit) || !fits(had_all, all_max(self.resource)) {
                 mine.fetch_sub(more, Ordering::Relaxed);
                 all.fetch_sub(more, Ordering::Relaxed);
                 return false;
@@ -85,7 +102,7 @@ impl Drop for Charge {
     }
 }
 
-/// The user with this (real) id.
+/// The user with this real id.
 pub fn of(uid: u32) -> Arc<User> {
     let mut users = USERS.lock();
     if let Some(u) = users.get(&uid).and_then(Weak::upgrade) {
@@ -99,32 +116,38 @@ pub fn of(uid: u32) -> Arc<User> {
     user
 }
 
-/// The user of the current task.
+/// The real user of the current task.
 pub fn current() -> Arc<User> {
     of(current::get().map_or(0, |t| t.cred().uid))
 }
 
-/// How many of these a user has.
+/// Amount of a resource that a user has.
 pub fn count(uid: u32, resource: Resource) -> u64 {
     let user = USERS.lock().get(&uid).and_then(Weak::upgrade);
     user.map_or(0, |u| u.0[resource as usize].load(Ordering::Relaxed))
 }
 
 impl User {
-    /// One more, if the user has less than `limit`.
+    /// Charges one, if the user has less than `limit`.
     pub fn charge(self: &Arc<Self>, resource: Resource, limit: u64) -> Option<Charge> {
         self.charge_many(resource, 1, limit)
     }
-    /// `amount` more, if the user has no more than `limit` then.
+    /// Charges `amount`, if the user then has at most `limit`.
     pub fn charge_many(self: &Arc<Self>, resource: Resource, amount: u64, limit: u64) -> Option<Charge> {
         let mut charge = Charge { user: self.clone(), resource, amount: 0 };
         charge.set(amount, limit).then_some(charge)
     }
 }
 
+/// Whether all users together have so many of these that new objects should be small: less than a quarter and `more`
+/// is left.
+pub fn scarce(resource: Resource, more: u64) -> bool {
+    left(resource) < (all_max(resource) / 4).saturating_add(more)
+}
+
 /// How many of these all users together may still have.
-pub fn left(resource: Resource) -> u64 {
-    ALL_MAX[resource as usize].saturating_sub(ALL[resource as usize].load(Ordering::Relaxed))
+fn left(resource: Resource) -> u64 {
+    all_max(resource).saturating_sub(ALL[resource as usize].load(Ordering::Relaxed))
 }
 
 #[cfg(test)]
@@ -132,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users_are_counted_apart_and_together() {
+    fn counts_are_limited_per_user_and_in_total() {
         let (a, b) = (of(70_001), of(70_002));
         let held: Vec<_> = (0..3).map(|_| a.charge(Resource::EpollWatches, 3).unwrap()).collect();
         assert!(a.charge(Resource::EpollWatches, 3).is_none());
@@ -142,7 +165,9 @@ mod tests {
         assert!(b.charge(Resource::EpollWatches, 3).is_some());
         drop(held);
         assert!(a.charge(Resource::EpollWatches, 3).is_some());
-        let all: Vec<_> = (0..ALL_MAX[0]).map_while(|_| a.charge(Resource::InotifyInstances, u64::MAX)).collect();
+        let all: Vec<_> = (0..all_max(Resource::InotifyInstances))
+            .map_while(|_| a.charge(Resource::InotifyInstances, u64::MAX))
+            .collect();
         assert!(b.charge(Resource::InotifyInstances, u64::MAX).is_none());
         drop(all);
         assert!(b.charge(Resource::InotifyInstances, 1).is_some());

@@ -1,20 +1,24 @@
-//! The one waiting primitive.
+//! Wait queues, the only way to wait.
 //!
-//! A [`WaitQueue`] belongs to something that can become ready (a pipe, a child list, a futex). Whoever waits registers a
-//! [`Waiter`] with a mask of events; whoever changes the thing calls [`WaitQueue::wake`] *after* the change is visible.
-//! A waiter registers first and tests its condition afterwards, so a change between the two is never missed.
+//! A [`WaitQueue`] belongs to an object that can become ready (a pipe, a child list, a futex). A waiter
+//! registers a [`Waiter`] with a mask of events. A change of the object calls [`WaitQueue::wake`] *after* the
+//! change is visible. A waiter registers first and tests its condition afterwards, so it never misses a
+//! change between the two.
 //!
-//! Guest threads wait with [`Task::wait`](super::Task::wait), which a signal, a deadline or a kill cuts short. `epoll`
-//! registers waiters of its own.
+//! Guest threads wait with [`Task::wait`](super::Task::wait), which a signal, a deadline or a kill
+//! interrupts. `epoll` registers waiters of its own.
 
 use crate::abi::PollEvents;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
-/// Called when a queue is woken with events that the registration's mask includes. Must not block and must not take
-/// locks of the thing that wakes.
+/// Waiters that one wake reaches before it returns; others follow soon.
+const WOKEN_AT_ONCE: usize = 1024;
+
+/// Called when a queue is woken with events in the registration's mask. Must not block and must not take
+/// locks of the object that wakes.
 pub trait Waiter: Send + Sync {
     fn wake(&self, events: PollEvents);
 }
@@ -26,7 +30,7 @@ impl Waiter for Waker {
 }
 
 enum WakeTarget {
-    /// A task's future: no allocation of its own.
+    /// A task's future; needs no allocation.
     Task(Waker),
     Other(Arc<dyn Waiter>),
 }
@@ -43,14 +47,15 @@ impl WakeTarget {
 struct Entry {
     id: u64,
     mask: PollEvents,
-    /// Of the exclusive entries, a wake picks one that has not been picked since it last looked.
+    /// A wake picks one exclusive entry that has not been picked since its last `rearm`.
     exclusive: bool,
     picked: bool,
     /// `None`, with an empty mask: removed.
     target: Option<WakeTarget>,
 }
 
-/// By their numbers. Removed ones stay until they are at the end or half of all, so that removing costs the same however many wait.
+/// Sorted by id. Removed entries stay until they are last or make up half of the list, so the cost of a
+/// removal does not grow with the number of waiters.
 #[derive(Default)]
 struct Entries {
     next: u64,
@@ -86,7 +91,7 @@ impl Entries {
     }
 }
 
-/// The parties that wait for one thing. Cheap when nobody waits.
+/// The waiters of one object. Cheap without waiters.
 #[derive(Default)]
 pub struct WaitQueue {
     len: AtomicUsize,
@@ -113,7 +118,7 @@ impl WaitQueue {
         id
     }
 
-    /// Registers until [`WaitQueue::remove`]. `mask` are the events it asks for; `PollEvents::all()` means everything.
+    /// Registers until [`WaitQueue::remove`]. `mask`: the events it asks for.
     pub fn add(&self, mask: PollEvents, waiter: Arc<dyn Waiter>) -> u64 {
         self.insert(mask, false, WakeTarget::Other(waiter))
     }
@@ -123,20 +128,20 @@ impl WaitQueue {
         self.insert(mask, false, WakeTarget::Task(waker))
     }
 
-    /// As [`WaitQueue::add_waker`], but a wake picks only one of the exclusive entries. One that was picked tests its
-    /// condition after [`WaitQueue::rearm`]; one that leaves without having used the wake passes it on.
+    /// As [`WaitQueue::add_waker`], but a wake picks only one of the exclusive entries. A picked waiter tests
+    /// its condition after [`WaitQueue::rearm`]; if it leaves without using the wake, it passes the wake on.
     pub fn add_exclusive(&self, mask: PollEvents, waker: Waker) -> u64 {
         self.insert(mask, true, WakeTarget::Task(waker))
     }
 
-    /// Makes an exclusive entry eligible again.
+    /// Makes a picked exclusive entry eligible again.
     pub fn rearm(&self, id: u64) {
         if let Some(x) = self.entries.lock().get(id) {
             x.picked = false;
         }
     }
 
-    /// Ends a registration; true if a wake had picked it as an exclusive entry.
+    /// Ends a registration; true if it was exclusive and a wake had picked it.
     pub fn remove(&self, id: u64) -> bool {
         let mut e = self.entries.lock();
         let old = e.remove(id);
@@ -145,14 +150,14 @@ impl WaitQueue {
         old.is_some_and(|x| x.picked)
     }
 
-    /// Wakes all whose mask meets `events`, but of exclusive entries only one.
+    /// Wakes all entries whose mask meets `events`, but only one exclusive entry.
     pub fn wake(&self, events: PollEvents) {
         std::sync::atomic::fence(Ordering::SeqCst);
         if self.len.load(Ordering::SeqCst) == 0 {
             return;
         }
-        // Waiters run outside the lock: they may come back to this queue. A few are held without an allocation.
-        let mut few: [Option<WakeTarget>; 4] = [const { None }; 4];
+        // Waiters run outside the lock, since they may use this queue. A small number needs no allocation.
+        let mut inline: [Option<WakeTarget>; 4] = [const { None }; 4];
         let mut more = Vec::new();
         let mut n = 0;
         let mut exclusive_done = false;
@@ -169,14 +174,18 @@ impl WaitQueue {
                 Some(WakeTarget::Other(w)) => WakeTarget::Other(w.clone()),
                 None => continue,
             };
-            match few.get_mut(n) {
+            match inline.get_mut(n) {
                 Some(slot) => *slot = Some(target),
                 None => more.push(target),
             }
             n += 1;
         }
-        for w in few.into_iter().flatten().chain(more) {
+        let rest = more.split_off(more.len().min(WOKEN_AT_ONCE));
+        for w in inline.into_iter().flatten().chain(more) {
             w.wake(events);
+        }
+        if !rest.is_empty() {
+            wake_rest(rest, events);
         }
     }
 
@@ -189,7 +198,23 @@ impl WaitQueue {
     }
 }
 
-/// Lets all others who are ready go first: for calls that do much before they end, every few milliseconds.
+/// Wakes the waiters beyond [`WOKEN_AT_ONCE`], with other tasks in between.
+fn wake_rest(mut rest: Vec<WakeTarget>, events: PollEvents) {
+    let woken = platform::executor::spawn_here(async move {
+        while !rest.is_empty() {
+            yield_now().await;
+            for w in rest.drain(..rest.len().min(WOKEN_AT_ONCE)) {
+                w.wake(events);
+            }
+        }
+    });
+    // Without an executor nothing of this is asynchronous.
+    if let Err(mut now) = woken {
+        while now.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {}
+    }
+}
+
+/// Lets all other ready tasks run first: for long calls, every few milliseconds.
 pub async fn yield_now() {
     let mut begun = false;
     std::future::poll_fn(|cx| {
@@ -202,7 +227,7 @@ pub async fn yield_now() {
     .await
 }
 
-/// For a loop of many short rounds: lets all others go first each time it has gone on for a while.
+/// For loops of many short rounds: yields to other tasks at intervals.
 #[derive(Debug, Default)]
 pub struct Turn {
     count: u32,
@@ -210,7 +235,7 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// How long one may go on, and how many rounds the clock is not asked for.
+    /// Time between yields, and rounds between reads of the clock.
     const LENGTH_NS: u64 = 1_000_000;
     const LOOK_EACH: u32 = 16;
 
@@ -226,7 +251,7 @@ impl Turn {
         }
     }
 
-    /// As `next`, where one round may take long.
+    /// As `next`, for rounds that may take long.
     pub async fn look(&mut self) {
         let now = platform::executor::now_ns();
         if self.since == 0 {
@@ -238,7 +263,7 @@ impl Turn {
     }
 }
 
-/// Why a wait ended without its condition.
+/// Why a wait ended without its condition being met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitError {
     /// A signal is pending (or the task is being killed).
@@ -260,11 +285,11 @@ mod tests {
     }
 
     #[test]
-    fn leaving_in_any_order() {
+    fn waiters_leave_in_any_order() {
         let q = WaitQueue::new();
         let c: Vec<Arc<Count>> = (0..100).map(|_| Arc::default()).collect();
         let ids: Vec<u64> = c.iter().map(|c| q.add_waker(PollEvents::IN, c.clone().into())).collect();
-        // 7 and 100 have no common divisor, so each goes once.
+        // 7 and 100 are coprime, so each is removed once.
         for (n, at) in (0..100).map(|i| i * 7 % 100).enumerate() {
             assert_eq!(q.len.load(Ordering::SeqCst), 100 - n);
             assert!(!q.remove(ids[at]));
@@ -277,6 +302,17 @@ mod tests {
         for (n, at) in (0..100).map(|i| i * 7 % 100).enumerate() {
             assert_eq!(c[at].0.load(Ordering::SeqCst), n);
         }
+    }
+
+    #[test]
+    fn more_than_are_woken_at_once() {
+        const N: usize = 3 * WOKEN_AT_ONCE + 7;
+        let (q, c) = (WaitQueue::new(), Arc::<Count>::default());
+        for _ in 0..N {
+            q.add_waker(PollEvents::IN, c.clone().into());
+        }
+        q.wake(PollEvents::IN);
+        assert_eq!(c.0.load(Ordering::SeqCst), N);
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Where `read` puts bytes and `write` takes them from: guest buffers (gathered and scattered) or the kernel's own.
+//! Destinations of `read` and sources of `write`: guest buffers (gathered and scattered) or kernel buffers.
 //!
-//! How file bytes move, and why so: `docs/decisions/file-data.md`.
+//! Data paths of file contents and their reasons: `docs/decisions/file-data.md`.
 
 use crate::error::{Errno, Result};
 use platform::host::SharedFile;
@@ -8,7 +8,7 @@ use platform::{AddressSpace, Op, STAGE_MAX};
 use std::cell::RefCell;
 use std::sync::Arc;
 
-/// Most bytes that pass through a buffer of ours at a time.
+/// Most bytes that pass through a buffer of the Sentry at a time.
 const CHUNK: usize = 256 * 1024;
 
 /// One element of an I/O vector.
@@ -18,7 +18,7 @@ pub struct IoVec {
     pub len: usize,
 }
 
-/// Data on its way to guest memory, to be carried out by the stub when the call returns.
+/// Data for guest memory, which the stub stores when the call returns.
 #[derive(Default)]
 pub struct Staged(Vec<(u64, Piece)>);
 
@@ -34,7 +34,7 @@ impl Staged {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-    /// Where it goes.
+    /// The guest ranges that it covers.
     pub fn ranges(&self) -> Vec<IoVec> {
         let len = |p: &Piece| match p {
             Piece::Bytes(d) => d.len(),
@@ -42,7 +42,8 @@ impl Staged {
         };
         self.0.iter().map(|(addr, p)| IoVec { addr: *addr, len: len(p) }).collect()
     }
-    /// Puts what of it lies at `addr` over `buf`; gives the end of that in `buf`.
+    /// Copies the staged bytes that overlap `buf` at `addr` into `buf`; returns the end of the overlap in
+    /// `buf`.
     pub fn overlay(&self, addr: u64, buf: &mut [u8]) -> usize {
         let mut end = 0;
         for (at, piece) in &self.0 {
@@ -50,31 +51,31 @@ impl Staged {
                 Piece::Bytes(d) => d.len(),
                 Piece::File(_, _, n) => *n,
             };
-            // Where the two ranges overlap.
+            // The overlap of the two ranges.
             let from = addr.max(*at);
             let to = addr.saturating_add(buf.len() as u64).min(at.saturating_add(len as u64));
             if from >= to {
                 continue;
             }
-            let (there, here) = ((from - at) as usize, (from - addr) as usize);
-            let Some(part) = buf.get_mut(here..here + (to - from) as usize) else { continue };
+            let (src_at, dst_at) = ((from - at) as usize, (from - addr) as usize);
+            let Some(part) = buf.get_mut(dst_at..dst_at + (to - from) as usize) else { continue };
             let n = part.len();
             match piece {
-                Piece::Bytes(d) => part.copy_from_slice(&d[there..there + n]),
-                Piece::File(f, offset, _) => drop(f.copy_out(offset + there as u64, part)),
+                Piece::Bytes(d) => part.copy_from_slice(&d[src_at..src_at + n]),
+                Piece::File(f, offset, _) => drop(f.copy_out(offset + src_at as u64, part)),
             }
-            end = end.max(here + n);
+            end = end.max(dst_at + n);
         }
         end
     }
-    /// The operations that store it.
+    /// The operations that store the data.
     pub fn drain(&mut self) -> impl Iterator<Item = Op> + '_ {
         self.0.drain(..).map(|(addr, piece)| match piece {
             Piece::Bytes(data) => Op::CopyOut { addr, data },
             Piece::File(file, offset, len) => Op::CopyFile { addr, file, offset, len },
         })
     }
-    /// The bytes that end at `addr`, to be appended to; new ones have room for `room` more.
+    /// The bytes that end at `addr`, to be appended to; a new piece has capacity for `room` bytes.
     fn at(&mut self, addr: u64, room: usize) -> &mut Vec<u8> {
         let joins = matches!(self.0.last(), Some((a, Piece::Bytes(d))) if *a + d.len() as u64 == addr);
         if !joins {
@@ -82,18 +83,18 @@ impl Staged {
         }
         match self.0.last_mut() {
             Some((_, Piece::Bytes(d))) => d,
-            // Just pushed.
+            // `push` above added a `Bytes` piece.
             _ => unreachable!(),
         }
     }
 }
 
 thread_local! {
-    /// For bytes that pass through.
+    /// Buffer for bytes that pass through.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `f` with a buffer of `len` bytes, of which nothing is promised.
+/// Runs `f` with a buffer of `len` bytes of unspecified contents.
 fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
     let mut buf = SCRATCH.take();
     if buf.len() < len {
@@ -106,10 +107,10 @@ fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
     r
 }
 
-/// A walk along a vector.
+/// A position in a vector.
 struct Cursor<'a> {
     iov: &'a [IoVec],
-    /// Element, and offset in it.
+    /// Index of the element, and offset in it.
     at: (usize, usize),
 }
 
@@ -117,7 +118,7 @@ impl<'a> Cursor<'a> {
     fn new(iov: &'a [IoVec]) -> Self {
         Cursor { iov, at: (0, 0) }
     }
-    /// Address and length of what comes next, at most `max` bytes of one element; none at the end.
+    /// Address and length of the next part, at most `max` bytes of one element; `None` at the end.
     fn piece(&mut self, max: usize) -> Result<Option<(u64, usize)>> {
         while let Some(v) = self.iov.get(self.at.0) {
             let left = v.len - self.at.1;
@@ -129,7 +130,7 @@ impl<'a> Cursor<'a> {
         }
         Ok(None)
     }
-    /// `n` bytes of that piece are done.
+    /// Moves on by `n` bytes of that part.
     fn advance(&mut self, n: usize) {
         self.at.1 += n;
     }
@@ -169,7 +170,8 @@ impl<'a> Dst<'a> {
         let len = buf.len();
         Dst { kind: DstKind::Kernel(buf), len, done: 0 }
     }
-    /// Guest memory. With `stage`, which is for memory that can be written, what fits into one round is left to the stub.
+    /// Guest memory. With `stage`, which requires writable memory, the stub stores data that fits into one
+    /// round.
     pub fn user(space: &'a dyn AddressSpace, iov: &'a [IoVec], stage: Option<&'a mut Staged>) -> Self {
         let len = iov_len(iov);
         Dst { kind: DstKind::User { space, iov: Cursor::new(iov), stage }, len, done: 0 }
@@ -180,7 +182,7 @@ impl<'a> Dst<'a> {
     pub fn done(&self) -> usize {
         self.done
     }
-    /// Stores as much of `data` as fits; `EFAULT` if not a byte could be stored though there was room.
+    /// Stores as much of `data` as fits; `EFAULT` if there was room but no byte could be stored.
     pub fn put(&mut self, data: &[u8]) -> Result<usize> {
         let want = data.len().min(self.remaining());
         let mut put = 0;
@@ -214,7 +216,8 @@ impl<'a> Dst<'a> {
         self.done += put;
         Ok(put)
     }
-    /// Lets `f` fill a buffer of up to `max` bytes (it says how many it filled) and stores them. `f` is called at most once.
+    /// Lets `f` fill a buffer of up to `max` bytes (it returns the number filled) and stores them. `f` is
+    /// called at most once.
     pub fn fill(&mut self, max: usize, f: &mut dyn FnMut(&mut [u8]) -> Result<usize>) -> Result<usize> {
         let want = max.min(self.remaining());
         if let DstKind::Kernel(buf) = &mut self.kind {
@@ -223,7 +226,7 @@ impl<'a> Dst<'a> {
             return Ok(n);
         }
         if let (DstKind::User { iov, stage: Some(s), .. }, true) = (&mut self.kind, self.len <= STAGE_MAX) {
-            // Straight to where it waits for the stub, if it is to stay in one piece.
+            // Fills the staged piece directly if the data stays in one piece.
             if let Ok(Some((addr, n))) = iov.piece(want) {
                 if n == want {
                     let out = s.at(addr, want);
@@ -243,7 +246,7 @@ impl<'a> Dst<'a> {
             self.put(&buf[..n])
         })
     }
-    /// Stores bytes `offset..offset + len` of a file in memory, which it has; as `put` otherwise.
+    /// Stores bytes `offset..offset + len` of an in-memory file, which must have them; otherwise as `put`.
     pub fn put_file(&mut self, file: &Arc<SharedFile>, offset: u64, len: usize) -> Result<usize> {
         let want = len.min(self.remaining());
         let mut done = 0;
@@ -299,7 +302,7 @@ enum SrcKind<'a> {
 
 /// Source of a write.
 pub struct Src<'a> {
-    /// Whether to write at the end, if the call says so itself (`RWF_APPEND`).
+    /// Whether to write at the end of the file, if the call itself says so (`RWF_APPEND`).
     pub append: Option<bool>,
     kind: SrcKind<'a>,
     len: usize,
@@ -325,7 +328,8 @@ impl<'a> Src<'a> {
     pub fn appends(&self, flags: i32) -> bool {
         self.append.unwrap_or(flags & libc::O_APPEND != 0)
     }
-    /// Takes up to `buf.len()` bytes; fewer at the end or before unreadable memory, `EFAULT` if none could be read.
+    /// Takes up to `buf.len()` bytes; fewer at the end or before unreadable memory, `EFAULT` if none could be
+    /// read.
     pub fn take(&mut self, buf: &mut [u8]) -> Result<usize> {
         let want = buf.len().min(self.remaining());
         let mut got = 0;
@@ -361,7 +365,8 @@ impl<'a> Src<'a> {
         self.done += got;
         Ok(got)
     }
-    /// Writes up to `len` bytes to `offset` of a file in memory, which has that length already; as `take` otherwise.
+    /// Writes up to `len` bytes at `offset` of an in-memory file, which must already have that length;
+    /// otherwise as `take`.
     pub fn take_to_file(&mut self, file: &SharedFile, offset: u64, len: usize) -> Result<usize> {
         let want = len.min(self.remaining());
         let mut got = 0;
@@ -395,14 +400,14 @@ impl<'a> Src<'a> {
         }
         Ok(got)
     }
-    /// All that is left, at most `max` bytes.
+    /// Takes all remaining bytes, at most `max`.
     pub fn take_vec(&mut self, max: usize) -> Result<Vec<u8>> {
         let mut v = vec![0u8; self.remaining().min(max)];
         let n = self.take(&mut v)?;
         v.truncate(n);
         Ok(v)
     }
-    /// Puts the last `n` taken bytes back (a write that was short).
+    /// Returns the last `n` taken bytes after a short write.
     pub fn give_back(&mut self, n: usize) {
         let n = n.min(self.done);
         self.done -= n;
@@ -412,7 +417,7 @@ impl<'a> Src<'a> {
     }
 }
 
-/// `len` bytes of the vector, or what there is of them, after its first `at`.
+/// At most `len` bytes of the vector after its first `at` bytes.
 pub fn part(iov: &[IoVec], at: usize, mut len: usize) -> Vec<IoVec> {
     let mut out = skip(iov, at);
     for v in &mut out {

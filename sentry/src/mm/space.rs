@@ -1,9 +1,11 @@
-//! The map of one guest address space: what is mapped where is decided here and carried out by the stub.
+//! The mappings of one guest address space: the Sentry decides about them, the stub carries out the
+//! operations.
 //!
 //! # Order of operations
-//! A memory operation changes the tree first and reaches the host when its thread's reply is posted. With several threads
-//! in one address space, a second operation must not start before the first has been carried out by *its* stub thread, or
-//! the host could see them in the other order. [`Mm::begin`] waits for that; single-threaded processes never wait.
+//! A memory operation changes the tree first and reaches the host when its thread's reply is posted. With
+//! several threads in one address space, a second operation must not start before the first has been carried
+//! out by *its* stub thread, or the host could see them in the other order. [`Mm::begin`] waits for that;
+//! single-threaded processes never wait.
 
 use super::vma::{page_up, Backing, Vma, VmaTree};
 use crate::error::{Errno, Result};
@@ -15,20 +17,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::task::Poll;
 
-/// Room kept free between the mapping area and the stack.
+/// Space kept free between the mapping area and the stack.
 const STACK_GAP: u64 = 16 << 20;
 
-/// Everything under the lock.
+/// All state under the lock of [`Mm::map`].
 #[derive(Clone, Default)]
 pub struct Map {
     pub vmas: VmaTree,
     /// Start of the heap, and its current end (not page-aligned).
     pub brk_start: u64,
     pub brk: u64,
-    /// `mmap` looks for room below this.
+    /// `mmap` places mappings below this address.
     pub mmap_base: u64,
     pub stack: (u64, u64),
-    /// Where argv and envp strings lie, for /proc/pid/{cmdline,environ}.
+    /// Address ranges of the argv and envp strings, for /proc/pid/{cmdline,environ}.
     pub args: (u64, u64),
     pub env: (u64, u64),
     pub auxv: Vec<u64>,
@@ -36,7 +38,7 @@ pub struct Map {
     pub data: (u64, u64),
     pub start_stack: u64,
     pub exe: Option<crate::fs::vfs::Path>,
-    /// Keeps the program from being written to.
+    /// Denies writes to the running program.
     pub runs: Option<Arc<crate::fs::deny::DenyWrite>>,
     pub locked_future: bool,
     /// Patched texts.
@@ -48,11 +50,11 @@ pub struct Mm {
     map: Mutex<Map>,
     /// Contexts of asynchronous I/O.
     pub aio: crate::kernel::aio::Contexts,
-    /// Tasks that use it.
+    /// Number of tasks that use it.
     users: AtomicUsize,
     /// The last operation, if its stub may still be carrying it out: thread and handle.
     inflight: Mutex<Option<(i32, OpsSettled)>>,
-    /// The stub may still be loading the program.
+    /// Handle of the operations by which the stub may still be loading the program.
     loading: Mutex<Option<OpsSettled>>,
 }
 
@@ -82,8 +84,9 @@ impl Mm {
     pub fn user_gone(&self) {
         self.users.fetch_sub(1, Ordering::SeqCst);
     }
-    /// Waits until no other thread's memory operation is under way. The stub that carries it out cannot tell when it is
-    /// done, so this looks again: at once a few times, then after a short sleep, which leaves the core to the stub.
+    /// Waits until no other thread's memory operation is in progress. The stub that carries it out cannot
+    /// signal its end, so this polls: a few times at once, then after short sleeps, which leave the core to
+    /// the stub.
     pub async fn begin(&self, task: &Task) {
         if self.user_count() <= 1 {
             return;
@@ -117,19 +120,19 @@ impl Mm {
             *self.inflight.lock() = Some((tid, thread.ops_settled()));
         }
     }
-    /// The thread is stopped or gone: whatever it was carrying out is done.
+    /// The thread is stopped or gone: its operations are done.
     pub fn settled(&self, tid: i32) {
         let mut f = self.inflight.lock();
         if f.as_ref().is_some_and(|(t, _)| *t == tid) {
             *f = None;
         }
     }
-    /// The stub has been told to load a program and to start it.
+    /// The stub has been given the operations that load a program, and has been started.
     pub fn loads(&self, thread: &dyn GuestThread) {
         *self.loading.lock() = Some(thread.ops_settled());
     }
-    /// The memory for somebody else than its own tasks: with the program in it, or after a wait that a stub which does
-    /// not load it can cause once.
+    /// Access to the memory for other tasks than its own. The program is loaded in it, unless the stub does
+    /// not load it; the one wait for that is bounded.
     pub fn for_others(&self) -> crate::mm::UserMem {
         if let Some(loading) = self.loading.lock().take() {
             for _ in 0..100 {
@@ -141,7 +144,7 @@ impl Mm {
         }
         crate::mm::UserMem { space: self.space() }
     }
-    /// For futexes and the like: what object and offset an address stands for.
+    /// For futexes and similar: the object and offset at an address.
     pub fn key(&self, addr: u64) -> Option<Key> {
         let m = self.map.lock();
         let v = m.vmas.find(addr)?;
@@ -165,7 +168,7 @@ pub enum Key {
 }
 
 impl Map {
-    /// A map with a stack area of `stack_len` bytes under a random top, and the mapping area below it.
+    /// A map with a stack area of `stack_len` bytes below a random top, and the mapping area below that.
     pub fn with_stack(stack_len: u64, random: u64) -> Map {
         let top = GUEST_MAX - PAGE_SIZE - ((random & 0x3ffff) << 12);
         let bottom = top - stack_len;
@@ -176,7 +179,7 @@ impl Map {
             ..Map::default()
         }
     }
-    /// Room for a mapping, from the top of the mapping area down.
+    /// Finds a free range for a mapping, from the top of the mapping area down.
     pub fn find_room(&self, len: u64) -> Result<u64> {
         let mut top = self.mmap_base;
         while let Some(a) = self.vmas.find_gap(len, top).filter(|&a| a >= self.brk.max(platform::GUEST_MIN)) {
@@ -189,7 +192,7 @@ impl Map {
             self.vmas.find_gap_up(len, self.mmap_base).filter(|&a| self.images.trampoline_in(a, a + len).is_none());
         up.ok_or(Errno::ENOMEM)
     }
-    /// Room below an address, from the bottom of a range up (`MAP_32BIT`).
+    /// Finds a free range, from the bottom of `within` up (`MAP_32BIT`).
     pub fn find_low_room(&self, len: u64, within: std::ops::Range<u64>) -> Result<u64> {
         let fits = |at: u64| at.checked_add(len).is_some_and(|end| end <= within.end);
         let mut from = within.start;
@@ -201,7 +204,8 @@ impl Map {
         }
         Err(Errno::ENOMEM)
     }
-    /// Room for a mapping of a file that may hold code: with room for a trampoline page below. The second value: it is there.
+    /// Finds a free range for a file mapping that may hold code, with space for a trampoline page below. The
+    /// second value: that space is there.
     pub fn find_room_for_text(&self, len: u64) -> Result<(u64, bool)> {
         let trampoline = platform::patch::TRAMPOLINE;
         match self.find_room(len.saturating_add(trampoline)) {

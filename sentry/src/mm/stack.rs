@@ -1,16 +1,16 @@
-//! Mappings that grow down (`MAP_GROWSDOWN`): upon a fault below one, it becomes longer.
+//! Mappings that grow down (`MAP_GROWSDOWN`): a fault below one extends it.
 
 use super::space::Map;
 use super::vma::{Backing, Vma};
 use crate::kernel::Task;
 use platform::{Fault, GuestThread, Op, PAGE_SIZE};
 
-/// `stack_guard_gap`: what stays free between such a mapping and the one below.
+/// `stack_guard_gap`: space kept free between such a mapping and the next lower one.
 const GUARD_GAP: u64 = 256 * PAGE_SIZE;
 /// `SEGV_MAPERR`.
 pub const MAPERR: i32 = 1;
 
-/// Where the mapping above `addr` is to begin, so that `addr` is in it.
+/// The extension of the mapping above `addr` that contains `addr`.
 fn grown(map: &Map, addr: u64, limit: u64) -> Option<Vma> {
     let start = addr & !(PAGE_SIZE - 1);
     let v = map.vmas.range(start, platform::GUEST_MAX).next()?;
@@ -21,13 +21,13 @@ fn grown(map: &Map, addr: u64, limit: u64) -> Option<Vma> {
         return None;
     }
     let free = start.checked_sub(GUARD_GAP).filter(|f| *f >= platform::GUEST_MIN)?;
-    // Nothing else may be that near, but for what is of the same kind or cannot be used.
+    // The guard gap may contain only mappings that grow down or are inaccessible.
     let near = map.vmas.range(free, start).any(|x| !x.grows_down && x.prot != libc::PROT_NONE);
     let taken = map.vmas.range(start, v.start).next().is_some() || map.images.trampoline_in(start, v.start).is_some();
     (!near && !taken).then(|| Vma { start, end: v.start, ..v.clone() })
 }
 
-/// Whether the fault was one that growth has mended: the guest goes on where it was.
+/// Extends the mapping if the fault allows it; true: the guest continues where it was.
 pub async fn grows(task: &Task, thread: &mut dyn GuestThread, f: Fault) -> bool {
     if f.signal != libc::SIGSEGV || f.code != MAPERR {
         return false;

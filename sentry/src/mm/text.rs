@@ -17,6 +17,11 @@
 //! Only code is replaced that is mapped privately and has never been writable. Before a process changes such a mapping (writable,
 //! moved, partly replaced) it gets the file's own pages back: [`Images::retire`]. The trampoline page is not among the VMAs: the
 //! guest neither sees it nor is given its place.
+//!
+//! # Bounds
+//! A copy is charged to [`COPIED`] until the last mapping of it is gone, whether or not it is the newest one. The
+//! record of a file that has changed makes no copies any more. When there are too many files, records or bytes, files
+//! that nothing maps are forgotten.
 
 use super::vma::{Backing, Vma};
 use crate::error::{Errno, Result, SysError};
@@ -26,12 +31,13 @@ use crate::kernel::{Cred, Task};
 use crate::mm::io::Dst;
 use crate::mm::space::Map;
 use parking_lot::Mutex;
+use platform::budget::{Budget, Charge};
 use platform::patch::{Outcome, Text, MAX_LEN, TRAMPOLINE};
 use platform::proof;
 use platform::{Enter, GuestThread, Op, Trap, GUEST_MAX, GUEST_MIN, PAGE_SIZE};
 use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// Files that are kept count of.
@@ -41,8 +47,9 @@ const MAX_RECORDS: usize = 1024;
 const MAX_DOMAINS: usize = 16;
 /// Sites of one record that are kept count of.
 const MAX_SITES: usize = 1024;
-/// Bytes of all copies together.
+/// Bytes of all copies together, trampoline pages included.
 const MAX_COPIED: u64 = 64 << 20;
+static COPIED: Budget = Budget::new(MAX_COPIED);
 /// Code up to this length is copied whole, more in windows.
 const WHOLE: u64 = 2 << 20;
 const WINDOW: u64 = 512 << 10;
@@ -58,7 +65,7 @@ const PREPARE: u64 = 100;
 const NATIVE: u64 = 6;
 
 /// Identity of a file's contents, as far as attributes tell.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Version {
     size: u64,
     mtime: Timespec,
@@ -94,7 +101,8 @@ pub struct Texts {
     files: Mutex<HashMap<(u64, u64), Arc<FileText>>>,
     /// As many references as there are records, and one.
     records: Arc<()>,
-    copied: AtomicU64,
+    /// Counts calls of [`Texts::of`].
+    clock: AtomicU64,
     /// Traps in all; counted up to [`FIRST`].
     seen: AtomicU64,
     /// For `--stats`.
@@ -103,8 +111,13 @@ pub struct Texts {
 }
 
 /// One file's code.
+#[derive(Default)]
 pub struct FileText {
     version: Version,
+    /// When it was last mapped, by [`Texts::clock`].
+    used: AtomicU64,
+    /// The file has changed: old mappings may go on, but nothing is copied for them.
+    stale: AtomicBool,
     records: Mutex<Vec<(Domain, Arc<Record>)>>,
 }
 
@@ -130,6 +143,7 @@ pub struct Copy {
     text: Text,
     /// Sorted ranges of the file.
     filled: Vec<(u64, u64)>,
+    _charge: Charge,
 }
 
 /// A copy that is mapped in an address space.
@@ -202,19 +216,33 @@ impl Texts {
         }
         let attr = file.attr().ok().filter(|a| a.size > 0 && a.size < MAX_LEN)?;
         let version = Version { size: attr.size, mtime: attr.mtime, ctime: attr.ctime };
+        let now = self.clock.fetch_add(1, Ordering::Relaxed);
         let mut files = self.files.lock();
         if let Some(known) = files.get(&(attr.dev, attr.ino)).filter(|f| f.version == version) {
+            known.used.store(now, Ordering::Relaxed);
             return Some(known.clone());
         }
+        let crowded = files.len() >= MAX_FILES || Arc::strong_count(&self.records) > MAX_RECORDS;
+        let evicted = if crowded { evict(&mut files) } else { Vec::new() };
         if files.len() >= MAX_FILES {
             return None;
         }
-        let new = Arc::new(FileText { version, records: Mutex::default() });
-        if let Some(old) = files.insert((attr.dev, attr.ino), new.clone()) {
-            let copied = old.copies().iter().map(|c| c.len()).sum();
-            self.copied.fetch_sub(copied, Ordering::Relaxed);
-        }
+        let new = Arc::new(FileText { version, used: now.into(), ..FileText::default() });
+        let old = files.insert((attr.dev, attr.ino), new.clone());
+        drop(files);
+        // Copies go without the lock: that unmaps them.
+        drop(evicted);
+        old.inspect(|o| o.supersede());
         Some(new)
+    }
+
+    /// Room for a copy of `len` bytes, at the cost of files that nothing maps.
+    fn charge(&self, len: u64) -> Option<Charge> {
+        COPIED.take(len).or_else(|| {
+            let evicted = evict(&mut self.files.lock());
+            drop(evicted);
+            COPIED.take(len)
+        })
     }
 
     /// Whether the sandbox has made so many calls by trap that copies are worth their first cost; `weight` more have come.
@@ -240,9 +268,23 @@ impl Texts {
 
     /// Sites that are patched in the newest copies, for `--stats`.
     pub fn patched(&self) -> usize {
-        let copies: Vec<_> = self.files.lock().values().flat_map(|f| f.copies()).collect();
-        copies.iter().map(|c| c.text.patched()).sum()
+        let files: Vec<_> = self.files.lock().values().cloned().collect();
+        let copies = files.iter().flat_map(|f| f.copies());
+        copies.map(|c| c.text.patched()).sum()
     }
+}
+
+/// Takes out the older half, and one at least, of the files that nothing maps.
+fn evict(files: &mut HashMap<(u64, u64), Arc<FileText>>) -> Vec<Arc<FileText>> {
+    // Clones are made with the lock held, or of one that something else has: nobody can get one of these meanwhile.
+    let mut unused: Vec<_> = files
+        .iter()
+        .filter(|f| Arc::strong_count(f.1) == 1)
+        .map(|(key, f)| (f.used.load(Ordering::Relaxed), *key))
+        .collect();
+    unused.sort_unstable();
+    unused.truncate(unused.len().div_ceil(2));
+    unused.iter().filter_map(|(_, key)| files.remove(key)).collect()
 }
 
 impl Copy {
@@ -311,12 +353,26 @@ impl FileText {
             return Some(known);
         }
         let mut records = self.records.lock();
-        if records.len() >= MAX_DOMAINS || Arc::strong_count(&texts.records) > MAX_RECORDS {
+        if self.stale.load(Ordering::SeqCst)
+            || records.len() >= MAX_DOMAINS
+            || Arc::strong_count(&texts.records) > MAX_RECORDS
+        {
             return None;
         }
         let new = Arc::new(Record { state: Mutex::default(), _counted: texts.records.clone() });
         records.push((domain, new.clone()));
         Some(new)
+    }
+
+    /// The file has changed.
+    fn supersede(&self) {
+        self.stale.store(true, Ordering::SeqCst);
+        // Processes that show a copy keep it.
+        let records = std::mem::take(&mut *self.records.lock());
+        for (_, record) in records {
+            let copy = record.state.lock().copy.take();
+            drop(copy);
+        }
     }
 
     fn copies(&self) -> Vec<Arc<Copy>> {
@@ -372,10 +428,14 @@ impl Record {
         }
         let (start, end) = place.window();
         let price = (16 + (end - start) / (16 << 10)) << state.made.min(16);
-        if state.heat < price || texts.copied.load(Ordering::Relaxed) + (end - start) > MAX_COPIED {
+        if state.heat < price {
             return false;
         }
         state.heat = 0;
+        let grown = if wait { 0 } else { end - start };
+        let len = TRAMPOLINE + state.copy.as_ref().map_or(0, |c| c.len()) + grown;
+        // The next try is as many traps away.
+        let Some(charge) = texts.charge(len).filter(|_| !place.text.stale.load(Ordering::SeqCst)) else { return false };
         state.made += 1;
         let made = match (&state.copy, wait) {
             (Some(old), true) => old.text.successor(&old.filled).ok().map(|t| (t, old.filled.clone())),
@@ -393,11 +453,9 @@ impl Record {
             }),
         };
         let Some((text, filled)) = made else { return false };
-        let copy = Copy { text, filled };
+        let copy = Copy { text, filled, _charge: charge };
         copy.patch(&place.file, &state.sites, false);
         texts.copies.fetch_add(1, Ordering::Relaxed);
-        let before = state.copy.as_ref().map_or(0, |c| c.len());
-        texts.copied.fetch_add(copy.len() - before, Ordering::Relaxed);
         let done = copy.text.is_patched(place.offset);
         log::debug!("patched text: {} bytes, {} sites", copy.len(), copy.text.patched());
         state.copy = Some(Arc::new(copy));
@@ -632,3 +690,6 @@ pub fn is_code(prot: i32, shared: bool) -> bool {
 }
 
 const _: () = assert!(TRAMPOLINE % PAGE_SIZE == 0);
+
+#[cfg(test)]
+mod tests;

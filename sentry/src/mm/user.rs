@@ -1,4 +1,5 @@
-//! Typed access to guest memory. Everything is copied: what was read once is decided upon, never read again.
+//! Typed access to guest memory. All data is copied: it is read once and checked in the copy, never read
+//! again.
 
 use crate::error::{Errno, Result};
 use platform::AddressSpace;
@@ -26,7 +27,7 @@ impl UserMem {
             Err(Errno::EFAULT)
         }
     }
-    /// Reads as much as is readable; `EFAULT` only if nothing is.
+    /// Reads as many bytes as are readable; `EFAULT` only if none is.
     pub fn read_some(&self, addr: u64, buf: &mut [u8]) -> Result<usize> {
         match self.space.read(addr, buf) {
             Ok(0) if !buf.is_empty() => Err(Errno::EFAULT),
@@ -63,7 +64,7 @@ impl UserMem {
     pub fn read_vec<T: FromBytes + IntoBytes>(&self, addr: u64, n: usize) -> Result<Vec<T>> {
         let mut v: Vec<T> = (0..n).map(|_| T::new_zeroed()).collect();
         for (i, item) in v.iter_mut().enumerate() {
-            // One call per item would be slow for long arrays; items are read in place below when there are few.
+            // Up to four items are read one by one; a longer array is read by one call below.
             if n <= 4 {
                 self.read_bytes(addr + (i * size_of::<T>()) as u64, item.as_mut_bytes())?;
             }
@@ -77,12 +78,12 @@ impl UserMem {
         }
         Ok(v)
     }
-    /// A NUL-terminated string of at most `max - 1` bytes; longer gives `long`.
+    /// A NUL-terminated string of at most `max - 1` bytes; `long` is the error for a longer one.
     pub fn read_cstr(&self, addr: u64, max: usize, long: Errno) -> Result<Vec<u8>> {
         let mut out = Vec::new();
         let mut at = addr;
         while out.len() < max {
-            // Up to the end of the page, so that a string that ends just before unmapped memory is read.
+            // Up to the end of the page: a string may end just before unmapped memory.
             let room = (4096 - (at % 4096) as usize).min(max - out.len()).min(if out.is_empty() { 256 } else { 4096 });
             let mut buf = vec![0u8; room];
             let n = self.read_some(at, &mut buf)?;

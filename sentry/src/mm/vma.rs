@@ -1,4 +1,4 @@
-//! The tree of mappings of one address space. Pure bookkeeping: no host call, no lock.
+//! The mappings of one address space. Pure bookkeeping: no host call, no lock.
 
 use crate::fs::vfs::Path;
 use crate::fs::File;
@@ -8,16 +8,16 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// What stands behind a mapping.
+/// The object behind a mapping.
 #[derive(Clone)]
 pub enum Backing {
     /// Private anonymous memory.
     Anon,
-    /// Anonymous memory shared by `fork`; the number names the object, the offset is the VMA's `offset`.
+    /// Anonymous memory shared by `fork`; the number identifies the object, the offset is the VMA's `offset`.
     SharedAnon(u64),
-    /// A file; `fd` is what the stub maps.
+    /// A file; the stub maps `fd`.
     File { file: Arc<File>, fd: Arc<OwnedFd> },
-    /// A small file, mapped private: anonymous memory into which its bytes were copied.
+    /// A small file, mapped private: anonymous memory with a copy of its bytes.
     Copied { file: Arc<File> },
 }
 
@@ -28,22 +28,22 @@ pub struct Vma {
     pub end: u64,
     /// `PROT_*`.
     pub prot: i32,
-    /// Most that `mprotect` may allow.
+    /// Upper bound for `mprotect`.
     pub max_prot: i32,
     pub shared: bool,
     pub backing: Backing,
-    /// Offset in the object at `start`.
+    /// Offset of `start` in the object.
     pub offset: u64,
     pub locked: bool,
     /// `[heap]`, `[stack]`, `[vdso]`.
     pub label: &'static str,
-    /// `MAP_GROWSDOWN`; the first stack has all the room that it may take from the start.
+    /// `MAP_GROWSDOWN`. The first stack is mapped in full from the start.
     pub grows_down: bool,
     /// `madvise(MADV_DONTFORK)`.
     pub dont_fork: bool,
-    /// The file's record as text, if this is a mapping of code that has never been writable.
+    /// The file's record as text, for a mapping of code that has never been writable.
     pub text: Option<Arc<super::text::FileText>>,
-    /// Room for a trampoline page is kept free below.
+    /// Space for a trampoline page is kept free below.
     pub gap: bool,
 }
 
@@ -88,14 +88,16 @@ impl Vma {
     }
 }
 
-/// More mappings than these are changed together.
+/// Above this number, mappings are changed in bulk.
 const MANY: usize = 64;
+/// Changing more takes milliseconds.
+const LONG: usize = 8192;
 
 /// Mappings by start address, never overlapping.
 #[derive(Clone, Default)]
 pub struct VmaTree {
     map: BTreeMap<u64, Vma>,
-    /// Sum of lengths.
+    /// Sum of the lengths.
     pub total: u64,
 }
 
@@ -103,13 +105,17 @@ impl VmaTree {
     pub fn iter(&self) -> impl Iterator<Item = &Vma> {
         self.map.values()
     }
+    /// Where the first begins and the last ends.
+    pub fn ends(&self) -> Option<(u64, u64)> {
+        Some((*self.map.first_key_value()?.0, self.map.last_key_value()?.1.end))
+    }
     pub fn count(&self) -> usize {
         self.map.len()
     }
     pub fn find(&self, addr: u64) -> Option<&Vma> {
         self.map.range(..=addr).next_back().map(|(_, v)| v).filter(|v| addr < v.end)
     }
-    /// Mappings that meet the range, in order; none if it ends before it begins.
+    /// Mappings that overlap the range, in order; none if `end` is before `start`.
     pub fn range(&self, start: u64, end: u64) -> impl Iterator<Item = &Vma> {
         let first = self.find(start).map_or(start, |v| v.start);
         self.map.range(first..end.max(first)).map(|(_, v)| v)
@@ -125,7 +131,7 @@ impl VmaTree {
         }
         at >= end
     }
-    /// True if every page of the range can be written.
+    /// True if every page of the range is writable.
     pub fn writable(&self, start: u64, end: u64) -> bool {
         let mut at = start;
         while at < end {
@@ -138,6 +144,10 @@ impl VmaTree {
     }
     pub fn mapped_in(&self, start: u64, end: u64) -> u64 {
         self.range(start, end).map(|v| v.end.min(end) - v.start.max(start)).sum()
+    }
+    /// Whether changing these takes long.
+    pub fn are_many(&self, start: u64, end: u64) -> bool {
+        self.map.len() > LONG && self.map.range(start..end.max(start)).nth(LONG).is_some()
     }
     fn split(&mut self, at: u64) {
         let Some(v) = self.find(at) else { return };
@@ -152,7 +162,7 @@ impl VmaTree {
         }
         self.map.insert(at, hi);
     }
-    /// Removes the range and returns what was there.
+    /// Removes the range and returns its former mappings.
     pub fn remove(&mut self, start: u64, end: u64) -> Vec<Vma> {
         self.split(start);
         self.split(end);
@@ -171,7 +181,7 @@ impl VmaTree {
         }
         out
     }
-    /// Inserts a mapping (the range is free) and joins it with its neighbours.
+    /// Inserts a mapping into a free range and joins it with its neighbours.
     pub fn insert(&mut self, mut v: Vma) {
         self.total += v.len();
         if let Some((&k, p)) = self.map.range(..v.start).next_back() {
@@ -191,7 +201,7 @@ impl VmaTree {
         }
         self.map.insert(v.start, v);
     }
-    /// Changes every mapping in the range by `f`.
+    /// Applies `f` to every mapping in the range.
     pub fn update(&mut self, start: u64, end: u64, mut f: impl FnMut(&mut Vma)) {
         if self.map.range(start..end.max(start)).nth(MANY).is_some() {
             return self.update_many(start, end, f);
@@ -201,14 +211,14 @@ impl VmaTree {
             self.insert(v);
         }
     }
-    /// Takes the mappings that begin in the range out, without counting them.
+    /// Removes the mappings that begin in the range, without updating `total`.
     fn cut(&mut self, start: u64, end: u64) -> BTreeMap<u64, Vma> {
         let mut part = self.map.split_off(&start);
         let mut rest = part.split_off(&end.max(start));
         self.map.append(&mut rest);
         part
     }
-    /// As `update`, with the tree made anew instead of changed for each mapping.
+    /// As `update`, but rebuilds this part of the tree instead of changing it per mapping.
     fn update_many(&mut self, start: u64, end: u64, mut f: impl FnMut(&mut Vma)) {
         self.split(start);
         self.split(end);
@@ -222,7 +232,7 @@ impl VmaTree {
                 _ => joined.push((v.start, v)),
             }
         }
-        // Those at the ends may have become their neighbours'.
+        // The first and last mapping may now join with their neighbours.
         let (last, first) = (joined.pop(), joined.first().map(|(s, _)| *s));
         self.map.append(&mut joined.into_iter().collect());
         for v in first.and_then(|s| self.map.remove(&s)).into_iter().chain(last.map(|(_, v)| v)) {
@@ -241,7 +251,7 @@ impl VmaTree {
         }
         (ceiling >= GUEST_MIN + len).then(|| ceiling - len)
     }
-    /// Lowest free range at or above `from` (when the range below the base is used up).
+    /// Lowest free range at or above `from` (used when the area below the base is full).
     pub fn find_gap_up(&self, len: u64, from: u64) -> Option<u64> {
         let mut at = self.find(from).map_or(from, |v| v.end);
         for (_, v) in self.map.range(from..) {
@@ -254,7 +264,7 @@ impl VmaTree {
     }
 }
 
-/// Rounds up to whole pages; `None` if that overflows.
+/// Rounds up to whole pages; `None` on overflow.
 pub fn page_up(n: u64) -> Option<u64> {
     n.checked_add(PAGE_SIZE - 1).map(|x| x & !(PAGE_SIZE - 1))
 }
@@ -263,7 +273,7 @@ pub fn page_aligned(n: u64) -> bool {
     n % PAGE_SIZE == 0
 }
 
-/// A page-aligned, non-empty range inside what a guest may use; `None` otherwise.
+/// A page-aligned, non-empty range inside the guest's address space; `None` otherwise.
 pub fn valid_range(addr: u64, len: u64) -> Option<(u64, u64)> {
     let len = page_up(len)?;
     let end = addr.checked_add(len)?;
@@ -321,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn many_are_changed_as_few_are() {
+    fn bulk_changes_equal_single_changes() {
         let make = || {
             let mut t = VmaTree::default();
             for i in 0..200u64 {

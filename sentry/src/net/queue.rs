@@ -4,24 +4,30 @@
 //! message is a record and is read as one. In a stream only stretches that carry descriptors or credentials are marked:
 //! one `recv` never joins them with their neighbours (unix(7)).
 //!
-//! Memory: a queue grows up to its own bound as it fills, and all queues of the sandbox together up to [`POOL_MAX`]; beyond it each
-//! takes a page at most, so that nothing stands still, as long as all have not taken [`POOL_SPARE`] more; then an empty queue takes
-//! nothing (`ENOBUFS`).
+//! Memory: a queue grows up to its own bound as it fills, and all queues of the sandbox together up to [`pool_max`];
+//! beyond it each takes a page at most, so that nothing stands still, as long as all have not taken an eighth more;
+//! then an empty queue takes nothing (`ENOBUFS`).
 
-use super::scm::Scm;
+use super::scm::{InFlight, Scm};
 use super::socket::RecvMsg;
 use crate::error::{Errno, Result};
 use crate::fs::ring::Ring;
+use crate::fs::File;
 use crate::mm::io::{Dst, Src};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Memory of all queues.
-const POOL_MAX: usize = 512 << 20;
-/// What queues may take beyond it, a page each.
-const POOL_SPARE: usize = 64 << 20;
+fn pool_max() -> usize {
+    static MAX: LazyLock<usize> = LazyLock::new(|| platform::budget::of_heap(512 << 20, 10) as usize);
+    *MAX
+}
+/// With what queues may take beyond it, a page each.
+fn pool_end() -> usize {
+    pool_max() + pool_max() / 8
+}
 static POOL: AtomicUsize = AtomicUsize::new(0);
 /// What a queue may hold when the pool is used up.
 const POOR: usize = 4096;
@@ -65,8 +71,8 @@ impl State {
     /// Room for a queue that is `used` full.
     fn free(&self, used: usize) -> usize {
         let cap = match POOL.load(Ordering::Relaxed) {
-            p if p <= POOL_MAX => self.cap,
-            p if p <= POOL_MAX + POOL_SPARE => self.cap.min(POOR),
+            p if p <= pool_max() => self.cap,
+            p if p <= pool_end() => self.cap.min(POOR),
             _ => 0,
         };
         cap.saturating_sub(used)
@@ -74,7 +80,7 @@ impl State {
     /// `ENOBUFS` if the queue is empty and there is no memory left: no reader would tell when there is.
     fn admit(&self) -> Result<()> {
         let idle = self.ring.is_empty() && self.records.is_empty();
-        match idle && POOL.load(Ordering::Relaxed) > POOL_MAX + POOL_SPARE {
+        match idle && POOL.load(Ordering::Relaxed) > pool_end() {
             true => Err(Errno::ENOBUFS),
             false => Ok(()),
         }
@@ -92,7 +98,7 @@ impl State {
     /// After bytes were taken: an empty ring gives its memory back when memory is short.
     fn settle(&mut self) {
         let idle = self.ring.is_empty() && self.records.is_empty();
-        if idle && self.pooled > POOR && POOL.load(Ordering::Relaxed) > POOL_MAX / 2 {
+        if idle && self.pooled > POOR && POOL.load(Ordering::Relaxed) > pool_max() / 2 {
             self.ring.clear();
             self.records = VecDeque::new();
             self.account();
@@ -168,6 +174,19 @@ impl Queue {
         }
         !ring.is_empty() || !records.is_empty()
     }
+    /// Shows each file that lies in it.
+    pub fn each_file(&self, look: &mut dyn FnMut(&Arc<File>)) {
+        let s = self.state.lock();
+        let files = s.records.iter().filter_map(|r| r.scm.as_ref()).flat_map(|scm| &scm.files);
+        files.filter_map(|f| f.file()).for_each(look);
+    }
+    /// Takes the files out of the messages that lie in it; what they lay beside stays.
+    pub fn take_files(&self, to: &mut Vec<InFlight>) {
+        let mut s = self.state.lock();
+        for scm in s.records.iter_mut().filter_map(|r| r.scm.as_mut()) {
+            to.append(&mut scm.files);
+        }
+    }
     pub fn deserted(&self) -> bool {
         self.state.lock().deserted
     }
@@ -233,7 +252,8 @@ impl Queue {
         }
         let start = s.pos + s.ring.len() as u64;
         let n = s.ring.push(src, free)?;
-        if let Some(scm) = scm.take() {
+        if let Some(mut scm) = scm.take() {
+            scm.queued();
             s.records.push_back(Record { start, len: n, scm: Some(scm), from: None });
         }
         s.account();
@@ -273,6 +293,9 @@ impl Queue {
         if n < len {
             s.ring.truncate(n);
             return Err(Errno::EFAULT);
+        }
+        if let Some(scm) = scm {
+            scm.queued();
         }
         s.records.push_back(Record { start, len, scm: scm.take(), from });
         s.account();
@@ -366,8 +389,11 @@ impl Queue {
                 }
             }
         }
+        if let (false, Some(scm)) = (peek, &mut msg.scm) {
+            scm.unqueued();
+        }
         // With little memory a writer may wait at less than half.
-        let was = was && POOL.load(Ordering::Relaxed) <= POOL_MAX;
+        let was = was && POOL.load(Ordering::Relaxed) <= pool_max();
         let room = !peek && (self.framed || (!was && s.used(false) * 2 <= s.cap));
         s.settle();
         drop(s);
@@ -398,12 +424,12 @@ mod tests {
             let (idle, full) = (Queue::new(framed, 10_000), Queue::new(framed, 10_000));
             assert_eq!(send(&full, 5000), Ok(5000));
             // As if other queues had it all.
-            POOL.fetch_add(POOL_MAX + POOL_SPARE, Ordering::Relaxed);
+            POOL.fetch_add(pool_end(), Ordering::Relaxed);
             assert_eq!((send(&idle, 1), send(&full, 1)), (Err(Errno::ENOBUFS), Err(Errno::EAGAIN)));
             // What is read gives its memory back.
             assert!(full.recv(&mut Dst::kernel(&mut [0; 5000]), &mut RecvMsg::new(0)).unwrap().room);
             assert_eq!(full.state.lock().pooled, 0);
-            POOL.fetch_sub(POOL_MAX + POOL_SPARE, Ordering::Relaxed);
+            POOL.fetch_sub(pool_end(), Ordering::Relaxed);
             assert_eq!(send(&idle, 1), Ok(1));
         }
     }

@@ -1,14 +1,15 @@
 //! What travels with a message beside its bytes: open files and credentials (unix(7), cmsg(3)).
 //!
-//! Files under way are charged to the user that sends them, and bounded ([`MAX_IN_FLIGHT`]): a socket sent to itself and closed
-//! keeps its memory until the sandbox ends, as there is no garbage collector for such cycles. The bound limits what a guest can
-//! lose that way; no user can take more than half of it from the others.
+//! Files under way are charged to the user that sends them, and bounded ([`MAX_IN_FLIGHT`]); no user can take more
+//! than half of it from the others. Sockets that are under way in each other's queues only are collected ([`gc`]).
 
+use super::unix::gc;
 use crate::error::{Errno, Result};
 use crate::fs::File;
 use crate::kernel::cred::{CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, CAP_SYS_RESOURCE};
 use crate::kernel::users::{self, Charge, Resource, MAX_IN_FLIGHT};
 use crate::kernel::Task;
+use platform::executor::Rounds;
 use std::cell::RefCell;
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -49,11 +50,35 @@ impl Ucred {
 pub type Other<'a> = dyn FnMut(i32, i32, &[u8]) -> Result<()> + 'a;
 
 /// A file under way. What a peek sees is a copy that no queue keeps, and is not charged.
-pub struct InFlight(Option<Arc<File>>, #[allow(dead_code)] Option<Charge>);
+pub struct InFlight {
+    file: Option<Arc<File>>,
+    _charge: Option<Charge>,
+    /// It lies in a queue, and is counted there.
+    queued: bool,
+}
 
 impl InFlight {
+    fn new(file: Arc<File>, charge: Option<Charge>) -> InFlight {
+        InFlight { file: Some(file), _charge: charge, queued: false }
+    }
+    pub fn file(&self) -> Option<&Arc<File>> {
+        self.file.as_ref()
+    }
     pub fn into_file(mut self) -> Option<Arc<File>> {
-        self.0.take()
+        self.unqueued();
+        self.file.take()
+    }
+    fn queued(&mut self) {
+        if let (false, Some(file)) = (self.queued, &self.file) {
+            gc::queued(file);
+            self.queued = true;
+        }
+    }
+    fn unqueued(&mut self) {
+        if let (true, Some(file)) = (self.queued, &self.file) {
+            gc::unqueued(file);
+            self.queued = false;
+        }
     }
 }
 
@@ -64,7 +89,8 @@ thread_local! {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let Some(file) = self.0.take() else { return };
+        self.unqueued();
+        let Some(file) = self.file.take() else { return };
         let outermost = DROPPING.with(|d| match &mut *d.borrow_mut() {
             Some(list) => {
                 list.push(file);
@@ -78,7 +104,9 @@ impl Drop for InFlight {
         if !outermost {
             return;
         }
+        let mut rounds = Rounds::new();
         loop {
+            rounds.next();
             let next = DROPPING.with(|d| {
                 let mut d = d.borrow_mut();
                 let next = d.as_mut().and_then(|l| l.pop());
@@ -109,15 +137,29 @@ pub struct Header {
 pub struct Scm {
     pub files: Vec<InFlight>,
     pub cred: Option<Ucred>,
-    /// What the header of a datagram said (`IP_PKTINFO` and kin).
+    /// Control data from the header of a datagram (`IP_PKTINFO`, `IP_TTL`, `IP_TOS`).
     pub header: Option<Header>,
 }
 
 impl Scm {
-    /// What a peek sees.
+    /// It is put into a queue, whose lock is held.
+    pub fn queued(&mut self) {
+        self.files.iter_mut().for_each(InFlight::queued);
+    }
+    /// It is taken out of a queue, whose lock is held.
+    pub fn unqueued(&mut self) {
+        self.files.iter_mut().for_each(InFlight::unqueued);
+    }
+    /// What a peek sees. The lock of its queue is held.
     pub fn peek(&self) -> Box<Scm> {
         Box::new(Scm {
-            files: self.files.iter().filter_map(|f| f.0.clone()).map(|f| InFlight(Some(f), None)).collect(),
+            files: self
+                .files
+                .iter()
+                .filter_map(|f| f.file.clone())
+                .inspect(gc::peeked)
+                .map(|f| InFlight::new(f, None))
+                .collect(),
             cred: self.cred,
             header: self.header,
         })
@@ -166,14 +208,18 @@ impl Scm {
         let cred = task.cred();
         let privileged = cred.has(CAP_SYS_RESOURCE) || cred.has(CAP_SYS_ADMIN);
         if !privileged && users::count(cred.uid, Resource::InFlight) > task.limit(libc::RLIMIT_NOFILE) {
+            gc::ask();
             return Err(Errno::ETOOMANYREFS);
         }
         let user = users::of(cred.uid);
         let table = task.files();
         for fd in fds {
             let file = table.get(fd)?;
-            let charge = user.charge(Resource::InFlight, MAX_OF_USER).ok_or(Errno::ETOOMANYREFS)?;
-            self.files.push(InFlight(Some(file), Some(charge)));
+            let charge = user.charge(Resource::InFlight, MAX_OF_USER).ok_or_else(|| {
+                gc::ask();
+                Errno::ETOOMANYREFS
+            })?;
+            self.files.push(InFlight::new(file, Some(charge)));
         }
         Ok(())
     }

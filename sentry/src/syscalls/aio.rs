@@ -1,4 +1,5 @@
-//! Asynchronous I/O: io_setup(2), io_submit(2), io_getevents(2) and kin. What is kept is in [`crate::kernel::aio`].
+//! Asynchronous I/O: io_setup(2), io_submit(2), io_cancel(2), io_getevents(2), io_destroy(2). The state is in
+//! [`crate::kernel::aio`].
 
 use super::arg::*;
 use super::io::{blocking, deadline, was_read, write_iov_as};
@@ -17,9 +18,9 @@ use platform::executor::now_ns;
 use platform::{Op, PAGE_SIZE};
 use std::sync::Arc;
 
-/// What `/proc/pid/maps` shows of the ring.
+/// Name of the ring in `/proc/pid/maps`.
 const LABEL: &str = "/[aio] (deleted)";
-/// Most events that a ring may have room for (`ioctx_alloc`), half of what is asked for.
+/// Most events that can be requested: half of what fits into a ring (`ioctx_alloc`).
 const EVENTS_MAX: u32 = 0x1000_0000 / 32 / 2;
 const IOCB_SIZE: usize = 64;
 const FLAG_RESFD: u32 = 1;
@@ -28,7 +29,7 @@ const RWF_DSYNC: i32 = 2;
 const RWF_SYNC: i32 = 4;
 const RWF_NOWAIT: i32 = 8;
 const RWF_APPEND: i32 = 0x10;
-/// `RWF_HIPRI` and these.
+/// `RWF_HIPRI` and the flags above.
 const RWF_KNOWN: i32 = 1 | RWF_NOWAIT | RWF_DSYNC | RWF_SYNC | RWF_APPEND;
 
 const PREAD: u16 = 0;
@@ -83,8 +84,8 @@ pub async fn io_setup(cx: &mut Ctx<'_>, events: u32, idp: Addr) -> SysResult {
     let context = Context::new(cx.kernel(), events as usize)?;
     begin(cx).await;
     let mm = cx.task.mm();
-    // The id is an address, where libraries look for a ring of events that they could take without asking. This one is never
-    // marked as one, so they ask.
+    // The id is an address, at which libraries look for a ring of events that they could read without a call.
+    // This page never has the ring's magic number, so they make the call.
     let at = {
         let mut map = mm.map();
         check_as(cx, &map, PAGE_SIZE)?;
@@ -119,7 +120,7 @@ pub async fn io_destroy(cx: &mut Ctx<'_>, id: u64) -> SysResult {
     Ok(0)
 }
 
-/// A read, at once into memory: whoever fetches the event may look before this call returns.
+/// A read directly into memory: another thread may fetch the event before this call returns.
 async fn read(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec], at: u64, flags: i32) -> SysResult {
     let once = |cx: &mut Ctx<'_>, at| {
         let space = cx.space();
@@ -148,7 +149,8 @@ async fn write(cx: &mut Ctx<'_>, file: Arc<File>, iov: &[IoVec], at: u64, flags:
     Ok(n)
 }
 
-/// Carries a request out. The outer result is the submission's, the inner one the request's; `None`: it is under way.
+/// Carries out a request. The outer result is the submission's, the inner one the request's; `None`: still in
+/// progress.
 async fn carry_out(
     cx: &mut Ctx<'_>,
     context: &Arc<Context>,
@@ -186,7 +188,7 @@ async fn carry_out(
                 return Err(Errno::EINVAL);
             }
             match file.ops.fsync(cb.opcode == FDSYNC) {
-                // Of a file that cannot be synced at all the submission fails.
+                // If the file cannot be synced at all, the submission fails.
                 Err(Errno::EINVAL) => Err(Errno::EINVAL),
                 r => Ok(Some(r.map(|()| 0).map_err(SysError::from))),
             }
@@ -209,7 +211,7 @@ async fn submit_one(cx: &mut Ctx<'_>, context: &Arc<Context>, obj: u64) -> Resul
     if cb.reserved != 0 || cb.nbytes > i64::MAX as u64 || cb.flags & !(FLAG_RESFD | FLAG_IOPRIO) != 0 {
         return Err(Errno::EINVAL);
     }
-    // Who is told must be an eventfd; a bad descriptor of the file's own comes first.
+    // The notified descriptor must be an eventfd; an invalid descriptor of the file itself is reported first.
     cx.io_file(cb.fd)?;
     let eventfd = if cb.flags & FLAG_RESFD != 0 {
         let f = cx.io_file(cb.resfd)?;
@@ -226,7 +228,7 @@ async fn submit_one(cx: &mut Ctx<'_>, context: &Arc<Context>, obj: u64) -> Resul
             let res = match r {
                 Ok(n) => n as i64,
                 Err(SysError::Errno(e)) => -(e as i32 as i64),
-                // It cannot be made again.
+                // Such a call cannot be restarted.
                 Err(SysError::Restart(_)) => -(Errno::EINTR as i32 as i64),
             };
             context.complete(Event { data: cb.data, obj, res }, eventfd.as_deref());
@@ -258,7 +260,7 @@ pub async fn io_submit(cx: &mut Ctx<'_>, id: u64, n: i64, list: Addr) -> SysResu
             Err(e) => return Err(e.into()),
         }
         if cx.task.signal_pending() {
-            // What is left can be submitted again.
+            // The rest can be submitted again.
             return Ok(i + 1);
         }
         turn.look().await;
@@ -271,7 +273,7 @@ pub fn io_cancel(cx: &mut Ctx<'_>, id: u64, iocb: Addr, _result: Addr) -> SysRes
     if key != 0 {
         return Err(Errno::EINVAL.into());
     }
-    // Its event is fetched like any other.
+    // The event is fetched like any other.
     Err(if find(cx, id)?.cancel(iocb.0) { Errno::EINPROGRESS } else { Errno::EINVAL }.into())
 }
 
@@ -328,7 +330,7 @@ pub async fn io_pgetevents(
         swap_mask(cx, Addr(mask), usize::try_from(size).map_err(|_| Errno::EINVAL)?)?;
     }
     let r = match fetch(cx, id, min, max, events, deadline).await {
-        // The handler runs under the mask of the call.
+        // The signal handler runs under the mask of the call.
         Err(SysError::Errno(Errno::EINTR)) => Err(SysError::Restart(Restart::NoHand)),
         r => r,
     };

@@ -1,8 +1,8 @@
-//! Argument types of system calls: how a register becomes a typed value, and how `--strace` shows it.
+//! Argument types of system calls: conversion of registers to typed values, and their output in `--strace`.
 
 use crate::mm::UserMem;
 
-/// How `--strace` prints an argument.
+/// Output format of an argument in `--strace`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Show {
     Signed,
@@ -15,7 +15,7 @@ pub enum Show {
     Signal,
 }
 
-/// A type that can stand in the table.
+/// An argument type that the table can use.
 pub trait Arg {
     const SHOW: Show;
     fn decode(raw: u64) -> Self;

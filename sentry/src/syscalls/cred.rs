@@ -8,7 +8,8 @@ const VERSION_1: u32 = 0x1998_0330;
 const VERSION_2: u32 = 0x2007_1026;
 const VERSION_3: u32 = 0x2008_0522;
 
-/// Reads the header: how many 32-bit parts each set has, and the pid. An unknown version gives `EINVAL` after the known one has been stored.
+/// Reads the header: the number of 32-bit parts of each set, and the pid. For an unknown version, stores the
+/// supported one and fails with `EINVAL`.
 fn header(cx: &mut Ctx<'_>, addr: Addr) -> Result<(usize, i32)> {
     let [version, pid]: [u32; 2] = cx.read(addr.0)?;
     match version {
@@ -23,7 +24,7 @@ fn header(cx: &mut Ctx<'_>, addr: Addr) -> Result<(usize, i32)> {
 
 pub fn capget(cx: &mut Ctx<'_>, hdr: Addr, data: Addr) -> SysResult {
     let (parts, pid) = match header(cx, hdr) {
-        // Without data this is the way to ask for the version.
+        // Without data this call queries the version.
         Err(Errno::EINVAL) if data.is_null() => return Ok(0),
         r => r?,
     };

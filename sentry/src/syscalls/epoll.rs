@@ -4,9 +4,9 @@ use super::arg::*;
 use super::poll::{swap_mask, unswap_mask};
 use super::Ctx;
 use crate::abi::PollEvents;
-use crate::error::{Errno, SysResult};
-use crate::fs::epoll;
-use crate::kernel::wait::WaitError;
+use crate::error::{Errno, Result, SysResult};
+use crate::fs::epoll::{self, Epoll, Event, Round};
+use crate::kernel::wait::{yield_now, WaitError};
 use crate::time::clock::UserTimespec;
 use platform::executor::now_ns;
 
@@ -52,22 +52,34 @@ pub fn epoll_ctl(cx: &mut Ctx<'_>, epfd: Fd, op: i32, fd: Fd, event: Addr) -> Sy
     Ok(0)
 }
 
+/// Goes through the rest of a round, with all others in between.
+async fn harvest(cx: &Ctx<'_>, ep: &Epoll, mut round: Round) -> Result<Vec<Event>> {
+    while !ep.harvest(&mut round) {
+        if cx.task.is_killed() {
+            return Err(Errno::EINTR);
+        }
+        yield_now().await;
+    }
+    Ok(round.events)
+}
+
 async fn do_wait(cx: &mut Ctx<'_>, epfd: Fd, events: Addr, max: i32, deadline_ns: Option<u64>) -> SysResult {
     let max =
         usize::try_from(max).ok().filter(|&m| m > 0 && m <= i32::MAX as usize / EVENT_SIZE).ok_or(Errno::EINVAL)?;
     let file = cx.io_file(epfd.0)?;
     let ep = epoll::of(&file).ok_or(Errno::EINVAL)?;
-    let mut got = ep.harvest(max);
-    if got.is_empty() && deadline_ns != Some(0) {
+    let mut got = harvest(cx, ep, ep.begin(max)).await?;
+    while got.is_empty() && deadline_ns != Some(0) {
         let r = cx
             .task
             .wait_exclusive(ep.queue(), PollEvents::IN, deadline_ns, || {
-                let got = ep.harvest(max);
-                (!got.is_empty()).then_some(got)
+                let mut round = ep.begin(max);
+                let done = ep.harvest(&mut round);
+                (!done || !round.events.is_empty()).then_some(round)
             })
             .await;
         got = match r {
-            Ok(got) => got,
+            Ok(round) => harvest(cx, ep, round).await?,
             Err(WaitError::TimedOut) => return Ok(0),
             Err(WaitError::Interrupted) => return Err(Errno::EINTR.into()),
         };
@@ -81,7 +93,7 @@ async fn do_wait(cx: &mut Ctx<'_>, epfd: Fd, events: Addr, max: i32, deadline_ns
     Ok(got.len() as u64)
 }
 
-/// Deadline of a timeout in milliseconds: `Some(0)` does not wait at all.
+/// Deadline of a timeout in milliseconds; `Some(0)`: no wait.
 pub fn deadline_ms(timeout: i32) -> Option<u64> {
     match timeout {
         0 => Some(0),

@@ -1,4 +1,4 @@
-//! chmod(2), chown(2), utimensat(2), truncate(2), setxattr(2) and kin.
+//! chmod(2), chown(2), utimensat(2), truncate(2), setxattr(2), getxattr(2), listxattr(2), removexattr(2).
 
 use super::arg::*;
 use super::fs_stat::at;
@@ -162,15 +162,15 @@ pub async fn truncate(cx: &mut Ctx<'_>, path: PathPtr, size: i64) -> SysResult {
     Ok(0)
 }
 
-/// Has a long file get shorter in steps, with all others in between: what it holds is given back by the host in one go otherwise. What does not
-/// succeed here does not succeed for the caller either.
+/// Shortens a long file in steps that let other tasks run in between; otherwise the host frees all its blocks
+/// at once. An error here ends the steps; the caller's own truncation then reports it.
 async fn shorten(p: &Path, size: u64) {
     const STEP: u64 = 4 << 20;
     let Ok(attr) = p.inode().attr() else { return };
     if attr.blocks.saturating_mul(512) <= 2 * STEP {
         return;
     }
-    // Of one with holes most steps give back nothing.
+    // In a file with holes most steps free nothing.
     let step = STEP.max(attr.size / 8192);
     let mut len = attr.size;
     while len.saturating_sub(size) > step {
@@ -216,7 +216,7 @@ fn xattr_name(cx: &Ctx<'_>, addr: u64) -> Result<Vec<u8>> {
     Ok(n)
 }
 
-/// xattr(7): who may do what with the attribute `name`.
+/// Permission rules of xattr(7) for the attribute `name`.
 fn may_xattr(cx: &Ctx<'_>, p: &Path, name: &[u8], write: bool) -> Result<()> {
     let cred = cx.task.cred();
     if write {
@@ -288,7 +288,7 @@ pub fn fsetxattr(cx: &mut Ctx<'_>, fd: Fd, name: Addr, value: Addr, size: usize,
     set(cx, &p, name, value, size, flags)
 }
 
-/// Gives `data` to a buffer of `size` bytes; 0 asks for the size only.
+/// Stores `data` in a buffer of `size` bytes; size 0 only queries the length.
 fn answer(cx: &mut Ctx<'_>, buf: Addr, size: usize, data: &[u8]) -> SysResult {
     if size != 0 {
         if data.len() > size {

@@ -39,7 +39,7 @@ pub fn mknod(cx: &mut Ctx<'_>, path: PathPtr, mode: Mode, dev: u32) -> SysResult
 }
 
 pub fn mknodat(cx: &mut Ctx<'_>, dirfd: Fd, path: PathPtr, mode: Mode, dev: u32) -> SysResult {
-    // The call's 32-bit device number: 12 bits of major, 20 of minor in two parts.
+    // The 32-bit device number of the call: 12 bits of major, 20 bits of minor in two parts.
     let rdev = libc::makedev((dev >> 8) & 0xfff, (dev & 0xff) | ((dev >> 12) & 0xfff00));
     let node = match mode.0 & libc::S_IFMT {
         0 | libc::S_IFREG => NewNode::File,
@@ -118,7 +118,7 @@ pub fn renameat(cx: &mut Ctx<'_>, old_fd: Fd, old: PathPtr, new_fd: Fd, new: Pat
 
 pub fn renameat2(cx: &mut Ctx<'_>, old_fd: Fd, old: PathPtr, new_fd: Fd, new: PathPtr, flags: u32) -> SysResult {
     let f = RenameFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
-    // An exchange leaves nothing behind and replaces nothing; whiteouts are the overlay's own affair.
+    // EXCHANGE and NOREPLACE exclude each other; whiteouts are reserved to the overlay.
     if f.contains(RenameFlags::WHITEOUT) || f.contains(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE) {
         return Err(Errno::EINVAL.into());
     }
@@ -205,7 +205,7 @@ fn tmpfs_options(data: &[u8], o: &mut TmpOptions) -> Result<()> {
             number(digits, 10)?.checked_mul(unit).ok_or(Errno::EINVAL)
         };
         match key {
-            // 0 means "no limit" on Linux; here the host's share stays the limit.
+            // 0 means "no limit" on Linux; here the host's share remains the limit.
             b"size" => o.size = Some(scaled()?).filter(|s| *s > 0).unwrap_or(most).min(most),
             b"nr_inodes" => o.inodes = Some(scaled()?).filter(|n| *n > 0).unwrap_or(o.inodes).min(o.inodes),
             b"nr_blocks" => o.size = scaled()?.saturating_mul(4096).min(most),
@@ -267,7 +267,7 @@ pub fn mount(cx: &mut Ctx<'_>, source: Addr, target: PathPtr, kind: Addr, flags:
     if flags & libc::MS_BIND != 0 {
         let from = resolve(cx.task, libc::AT_FDCWD, &source, LookupFlags::FOLLOW)?;
         if place.kind() == libc::S_IFLNK {
-            // Links of procfs come and go with what they stand for.
+            // procfs symlinks disappear with their targets.
             return Err(Errno::ENOENT.into());
         }
         ns.bind(&from, &place, flags & libc::MS_REC != 0)?;
@@ -275,7 +275,7 @@ pub fn mount(cx: &mut Ctx<'_>, source: Addr, target: PathPtr, kind: Addr, flags:
     }
     let propagation = libc::MS_PRIVATE | libc::MS_SLAVE | libc::MS_UNBINDABLE | libc::MS_SHARED;
     if flags & propagation != 0 {
-        // There is one namespace: nothing propagates, which is what the first three ask for.
+        // With a single namespace nothing propagates, as private, slave and unbindable request.
         if !is_root(&place) || flags & libc::MS_SHARED != 0 {
             return Err(Errno::EINVAL.into());
         }
@@ -306,7 +306,7 @@ pub fn umount2(cx: &mut Ctx<'_>, target: PathPtr, flags: i32) -> SysResult {
     if flags & libc::MNT_EXPIRE != 0 {
         return Err(Errno::EINVAL.into());
     }
-    // Several may be stacked, and the working directory be in one below.
+    // Mounts may be stacked, and the working directory may be in a lower one.
     let place = crate::fs::vfs::walk::uppermost(place);
     namespace(cx)?.umount(&place, flags & libc::MNT_DETACH != 0)?;
     Ok(0)
@@ -315,7 +315,7 @@ pub fn umount2(cx: &mut Ctx<'_>, target: PathPtr, flags: i32) -> SysResult {
 /// Largest file handle (`MAX_HANDLE_SZ`).
 const HANDLE_MAX: u32 = 128;
 
-/// As on an overlay without `nfs_export`: the arguments are looked at, but there are no handles.
+/// As on an overlay without `nfs_export`: arguments are checked, but there are no handles.
 pub fn name_to_handle_at(
     cx: &mut Ctx<'_>,
     dirfd: Fd,

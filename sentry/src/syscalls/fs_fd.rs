@@ -3,6 +3,7 @@
 use super::arg::*;
 use super::fs_open::O_LARGEFILE;
 use super::Ctx;
+use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::fasync::{self, Recipient};
 use crate::fs::lock::{self, Range};
@@ -13,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// A descriptor of `file` was closed in the table of `task`.
+/// To be called when a descriptor of `file` was closed in the table of `task`.
 pub fn closed(task: &Task, file: &Arc<File>) {
     let files = task.files();
     if files.has_locks.load(Ordering::Relaxed) {
@@ -51,7 +52,7 @@ pub fn dup3(cx: &mut Ctx<'_>, old: Fd, new: Fd, flags: i32) -> SysResult {
     do_dup(cx, old.0, new.0, flags & libc::O_CLOEXEC != 0)
 }
 
-/// Flags that `F_SETFL` changes.
+/// Flags that `F_SETFL` can change.
 const SETFL: i32 = libc::O_APPEND | libc::O_NONBLOCK | libc::O_DIRECT | libc::O_NOATIME | libc::O_ASYNC;
 
 // Not in the libc crate.
@@ -72,7 +73,7 @@ struct Flock {
     pad2: u32,
 }
 
-/// The bytes that a `struct flock` means.
+/// The byte range of a `struct flock`.
 fn range(file: &File, fl: &Flock) -> Result<Range> {
     let base = match i32::from(fl.whence) {
         libc::SEEK_SET => 0,
@@ -139,14 +140,14 @@ async fn record_lock(cx: &mut Ctx<'_>, file: Arc<File>, cmd: i32, arg: u64) -> S
     }
     let wait = matches!(cmd, libc::F_SETLKW | libc::F_OFD_SETLKW);
     locks.lock(cx.task, owner, range, write, wait).await?;
-    // The descriptor may have been closed by another thread while this one waited: then nobody would release the lock.
+    // If another thread closed the descriptor during the wait, no later close would release the lock.
     if !ofd && !cx.task.files().holds(&file) {
         locks.unlock(&owner, Range { start: 0, end: u64::MAX });
     }
     Ok(0)
 }
 
-/// The inode of a file that can have seals: a regular one of a tmpfs, memory files included.
+/// The inode of a file that can have seals: a regular file of a tmpfs, memfds included.
 fn sealable(file: &File) -> Result<&TmpInode> {
     file.tmp().filter(|t| t.kind() == libc::S_IFREG).ok_or(Errno::EINVAL)
 }
@@ -296,7 +297,7 @@ const FIONBIO: u32 = 0x5421;
 const FIONREAD: u32 = 0x541b;
 const FIGETBSZ: u32 = 2;
 
-pub fn ioctl(cx: &mut Ctx<'_>, fd: Fd, cmd: u32, arg: u64) -> SysResult {
+pub async fn ioctl(cx: &mut Ctx<'_>, fd: Fd, cmd: u32, arg: u64) -> SysResult {
     let file = cx.io_file(fd.0)?;
     match cmd {
         FIOCLEX | FIONCLEX => {
@@ -324,6 +325,11 @@ pub fn ioctl(cx: &mut Ctx<'_>, fd: Fd, cmd: u32, arg: u64) -> SysResult {
             };
             cx.write(arg, &n)?;
             Ok(0)
+        }
+        _ if file.ops.ioctl_waits() => {
+            cx.kernel().executor.room().await;
+            let request = |cx: &mut Ctx<'_>| file.ops.ioctl(&file, cx.task, cmd, arg);
+            super::io::blocking(cx, &file, PollEvents::all(), None, false, request).await
         }
         _ => file.ops.ioctl(&file, cx.task, cmd, arg),
     }

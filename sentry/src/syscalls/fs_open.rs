@@ -2,10 +2,13 @@
 
 use super::arg::*;
 use super::Ctx;
-use crate::error::{Errno, Result, SysResult};
+use crate::error::{later, Errno, Result, SysResult};
 use crate::fs::vfs::open::{open_how, Opened};
 use crate::fs::vfs::{LookupFlags, Path};
 use crate::fs::{pipe, File, FileOps};
+use crate::kernel::wait::Turn;
+use crate::kernel::Task;
+use platform::executor::ask_room;
 use std::sync::Arc;
 
 const KNOWN: i32 = libc::O_ACCMODE
@@ -26,13 +29,13 @@ const KNOWN: i32 = libc::O_ACCMODE
     | libc::O_CLOEXEC
     | libc::O_PATH
     | libc::O_TMPFILE;
-/// The kernel's value; libc has 0 for 64-bit systems.
+/// The kernel's value; libc defines 0 on 64-bit systems.
 pub const O_LARGEFILE: i32 = 0o100_000;
 
 async fn fifo(cx: &mut Ctx<'_>, place: Path, flags: i32) -> SysResult<Arc<File>> {
     let inode = place.inode().clone();
     if let Some(anon) = inode.as_any().downcast_ref::<crate::fs::vfs::anon::AnonInode>() {
-        // A pipe without a name, by its link in /proc.
+        // An unnamed pipe, opened through its link in /proc.
         let ops = match pipe::end_of(anon.file()) {
             Some(end) => end.again(cx.task, flags).await?,
             None => inode.clone().open(flags)?,
@@ -110,7 +113,7 @@ pub async fn openat2(cx: &mut Ctx<'_>, dirfd: Fd, path: PathPtr, how: Addr, size
         return Err(Errno::EINVAL.into());
     }
     if resolve & 0x20 != 0 {
-        // RESOLVE_CACHED may always say that it would have to wait.
+        // RESOLVE_CACHED may always report that the call would have to wait.
         return Err(Errno::EAGAIN.into());
     }
     do_open(cx, dirfd.0, path.0, flags, mode as u32, r).await
@@ -122,39 +125,52 @@ pub fn umask(cx: &mut Ctx<'_>, mask: Mode) -> SysResult {
     Ok(u64::from(std::mem::replace(&mut fs.umask, mask.0 & 0o777)))
 }
 
-pub fn close_range(cx: &mut Ctx<'_>, first: u32, last: u32, flags: u32) -> SysResult {
+pub async fn close_range(cx: &mut Ctx<'_>, first: u32, last: u32, flags: u32) -> SysResult {
     const UNSHARE: u32 = 2;
     const CLOEXEC: u32 = 4;
     if flags & !(UNSHARE | CLOEXEC) != 0 || first > last {
         return Err(Errno::EINVAL.into());
     }
     if flags & UNSHARE != 0 {
-        let mut files = cx.task.files.write();
-        if Arc::strong_count(&files) > 1 {
-            let own = files.duplicate();
-            *files = own;
-        }
+        own_files(cx.task)?;
     }
     let files = cx.task.files();
-    if flags & CLOEXEC != 0 {
-        for fd in files.numbers() {
-            if (first..=last).contains(&(fd as u32)) {
-                // One that someone closed meanwhile needs no mark.
-                let _ = files.set_cloexec(fd, true);
+    let (first, last) = (first as usize, last as usize);
+    let (mut from, mut turn) = (Some(first), Turn::new());
+    while let Some(at) = from {
+        if flags & CLOEXEC != 0 {
+            from = files.mark_some(at, last);
+        } else {
+            let (gone, next) = files.remove_some(at, |i, _| i <= last);
+            for file in gone {
+                super::fs_fd::closed(cx.task, &file);
+                drop(file);
+                turn.next().await;
             }
+            from = next.filter(|i| *i <= last);
         }
-        return Ok(0);
-    }
-    for file in files.remove_where(|i, _| u32::try_from(i).is_ok_and(|i| (first..=last).contains(&i))) {
-        super::fs_fd::closed(cx.task, &file);
+        turn.look().await;
     }
     Ok(0)
+}
+
+/// Gives the task a table of descriptors of its own.
+pub fn own_files(task: &Task) -> Result<()> {
+    let mut files = task.files.write();
+    if Arc::strong_count(&files) > 1 {
+        if files.is_large() {
+            ask_room().map_err(later)?;
+        }
+        let own = files.duplicate();
+        *files = own;
+    }
+    Ok(())
 }
 
 pub fn memfd_create(cx: &mut Ctx<'_>, name: Addr, flags: u32) -> SysResult {
     let huge = libc::MFD_HUGETLB | (libc::MFD_HUGE_MASK << libc::MFD_HUGE_SHIFT);
     if flags & libc::MFD_HUGETLB != 0 && flags & !(huge | libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | MFD_EXEC) == 0 {
-        // No size of huge pages is there.
+        // There are no huge pages of any size.
         return Err(Errno::ENODEV.into());
     }
     let allowed = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL | MFD_EXEC;

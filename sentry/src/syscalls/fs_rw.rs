@@ -1,4 +1,4 @@
-//! lseek(2), pread(2) and kin, readv(2), getdents(2), fallocate(2), fsync(2), sendfile(2), copy_file_range(2).
+//! lseek(2), pread(2), pwrite(2), readv(2), getdents(2), fallocate(2), fsync(2), sendfile(2), copy_file_range(2).
 
 use super::arg::*;
 use super::io::{blocking, read_iov, sigpipe, write_iov, write_iov_as};

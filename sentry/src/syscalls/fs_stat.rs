@@ -50,7 +50,7 @@ impl From<&Attr> for KStat {
     }
 }
 
-/// The place that a `*at` call means.
+/// The path that a `*at` call refers to.
 pub(super) fn at(cx: &Ctx<'_>, dirfd: i32, path: u64, follow: bool, empty: bool) -> Result<Path> {
     let mut flags = LookupFlags::empty();
     flags.set(LookupFlags::FOLLOW, follow);
@@ -187,7 +187,7 @@ pub fn statx(cx: &mut Ctx<'_>, dirfd: Fd, path: PathPtr, flags: i32, mask: u32, 
     Ok(0)
 }
 
-/// Credentials that access(2) judges by: the real ids.
+/// Credentials that access(2) checks: the real ids.
 fn real(cred: &Cred) -> Cred {
     let mut c = cred.clone();
     (c.fsuid, c.fsgid) = (c.uid, c.gid);
@@ -328,7 +328,7 @@ pub fn fstatfs(cx: &mut Ctx<'_>, fd: Fd, buf: Addr) -> SysResult {
     statfs_of(cx, &p, buf)
 }
 
-/// ustat(2): a file system by its device number, told in the way of old.
+/// ustat(2): statistics of a file system by its device number.
 pub fn ustat(cx: &mut Ctx<'_>, dev: u32, buf: Addr) -> SysResult {
     let ns = cx.kernel().mounts.read().clone().ok_or(Errno::EINVAL)?;
     let of =
@@ -341,7 +341,7 @@ pub fn ustat(cx: &mut Ctx<'_>, dev: u32, buf: Addr) -> SysResult {
     Ok(0)
 }
 
-/// sysfs(2): the kinds of file systems, by number.
+/// sysfs(2): file system types by number.
 pub fn sysfs(cx: &mut Ctx<'_>, option: i32, a: u64, buf: Addr) -> SysResult {
     let all = crate::fs::proc::FILESYSTEMS;
     match option {

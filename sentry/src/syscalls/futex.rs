@@ -12,7 +12,7 @@ const LOCK_PI2: i32 = 13;
 const PRIVATE: i32 = 128;
 const CLOCK_REALTIME: i32 = 256;
 
-/// Reads a `timespec` argument: ns, or `EINVAL` for what is not a time.
+/// Reads a `timespec` argument in ns; `EINVAL` if it is invalid.
 pub fn read_timespec(cx: &Ctx<'_>, addr: u64) -> crate::error::Result<u64> {
     let [sec, nsec]: [i64; 2] = cx.read(addr)?;
     if sec < 0 || !(0..1_000_000_000).contains(&nsec) {
@@ -21,7 +21,7 @@ pub fn read_timespec(cx: &Ctx<'_>, addr: u64) -> crate::error::Result<u64> {
     Ok((sec as u64).saturating_mul(1_000_000_000).saturating_add(nsec as u64))
 }
 
-/// Host `CLOCK_REALTIME` deadline as host monotonic time.
+/// Converts a host `CLOCK_REALTIME` deadline to host monotonic time.
 pub fn realtime_to_monotonic(deadline: u64) -> u64 {
     let now = crate::fs::Timespec::now();
     let now_rt = (now.sec as u64).saturating_mul(1_000_000_000) + u64::from(now.nsec);
@@ -42,11 +42,12 @@ pub async fn futex(
     if op & CLOCK_REALTIME != 0 && !matches!(cmd, libc::FUTEX_WAIT_BITSET | LOCK_PI2) {
         return Err(Errno::ENOSYS.into());
     }
-    // Stubs make these themselves, and ask only on behalf of a task with a seccomp filter, which has agreed by now. Waiters and
-    // wakers must meet, so they go to the host like the others.
+    // Stubs make these calls themselves and pass one on only for a task with a seccomp filter, which has
+    // allowed the call by now. Waiters and wakers must use the same queue, so these calls go to the host too.
     let native = matches!(cmd, 0 | 1 | 3 | 4 | 5 | 9 | 10) && op & !(PRIVATE | CLOCK_REALTIME | 0xf) == 0;
     let task = cx.task.clone();
-    // A thread's end is told by the host (pthread_join(3) waits for it without the flag), so it is asked about there too.
+    // The host wakes the waiters for a thread's exit (pthread_join(3) waits without the private flag), so
+    // such waits go to the host too.
     let own = |addr: Addr| private && !task.kernel.options.strace || f::at_host(&task, addr.0);
     if native && own(addr) && (!matches!(cmd, 3..=5) || own(addr2)) {
         cx.native = true;
@@ -120,7 +121,7 @@ pub async fn futex_waitv(cx: &mut Ctx<'_>, waiters: Addr, n: u32, flags: u32, ti
         let at = waiters.0.checked_add(i * 24).ok_or(Errno::EFAULT)?;
         let [val, addr, rest]: [u64; 3] = cx.read(at)?;
         let (flags, reserved) = (rest as u32, rest >> 32);
-        // Words of other sizes are for kernels to come.
+        // Other word sizes are reserved.
         if flags & !PRIVATE as u32 != SIZE_U32 || reserved != 0 || val > u64::from(u32::MAX) {
             return Err(Errno::EINVAL.into());
         }
@@ -128,7 +129,8 @@ pub async fn futex_waitv(cx: &mut Ctx<'_>, waiters: Addr, n: u32, flags: u32, ti
     }
     let task = cx.task.clone();
     if !task.kernel.options.strace {
-        // As above: who waits for words of this process must meet their wakers in the host.
+        // As in `futex`: waiters on words of this process must be in the host's queue, where their wakers
+        // look.
         let own = |w: &f::WaitFor| w.private || f::at_host(&task, w.addr);
         if list.iter().all(own) {
             cx.native = true;

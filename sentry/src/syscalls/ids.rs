@@ -1,4 +1,5 @@
-//! Identity: getpid(2), getuid(2), setuid(2), setresuid(2), setgroups(2) and kin. The rules are in `kernel::cred`.
+//! Identity: getpid(2), getuid(2), setuid(2), setresuid(2), setfsuid(2), setgroups(2). The rules are in
+//! `kernel::cred`.
 
 use super::arg::*;
 use super::Ctx;

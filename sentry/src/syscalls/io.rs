@@ -1,4 +1,4 @@
-//! read(2), write(2) and kin: the one place where a blocking file makes the caller wait.
+//! read(2) and write(2), and the one place where a blocking file makes the caller wait.
 
 use super::arg::*;
 use super::{Ctx, MAX_INLINE_COPY, MAX_RW_COUNT};

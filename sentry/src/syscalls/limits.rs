@@ -96,7 +96,7 @@ pub fn getrusage(cx: &mut Ctx<'_>, who: i32, usage: Addr) -> SysResult {
     };
     let ours = rusage(user, system);
     if who != libc::RUSAGE_CHILDREN {
-        // Memory, faults and switches are counted by the host alone.
+        // Only the host counts memory, faults and switches.
         host_usage(cx, false, usage)?;
         cx.write_bytes(usage.0, &ours[..TIMES])?;
     } else {
@@ -105,10 +105,10 @@ pub fn getrusage(cx: &mut Ctx<'_>, who: i32, usage: Addr) -> SysResult {
     Ok(0)
 }
 
-/// How much of `struct rusage` is times.
+/// Bytes of the times in `struct rusage`.
 const TIMES: usize = 32;
 
-/// Has the host fill in a `struct rusage`.
+/// Lets the host fill in a `struct rusage`.
 fn host_usage(cx: &mut Ctx<'_>, thread: bool, usage: Addr) -> Result<()> {
     if usage.0 > platform::GUEST_MAX - size_of::<libc::rusage>() as u64 {
         return Err(Errno::EFAULT);
@@ -117,7 +117,7 @@ fn host_usage(cx: &mut Ctx<'_>, thread: bool, usage: Addr) -> Result<()> {
     Ok(())
 }
 
-/// `struct rusage` with the times filled in; the counters that nobody keeps are 0, as Linux leaves those it lacks.
+/// `struct rusage` with the times filled in; counters that are not kept are 0, as in Linux.
 pub fn rusage(user_ns: u64, system_ns: u64) -> [u8; 144] {
     let mut raw = [0u8; 144];
     for (at, ns) in [(0, user_ns), (16, system_ns)] {

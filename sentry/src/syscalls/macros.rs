@@ -1,10 +1,16 @@
-//! The macro behind [`super::table`].
+//! The macro that defines [`super::table`].
 
 /// `nr name(arg: Type, …) => handler, Support, "note";` in two lists: `now` (plain functions) and `wait` (async).
 macro_rules! syscall_table {
     (
-        now { $( $nr:literal $name:ident ( $( $arg:ident : $ty:ty ),* ) => $handler:path, $support:ident, $note:literal; )* }
-        wait { $( $wnr:literal $wname:ident ( $( $warg:ident : $wty:ty ),* ) => $whandler:path, $wsupport:ident, $wnote:literal; )* }
+        now {
+            $( $nr:literal $name:ident ( $( $arg:ident : $ty:ty ),* )
+                => $handler:path, $support:ident, $note:literal; )*
+        }
+        wait {
+            $( $wnr:literal $wname:ident ( $( $warg:ident : $wty:ty ),* )
+                => $whandler:path, $wsupport:ident, $wnote:literal; )*
+        }
     ) => {
         /// Every supported call.
         pub const TABLE: &[$crate::syscalls::Entry] = &[

@@ -1,4 +1,5 @@
-//! mmap(2) and kin. Each handler changes the tree and queues the operation; the stub carries it out on the way back.
+//! mmap(2), munmap(2), mprotect(2), brk(2), madvise(2), msync(2). Each handler changes the tree and queues
+//! the operation; the stub carries it out when the call returns.
 
 use super::arg::*;
 use super::{Ctx, Undo};
@@ -7,14 +8,16 @@ use crate::fs::MapSource;
 use crate::mm::space::Map;
 use crate::mm::text::{self, Images};
 use crate::mm::vma::{page_aligned, page_up, valid_range, Backing, Vma};
+use platform::executor::ask_room;
 use platform::{Op, GUEST_MAX, GUEST_MIN, PAGE_SIZE};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Most mappings of one address space (`vm.max_map_count`).
 pub const MAX_MAP_COUNT: usize = 65530;
-/// Where `MAP_32BIT` puts mappings.
+/// Address range of `MAP_32BIT`.
 const LOW: std::ops::Range<u64> = 0x4000_0000..0x8000_0000;
-/// What `MAP_SHARED_VALIDATE` lets pass (`LEGACY_MAP_MASK`): the low bits, the flags since then, `MAP_SYNC` to be looked at.
+/// Flags that `MAP_SHARED_VALIDATE` accepts: `LEGACY_MAP_MASK`, later flags, and `MAP_SYNC`, which is checked
+/// separately.
 const KNOWN_FLAGS: i32 = libc::MAP_TYPE
     | libc::MAP_FIXED
     | libc::MAP_ANONYMOUS
@@ -31,16 +34,16 @@ const KNOWN_FLAGS: i32 = libc::MAP_TYPE
     | libc::MAP_SYNC
     | 0x3f << 26;
 const PROT_ALL: i32 = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
-/// Bits that mprotect(2) knows but that change nothing here.
+/// Bits that mprotect(2) accepts without effect here.
 const PROT_GROWS: i32 = 0x0300_0000;
 
-/// Names of shared anonymous objects.
+/// The number of a new shared anonymous object.
 fn next_object() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Waits for its turn to change the address space.
+/// Waits until this thread may change the address space.
 pub(super) async fn begin(cx: &mut Ctx<'_>) {
     let task = cx.task.clone();
     task.mm().begin(&task).await;
@@ -51,7 +54,8 @@ pub(super) fn finish(cx: &mut Ctx<'_>) {
     mm.started(cx.task.tid(), &*cx.thread);
 }
 
-/// Queues what gives a range that is about to change its file's own pages back, where patched code is mapped.
+/// Where patched code is mapped, queues operations that restore the file's own pages in a range about to
+/// change.
 pub(super) fn retire_text(cx: &mut Ctx<'_>, map: &mut Map, range: (u64, u64), gone: bool) {
     let space = cx.task.mm().space();
     for op in Images::retire(map, &*space, range, gone) {
@@ -59,7 +63,7 @@ pub(super) fn retire_text(cx: &mut Ctx<'_>, map: &mut Map, range: (u64, u64), go
     }
 }
 
-/// The process is not to be looked into any more: its code is not shared with others from now on.
+/// The process is no longer inspectable: stops sharing its code with other processes.
 pub(super) async fn closed(cx: &mut Ctx<'_>) {
     begin(cx).await;
     let mm = cx.task.mm();
@@ -77,7 +81,7 @@ pub(super) fn check_as(cx: &Ctx<'_>, map: &Map, more: u64) -> Result<()> {
     Ok(())
 }
 
-/// With the personality `READ_IMPLIES_EXEC`, what is readable is executable.
+/// With the personality `READ_IMPLIES_EXEC`, readable memory is executable.
 fn implied(cx: &Ctx<'_>, prot: i32) -> i32 {
     const READ_IMPLIES_EXEC: u32 = 0x040_0000;
     let on = cx.task.attrs.personality.load(Ordering::Relaxed) & READ_IMPLIES_EXEC != 0;
@@ -111,7 +115,7 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
     }
     let mut prot = implied(cx, prot & PROT_ALL);
     if flags & libc::MAP_HUGETLB != 0 {
-        // No huge page pool in the guest.
+        // There is no huge page pool in the guest.
         return Err(Errno::ENOMEM.into());
     }
     if kind == libc::MAP_SHARED_VALIDATE && flags & libc::MAP_SYNC != 0 {
@@ -188,7 +192,7 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
                 s
             }
             _ if flags & libc::MAP_32BIT != 0 => map.find_low_room(len, LOW)?,
-            // A dynamic loader maps a library's whole length first.
+            // A dynamic loader first maps the whole length of a library.
             _ if matches!(backing, Backing::File { .. }) && !shared && offset == 0 => {
                 let (s, room) = map.find_room_for_text(len)?;
                 gap = room;
@@ -244,8 +248,17 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
     Ok(start)
 }
 
+/// Before a call that changes many mappings.
+pub(super) fn ask_for(cx: &Ctx<'_>, start: u64, end: u64) -> SysResult<()> {
+    if cx.task.mm.read().map().vmas.are_many(start, end) {
+        ask_room()?;
+    }
+    Ok(())
+}
+
 pub async fn munmap(cx: &mut Ctx<'_>, addr: Addr, len: u64) -> SysResult {
     let (start, end) = range_arg(addr.0, len, Errno::EINVAL)?;
+    ask_for(cx, start, end)?;
     begin(cx).await;
     {
         let mm = cx.task.mm();
@@ -261,7 +274,8 @@ pub async fn munmap(cx: &mut Ctx<'_>, addr: Addr, len: u64) -> SysResult {
     Ok(0)
 }
 
-/// A range argument: page-aligned start; `EINVAL` for zero length and what lies outside.
+/// A range argument: `EINVAL` for an unaligned start or zero length, `outside` for a range beyond the guest's
+/// addresses.
 pub(super) fn range_arg(addr: u64, len: u64, outside: Errno) -> Result<(u64, u64)> {
     if !page_aligned(addr) || len == 0 {
         return Err(Errno::EINVAL);
@@ -283,8 +297,10 @@ pub async fn mprotect(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32) -> SysR
     }
     let (start, end) = range_arg(addr.0, len, Errno::ENOMEM)?;
     let prot = implied(cx, prot & PROT_ALL);
+    ask_for(cx, start, end)?;
     begin(cx).await;
-    // Mapping by mapping, as on Linux: what comes before a hole, or before a mapping that may not have it, is done.
+    // Mapping by mapping, as in Linux: the part before a hole or a mapping that denies the protection is
+    // changed.
     let (mut done, mut result) = (start, Ok(0));
     {
         let mm = cx.task.mm();
@@ -340,7 +356,7 @@ pub async fn brk(cx: &mut Ctx<'_>, want: Addr) -> SysResult {
     }
     let old_end = map.brk_end();
     let op = if new_end > old_end {
-        // A page of distance to the next mapping, as Linux keeps.
+        // Keeps one page free below the next mapping, as Linux does.
         if map.vmas.range(old_end, new_end + PAGE_SIZE).next().is_some()
             || map.images.trampoline_in(old_end, new_end).is_some()
             || check_as(cx, &map, new_end - old_end).is_err()
@@ -370,7 +386,7 @@ pub async fn madvise(cx: &mut Ctx<'_>, addr: Addr, len: u64, advice: i32) -> Sys
     if !page_aligned(addr.0) {
         return Err(Errno::EINVAL.into());
     }
-    // Merging is a side channel between whoever's pages are compared: as on a kernel without it.
+    // Page merging is a side channel between the owners of the pages: behaves as a kernel without it.
     let known = matches!(
         advice,
         libc::MADV_NORMAL
@@ -400,6 +416,7 @@ pub async fn madvise(cx: &mut Ctx<'_>, addr: Addr, len: u64, advice: i32) -> Sys
         return Ok(0);
     }
     let (start, end) = range_arg(addr.0, len, Errno::EINVAL)?;
+    ask_for(cx, start, end)?;
     begin(cx).await;
     let (holes, ranges) = {
         let mm = cx.task.mm();
@@ -409,7 +426,8 @@ pub async fn madvise(cx: &mut Ctx<'_>, addr: Addr, len: u64, advice: i32) -> Sys
         }
         let mut ranges = Vec::new();
         for v in map.vmas.range(start, end) {
-            // What the file's owner must do (punching holes) and what only private memory can take.
+            // MADV_REMOVE is limited to shared anonymous memory (holes in a file are its owner's task),
+            // MADV_FREE and MADV_WIPEONFORK to private anonymous memory.
             let private_anon = matches!(v.backing, Backing::Anon) && !v.shared;
             match advice {
                 libc::MADV_REMOVE if !matches!(v.backing, Backing::SharedAnon(_)) => return Err(Errno::EINVAL.into()),
@@ -421,7 +439,7 @@ pub async fn madvise(cx: &mut Ctx<'_>, addr: Addr, len: u64, advice: i32) -> Sys
             }
             let (from, to) = (v.start.max(start), v.end.min(end));
             let again = match (&v.backing, advice) {
-                // The file's bytes have to show again. What cannot be written shows them already.
+                // The file's bytes must reappear. Memory that is not writable still shows them.
                 (Backing::Copied { .. }, libc::MADV_DONTNEED) if v.prot & libc::PROT_WRITE == 0 => continue,
                 (Backing::Copied { file }, libc::MADV_DONTNEED) => {
                     file.ops.copied(v.offset + (from - v.start), to - from)
@@ -432,7 +450,7 @@ pub async fn madvise(cx: &mut Ctx<'_>, addr: Addr, len: u64, advice: i32) -> Sys
         }
         (!map.vmas.covers(start, end), ranges)
     };
-    // Paging out would act on files' pages that others use too.
+    // Paging out would affect file pages that other processes use.
     let no_effect = [libc::MADV_DONTDUMP, libc::MADV_DODUMP, libc::MADV_COLD, libc::MADV_PAGEOUT];
     if !no_effect.contains(&advice) {
         for (s, e, again) in ranges {

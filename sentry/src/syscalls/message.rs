@@ -1,4 +1,4 @@
-//! send(2), recv(2) and kin.
+//! sendto(2), sendmsg(2), sendmmsg(2), recvfrom(2), recvmsg(2), recvmmsg(2).
 
 use super::arg::*;
 use super::io::{blocking, deadline, sigpipe};
@@ -91,7 +91,7 @@ async fn do_send(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec], mut msg: Sen
     }
 }
 
-/// Receives one message, or what there is of a stream (all that was asked for with `MSG_WAITALL`).
+/// Receives one message, or the available bytes of a stream (all requested ones with `MSG_WAITALL`).
 async fn do_recv(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec], msg: &mut RecvMsg) -> SysResult<usize> {
     let s = socket::of(file)?;
     let nonblock = file.nonblocking() || msg.flags & (libc::MSG_DONTWAIT | libc::MSG_ERRQUEUE) != 0;
@@ -122,7 +122,7 @@ async fn do_recv(cx: &mut Ctx<'_>, file: &Arc<File>, iov: &[IoVec], msg: &mut Re
     }
 }
 
-/// What a receive returns: with `MSG_TRUNC`, the whole length of a message that was cut.
+/// The return value of a receive: with `MSG_TRUNC`, the full length of a truncated message.
 fn recv_value(flags: i32, msg: &RecvMsg, n: usize) -> u64 {
     if flags & libc::MSG_TRUNC != 0 {
         msg.real_len.max(n) as u64
@@ -253,7 +253,7 @@ async fn recvmsg_one(cx: &mut Ctx<'_>, file: &Arc<File>, at: Addr, flags: i32) -
     Ok(recv_value(flags, &msg, n))
 }
 
-/// `SO_TIMESTAMP`, `SO_TIMESTAMPNS`. The time is that of the receive.
+/// `SO_TIMESTAMP`, `SO_TIMESTAMPNS`: the time of the receive call.
 fn timestamps(s: &socket::Socket, control: &mut Control) {
     use std::sync::atomic::Ordering::Relaxed;
     let ns = s.opts.timestamp_ns.load(Relaxed);
@@ -298,7 +298,7 @@ pub async fn recvmmsg(cx: &mut Ctx<'_>, fd: Fd, vec: Addr, n: u32, flags: i32, t
         if flags & libc::MSG_WAITFORONE != 0 {
             each |= libc::MSG_DONTWAIT;
         }
-        // The deadline is looked at only after a message (recvmmsg(2), BUGS).
+        // The deadline is checked only after a message (recvmmsg(2), BUGS).
         if deadline.is_some_and(|d| now_ns() >= d) {
             return Ok(i + 1);
         }

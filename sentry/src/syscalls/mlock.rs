@@ -1,4 +1,5 @@
-//! mlock(2) and kin, mincore(2): which pages stay. Memory is the host's to page, so locks are an account that limits and /proc show.
+//! mlock(2), mlock2(2), munlock(2), mlockall(2), munlockall(2), mincore(2). The host pages memory, so locks
+//! are only accounted, for limits and /proc.
 
 use super::arg::*;
 use super::memory::range_arg;
@@ -8,10 +9,10 @@ use crate::kernel::wait::yield_now;
 use crate::mm::vma::{page_aligned, page_up};
 use platform::{GUEST_MAX, GUEST_MIN, PAGE_SIZE};
 
-/// Pages that are told of before others are served.
-const MINCORE_AT_ONCE: u64 = 128 * 1024;
+/// Pages reported before other tasks run.
+const MINCORE_CHUNK: u64 = 128 * 1024;
 
-/// mincore(2): guest memory is the host's to page; mapped pages count as resident.
+/// mincore(2): the host pages guest memory; mapped pages count as resident.
 pub async fn mincore(cx: &mut Ctx<'_>, addr: Addr, len: u64, vec: Addr) -> SysResult {
     if !page_aligned(addr.0) {
         return Err(Errno::EINVAL.into());
@@ -26,9 +27,9 @@ pub async fn mincore(cx: &mut Ctx<'_>, addr: Addr, len: u64, vec: Addr) -> SysRe
     let mem = cx.mem();
     let mut left = (end - start) / PAGE_SIZE;
     let mut at = vec.0;
-    let ones = vec![1u8; left.min(MINCORE_AT_ONCE) as usize];
+    let ones = vec![1u8; left.min(MINCORE_CHUNK) as usize];
     while left > 0 {
-        let n = left.min(MINCORE_AT_ONCE) as usize;
+        let n = left.min(MINCORE_CHUNK) as usize;
         mem.write_bytes(at, &ones[..n])?;
         at += n as u64;
         left -= n as u64;
@@ -44,6 +45,7 @@ fn lock_range(cx: &mut Ctx<'_>, addr: u64, len: u64, on: bool) -> SysResult {
         return Ok(0);
     }
     let end = start.checked_add(len).filter(|&e| e <= GUEST_MAX).ok_or(Errno::ENOMEM)?;
+    super::memory::ask_for(cx, start, end)?;
     let mm = cx.task.mm();
     let mut map = mm.map();
     if on {
@@ -91,6 +93,7 @@ pub fn mlockall(cx: &mut Ctx<'_>, flags: i32) -> SysResult {
     if flags == 0 || flags & !(current | future | onfault) != 0 || flags == onfault {
         return Err(Errno::EINVAL.into());
     }
+    super::memory::ask_for(cx, GUEST_MIN, GUEST_MAX)?;
     let mm = cx.task.mm();
     let mut map = mm.map();
     check_memlock(cx, if flags & current != 0 { map.vmas.total } else { 0 })?;
@@ -102,6 +105,7 @@ pub fn mlockall(cx: &mut Ctx<'_>, flags: i32) -> SysResult {
 }
 
 pub fn munlockall(cx: &mut Ctx<'_>) -> SysResult {
+    super::memory::ask_for(cx, GUEST_MIN, GUEST_MAX)?;
     let mm = cx.task.mm();
     let mut map = mm.map();
     map.vmas.update(GUEST_MIN, GUEST_MAX, |v| v.locked = false);

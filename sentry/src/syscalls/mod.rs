@@ -1,7 +1,9 @@
-//! System calls: the table ([`table`]), argument types ([`arg`]), and the handlers, grouped as the man pages are.
+//! System calls: the table ([`table`]), argument types ([`arg`]), and the handlers, grouped as in the man
+//! pages.
 //!
-//! A handler is an ordinary function `fn name(cx: &mut Ctx<'_>, args…) -> SysResult`; only one that *waits* is `async`
-//! (listed in the table's `wait` part). It reads guest memory through `cx` and returns the value for `rax`.
+//! A handler is a function `fn name(cx: &mut Ctx<'_>, args…) -> SysResult`. Only handlers that *wait* are
+//! `async` (listed in the table's `wait` part). A handler reads guest memory through `cx` and returns the
+//! value for `rax`.
 
 pub mod aio;
 pub mod arg;
@@ -44,42 +46,43 @@ pub mod splice;
 pub mod strace;
 pub mod table;
 
-use crate::error::{Errno, Result, SysResult};
+use crate::error::{Errno, Result, SysError, SysResult, LATER};
 use crate::kernel::{Kernel, Task};
 use crate::mm::io::{Dst, IoVec, Src, Staged};
 use crate::mm::UserMem;
+use platform::executor::{may_ask, was_refused};
 use platform::{AddressSpace, GuestThread};
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// What a handler works with: the calling task and its stopped thread.
+/// Context of a handler: the calling task and its stopped thread.
 pub struct Ctx<'a> {
     pub task: &'a Arc<Task>,
     pub thread: &'a mut dyn GuestThread,
     pub nr: u64,
     pub args: [u64; 6],
-    /// Results on their way to guest memory; the stub stores them when the call returns.
+    /// Results for guest memory; the stub stores them when the call returns.
     pub staged: Staged,
     /// Enter the guest with all registers (sigreturn).
     pub full: bool,
     /// The task ends with this `wait4` status.
     pub exit: Option<i32>,
-    /// What to take back should the host refuse what this call maps.
+    /// The change to revert if the host refuses a mapping of this call.
     pub undo: Option<Undo>,
-    /// execve: the thread to go on with.
+    /// execve: the thread that continues.
     pub replace: Option<Box<dyn GuestThread>>,
-    /// execve: the thread is to load the new program itself.
+    /// execve: the thread loads the new program itself.
     pub reloads: bool,
-    /// The stub is to make this (futex) call itself; the result given here does not count.
+    /// The stub makes this (futex) call itself; the handler's result is ignored.
     pub native: bool,
 }
 
-/// A range that a call has entered in the map.
+/// A range that a call has added to the map.
 #[derive(Clone, Copy, Debug)]
 pub struct Undo {
     pub start: u64,
     pub end: u64,
-    /// `brk`: the old end of the heap, which is also the answer.
+    /// `brk`: the old end of the heap, which is the result if the host refuses.
     pub brk: Option<u64>,
 }
 
@@ -90,7 +93,7 @@ impl<'a> Ctx<'a> {
     pub fn mem(&self) -> UserMem {
         UserMem { space: self.thread.address_space() }
     }
-    /// Reads a value, from what the stub copied in ahead of time if it is there.
+    /// Reads a value, from the bytes that the stub copied in ahead of time if they include it.
     pub fn read<T: FromBytes + IntoBytes>(&self, addr: u64) -> Result<T> {
         let mut v = T::new_zeroed();
         self.read_bytes(addr, v.as_mut_bytes())?;
@@ -105,7 +108,7 @@ impl<'a> Ctx<'a> {
         }
         self.mem().read_bytes(addr, buf)
     }
-    /// Stores a result. Small results are staged: a fault shows as `EFAULT` of the call.
+    /// Stores a result. Small results are staged: a fault makes the call fail with `EFAULT`.
     pub fn write<T: IntoBytes + Immutable>(&mut self, addr: u64, v: &T) -> Result<()> {
         self.write_bytes(addr, v.as_bytes())
     }
@@ -120,11 +123,11 @@ impl<'a> Ctx<'a> {
             self.mem().write_bytes(addr, data)
         }
     }
-    /// Stores at once, for memory that another thread looks at before this call returns.
+    /// Stores at once, for memory that another thread may read before this call returns.
     pub fn write_now<T: IntoBytes + Immutable>(&self, addr: u64, v: &T) -> Result<()> {
         self.mem().write(addr, v)
     }
-    /// A path argument (`ENAMETOOLONG` when longer than PATH_MAX - 1; empty is returned as is).
+    /// A path argument (`ENAMETOOLONG` if longer than PATH_MAX - 1; an empty path is returned as it is).
     pub fn read_path(&self, addr: u64) -> Result<Vec<u8>> {
         if let Some(p) = self.thread.prefetched(addr) {
             if let Some(end) = p.iter().position(|&b| b == 0) {
@@ -136,7 +139,8 @@ impl<'a> Ctx<'a> {
     pub fn read_cstr(&self, addr: u64, max: usize, long: Errno) -> Result<Vec<u8>> {
         self.mem().read_cstr(addr, max, long)
     }
-    /// An I/O vector argument (readv(2): at most 1024 elements, total at most SSIZE_MAX, shortened to MAX_RW_COUNT).
+    /// An I/O vector argument (readv(2): at most 1024 elements, total at most SSIZE_MAX, shortened to
+    /// MAX_RW_COUNT).
     pub fn read_iov(&self, addr: u64, n: usize) -> Result<Vec<IoVec>> {
         if n > 1024 {
             return Err(Errno::EINVAL);
@@ -154,7 +158,8 @@ impl<'a> Ctx<'a> {
         }
         Ok(out)
     }
-    /// Whether all of a buffer can be written. What is left to the stub must not fail later, when a file's position has moved.
+    /// Whether all of a buffer is writable. A store by the stub must not fail later, after a file position
+    /// has moved.
     pub fn can_store(&self, iov: &[IoVec]) -> bool {
         let mm = self.task.mm.read();
         let map = mm.map();
@@ -174,7 +179,7 @@ impl<'a> Ctx<'a> {
         let mut src = Src::user(&*space, iov, prefetched);
         f(&mut src)
     }
-    /// Runs `f`, which moves `len` bytes: if they are many, others are served meanwhile.
+    /// Runs `f`, which moves `len` bytes: for a large `len`, other tasks run meanwhile.
     pub async fn in_chunk<R>(&mut self, len: usize, f: impl FnOnce(&mut Self) -> R) -> R {
         if len <= INLINE {
             return f(self);
@@ -186,11 +191,11 @@ impl<'a> Ctx<'a> {
     pub fn file(&self, fd: i32) -> Result<Arc<crate::fs::File>> {
         self.task.files.read().get(fd)
     }
-    /// As `file`, refusing `O_PATH` descriptors.
+    /// As `file`, but refuses `O_PATH` descriptors.
     pub fn io_file(&self, fd: i32) -> Result<Arc<crate::fs::File>> {
         self.task.files.read().get_io(fd)
     }
-    /// Hands the staged results to the stub.
+    /// Queues the staged results for the stub.
     pub fn flush(&mut self) {
         if !self.staged.is_empty() {
             for op in self.staged.drain() {
@@ -206,18 +211,18 @@ impl<'a> Ctx<'a> {
 /// Most bytes that one read or write moves (`MAX_RW_COUNT`).
 pub const MAX_RW_COUNT: u64 = 0x7fff_f000;
 
-/// Bytes that a call which may stop in between moves while all others wait. The slowest source, the host's random numbers, takes some
-/// milliseconds for them.
+/// Bytes that an interruptible call moves between yields to other tasks. The slowest source, the host's
+/// random numbers, takes some milliseconds for them.
 pub const MAX_INLINE_COPY: usize = 1 << 20;
 
-/// Bytes that a call which must not stop in between moves on this thread: some milliseconds.
+/// Bytes that an uninterruptible call moves on this thread: some milliseconds.
 const INLINE: usize = 4 << 20;
 
 /// Support levels of the published table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Support {
     Full,
-    /// Works but for what the note says.
+    /// Works except as the note says.
     Partial,
 }
 
@@ -231,28 +236,50 @@ pub struct Entry {
     pub note: &'static str,
 }
 
-/// Row of a call, if it is supported.
+/// The row of a supported call.
 pub fn entry(nr: u64) -> Option<&'static Entry> {
     table::TABLE.iter().find(|e| e.nr == nr)
 }
 
-/// Answers a system call.
+/// Handles a system call.
 pub async fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
     if cx.task.attrs.filtered.load(std::sync::atomic::Ordering::Relaxed) {
         if let Some(r) = crate::kernel::seccomp::check(cx) {
             return Ok(r);
         }
     }
+    may_ask(true);
+    let mut result = answer(cx).await;
+    while result == Err(LATER.into()) && was_refused() {
+        result = make_again(cx).await;
+    }
+    may_ask(false);
+    result
+}
+
+async fn answer(cx: &mut Ctx<'_>) -> SysResult {
     if let Some(r) = table::call_now(cx) {
         return r;
     }
     table::call_wait(cx).await
 }
 
+/// Makes a call that takes long, once there is a thread for others meanwhile.
+async fn make_again(cx: &mut Ctx<'_>) -> SysResult {
+    cx.staged = Staged::default();
+    let executor = cx.kernel().executor.clone();
+    executor.calm().await;
+    if cx.task.is_killed() {
+        return Err(SysError::INTR);
+    }
+    may_ask(false);
+    Box::pin(answer(cx)).await
+}
+
 /// Numbers of calls that are not there that are remembered.
 pub const UNKNOWN_MAX: usize = 1024;
 
-/// A call that is not in the table: `ENOSYS`, logged once per number, of [`UNKNOWN_MAX`] numbers.
+/// A call that is not in the table: `ENOSYS`, logged once per number, for up to [`UNKNOWN_MAX`] numbers.
 pub fn unknown(cx: &mut Ctx<'_>) -> SysResult {
     let first = {
         let mut logged = cx.kernel().logged_unknown.lock();

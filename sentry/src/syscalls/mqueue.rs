@@ -1,11 +1,11 @@
-//! mq_open(2) and kin.
+//! mq_open(2), mq_unlink(2), mq_timedsend(2), mq_timedreceive(2), mq_notify(2).
 
 use super::arg::*;
 use super::futex::{read_timespec, realtime_to_monotonic};
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::File;
-use crate::ipc::mqueue::{self, How, MqAttr, Queue, COOKIE_LEN, PRIO_MAX};
+use crate::ipc::mqueue::{self, MqAttr, NotifyMethod, Queue, COOKIE_LEN, PRIO_MAX};
 use crate::kernel::signal::NSIG;
 use crate::mm::io::IoVec;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub fn mq_unlink(cx: &mut Ctx<'_>, name: PathPtr) -> SysResult {
     Ok(0)
 }
 
-/// The open queue, and when to give up (host monotonic ns).
+/// The open queue, and the deadline (host monotonic ns).
 fn begin(cx: &Ctx<'_>, fd: Fd, timeout: Addr, prio: u32) -> Result<(Arc<File>, Arc<Queue>, Option<u64>)> {
     let until = match timeout.is_null() {
         true => None,
@@ -88,9 +88,9 @@ pub fn mq_notify(cx: &mut Ctx<'_>, fd: Fd, event: Addr) -> SysResult {
         let [value, word, ..]: [u64; 8] = cx.read(event.0)?;
         let (signo, kind) = (word as i32, (word >> 32) as i32);
         Some(match kind {
-            libc::SIGEV_NONE => How::Nothing,
-            libc::SIGEV_SIGNAL if (1..=NSIG).contains(&signo) => How::Signal { signo, value },
-            // The kernel tells a thread through a socket that the C library made for it.
+            libc::SIGEV_NONE => NotifyMethod::Nothing,
+            libc::SIGEV_SIGNAL if (1..=NSIG).contains(&signo) => NotifyMethod::Signal { signo, value },
+            // The kernel notifies a thread through a socket that the C library made for it.
             libc::SIGEV_THREAD => {
                 let mut cookie = [0; COOKIE_LEN];
                 cx.read_bytes(value, &mut cookie)?;
@@ -98,7 +98,7 @@ pub fn mq_notify(cx: &mut Ctx<'_>, fd: Fd, event: Addr) -> SysResult {
                 if crate::net::socket::of(&socket)?.domain != libc::AF_NETLINK {
                     return Err(Errno::EINVAL.into());
                 }
-                How::Thread { socket: Arc::downgrade(&socket), cookie }
+                NotifyMethod::Thread { socket: Arc::downgrade(&socket), cookie }
             }
             _ => return Err(Errno::EINVAL.into()),
         })

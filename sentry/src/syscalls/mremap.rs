@@ -42,7 +42,7 @@ pub async fn mremap(cx: &mut Ctx<'_>, addr: Addr, old_len: u64, new_len: u64, fl
             return Err(Errno::EINVAL.into());
         }
     }
-    // Shrinking (and equal) in place.
+    // Shrinking (or no change) in place.
     if flags & (FIXED | DONTUNMAP) == 0 && new_len <= old_len {
         if new_len < old_len {
             retire_text(cx, &mut map, (addr.0 + new_len, old_end), true);
@@ -56,7 +56,7 @@ pub async fn mremap(cx: &mut Ctx<'_>, addr: Addr, old_len: u64, new_len: u64, fl
     let grow = new_len.saturating_sub(old_len);
     check_as(cx, &map, grow)?;
     let new_end = addr.0.checked_add(new_len);
-    // Growing in place where the room behind is free.
+    // Growing in place if the range above is free.
     if flags & (FIXED | DONTUNMAP) == 0
         && !copy
         && old_end == first.end
@@ -98,7 +98,7 @@ pub async fn mremap(cx: &mut Ctx<'_>, addr: Addr, old_len: u64, new_len: u64, fl
         false => None,
     };
     let moved_len = if more.is_some() { old_len } else { new_len };
-    // The host moves at most the old length when the new one is shorter: the rest goes first.
+    // The host moves at most the new length, so the rest is unmapped first.
     let mut ops = Vec::new();
     if new_len < old_len {
         ops.push(Op::Unmap { addr: addr.0 + new_len, len: old_len - new_len });
@@ -131,8 +131,8 @@ pub async fn mremap(cx: &mut Ctx<'_>, addr: Addr, old_len: u64, new_len: u64, fl
     Ok(to)
 }
 
-/// Where a file's bytes were copied instead of mapped: what the mapping grows by, from address `from` of it on, is the file itself at `to`, if
-/// only to fault behind its end.
+/// For a mapping with a copy of the file's bytes: the extension, from address `from` of the mapping, maps the
+/// file itself at `to`, so that accesses beyond the end of the file fault.
 fn more_of(v: &Vma, to: (u64, u64), from: u64) -> Result<Option<(Backing, Op)>> {
     let Backing::Copied { file } = &v.backing else { return Ok(None) };
     let MapSource::Host(fd) = file.ops.map(file, false)? else { return Ok(None) };
@@ -147,7 +147,7 @@ fn more_of(v: &Vma, to: (u64, u64), from: u64) -> Result<Option<(Backing, Op)>> 
     Ok(Some((Backing::File { file: file.clone(), fd }, op)))
 }
 
-/// remap_file_pages(2), as Linux has it now: another part of the file is mapped in the place of what was.
+/// remap_file_pages(2), as in current Linux: maps another part of the file in place of the old mapping.
 pub async fn remap_file_pages(cx: &mut Ctx<'_>, addr: Addr, size: u64, prot: i32, page: u64, _flags: i32) -> SysResult {
     let (start, len) = (addr.0 & !(PAGE_SIZE - 1), size & !(PAGE_SIZE - 1));
     let end = start.checked_add(len).filter(|e| *e > start && *e <= GUEST_MAX).ok_or(Errno::EINVAL)?;

@@ -15,19 +15,19 @@ pub fn pidfd_open(cx: &mut Ctx<'_>, pid: i32, flags: i32) -> SysResult {
     let kernel = cx.kernel();
     let group = match kernel.group(pid) {
         Some(g) => g,
-        // A thread that leads no process.
+        // A thread that is not a thread group leader.
         None if kernel.task(pid).is_some() => return Err(Errno::EINVAL.into()),
         None => return Err(Errno::ESRCH.into()),
     };
     Ok(cx.task.install_fd(pidfd::open(group, flags), true)? as u64)
 }
 
-/// The process behind a pidfd argument.
+/// The process of a pidfd argument.
 fn group(cx: &Ctx<'_>, fd: i32) -> Result<Arc<ThreadGroup>> {
     pidfd::group(&*cx.io_file(fd)?).ok_or(Errno::EBADF)
 }
 
-/// It is still there, if only as a zombie.
+/// Whether the process still exists, at least as a zombie.
 fn present(cx: &Ctx<'_>, group: &Arc<ThreadGroup>) -> Result<()> {
     match cx.kernel().group(group.pid) {
         Some(g) if Arc::ptr_eq(&g, group) => Ok(()),

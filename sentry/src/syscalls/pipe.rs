@@ -9,7 +9,7 @@ use crate::time::clock::{UserItimerspec, UserTimespec};
 use crate::time::Clock;
 use std::sync::Arc;
 
-/// Installs two files at once: both or none.
+/// Installs two files: both or none.
 pub fn install_pair(cx: &Ctx<'_>, a: Arc<File>, b: Arc<File>, cloexec: bool) -> Result<[i32; 2]> {
     let first = cx.task.install_fd(a, cloexec)?;
     match cx.task.install_fd(b, cloexec) {
@@ -21,7 +21,7 @@ pub fn install_pair(cx: &Ctx<'_>, a: Arc<File>, b: Arc<File>, cloexec: bool) -> 
     }
 }
 
-/// Stores a pair of descriptors where the guest asked for it, or takes them back.
+/// Stores a pair of descriptors in guest memory, or closes them if that fails.
 pub fn give_pair(cx: &Ctx<'_>, at: Addr, fds: [i32; 2]) -> SysResult {
     if let Err(e) = cx.write_now(at.0, &fds) {
         let files = cx.task.files();

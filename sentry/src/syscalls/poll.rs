@@ -1,4 +1,4 @@
-//! poll(2), select(2) and kin.
+//! poll(2), ppoll(2), select(2), pselect6(2).
 
 use super::arg::*;
 use super::epoll::deadline_ms;
@@ -8,13 +8,14 @@ use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::fs::File;
 use crate::kernel::signal::SigSet;
 use crate::kernel::task::RestartBlock;
-use crate::kernel::wait::{WaitError, WaitQueue};
+use crate::kernel::wait::{Turn, WaitError, WaitQueue, Waiter};
 use crate::time::clock::{UserTimespec, UserTimeval};
-use platform::executor::{now_ns, Rounds};
-use std::sync::atomic::Ordering;
+use platform::executor::now_ns;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
-/// Exchanges the caller's signal mask for the length of the call, if one is given (`ppoll` and kin).
+/// Replaces the caller's signal mask for the length of the call, if one is given (`ppoll`, `pselect6`, `epoll_pwait`).
 pub fn swap_mask(cx: &Ctx<'_>, mask: Addr, size: usize) -> Result<()> {
     if mask.is_null() {
         return Ok(());
@@ -42,12 +43,13 @@ struct Asked {
     got: PollEvents,
 }
 
+/// Files that are asked while all others wait.
+const FEW: usize = 4096;
+
 /// Fills in what is ready; true if anything is.
 fn scan(asked: &mut [Asked]) -> bool {
     let mut any = false;
-    let mut rounds = Rounds::new();
     for a in asked {
-        rounds.next();
         if let Some(f) = &a.file {
             a.got = f.poll() & (a.events | PollEvents::ALWAYS);
         }
@@ -56,19 +58,134 @@ fn scan(asked: &mut [Asked]) -> bool {
     any
 }
 
+/// As `scan`, of any number.
+async fn scan_all(cx: &Ctx<'_>, asked: &mut [Asked]) -> std::result::Result<bool, WaitError> {
+    let (mut any, mut turn) = (false, Turn::new());
+    for part in asked.chunks_mut(FEW / 64) {
+        any |= scan(part);
+        turn.look().await;
+        if cx.task.is_killed() {
+            return Err(WaitError::Interrupted);
+        }
+    }
+    Ok(any)
+}
+
+/// So often one call may be in one queue.
+const DOUBLES: usize = 8;
+
+/// Makes one of several registrations with one queue, so that it gets no longer for them.
+fn join_doubles(queues: &mut Vec<(&WaitQueue, PollEvents)>) {
+    queues.sort_unstable_by_key(|(q, _)| std::ptr::from_ref::<WaitQueue>(q));
+    queues.dedup_by(|(b, events), (a, all)| {
+        let same = std::ptr::eq::<WaitQueue>(*a, *b);
+        if same {
+            *all |= *events;
+        }
+        same
+    });
+}
+
 /// Waits until something is ready. `Some(0)`: looks only.
 async fn wait_any(cx: &Ctx<'_>, asked: &mut [Asked], deadline_ns: Option<u64>) -> std::result::Result<(), WaitError> {
+    if asked.len() > FEW {
+        return wait_many(cx, asked, deadline_ns).await;
+    }
     if scan(asked) || deadline_ns == Some(0) {
         return Ok(());
     }
     let files: Vec<(Arc<File>, PollEvents)> =
         asked.iter().filter_map(|a| a.file.clone().map(|f| (f, a.events | PollEvents::ALWAYS))).collect();
-    let queues: Vec<(&WaitQueue, PollEvents)> =
+    let mut queues: Vec<(&WaitQueue, PollEvents)> =
         files.iter().filter_map(|(f, ev)| f.ops.wait_queue().map(|q| (q, *ev))).collect();
+    if queues.len() > DOUBLES {
+        join_doubles(&mut queues);
+    }
     match cx.task.wait(&queues, deadline_ns, || scan(asked).then_some(())).await {
         Err(WaitError::Interrupted) => Err(WaitError::Interrupted),
         Ok(()) | Err(WaitError::TimedOut) => Ok(()),
     }
+}
+
+/// Something has happened to one of many files.
+#[derive(Default)]
+struct Stirred {
+    yes: AtomicBool,
+    queue: WaitQueue,
+}
+
+impl Waiter for Stirred {
+    fn wake(&self, events: PollEvents) {
+        if !self.yes.swap(true, Ordering::SeqCst) {
+            self.queue.wake(events);
+        }
+    }
+}
+
+/// Registrations with the queues of many files; they end in parts, unless the call is given up.
+struct Many {
+    files: Vec<(Arc<File>, u64)>,
+}
+
+impl Many {
+    fn end_some(&mut self, n: usize) {
+        let from = self.files.len().saturating_sub(n);
+        for (f, id) in self.files.drain(from..) {
+            if let Some(q) = f.ops.wait_queue() {
+                q.remove(id);
+            }
+        }
+    }
+}
+
+impl Drop for Many {
+    fn drop(&mut self) {
+        self.end_some(usize::MAX);
+    }
+}
+
+/// As `wait_any`, with all others in between.
+async fn wait_many(cx: &Ctx<'_>, asked: &mut [Asked], deadline_ns: Option<u64>) -> std::result::Result<(), WaitError> {
+    if scan_all(cx, asked).await? || deadline_ns == Some(0) {
+        return Ok(());
+    }
+    let stirred = Arc::new(Stirred::default());
+    let mut many = Many { files: Vec::new() };
+    let mut turn = Turn::new();
+    // A file that is asked several times is registered once, so that its queue gets no longer for it.
+    let mut files: BTreeMap<usize, (Arc<File>, PollEvents)> = BTreeMap::new();
+    for a in asked.iter() {
+        if let Some(f) = &a.file {
+            files.entry(Arc::as_ptr(f) as usize).or_insert_with(|| (f.clone(), PollEvents::empty())).1 |=
+                a.events | PollEvents::ALWAYS;
+        }
+        turn.next().await;
+    }
+    for (f, events) in files.into_values() {
+        if let Some(id) = f.ops.wait_queue().map(|q| q.add(events, stirred.clone())) {
+            many.files.push((f, id));
+        }
+        turn.next().await;
+    }
+    let r = loop {
+        stirred.yes.store(false, Ordering::SeqCst);
+        match scan_all(cx, asked).await {
+            Ok(false) => {}
+            Ok(true) => break Ok(()),
+            Err(e) => break Err(e),
+        }
+        let stir = || stirred.yes.load(Ordering::SeqCst).then_some(());
+        match cx.task.wait(&[(&stirred.queue, PollEvents::all())], deadline_ns, stir).await {
+            Ok(()) => {}
+            Err(WaitError::TimedOut) => break Ok(()),
+            Err(e) => break Err(e),
+        }
+    };
+    while !many.files.is_empty() {
+        many.end_some(FEW / 16);
+        turn.look().await;
+    }
+    r
 }
 
 /// poll(2) with the deadline already made: also what `restart_syscall` goes on with.
@@ -82,9 +199,9 @@ pub async fn do_poll(cx: &mut Ctx<'_>, fds: u64, nfds: u64, deadline_ns: Option<
     let mut asked = Vec::with_capacity(n);
     {
         let table = cx.task.files();
-        let mut rounds = Rounds::new();
+        let mut turn = Turn::new();
         for r in raw.chunks_exact(8) {
-            rounds.next();
+            turn.next().await;
             let fd = i32::from_ne_bytes([r[0], r[1], r[2], r[3]]);
             let events = PollEvents::from_raw(u16::from_ne_bytes([r[4], r[5]]).into());
             let file = if fd < 0 { None } else { table.get_io(fd).ok() };
@@ -94,9 +211,12 @@ pub async fn do_poll(cx: &mut Ctx<'_>, fds: u64, nfds: u64, deadline_ns: Option<
     }
     wait_any(cx, &mut asked, deadline_ns).await.map_err(|_| SysError::Restart(Restart::Block))?;
     let mut count = 0;
-    for (a, r) in asked.iter().zip(raw.chunks_exact_mut(8)) {
+    let mut turn = Turn::new();
+    for (a, r) in asked.iter_mut().zip(raw.chunks_exact_mut(8)) {
         count += u64::from(!a.got.is_empty());
         r[6..8].copy_from_slice(&(a.got.bits() as u16).to_ne_bytes());
+        a.file = None;
+        turn.next().await;
     }
     cx.write_bytes(fds, &raw)?;
     Ok(count)
@@ -171,9 +291,9 @@ async fn do_select(cx: &mut Ctx<'_>, n: i32, sets: [Addr; 3], deadline_ns: Optio
     let mut which = Vec::new();
     {
         let table = cx.task.files();
-        let mut rounds = Rounds::new();
+        let mut turn = Turn::new();
         for i in 0..n {
-            rounds.next();
+            turn.next().await;
             if i % 8 == 0 && want.iter().all(|w| w.get(i / 8).is_none_or(|b| *b == 0)) {
                 continue;
             }
@@ -199,6 +319,7 @@ async fn do_select(cx: &mut Ctx<'_>, n: i32, sets: [Addr; 3], deadline_ns: Optio
         }
         asked.iter().any(|a| !a.got.is_empty())
     };
+    let mut turn = Turn::new();
     loop {
         wait_any(cx, &mut asked, deadline_ns).await.map_err(|_| SysError::Restart(Restart::NoHand))?;
         let timed_out = deadline_ns.is_some_and(|d| d == 0 || now_ns() >= d);
@@ -207,6 +328,7 @@ async fn do_select(cx: &mut Ctx<'_>, n: i32, sets: [Addr; 3], deadline_ns: Optio
         }
         // Only an unasked POLLHUP: drop that file from the wait, it can tell nothing else.
         for a in &mut asked {
+            turn.next().await;
             if a.file.as_ref().is_some_and(|f| !(f.poll() & PollEvents::ALWAYS & !a.events).is_empty()) {
                 a.file = None;
             }
@@ -214,7 +336,9 @@ async fn do_select(cx: &mut Ctx<'_>, n: i32, sets: [Addr; 3], deadline_ns: Optio
     }
     let mut out: [Vec<u8>; 3] = [vec![0; want[0].len()], vec![0; want[1].len()], vec![0; want[2].len()]];
     let mut count = 0;
-    for (a, (i, on)) in asked.iter().zip(which) {
+    for (a, (i, on)) in asked.iter_mut().zip(which) {
+        a.file = None;
+        turn.next().await;
         for (k, ev) in [SEL_IN, SEL_OUT, SEL_EX].into_iter().enumerate() {
             if on[k] && a.got.intersects(ev) {
                 if let Some(b) = out[k].get_mut(i / 8) {

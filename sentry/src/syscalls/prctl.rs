@@ -42,10 +42,10 @@ pub async fn prctl(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5:
     if option == libc::PR_SET_SECCOMP && a2 == 2 {
         return super::seccomp::set_filter(cx, 0, a3).await;
     }
-    at_once(cx, option, a2, a3, a4, a5)
+    prctl_now(cx, option, a2, a3, a4, a5)
 }
 
-fn at_once(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5: u64) -> SysResult {
+fn prctl_now(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5: u64) -> SysResult {
     let task = cx.task;
     match option {
         libc::PR_SET_PDEATHSIG => {
@@ -128,14 +128,14 @@ fn at_once(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5: u64) ->
             task.attrs.timer_slack_ns.store(if (a2 as i64) <= 0 { default } else { a2 }, Relaxed);
             Ok(0)
         }
-        // Statistical timing is the only kind there is.
+        // Statistical timing is the only kind.
         PR_GET_TIMING => Ok(0),
         PR_SET_TIMING if a2 == 0 => Ok(0),
         libc::PR_GET_TSC => {
             cx.write(a2, &libc::PR_TSC_ENABLE)?;
             Ok(0)
         }
-        // Making rdtsc fault would be the host process's affair.
+        // A faulting rdtsc would be a property of the host process.
         libc::PR_SET_TSC if a2 == libc::PR_TSC_ENABLE as u64 => Ok(0),
         libc::PR_SET_THP_DISABLE => {
             unused(&[a3, a4, a5])?;
@@ -160,7 +160,7 @@ fn at_once(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5: u64) ->
         }
         libc::PR_SET_SECCOMP if a2 == 1 => super::seccomp::set_strict(cx),
         libc::PR_GET_SECCOMP => Ok(u64::from(task.attrs.filtered.load(SeqCst)) * 2),
-        // Names of anonymous memory: as a kernel without CONFIG_ANON_VMA_NAME.
+        // Names of anonymous memory: behaves as a kernel without CONFIG_ANON_VMA_NAME.
         PR_SET_VMA | PR_GET_AUXV => Err(Errno::EINVAL.into()),
         _ => Err(Errno::EINVAL.into()),
     }
@@ -213,7 +213,7 @@ pub fn arch_prctl(cx: &mut Ctx<'_>, code: i32, addr: Addr) -> SysResult {
             cx.write(addr.0, &v)?;
             Ok(0)
         }
-        // cpuid does not fault, and nobody can make it.
+        // cpuid does not fault, and no call can change that.
         GET_CPUID => Ok(1),
         SET_CPUID => Err(Errno::ENODEV.into()),
         _ => Err(Errno::EINVAL.into()),

@@ -22,7 +22,7 @@ pub async fn clone(
     tls: Addr,
 ) -> SysResult {
     let f = flags & 0xffff_ff00;
-    // With clone(2) the pidfd comes back through parent_tid.
+    // clone(2) returns the pidfd through parent_tid.
     if f & libc::CLONE_PIDFD as u64 != 0 && f & libc::CLONE_PARENT_SETTID as u64 != 0 {
         return Err(Errno::EINVAL.into());
     }
@@ -88,7 +88,7 @@ pub async fn vfork(cx: &mut Ctx<'_>) -> SysResult {
     fork::clone(cx, CloneArgs { flags, exit_signal: libc::SIGCHLD, ..Default::default() }).await
 }
 
-/// Guest memory read two pages at a time, for things that lie close together.
+/// Guest memory read two pages at a time, for data that is close together.
 struct Window {
     mem: UserMem,
     start: u64,
@@ -99,7 +99,7 @@ impl Window {
     fn new(mem: UserMem) -> Self {
         Window { mem, start: 0, bytes: Vec::new() }
     }
-    /// What is there from `addr` on: at least one byte.
+    /// The bytes from `addr` to the end of the window: at least one.
     fn at(&mut self, addr: u64) -> Result<&[u8]> {
         let off = |start: u64, len: usize| addr.checked_sub(start).filter(|o| *o < len as u64).map(|o| o as usize);
         if off(self.start, self.bytes.len()).is_none() {
@@ -129,7 +129,7 @@ impl Window {
     }
 }
 
-/// Reads a NULL-terminated array of strings; `total` counts the bytes of all so far.
+/// Reads a NULL-terminated array of strings; `total` accumulates their bytes.
 fn read_strings(windows: &mut [Window; 2], addr: u64, total: &mut usize) -> Result<Vec<Vec<u8>>> {
     const MAX: usize = 6 << 20;
     let mut out = Vec::new();
@@ -140,7 +140,7 @@ fn read_strings(windows: &mut [Window; 2], addr: u64, total: &mut usize) -> Resu
     let mut at = addr;
     loop {
         let mut word = [0u8; 8];
-        // A pointer may lie across the end of a window.
+        // A pointer may cross the end of a window.
         let mut have = 0;
         while have < 8 {
             let piece = pointers.at(at.checked_add(have as u64).ok_or(Errno::EFAULT)?)?;
@@ -187,7 +187,7 @@ async fn do_exec(cx: &mut Ctx<'_>, dirfd: i32, path: u64, argv: u64, envp: u64, 
     let mut windows = [Window::new(cx.mem()), Window::new(cx.mem())];
     let args = read_strings(&mut windows, argv, &mut total)?;
     let env = read_strings(&mut windows, envp, &mut total)?;
-    // A name that only a descriptor gives shows as /dev/fd/N (execveat(2)).
+    // The path of a file given by descriptor is /dev/fd/N (execveat(2)).
     let shown = if dirfd != libc::AT_FDCWD && !name.starts_with(b"/") {
         let mut s = format!("/dev/fd/{dirfd}").into_bytes();
         if !name.is_empty() {
@@ -213,28 +213,28 @@ pub fn exit_group(cx: &mut Ctx<'_>, code: i32) -> SysResult {
     Ok(0)
 }
 
-/// Which children a wait means.
+/// The children that a wait selects.
 #[derive(Clone, Copy)]
-enum Which<'a> {
+enum WaitTarget<'a> {
     Any,
-    /// Through a pidfd: this very process.
+    /// A process given by pidfd.
     This(&'a Arc<ThreadGroup>),
     Pid(i32),
     Group(i32),
 }
 
-impl Which<'_> {
+impl WaitTarget<'_> {
     fn matches(self, g: &Arc<ThreadGroup>) -> bool {
         match self {
-            Which::This(t) => Arc::ptr_eq(t, g),
-            Which::Any => true,
-            Which::Pid(p) => g.pid == p,
-            Which::Group(p) => g.links.lock().pgid == p,
+            WaitTarget::This(t) => Arc::ptr_eq(t, g),
+            WaitTarget::Any => true,
+            WaitTarget::Pid(p) => g.pid == p,
+            WaitTarget::Group(p) => g.links.lock().pgid == p,
         }
     }
 }
 
-/// What a wait found.
+/// The result of a wait.
 struct Found {
     group: Arc<ThreadGroup>,
     /// `wait4` status.
@@ -246,15 +246,15 @@ struct Found {
 
 const WNOWAIT: i32 = libc::WNOWAIT;
 
-/// Looks once. `Err(ECHILD)`: there is nothing to wait for.
-fn look(task: &Arc<Task>, which: Which<'_>, options: i32) -> Result<Option<Found>> {
+/// Checks all children once. `Err(ECHILD)`: no child matches.
+fn check_children(task: &Arc<Task>, which: WaitTarget<'_>, options: i32) -> Result<Option<Found>> {
     let me = &task.group;
     let kernel = &task.kernel;
     let children = me.links.lock().children.clone();
     let mut any = false;
     for c in children.iter().filter(|c| which.matches(c)) {
         let mut r = c.links.lock();
-        // __WCLONE: children that signal something else than SIGCHLD; without it (and __WALL) only the others.
+        // __WCLONE: children whose exit signal is not SIGCHLD; without it (and __WALL) only the others.
         let clone_child = r.exit_signal != libc::SIGCHLD;
         if options & libc::__WALL == 0 && clone_child != (options & libc::__WCLONE != 0) {
             continue;
@@ -280,7 +280,7 @@ fn look(task: &Arc<Task>, which: Which<'_>, options: i32) -> Result<Option<Found
             let f = found(st, &r);
             drop(r);
             if options & WNOWAIT == 0 {
-                // Two threads may look at the same time: the one that takes it from the table has it.
+                // Another thread may have reaped the child meanwhile; then it is skipped.
                 if kernel.tree.lock().groups.get(&c.pid).is_none_or(|g| !Arc::ptr_eq(g, c)) {
                     continue;
                 }
@@ -309,14 +309,14 @@ fn look(task: &Arc<Task>, which: Which<'_>, options: i32) -> Result<Option<Found
     }
 }
 
-async fn wait_for(cx: &mut Ctx<'_>, which: Which<'_>, options: i32) -> SysResult<Option<Found>> {
+async fn wait_for(cx: &mut Ctx<'_>, which: WaitTarget<'_>, options: i32) -> SysResult<Option<Found>> {
     let task = cx.task.clone();
-    let first = look(&task, which, options)?;
+    let first = check_children(&task, which, options)?;
     if first.is_some() || options & libc::WNOHANG != 0 {
         return Ok(first);
     }
     let r = task
-        .wait(&[(&task.group.child_wait, PollEvents::all())], None, || match look(&task, which, options) {
+        .wait(&[(&task.group.child_wait, PollEvents::all())], None, || match check_children(&task, which, options) {
             Ok(None) => None,
             Ok(Some(f)) => Some(Ok(f)),
             Err(e) => Some(Err(e)),
@@ -328,7 +328,7 @@ async fn wait_for(cx: &mut Ctx<'_>, which: Which<'_>, options: i32) -> SysResult
     }
 }
 
-/// `struct rusage` of what a child used.
+/// `struct rusage` of a child.
 fn rusage(f: &Found) -> [u64; 18] {
     let mut r = [0u64; 18];
     r[0] = f.utime / 1_000_000_000;
@@ -345,10 +345,10 @@ pub async fn wait4(cx: &mut Ctx<'_>, pid: i32, status: Addr, options: i32, usage
     }
     let which = match pid {
         i32::MIN => return Err(Errno::ESRCH.into()),
-        -1 => Which::Any,
-        0 => Which::Group(cx.task.group.links.lock().pgid),
-        p if p < 0 => Which::Group(-p),
-        p => Which::Pid(p),
+        -1 => WaitTarget::Any,
+        0 => WaitTarget::Group(cx.task.group.links.lock().pgid),
+        p if p < 0 => WaitTarget::Group(-p),
+        p => WaitTarget::Pid(p),
     };
     let Some(f) = wait_for(cx, which, options | libc::WEXITED).await? else { return Ok(0) };
     if !status.is_null() {
@@ -369,15 +369,15 @@ pub async fn waitid(cx: &mut Ctx<'_>, kind: i32, id: i32, info: Addr, options: i
     let mut nonblocking = false;
     let behind;
     let which = match kind {
-        0 => Which::Any,
-        1 if id > 0 => Which::Pid(id),
-        2 if id > 0 => Which::Group(id),
-        2 if id == 0 => Which::Group(cx.task.group.links.lock().pgid),
+        0 => WaitTarget::Any,
+        1 if id > 0 => WaitTarget::Pid(id),
+        2 if id > 0 => WaitTarget::Group(id),
+        2 if id == 0 => WaitTarget::Group(cx.task.group.links.lock().pgid),
         3 if id >= 0 => {
             let file = cx.file(id)?;
             behind = crate::kernel::pidfd::group(&file).ok_or(Errno::EBADF)?;
             nonblocking = file.nonblocking() && options & libc::WNOHANG == 0;
-            Which::This(&behind)
+            WaitTarget::This(&behind)
         }
         _ => return Err(Errno::EINVAL.into()),
     };
@@ -409,7 +409,7 @@ pub async fn waitid(cx: &mut Ctx<'_>, kind: i32, id: i32, info: Addr, options: i
     Ok(0)
 }
 
-/// The process that a `pid` argument names; 0 is the caller.
+/// The process of a `pid` argument; 0 is the caller.
 fn target(cx: &Ctx<'_>, pid: i32) -> Result<Arc<ThreadGroup>> {
     if pid == 0 {
         return Ok(cx.task.group.clone());

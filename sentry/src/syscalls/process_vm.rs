@@ -7,7 +7,7 @@ use crate::kernel::wait::Turn;
 use crate::mm::io::{Dst, IoVec, Src};
 use crate::mm::UserMem;
 
-/// Bytes that are copied at a time.
+/// Bytes copied at a time.
 const CHUNK: usize = 64 * 1024;
 
 struct Sides {
@@ -48,7 +48,7 @@ fn sides(
     Ok(Some(Sides { local, remote, mem: mm.for_others() }))
 }
 
-/// Copies until either side ends or faults: the number of bytes, an error only if there were none.
+/// Copies until either side ends or faults. Returns the number of bytes, or an error if there were none.
 async fn copy(cx: &Ctx<'_>, src: &mut Src<'_>, dst: &mut Dst<'_>) -> SysResult {
     let (mut done, mut turn) = (0u64, Turn::new());
     while src.remaining() > 0 && dst.remaining() > 0 && !cx.task.is_killed() {

@@ -1,7 +1,9 @@
-//! Scheduling: sched_setscheduler(2), sched_setaffinity(2), setpriority(2), ioprio_set(2) and kin; rseq(2) and membarrier(2).
+//! Scheduling: sched_setscheduler(2), sched_setaffinity(2), setpriority(2), ioprio_set(2); rseq(2) and
+//! membarrier(2).
 //!
-//! The host schedules, and is told of affinity. Hints (nice, batch, idle, I/O priority) are remembered and told; the
-//! real-time and deadline policies, which promise something, are refused with `EPERM` as to a process without privilege.
+//! The host schedules threads and applies the affinity. Hints (nice, batch, idle, I/O priority) are stored
+//! and reported. Real-time and deadline policies, which give guarantees, fail with `EPERM`, as for an
+//! unprivileged process.
 
 use super::arg::*;
 use super::Ctx;
@@ -21,7 +23,7 @@ const FLAG_RESET_ON_FORK: u64 = 1;
 const FLAG_KEEP_POLICY: u64 = 8;
 const FLAG_KEEP_PARAMS: u64 = 16;
 
-/// The task that a pid argument means; 0 is the caller.
+/// The task of a pid argument; 0 is the caller.
 pub fn target(cx: &Ctx<'_>, pid: i32) -> Result<SchedTarget> {
     if pid == 0 || pid == cx.task.tid() {
         Ok(cx.task.into())
@@ -30,7 +32,7 @@ pub fn target(cx: &Ctx<'_>, pid: i32) -> Result<SchedTarget> {
     }
 }
 
-/// As [`target`] for the calls that refuse negative numbers with `EINVAL`.
+/// As [`target`], for calls that refuse negative numbers with `EINVAL`.
 fn checked_target(cx: &Ctx<'_>, pid: i32) -> Result<SchedTarget> {
     if pid < 0 {
         return Err(Errno::EINVAL);
@@ -67,7 +69,7 @@ pub fn sched_getparam(cx: &mut Ctx<'_>, pid: i32, param: Addr) -> SysResult {
     Ok(0)
 }
 
-/// What a caller asks for.
+/// The requested scheduling.
 struct AttrChange {
     policy: i32,
     priority: i32,
@@ -78,7 +80,7 @@ struct AttrChange {
 fn set_scheduler(cx: &Ctx<'_>, t: &SchedTarget, want: &AttrChange) -> Result<()> {
     let real_time = matches!(want.policy, libc::SCHED_FIFO | libc::SCHED_RR);
     if !real_time && !matches!(want.policy, libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE) {
-        // Linux looks at the parameters of SCHED_DEADLINE before it looks at the privilege.
+        // Linux checks the parameters of SCHED_DEADLINE before the privilege.
         return Err(if want.policy == libc::SCHED_DEADLINE { Errno::EPERM } else { Errno::EINVAL });
     }
     if !(0..=99).contains(&want.priority) || real_time != (want.priority != 0) {
@@ -141,7 +143,7 @@ pub fn sched_setparam(cx: &mut Ctx<'_>, pid: i32, param: Addr) -> SysResult {
     Ok(0)
 }
 
-/// Copies a structure whose size the caller gives: what is beyond the known part must be zero, or `E2BIG`
+/// Reads a structure whose size the caller passes: bytes beyond the known part must be zero, else `E2BIG`
 /// (`copy_struct_from_user`).
 pub fn read_sized(cx: &Ctx<'_>, addr: u64, size: usize, known: &mut [u8]) -> Result<()> {
     let n = size.min(known.len());
@@ -172,7 +174,7 @@ pub fn sched_setattr(cx: &mut Ctx<'_>, pid: i32, attr: Addr, flags: Flags) -> Sy
     let bad_size = !(SCHED_ATTR_V0..=4096).contains(&size);
     match if bad_size { Err(Errno::E2BIG) } else { read_sized(cx, attr.0, size, &mut raw) } {
         Err(Errno::E2BIG) => {
-            // The caller learns the size that is known.
+            // Reports the known size to the caller.
             cx.write_now(attr.0, &(SCHED_ATTR_V1 as u32))?;
             return Err(Errno::E2BIG.into());
         }
@@ -238,7 +240,7 @@ pub fn sched_get_priority_min(_cx: &mut Ctx<'_>, policy: i32) -> SysResult {
 
 pub fn sched_rr_get_interval(cx: &mut Ctx<'_>, pid: i32, interval: Addr) -> SysResult {
     checked_target(cx, pid)?;
-    // The slice of a fair task on a small machine.
+    // The time slice of a fair task on a small machine.
     cx.write(interval.0, &UserTimespec { sec: 0, nsec: 4_000_000 })?;
     Ok(0)
 }
@@ -271,7 +273,7 @@ pub fn sched_getaffinity(cx: &mut Ctx<'_>, pid: i32, len: u32, mask: Addr) -> Sy
     Ok(raw.len() as u64)
 }
 
-fn who(which: i32, who: i32, first: i32) -> Result<PrioWhich> {
+fn prio_which(which: i32, who: i32, first: i32) -> Result<PrioWhich> {
     match which - first {
         0 => Ok(PrioWhich::Thread(who)),
         1 => Ok(PrioWhich::Group(who)),
@@ -280,7 +282,7 @@ fn who(which: i32, who: i32, first: i32) -> Result<PrioWhich> {
     }
 }
 
-fn small(which: i32) -> Result<()> {
+fn check_which(which: i32) -> Result<()> {
     if (0..=3).contains(&which) {
         Ok(())
     } else {
@@ -289,16 +291,16 @@ fn small(which: i32) -> Result<()> {
 }
 
 pub fn getpriority(cx: &mut Ctx<'_>, which: i32, id: i32) -> SysResult {
-    small(which)?;
-    let tasks = select(cx.task, who(which, id, 0)?);
-    // The raw call answers 1..=40 so that no value looks like an error.
+    check_which(which)?;
+    let tasks = select(cx.task, prio_which(which, id, 0)?);
+    // The raw call returns 1..=40, so that no value looks like an error.
     let best = tasks.iter().map(|t| 20 - t.nice()).max().ok_or(Errno::ESRCH)?;
     Ok(best as u64)
 }
 
 pub fn setpriority(cx: &mut Ctx<'_>, which: i32, id: i32, nice: i32) -> SysResult {
-    small(which)?;
-    let tasks = select(cx.task, who(which, id, 0)?);
+    check_which(which)?;
+    let tasks = select(cx.task, prio_which(which, id, 0)?);
     let nice = nice.clamp(-20, 19);
     let caller = cx.task.cred();
     let mut r = Err(Errno::ESRCH);
@@ -311,7 +313,7 @@ pub fn setpriority(cx: &mut Ctx<'_>, which: i32, id: i32, nice: i32) -> SysResul
             t.attrs.nice.store(nice, Relaxed);
             Ok(())
         };
-        // An error sticks; success only replaces "none found".
+        // The last error is kept; success only replaces "none found".
         if one.is_err() || r == Err(Errno::ESRCH) {
             r = one;
         }
@@ -323,9 +325,9 @@ pub fn setpriority(cx: &mut Ctx<'_>, which: i32, id: i32, nice: i32) -> SysResul
 const IOPRIO_CLASS_SHIFT: u32 = 13;
 
 pub fn ioprio_get(cx: &mut Ctx<'_>, which: i32, id: i32) -> SysResult {
-    small(which)?;
-    let tasks = select(cx.task, who(which, id, 1)?);
-    // Lower numbers are better, but 0 (none) counts as best effort, level 4.
+    check_which(which)?;
+    let tasks = select(cx.task, prio_which(which, id, 1)?);
+    // Lower numbers are better, but 0 (none) ranks as best effort, level 4.
     let rank = |v: u32| if v == 0 { (2 << IOPRIO_CLASS_SHIFT) | 4 } else { v };
     let best = tasks.iter().map(|t| t.attrs.ioprio.load(Relaxed)).min_by_key(|v| rank(*v)).ok_or(Errno::ESRCH)?;
     Ok(u64::from(best))
@@ -340,8 +342,8 @@ pub fn ioprio_set(cx: &mut Ctx<'_>, which: i32, id: i32, ioprio: u32) -> SysResu
         0..=3 => {}
         _ => return Err(Errno::EINVAL.into()),
     }
-    small(which)?;
-    let tasks = select(cx.task, who(which, id, 1)?);
+    check_which(which)?;
+    let tasks = select(cx.task, prio_which(which, id, 1)?);
     if tasks.is_empty() {
         return Err(Errno::ESRCH.into());
     }
@@ -356,10 +358,10 @@ pub fn ioprio_set(cx: &mut Ctx<'_>, which: i32, id: i32, ioprio: u32) -> SysResu
     Ok(0)
 }
 
-/// rseq(2): registered with the host, which runs the thread. Whether it is registered already is the host's to know.
+/// rseq(2): the host, which runs the thread, registers the area and detects a double registration.
 pub fn rseq(cx: &mut Ctx<'_>, rseq: Addr, len: u32, flags: i32, signature: u32) -> SysResult {
     if rseq.0 > platform::GUEST_MAX - u64::from(len) {
-        // As `access_ok` would have it, after what is looked at before it.
+        // The order of Linux's checks: `access_ok` comes after these.
         let fits = rseq.0 % 32 == 0 && len >= 32 && flags == 0;
         return Err(if fits { Errno::EFAULT } else { Errno::EINVAL }.into());
     }
@@ -369,8 +371,8 @@ pub fn rseq(cx: &mut Ctx<'_>, rseq: Addr, len: u32, flags: i32, signature: u32) 
     Ok(0)
 }
 
-/// membarrier(2): made by the host, for the threads of the stub. Registration belongs to the host's address space, which goes
-/// the way of the guest's: kept by `fork`, gone with `execve`.
+/// membarrier(2): made by the host, for the threads of the stub. The registration belongs to the host's
+/// address space, which follows the guest's: kept by `fork`, dropped by `execve`.
 pub fn membarrier(cx: &mut Ctx<'_>, cmd: i32, flags: u32, _cpu: i32) -> SysResult {
     const QUERY: i32 = 0;
     const GLOBAL: i32 = 1;

@@ -13,7 +13,8 @@ const FLAG_LOG: u32 = 2;
 const FLAG_SPEC_ALLOW: u32 = 4;
 const FLAG_TSYNC_ESRCH: u32 = 16;
 
-/// `SECCOMP_SET_MODE_FILTER`, also through prctl(2). `flags` of what the host decides (logging, speculation) change nothing.
+/// `SECCOMP_SET_MODE_FILTER`, also through prctl(2). Flags for host features (logging, speculation) have no
+/// effect.
 pub async fn set_filter(cx: &mut Ctx<'_>, flags: u32, args: u64) -> SysResult {
     if flags & !(FLAG_TSYNC | FLAG_LOG | FLAG_SPEC_ALLOW | FLAG_TSYNC_ESRCH) != 0 {
         return Err(Errno::EINVAL.into());
@@ -42,7 +43,7 @@ pub async fn set_filter(cx: &mut Ctx<'_>, flags: u32, args: u64) -> SysResult {
     }
 }
 
-/// `SECCOMP_SET_MODE_STRICT`: read, write, exit, sigreturn and nothing else.
+/// `SECCOMP_SET_MODE_STRICT`: only read, write, exit and sigreturn remain.
 pub fn set_strict(cx: &mut Ctx<'_>) -> SysResult {
     let a = &cx.task.attrs;
     if a.filtered.load(Ordering::SeqCst) {
@@ -76,7 +77,7 @@ pub async fn seccomp(cx: &mut Ctx<'_>, op: u32, flags: u32, args: Addr) -> SysRe
             }
         }
         SET_MODE_STRICT if flags == 0 && args.is_null() => set_strict(cx),
-        // User notification is not there.
+        // There is no user notification.
         _ => Err(Errno::EINVAL.into()),
     }
 }

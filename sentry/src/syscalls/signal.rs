@@ -1,4 +1,5 @@
-//! kill(2), sigaction(2), sigprocmask(2) and kin.
+//! kill(2), tgkill(2), sigaction(2), sigprocmask(2), sigsuspend(2), sigtimedwait(2), sigqueue(3),
+//! sigaltstack(2).
 
 use super::arg::*;
 use super::futex::read_timespec;
@@ -8,6 +9,7 @@ use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::kernel::signal::*;
 use crate::kernel::wait::WaitError;
 use crate::kernel::{pgrp, send, Cred, Task, ThreadGroup};
+use platform::executor::ask_room;
 use std::sync::Arc;
 
 fn check_size(size: usize) -> Result<()> {
@@ -31,6 +33,9 @@ pub fn rt_sigaction(cx: &mut Ctx<'_>, sig: Sig, act: Addr, old: Addr, size: usiz
         Some(SigAction { handler, flags, restorer, mask: SigSet(mask).minus(SigSet::UNBLOCKABLE) })
     };
     let actions = cx.task.group.actions.read().clone();
+    if new.is_some() && crate::time::has_many(&cx.task.group) {
+        ask_room()?;
+    }
     let prev = {
         let mut a = actions.lock();
         let prev = a.get(sig);
@@ -42,7 +47,7 @@ pub fn rt_sigaction(cx: &mut Ctx<'_>, sig: Sig, act: Addr, old: Addr, size: usiz
                 crate::time::unignored(&cx.task.group, sig);
             } else if a.ignored(sig) {
                 drop(a);
-                // Pending signals that are ignored now are gone.
+                // Pending signals that are now ignored are discarded.
                 let doomed = SigSet::of(sig);
                 cx.task.group.pending.lock().discard(doomed);
                 let threads = cx.task.group.links.lock().threads.clone();
@@ -159,7 +164,7 @@ fn may_signal_as(cx: &Ctx<'_>, target: &Arc<ThreadGroup>, cred: &Cred, sig: i32)
     if send::permitted(&cx.task.cred(), cred) {
         return true;
     }
-    // SIGCONT goes to any process of the same session.
+    // SIGCONT may be sent to any process of the same session.
     sig == libc::SIGCONT && target.sid() == cx.task.group.sid()
 }
 
@@ -167,7 +172,8 @@ pub(super) fn own_info(cx: &Ctx<'_>, sig: i32) -> SigInfo {
     SigInfo::user(sig, cx.task.group.pid, cx.task.cred().uid)
 }
 
-/// The process that a number names, if the caller may send it `sig`: its own, or that of one of its threads, whose rights count then.
+/// The process with this id, or with a thread of this id, if the caller may send it `sig`. The credentials of the
+/// named thread count.
 fn process(cx: &Ctx<'_>, pid: i32, sig: i32) -> Result<Arc<ThreadGroup>> {
     let (group, allowed) = match cx.kernel().group(pid) {
         Some(g) => {
@@ -261,7 +267,7 @@ pub fn tgkill(cx: &mut Ctx<'_>, tgid: i32, tid: i32, sig: Sig) -> SysResult {
     to_thread(cx, Some(tgid), tid, sig.0)
 }
 
-/// A `siginfo_t` argument; `sig`, if given, stands for its signal.
+/// A `siginfo_t` argument; `sig`, if given, replaces its signal number.
 pub(super) fn read_info(cx: &Ctx<'_>, addr: u64, sig: Option<i32>) -> Result<SigInfo> {
     let mut b = [0u8; 128];
     cx.read_bytes(addr, &mut b)?;
@@ -275,7 +281,7 @@ pub fn rt_sigqueueinfo(cx: &mut Ctx<'_>, pid: i32, sig: Sig, info: Addr) -> SysR
     if !(0..=NSIG).contains(&sig.0) {
         return Err(Errno::EINVAL.into());
     }
-    // Nobody may pretend to be the kernel or kill(2).
+    // A sender must not pose as the kernel or as kill(2).
     if (i.code >= 0 || i.code == libc::SI_TKILL) && pid != cx.task.group.pid {
         return Err(Errno::EPERM.into());
     }

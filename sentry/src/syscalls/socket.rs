@@ -13,10 +13,10 @@ use std::sync::Arc;
 
 const SOCKADDR_MAX: usize = 128;
 const TYPE_MASK: i32 = 0xf;
-/// Longest option value that is looked at.
+/// Longest option value that is read.
 const OPT_MAX: usize = 4096;
 
-/// Open socket behind a descriptor.
+/// The open socket of a descriptor.
 pub fn sock_file(cx: &Ctx<'_>, fd: Fd) -> Result<Arc<File>> {
     let file = cx.io_file(fd.0)?;
     net::socket::of(&file)?;
@@ -31,7 +31,7 @@ pub fn read_addr(cx: &Ctx<'_>, addr: Addr, len: i32) -> Result<Vec<u8>> {
     Ok(v)
 }
 
-/// A `sockaddr` result with its value-result length.
+/// Stores a `sockaddr` result with its value-result length.
 pub fn write_addr(cx: &mut Ctx<'_>, addr: Addr, len: Addr, value: &[u8]) -> Result<()> {
     let room: i32 = cx.read(len.0)?;
     let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;

@@ -1,7 +1,8 @@
 //! splice(2), tee(2), vmsplice(2).
 //!
-//! Bytes are copied, not moved as pages. What goes into a pipe has its room reserved before it is fetched; what goes out of one is
-//! taken while the pipe is locked: so nothing is lost or doubled, whoever else reads and writes.
+//! Bytes are copied, not moved as pages. A transfer into a pipe reserves room before it reads the data; a
+//! transfer out of a pipe holds the pipe's lock. So no byte is lost or duplicated, whatever other readers and
+//! writers do.
 
 use super::arg::*;
 use super::io::{blocking, sigpipe, within_limit};
@@ -18,13 +19,13 @@ use std::sync::Arc;
 /// `SPLICE_F_*`: move, nonblock, more, gift.
 const ALL: u32 = 0xf;
 const NONBLOCK: u32 = 2;
-/// Bytes on their way at a time.
+/// Bytes per transfer.
 const CHUNK: usize = 64 << 10;
 
-/// Held by whoever locks two pipes.
+/// Held while two pipes are locked.
 static TWO_PIPES: Mutex<()> = Mutex::new(());
 
-/// Tries until something other than `EAGAIN` comes, waiting on both files.
+/// Retries on `EAGAIN`, waiting on both files.
 async fn until(
     cx: &Ctx<'_>,
     files: [&Arc<File>; 2],
@@ -53,11 +54,11 @@ async fn until(
     }
 }
 
-/// From one pipe to another; `keep` leaves the bytes where they are.
+/// From one pipe to another; `keep` leaves the bytes in the source.
 fn pipe_to_pipe(from: &Pipe, to: &Pipe, len: usize, keep: bool) -> SysResult<usize> {
     let _two = TWO_PIPES.lock();
     let room = to.room()?;
-    // An empty pipe without writers is at its end, whatever the other's state.
+    // An empty pipe without writers is at its end, whatever the state of the other pipe.
     if room == 0 && from.available() > 0 {
         return Err(Errno::EAGAIN.into());
     }
@@ -67,7 +68,7 @@ fn pipe_to_pipe(from: &Pipe, to: &Pipe, len: usize, keep: bool) -> SysResult<usi
     })
 }
 
-/// Where a file is read or written: at an offset given by the guest, or its own.
+/// Position in a file: an offset given by the guest, or the file's own.
 enum At {
     Given(u64),
     Own,
@@ -83,7 +84,7 @@ fn offset_arg(cx: &Ctx<'_>, p: Addr, f: &File) -> Result<At> {
     u64::try_from(cx.read::<i64>(p.0)?).map(At::Given).map_err(|_| Errno::EINVAL)
 }
 
-/// One read or write of a file at `at`, which moves on.
+/// One read or write of a file at `at`, which advances.
 fn at_offset(f: &File, at: &mut At, f_io: &mut dyn FnMut(u64) -> SysResult<(usize, u64)>) -> SysResult<usize> {
     match at {
         At::Given(o) => {
@@ -101,7 +102,7 @@ fn at_offset(f: &File, at: &mut At, f_io: &mut dyn FnMut(u64) -> SysResult<(usiz
     }
 }
 
-/// Can a file that is no pipe take part? Those of anonymous inodes other than sockets cannot.
+/// Whether a file other than a pipe can take part. Anonymous inodes other than sockets cannot.
 fn can_splice(f: &File) -> bool {
     match &f.path {
         Some(p) => !p.is_dir(),
@@ -157,7 +158,7 @@ pub async fn splice(
             }
             let mut at = offset_arg(cx, off_in, &from)?;
             let mut done = 0;
-            // A file fills the pipe; a socket gives what is there.
+            // A file fills the pipe; a socket gives the available bytes.
             let r = loop {
                 let wait = nonblock || done > 0;
                 match until(cx, [&from, &to], wait, || read_to_pipe(&from, &mut at, b, len - done)).await {
@@ -192,7 +193,7 @@ pub async fn splice(
                 }
             };
             if done > 0 {
-                // Before anything that can fail.
+                // Before any step that can fail.
                 super::fs_rw::wrote(cx, &to);
             }
             give_back(cx, off_out, &at)?;
@@ -203,7 +204,7 @@ pub async fn splice(
     finish(cx, &to, r)
 }
 
-/// What `RLIMIT_FSIZE` leaves of a write.
+/// Bytes of a write that `RLIMIT_FSIZE` allows.
 fn limited(cx: &Ctx<'_>, to: &File, at: &At, len: usize) -> SysResult<usize> {
     let start = match at {
         At::Given(o) => *o,
@@ -221,7 +222,7 @@ fn give_back(cx: &mut Ctx<'_>, p: Addr, at: &At) -> Result<()> {
     }
 }
 
-/// An error after a part gives the part.
+/// An error after a partial transfer returns the partial count.
 fn after(r: SysResult<usize>, done: usize) -> SysResult<usize> {
     if done > 0 {
         Ok(done)
@@ -230,7 +231,7 @@ fn after(r: SysResult<usize>, done: usize) -> SysResult<usize> {
     }
 }
 
-/// The call's answer; SIGPIPE where nobody reads.
+/// The result of the call; sends SIGPIPE if there is no reader.
 fn finish(cx: &Ctx<'_>, to: &File, r: SysResult<usize>) -> SysResult {
     if r == Err(SysError::Errno(Errno::EPIPE)) && to.ops.sigpipe() {
         sigpipe(cx.task);

@@ -1,14 +1,14 @@
-//! `--strace`: one line a call, in strace(1)'s manner: task, time, name, arguments, result, and how long it took.
+//! `--strace`: one line per call, in the format of strace(1): task, time, name, arguments, result, duration.
 //!
 //! ```text
 //! [1] 0.003206 openat(AT_FDCWD, "/etc/ld.so.cache", O_RDONLY|O_CLOEXEC) = 3 <0.000038>
 //! ```
 //!
-//! A call that has to wait is shown at once, as `name(… <unfinished ...>`, and again when it ends; signals and the ends of tasks have
-//! lines of their own. [`calls`] knows what the arguments are, [`structs`] and [`sockets`] what they point to, [`flags`] the
-//! names, [`show`] how each kind is written.
+//! A call that waits is printed at once as `name(… <unfinished ...>`, and again when it ends. Signals and
+//! exits of tasks have lines of their own. [`calls`] lists the kinds of the arguments, [`structs`] and
+//! [`sockets`] print the data that they point to, [`flags`] holds the names, [`show`] formats each kind.
 //!
-//! Memory that a call fills is looked at when it has ended: another thread of the guest may have changed it since.
+//! Memory that a call fills is read after the call has ended; another guest thread may have changed it since.
 
 mod calls;
 mod flags;
@@ -28,23 +28,23 @@ use std::future::{poll_fn, Future as _};
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 
-/// A call that is being traced.
+/// A call being traced.
 struct Line {
     name: Cow<'static, str>,
     args: [u64; 6],
     kinds: Option<&'static [Kind]>,
-    /// What could be told before the call was made.
+    /// The text of the arguments printed before the call was made.
     known: String,
-    /// How many arguments that is.
-    told: usize,
+    /// Number of those arguments.
+    known_args: usize,
     started_ns: u64,
 }
 
-/// As [`dispatch`], with a line for the call.
+/// As [`dispatch`], and prints a line for the call.
 pub async fn traced(cx: &mut Ctx<'_>) -> SysResult {
     let task = cx.task.clone();
     let line = Line::begin(cx);
-    // Nothing comes back from these.
+    // These calls do not return.
     if [libc::SYS_exit, libc::SYS_exit_group].contains(&(cx.nr as i64)) {
         print(&task, line.started_ns, &format!("{}({}) = ?", line.name, line.known));
         return dispatch(cx).await;
@@ -54,7 +54,7 @@ pub async fn traced(cx: &mut Ctx<'_>) -> SysResult {
         let mut call = pin!(dispatch(cx));
         poll_fn(|cx| {
             let poll = call.as_mut().poll(cx);
-            // Waiting for the stub to carry something out is no news; waiting for somebody else is.
+            // Only a wait for other tasks is printed as unfinished, not one for an operation of the stub.
             if poll.is_pending() && !unfinished && task.sleeping.load(Ordering::Relaxed) {
                 unfinished = true;
                 print(&task, line.started_ns, &format!("{}({} <unfinished ...>", line.name, line.known));
@@ -75,15 +75,15 @@ impl Line {
             kinds: calls::arguments(&name),
             name,
             known: String::new(),
-            told: 0,
+            known_args: 0,
             started_ns: platform::executor::now_ns(),
         };
         let view = View { mem: cx.mem(), args: cx.args, result: 0, staged: None };
         let mut known = String::new();
         match line.kinds {
             Some(kinds) => {
-                line.told = kinds.iter().position(|k| k.is_out(&view)).unwrap_or(kinds.len());
-                line.write(&view, 0..line.told, false, &mut known);
+                line.known_args = kinds.iter().position(|k| k.is_out(&view)).unwrap_or(kinds.len());
+                line.write(&view, 0..line.known_args, false, &mut known);
             }
             None => {
                 let shown: Vec<String> = match super::entry(cx.nr) {
@@ -97,7 +97,8 @@ impl Line {
         line
     }
 
-    /// Writes the arguments of `range` that are there, commas between and before.
+    /// Writes the present arguments of `range`, with commas between them and before all but the first
+    /// argument.
     fn write(&self, view: &View<'_>, range: std::ops::Range<usize>, done: bool, out: &mut String) {
         for (i, kind) in self.kinds.unwrap_or(&[]).iter().enumerate() {
             if range.contains(&i) && kind.is_there(view) {
@@ -110,14 +111,14 @@ impl Line {
     }
 
     fn end(self, cx: &Ctx<'_>, task: &Task, result: &SysResult, unfinished: bool) {
-        // What the stub will not be able to store makes the call fail.
+        // A result that the stub will not be able to store makes the call fail.
         let fault = Err(SysError::Errno(Errno::EFAULT));
         let result = if result.is_ok() && !cx.can_store(&cx.staged.ranges()) { &fault } else { result };
         let value = result.as_ref().ok().copied();
         let view = View { mem: cx.mem(), args: self.args, result: value.unwrap_or(0), staged: Some(&cx.staged) };
         let name = &self.name;
         let mut text = if unfinished { format!("<... {name} resumed>") } else { format!("{name}({}", self.known) };
-        self.write(&view, self.told..usize::MAX, value.is_some(), &mut text);
+        self.write(&view, self.known_args..usize::MAX, value.is_some(), &mut text);
         text.push_str(") = ");
         match result {
             Ok(_) => calls::result(name, &view, &mut text),
@@ -142,13 +143,13 @@ impl Line {
     }
 }
 
-/// What the C library says of an error.
+/// The C library's text for an error.
 fn message(e: Errno) -> String {
     let text = std::io::Error::from(e).to_string();
     text.split(" (os error").next().unwrap_or(&text).to_string()
 }
 
-/// A signal that the task takes.
+/// Prints a signal that the task takes.
 pub fn signal(task: &Task, info: &SigInfo) {
     if !task.kernel.options.strace {
         return;
@@ -172,7 +173,7 @@ pub fn signal(task: &Task, info: &SigInfo) {
     print(task, platform::executor::now_ns(), &text);
 }
 
-/// The end of a task, with its `wait4` status.
+/// Prints the exit of a task, with its `wait4` status.
 pub fn ended(task: &Task, status: i32) {
     if !task.kernel.options.strace {
         return;
@@ -189,6 +190,6 @@ fn print(task: &Task, at_ns: u64, text: &str) {
     let t = at_ns.saturating_sub(task.kernel.boot_monotonic_ns) / 1000;
     let line = format!("[{}] {}.{:06} {text}\n", task.tid(), t / 1_000_000, t % 1_000_000);
     let mut out = task.kernel.strace_out.lock();
-    // A trace that cannot be written must not stop the guest.
+    // A failure to write the trace must not stop the guest.
     let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
 }

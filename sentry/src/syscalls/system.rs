@@ -1,4 +1,5 @@
-//! The system as a whole: uname(2), sysinfo(2), getrandom(2), and what only a machine's administrator may do.
+//! The system as a whole: uname(2), sysinfo(2), getrandom(2), and calls reserved to the administrator of the
+//! machine.
 
 use super::arg::*;
 use super::Ctx;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 /// `__NEW_UTS_LEN`.
 const UTS_LEN: usize = 64;
 const PER_LINUX32: u32 = 8;
-/// Older than what some programs can read: uname(2) says 2.6.
+/// Personality `UNAME26`: uname(2) reports a 2.6 release.
 const UNAME26: u32 = 0x002_0000;
 
 pub fn uname(cx: &mut Ctx<'_>, buf: Addr) -> SysResult {
@@ -21,7 +22,7 @@ pub fn uname(cx: &mut Ctx<'_>, buf: Addr) -> SysResult {
     let personality = cx.task.attrs.personality.load(Ordering::Relaxed);
     let machine = if personality & 0xff == PER_LINUX32 { "i686" } else { "x86_64" };
     let mut raw = [0u8; 6 * (UTS_LEN + 1)];
-    // A few programs cannot read versions other than 2.6.
+    // For programs that cannot parse later version numbers.
     let old = format!("2.6.66{}", RELEASE.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.'));
     let release = if personality & UNAME26 != 0 { old.as_str() } else { RELEASE };
     let fields = ["Linux", uts.hostname.as_str(), release, VERSION, machine, uts.domainname.as_str()];
@@ -58,7 +59,7 @@ pub fn setdomainname(cx: &mut Ctx<'_>, name: Addr, len: i32) -> SysResult {
     Ok(0)
 }
 
-/// Only what is carried out can be asked for: 32-bit `uname`, and no randomization, which `execve` looks at.
+/// Only supported personalities are accepted: 32-bit `uname`, and no randomization, which `execve` applies.
 pub fn personality(cx: &mut Ctx<'_>, persona: u32) -> SysResult {
     let slot = &cx.task.attrs.personality;
     if persona == u32::MAX {
@@ -74,7 +75,7 @@ pub fn sysinfo(cx: &mut Ctx<'_>, info: Addr) -> SysResult {
     let procs = k.tree.lock().tasks.len().min(usize::from(u16::MAX)) as u64;
     let words: [u64; 14] = [
         uptime,
-        // The load is the machine's, not the sandbox's; /proc/loadavg says the same.
+        // The load is that of the machine, not of the sandbox; /proc/loadavg shows the same.
         0,
         0,
         0,
@@ -95,7 +96,7 @@ pub fn sysinfo(cx: &mut Ctx<'_>, info: Addr) -> SysResult {
     Ok(0)
 }
 
-/// getcpu(2): only the thread itself knows where it is.
+/// getcpu(2): the stub asks the host on the thread itself.
 pub fn getcpu(cx: &mut Ctx<'_>, cpu: Addr, node: Addr) -> SysResult {
     if cpu.0.max(node.0) > platform::GUEST_MAX - 4 {
         return Err(Errno::EFAULT.into());
@@ -104,7 +105,7 @@ pub fn getcpu(cx: &mut Ctx<'_>, cpu: Addr, node: Addr) -> SysResult {
     Ok(0)
 }
 
-/// Fills with the host's random bytes; no request of up to 256 bytes is ever short.
+/// Fills `buf` with the host's random bytes; the host never shortens a request of up to 256 bytes.
 pub fn random_bytes(mut buf: &mut [u8]) -> Result<()> {
     while !buf.is_empty() {
         let n = match rustix::rand::getrandom(&mut *buf, rustix::rand::GetRandomFlags::empty()) {
@@ -131,7 +132,7 @@ pub async fn getrandom(cx: &mut Ctx<'_>, buf: Addr, len: usize, flags: Flags) ->
         return Ok(len as u64);
     }
     let mem = cx.mem();
-    // Large requests let others go first, and end at a signal as Linux's do.
+    // Large requests let other tasks run, and end at a signal as in Linux.
     let mut bytes = vec![0u8; len.min(64 * 1024)];
     let (mut done, mut turn) = (0, Turn::new());
     while done < len && (done == 0 || !cx.task.signal_pending()) {
@@ -152,7 +153,7 @@ pub async fn getrandom(cx: &mut Ctx<'_>, buf: Addr, len: usize, flags: Flags) ->
     Ok(done as u64)
 }
 
-/// The kernel log of a sandbox is empty, and only for the privileged, as with `dmesg_restrict`.
+/// The kernel log of a sandbox is empty, and readable only with privilege, as with `dmesg_restrict`.
 pub fn syslog(cx: &mut Ctx<'_>, kind: i32, buf: Addr, len: i32) -> SysResult {
     let c = cx.task.cred();
     if !c.has(CAP_SYSLOG) && !c.has(CAP_SYS_ADMIN) {
@@ -161,23 +162,23 @@ pub fn syslog(cx: &mut Ctx<'_>, kind: i32, buf: Addr, len: i32) -> SysResult {
     match kind {
         // CLOSE, OPEN, CLEAR, CONSOLE_OFF, CONSOLE_ON, SIZE_UNREAD.
         0 | 1 | 5 | 6 | 7 | 9 => Ok(0),
-        // READ_ALL, READ_CLEAR: nothing there.
+        // READ_ALL, READ_CLEAR: the log is empty.
         3 | 4 if buf.is_null() || len < 0 => Err(Errno::EINVAL.into()),
         3 | 4 => Ok(0),
         8 if (1..=8).contains(&len) => Ok(0),
         // SIZE_BUFFER.
         10 => Ok(1 << 17),
-        // READ would wait for ever for a line.
+        // READ would wait forever for a line.
         _ => Err(Errno::EINVAL.into()),
     }
 }
 
-/// What only the administrator of the machine may do: refused to everyone inside.
+/// Calls reserved to the administrator of the machine: refused to all guests.
 pub fn not_permitted(_cx: &mut Ctx<'_>) -> SysResult {
     Err(Errno::EPERM.into())
 }
 
-/// Two kernel objects are the same, or are not; their order stays a secret.
+/// Reports whether two kernel objects are the same; their order is not disclosed.
 pub fn kcmp(cx: &mut Ctx<'_>, pid1: i32, pid2: i32, kind: i32, idx1: u64, idx2: u64) -> SysResult {
     const DIFFERENT: u64 = 3;
     let find = |pid: i32| cx.kernel().task(pid).ok_or(Errno::ESRCH);
@@ -197,7 +198,7 @@ pub fn kcmp(cx: &mut Ctx<'_>, pid1: i32, pid2: i32, kind: i32, idx1: u64, idx2: 
             let of = |t: &Task| t.group.actions.read().clone();
             Arc::ptr_eq(&of(&a), &of(&b))
         }
-        // Nobody has an I/O context of his own.
+        // No task has an I/O context.
         5 => true,
         // Undo lists belong to processes.
         6 => {

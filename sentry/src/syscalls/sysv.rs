@@ -1,4 +1,6 @@
-//! System V IPC: msgget(2), semget(2), shmget(2) and kin. The work is in `ipc`; attaching segments is here, beside `mmap`.
+//! System V IPC: msgget(2), msgsnd(2), msgctl(2), semget(2), semop(2), semctl(2), shmget(2), shmat(2),
+//! shmctl(2). The implementation is in `ipc`; attaching segments is here, since it changes mappings as `mmap`
+//! does.
 
 use super::arg::*;
 use super::memory::{begin, check_as, finish, MAX_MAP_COUNT};
@@ -21,7 +23,7 @@ const IPC_SET: i32 = 1;
 const IPC_STAT: i32 = 2;
 const IPC_INFO: i32 = 3;
 
-/// The parts of `struct ipc64_perm` that `IPC_SET` takes.
+/// The fields of `struct ipc64_perm` that `IPC_SET` reads.
 fn read_perm(raw: &[u8]) -> SetPerm {
     let word = |at: usize| raw.get(at..at + 4).and_then(|b| <[u8; 4]>::try_from(b).ok()).map_or(0, u32::from_le_bytes);
     SetPerm { uid: word(4), gid: word(8), mode: word(20) }
@@ -263,7 +265,7 @@ pub fn shmget(cx: &mut Ctx<'_>, key: i32, size: u64, flags: i32) -> SysResult {
             return Err(Errno::EINVAL);
         }
         if flags & libc::SHM_HUGETLB != 0 {
-            // No huge page pool in the guest.
+            // There is no huge page pool in the guest.
             return Err(Errno::ENOMEM);
         }
         if used.saturating_add(size) > shm::SHMALL_BYTES {
@@ -349,7 +351,8 @@ pub async fn shmat(cx: &mut Ctx<'_>, id: i32, addr: Addr, flags: i32) -> SysResu
     Ok(at)
 }
 
-/// Detaches what was attached at exactly `addr`: the mapping may have been split or partly unmapped since.
+/// Detaches all of the segment attached at exactly `addr`; the mapping may have been split or partly unmapped
+/// since.
 pub async fn shmdt(cx: &mut Ctx<'_>, addr: Addr) -> SysResult {
     if !page_aligned(addr.0) {
         return Err(Errno::EINVAL.into());
@@ -416,7 +419,7 @@ pub fn shmctl(cx: &mut Ctx<'_>, id: i32, cmd: i32, buf: Addr) -> SysResult {
         SHM_INFO => {
             let segments = all.all();
             let pages: u64 = segments.iter().map(|(_, s)| s.size().div_ceil(PAGE_SIZE)).sum();
-            // What is resident is the host's to know; all of it counts.
+            // Only the host knows the resident pages; all pages count.
             cx.write_bytes(buf.0, &longs(&[segments.len() as u64, pages, pages, 0, 0, 0]))?;
             Ok(all.max_index())
         }

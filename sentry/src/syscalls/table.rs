@@ -77,9 +77,7 @@ syscall_table! {
         32 dup(fd: Fd) => fs_fd::dup, Full, "";
         33 dup2(old: Fd, new: Fd) => fs_fd::dup2, Full, "";
         292 dup3(old: Fd, new: Fd, flags: i32) => fs_fd::dup3, Full, "";
-        16 ioctl(fd: Fd, cmd: u32, arg: u64) => fs_fd::ioctl, Partial, "the requests of files, pipes, sockets and terminals that programs use";
         95 umask(mask: Mode) => fs_open::umask, Full, "";
-        436 close_range(first: u32, last: u32, flags: u32) => fs_open::close_range, Full, "";
         319 memfd_create(name: Addr, flags: u32) => fs_open::memfd_create, Partial, "no huge pages";
         39 getpid() => ids::getpid, Full, "";
         110 getppid() => ids::getppid, Full, "";
@@ -219,6 +217,7 @@ syscall_table! {
         304 open_by_handle_at(mountfd: Fd, handle: Addr, flags: i32) => fs_dir::open_by_handle_at, Partial, "always ESTALE: no handle is valid";
     }
     wait {
+        16 ioctl(fd: Fd, cmd: u32, arg: u64) => fs_fd::ioctl, Partial, "the requests of files, pipes, sockets and terminals that programs use";
         285 fallocate(fd: Fd, mode: i32, offset: i64, len: i64) => fs_rw::fallocate, Partial, "no COLLAPSE_RANGE, INSERT_RANGE, UNSHARE_RANGE";
         326 copy_file_range(input: Fd, off_in: Addr, out: Fd, off_out: Addr, len: usize, flags: u32) => fs_rw::copy_file_range, Full, "";
         77 ftruncate(fd: Fd, size: i64) => fs_attr::ftruncate, Full, "";
@@ -268,6 +267,7 @@ syscall_table! {
         56 clone(flags: u64, stack: Addr, parent_tid: Addr, child_tid: Addr, tls: Addr) => process::clone, Partial, "no new namespaces";
         57 fork() => process::fork, Full, "";
         58 vfork() => process::vfork, Full, "";
+        436 close_range(first: u32, last: u32, flags: u32) => fs_open::close_range, Full, "";
         59 execve(pathname: PathPtr, argv: Addr, envp: Addr) => process::execve, Full, "";
         61 wait4(pid: i32, status: Addr, options: i32, rusage: Addr) => process::wait4, Full, "";
         128 rt_sigtimedwait(set: Addr, info: Addr, timeout: Addr, sigsetsize: usize) => signal::rt_sigtimedwait, Full, "";

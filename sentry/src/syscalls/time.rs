@@ -12,40 +12,40 @@ use platform::executor::now_ns;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-/// A clock that a clock id names.
-pub enum Which {
+/// The clock of a clock id.
+pub enum ClockTarget {
     Clock(Clock),
     Group(Arc<ThreadGroup>, Part),
     Thread(Arc<Task>, Part),
 }
 
-impl Which {
+impl ClockTarget {
     pub fn now(&self) -> u64 {
         match self {
-            Which::Clock(c) => c.now(),
-            Which::Group(g, part) => part.of(group_time(g)),
-            Which::Thread(t, part) => part.of(task_time(t)),
+            ClockTarget::Clock(c) => c.now(),
+            ClockTarget::Group(g, part) => part.of(group_time(g)),
+            ClockTarget::Thread(t, part) => part.of(task_time(t)),
         }
     }
     fn resolution(&self) -> u64 {
         match self {
-            Which::Clock(c) => c.resolution(),
+            ClockTarget::Clock(c) => c.resolution(),
             _ => 1,
         }
     }
 }
 
-/// What a clock id means; `EINVAL` if nothing.
-pub fn which(cx: &Ctx<'_>, id: i32) -> Result<Which> {
+/// Decodes a clock id; `EINVAL` if invalid.
+pub fn which(cx: &Ctx<'_>, id: i32) -> Result<ClockTarget> {
     if let Some(c) = Clock::from_id(id) {
-        return Ok(Which::Clock(c));
+        return Ok(ClockTarget::Clock(c));
     }
     match id {
-        libc::CLOCK_PROCESS_CPUTIME_ID => Ok(Which::Group(cx.task.group.clone(), Part::All)),
-        libc::CLOCK_THREAD_CPUTIME_ID => Ok(Which::Thread(cx.task.clone(), Part::All)),
+        libc::CLOCK_PROCESS_CPUTIME_ID => Ok(ClockTarget::Group(cx.task.group.clone(), Part::All)),
+        libc::CLOCK_THREAD_CPUTIME_ID => Ok(ClockTarget::Thread(cx.task.clone(), Part::All)),
         i32::MIN..=-1 => {
-            // Of a process or thread, as clock_getcpuclockid(3) makes them: ~pid << 3 | per-thread << 2 | part. Part 3 would be
-            // a clock device behind a descriptor.
+            // Process or thread clocks, encoded as by clock_getcpuclockid(3): ~pid << 3 | per-thread << 2 |
+            // part. Part 3 would be a clock device given by descriptor.
             let part = match id & 3 {
                 0 | 2 => Part::All,
                 1 => Part::User,
@@ -55,10 +55,10 @@ pub fn which(cx: &Ctx<'_>, id: i32) -> Result<Which> {
             if id & 4 != 0 {
                 let t = if pid == 0 { Some(cx.task.clone()) } else { cx.kernel().task(pid) };
                 let t = t.filter(|t| Arc::ptr_eq(&t.group, &cx.task.group)).ok_or(Errno::EINVAL)?;
-                Ok(Which::Thread(t, part))
+                Ok(ClockTarget::Thread(t, part))
             } else {
                 let g = if pid == 0 { Some(cx.task.group.clone()) } else { cx.kernel().group(pid) };
-                Ok(Which::Group(g.ok_or(Errno::EINVAL)?, part))
+                Ok(ClockTarget::Group(g.ok_or(Errno::EINVAL)?, part))
             }
         }
         _ => Err(Errno::EINVAL),
@@ -69,9 +69,12 @@ pub fn clock_gettime(cx: &mut Ctx<'_>, clock: i32, tp: Addr) -> SysResult {
     let now = match Clock::from_id(clock) {
         Some(c) => c.now(),
         None => match which(cx, clock)? {
-            // The host counts threads one by one, but tells none about another. A thread that has always been alone has what its process has, in
-            // programs before this one too.
-            Which::Thread(t, Part::All) if Arc::ptr_eq(&t, cx.task) && t.group.threaded.load(Ordering::SeqCst) => {
+            // The host counts per thread, but reports the time only to the thread itself. In a process that
+            // has never had a second thread, the time of the process applies, which includes earlier
+            // programs.
+            ClockTarget::Thread(t, Part::All)
+                if Arc::ptr_eq(&t, cx.task) && t.group.threaded.load(Ordering::SeqCst) =>
+            {
                 if tp.0 > platform::GUEST_MAX - size_of::<UserTimespec>() as u64 {
                     return Err(Errno::EFAULT.into());
                 }
@@ -99,7 +102,7 @@ pub fn clock_settime(cx: &mut Ctx<'_>, clock: i32, tp: Addr) -> SysResult {
     }
     let t: UserTimespec = cx.read(tp.0)?;
     t.to_ns()?;
-    // The clock is the host's.
+    // The clock belongs to the host.
     Err(Errno::EPERM.into())
 }
 
@@ -132,7 +135,7 @@ pub fn time(cx: &mut Ctx<'_>, tloc: Addr) -> SysResult {
     Ok(now)
 }
 
-/// `struct timex`: nothing disciplines the clock inside, so it reads as unsynchronised.
+/// `struct timex`: no time source adjusts the clock inside, so it reads as unsynchronised.
 fn timex(cx: &mut Ctx<'_>, buf: Addr) -> SysResult {
     const TIME_ERROR: u64 = 5;
     const STA_UNSYNC: i32 = 0x40;
@@ -142,9 +145,9 @@ fn timex(cx: &mut Ctx<'_>, buf: Addr) -> SysResult {
     let mut modes = [0u8; 4];
     modes.copy_from_slice(&raw[..4]);
     let modes = u32::from_le_bytes(modes);
-    // ADJ_OFFSET_SS_READ only reads, too.
+    // ADJ_OFFSET_SS_READ only reads too.
     if modes != 0 && modes != 0xa001 {
-        // The clock is the host's.
+        // The clock belongs to the host.
         return Err(Errno::EPERM.into());
     }
     let now = UserTimeval::from_ns(Clock::Realtime.now());
@@ -171,13 +174,13 @@ pub fn adjtimex(cx: &mut Ctx<'_>, buf: Addr) -> SysResult {
 
 pub fn clock_adjtime(cx: &mut Ctx<'_>, clock: i32, buf: Addr) -> SysResult {
     match which(cx, clock)? {
-        Which::Clock(Clock::Realtime) => timex(cx, buf),
+        ClockTarget::Clock(Clock::Realtime) => timex(cx, buf),
         _ => Err(Errno::EOPNOTSUPP.into()),
     }
 }
 
-/// Sleeps until the host monotonic time `deadline_ns`; when a signal cuts it short, stores what is left and prepares
-/// `restart_syscall`.
+/// Sleeps until the host monotonic time `deadline_ns`. If a signal interrupts it, stores the remaining time
+/// and prepares `restart_syscall`.
 async fn sleep_until(cx: &mut Ctx<'_>, deadline_ns: u64, clock: i32, remain: u64) -> SysResult {
     let task = cx.task.clone();
     match task.wait::<()>(&[], Some(deadline_ns), || None).await {
@@ -210,8 +213,8 @@ pub async fn nanosleep(cx: &mut Ctx<'_>, req: Addr, rem: Addr) -> SysResult {
 pub async fn clock_nanosleep(cx: &mut Ctx<'_>, clock: i32, flags: i32, req: Addr, rem: Addr) -> SysResult {
     let c = match which(cx, clock)? {
         _ if clock == libc::CLOCK_THREAD_CPUTIME_ID => return Err(Errno::EOPNOTSUPP.into()),
-        Which::Clock(c) if c.has_timers() => c,
-        Which::Thread(t, _) if t.tid() == cx.task.tid() => return Err(Errno::EINVAL.into()),
+        ClockTarget::Clock(c) if c.has_timers() => c,
+        ClockTarget::Thread(t, _) if t.tid() == cx.task.tid() => return Err(Errno::EINVAL.into()),
         _ => return Err(Errno::EOPNOTSUPP.into()),
     };
     let t: UserTimespec = cx.read(req.0)?;
@@ -220,7 +223,7 @@ pub async fn clock_nanosleep(cx: &mut Ctx<'_>, clock: i32, flags: i32, req: Addr
         return sleep_until(cx, now_ns().saturating_add(ns), clock, rem.0).await;
     }
     let task = cx.task.clone();
-    // The host may set the clock meanwhile, so it is asked again.
+    // The host's clock may be set meanwhile, so it is read again.
     while c.now() < ns {
         match task.wait::<()>(&[], Some(c.deadline(ns)), || None).await {
             Ok(()) | Err(WaitError::TimedOut) => {}

@@ -1,7 +1,8 @@
-//! Timers: alarm(2), setitimer(2), timer_create(2) and kin. The work is in `time::{itimer,posix}`.
+//! Timers: alarm(2), setitimer(2), timer_create(2), timer_settime(2). The implementation is in
+//! `time::{itimer,posix}`.
 
 use super::arg::*;
-use super::time::{which, Which};
+use super::time::{which, ClockTarget};
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
 use crate::kernel::cred::CAP_WAKE_ALARM;
@@ -12,11 +13,11 @@ use crate::time::posix::{Notify, PosixTimers, Source};
 use crate::time::timer::Left;
 use std::sync::Arc;
 
-fn itimer_kind(kind: i32) -> Result<itimer::Which> {
+fn itimer_kind(kind: i32) -> Result<itimer::ItimerKind> {
     match kind {
-        0 => Ok(itimer::Which::Real),
-        1 => Ok(itimer::Which::Virtual),
-        2 => Ok(itimer::Which::Prof),
+        0 => Ok(itimer::ItimerKind::Real),
+        1 => Ok(itimer::ItimerKind::Virtual),
+        2 => Ok(itimer::ItimerKind::Prof),
         _ => Err(Errno::EINVAL),
     }
 }
@@ -35,8 +36,8 @@ fn itimerspec(left: Left) -> UserItimerspec {
 
 pub fn alarm(cx: &mut Ctx<'_>, seconds: u32) -> SysResult {
     let value = u64::from(seconds) * NSEC_PER_SEC;
-    let left = itimer::set(cx.kernel(), &cx.task.group, itimer::Which::Real, value, 0).value_ns;
-    // Rounded to the nearest second, but never to "none".
+    let left = itimer::set(cx.kernel(), &cx.task.group, itimer::ItimerKind::Real, value, 0).value_ns;
+    // Rounded to the nearest second, but not to 0 while armed.
     let rounded = (left + NSEC_PER_SEC / 2) / NSEC_PER_SEC;
     Ok(if left > 0 { rounded.max(1) } else { 0 })
 }
@@ -48,7 +49,7 @@ pub fn getitimer(cx: &mut Ctx<'_>, kind: i32, value: Addr) -> SysResult {
 }
 
 pub fn setitimer(cx: &mut Ctx<'_>, kind: i32, new: Addr, old: Addr) -> SysResult {
-    // No new value disarms (a fault of old programs that Linux forgives).
+    // A null pointer disarms the timer (Linux accepts this from old programs).
     let [isec, iusec, vsec, vusec]: [i64; 4] = if new.is_null() { [0; 4] } else { cx.read(new.0)? };
     let value = UserTimeval { sec: vsec, usec: vusec }.to_ns()?;
     let interval = UserTimeval { sec: isec, usec: iusec }.to_ns()?;
@@ -79,9 +80,9 @@ fn timers(cx: &Ctx<'_>) -> Arc<PosixTimers> {
 pub fn timer_create(cx: &mut Ctx<'_>, clock: i32, event: Addr, id: Addr) -> SysResult {
     const THREAD: i32 = libc::SIGEV_THREAD;
     let source = match which(cx, clock)? {
-        Which::Clock(c) if c.has_timers() => Source::Clock(c),
-        Which::Group(g, part) if Arc::ptr_eq(&g, &cx.task.group) => Source::Cpu(part),
-        Which::Thread(_, part) => Source::Cpu(part),
+        ClockTarget::Clock(c) if c.has_timers() => Source::Clock(c),
+        ClockTarget::Group(g, part) if Arc::ptr_eq(&g, &cx.task.group) => Source::Cpu(part),
+        ClockTarget::Thread(_, part) => Source::Cpu(part),
         _ => return Err(Errno::EOPNOTSUPP.into()),
     };
     let alarm = matches!(clock, libc::CLOCK_REALTIME_ALARM | libc::CLOCK_BOOTTIME_ALARM);

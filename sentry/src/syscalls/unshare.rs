@@ -1,4 +1,4 @@
-//! unshare(2), setns(2). A sandbox has one namespace of each kind, as a kernel that was built without them.
+//! unshare(2), setns(2). A sandbox has one namespace of each kind, as a kernel built without them.
 
 use super::arg::*;
 use super::Ctx;
@@ -44,12 +44,8 @@ pub fn unshare(cx: &mut Ctx<'_>, flags: u64) -> SysResult {
         *fs = Arc::new(Mutex::new(own));
     }
     if flags & libc::CLONE_FILES != 0 {
-        let mut files = task.files.write();
         // An unshared table stays the one that owns its record locks.
-        if Arc::strong_count(&*files) > 1 {
-            let own = files.duplicate();
-            *files = own;
-        }
+        super::fs_open::own_files(task)?;
     }
     if flags & libc::CLONE_SYSVSEM != 0 && threads == 1 {
         crate::ipc::sem::process_gone(&task.kernel, task.group.pid);

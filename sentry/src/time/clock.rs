@@ -1,6 +1,6 @@
 //! Clocks (clock_gettime(2)) and the times that guests pass in.
 //!
-//! The guest's clocks are the host's, since the vDSO reads those directly: nothing here may show other values.
+//! The guest's clocks are the host's: the vDSO reads those directly, so the values here must agree with them.
 
 use crate::error::{Errno, Result};
 use platform::executor::now_ns;
@@ -61,7 +61,7 @@ impl UserTimeval {
     }
 }
 
-/// A clock that runs by itself (not one that counts processor time).
+/// A clock that runs by itself, unlike processor-time clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
     Realtime,
@@ -74,7 +74,7 @@ pub enum Clock {
 }
 
 impl Clock {
-    /// By `CLOCK_*` number. The alarm clocks are their plain ones, since a sandbox does not suspend.
+    /// By `CLOCK_*` number. The alarm clocks equal their plain ones, since a sandbox does not suspend.
     pub fn from_id(id: i32) -> Option<Clock> {
         Some(match id {
             libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM => Clock::Realtime,
@@ -101,7 +101,7 @@ impl Clock {
         }
     }
 
-    /// Now, in ns.
+    /// The current time in ns.
     pub fn now(self) -> u64 {
         nix::time::clock_gettime(self.host()).map_or(0, |t| t.tv_sec() as u64 * NSEC_PER_SEC + t.tv_nsec() as u64)
     }
@@ -110,12 +110,12 @@ impl Clock {
         nix::time::clock_getres(self.host()).map_or(1, |t| t.tv_sec() as u64 * NSEC_PER_SEC + t.tv_nsec() as u64)
     }
 
-    /// Can a sleep or a timer be measured with it?
+    /// Whether sleeps and timers can use this clock.
     pub fn has_timers(self) -> bool {
         matches!(self, Clock::Realtime | Clock::Monotonic | Clock::Boottime | Clock::Tai)
     }
 
-    /// The host monotonic time at which this clock shows `at_ns`, as things are now.
+    /// The host monotonic time at which this clock reaches `at_ns`, by its current offset.
     pub fn deadline(self, at_ns: u64) -> u64 {
         if self == Clock::Monotonic {
             return at_ns;
@@ -125,7 +125,7 @@ impl Clock {
     }
 }
 
-/// Host monotonic deadline of an optional relative timeout in guest memory form (`None`: wait for ever).
+/// Host monotonic deadline of an optional relative timeout (`None`: no timeout).
 pub fn timeout(t: Option<UserTimespec>) -> Result<Option<u64>> {
     t.map(|t| Ok(now_ns().saturating_add(t.to_ns()?))).transpose()
 }

@@ -1,8 +1,9 @@
 //! Processor time: clocks, timers, and `RLIMIT_CPU`.
 //!
-//! The host counts, per guest address space ([`platform::AddressSpace::cpu_time`]); what a process used in address spaces that it has left
-//! is kept in its `Links` ([`settle`]). Nobody tells when a process has used so much time: a [`CpuTimer`] looks again
-//! at the earliest moment at which it can have, and more rarely while the process does not run.
+//! The host counts per guest address space ([`platform::AddressSpace::cpu_time`]); the time used in address
+//! spaces that a process has left is kept in its `Links` ([`settle`]). The host sends no event at a given
+//! processor time, so a [`CpuTimer`] checks the clock: at the earliest time at which the target can be
+//! reached, and more rarely while the process does not run.
 
 use super::timer::{Left, Next, Setting, Timer};
 use crate::kernel::limits::RLIM_INFINITY;
@@ -20,7 +21,7 @@ fn add(a: Times, b: Times) -> Times {
     (a.0.saturating_add(b.0), a.1.saturating_add(b.1))
 }
 
-/// Time that a process has used, without its children.
+/// Time used by a process, without its children.
 pub fn group_time(group: &ThreadGroup) -> Times {
     let (dead, any) = {
         let r = group.links.lock();
@@ -32,13 +33,14 @@ pub fn group_time(group: &ThreadGroup) -> Times {
     }
 }
 
-/// Time that a thread has used, as others see it: the host tells us by process, so threads of one process show their common time. (A thread
-/// that asks for its own has its stub ask the host: `Op::ThreadTime`.)
+/// Time used by a thread, as seen by other threads. The host counts per process, so threads of one process
+/// show their common time. (For a thread's own time, its stub asks the host: `Op::ThreadTime`.)
 pub fn task_time(task: &Task) -> Times {
     group_time(&task.group)
 }
 
-/// The process leaves its address space (`execve`, the end), and nobody else lives there: keeps what it has used there.
+/// Saves the time used in an address space that the process leaves (`execve`, exit) and no other process
+/// uses.
 pub fn settle(task: &Task) {
     let used = task.mm().space().cpu_time();
     let mut r = task.group.links.lock();
@@ -46,7 +48,7 @@ pub fn settle(task: &Task) {
     r.dead_stime = r.dead_stime.saturating_add(used.1);
 }
 
-/// Which part counts (`CPUCLOCK_*`).
+/// The times that count (`CPUCLOCK_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     All,
@@ -62,20 +64,20 @@ impl Part {
     }
 }
 
-/// Looks no oftener than this, and at least so often while armed.
-const SHORTEST_LOOK_NS: u64 = 4_000_000;
-const LONGEST_LOOK_NS: u64 = 1_000_000_000;
+/// Shortest and longest time between two checks of an armed timer.
+const MIN_CHECK_NS: u64 = 4_000_000;
+const MAX_CHECK_NS: u64 = 1_000_000_000;
 
 #[derive(Default)]
 struct CpuState {
-    /// Processor time at which it expires next.
+    /// Processor time at the next expiration.
     target: Option<u64>,
     interval: u64,
     ticks: u64,
     held: bool,
-    /// Processor time at the last look, and how long to wait while it does not move.
+    /// Processor time at the last check, and the wait until the next check while it does not advance.
     seen: u64,
-    patience: u64,
+    idle_wait: u64,
 }
 
 struct CpuInner {
@@ -85,14 +87,14 @@ struct CpuInner {
     host: Timer,
 }
 
-/// A timer over processor time; otherwise as [`Timer`].
+/// As [`Timer`], over processor time.
 pub struct CpuTimer {
     inner: Arc<CpuInner>,
 }
 
 impl CpuInner {
-    /// Asks to look again when the target can have been reached.
-    fn look_later(&self, s: &mut CpuState, now: u64) {
+    /// Schedules the next check for when the target can be reached.
+    fn schedule_check(&self, s: &mut CpuState, now: u64) {
         let Some(target) = s.target else {
             self.host.set(Setting::default());
             return;
@@ -100,23 +102,23 @@ impl CpuInner {
         let cpus = u64::from(sched::cpu_count()).max(1);
         let soonest = target.saturating_sub(now) / cpus;
         if now == s.seen {
-            s.patience = (s.patience * 2).clamp(SHORTEST_LOOK_NS, LONGEST_LOOK_NS);
+            s.idle_wait = (s.idle_wait * 2).clamp(MIN_CHECK_NS, MAX_CHECK_NS);
         } else {
-            s.patience = SHORTEST_LOOK_NS;
+            s.idle_wait = MIN_CHECK_NS;
         }
         s.seen = now;
-        let wait = soonest.max(s.patience);
+        let wait = soonest.max(s.idle_wait);
         self.host.set(Setting { deadline_ns: Some(now_ns().saturating_add(wait)), interval_ns: 0 });
     }
 
-    fn look(&self) {
+    fn check(&self) {
         let Some(now) = (self.clock)() else { return };
         let n = {
             let mut s = self.state.lock();
             let n = forward(&mut s, now);
             s.ticks = s.ticks.saturating_add(n);
             if n == 0 {
-                self.look_later(&mut s, now);
+                self.schedule_check(&mut s, now);
                 return;
             }
             n
@@ -127,7 +129,7 @@ impl CpuInner {
             Next::Hold if s.ticks > 0 => s.held = true,
             _ => {
                 s.ticks = 0;
-                self.look_later(&mut s, now);
+                self.schedule_check(&mut s, now);
             }
         }
     }
@@ -145,7 +147,7 @@ fn forward(s: &mut CpuState, now: u64) -> u64 {
 }
 
 impl CpuTimer {
-    /// `clock`: the processor time used so far; `None` when the process is gone.
+    /// `clock`: the processor time used so far; `None` if the process is gone.
     pub fn new(
         executor: &Arc<Executor>,
         clock: impl Fn() -> Option<u64> + Send + Sync + 'static,
@@ -155,7 +157,7 @@ impl CpuTimer {
             let weak = weak.clone();
             let host = Timer::new(executor, move |_| {
                 if let Some(inner) = weak.upgrade() {
-                    inner.look();
+                    inner.check();
                 }
                 Next::Hold
             });
@@ -164,13 +166,13 @@ impl CpuTimer {
         CpuTimer { inner }
     }
 
-    /// `setting.deadline_ns` counts processor time.
+    /// `setting.deadline_ns` is processor time.
     pub fn set(&self, setting: Setting) -> Left {
         let now = (self.inner.clock)().unwrap_or(0);
         let mut s = self.inner.state.lock();
         let before = left(&s, now);
         *s = CpuState { target: setting.deadline_ns, interval: setting.interval_ns, seen: now, ..CpuState::default() };
-        self.inner.look_later(&mut s, now);
+        self.inner.schedule_check(&mut s, now);
         before
     }
 
@@ -190,7 +192,7 @@ impl CpuTimer {
             let now = (self.inner.clock)().unwrap_or(0);
             let n = forward(&mut s, now);
             s.ticks = s.ticks.saturating_add(n);
-            self.inner.look_later(&mut s, now);
+            self.inner.schedule_check(&mut s, now);
         }
         std::mem::take(&mut s.ticks)
     }
@@ -200,23 +202,24 @@ fn left(s: &CpuState, now: u64) -> Left {
     let value_ns = match s.target {
         None => 0,
         Some(t) if t > now => t - now,
-        // Due, only nobody has looked yet.
+        // Due, but not checked yet.
         Some(t) if s.interval > 0 => s.interval - (now - t) % s.interval,
         Some(_) => 1,
     };
     Left { value_ns, interval_ns: s.interval }
 }
 
-/// The clock of a process, for a [`CpuTimer`] that must not keep it alive.
+/// The clock of a process, for a [`CpuTimer`], which must not keep the process alive.
 pub fn group_clock(group: &Arc<ThreadGroup>, part: Part) -> impl Fn() -> Option<u64> + Send + Sync + 'static {
     let weak = Arc::downgrade(group);
     move || weak.upgrade().map(|g| part.of(group_time(&g)))
 }
 
-/// Watches `RLIMIT_CPU` of one process.
+/// Enforces `RLIMIT_CPU` of one process.
 struct LimitWatch(CpuTimer);
 
-/// The limit was set, or a process was made with one: SIGXCPU each second from the soft limit on, SIGKILL at the hard limit.
+/// To be called when the limit is set or inherited: SIGXCPU each second from the soft limit on, SIGKILL at
+/// the hard limit.
 pub fn limit_changed(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>) {
     const SECOND: u64 = 1_000_000_000;
     let limit = group.limits.read().0[libc::RLIMIT_CPU as usize];
@@ -238,7 +241,7 @@ pub fn limit_changed(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>) {
             Next::Rearm
         }))
     });
-    // Linux takes a limit of 0 as 1 second.
+    // Linux treats a limit of 0 as 1 second.
     let first = limit.cur.min(limit.max).max(1).saturating_mul(SECOND);
     watch.0.set(Setting { deadline_ns: Some(first), interval_ns: SECOND });
 }

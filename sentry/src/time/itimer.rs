@@ -8,15 +8,15 @@ use platform::executor::now_ns;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
-/// Which of the three.
+/// The three timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
+pub enum ItimerKind {
     Real,
     Virtual,
     Prof,
 }
 
-/// In `ThreadGroup::timers`.
+/// The timers' types in `ThreadGroup::timers`.
 struct Real(Timer);
 struct Virtual(CpuTimer);
 struct Prof(CpuTimer);
@@ -39,21 +39,23 @@ fn prof(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>) -> Arc<Prof> {
     group.timers.get_or_insert(|| Prof(cpu_timer(kernel, group, Part::All, libc::SIGPROF)))
 }
 
-/// Sets a timer to `value` ns from now (0 disarms) and then each `interval` ns; returns what was left before.
-pub fn set(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, which: Which, value: u64, interval: u64) -> Left {
+/// Sets a timer to `value` ns from now (0 disarms) and then every `interval` ns; returns the previous
+/// remaining time.
+pub fn set(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, which: ItimerKind, value: u64, interval: u64) -> Left {
     let setting = |now: u64| Setting {
         deadline_ns: (value != 0).then(|| now.saturating_add(value)),
-        // A disarmed timer has no period either.
+        // A disarmed timer has no period.
         interval_ns: if value == 0 { 0 } else { interval },
     };
     match which {
-        Which::Real => {
+        ItimerKind::Real => {
             let timer = group.timers.get_or_insert(|| {
                 let weak = Arc::downgrade(group);
                 Real(Timer::new(&kernel.executor, move |_| {
                     let Some(group) = weak.upgrade() else { return Next::Hold };
                     super::signal_group(&group, SigInfo::kernel(libc::SIGALRM));
-                    // Until the signal is taken. One that is gone already was taken before the timer was held for it.
+                    // Held until the signal is taken. A signal that is no longer pending was taken before
+                    // this check.
                     let waits = group.pending.lock().set.has(libc::SIGALRM);
                     if waits || super::ignores(&group, libc::SIGALRM) {
                         Next::Hold
@@ -64,30 +66,30 @@ pub fn set(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, which: Which, value: 
             });
             timer.0.set(setting(now_ns()))
         }
-        Which::Virtual => {
+        ItimerKind::Virtual => {
             let t = virt(kernel, group);
             t.0.set(setting(t.0.now()))
         }
-        Which::Prof => {
+        ItimerKind::Prof => {
             let t = prof(kernel, group);
             t.0.set(setting(t.0.now()))
         }
     }
 }
 
-/// SIGALRM has been taken, or is not ignored any more: the timer of real time goes on.
+/// To be called when SIGALRM is taken or no longer ignored: the real-time timer continues.
 pub fn alarm_taken(group: &ThreadGroup) {
     if let Some(t) = group.timers.get::<Real>() {
         t.0.take();
     }
 }
 
-/// What is left of a timer.
-pub fn get(group: &ThreadGroup, which: Which) -> Left {
+/// The remaining time of a timer.
+pub fn get(group: &ThreadGroup, which: ItimerKind) -> Left {
     match which {
-        Which::Real => group.timers.get::<Real>().map(|t| t.0.get()),
-        Which::Virtual => group.timers.get::<Virtual>().map(|t| t.0.get()),
-        Which::Prof => group.timers.get::<Prof>().map(|t| t.0.get()),
+        ItimerKind::Real => group.timers.get::<Real>().map(|t| t.0.get()),
+        ItimerKind::Virtual => group.timers.get::<Virtual>().map(|t| t.0.get()),
+        ItimerKind::Prof => group.timers.get::<Prof>().map(|t| t.0.get()),
     }
     .unwrap_or_default()
 }

@@ -13,13 +13,13 @@ use crate::kernel::signal::SigInfo;
 use crate::kernel::{send, Task, ThreadGroup};
 use std::sync::Arc;
 
-/// Sends a timer's signal to a process. It comes from the kernel, so init is not spared.
+/// Sends a timer's signal to a process. It comes from the kernel, so it affects init too.
 fn signal_group(group: &Arc<ThreadGroup>, info: SigInfo) {
-    // A full queue loses it, as Linux does.
+    // Lost if the signal queue is full, as in Linux.
     let _ = send::from_outside(group, info);
 }
 
-/// As [`signal_group`], for a timer of processor time: threads that use it are signalled in turn.
+/// As [`signal_group`], for a processor-time timer: the running threads take the signals in turn.
 fn signal_busy(group: &Arc<ThreadGroup>, info: SigInfo, nth: usize) {
     let _ = send::to_busy(group, info, nth);
 }
@@ -29,11 +29,16 @@ fn signal_task(task: &Task, info: SigInfo) {
     let _ = send::to_task(task, info);
 }
 
-/// Whether a signal sent to the process now would have no effect.
+/// Whether a signal sent to the process now would be ignored.
 fn ignores(group: &ThreadGroup, sig: i32) -> bool {
     let actions = group.actions.read().clone();
     let ignored = actions.lock().ignored(sig);
     ignored
+}
+
+/// Whether a process has so many timers that [`unignored`] takes long.
+pub fn has_many(group: &ThreadGroup) -> bool {
+    posix::has_many(group)
 }
 
 /// A signal that a process ignored is not ignored any more: timers that waited for that go on.
@@ -44,7 +49,7 @@ pub fn unignored(group: &ThreadGroup, sig: i32) {
     }
 }
 
-/// To be called with every signal that is taken from a queue, whoever takes it.
+/// To be called with every signal taken from a queue.
 pub fn signal_taken(group: &ThreadGroup, info: &mut SigInfo) {
     posix::signal_taken(group, info);
     if info.signo == libc::SIGALRM {
@@ -52,7 +57,7 @@ pub fn signal_taken(group: &ThreadGroup, info: &mut SigInfo) {
     }
 }
 
-/// `execve` ends a process's POSIX timers; interval timers go on.
+/// `execve` deletes a process's POSIX timers; interval timers continue.
 pub fn on_exec(group: &ThreadGroup) {
     group.timers.remove::<posix::PosixTimers>();
 }

@@ -1,8 +1,8 @@
 //! POSIX timers of a process (timer_create(2)).
 //!
-//! At most one signal of a timer is queued at any time. When it is taken ([`signal_taken`]), the expirations that happened since
-//! it was queued become its overrun count and a periodic timer goes on. One whose signal is ignored goes on when it is not any more: a
-//! guest that does not look costs nothing.
+//! A timer has at most one queued signal. When that is taken ([`signal_taken`]), the expirations since it was
+//! queued become its overrun count, and a periodic timer continues. A timer whose signal is ignored stops
+//! until it is no longer ignored, so an inattentive guest costs nothing.
 
 use super::clock::Clock;
 use super::cpu::{group_clock, CpuTimer, Part};
@@ -12,7 +12,7 @@ use crate::kernel::signal::{SigFields, SigInfo};
 use crate::kernel::users::{self, Charge, Resource};
 use crate::kernel::{Kernel, Task, ThreadGroup};
 use parking_lot::Mutex;
-use platform::executor::Rounds;
+use platform::executor::{drop_aside, Rounds};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Weak};
@@ -22,15 +22,15 @@ pub const SI_TIMER: i32 = -2;
 /// `DELAYTIMER_MAX`.
 const OVERRUN_MAX: u64 = i32::MAX as u64;
 
-/// What a timer counts.
+/// The time that a timer measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     Clock(Clock),
-    /// The processor time of the process that makes the timer.
+    /// The processor time of the process that creates the timer.
     Cpu(Part),
 }
 
-/// How it tells.
+/// Notification at an expiration (`sigev_notify`).
 #[derive(Clone)]
 pub enum Notify {
     None,
@@ -43,14 +43,14 @@ enum Kind {
     Cpu(CpuTimer),
 }
 
-/// State that the expiry shares with the timer.
+/// State shared by the timer and its expiration callback.
 struct Shared {
     id: i32,
     notify: Notify,
     group: Weak<ThreadGroup>,
     /// A signal of this timer is queued.
     queued: AtomicBool,
-    /// It has expired and its signal is ignored: it goes on when that is not so any more ([`unignored`]).
+    /// The timer has expired and its signal is ignored; it continues at [`unignored`].
     parked: AtomicBool,
 }
 
@@ -61,7 +61,7 @@ pub struct PosixTimer {
     _charge: Charge,
 }
 
-/// In `ThreadGroup::timers`.
+/// The timers of a process, in `ThreadGroup::timers`.
 #[derive(Default)]
 pub struct PosixTimers {
     table: Mutex<Table>,
@@ -74,7 +74,7 @@ struct Table {
 }
 
 impl Shared {
-    /// Whether a signal of that number is queued where this timer's is.
+    /// Whether a signal of that number is pending in the queue that this timer uses.
     fn waits(&self, sig: i32) -> bool {
         match &self.notify {
             Notify::Thread { task, .. } => task.upgrade().is_some_and(|t| t.signals.lock().pending.set.has(sig)),
@@ -103,13 +103,13 @@ impl Shared {
         if self.waits(sig) {
             Next::Hold
         } else {
-            // Ignored, or taken already.
+            // The signal is ignored or already taken.
             self.queued.store(false, Ordering::SeqCst);
             if !super::ignores(&group, sig) {
                 return Next::Rearm;
             }
             self.parked.store(true, Ordering::SeqCst);
-            // Unless that has just changed.
+            // Checked again: the signal may have been unignored since the check above.
             if super::ignores(&group, sig) || !self.parked.swap(false, Ordering::SeqCst) {
                 return Next::Hold;
             }
@@ -118,8 +118,21 @@ impl Shared {
     }
 }
 
+/// Going through more timers takes milliseconds.
+const MANY: usize = 4096;
+
+impl Drop for PosixTimers {
+    fn drop(&mut self) {
+        let timers = std::mem::take(&mut self.table.get_mut().timers);
+        if timers.len() > MANY {
+            drop_aside(timers);
+        }
+    }
+}
+
 impl PosixTimers {
-    /// Makes a disarmed timer; `limit` is how many timers and queued signals the user may have. `notify` learns the id.
+    /// Creates a disarmed timer. `limit` bounds the user's timers and queued signals. `notify` gets the new
+    /// timer's id.
     pub fn create(
         &self,
         kernel: &Arc<Kernel>,
@@ -151,36 +164,37 @@ impl PosixTimers {
         self.table.lock().timers.get(&id).cloned().ok_or(Errno::EINVAL)
     }
 
-    /// A signal is not ignored any more: timers of it go on.
+    /// A signal is no longer ignored: its timers continue.
     fn unignored(&self, sig: i32) {
         let all: Vec<_> = self.table.lock().timers.values().cloned().collect();
         let mut rounds = Rounds::new();
         for timer in all {
             rounds.next();
-            let of = match timer.shared.notify {
+            let timer_sig = match timer.shared.notify {
                 Notify::Group { sig, .. } | Notify::Thread { sig, .. } => sig,
                 Notify::None => continue,
             };
-            // Its signal was dropped when it came to be ignored, if it is queued no more.
-            let dropped = of == sig && timer.shared.queued.load(Ordering::SeqCst) && !timer.shared.waits(sig);
+            // Marked as queued but not pending: the signal was dropped when it became ignored.
+            let dropped = timer_sig == sig && timer.shared.queued.load(Ordering::SeqCst) && !timer.shared.waits(sig);
             if dropped {
                 timer.shared.queued.store(false, Ordering::SeqCst);
             }
-            if dropped || (of == sig && timer.shared.parked.swap(false, Ordering::SeqCst)) {
+            if dropped || (timer_sig == sig && timer.shared.parked.swap(false, Ordering::SeqCst)) {
                 timer.take();
             }
         }
     }
 
     pub fn delete(&self, id: i32) -> Result<()> {
-        // Dropped outside of the lock.
+        // Dropped outside the lock.
         let gone = self.table.lock().timers.remove(&id);
         gone.map(drop).ok_or(Errno::EINVAL)
     }
 }
 
 impl PosixTimer {
-    /// `value` ns from now, or at that time of its clock; 0 disarms. Returns what was left before.
+    /// Arms for `value` ns from now, or for that time of the timer's clock; 0 disarms. Returns the previous
+    /// remaining time.
     pub fn set(&self, value: u64, interval: u64, absolute: bool) -> Left {
         let setting = |deadline: u64| Setting {
             deadline_ns: (value != 0).then_some(deadline),
@@ -204,7 +218,7 @@ impl PosixTimer {
         }
     }
 
-    /// `timer_getoverrun`: of the last signal taken.
+    /// `timer_getoverrun`: overruns of the last signal taken.
     pub fn overrun(&self) -> i32 {
         self.overrun.load(Ordering::SeqCst)
     }
@@ -217,6 +231,11 @@ impl PosixTimer {
     }
 }
 
+/// Whether a process has so many timers that going through them takes long.
+pub fn has_many(group: &ThreadGroup) -> bool {
+    group.timers.get::<PosixTimers>().is_some_and(|timers| timers.table.lock().timers.len() > MANY)
+}
+
 /// To be called when a signal that a process ignored is not ignored any more.
 pub fn unignored(group: &ThreadGroup, sig: i32) {
     if let Some(timers) = group.timers.get::<PosixTimers>() {
@@ -224,7 +243,8 @@ pub fn unignored(group: &ThreadGroup, sig: i32) {
     }
 }
 
-/// To be called with every signal that is taken from a queue, whoever takes it: fills in a timer's overrun count and lets the timer go on.
+/// To be called with every signal taken from a queue: fills in a timer's overrun count and lets the timer
+/// continue.
 pub fn signal_taken(group: &ThreadGroup, info: &mut SigInfo) {
     if info.code != SI_TIMER {
         return;

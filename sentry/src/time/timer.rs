@@ -1,13 +1,13 @@
-//! A timer of the guest kernel: runs a callback when it expires, once or periodically.
+//! Timers of the guest kernel: a callback at each expiration, once or periodically.
 //!
-//! Built on [`Executor::timer`]. Deadlines are host `CLOCK_MONOTONIC` nanoseconds. The callback runs on an executor
-//! thread with no lock of the timer held, so it may set the timer again, send signals and wake queues. It answers
-//! whether a periodic timer goes on by itself ([`Next::Rearm`]) or waits until somebody has taken notice
-//! ([`Next::Hold`], then [`Timer::take`]): Linux holds timerfd and POSIX timers like that, so that a guest that does not look
-//! costs nothing. However short the period, the host is asked at most once per [`MIN_PERIOD_NS`]; the expirations in
-//! between are counted.
+//! Built on [`Executor::timer`]. Deadlines are host `CLOCK_MONOTONIC` nanoseconds. The callback runs on an
+//! executor thread without a lock of the timer, so it may set the timer again, send signals and wake queues.
+//! Its result says whether a periodic timer continues by itself ([`Next::Rearm`]) or stays expired
+//! ([`Next::Hold`]) until [`Timer::take`]. Linux holds timerfd and POSIX timers in the same way; an
+//! inattentive guest then costs nothing. However short the period, a timer sets at most one host timer per
+//! [`MIN_PERIOD_NS`]; the expirations in between are counted.
 //!
-//! Dropping the `Timer` cancels it. A callback that has begun may still run to its end then.
+//! Dropping the `Timer` cancels it. A callback that has begun may still run to its end.
 
 use parking_lot::Mutex;
 use platform::executor::{now_ns, TimerHandle};
@@ -18,7 +18,7 @@ use std::task::{Wake, Waker};
 /// Shortest time between two wakes by one periodic timer.
 pub const MIN_PERIOD_NS: u64 = 50_000;
 
-/// What a periodic timer does after the callback.
+/// Action of a periodic timer after the callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     Rearm,
@@ -35,7 +35,7 @@ pub struct Setting {
     pub interval_ns: u64,
 }
 
-/// `struct itimerspec` in ns: what is left (0: disarmed) and the period.
+/// `struct itimerspec` in ns: remaining time (0: disarmed) and period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Left {
     pub value_ns: u64,
@@ -45,10 +45,10 @@ pub struct Left {
 #[derive(Default)]
 struct State {
     setting: Setting,
-    /// Expirations not taken yet.
+    /// Expirations since the last `take`.
     ticks: u64,
     held: bool,
-    /// Told apart from earlier settings by this.
+    /// Distinguishes this setting from earlier ones.
     generation: u64,
     handle: Option<TimerHandle>,
 }
@@ -59,7 +59,8 @@ struct Inner {
     expire: Box<dyn Fn(u64) -> Next + Send + Sync>,
 }
 
-/// The waker that the executor calls: runs the expiry as a future of its own, since a waker must return at once.
+/// The waker that the executor calls. It runs the expiration as a future of its own, since a waker must
+/// return at once.
 struct Alarm {
     inner: Weak<Inner>,
     generation: u64,
@@ -74,7 +75,7 @@ impl Wake for Alarm {
     }
 }
 
-/// Moves a periodic deadline past `now` and returns how many expirations that was.
+/// Moves a periodic deadline past `now` and returns the number of expirations.
 fn forward(setting: &mut Setting, now: u64) -> u64 {
     let Some(d) = setting.deadline_ns else { return 0 };
     if d > now {
@@ -90,7 +91,7 @@ fn forward(setting: &mut Setting, now: u64) -> u64 {
 }
 
 impl Inner {
-    /// Asks the executor for the next wake.
+    /// Sets the executor's timer for the next expiration.
     fn arm(self: &Arc<Self>, s: &mut State, earliest: u64) {
         s.generation += 1;
         s.handle = s.setting.deadline_ns.map(|d| {
@@ -114,7 +115,7 @@ impl Inner {
                 return;
             }
             s.handle = None;
-            // Before the callback: whoever it wakes may `take` before it returns.
+            // Set before the callback: a task woken by it may call `take` before it returns.
             s.held = true;
             n
         };
@@ -134,7 +135,7 @@ impl Inner {
     }
 }
 
-/// See the module.
+/// A timer; see the module documentation.
 pub struct Timer {
     inner: Arc<Inner>,
 }
@@ -147,8 +148,8 @@ impl Timer {
         }
     }
 
-    /// Sets or (with no deadline) disarms it, and forgets expirations not taken; returns what was left before.
-    /// A deadline in the past expires at once, though not before this returns.
+    /// Arms the timer, or disarms it without a deadline, and drops untaken expirations. Returns the previous
+    /// remaining time. A deadline in the past expires at once, but not before this returns.
     pub fn set(&self, setting: Setting) -> Left {
         let mut s = self.inner.state.lock();
         let left = left(&s, now_ns());
@@ -159,12 +160,12 @@ impl Timer {
         left
     }
 
-    /// What is left until the next expiration.
+    /// Time until the next expiration.
     pub fn get(&self) -> Left {
         left(&self.inner.state.lock(), now_ns())
     }
 
-    /// Takes the expirations so far (up to now for a held periodic timer) and lets a held timer go on.
+    /// Takes the expirations so far (up to now for a held periodic timer); a held timer continues.
     pub fn take(&self) -> u64 {
         let mut s = self.inner.state.lock();
         if s.held {
@@ -177,7 +178,7 @@ impl Timer {
         std::mem::take(&mut s.ticks)
     }
 
-    /// Expirations that `take` would at least give.
+    /// Expirations that `take` returns at least.
     pub fn ticks(&self) -> u64 {
         self.inner.state.lock().ticks
     }
@@ -186,10 +187,10 @@ impl Timer {
 fn left(s: &State, now: u64) -> Left {
     let mut setting = s.setting;
     if setting.interval_ns != 0 {
-        // As if the expirations up to now had been dealt with.
+        // As if the expirations up to now had been handled.
         forward(&mut setting, now);
     }
-    // An armed timer never shows 0: that would mean disarmed.
+    // An armed timer never shows 0, which would mean disarmed.
     Left { value_ns: setting.deadline_ns.map_or(0, |d| d.saturating_sub(now).max(1)), interval_ns: setting.interval_ns }
 }
 

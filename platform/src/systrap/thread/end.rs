@@ -1,8 +1,8 @@
-//! How a guest thread ends: what its stub is told when the Sentry drops it.
+//! The end of a guest thread: what its stub does when the Sentry drops it.
 
 use super::*;
 
-/// Stands in for a dropped thread whose stub still runs guest code: answers its next post with "exit".
+/// Takes the place of a dropped thread whose stub still runs guest code: answers its next post with "exit".
 struct Orphan {
     area: Arc<Area>,
     slot: usize,
@@ -34,7 +34,7 @@ impl Orphan {
 }
 
 impl Thread {
-    /// Adds what the stub did by itself to the counters.
+    /// Adds the stub's own counts to the counters.
     fn count(&mut self) {
         let (answered, native) = self.area().counts(self.slot);
         let counters = &self.space.inner.counters;
@@ -51,15 +51,15 @@ impl Drop for Thread {
             return;
         }
         if self.expect == Expect::Held {
-            // It waits for its answer.
+            // The stub waits for its answer.
             self.expect = Expect::Stopped;
         }
         if self.slot == self.space.first {
-            // The first thread stays, asleep: its process is known to the host by it.
+            // The first thread stays, asleep: the host identifies the process by it.
             if self.expect != Expect::Stopped {
                 self.space.interrupt(&self.watched);
             } else if self.space.has_one_guest() {
-                // What is left of it need not be woken for its end, as it would have to be in order to be killed.
+                // A lone stopped stub exits by its answer: to be killed, it would have to be woken, too.
                 self.area().write_answer(self.slot, mode::EXIT_GROUP, 0, 0, 0, None, 0);
                 self.area().reply(self.slot, || ());
             } else {

@@ -1,4 +1,5 @@
-//! What others hold of a guest thread: to interrupt it, to see how far it is, to have its stub answer calls by itself.
+//! Handles on a guest thread for other threads: to interrupt it, to check its progress, to set its stub's own
+//! answers.
 
 use super::*;
 

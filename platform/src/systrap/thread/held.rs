@@ -1,26 +1,29 @@
-//! A round or a fork whose descriptors cannot be sent yet ([`super::super::inflight`]): it is tried again, for some time.
+//! A round or a fork whose descriptors cannot be sent yet ([`super::super::inflight`]): it is retried for some time.
 
 use super::super::inflight::{PATIENCE_NS, RETRY_NS};
 use super::*;
 use crate::executor::{now_ns, TimerHandle};
 
-/// Since when something is held back, and what tries it again.
+/// Start of the delay, and the timer of the next attempt.
 pub(super) struct Held {
     since: u64,
     _timer: Option<TimerHandle>,
 }
 
 impl Thread {
-    /// Something cannot be sent now; `false` if it has been tried for long enough.
+    /// Delays an operation that cannot be sent now; `false` if it has been delayed for long enough.
     pub(super) fn hold(&mut self) -> bool {
         let now = now_ns();
         let since = self.held.as_ref().map_or(now, |h| h.since);
         let patient = now.saturating_sub(since) < PATIENCE_NS;
         self.held = patient.then_some(Held { since, _timer: None });
+        if !patient {
+            self.ticket = None;
+        }
         patient
     }
 
-    /// Has the task of `cx` try again.
+    /// Wakes the task of `cx` for another attempt.
     fn try_again(&mut self, cx: &mut Context<'_>) {
         let timer = self.space.inner.executor.timer(now_ns() + RETRY_NS, cx.waker().clone());
         if let Some(held) = &mut self.held {
@@ -28,7 +31,8 @@ impl Thread {
         }
     }
 
-    /// Nothing of the round in the cell, which began with operation `first`, has been done. Whether it will be tried again.
+    /// Delays the round in the cell, which began with operation `first` and has had no effect. Returns whether it
+    /// will be retried.
     pub(super) fn hold_round(&mut self, first: usize, copied: usize) -> bool {
         if !self.hold() {
             return false;
@@ -36,13 +40,13 @@ impl Thread {
         self.sent = first;
         self.copied = copied;
         self.round.clear();
-        // Not carried out yet, for those who wait for that.
+        // Waiters must not take the delayed operations for carried out.
         self.shared.seq.store(self.shared.seq.load(Relaxed).wrapping_add(1), Relaxed);
         self.expect = Expect::Held;
         true
     }
 
-    /// Tries a round again that is held back; `Pending`: it still is.
+    /// Retries a delayed round; `Pending`: it is still delayed.
     pub(super) fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.expect != Expect::Held || self.dead().is_some() {
             return Poll::Ready(());
@@ -56,7 +60,7 @@ impl Thread {
         Poll::Pending
     }
 
-    /// Begins a fork again that is held back; `Pending`: it still is.
+    /// Retries a delayed fork; `Pending`: it is still delayed.
     pub(super) fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<Result<Forking, Errno>> {
         let begun = match self.forking.take() {
             None => Err(Errno::EINVAL),
@@ -69,7 +73,7 @@ impl Thread {
                 self.forking = Some(Err(Errno::ETOOMANYREFS));
                 Poll::Pending
             }
-            // What Linux says when a process cannot be had.
+            // Linux's error if a process cannot be created.
             Err(Errno::ETOOMANYREFS | Errno::EMFILE | Errno::ENFILE) => Poll::Ready(Err(Errno::EAGAIN)),
             begun => Poll::Ready(begun),
         }

@@ -1,10 +1,11 @@
 //! Copy-up: giving an object of the lower layer its place in the upper one, when it is changed for the first time.
 
 use super::OvlInode;
-use crate::error::{Errno, Result};
+use crate::error::{later, Errno, Result};
 use crate::fs::tmpfs::TmpInode;
 use crate::fs::*;
 use crate::mm::io::{Dst, Src};
+use platform::executor::{self, ask_room};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -42,13 +43,19 @@ impl OvlInode {
         let _one = match self.copying.try_lock() {
             Some(guard) => guard,
             // Others are served while somebody else copies.
-            None => aside(u64::MAX, || self.copying.lock()),
+            None => {
+                ask_room().map_err(later)?;
+                executor::aside(|| self.copying.lock())
+            }
         };
         if self.upper.get().is_some() {
             return Ok(());
         }
         let into = parent.upper.get().ok_or(Errno::EIO)?;
         let a = lower.attr()?;
+        if self.kind == libc::S_IFREG && content && a.size > MAX_INLINE_COPY {
+            ask_room().map_err(later)?;
+        }
         let target;
         let node = match self.kind {
             libc::S_IFREG => NewNode::File,
@@ -65,7 +72,11 @@ impl OvlInode {
         };
         let new = into.node(&node, a.mode & 0o7777, a.uid, a.gid, Some(self.ino))?;
         if self.kind == libc::S_IFREG && content && a.size > 0 {
-            aside(a.size, || copy_content(lower, &new, &a))?;
+            if a.size > MAX_INLINE_COPY {
+                executor::aside(|| copy_content(lower, &new, &a))?;
+            } else {
+                copy_content(lower, &new, &a)?;
+            }
         }
         copy_xattrs(lower, &new)?;
         new.copy_times(&a);
@@ -118,14 +129,6 @@ pub(super) fn copy_xattrs(lower: &Arc<dyn Inode>, to: &Arc<TmpInode>) -> Result<
     match lower.acl()? {
         Some(list) if to.acl()?.is_none() => to.set_xattr(acl::ACCESS, &list.to_bytes(), 0),
         _ => Ok(()),
-    }
-}
-
-/// Runs `f`, which copies `size` bytes: if they are many, another thread serves the other guests meanwhile.
-fn aside<R>(size: u64, f: impl FnOnce() -> R) -> R {
-    match crate::kernel::current::get() {
-        Some(task) if size > MAX_INLINE_COPY => task.kernel.executor.block_in_place(f),
-        _ => f(),
     }
 }
 

@@ -18,13 +18,16 @@ use super::acl::Acl;
 use super::tmpfs::TmpInode;
 use super::vfs::anonymous_dev;
 use super::*;
-use crate::error::{Errno, Result};
+use crate::error::{later, Errno, Result};
 use parking_lot::Mutex;
 use platform::executor::Rounds;
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+
+/// Entries of the upper layer that are copied at a time.
+const ENTRIES_AT_ONCE: usize = 256;
 
 const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
 
@@ -194,12 +197,18 @@ impl OvlInode {
         let mut rounds = Rounds::new();
         let mut hidden = vfs::dentry::NameMap::<()>::default();
         if let Some(u) = self.upper.get() {
-            for (_, name, i) in u.entries(0, usize::MAX) {
-                rounds.next();
-                if !i.is_whiteout() {
-                    out.push(((*name).into(), i.ino(), (i.kind() >> 12) as u8));
+            let mut at = 0;
+            loop {
+                let some = u.entries(at, ENTRIES_AT_ONCE);
+                let Some((next, ..)) = some.last() else { break };
+                at = *next;
+                for (_, name, i) in some {
+                    rounds.step().map_err(later)?;
+                    if !i.is_whiteout() {
+                        out.push(((*name).into(), i.ino(), (i.kind() >> 12) as u8));
+                    }
+                    hidden.insert(name, ());
                 }
-                hidden.insert(name, ());
             }
         }
         let Some(lower) = &self.lower else { return Ok(out) };
@@ -207,14 +216,16 @@ impl OvlInode {
         let mut pos = 0;
         loop {
             let before = pos;
+            let mut refused = Ok(());
             dir.ops.readdir(&dir, pos, &mut |e| {
                 pos = e.next;
-                rounds.next();
+                refused = rounds.step();
                 if !matches!(e.name, b"." | b"..") && !hidden.contains_key(e.name) {
                     out.push((e.name.into(), e.ino, e.kind));
                 }
-                true
+                refused.is_ok()
             })?;
+            refused.map_err(later)?;
             if pos == before {
                 return Ok(out);
             }

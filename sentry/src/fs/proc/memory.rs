@@ -95,9 +95,18 @@ fn head(v: &Vma, out: &mut Vec<u8>) {
     out.s("\n");
 }
 
-/// Mappings of a task in order, copied so that names are made without the lock on the map.
-fn mappings(live: &LiveTask) -> Vec<Vma> {
-    live.mm().map_or_else(Vec::new, |mm| mm.map().vmas.iter().cloned().collect())
+/// Mappings of a task in order, copied so that names are made without the lock on the map; some at a time.
+fn mappings(live: &LiveTask) -> impl Iterator<Item = Vma> {
+    const SOME: usize = 256;
+    let (mm, mut at, mut some) = (live.mm(), 0, Vec::new().into_iter());
+    std::iter::from_fn(move || {
+        if some.len() == 0 {
+            let copied: Vec<Vma> = mm.as_ref()?.map().vmas.range(at, u64::MAX).take(SOME).cloned().collect();
+            at = copied.last()?.end;
+            some = copied.into_iter();
+        }
+        some.next()
+    })
 }
 
 pub(super) fn maps(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
@@ -180,10 +189,9 @@ pub(super) fn smaps(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()>
 
 pub(super) fn smaps_rollup(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     let Some(mm) = live.mm() else { return Err(Errno::ESRCH) };
-    let all = mappings(live);
-    let (Some(first), Some(last)) = (all.first(), all.last()) else { return Ok(()) };
+    let Some((from, to)) = mm.map().vmas.ends() else { return Ok(()) };
     let start = out.len();
-    out.x(first.start, 8).s("-").x(last.end, 8).s(" ---p 00000000 00:00 0 ");
+    out.x(from, 8).s("-").x(to, 8).s(" ---p 00000000 00:00 0 ");
     let n = 73usize.saturating_sub(out.len() - start);
     out.sp(n).s("[rollup]\n");
     let z = sizes(&mm);

@@ -1,7 +1,7 @@
 //! `/proc/[pid]/{mounts,mountinfo,mountstats}`.
 
 use super::pid::LiveTask;
-use crate::error::{Errno, Result};
+use crate::error::{later, Errno, Result};
 use crate::fs::pseudo::{check_length, Put, Super};
 use crate::fs::vfs::{Mount, MountFlags, Names, Path};
 use crate::mm::user::PATH_MAX;
@@ -75,7 +75,9 @@ fn reachable(live: &LiveTask, sup: &Super) -> Result<Vec<Placed>> {
     let ns = sup.kernel.mounts.read().clone().ok_or(Errno::EINVAL)?;
     let mut out = Vec::new();
     let mut places = Places { root: root.clone(), known: HashMap::new() };
+    let mut rounds = Rounds::new();
     for m in ns.list() {
+        rounds.step().map_err(later)?;
         if m.mountpoint().is_none() && !Arc::ptr_eq(&m, root.mount()) && !Arc::ptr_eq(&m, ns.root().mount()) {
             continue;
         }

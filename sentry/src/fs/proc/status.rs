@@ -251,7 +251,7 @@ pub(super) fn status(live: &LiveTask, sup: &Super, out: &mut Vec<u8>) -> Result<
 }
 
 fn fd_size(task: &Task) -> u64 {
-    let top = task.files().numbers().last().map_or(0, |&n| n as u64 + 1);
+    let top = task.files().top() as u64;
     top.max(64).next_power_of_two()
 }
 

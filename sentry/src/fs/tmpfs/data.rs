@@ -2,14 +2,17 @@
 //! A memfd takes a descriptor of the Sentry's, which are few: where too many are in use already, a file that is not mapped
 //! has [`Pages`] of the heap, with holes too.
 //!
-//! What a write may take is counted before it is written, so that files together never hold more than is counted. Where there are no holes
-//! the length says exactly what that is; where there are, every byte counts as new until the host is asked (`settle`).
+//! What a write may take is counted before it is written, so that files together never hold more than is counted.
+//! Where there are no holes the length says exactly what that is; where there are, every byte counts as new until the
+//! host is asked (`settle`). What is in the heap counts against what all files together may have of that ([`Heap`]),
+//! too: what finds no more room goes to a memfd.
 
 use super::pages::Pages;
-use super::{TmpFs, PAGE};
-use crate::error::{Errno, Result};
+use super::{TmpFs, HEAP, PAGE};
+use crate::error::{later, Errno, Result};
 use crate::mm::io::{Dst, Src};
-use platform::budget::Use;
+use platform::budget::{Charge, Use};
+use platform::executor::{aside, ask_room, drop_aside};
 use platform::host::SharedFile;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -28,9 +31,19 @@ const RECOUNT: u64 = 128 * 1024;
 /// Bytes that the host takes milliseconds to give back.
 const LONG: u64 = 16 << 20;
 
+/// What a content has of [`HEAP`]: what its store holds, or is about to.
+struct Heap(Charge);
+
+impl Default for Heap {
+    fn default() -> Self {
+        Heap(HEAP.nothing())
+    }
+}
+
 #[derive(Default)]
 pub struct Data {
     store: Store,
+    heap: Heap,
     /// Bytes counted against the file system's limit.
     charged: u64,
     /// Of those, what was counted without a look at whether it was there before.
@@ -116,8 +129,37 @@ impl Data {
         }
     }
 
+    /// Counts what is in the heap now: no more than was counted before it was put there.
+    fn recount(&mut self) {
+        let now = match &self.store {
+            Store::Heap(v) => pages(v.len() as u64),
+            Store::Pages(p) => p.taken(),
+            Store::Shared(_) => 0,
+        };
+        self.heap.0.set(now);
+    }
+
+    /// Counts `bytes` of heap; if there is no more, has the content in a memfd.
+    fn have_heap(&mut self, fs: &TmpFs, bytes: u64) -> Result<()> {
+        if self.heap.0.set(bytes) {
+            return Ok(());
+        }
+        self.evacuate(fs)
+    }
+
+    fn evacuate(&mut self, fs: &TmpFs) -> Result<()> {
+        let f = SharedFile::new(Use::Mapped).map_err(|_| Errno::ENOSPC)?;
+        self.move_to(fs, f)
+    }
+
     /// Writes at `offset` and grows as needed.
     pub fn write(&mut self, fs: &TmpFs, src: &mut Src<'_>, offset: u64) -> Result<usize> {
+        let r = self.write_counted(fs, src, offset);
+        self.recount();
+        r
+    }
+
+    fn write_counted(&mut self, fs: &TmpFs, src: &mut Src<'_>, offset: u64) -> Result<usize> {
         *self.blocks.get_mut() = 0;
         let want = src.remaining();
         if want == 0 {
@@ -128,6 +170,9 @@ impl Data {
         self.sparse |= offset > pages(self.len());
         if end > HEAP_MAX || offset > pages(self.len()) {
             self.outgrow(fs)?;
+        }
+        if matches!(self.store, Store::Heap(_)) {
+            self.have_heap(fs, pages(end.max(self.len())))?;
         }
         match &mut self.store {
             Store::Heap(v) => {
@@ -172,6 +217,14 @@ impl Data {
                 Ok(()) => {}
                 Err(_) if done > 0 => break,
                 Err(e) => return Err(e),
+            }
+            if !self.heap.0.set(p.taken() + more) {
+                fs.recharge(self.charged + more, self.charged);
+                if done > 0 {
+                    break;
+                }
+                self.evacuate(fs)?;
+                return self.write_shared(fs, src, offset, want);
             }
             let r = src.take(&mut buf[..n]);
             let k = *r.as_ref().unwrap_or(&0);
@@ -261,6 +314,12 @@ impl Data {
     }
 
     pub fn set_len(&mut self, fs: &TmpFs, len: u64) -> Result<()> {
+        let r = self.set_len_counted(fs, len);
+        self.recount();
+        r
+    }
+
+    fn set_len_counted(&mut self, fs: &TmpFs, len: u64) -> Result<()> {
         *self.blocks.get_mut() = 0;
         if len > i64::MAX as u64 {
             return Err(Errno::EFBIG);
@@ -268,6 +327,9 @@ impl Data {
         self.sparse |= len > pages(self.len());
         if len > self.len() && (len > HEAP_MAX || len > pages(self.len())) {
             self.outgrow(fs)?;
+        }
+        if matches!(self.store, Store::Heap(_)) {
+            self.have_heap(fs, pages(len))?;
         }
         match &mut self.store {
             Store::Heap(v) => {
@@ -282,13 +344,19 @@ impl Data {
                 if len > platform::host::SHARED_FILE_MAX {
                     return Err(Errno::EFBIG);
                 }
-                p.set_len(len);
+                if p.taken() > LONG && p.len() > len {
+                    ask_room().map_err(later)?;
+                    aside(|| p.set_len(len));
+                } else {
+                    p.set_len(len);
+                }
                 self.settle(fs);
                 Ok(())
             }
             Store::Shared(f) => {
-                if f.len().saturating_sub(len) > LONG {
-                    platform::executor::aside(|| f.set_len(len))?;
+                if f.len().saturating_sub(len) > LONG && f.blocks().saturating_mul(512) > LONG {
+                    ask_room().map_err(later)?;
+                    aside(|| f.set_len(len))?;
                 } else {
                     f.set_len(len)?;
                 }
@@ -319,6 +387,7 @@ impl Data {
         match (SharedFile::new(what), &self.store) {
             (Ok(f), _) => self.move_to(fs, f),
             (Err(Errno::EMFILE | Errno::ENFILE), Store::Heap(v)) => {
+                // What is there is counted.
                 let mut p = Pages::default();
                 p.write(0, v);
                 self.store = Store::Pages(p);
@@ -356,14 +425,22 @@ impl Data {
         }
         // It is counted already.
         self.store = Store::Shared(Arc::new(f));
+        self.recount();
         self.settle(fs);
         Ok(())
     }
 
     /// Moves the content out of a memfd that nothing but this refers to, so that its descriptor is free again. Says whether it did.
     pub fn unshare(&mut self, fs: &TmpFs) -> bool {
+        let done = self.unshare_counted(fs);
+        self.recount();
+        done
+    }
+
+    fn unshare_counted(&mut self, fs: &TmpFs) -> bool {
         let Store::Shared(f) = &self.store else { return false };
-        if f.fd_is_used() || self.charged > PAGES_MAX {
+        // It may have changed since it was counted, through mappings that are gone.
+        if f.fd_is_used() || self.charged > PAGES_MAX || !self.heap.0.set((f.blocks() * 512).min(pages(f.len()))) {
             return false;
         }
         let mut p = Pages::default();
@@ -405,6 +482,13 @@ impl Data {
                 if matches!(self.store, Store::Heap(_)) {
                     return Ok(());
                 }
+                if let Store::Pages(p) = &self.store {
+                    let all = p.taken() + p.missing(offset, pages(end));
+                    if let Err(e) = self.have_heap(fs, all) {
+                        self.set_len(fs, was)?;
+                        return Err(e);
+                    }
+                }
                 // Counted first; what was there before is found out afterwards.
                 let most = self.charged + (pages(end) - offset / PAGE * PAGE);
                 if let Err(e) = fs.charge(self.charged, most) {
@@ -424,6 +508,7 @@ impl Data {
                     Store::Heap(_) => Ok(()),
                 };
                 self.settle(fs);
+                self.recount();
                 Ok(r?)
             }
             libc::FALLOC_FL_PUNCH_HOLE if keep => self.punch(fs, offset, end),
@@ -452,6 +537,7 @@ impl Data {
             Store::Pages(p) => {
                 p.punch(offset, end);
                 self.settle(fs);
+                self.recount();
             }
             Store::Shared(f) => {
                 self.sparse = true;
@@ -487,10 +573,11 @@ impl Data {
     pub fn release(&mut self, fs: &TmpFs) {
         fs.recharge(self.charged, 0);
         self.charged = 0;
-        if let Store::Shared(f) = std::mem::take(&mut self.store) {
-            if f.len() > LONG {
-                platform::executor::drop_aside(f);
-            }
+        self.heap = Heap::default();
+        match std::mem::take(&mut self.store) {
+            Store::Shared(f) if f.len() > LONG => drop_aside(f),
+            Store::Pages(p) if p.taken() > LONG => drop_aside(p),
+            _ => {}
         }
     }
 }

@@ -18,11 +18,12 @@ use super::*;
 use crate::error::{Errno, Result};
 use data::Data;
 use parking_lot::{Mutex, RwLock};
+use platform::budget::{of_heap, Budget};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
 pub const TMPFS_MAGIC: u64 = 0x0102_1994;
 pub const PAGE: u64 = 4096;
@@ -35,6 +36,12 @@ const XATTR_TOTAL: u64 = 128 * 1024;
 
 /// Longest text of a symbolic link that is part of its inode; a longer one takes a page.
 const SHORT_TEXT: usize = 128;
+/// What the inodes, names, attributes and contents of all tmpfs take of the heap. Contents go to memory files when
+/// there is no more.
+static HEAP: LazyLock<Budget> = LazyLock::new(|| Budget::new(of_heap(u64::MAX, 20)));
+/// What an inode, or a further name of one, takes at most.
+const NODE_COST: u64 = 1024;
+
 /// What an extended attribute takes beside its name and its value.
 const XATTR_COST: usize = 64;
 
@@ -99,6 +106,8 @@ impl TmpFs {
         });
         let ino = fs.next_ino.fetch_add(1, Ordering::Relaxed);
         let mode = libc::S_IFDIR | (options.mode & 0o7777);
+        fs.inodes.fetch_add(1, Ordering::Relaxed);
+        HEAP.add_anyway(NODE_COST);
         TmpInode::make(&fs, ino, mode, options.uid, options.gid, 0, Body::Dir(RwLock::default()))
     }
 
@@ -120,6 +129,33 @@ impl TmpFs {
             return Err(Errno::ENOSPC);
         }
         Ok(())
+    }
+    /// As `charge`, for what is in the heap and is no content.
+    fn charge_heap(&self, old: u64, new: u64) -> Result<()> {
+        self.charge(old, new)?;
+        if new <= old {
+            HEAP.give_back(old - new);
+        } else if !HEAP.add(new - old) {
+            self.recharge(new, old);
+            return Err(Errno::ENOSPC);
+        }
+        Ok(())
+    }
+    fn recharge_heap(&self, old: u64) {
+        self.recharge(old, 0);
+        HEAP.give_back(old);
+    }
+    /// Counts one more inode, or a name of one that has another already.
+    fn count_node(&self) -> Result<()> {
+        if self.inodes.load(Ordering::Relaxed) >= self.inode_limit || !HEAP.add(NODE_COST) {
+            return Err(Errno::ENOSPC);
+        }
+        self.inodes.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+    fn discount_nodes(&self, n: u64) {
+        self.inodes.fetch_sub(n, Ordering::Relaxed);
+        HEAP.give_back(n * NODE_COST);
     }
     /// As `charge`, for what has happened already.
     fn recharge(&self, old: u64, new: u64) {
@@ -230,10 +266,10 @@ pub struct TmpInode {
 }
 
 impl TmpInode {
+    /// It has been counted.
     fn make(fs: &Arc<TmpFs>, ino: u64, mode: u32, uid: u32, gid: u32, rdev: u64, body: Body) -> Arc<TmpInode> {
         let now = Timespec::now();
         let nlink = if matches!(body, Body::Dir(_)) { 2 } else { 1 };
-        fs.inodes.fetch_add(1, Ordering::Relaxed);
         Arc::new_cyclic(|me| TmpInode {
             me: me.clone(),
             fs: fs.clone(),
@@ -262,9 +298,6 @@ impl TmpInode {
     /// A node in no directory yet. `ino`: a number to have instead of the next free one.
     pub fn node(&self, node: &NewNode<'_>, mode: u32, uid: u32, gid: u32, ino: Option<u64>) -> Result<Arc<TmpInode>> {
         let fs = &self.fs;
-        if fs.inodes.load(Ordering::Relaxed) >= fs.inode_limit {
-            return Err(Errno::ENOSPC);
-        }
         let (kind, rdev, body) = match node {
             NewNode::File => (libc::S_IFREG, 0, Body::File(RwLock::default())),
             NewNode::Dir => (libc::S_IFDIR, 0, Body::Dir(RwLock::default())),
@@ -274,8 +307,9 @@ impl TmpInode {
             NewNode::Char(d) => (libc::S_IFCHR, *d, Body::Other),
             NewNode::Block(d) => (libc::S_IFBLK, *d, Body::Other),
         };
+        fs.count_node()?;
         if let Body::Symlink(t) = &body {
-            fs.charge(0, text_cost(t))?;
+            fs.charge_heap(0, text_cost(t)).inspect_err(|_| fs.discount_nodes(1))?;
         }
         let mode = if kind == libc::S_IFLNK { 0o777 } else { mode & 0o7777 };
         let ino = ino.unwrap_or_else(|| fs.next_ino.fetch_add(1, Ordering::Relaxed));
@@ -387,10 +421,7 @@ impl TmpInode {
         }
         let fs = &self.fs;
         if t.nlink() > 0 {
-            if fs.inodes.load(Ordering::Relaxed) >= fs.inode_limit {
-                return Err(Errno::ENOSPC);
-            }
-            fs.inodes.fetch_add(1, Ordering::Relaxed);
+            fs.count_node()?;
             t.links.fetch_add(1, Ordering::Relaxed);
         }
         t.linked();
@@ -411,7 +442,7 @@ impl TmpInode {
         } else {
             old.unlinked();
             if old.links.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
-                old.fs.inodes.fetch_sub(1, Ordering::Relaxed);
+                old.fs.discount_nodes(1);
             }
         }
         old.changed();
@@ -665,7 +696,7 @@ impl Inode for TmpInode {
         if total + xattr_cost(name, value) > XATTR_TOTAL {
             return Err(Errno::ENOSPC);
         }
-        self.fs.charge(old.map_or(0, |v| xattr_cost(name, v)), xattr_cost(name, value))?;
+        self.fs.charge_heap(old.map_or(0, |v| xattr_cost(name, v)), xattr_cost(name, value))?;
         if name == FILE_CAPS {
             self.caps.store(true, Ordering::Relaxed);
         }
@@ -681,7 +712,7 @@ impl Inode for TmpInode {
     fn remove_xattr(&self, name: &[u8]) -> Result<()> {
         let mut x = self.xattrs.lock();
         let old = x.remove(name).ok_or(Errno::ENODATA)?;
-        self.fs.recharge(xattr_cost(name, &old), 0);
+        self.fs.recharge_heap(xattr_cost(name, &old));
         self.acls.fetch_and(!which_list(name), Ordering::Release);
         drop(x);
         self.changed();
@@ -691,9 +722,10 @@ impl Inode for TmpInode {
         if self.caps.load(Ordering::Relaxed) {
             let mut x = self.xattrs.lock();
             self.caps.store(false, Ordering::Relaxed);
-            let had = x.remove(FILE_CAPS).is_some();
+            let had = x.remove(FILE_CAPS);
             drop(x);
-            if had {
+            if let Some(old) = had {
+                self.fs.recharge_heap(xattr_cost(FILE_CAPS, &old));
                 self.changed();
             }
         }
@@ -706,14 +738,14 @@ impl Inode for TmpInode {
 impl Drop for TmpInode {
     /// Frees the tree below without recursion: a guest can nest directories deeper than our stack is.
     fn drop(&mut self) {
-        self.fs.inodes.fetch_sub(1 + u64::from(*self.links.get_mut()), Ordering::Relaxed);
+        self.fs.discount_nodes(1 + u64::from(*self.links.get_mut()));
         let attrs: u64 = self.xattrs.get_mut().iter().map(|(k, v)| xattr_cost(k, v)).sum();
-        self.fs.recharge(attrs, 0);
+        self.fs.recharge_heap(attrs);
         let mut todo: Vec<Arc<TmpInode>> = Vec::new();
         match &mut self.body {
             Body::File(d) => d.get_mut().release(&self.fs),
             Body::Dir(d) => todo.extend(std::mem::take(&mut d.get_mut().entries).into_values().map(|(_, i)| i)),
-            Body::Symlink(t) => self.fs.recharge(text_cost(t), 0),
+            Body::Symlink(t) => self.fs.recharge_heap(text_cost(t)),
             Body::Other => {}
         }
         while let Some(i) = todo.pop() {

@@ -13,16 +13,31 @@ use crate::fs::vfs::{LookupFlags, Path, Resolver, RootRef};
 use crate::kernel::cred::{CAP_ALL, CAP_SYS_ADMIN};
 use crate::kernel::tty::{self, Job, Line};
 use crate::kernel::wait::WaitQueue;
-use crate::kernel::{Cred, Kernel, Task};
+use crate::kernel::{current, Cred, Kernel, Task};
 use crate::mm::io::{Dst, Src};
 use parking_lot::Mutex;
+use platform::executor::{ask_room, now_ns};
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use zerocopy::IntoBytes;
 
-/// The terminal can be written to.
+/// For how long the command's answer holds, in ns.
+const ANSWER_HOLDS_NS: u64 = 50_000_000;
+
+/// Whether the caller's job, the whole sandbox, is in the foreground of the host's terminal. Only the command can see that: the
+/// Sentry is in a session of its own.
+#[derive(Clone, Copy)]
+enum Foreground {
+    Unknown,
+    /// The command has been asked.
+    Asked,
+    Answered {
+        yes: bool,
+        at: u64,
+    },
+}
 
 pub struct HostTerminal {
     pub line: Arc<Line>,
@@ -32,12 +47,54 @@ pub struct HostTerminal {
     stopped: AtomicBool,
     /// All descriptors of it: their writers wait for `TCOON`.
     files: Mutex<Vec<Weak<HostFile>>>,
+    foreground: Mutex<Foreground>,
+    /// Held by the one request that waits for the output to drain.
+    draining: Mutex<()>,
 }
 
 impl HostTerminal {
     /// A description for `/dev/tty` and `/dev/console`.
     pub fn end(self: &Arc<Self>) -> Box<dyn FileOps> {
         Box::new(End { terminal: self.clone(), file: self.first.clone() })
+    }
+
+    /// Wakes the readers, writers and requests of all its descriptors.
+    fn wake(&self, events: PollEvents) {
+        for file in self.files.lock().iter().filter_map(Weak::upgrade) {
+            file.queue().wake(events);
+        }
+    }
+
+    /// Whether the caller's job has the terminal; `EAGAIN` while the command is being asked.
+    fn in_foreground(&self, kernel: &Kernel) -> Result<bool> {
+        let Some(ask) = kernel.ask_foreground.get() else { return Ok(true) };
+        let mut foreground = self.foreground.lock();
+        match *foreground {
+            Foreground::Answered { yes, at } if now_ns().saturating_sub(at) < ANSWER_HOLDS_NS => {
+                if !yes {
+                    // Asked anew by the next attempt, after the stop.
+                    *foreground = Foreground::Unknown;
+                }
+                return Ok(yes);
+            }
+            Foreground::Asked => return Err(Errno::EAGAIN),
+            _ => *foreground = Foreground::Asked,
+        }
+        drop(foreground);
+        ask();
+        Err(Errno::EAGAIN)
+    }
+
+    pub(super) fn set_foreground(&self, yes: bool) {
+        *self.foreground.lock() = Foreground::Answered { yes, at: now_ns() };
+        self.wake(PollEvents::all());
+    }
+
+    pub(super) fn forget_foreground(&self) {
+        let mut foreground = self.foreground.lock();
+        if !matches!(*foreground, Foreground::Asked) {
+            *foreground = Foreground::Unknown;
+        }
     }
 
     fn is_stopped(&self) -> bool {
@@ -54,9 +111,7 @@ impl HostTerminal {
             TCOOFF => self.stopped.store(true, Ordering::SeqCst),
             TCOON => {
                 self.stopped.store(false, Ordering::SeqCst);
-                for file in self.files.lock().iter().filter_map(Weak::upgrade) {
-                    file.queue().wake(PollEvents::WRITABLE);
-                }
+                self.wake(PollEvents::WRITABLE);
             }
             TCIOFF | TCION => {
                 let mut t = Termios::NONE;
@@ -86,7 +141,8 @@ pub fn host_terminal(kernel: &Arc<Kernel>, fd: OwnedFd) -> Result<Arc<File>> {
             let first = kernel.first_pid();
             *line.job.lock() = Job { session: first, pgrp: first };
             let (stopped, files) = (AtomicBool::new(false), Mutex::default());
-            let terminal = Arc::new(HostTerminal { line, first: file.clone(), stopped, files });
+            let (foreground, draining) = (Mutex::new(Foreground::Unknown), Mutex::new(()));
+            let terminal = Arc::new(HostTerminal { line, first: file.clone(), stopped, files, foreground, draining });
             *console = Some(terminal.clone());
             terminal
         }
@@ -112,6 +168,24 @@ impl End {
     fn host(&self, cmd: u32, buf: &mut [u8]) -> Result<()> {
         platform::host::ioctl(self.file.fd().as_fd(), u64::from(cmd), buf).map(|_| ())
     }
+
+    /// Job control: that of the guest's own sessions, then that of the caller's.
+    fn check(&self, kernel: &Kernel, sig: i32) -> SysResult<()> {
+        tty::check(&self.terminal.line, sig)?;
+        match self.terminal.in_foreground(kernel)? {
+            true => Ok(()),
+            false => Err(tty::check_outside(&self.terminal.line, sig)),
+        }
+    }
+
+    /// A request that may wait for the output to drain, for as long as the terminal wants: one at a time, on a thread of its own.
+    fn drain<T>(&self, kernel: &Kernel, request: impl FnOnce() -> Result<T>) -> Result<T> {
+        let Some(turn) = self.terminal.draining.try_lock() else { return Err(Errno::EAGAIN) };
+        let r = kernel.executor.block_in_place(request);
+        drop(turn);
+        self.terminal.wake(PollEvents::all());
+        r
+    }
 }
 
 impl FileOps for End {
@@ -119,7 +193,9 @@ impl FileOps for End {
         self
     }
     fn read(&self, file: &File, dst: &mut Dst<'_>, offset: u64) -> SysResult<usize> {
-        tty::check(&self.terminal.line, libc::SIGTTIN)?;
+        if let Some(task) = current::get() {
+            self.check(&task.kernel, libc::SIGTTIN)?;
+        }
         self.file.read(file, dst, offset)
     }
     fn write(&self, file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
@@ -140,6 +216,9 @@ impl FileOps for End {
     }
     fn wait_queue(&self) -> Option<&WaitQueue> {
         self.file.wait_queue()
+    }
+    fn ioctl_waits(&self) -> bool {
+        true
     }
     fn ioctl(&self, file: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
         let acquires = u64::from(cmd) == libc::TIOCSCTTY && !tty::controls(&self.terminal.line, task);
@@ -162,7 +241,7 @@ impl FileOps for End {
                 mem.write(arg, &Termios2::of(t, (0, 0)))?;
             }
             libc::TCSETS | libc::TCSETSW | libc::TCSETSF | TCSETS2 | TCSETSW2 | TCSETSF2 => {
-                tty::check(&self.terminal.line, libc::SIGTTOU)?;
+                self.check(&task.kernel, libc::SIGTTOU)?;
                 // Speeds without a number mean nothing to a terminal that is not a line.
                 let cmd = match u64::from(cmd) {
                     TCSETS2 => libc::TCSETS,
@@ -172,8 +251,8 @@ impl FileOps for End {
                 };
                 let mut b = [0u8; size_of::<Termios>()];
                 mem.read_bytes(arg, &mut b)?;
-                // A drain takes as long as the terminal wants.
-                task.kernel.executor.block_in_place(|| self.host(cmd as u32, &mut b))?;
+                ask_room()?;
+                self.drain(&task.kernel, || self.host(cmd as u32, &mut b))?;
             }
             libc::TIOCGWINSZ => {
                 let mut b = [0u8; 8];
@@ -181,6 +260,7 @@ impl FileOps for End {
                 mem.write_bytes(arg, &b)?;
             }
             libc::TIOCSWINSZ => {
+                self.check(&task.kernel, libc::SIGTTOU)?;
                 let mut b = [0u8; 8];
                 mem.read_bytes(arg, &mut b)?;
                 self.host(cmd, &mut b)?;
@@ -191,14 +271,15 @@ impl FileOps for End {
                 mem.write_bytes(arg, &b)?;
             }
             libc::TCXONC => {
-                tty::check(&self.terminal.line, libc::SIGTTOU)?;
+                self.check(&task.kernel, libc::SIGTTOU)?;
                 self.terminal.flow(&self.file, arg)?;
             }
             libc::TCFLSH | libc::TCSBRK => {
-                tty::check(&self.terminal.line, libc::SIGTTOU)?;
+                self.check(&task.kernel, libc::SIGTTOU)?;
                 let v = i32::try_from(arg).map_err(|_| Errno::EINVAL)?;
                 let host = || platform::host::ioctl_value(self.file.fd().as_fd(), u64::from(cmd), v);
-                task.kernel.executor.block_in_place(host)?;
+                ask_room()?;
+                self.drain(&task.kernel, host)?;
             }
             libc::TIOCGETD => mem.write(arg, &0i32)?,
             _ => return Err(Errno::ENOTTY.into()),

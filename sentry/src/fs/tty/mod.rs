@@ -55,6 +55,18 @@ impl Table {
     pub fn console(&self) -> Option<Arc<HostTerminal>> {
         self.console.lock().clone()
     }
+    /// The command's answer to [`Kernel::ask_foreground`].
+    pub fn set_foreground(&self, yes: bool) {
+        if let Some(c) = self.console() {
+            c.set_foreground(yes);
+        }
+    }
+    /// The caller's job has stopped or been continued: the terminal may be another job's now.
+    pub fn forget_foreground(&self) {
+        if let Some(c) = self.console() {
+            c.forget_foreground();
+        }
+    }
     fn forget(&self, index: u32) {
         self.ptys.lock().remove(&index);
     }

@@ -10,7 +10,7 @@
 //!
 //! A child points strongly at its parent and the parent's map at the child; the last mount of a superblock breaks the circles when it goes.
 
-use crate::error::{Errno, Result};
+use crate::error::{later, Errno, Result};
 use crate::fs::Inode;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use platform::executor::Rounds;
@@ -400,17 +400,17 @@ impl Dentry {
     }
 
     /// Whether `self` is `other` or below it.
-    pub fn is_within(self: &Arc<Self>, other: &Arc<Dentry>) -> bool {
+    pub fn is_within(self: &Arc<Self>, other: &Arc<Dentry>) -> Result<bool> {
         let mut d = self.clone();
         let mut rounds = Rounds::new();
         loop {
-            rounds.next();
+            rounds.step().map_err(later)?;
             if Arc::ptr_eq(&d, other) {
-                return true;
+                return Ok(true);
             }
             match d.parent() {
                 Some(p) => d = p,
-                None => return false,
+                None => return Ok(false),
             }
         }
     }

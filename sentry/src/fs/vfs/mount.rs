@@ -214,7 +214,7 @@ impl MountNamespace {
             for (at, m) in of.children.read().iter() {
                 // What is mounted at the place itself is not bound into itself.
                 let itself = Arc::ptr_eq(at, except.dentry()) && Arc::ptr_eq(&of, except.mount());
-                if !itself && at.is_within(&root) {
+                if !itself && at.is_within(&root)? {
                     room(there, out.len() + 1)?;
                     out.push((next, at.clone(), m.clone()));
                 }

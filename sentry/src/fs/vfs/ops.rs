@@ -283,10 +283,11 @@ pub fn rename(from: &Parent, to: &Parent, flags: RenameFlags, cred: &Cred) -> Re
         return Err(Errno::ENOTDIR);
     }
     // Only a directory is above another one, and none above the directory that it lies in.
-    if !same && old.is_dir() && new_dir.is_within(&old) {
+    if !same && old.is_dir() && new_dir.is_within(&old)? {
         return Err(Errno::EINVAL);
     }
-    if new.as_ref().is_some_and(|n| !same && n.is_dir() && old_dir.is_within(n)) {
+    let into = new.as_ref().filter(|n| !same && n.is_dir());
+    if into.map_or(Ok(false), |n| old_dir.is_within(n))? {
         return Err(if exchange { Errno::EINVAL } else { Errno::ENOTEMPTY });
     }
     if new.as_ref().is_some_and(|n| Arc::ptr_eq(n, &old) || Arc::ptr_eq(n.inode(), old.inode())) {

@@ -3,6 +3,7 @@
 //! A connection is a [`Pair`] of queues. Each end closes both queues when it goes; a queue that is closed gives what is in it
 //! and then the end of file to its reader, and EPIPE to its writer, so that `shutdown` of either side is the closing of one.
 
+use super::gc;
 use super::names::{unnamed, Bound, Name};
 use crate::abi::PollEvents;
 use crate::error::{Errno, Result};
@@ -136,6 +137,16 @@ impl Conn {
         weak
     }
 
+    /// What is read by way of it: its own queue, or those of connections that it has not accepted yet.
+    pub fn queues(&self, look: &mut dyn FnMut(&Queue)) {
+        if let Some(l) = self.link() {
+            look(l.rx());
+        }
+        if let Some(listening) = self.inner.listening.lock().as_ref() {
+            listening.pending.iter().filter_map(Conn::link).for_each(|l| look(l.rx()));
+        }
+    }
+
     fn framed(&self) -> bool {
         self.inner.kind == libc::SOCK_SEQPACKET
     }
@@ -166,6 +177,7 @@ impl Drop for Conn {
             }
             l.other().wake.wake_all();
         }
+        gc::ask();
     }
 }
 

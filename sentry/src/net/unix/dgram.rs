@@ -1,6 +1,7 @@
 //! Datagram sockets. Each has one queue that anyone may send to; `connect` only fixes a destination and lets nobody else in.
 
 use super::conn::finish_scm;
+use super::gc;
 use super::names::{unnamed, Bound, Name};
 use crate::abi::PollEvents;
 use crate::error::{Errno, Result};
@@ -104,6 +105,10 @@ impl Dgram {
         (a, b)
     }
 
+    pub fn queue(&self) -> &Queue {
+        &self.inner.queue
+    }
+
     fn bound(&self) -> Bound {
         let weak: Weak<Inner> = Arc::downgrade(&self.inner);
         weak
@@ -152,6 +157,7 @@ impl Drop for Dgram {
                 p.wake.wake_all();
             }
         }
+        gc::ask();
     }
 }
 

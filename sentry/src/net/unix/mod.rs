@@ -1,10 +1,12 @@
 //! AF_UNIX (unix(7)).
 //!
 //! [`names`]: where sockets are bound. [`conn`]: stream and seqpacket sockets, which are two queues between two ends.
-//! [`dgram`]: datagram sockets, each with a queue of its own that anyone may send to.
+//! [`dgram`]: datagram sockets, each with a queue of its own that anyone may send to. [`gc`]: sockets sent to each
+//! other and forgotten.
 
 pub mod conn;
 pub mod dgram;
+pub mod gc;
 pub mod names;
 
 pub use names::Names;

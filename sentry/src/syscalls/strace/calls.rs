@@ -1,5 +1,5 @@
-//! What each call's arguments are, in the order of the man pages' sections. A call that is missing here is shown by the types in the
-//! table of calls.
+//! The kinds of each call's arguments, in the order of the man pages' sections. A call that is missing here
+//! is printed by its types in the table of calls.
 
 use super::flags::*;
 use super::show::{self, Kind, View};
@@ -8,7 +8,7 @@ use super::structs as s;
 use std::borrow::Cow;
 use Kind::*;
 
-/// The mode of open is there if a file may be made.
+/// The mode argument of open is present if the call can create a file.
 fn creates(view: &View<'_>, flags: usize) -> bool {
     view.arg(flags) & (libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY) as u64 != 0
 }
@@ -21,7 +21,6 @@ fn clone_flags(_: &View<'_>, v: u64, out: &mut String) {
     s::clone_flags(v, out);
 }
 
-/// `mmap` takes a number only with a file.
 fn advice(_: &View<'_>, v: u64, out: &mut String) {
     show::one(MADVISE, v, out);
 }
@@ -36,7 +35,7 @@ fn wants_tls(view: &View<'_>) -> bool {
     view.arg(0) & libc::CLONE_SETTLS as u64 != 0
 }
 
-/// Clocks of processes and threads have negative numbers.
+/// Clocks of processes and threads have negative ids.
 fn clock(_: &View<'_>, v: u64, out: &mut String) {
     match v as i32 {
         n if n < 0 => out.push_str(&format!("CPU_CLOCK(pid {})", !(n >> 3))),
@@ -104,7 +103,7 @@ const OTHERS: &[(u64, &str)] = &[
     (451, "cachestat"),
 ];
 
-/// Name of a call, in the table or not; for what is unknown the number as strace(1) writes it.
+/// Name of a call, whether in the table or not; an unknown number is written as strace(1) writes it.
 pub fn name(nr: u64) -> Cow<'static, str> {
     let known = crate::syscalls::entry(nr).map(|e| e.name);
     match known.or_else(|| OTHERS.iter().find(|o| o.0 == nr).map(|o| o.1)) {
@@ -113,7 +112,7 @@ pub fn name(nr: u64) -> Cow<'static, str> {
     }
 }
 
-/// The arguments of a call by its name.
+/// The kinds of the arguments of a call.
 pub fn arguments(name: &str) -> Option<&'static [Kind]> {
     Some(match name {
         // Files.
@@ -333,7 +332,7 @@ pub fn arguments(name: &str) -> Option<&'static [Kind]> {
     })
 }
 
-/// The result, and what else a call has to say at the end of its line.
+/// Writes the result, and further data at the end of the line.
 pub fn result(name: &str, view: &View<'_>, out: &mut String) {
     use std::fmt::Write;
     let v = view.result;

@@ -1,15 +1,16 @@
-//! The kinds of arguments and how each is written. Guest memory is only looked at: whatever is there, or not, a line comes out.
+//! The kinds of arguments and their formats. Guest memory is only read: a line is printed whether it is
+//! readable or not.
 
 use super::flags::{self, Names};
 use crate::mm::UserMem;
 use std::fmt::Write;
 
-/// Longest piece of a string or buffer that is shown, as strace(1) has it.
+/// Longest part of a string or buffer that is printed, as in strace(1).
 const SHOWN: usize = 32;
-/// Most items of an array that are shown.
+/// Most items of an array that are printed.
 pub const ITEMS: u64 = 32;
 
-/// Writes the value at an address, or a value that depends on others.
+/// Writes the value at an address, or a value that depends on other arguments.
 pub type Printer = fn(&View<'_>, u64, &mut String);
 
 /// Kind of an argument.
@@ -19,37 +20,37 @@ pub enum Kind {
     Long,
     Unsigned,
     Pointer,
-    /// Not an address.
+    /// A number in hexadecimal that is not an address.
     Hex,
     Octal,
     Fd,
-    /// A descriptor that paths are relative to.
+    /// A directory descriptor for relative paths.
     Dir,
     Path,
-    /// A string that is no path: cut short.
+    /// A string that is not a path: truncated.
     Text,
     Signal,
-    /// Bits; those without a name follow in hexadecimal.
+    /// Bits; unnamed ones follow in hexadecimal.
     Bits(Names),
     /// One of several values.
     One(Names),
-    /// Data for the call; its length is that argument.
+    /// Data for the call; the field is the index of the length argument.
     Data(usize),
-    /// Read at the call.
+    /// Read before the call.
     In(Printer),
-    /// Filled by the call: shown when it has succeeded, otherwise the address.
+    /// Filled by the call: printed if it succeeded, otherwise the address.
     Out(Printer),
-    /// Only there if the condition holds.
+    /// Present only if the condition holds.
     If(fn(&View<'_>) -> bool, &'static Kind),
 }
 
-/// One call's arguments and the memory that they point to.
+/// The arguments of one call and the memory that they point to.
 pub struct View<'a> {
     pub mem: UserMem,
     pub args: [u64; 6],
-    /// Result of a call that has succeeded.
+    /// Result of a successful call.
     pub result: u64,
-    /// What the call has answered but is not in the guest's memory yet.
+    /// Results of the call that are not in the guest's memory yet.
     pub staged: Option<&'a crate::mm::io::Staged>,
 }
 
@@ -57,7 +58,7 @@ impl View<'_> {
     pub fn arg(&self, i: usize) -> u64 {
         self.args.get(i).copied().unwrap_or(0)
     }
-    /// Up to `n` bytes, as many as can be read.
+    /// Up to `n` bytes; fewer if not all are readable.
     pub fn some(&self, addr: u64, n: usize) -> Option<Vec<u8>> {
         let mut buf = vec![0u8; n];
         let got = self.mem.read_some(addr, &mut buf).unwrap_or(0);
@@ -74,7 +75,7 @@ impl View<'_> {
     }
 }
 
-/// A structure as bytes. What lies outside of it is 0.
+/// A structure as bytes; fields beyond its end read as 0.
 pub struct Raw(pub Vec<u8>);
 
 impl Raw {
@@ -106,7 +107,7 @@ impl Raw {
     }
 }
 
-/// Appends without a thought of failing: a `String` takes everything.
+/// Appends to a `String`; formatting into it cannot fail.
 macro_rules! put {
     ($out:expr, $($arg:tt)*) => { { let _ = write!($out, $($arg)*); } };
 }
@@ -170,7 +171,7 @@ pub fn fd(v: u64, out: &mut String) {
     }
 }
 
-/// In quotes, with C's escapes; `cut`: there is more.
+/// In quotes, with C escapes; `cut`: the text is truncated.
 pub fn quoted(bytes: &[u8], cut: bool, out: &mut String) {
     out.push('"');
     for (i, &b) in bytes.iter().enumerate() {
@@ -185,7 +186,7 @@ pub fn quoted(bytes: &[u8], cut: bool, out: &mut String) {
             0x0b => out.push_str("\\v"),
             0x0c => out.push_str("\\f"),
             0x20..=0x7e => out.push(b as char),
-            // Octal, in full if a digit follows.
+            // Octal, with three digits if another digit follows.
             _ if bytes.get(i + 1).is_some_and(u8::is_ascii_digit) => put!(out, "\\{b:03o}"),
             _ => put!(out, "\\{b:o}"),
         }
@@ -196,7 +197,7 @@ pub fn quoted(bytes: &[u8], cut: bool, out: &mut String) {
     }
 }
 
-/// `len` bytes at `addr`, or the beginning of them.
+/// `len` bytes at `addr`, truncated.
 pub fn data(view: &View<'_>, addr: u64, len: u64, out: &mut String) {
     let shown = len.min(SHOWN as u64) as usize;
     match view.some(addr, shown) {
@@ -257,7 +258,7 @@ pub fn array(
 }
 
 impl Kind {
-    /// Whether the call fills it.
+    /// Whether the call fills this argument.
     pub fn is_out(&self, view: &View<'_>) -> bool {
         match self {
             Kind::Out(_) => true,
@@ -265,7 +266,7 @@ impl Kind {
             _ => false,
         }
     }
-    /// Whether it is there at all.
+    /// Whether the argument is present.
     pub fn is_there(&self, view: &View<'_>) -> bool {
         !matches!(self, Kind::If(when, _) if !when(view))
     }
@@ -329,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn structures_cut_short_read_as_zero() {
+    fn fields_beyond_a_structure_read_as_zero() {
         let raw = Raw(vec![1, 0, 0, 0, 2]);
         assert_eq!((raw.u32(0), raw.u32(4), raw.u64(usize::MAX - 8), raw.text(9, 9)), (1, 0, 0, &b""[..]));
     }

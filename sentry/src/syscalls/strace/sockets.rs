@@ -43,7 +43,7 @@ pub fn address_in(view: &View<'_>, addr: u64, out: &mut String) {
     address(view, addr, view.arg(2), out);
 }
 
-/// sendto's.
+/// The address of sendto.
 pub fn address_fifth(view: &View<'_>, addr: u64, out: &mut String) {
     address(view, addr, view.arg(5), out);
 }
@@ -55,12 +55,12 @@ fn filled(view: &View<'_>, addr: u64, len: u64, out: &mut String) {
     }
 }
 
-/// An address that the call fills, with its length behind the next argument: accept, getsockname.
+/// An address that the call fills, with its length at the address in the next argument: accept, getsockname.
 pub fn address_out(view: &View<'_>, addr: u64, out: &mut String) {
     filled(view, addr, view.arg(2), out);
 }
 
-/// recvfrom's.
+/// The address of recvfrom.
 pub fn address_fifth_out(view: &View<'_>, addr: u64, out: &mut String) {
     filled(view, addr, view.arg(5), out);
 }
@@ -111,7 +111,7 @@ pub fn option_out(view: &View<'_>, addr: u64, out: &mut String) {
     }
 }
 
-/// A message header; of the data, `left` bytes are meaningful.
+/// A message header; the first `left` bytes of the data are valid.
 fn header(view: &View<'_>, s: &Raw, mut left: u64, out: &mut String) {
     out.push_str("{msg_name=");
     address(view, s.u64(0), s.u32(8), out);
@@ -130,7 +130,7 @@ fn header(view: &View<'_>, s: &Raw, mut left: u64, out: &mut String) {
     out.push('}');
 }
 
-/// The control messages: descriptors and credentials in full.
+/// The control messages; descriptors and credentials are printed in full.
 fn control(view: &View<'_>, addr: u64, len: u64, out: &mut String) {
     if addr == 0 || len == 0 {
         return;
@@ -199,7 +199,7 @@ pub fn pollfds(view: &View<'_>, addr: u64, out: &mut String) {
     });
 }
 
-/// What poll found, for the end of the line.
+/// The ready descriptors of poll, for the end of the line.
 pub fn poll_found(view: &View<'_>, out: &mut String) {
     let mut first = true;
     for i in 0..view.arg(1).min(1024) {
@@ -229,7 +229,7 @@ pub fn fd_set(view: &View<'_>, addr: u64, out: &mut String) {
     out.push(']');
 }
 
-/// What select found.
+/// The ready descriptors of select.
 pub fn select_found(view: &View<'_>, out: &mut String) {
     if view.result == 0 {
         return out.push_str(" (Timeout)");

@@ -1,4 +1,4 @@
-//! The structures that calls take and fill (x86-64 layouts).
+//! The structures that calls read and fill (x86-64 layouts).
 
 use super::flags;
 use super::show::*;
@@ -17,7 +17,7 @@ fn mode(m: u64, out: &mut String) {
     put!(out, "|0{:o}", m & 0o7777);
 }
 
-/// Size, or for devices their number.
+/// The size, or the device number of a device.
 fn size_or_dev(mode: u64, size: i64, major: u64, minor: u64, out: &mut String) {
     if matches!((mode & 0o170_000) as u32, libc::S_IFCHR | libc::S_IFBLK) {
         put!(out, "st_rdev=makedev({major:#x}, {minor:#x})");
@@ -108,11 +108,11 @@ pub fn itimerval(view: &View<'_>, addr: u64, out: &mut String) {
     });
 }
 
-/// A signal set as strace(1) has it: what is in it, or with `~` what is not.
+/// A signal set as strace(1) prints it: its members, or with `~` its non-members.
 fn set(v: u64, out: &mut String) {
-    let few = v.count_ones() <= 32;
-    out.push_str(if few { "[" } else { "~[" });
-    let shown = if few { v } else { !v };
+    let listed = v.count_ones() <= 32;
+    out.push_str(if listed { "[" } else { "~[" });
+    let shown = if listed { v } else { !v };
     let mut first = true;
     for n in (1..=64).filter(|n| shown >> (n - 1) & 1 != 0) {
         if !first {
@@ -129,7 +129,7 @@ pub fn sigset(view: &View<'_>, addr: u64, out: &mut String) {
     with(view, addr, 8, out, |s, out| set(s.u64(0), out));
 }
 
-/// The pair that pselect6 takes.
+/// The pair of set address and size that pselect6 takes.
 pub fn sigset_and_size(view: &View<'_>, addr: u64, out: &mut String) {
     with(view, addr, 16, out, |s, out| {
         out.push_str("{sigmask=");
@@ -241,7 +241,7 @@ pub fn open_how(view: &View<'_>, addr: u64, out: &mut String) {
     });
 }
 
-/// The flags of `clone`, with the signal in their lowest byte.
+/// The flags of `clone`; the lowest byte is the exit signal.
 pub fn clone_flags(v: u64, out: &mut String) {
     let signal = v & 0xff;
     if v & !0xff != 0 || signal == 0 {
@@ -288,7 +288,7 @@ pub fn fd_pair(view: &View<'_>, addr: u64, out: &mut String) {
     with(view, addr, 8, out, |s, out| put!(out, "[{}, {}]", s.i32(0), s.i32(4)));
 }
 
-/// Vectors of `n` pieces, of whose bytes `left` are meaningful.
+/// A vector of `n` elements; its first `left` bytes are valid.
 fn iov(view: &View<'_>, addr: u64, n: u64, mut left: u64, out: &mut String) {
     array(view, addr, n, 16, out, |s, out| {
         out.push_str("{iov_base=");
@@ -307,7 +307,7 @@ pub fn iov_out(view: &View<'_>, addr: u64, out: &mut String) {
     iov(view, addr, view.arg(2), view.result, out);
 }
 
-/// As many bytes as the call says it gave.
+/// As many bytes as the call returned.
 pub fn data_out(view: &View<'_>, addr: u64, out: &mut String) {
     data(view, addr, view.result, out);
 }
@@ -333,7 +333,7 @@ pub fn sysinfo(view: &View<'_>, addr: u64, out: &mut String) {
     });
 }
 
-/// One id, as getresuid fills it.
+/// One id, as filled by getresuid.
 pub fn id(view: &View<'_>, addr: u64, out: &mut String) {
     with(view, addr, 4, out, |s, out| put!(out, "[{}]", s.u32(0)));
 }
@@ -379,7 +379,7 @@ pub fn fcntl(view: &View<'_>, v: u64, out: &mut String) {
     }
 }
 
-/// Whether fcntl's command has no third argument.
+/// Whether fcntl's command takes a third argument.
 pub fn fcntl_has_arg(view: &View<'_>) -> bool {
     !matches!(
         view.arg(1) as i32,
@@ -436,7 +436,7 @@ pub fn strings(view: &View<'_>, addr: u64, out: &mut String) {
     out.push(']');
 }
 
-/// The environment: how many there are.
+/// The environment: the number of variables.
 pub fn variables(view: &View<'_>, addr: u64, out: &mut String) {
     pointer(addr, out);
     if addr != 0 {
@@ -474,7 +474,7 @@ pub fn prctl(view: &View<'_>, v: u64, out: &mut String) {
     }
 }
 
-/// FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME stand in the operation.
+/// FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME are part of the operation.
 pub fn futex_op(_: &View<'_>, v: u64, out: &mut String) {
     let v = v & 0xffff_ffff;
     one(flags::FUTEX, v & 0x7f, out);
@@ -486,7 +486,7 @@ pub fn futex_op(_: &View<'_>, v: u64, out: &mut String) {
     }
 }
 
-/// The fourth argument of futex: a timeout, or a number.
+/// The fourth argument of futex: a timeout or a number.
 pub fn futex_timeout(view: &View<'_>, v: u64, out: &mut String) {
     match (view.arg(1) & 0x7f) as i32 {
         libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET | libc::FUTEX_LOCK_PI => timespec(view, v, out),

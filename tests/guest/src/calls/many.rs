@@ -1,4 +1,4 @@
-//! Waiting for many things at once: poll(2) and its kin, epoll_wait(2) and its kin, timerfd_create(2).
+//! Waiting for many things at once: poll(2), select(2), epoll_wait(2), timerfd_create(2).
 
 use super::waits::cut_short;
 use crate::t::*;

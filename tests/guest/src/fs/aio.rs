@@ -1,4 +1,4 @@
-//! io_setup(2), io_submit(2), io_getevents(2) and kin.
+//! io_setup(2), io_submit(2), io_getevents(2), io_cancel(2), io_destroy(2).
 
 use crate::t::*;
 use libc::*;

@@ -15,6 +15,7 @@ pub const CASES: &[crate::Case] = cases![
     directory_marks_of_many,
     fdinfo_of_special_files,
     epoll_no_event_twice,
+    many_at_once,
     namespaces_are_files,
     events_of_an_unlinked_file,
 ];
@@ -260,6 +261,91 @@ unsafe fn fdinfo_of_special_files() {
     assert!(info(e).contains("eventfd-count:               1f"), "{}", info(e));
     let s = ok(signalfd(-1, &set_of(&[SIGHUP, SIGKILL]), 0));
     assert!(info(s).contains("sigmask:\t0000000000000001"), "{}", info(s));
+}
+
+/// More descriptors than a call looks at while all others wait.
+unsafe fn many_at_once() {
+    let mut limit: rlimit = zeroed();
+    zero(getrlimit(RLIMIT_NOFILE, &mut limit));
+    limit.rlim_cur = limit.rlim_max;
+    zero(setrlimit(RLIMIT_NOFILE, &limit));
+    // Above those that are open already.
+    const LOW: i32 = 1000;
+    let many = (limit.rlim_cur.min(12_000) as usize).saturating_sub(LOW as usize + 100);
+    let (r, w) = pipe_pair();
+    let (r2, w2) = pipe_pair();
+    let first = ok(fcntl(r, F_DUPFD, LOW));
+    for i in 1..many {
+        is(fcntl(r, F_DUPFD, LOW), i64::from(first) + i as i64);
+    }
+    let last = first + many as i32 - 1;
+    let mut asked: Vec<pollfd> =
+        (first..=last).chain([-1, r2, last + 1]).map(|fd| pollfd { fd, events: POLLIN, revents: 9 }).collect();
+    asked[many + 2].fd = -1;
+    let all = asked.len() as nfds_t;
+    is(poll(asked.as_mut_ptr(), all, 0), 0);
+    is(poll(asked.as_mut_ptr(), all, 20), 0);
+    let child = spawn(|| {
+        usleep(20_000);
+        put(w2, b"x");
+        0
+    });
+    is(poll(asked.as_mut_ptr(), all, 20_000), 1);
+    assert_eq!((asked[0].revents, asked[many].revents, asked[many + 1].revents), (0, 0, POLLIN));
+    exits(child, 0);
+    let child = spawn(|| {
+        usleep(20_000);
+        put(w, b"x");
+        0
+    });
+    is(poll(asked.as_mut_ptr(), many as nfds_t, 20_000), many as i64);
+    exits(child, 0);
+    // One that has been closed; and a signal.
+    zero(close(last));
+    is(poll(asked.as_mut_ptr(), all, -1), many as i64 + 1);
+    assert_eq!((asked[many - 1].revents, asked[many - 2].revents), (POLLNVAL, POLLIN));
+    get(r, 1);
+    get(r2, 1);
+    asked[many - 1].fd = -1;
+    extern "C" fn nothing(_: i32) {}
+    on(SIGUSR1, nothing as *const () as usize, 0);
+    let child = interrupt_me(SIGUSR1);
+    fails(poll(asked.as_mut_ptr(), all, -1), EINTR);
+    reap(child);
+    // select(2) takes any number, whatever FD_SETSIZE is.
+    let mut set = vec![u64::MAX; (last as usize).div_ceil(64)];
+    let top = set.len() * 64;
+    (0..top).filter(|fd| *fd < first as usize || *fd >= last as usize).for_each(|fd| set[fd / 64] &= !(1 << (fd % 64)));
+    let want = set.clone();
+    put(w, b"x");
+    let none = timeval { tv_sec: 0, tv_usec: 0 };
+    is(syscall(SYS_select, top, set.as_mut_ptr(), 0, 0, &none), many as i64 - 1);
+    assert_eq!(set, want);
+    // All in an epoll, in one call; then a range of them gets a mark, and all are closed.
+    let ep = ok(epoll_create1(0));
+    for fd in first..last {
+        let mut ev = epoll_event { events: EPOLLIN as u32, u64: fd as u64 };
+        zero(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &mut ev));
+    }
+    let mut got = vec![epoll_event { events: 0, u64: 0 }; many];
+    for _ in 0..2 {
+        is(epoll_wait(ep, got.as_mut_ptr(), many as i32, 0), many as i64 - 1);
+    }
+    get(r, 1);
+    is(epoll_wait(ep, got.as_mut_ptr(), many as i32, 0), 0);
+    is(epoll_wait(ep, got.as_mut_ptr(), many as i32, 10), 0);
+    put(w, b"x");
+    is(epoll_wait(ep, got.as_mut_ptr(), many as i32, 1000), many as i64 - 1);
+    const CLOEXEC: i32 = 4;
+    zero(syscall(SYS_close_range, first + 1, last - 2, CLOEXEC) as i32);
+    let marks = |fd| ok(fcntl(fd, F_GETFD));
+    assert_eq!([first, first + 1, last - 2, last - 1].map(marks), [0, FD_CLOEXEC, FD_CLOEXEC, 0]);
+    zero(syscall(SYS_close_range, first, last - 2, 0) as i32);
+    for fd in [first, last - 2] {
+        fails(fcntl(fd, F_GETFD), EBADF);
+    }
+    // What is open by another number is still watched by all that were added.
+    is(epoll_wait(ep, got.as_mut_ptr(), many as i32, 1000), many as i64 - 1);
 }
 
 unsafe fn epoll_no_event_twice() {

@@ -14,6 +14,7 @@ pub const CASES: &[crate::Case] = cases![
     posix_wait_interrupted,
     posix_deadlock,
     posix_errors,
+    posix_many,
     ofd_locks,
     flock_conflict,
     flock_shared_over_dup_and_fork,
@@ -50,6 +51,38 @@ unsafe fn posix_conflict() {
     in_child(|| {
         ok(set(fd, F_RDLCK, 0, 0));
         fails(set(fd, F_WRLCK, 100, 1), EAGAIN);
+    });
+    ok(set(fd, F_UNLCK, 0, 0));
+    in_child(|| {
+        ok(set(fd, F_WRLCK, 0, 0));
+    });
+}
+
+/// Thousands of locks of one file. (More take minutes on Linux itself.)
+unsafe fn posix_many() {
+    const N: i64 = 3000;
+    let t = Tmp::new();
+    let (fd, other) = (t.open("f"), t.open("g"));
+    for i in (0..N).rev() {
+        ok(set(fd, F_WRLCK, 3 * i, 1));
+    }
+    let middle = 3 * (N / 2);
+    in_child(|| {
+        fails(set(fd, F_RDLCK, 0, 0), EAGAIN);
+        fails(set(fd, F_WRLCK, middle, 1), EAGAIN);
+        let held = query(fd, F_WRLCK, middle + 1, 9);
+        assert_eq!((held.l_start, held.l_len), (middle + 3, 1));
+        ok(set(fd, F_WRLCK, middle + 1, 2));
+        ok(set(other, F_WRLCK, 0, 0));
+    });
+    // Those in the middle become one with what is between them, and two again.
+    ok(set(fd, F_WRLCK, middle, 7));
+    ok(set(fd, F_UNLCK, middle + 2, 1));
+    in_child(|| {
+        let held = query(fd, F_WRLCK, middle + 1, 0);
+        assert_eq!((held.l_start, held.l_len), (middle, 2));
+        let held = query(fd, F_WRLCK, middle + 2, 0);
+        assert_eq!((held.l_start, held.l_len), (middle + 3, 4));
     });
     ok(set(fd, F_UNLCK, 0, 0));
     in_child(|| {

@@ -110,7 +110,7 @@ pub unsafe fn descriptors() {
         }
         for fd in 0..64 {
             for at in [0x4000_0000_0000u64, AREA] {
-                let r = gate.call(SYS_mmap, [at, if at == AREA { 2048 * 0x2_0000 } else { 4096 }, 3, 0x11, fd, 0]);
+                let r = gate.call(SYS_mmap, [at, if at == AREA { 4096 * 0x2_0000 } else { 4096 }, 3, 0x11, fd, 0]);
                 if r == at as i64 {
                     got(&format!("memory by descriptor {fd}"));
                 }

@@ -18,6 +18,7 @@ pub unsafe fn stalls() {
     given_back();
     expiring(false);
     expiring(true);
+    many_texts();
 }
 
 /// How often a call is made until the other process has had its answers: on a machine that is busy it may get no core
@@ -50,6 +51,72 @@ unsafe fn beside(what: &str, needed: u64, prepare: impl Fn(), long: impl Fn()) {
     exits(other, 0);
     if answers < needed {
         got(&format!("the Sentry for itself by {what}: another process got {answers} answers meanwhile"));
+    }
+}
+
+/// More processes than the Sentry has threads to give everything else to make a long call at once: before the first of them ends,
+/// another process gets as many answers as it would have without them.
+unsafe fn many_texts() {
+    const READERS: u64 = 12;
+    const MAPPINGS: usize = 40_000;
+    const ENOUGH: u64 = 300;
+    // The other one's calls; when to end; readers that have begun, that have ended; calls when all had begun, when the first had ended.
+    let words = &*shared(4096).cast::<[AtomicU64; 6]>();
+    let mapped = spawn(|| {
+        let place = anon(MAPPINGS * 4096, RW);
+        for i in (0..MAPPINGS).step_by(2) {
+            if mprotect(place.add(i * 4096).cast(), 4096, PROT_READ) != 0 {
+                break;
+            }
+        }
+        words[2].store(1, SeqCst);
+        loop {
+            pause();
+        }
+    });
+    while words[2].load(SeqCst) == 0 {
+        usleep(1000);
+    }
+    let other = spawn(|| {
+        while words[1].load(SeqCst) == 0 {
+            syscall(SYS_umask, 0o22);
+            words[0].fetch_add(1, SeqCst);
+        }
+        0
+    });
+    let name = c(&format!("/proc/{mapped}/smaps"));
+    let mut answers = 0;
+    for _ in 0..TRIES {
+        words[2..].iter().for_each(|w| w.store(0, SeqCst));
+        let readers: Vec<pid_t> = (0..READERS)
+            .map(|_| {
+                spawn(|| {
+                    let file = ok(open(name.as_ptr(), O_RDONLY));
+                    if words[2].fetch_add(1, SeqCst) + 1 == READERS {
+                        words[4].store(words[0].load(SeqCst), SeqCst);
+                    }
+                    while words[2].load(SeqCst) < READERS {
+                        usleep(1000);
+                    }
+                    get(file, 1000);
+                    if words[3].fetch_add(1, SeqCst) == 0 {
+                        words[5].store(words[0].load(SeqCst), SeqCst);
+                    }
+                    0
+                })
+            })
+            .collect();
+        readers.into_iter().for_each(|r| exits(r, 0));
+        answers = answers.max(words[5].load(SeqCst).saturating_sub(words[4].load(SeqCst)));
+        if answers >= ENOUGH {
+            break;
+        }
+    }
+    words[1].store(1, SeqCst);
+    exits(other, 0);
+    super::end(mapped);
+    if answers < ENOUGH {
+        got(&format!("all threads of the Sentry by smaps: another process got {answers} answers meanwhile"));
     }
 }
 

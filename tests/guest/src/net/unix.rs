@@ -8,8 +8,11 @@ pub const CASES: &[crate::Case] = cases![
     connected_to_itself,
     connected_to_its_listener,
     files_under_way,
+    cycles_are_collected,
+    many_cycles,
+    what_can_be_received_stays,
     mode_before_bind,
-    listener_with_many_that_wait
+    listener_with_many_that_wait,
 ];
 
 /// An abstract name of the process's own, and its length.
@@ -89,6 +92,151 @@ unsafe fn files_under_way() {
         become_user(1);
         is(pass(s[0], 0), 1);
     });
+}
+
+unsafe fn pass_all(sock: i32, fds: &[i32]) -> i64 {
+    let mut byte = [0u8];
+    let mut part = iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    let mut control = [0u64; 64];
+    let len = 4 * fds.len() as u32;
+    let mut m: msghdr = zeroed();
+    (m.msg_iov, m.msg_iovlen) = (&mut part, 1);
+    (m.msg_control, m.msg_controllen) = (control.as_mut_ptr().cast(), CMSG_SPACE(len) as usize);
+    let h = CMSG_FIRSTHDR(&m);
+    ((*h).cmsg_level, (*h).cmsg_type, (*h).cmsg_len) = (SOL_SOCKET, SCM_RIGHTS, CMSG_LEN(len) as usize);
+    std::ptr::copy_nonoverlapping(fds.as_ptr().cast(), CMSG_DATA(h), len as usize);
+    sendmsg(sock, &m, 0) as i64
+}
+
+/// The descriptors of the next message.
+unsafe fn take(sock: i32, flags: i32) -> Vec<i32> {
+    let mut byte = [0u8];
+    let mut part = iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    let mut control = [0u64; 64];
+    let mut m: msghdr = zeroed();
+    (m.msg_iov, m.msg_iovlen) = (&mut part, 1);
+    (m.msg_control, m.msg_controllen) = (control.as_mut_ptr().cast(), 512);
+    is(recvmsg(sock, &mut m, flags), 1);
+    let h = CMSG_FIRSTHDR(&m);
+    if h.is_null() {
+        return Vec::new();
+    }
+    let n = ((*h).cmsg_len - CMSG_LEN(0) as usize) / 4;
+    (0..n).map(|i| std::ptr::read_unaligned(CMSG_DATA(h).cast::<i32>().add(i))).collect()
+}
+
+unsafe fn sockets(kind: i32) -> [i32; 2] {
+    let mut pair = [0; 2];
+    ok(socketpair(AF_UNIX, kind | SOCK_CLOEXEC, 0, pair.as_mut_ptr()));
+    pair
+}
+
+unsafe fn close_all(fds: &[i32]) {
+    fds.iter().for_each(|f| {
+        ok(close(*f));
+    });
+}
+
+/// The last write end of the pipe goes, at the latest when another socket has been closed.
+unsafe fn ends(r: i32) {
+    let mut byte = 0u8;
+    ok(fcntl(r, F_SETFL, O_NONBLOCK));
+    eventually("the end of the pipe", || {
+        close_all(&sockets(SOCK_STREAM));
+        read(r, (&raw mut byte).cast(), 1) == 0
+    });
+    ok(close(r));
+}
+
+/// Sockets that lie in nothing but each other's queues are closed, and what lies in these queues with them.
+unsafe fn cycles_are_collected() {
+    for kind in [SOCK_STREAM, SOCK_SEQPACKET, SOCK_DGRAM] {
+        // In its own queue.
+        let ([a, b], (r, w)) = (sockets(kind), pipe_pair());
+        is(pass_all(a, &[b, w]), 1);
+        close_all(&[b, w, a]);
+        ends(r);
+        // Each in the other's, and one more behind them; some of them more than once.
+        let ([a, b], [c, d], [e, f], (r, w)) = (sockets(kind), sockets(kind), sockets(kind), pipe_pair());
+        is(pass_all(e, &[w]), 1);
+        is(pass_all(a, &[d, f, d]), 1);
+        is(pass_all(c, &[b, b]), 1);
+        close_all(&[a, b, c, d, e, f, w]);
+        ends(r);
+    }
+    // A socket of datagrams that is sent itself; it has no other end that could be closed.
+    let ((fd, a, len), (r, w)) = (named(SOCK_DGRAM, 7), pipe_pair());
+    ok(connect(fd, (&raw const a).cast(), len));
+    is(pass_all(fd, &[fd, w]), 1);
+    close_all(&[fd, w]);
+    ends(r);
+    // A listener in the queue of a connection that it has not accepted.
+    for kind in [SOCK_STREAM, SOCK_SEQPACKET] {
+        let ((l, a, len), (r, w)) = (named(kind, 8), pipe_pair());
+        ok(listen(l, 4));
+        let client = ok(socket(AF_UNIX, kind | SOCK_CLOEXEC, 0));
+        ok(connect(client, (&raw const a).cast(), len));
+        is(pass_all(client, &[l, w]), 1);
+        close_all(&[l, w, client]);
+        ends(r);
+    }
+}
+
+/// More than may be under way at once.
+unsafe fn many_cycles() {
+    for _ in 0..2000 {
+        let [a, b] = sockets(SOCK_STREAM);
+        let all = [b; 20];
+        eventually("room for one more", || match pass_all(a, &all) {
+            -1 => {
+                assert_eq!(errno(), ETOOMANYREFS);
+                close_all(&sockets(SOCK_STREAM));
+                false
+            }
+            _ => true,
+        });
+        close_all(&[a, b]);
+    }
+}
+
+/// Sockets that somebody can still receive keep what lies in their queues, however they are passed on meanwhile.
+unsafe fn what_can_be_received_stays() {
+    let [to, from] = sockets(SOCK_SEQPACKET);
+    // Garbage, made and collected all the time.
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = stop.clone();
+    let other = std::thread::spawn(move || {
+        while !stopped.load(std::sync::atomic::Ordering::SeqCst) {
+            let [a, b] = sockets(SOCK_STREAM);
+            is(pass_all(a, &[b]), 1);
+            close_all(&[a, b]);
+        }
+    });
+    for round in 0..500 {
+        // A pipe's end in a socket in a socket, none of which has another reference.
+        let ((r, w), [a, b], [c, d]) = (pipe_pair(), sockets(SOCK_STREAM), sockets(SOCK_STREAM));
+        is(pass_all(a, &[w]), 1);
+        is(pass_all(c, &[b, d]), 1);
+        is(pass_all(to, &[d]), 1);
+        close_all(&[w, a, b, c, d]);
+        if round % 3 == 0 {
+            // Seen, closed again, and still there.
+            close_all(&take(from, MSG_PEEK));
+        }
+        let got = take(from, 0);
+        // It holds itself as well.
+        let inner = take(got[0], 0);
+        let last = take(inner[0], 0);
+        put(last[0], b"there");
+        assert_eq!(get(r, 5), b"there", "round {round}");
+        close_all(&got);
+        close_all(&inner);
+        close_all(&last);
+        assert_eq!(get(r, 1), b"", "round {round}");
+        ok(close(r));
+    }
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    other.join().unwrap();
 }
 
 /// What fchmod(2) has made of a socket's mode is that of the file which bind(2) makes.

@@ -75,7 +75,7 @@ unsafe fn filter_for_all_threads_during_execve() {
     }
 }
 
-/// Filters that threads give themselves while another gives one to all: none is lost, and threads that are made meanwhile have it.
+/// A filter for all threads while other threads make threads: the new threads have it too.
 unsafe fn filters_of_several_threads() {
     in_child(|| {
         ok(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
@@ -150,7 +150,7 @@ unsafe fn attributes_of_nameless_files() {
     fails(fchmod(shared[0], 0o777), EOPNOTSUPP);
 }
 
-/// A signal that mq_notify(3) was asked for goes to the program that asked, not to one with other rights that it has become.
+/// The signal of mq_notify(3) goes to the program that asked for it, not to the program that the process has become.
 unsafe fn asked_for_by_the_program_before() {
     let t = Tmp::new();
     let Some(p) = set_user_id(&t) else { return };

@@ -3,6 +3,7 @@
 use crate::t::*;
 use libc::*;
 use std::cell::Cell;
+use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Condvar, Mutex, RwLock};
 use std::thread;
@@ -10,6 +11,7 @@ use std::thread;
 pub const CASES: &[crate::Case] = cases![
     ids,
     many_threads,
+    thousands_of_threads,
     threads_one_after_the_other,
     thread_local_storage,
     own_signal_mask,
@@ -67,6 +69,54 @@ unsafe fn many_threads() {
     for (i, h) in hs.into_iter().enumerate() {
         assert_eq!(h.unwrap().join().unwrap(), i);
     }
+}
+
+/// So many that the Sentry needs more than one segment of a hand-off area; the last of them forks.
+unsafe fn thousands_of_threads() {
+    const N: usize = 4000;
+    let mut limit: rlimit = zeroed();
+    zero(getrlimit(RLIMIT_NPROC, &mut limit));
+    if limit.rlim_cur < 3 * N as u64 {
+        return eprintln!("left out: needs {N} threads");
+    }
+    static THERE: AtomicUsize = AtomicUsize::new(0);
+    static GO: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+    extern "C" fn wait(_: *mut c_void) -> *mut c_void {
+        THERE.fetch_add(1, SeqCst);
+        let mut go = GO.0.lock().unwrap();
+        while !*go {
+            go = GO.1.wait(go).unwrap();
+        }
+        drop(go);
+        unsafe { syscall(SYS_gettid) as *mut c_void }
+    }
+    // With stacks of their own, each costs few calls.
+    const STACK: usize = 32 * 1024;
+    let stacks = anon(N * STACK, RW);
+    let threads: Vec<pthread_t> = (0..N)
+        .map(|i| {
+            let (mut attr, mut thread): (pthread_attr_t, pthread_t) = (zeroed(), 0);
+            zero(pthread_attr_init(&mut attr));
+            zero(pthread_attr_setstack(&mut attr, stacks.add(i * STACK).cast(), STACK));
+            zero(pthread_create(&mut thread, &attr, wait, null_mut()));
+            thread
+        })
+        .collect();
+    while THERE.load(SeqCst) < N {
+        usleep(1000);
+    }
+    thread::spawn(|| in_child(|| assert_eq!(getpid() as i64, ok(syscall(SYS_gettid))))).join().unwrap();
+    *GO.0.lock().unwrap() = true;
+    GO.1.notify_all();
+    let ended = |t: pthread_t| {
+        let mut id = null_mut();
+        zero(pthread_join(t, &mut id));
+        id as usize
+    };
+    let mut ids: Vec<usize> = threads.into_iter().map(ended).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), N);
 }
 
 unsafe fn threads_one_after_the_other() {

@@ -16,7 +16,8 @@ pub const CASES: &[Case] = cases![
     pipes_of_a_user,
     links_of_a_tmpfs,
     timed_reads,
-    logged_calls
+    logged_calls,
+    kernel_memory
 ];
 
 /// More than what is kept without a memory file of its own.
@@ -359,4 +360,101 @@ unsafe fn logged_calls() {
     for _ in 0..3000 {
         ok(getppid());
     }
+}
+
+/// As much as the kernel gives of what it keeps for a process in sockets, pipes, small files and message queues; with
+/// a limit of address space (`tests/shortage.rs`) far more than the Sentry has. At each bound a call fails, and all
+/// goes on when something is given back.
+unsafe fn kernel_memory() {
+    let mut limit: rlimit = zeroed();
+    ok(getrlimit(RLIMIT_AS, &mut limit));
+    let most: usize = if limit.rlim_cur == RLIM_INFINITY { 16 << 20 } else { 600 << 20 };
+    let t = Tmp::new();
+    let bytes = vec![7u8; 100_000];
+
+    let (mut held, mut given) = (Vec::new(), 0);
+    while given < most {
+        let mut pair = [0; 2];
+        if socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair.as_mut_ptr()) != 0 {
+            assert!(matches!(errno(), EMFILE | ENFILE | ENOBUFS | ENOMEM), "{}", name_of(errno()));
+            break;
+        }
+        held.extend(pair);
+        let before = given;
+        loop {
+            match write(pair[0], bytes.as_ptr().cast(), bytes.len()) {
+                -1 if matches!(errno(), EAGAIN | ENOBUFS | ENOMEM) => break,
+                n => given += ok(n) as usize,
+            }
+        }
+        if given == before {
+            break;
+        }
+    }
+    assert!(given > 8 << 20, "sockets took {given}");
+
+    let mut given = 0;
+    while given < most {
+        let mut p = [0; 2];
+        if pipe2(p.as_mut_ptr(), O_NONBLOCK) != 0 {
+            assert!(matches!(errno(), EMFILE | ENFILE | ENOMEM), "{}", name_of(errno()));
+            break;
+        }
+        held.extend(p);
+        if fcntl(p[1], F_SETPIPE_SZ, 1 << 20) == -1 {
+            assert!(matches!(errno(), EPERM | ENOMEM), "{}", name_of(errno()));
+        }
+        while write(p[1], bytes.as_ptr().cast(), bytes.len()) > 0 {
+            given += bytes.len();
+        }
+    }
+
+    let mut files = 0;
+    while files * bytes.len() < most {
+        match std::fs::write(t.s(&files.to_string()), &bytes) {
+            Ok(()) => files += 1,
+            Err(e) => {
+                assert!(matches!(e.raw_os_error(), Some(ENOSPC | EMFILE | ENFILE)), "file {files}: {e}");
+                break;
+            }
+        }
+    }
+    assert!(files > 100, "{files} files");
+
+    let mut queues = Vec::new();
+    let mut sent = 0;
+    while sent < most.min(128 << 20) {
+        let q = msgget(IPC_PRIVATE, 0o600);
+        if q == -1 {
+            assert!(matches!(errno(), ENOSPC | ENOMEM), "{}", name_of(errno()));
+            break;
+        }
+        queues.push(q);
+        let mut message = [1u64; 1024];
+        message[0] = 1;
+        let before = sent;
+        while msgsnd(q, message.as_ptr().cast(), 8000, IPC_NOWAIT) == 0 {
+            sent += 8000;
+        }
+        if sent == before {
+            break;
+        }
+    }
+    for q in queues {
+        zero(msgctl(q, IPC_RMID, null_mut()));
+    }
+
+    // It can be read, and what is given back can be had again.
+    for i in 0..files {
+        assert!(std::fs::read(t.s(&i.to_string())).unwrap() == bytes, "file {i}");
+        std::fs::remove_file(t.s(&i.to_string())).unwrap();
+    }
+    for fd in held {
+        ok(close(fd));
+    }
+    let (r, w) = pipe_pair();
+    put(w, &bytes[..4096]);
+    assert_eq!(get_all(r, 4096), bytes[..4096]);
+    std::fs::write(t.s("again"), &bytes).unwrap();
+    assert!(std::fs::read(t.s("again")).unwrap() == bytes);
 }
