@@ -294,6 +294,7 @@ fn boot(kernel: &Arc<Kernel>, client: Client, config: SentryConfig, stdio: [nix:
             .collect(),
         overlay: config.overlay,
         exclusive: config.overlay,
+        user: cred.uid,
     };
     let root = build_root(kernel, &client, &options).map_err(|e| anyhow!("setting up the file systems: {e}"))?;
     let files = stdio.into_iter().map(|fd| fd.ok().and_then(|fd| open_stream(kernel, fd))).collect();

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 const PIPEFS_DEV: u64 = 0xe;
 const SOCKFS_DEV: u64 = 0x8;
 const ANON_DEV: u64 = 0xf;
+const SHARED_INO: u64 = 1;
 
 /// Attributes of a nameless object; its owner is whoever made it.
 #[derive(Debug)]
@@ -69,5 +70,10 @@ impl AnonInode {
 
 /// Attributes of eventfd, epoll, timerfd, signalfd and inotify files: they share one inode without a type.
 pub fn anon_attr() -> Attr {
-    Attr { dev: ANON_DEV, ino: 1, mode: 0o600, nlink: 1, blksize: 4096, ..Attr::default() }
+    Attr { dev: ANON_DEV, ino: SHARED_INO, mode: 0o600, nlink: 1, blksize: 4096, ..Attr::default() }
+}
+
+/// Whether these are of that inode.
+pub fn is_shared(attr: &Attr) -> bool {
+    (attr.dev, attr.ino) == (ANON_DEV, SHARED_INO)
 }

@@ -28,6 +28,8 @@ pub struct RootOptions {
     pub overlay: bool,
     /// Nobody outside changes the root while the sandbox runs.
     pub exclusive: bool,
+    /// The first process's user.
+    pub user: u32,
 }
 
 /// Builds the tree, makes it the kernel's mount namespace and returns its root.
@@ -59,7 +61,7 @@ pub fn build_root(kernel: &Arc<Kernel>, client: &Client, options: &RootOptions) 
     b.mount(b"/proc", pseudo("proc", super::proc::new(kernel), guarded)?);
     let sys = pseudo("sysfs", super::sys::new(kernel), guarded | MountFlags::RDONLY)?;
     b.mount(b"/sys", sys);
-    b.mount(b"/dev", dev(&reopen)?);
+    b.mount(b"/dev", dev(&reopen, options.user)?);
     b.mount(b"/dev/pts", pseudo("devpts", super::tty::devpts::new(kernel), MountFlags::NOSUID | MountFlags::NOEXEC)?);
     let shm = TmpOptions { mode: 0o1777, ..TmpOptions::default() };
     b.mount(b"/dev/shm", TmpFs::mount(&shm, guarded - MountFlags::NOEXEC, Some(reopen))?);
@@ -78,11 +80,12 @@ fn pseudo(kind: &'static str, root: Arc<dyn Inode>, flags: MountFlags) -> Result
 }
 
 /// /dev is a small tmpfs, so that programs can add to it.
-fn dev(reopen: &Arc<Reopen>) -> Result<Arc<Mount>> {
+fn dev(reopen: &Arc<Reopen>, user: u32) -> Result<Arc<Mount>> {
     let options = TmpOptions { size: 64 << 20, mode: 0o755, ..TmpOptions::default() };
     let root = TmpFs::root(&options, Some(reopen.clone()));
     for &(name, mode, gid, major, minor) in super::dev::NODES {
-        root.create(name.as_bytes(), NewNode::Char(libc::makedev(major, minor)), mode, 0, gid)?;
+        let uid = if name == "console" { user } else { 0 };
+        root.create(name.as_bytes(), NewNode::Char(libc::makedev(major, minor)), mode, uid, gid)?;
     }
     for &(name, target) in super::dev::LINKS {
         root.create(name.as_bytes(), NewNode::Symlink(target.as_bytes()), 0o777, 0, 0)?;

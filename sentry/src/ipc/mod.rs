@@ -251,6 +251,7 @@ impl<T: Object> Registry<T> {
 pub struct IpcNamespace {
     pub msgs: Registry<msg::Queue>,
     pub sems: Registry<sem::Set>,
+    pub sem_undoers: Arc<sem::Undoers>,
     /// Number of semaphores in all sets.
     pub sem_total: AtomicUsize,
     pub shms: Registry<shm::Segment>,
@@ -264,6 +265,7 @@ impl Default for IpcNamespace {
         IpcNamespace {
             msgs: Registry::new(msg::MSGMNI),
             sems: Registry::new(sem::SEMMNI),
+            sem_undoers: Arc::default(),
             sem_total: AtomicUsize::new(0),
             shms: Registry::new(shm::SHMMNI),
             shmmax: AtomicU64::new(shm::SHMMAX),

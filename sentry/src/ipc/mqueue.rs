@@ -7,14 +7,15 @@ use crate::fs::vfs::perm::{check, MAY_READ, MAY_WRITE};
 use crate::fs::{Attr, File, FileOps, Perm, SetAttr};
 use crate::kernel::cred::{CAP_FOWNER, CAP_SYS_RESOURCE};
 use crate::kernel::signal::{SigFields, SigInfo};
+use crate::kernel::users::{self, Charge, Resource};
 use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{send, Cred, Task, ThreadGroup};
 use crate::mm::io::Dst;
 use parking_lot::Mutex;
-use platform::budget::{of_heap, Budget, Charge};
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 /// Defaults of `/proc/sys/fs/mqueue`.
 const QUEUES_MAX: usize = 256;
@@ -25,8 +26,6 @@ const HARD_MSG: i64 = 65536;
 const HARD_MSGSIZE: i64 = 16 << 20;
 /// Linux's accounting overhead of one message.
 const OVERHEAD: i64 = 48;
-/// Declared bytes of all queues in the sandbox: the messages use the Sentry's memory.
-const ALL_MAX: i64 = 64 << 20;
 pub const PRIO_MAX: u32 = 32768;
 
 /// The first words of `struct mq_attr`.
@@ -71,6 +70,8 @@ impl NotifyMethod {
 
 struct Notify {
     group: Weak<ThreadGroup>,
+    /// How often the process had called `execve`: a signal that one program has asked for is not sent to the next.
+    execs: u64,
     how: NotifyMethod,
 }
 
@@ -90,16 +91,39 @@ pub struct Queue {
     msgsize: i64,
     /// Charge of the declared bytes.
     _declared: Charge,
+    _counted: Counted,
     ino: u64,
     state: Mutex<State>,
     wait: WaitQueue,
 }
 
-static DECLARED: LazyLock<Budget> = LazyLock::new(|| Budget::new(of_heap(ALL_MAX as u64, 2)));
-
 /// All queues by name.
 #[derive(Default)]
-pub struct Names(Mutex<BTreeMap<Vec<u8>, Arc<Queue>>>);
+pub struct Names {
+    named: Mutex<BTreeMap<Vec<u8>, Arc<Queue>>>,
+    /// How many there are, with those that have no name any more.
+    count: Arc<AtomicUsize>,
+}
+
+/// One of the count.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>, cred: &Cred) -> Result<Counted> {
+        let had = count.fetch_add(1, Ordering::Relaxed);
+        let one = Counted(count.clone());
+        if had >= QUEUES_MAX && (!cred.has(CAP_SYS_RESOURCE) || had >= 16 * QUEUES_MAX) {
+            return Err(Errno::ENOSPC);
+        }
+        Ok(one)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 fn valid(name: &[u8]) -> Result<()> {
     match name {
@@ -115,7 +139,7 @@ impl Names {
     pub fn open(&self, task: &Task, name: &[u8], flags: i32, mode: u32, attr: Option<MqAttr>) -> Result<Arc<File>> {
         valid(name)?;
         let cred = task.cred();
-        let mut names = self.0.lock();
+        let mut names = self.named.lock();
         let queue = match names.get(name) {
             Some(_) if flags & libc::O_CREAT != 0 && flags & libc::O_EXCL != 0 => return Err(Errno::EEXIST),
             Some(q) => {
@@ -130,10 +154,8 @@ impl Names {
             }
             None if flags & libc::O_CREAT == 0 => return Err(Errno::ENOENT),
             None => {
-                if names.len() >= QUEUES_MAX && (!cred.has(CAP_SYS_RESOURCE) || names.len() >= 16 * QUEUES_MAX) {
-                    return Err(Errno::ENOSPC);
-                }
-                let q = Arc::new(Queue::new(task, &cred, mode, attr)?);
+                let counted = Counted::new(&self.count, &cred)?;
+                let q = Arc::new(Queue::new(task, &cred, mode, attr, counted)?);
                 names.insert(name.to_vec(), q.clone());
                 q
             }
@@ -145,7 +167,7 @@ impl Names {
     /// mq_unlink(2), with the rules of a sticky directory.
     pub fn unlink(&self, cred: &Cred, name: &[u8]) -> Result<()> {
         valid(name)?;
-        let mut names = self.0.lock();
+        let mut names = self.named.lock();
         let q = names.get(name).ok_or(Errno::ENOENT)?;
         if cred.fsuid != q.state.lock().perm.uid && cred.fsuid != 0 && !cred.has(CAP_FOWNER) {
             return Err(Errno::EACCES);
@@ -156,24 +178,22 @@ impl Names {
 }
 
 impl Queue {
-    fn new(task: &Task, cred: &Cred, mode: u32, attr: Option<MqAttr>) -> Result<Queue> {
+    fn new(task: &Task, cred: &Cred, mode: u32, attr: Option<MqAttr>, counted: Counted) -> Result<Queue> {
         let (maxmsg, msgsize) = attr.map_or((MSG_DEFAULT, MSGSIZE_DEFAULT), |a| (a.maxmsg, a.msgsize));
         let (most, largest) =
             if cred.has(CAP_SYS_RESOURCE) { (HARD_MSG, HARD_MSGSIZE) } else { (MSG_DEFAULT, MSGSIZE_DEFAULT) };
         if maxmsg <= 0 || msgsize <= 0 || maxmsg > most || msgsize > largest {
             return Err(Errno::EINVAL);
         }
-        let declared = maxmsg * (msgsize + OVERHEAD);
-        let limit = i64::try_from(task.limit(libc::RLIMIT_MSGQUEUE)).unwrap_or(i64::MAX).min(ALL_MAX);
-        if declared > limit {
-            return Err(Errno::EMFILE);
-        }
-        let declared = DECLARED.take(declared as u64).ok_or(Errno::EMFILE)?;
+        let declared = (maxmsg * (msgsize + OVERHEAD)) as u64;
+        let limit = task.limit(libc::RLIMIT_MSGQUEUE).min(users::all_max(Resource::QueueBytes) / 2);
+        let declared = users::of(cred.uid).charge_many(Resource::QueueBytes, declared, limit).ok_or(Errno::EMFILE)?;
         let umask = task.fs().lock().umask;
         Ok(Queue {
             maxmsg,
             msgsize,
             _declared: declared,
+            _counted: counted,
             ino: task.kernel.next_ino(),
             state: Mutex::new(State {
                 perm: Perm { mode: libc::S_IFREG | (mode & 0o777 & !umask), uid: cred.fsuid, gid: cred.fsgid },
@@ -212,8 +232,9 @@ impl Queue {
         s.messages.entry(prio).or_default().push_back(d);
         drop(s);
         self.wait.wake(PollEvents::READABLE);
+        let execs = registered.as_ref().map_or(0, |n| n.execs);
         match registered.and_then(|n| Some((n.how, n.group.upgrade()?))) {
-            Some((NotifyMethod::Signal { signo, value }, group)) => {
+            Some((NotifyMethod::Signal { signo, value }, group)) if group.links.lock().execs == execs => {
                 let fields = SigFields::Queue { pid: task.group.pid, uid: task.cred().uid, value };
                 // Lost if the signal queue is full, as in Linux.
                 let _ = send::to_group(&group, SigInfo { signo, errno: 0, code: libc::SI_MESGQ, fields });
@@ -276,6 +297,7 @@ impl Queue {
 
     /// mq_notify(2); `None` removes this process's registration.
     pub fn notify(&self, task: &Task, how: Option<NotifyMethod>) -> Result<()> {
+        let execs = task.group.links.lock().execs;
         let mut s = self.state.lock();
         let owner = s.notify.as_ref().and_then(|n| n.group.upgrade());
         match how {
@@ -288,7 +310,7 @@ impl Queue {
                 }
             }
             Some(_) if owner.is_some() => return Err(Errno::EBUSY),
-            Some(how) => s.notify = Some(Notify { group: Arc::downgrade(&task.group), how }),
+            Some(how) => s.notify = Some(Notify { group: Arc::downgrade(&task.group), execs, how }),
         }
         Ok(())
     }

@@ -10,9 +10,10 @@ use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{Cred, Kernel, Task};
 use parking_lot::Mutex;
 use platform::budget::{of_heap, Budget, Charge};
+use platform::executor::Rounds;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Weak};
 
 pub const SEMMNI: usize = 32000;
 pub const SEMMSL: usize = 32000;
@@ -59,6 +60,25 @@ struct State {
 pub struct Set {
     state: Mutex<State>,
     queue: WaitQueue,
+    undoers: Arc<Undoers>,
+}
+
+/// The sets in which a process has adjustments, by process id and address: so that its end need not look into all.
+#[derive(Default)]
+pub struct Undoers(Mutex<BTreeMap<(i32, usize), Weak<Set>>>);
+
+impl Undoers {
+    fn has(&self, pid: i32) -> bool {
+        self.0.lock().range((pid, 0)..=(pid, usize::MAX)).next().is_some()
+    }
+    fn take(&self, pid: i32) -> Vec<Weak<Set>> {
+        let mut all = self.0.lock();
+        let keys: Vec<_> = all.range((pid, 0)..=(pid, usize::MAX)).map(|(k, _)| *k).collect();
+        keys.iter().filter_map(|k| all.remove(k)).collect()
+    }
+    fn forget(&self, pid: i32, set: &Set) {
+        self.0.lock().remove(&(pid, std::ptr::from_ref(set) as usize));
+    }
 }
 
 impl Object for Set {
@@ -110,7 +130,7 @@ fn attempt(sems: &mut [Sem], undo: &mut BTreeMap<u16, i32>, ops: &[Op], pid: i32
 }
 
 impl Set {
-    pub fn new(perm: Perm, n: usize) -> Self {
+    pub fn new(perm: Perm, n: usize, undoers: &Arc<Undoers>) -> Self {
         Set {
             state: Mutex::new(State {
                 perm,
@@ -123,6 +143,7 @@ impl Set {
                 next_waiter: 0,
             }),
             queue: WaitQueue::new(),
+            undoers: undoers.clone(),
         }
     }
 
@@ -135,7 +156,7 @@ impl Set {
     }
 
     /// Tries once. `Ok(false)`: the caller must wait; `waiter` is registered for the operation that blocks.
-    fn try_ops(&self, ops: &[Op], pid: i32, waiter: &mut Option<u64>) -> Result<bool> {
+    fn try_ops(self: &Arc<Self>, ops: &[Op], pid: i32, waiter: &mut Option<u64>) -> Result<bool> {
         let mut s = self.state.lock();
         if s.removed {
             return Err(Errno::EIDRM);
@@ -154,9 +175,13 @@ impl Set {
                     undo.retain(|_, a| *a != 0);
                     if undo.is_empty() {
                         s.undo.remove(&pid);
+                        self.undoers.forget(pid, self);
                     } else {
                         charge.set(undo.len() as u64);
-                        s.undo.insert(pid, (undo, charge));
+                        if s.undo.insert(pid, (undo, charge)).is_none() {
+                            let key = (pid, Arc::as_ptr(self) as usize);
+                            self.undoers.0.lock().insert(key, Arc::downgrade(self));
+                        }
                     }
                 }
                 s.otime = now();
@@ -183,7 +208,7 @@ impl Set {
     }
 
     /// semtimedop(2), with checked arguments.
-    pub async fn operate(&self, task: &Task, ops: &[Op], deadline_ns: Option<u64>) -> SysResult {
+    pub async fn operate(self: &Arc<Self>, task: &Task, ops: &[Op], deadline_ns: Option<u64>) -> SysResult {
         let want = if ops.iter().any(|o| o.op != 0) { 0o222 } else { 0o444 };
         {
             let s = self.state.lock();
@@ -261,7 +286,12 @@ impl Set {
                 u.retain(|n, _| !(first..end).contains(&usize::from(*n)));
                 charge.set(u.len() as u64);
             }
-            s.undo.retain(|_, (u, _)| !u.is_empty());
+            s.undo.retain(|pid, (u, _)| {
+                if u.is_empty() {
+                    self.undoers.forget(*pid, self);
+                }
+                !u.is_empty()
+            });
             s.ctime = now();
         }
         self.queue.wake_all();
@@ -283,6 +313,9 @@ impl Set {
             s.perm.check_owner(cred)?;
             if std::mem::replace(&mut s.removed, true) {
                 return Err(Errno::EIDRM);
+            }
+            for pid in std::mem::take(&mut s.undo).into_keys() {
+                self.undoers.forget(pid, self);
             }
             kernel.ipc.sem_total.fetch_sub(s.sems.len(), Ordering::Relaxed);
         }
@@ -319,13 +352,15 @@ impl Set {
 
 /// Whether a process has adjustments to be applied at exit.
 pub fn has_undo(kernel: &Kernel, pid: i32) -> bool {
-    kernel.ipc.sems.all().iter().any(|(_, set)| set.state.lock().undo.contains_key(&pid))
+    kernel.ipc.sem_undoers.has(pid)
 }
 
 /// Exit of a process: applies its `SEM_UNDO` adjustments.
 pub fn process_gone(kernel: &Kernel, pid: i32) {
-    for (_, set) in kernel.ipc.sems.all() {
+    let mut rounds = Rounds::new();
+    for set in kernel.ipc.sem_undoers.take(pid).iter().filter_map(Weak::upgrade) {
         set.undo(pid);
+        rounds.next();
     }
 }
 
@@ -333,9 +368,9 @@ pub fn process_gone(kernel: &Kernel, pid: i32) {
 mod tests {
     use super::*;
 
-    fn set(values: &[i32]) -> Set {
+    fn set(values: &[i32]) -> Arc<Set> {
         let perm = Perm { key: 0, uid: 0, gid: 0, cuid: 0, cgid: 0, mode: 0o600, seq: 0 };
-        let s = Set::new(perm, values.len());
+        let s = Arc::new(Set::new(perm, values.len(), &Arc::default()));
         for (sem, v) in s.state.lock().sems.iter_mut().zip(values) {
             sem.value = *v;
         }
@@ -393,6 +428,21 @@ mod tests {
         assert_eq!(s.try_ops(&[op(0, 1, SEM_UNDO)], 500, &mut None), Ok(true));
         drop(s);
         assert_eq!(UNDO.left(), 1 << 20);
+    }
+
+    #[test]
+    fn a_process_knows_the_sets_that_it_has_adjusted() {
+        let undoers = Arc::<Undoers>::default();
+        let perm = Perm { key: 0, uid: 0, gid: 0, cuid: 0, cgid: 0, mode: 0o600, seq: 0 };
+        let [a, b] = [1, 1].map(|n| Arc::new(Set::new(perm, n, &undoers)));
+        for set in [&a, &b] {
+            assert_eq!(set.try_ops(&[op(0, 2, SEM_UNDO)], 9, &mut None), Ok(true));
+        }
+        assert_eq!([8, 9, 10].map(|pid| undoers.has(pid)), [false, true, false]);
+        assert_eq!(a.try_ops(&[op(0, -2, SEM_UNDO)], 9, &mut None), Ok(true));
+        let taken: Vec<_> = undoers.take(9).iter().filter_map(Weak::upgrade).collect();
+        assert!(taken.len() == 1 && Arc::ptr_eq(&taken[0], &b));
+        assert!(!undoers.has(9));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Credentials of a task (credentials(7), capabilities(7)), immutable: a change makes a new value.
 //!
 //! The rules are functions from old to new credentials; system calls commit the result with
-//! [`Task::set_cred`]. There is one user namespace, owned by user 0.
+//! [`Task::change_cred`]. There is one user namespace, owned by user 0.
 
 use super::Task;
 use crate::error::{Errno, Result};
@@ -336,10 +336,16 @@ impl Cred {
         Ok(Cred { ambient: self.ambient | cap, ..self.clone() })
     }
 
-    /// Whether this caller may change the scheduling and limits of `target` (sched_setscheduler(2),
+    /// Whether this caller may change the scheduling of `target` (sched_setscheduler(2),
     /// setpriority(2)).
     pub fn may_set_scheduling(&self, target: &Cred) -> bool {
-        self.euid == target.uid || self.euid == target.euid || self.has(CAP_SYS_NICE)
+        let same_user = self.euid == target.uid || self.euid == target.euid;
+        self.has(CAP_SYS_NICE) || (same_user && self.has_all_of(target))
+    }
+
+    /// Has `target` no capability that this caller lacks?
+    pub fn has_all_of(&self, target: &Cred) -> bool {
+        target.permitted & !self.permitted == 0
     }
 }
 
@@ -473,11 +479,12 @@ impl Cred {
 }
 
 impl Task {
-    /// Commits changed credentials. A change of identity or a gain of capabilities clears dumpable and the
-    /// parent-death signal (prctl(2)).
-    pub fn set_cred(&self, new: Cred) {
+    /// Changes the credentials in one step and returns the old ones. A change of identity or a gain of
+    /// capabilities clears dumpable and the parent-death signal (prctl(2)).
+    pub fn change_cred(&self, change: impl FnOnce(&Cred) -> Result<Cred>) -> Result<Arc<Cred>> {
         let mut slot = self.cred.write();
         let old = slot.clone();
+        let new = change(&old)?;
         if old.euid != new.euid
             || old.egid != new.egid
             || old.fsuid != new.fsuid
@@ -490,6 +497,7 @@ impl Task {
         *slot = Arc::new(new);
         drop(slot);
         self.refresh_answers();
+        Ok(old)
     }
 }
 

@@ -43,6 +43,11 @@ const LONG_STRINGS: usize = 1 << 20;
 const AT_RSEQ_FEATURE_SIZE: u64 = 27;
 const AT_RSEQ_ALIGN: u64 = 28;
 
+/// Personality bits that every execve clears, and those that execve of a program with more rights clears.
+const READ_IMPLIES_EXEC: u32 = 0x40_0000;
+const PER_CLEAR_ON_SETID: u32 =
+    READ_IMPLIES_EXEC | (libc::ADDR_NO_RANDOMIZE | libc::ADDR_COMPAT_LAYOUT | libc::MMAP_PAGE_ZERO) as u32;
+
 /// The program to run.
 pub struct Program {
     pub file: Arc<File>,
@@ -72,6 +77,8 @@ pub struct Image {
     pub secure: bool,
     /// The caller may read the program.
     pub readable: bool,
+    /// Bits of the personality that it does not keep.
+    clears: u32,
     pub comm: Vec<u8>,
 }
 
@@ -380,6 +387,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, into: LoadInto<'_>) -> Re
         Some(p) => vfs::perm::permission(p, &old, vfs::perm::MAY_READ).is_ok(),
         None => true,
     };
+    let clears = if gains(&old, &new_cred) { PER_CLEAR_ON_SETID } else { READ_IMPLIES_EXEC };
     let rights = secure || !readable || gains(&old, &new_cred);
     let mut map = Map::with_stack(stack_len, random_u64());
     map.images = Images::for_program((!rights).then_some(&new_cred));
@@ -498,7 +506,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, into: LoadInto<'_>) -> Re
     }
     let mm = Mm::new(space, map);
     mm.end_with_space(&task.kernel);
-    Ok(Image { mm, thread, ops, regs, cred: new_cred, secure, readable, comm })
+    Ok(Image { mm, thread, ops, regs, cred: new_cred, secure, readable, clears, comm })
 }
 
 /// Sets the thread's first operations and its registers.
@@ -612,6 +620,7 @@ fn stack_content(map: &mut Map, prog: &Program, aux: &Aux<'_>) -> Result<(u64, V
 /// execve(2)/execveat(2) of the calling task.
 pub async fn execve(cx: &mut Ctx<'_>, file: Arc<File>, name: Vec<u8>, argv: Strings, envp: Strings) -> SysResult {
     let task = cx.task.clone();
+    let guard = super::exec_guard::hold(&task).await?;
     let image = load(&task, Program { file, name, argv, envp }, LoadInto::Of(&*cx.thread)).await?;
     // The task may take over the thread group leader's id.
     let tid = task.tid();
@@ -660,7 +669,16 @@ pub async fn execve(cx: &mut Ctx<'_>, file: Arc<File>, name: Vec<u8>, argv: Stri
         task.pdeathsig.store(0, Ordering::SeqCst);
     }
     task.group.dumpable.store(i32::from(own), Ordering::SeqCst);
+    task.attrs.personality.fetch_and(!image.clears, Ordering::Relaxed);
+    {
+        // Before it has its rights: what its predecessor asked for does not reach it then.
+        let mut r = task.group.links.lock();
+        r.did_exec = true;
+        r.execs += 1;
+        r.exit_signal = libc::SIGCHLD;
+    }
     *task.cred.write() = Arc::new(image.cred);
+    drop(guard);
     // A table shared by CLONE_FILES stays with the other tasks; this one gets a copy.
     let files = task.files();
     let files = if Arc::strong_count(&files) > 2 {
@@ -683,12 +701,6 @@ pub async fn execve(cx: &mut Ctx<'_>, file: Arc<File>, name: Vec<u8>, argv: Stri
         }
         turn.look().await;
         from = next;
-    }
-    {
-        let mut r = task.group.links.lock();
-        r.did_exec = true;
-        r.execs += 1;
-        r.exit_signal = libc::SIGCHLD;
     }
     crate::time::on_exec(&task.group);
     let done: Option<Arc<VforkDone>> = task.vfork_done.lock().take();

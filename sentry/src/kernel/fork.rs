@@ -317,8 +317,11 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
     if has(CLONE_THREAD) {
         child.group.threaded.store(true, Ordering::SeqCst);
         let mut r = child.group.links.lock();
+        super::seccomp::inherit(parent, child);
         r.threads.push(child.clone());
-        if r.exiting.is_some() {
+        // Also if another thread's execve has ended the parent meanwhile.
+        *child.exec_kill.lock() = *parent.exec_kill.lock();
+        if r.exiting.is_some() || parent.is_killed() {
             child.killed.store(true, Ordering::SeqCst);
             child.signal_flag.store(true, Ordering::SeqCst);
         }
@@ -326,6 +329,7 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
     }
     let pr = parent.group.links.lock();
     let (pgid, sid, tty) = (pr.pgid, pr.sid, pr.tty);
+    super::seccomp::inherit(parent, child);
     let (real_parent, exit_signal, parent_execs) = if has(CLONE_PARENT) {
         (pr.parent.clone(), pr.exit_signal, pr.parent_execs)
     } else {

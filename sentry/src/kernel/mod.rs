@@ -7,6 +7,7 @@ pub mod cred;
 pub mod current;
 pub mod deliver;
 pub mod exec;
+pub mod exec_guard;
 pub mod exit;
 pub mod fdtable;
 pub mod fork;

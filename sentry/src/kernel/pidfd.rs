@@ -4,6 +4,7 @@ use super::process::ThreadGroup;
 use super::wait::WaitQueue;
 use crate::abi::PollEvents;
 use crate::error::Result;
+use crate::fs::anon::anon_attr;
 use crate::fs::{Attr, File, FileOps};
 use std::any::Any;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ impl FileOps for PidFd {
         Some(&self.group.exit_wait)
     }
     fn attr(&self) -> Result<Attr> {
-        Ok(Attr { mode: 0o600, nlink: 1, blksize: 4096, ..Attr::default() })
+        Ok(Attr { mode: 0o700, ..anon_attr() })
     }
     fn reopens(&self) -> bool {
         true

@@ -78,6 +78,7 @@ pub struct ThreadGroup {
     /// For init: signals whose default action applies because they are faults of its own or come from outside
     /// the sandbox.
     forced_fatal: AtomicU64,
+    pub exec_guard: super::exec_guard::ExecGuard,
     /// The share of its tasks in the queues of ready tasks.
     pub turns: Arc<Turns>,
     /// State of a zombie that /proc still shows.
@@ -112,6 +113,7 @@ impl ThreadGroup {
             ending: AtomicBool::new(false),
             init: false,
             forced_fatal: AtomicU64::new(0),
+            exec_guard: Default::default(),
             remains: Mutex::new(None),
         }
     }

@@ -164,22 +164,44 @@ impl Filter {
     /// Whether the filters of `other` are the oldest filters of this one.
     fn descends_from(&self, other: Option<&Arc<Filter>>) -> bool {
         let Some(o) = other else { return true };
+        let Some(newest) = o.programs.first() else { return true };
         let Some(skip) = self.programs.len().checked_sub(o.programs.len()) else { return false };
-        self.programs.iter().skip(skip).zip(&o.programs).all(|(a, b)| Arc::ptr_eq(a, b))
+        // A program is added once, so what is older than it is the same in all lists that have it.
+        self.programs.get(skip).is_some_and(|p| Arc::ptr_eq(p, newest))
     }
 }
 
 fn install(task: &Task, filter: &Arc<Filter>) {
     *task.attrs.filters.write() = Some(filter.clone());
     task.attrs.filtered.store(true, Ordering::SeqCst);
-    task.refresh_answers();
+}
+
+fn forbid_new_privs(task: &Task) {
+    let mut cred = task.cred.write();
+    if !cred.no_new_privs {
+        *cred = Arc::new(super::Cred { no_new_privs: true, ..(**cred).clone() });
+    }
+}
+
+/// Copies the parent's filters and `no_new_privs` to a new task. The caller holds the links of the parent's process
+/// until a new thread is in them: a filter for all threads is either there already or finds the thread.
+pub fn inherit(parent: &Task, child: &Task) {
+    let filters = parent.attrs.filters.read().clone();
+    *child.attrs.filters.write() = filters;
+    child.attrs.filtered.store(parent.attrs.filtered.load(Ordering::SeqCst), Ordering::SeqCst);
+    if parent.cred.read().no_new_privs {
+        forbid_new_privs(child);
+    }
 }
 
 /// Adds a filter to the caller, or with `sync` to all threads of its process. `Ok(tid)` other than 0: that
-/// thread's filters have diverged from the caller's.
+/// thread's filters have diverged from the caller's. With `sync` the caller holds the
+/// process's [`exec_guard`](super::exec_guard).
 pub fn attach(task: &Arc<Task>, program: Program, sync: bool) -> Result<i32> {
+    // Until all have it: no other filter comes in between, and no thread is made.
+    let links = task.group.links.lock();
     let old = task.attrs.filters.read().clone();
-    let threads = if sync { task.group.links.lock().threads.clone() } else { Vec::new() };
+    let threads = if sync { links.threads.clone() } else { Vec::new() };
     let base = match &old {
         Some(f) => f.clone(),
         None => Arc::new(Filter { programs: Vec::new(), _charge: INSNS.nothing() }),
@@ -188,7 +210,7 @@ pub fn attach(task: &Arc<Task>, program: Program, sync: bool) -> Result<i32> {
         return Err(Errno::ENOMEM);
     }
     for t in threads.iter().filter(|t| !Arc::ptr_eq(t, task)) {
-        if !base.descends_from(t.attrs.filters.read().as_ref()) {
+        if t.attrs.strict.load(Ordering::SeqCst) || !base.descends_from(t.attrs.filters.read().as_ref()) {
             return Ok(t.tid());
         }
     }
@@ -199,13 +221,17 @@ pub fn attach(task: &Arc<Task>, program: Program, sync: bool) -> Result<i32> {
     let filter = Arc::new(Filter { programs, _charge: charge });
     let no_new_privs = task.cred.read().no_new_privs;
     for t in threads.iter().filter(|t| !Arc::ptr_eq(t, task)) {
-        install(t, &filter);
         if no_new_privs {
-            let mut cred = t.cred.write();
-            *cred = Arc::new(super::Cred { no_new_privs: true, ..(**cred).clone() });
+            forbid_new_privs(t);
         }
+        install(t, &filter);
     }
     install(task, &filter);
+    drop(links);
+    for t in threads.iter().filter(|t| !Arc::ptr_eq(t, task)) {
+        t.refresh_answers();
+    }
+    task.refresh_answers();
     Ok(0)
 }
 

@@ -21,14 +21,19 @@ pub enum Resource {
     PipePages,
     /// Open files in undelivered socket messages.
     InFlight,
+    /// Bytes that POSIX message queues are declared for (`RLIMIT_MSGQUEUE`).
+    QueueBytes,
 }
-const KINDS: usize = 6;
+const KINDS: usize = 7;
 
 /// Upper bound of in-flight files in the sandbox.
 pub const MAX_IN_FLIGHT: u64 = 1 << 16;
 
+/// Upper bound of the declared bytes of POSIX message queues in the sandbox.
+const MAX_QUEUE_BYTES: u64 = 64 << 20;
+
 /// What all users together may have: less where the Sentry has little address space, of which each takes so much.
-fn all_max(resource: Resource) -> u64 {
+pub fn all_max(resource: Resource) -> u64 {
     static ALL_MAX: LazyLock<[u64; KINDS]> = LazyLock::new(|| {
         let of = |most: u64, bytes: u64, part: u64| of_heap(most * bytes, part) / bytes;
         [
@@ -38,6 +43,7 @@ fn all_max(resource: Resource) -> u64 {
             of(1 << 18, 256, 2),
             of(1 << 17, 4096, 8),
             MAX_IN_FLIGHT,
+            of(MAX_QUEUE_BYTES, 1, 2),
         ]
     });
     ALL_MAX[resource as usize]

@@ -216,6 +216,10 @@ impl Socket {
     pub fn ino(&self) -> u64 {
         self.anon.ino()
     }
+    /// Its permissions, which fchmod(2) changes.
+    pub fn mode(&self) -> u32 {
+        self.anon.attr().mode & 0o7777
+    }
     /// Nothing of a message is lost in a short write: stream sockets.
     pub fn is_stream(&self) -> bool {
         self.kind == libc::SOCK_STREAM

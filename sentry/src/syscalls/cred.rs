@@ -61,7 +61,6 @@ pub fn capset(cx: &mut Ctx<'_>, hdr: Addr, data: Addr) -> SysResult {
             *set |= u64::from(*word) << (32 * part);
         }
     }
-    let new = cx.task.cred().capset(sets[0], sets[1], sets[2])?;
-    cx.task.set_cred(new);
+    cx.task.change_cred(|c| c.capset(sets[0], sets[1], sets[2]))?;
     Ok(0)
 }

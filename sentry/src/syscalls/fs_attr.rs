@@ -7,15 +7,9 @@ use crate::error::{Errno, Result, SysResult};
 use crate::fs::vfs::ops::{self, SetTime};
 use crate::fs::vfs::perm::{self, owner_or_capable, permission, MAY_READ, MAY_WRITE};
 use crate::fs::vfs::Path;
-use crate::fs::{acl, File, SetAttr, Timespec};
+use crate::fs::{acl, SetAttr, Timespec};
 use crate::kernel::cred::CAP_SYS_ADMIN;
 use crate::kernel::wait::yield_now;
-use std::sync::Arc;
-
-/// The path of an open file, or the file itself if it has no path.
-fn place(f: &Arc<File>) -> std::result::Result<&Path, &Arc<File>> {
-    f.path.as_ref().ok_or(f)
-}
 
 fn do_chmod(cx: &Ctx<'_>, p: &Path, mode: Mode) -> SysResult {
     if p.kind() == libc::S_IFLNK {
@@ -44,14 +38,7 @@ pub fn fchmodat2(cx: &mut Ctx<'_>, dirfd: Fd, path: PathPtr, mode: Mode, flags: 
 }
 
 pub fn fchmod(cx: &mut Ctx<'_>, fd: Fd, mode: Mode) -> SysResult {
-    let f = cx.io_file(fd.0)?;
-    match place(&f) {
-        Ok(p) => do_chmod(cx, p, mode),
-        Err(f) => {
-            f.ops.set_attr(&SetAttr { mode: Some(mode.0 & 0o7777), ..SetAttr::default() })?;
-            Ok(0)
-        }
-    }
+    do_chmod(cx, &opened(cx, fd)?, mode)
 }
 
 fn id(v: u32) -> Option<u32> {
@@ -80,11 +67,7 @@ pub fn fchownat(cx: &mut Ctx<'_>, dirfd: Fd, path: PathPtr, uid: u32, gid: u32, 
 }
 
 pub fn fchown(cx: &mut Ctx<'_>, fd: Fd, uid: u32, gid: u32) -> SysResult {
-    let f = cx.io_file(fd.0)?;
-    match place(&f) {
-        Ok(p) => ops::chown(p, id(uid), id(gid), &cx.task.cred())?,
-        Err(f) => f.ops.set_attr(&SetAttr { uid: id(uid), gid: id(gid), ..SetAttr::default() })?,
-    }
+    ops::chown(&opened(cx, fd)?, id(uid), id(gid), &cx.task.cred())?;
     Ok(0)
 }
 
@@ -103,9 +86,7 @@ fn set_time([sec, nsec]: [i64; 2]) -> Result<SetTime> {
 fn do_utimes(cx: &Ctx<'_>, dirfd: i32, path: u64, times: [SetTime; 2], flags: i32) -> SysResult {
     let cred = cx.task.cred();
     if path == 0 && dirfd != libc::AT_FDCWD && flags == 0 {
-        let f = cx.io_file(dirfd)?;
-        let p = f.path.as_ref().ok_or(Errno::EPERM)?;
-        ops::utimes(p, times[0], times[1], &cred)?;
+        ops::utimes(&opened(cx, Fd(dirfd))?, times[0], times[1], &cred)?;
         return Ok(0);
     }
     let p = at(cx, dirfd, path, flags & libc::AT_SYMLINK_NOFOLLOW == 0, flags & libc::AT_EMPTY_PATH != 0)?;
@@ -209,15 +190,15 @@ pub async fn ftruncate(cx: &mut Ctx<'_>, fd: Fd, size: i64) -> SysResult {
     if !f.writable() {
         return Err(Errno::EINVAL.into());
     }
-    match place(&f) {
-        Ok(p) if p.kind() != libc::S_IFREG => Err(Errno::EINVAL.into()),
-        Ok(p) => {
+    match &f.path {
+        Some(p) if p.kind() != libc::S_IFREG => Err(Errno::EINVAL.into()),
+        Some(p) => {
             let size = new_size(cx, size)?;
             shorten(p, size).await;
             ops::resize(p, size, &cx.task.cred())?;
             Ok(0)
         }
-        Err(f) => {
+        None => {
             f.ops.set_attr(&SetAttr { size: Some(size as u64), ..SetAttr::default() })?;
             Ok(0)
         }
@@ -268,6 +249,7 @@ fn may_xattr(cx: &Ctx<'_>, p: &Path, name: &[u8], write: bool) -> Result<()> {
     Err(Errno::EOPNOTSUPP)
 }
 
+/// The place of an open file, or one made for an object without.
 fn opened(cx: &Ctx<'_>, fd: Fd) -> Result<Path> {
     crate::fs::vfs::anon_path(&cx.io_file(fd.0)?)
 }

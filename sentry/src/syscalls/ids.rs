@@ -39,8 +39,7 @@ pub fn getegid(cx: &mut Ctx<'_>) -> SysResult {
 }
 
 fn commit(cx: &Ctx<'_>, f: impl FnOnce(&Cred) -> Result<Cred>) -> SysResult {
-    let new = f(&cx.task.cred())?;
-    cx.task.set_cred(new);
+    cx.task.change_cred(f)?;
     Ok(0)
 }
 
@@ -85,18 +84,12 @@ pub fn getresgid(cx: &mut Ctx<'_>, rgid: Addr, egid: Addr, sgid: Addr) -> SysRes
 }
 
 pub fn setfsuid(cx: &mut Ctx<'_>, uid: u32) -> SysResult {
-    let old = cx.task.cred();
-    if let Some(new) = old.setfsuid(uid) {
-        cx.task.set_cred(new);
-    }
+    let old = cx.task.change_cred(|c| Ok(c.setfsuid(uid).unwrap_or_else(|| c.clone())))?;
     Ok(u64::from(old.fsuid))
 }
 
 pub fn setfsgid(cx: &mut Ctx<'_>, gid: u32) -> SysResult {
-    let old = cx.task.cred();
-    if let Some(new) = old.setfsgid(gid) {
-        cx.task.set_cred(new);
-    }
+    let old = cx.task.change_cred(|c| Ok(c.setfsgid(gid).unwrap_or_else(|| c.clone())))?;
     Ok(u64::from(old.fsgid))
 }
 
@@ -114,8 +107,7 @@ pub fn getgroups(cx: &mut Ctx<'_>, size: i32, list: Addr) -> SysResult {
 }
 
 pub fn setgroups(cx: &mut Ctx<'_>, size: i32, list: Addr) -> SysResult {
-    let old = cx.task.cred();
-    if !old.has(CAP_SETGID) {
+    if !cx.task.cred().has(CAP_SETGID) {
         return Err(Errno::EPERM.into());
     }
     if !(0..=NGROUPS_MAX).contains(&size) {
@@ -126,6 +118,5 @@ pub fn setgroups(cx: &mut Ctx<'_>, size: i32, list: Addr) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     groups.sort_unstable();
-    cx.task.set_cred(Cred { groups, ..(*old).clone() });
-    Ok(0)
+    commit(cx, |c| Ok(Cred { groups, ..c.clone() }))
 }

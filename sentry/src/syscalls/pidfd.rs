@@ -74,9 +74,10 @@ pub fn pidfd_getfd(cx: &mut Ctx<'_>, fd: Fd, target: Fd, flags: u32) -> SysResul
     let group = group(cx, fd.0)?;
     present(cx, &group)?;
     let task = group.any_thread().ok_or(Errno::ESRCH)?;
+    // Before it is asked whose it is: what a program that it execs meanwhile opens is not what the answer is about.
+    let file = task.files().get(target.0);
     if !task.inspectable_by(cx.task) {
         return Err(Errno::EPERM.into());
     }
-    let file = task.files().get(target.0)?;
-    Ok(cx.task.install_fd(file, true)? as u64)
+    Ok(cx.task.install_fd(file?, true)? as u64)
 }

@@ -22,8 +22,7 @@ fn cap_bit(cap: u64) -> Result<u64> {
 }
 
 fn commit(cx: &Ctx<'_>, f: impl FnOnce(&Cred) -> Result<Cred>) -> SysResult {
-    let new = f(&cx.task.cred())?;
-    cx.task.set_cred(new);
+    cx.task.change_cred(f)?;
     Ok(0)
 }
 
@@ -39,6 +38,9 @@ fn unused(rest: &[u64]) -> Result<()> {
 pub async fn prctl(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5: u64) -> SysResult {
     if option == libc::PR_SET_DUMPABLE && a2 == 0 {
         super::memory::closed(cx).await;
+    }
+    if option == libc::PR_SET_SECCOMP && a2 == 2 {
+        return super::seccomp::set_filter(cx, 0, a3).await;
     }
     prctl_now(cx, option, a2, a3, a4, a5)
 }
@@ -157,7 +159,6 @@ fn prctl_now(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5: u64) 
             Err(if allowed { Errno::EINVAL } else { Errno::EPERM }.into())
         }
         libc::PR_SET_SECCOMP if a2 == 1 => super::seccomp::set_strict(cx),
-        libc::PR_SET_SECCOMP if a2 == 2 => super::seccomp::set_filter(cx, 0, a3),
         libc::PR_GET_SECCOMP => Ok(u64::from(task.attrs.filtered.load(SeqCst)) * 2),
         // Names of anonymous memory: behaves as a kernel without CONFIG_ANON_VMA_NAME.
         PR_SET_VMA | PR_GET_AUXV => Err(Errno::EINVAL.into()),

@@ -39,11 +39,13 @@ fn sides(
         return Ok(None);
     }
     let target = cx.kernel().task(pid).ok_or(Errno::ESRCH)?;
+    // Before it is asked whose it is: the memory of a program that it execs meanwhile is not what the answer is about.
+    let mm = target.mm();
     let mine = cx.task.cred();
     if !cx.task.may_access(&target, mine.uid, mine.gid) {
         return Err(Errno::EPERM);
     }
-    Ok(Some(Sides { local, remote, mem: target.mm().for_others() }))
+    Ok(Some(Sides { local, remote, mem: mm.for_others() }))
 }
 
 /// Copies until either side ends or faults. Returns the number of bytes, or an error if there were none.

@@ -349,7 +349,8 @@ pub fn ioprio_set(cx: &mut Ctx<'_>, which: i32, id: i32, ioprio: u32) -> SysResu
     }
     for t in tasks {
         let owner = &t.cred;
-        if owner.uid != caller.euid && owner.uid != caller.uid && !caller.has(CAP_SYS_NICE) {
+        let same_user = owner.uid == caller.euid || owner.uid == caller.uid;
+        if !(same_user && caller.has_all_of(owner)) && !caller.has(CAP_SYS_NICE) {
             return Err(Errno::EPERM.into());
         }
         t.attrs.ioprio.store(ioprio & 0xffff, Relaxed);

@@ -4,6 +4,7 @@ use super::arg::*;
 use super::Ctx;
 use crate::error::{Errno, SysResult};
 use crate::kernel::cred::CAP_SYS_ADMIN;
+use crate::kernel::exec_guard;
 use crate::kernel::seccomp::{self, Insn, Program};
 use std::sync::atomic::Ordering;
 
@@ -14,7 +15,7 @@ const FLAG_TSYNC_ESRCH: u32 = 16;
 
 /// `SECCOMP_SET_MODE_FILTER`, also through prctl(2). Flags for host features (logging, speculation) have no
 /// effect.
-pub fn set_filter(cx: &mut Ctx<'_>, flags: u32, args: u64) -> SysResult {
+pub async fn set_filter(cx: &mut Ctx<'_>, flags: u32, args: u64) -> SysResult {
     if flags & !(FLAG_TSYNC | FLAG_LOG | FLAG_SPEC_ALLOW | FLAG_TSYNC_ESRCH) != 0 {
         return Err(Errno::EINVAL.into());
     }
@@ -33,7 +34,9 @@ pub fn set_filter(cx: &mut Ctx<'_>, flags: u32, args: u64) -> SysResult {
     let insns =
         raw.into_iter().map(|w| Insn { code: w as u16, jt: (w >> 16) as u8, jf: (w >> 24) as u8, k: (w >> 32) as u32 });
     let program = Program::check(insns.collect())?;
-    match seccomp::attach(cx.task, program, flags & FLAG_TSYNC != 0)? {
+    let sync = flags & FLAG_TSYNC != 0;
+    let _guard = if sync { Some(exec_guard::hold(cx.task).await?) } else { None };
+    match seccomp::attach(cx.task, program, sync)? {
         0 => Ok(0),
         _ if flags & FLAG_TSYNC_ESRCH != 0 => Err(Errno::ESRCH.into()),
         tid => Ok(tid as u64),
@@ -52,12 +55,12 @@ pub fn set_strict(cx: &mut Ctx<'_>) -> SysResult {
     Ok(0)
 }
 
-pub fn seccomp(cx: &mut Ctx<'_>, op: u32, flags: u32, args: Addr) -> SysResult {
+pub async fn seccomp(cx: &mut Ctx<'_>, op: u32, flags: u32, args: Addr) -> SysResult {
     const SET_MODE_STRICT: u32 = 0;
     const SET_MODE_FILTER: u32 = 1;
     const GET_ACTION_AVAIL: u32 = 2;
     match op {
-        SET_MODE_FILTER => set_filter(cx, flags, args.0),
+        SET_MODE_FILTER => set_filter(cx, flags, args.0).await,
         GET_ACTION_AVAIL => {
             if flags != 0 {
                 return Err(Errno::EINVAL.into());

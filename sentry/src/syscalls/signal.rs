@@ -8,7 +8,7 @@ use crate::abi::PollEvents;
 use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::kernel::signal::*;
 use crate::kernel::wait::WaitError;
-use crate::kernel::{pgrp, send, Kernel, Task, ThreadGroup};
+use crate::kernel::{pgrp, send, Cred, Task, ThreadGroup};
 use platform::executor::ask_room;
 use std::sync::Arc;
 
@@ -151,9 +151,17 @@ pub async fn rt_sigtimedwait(cx: &mut Ctx<'_>, set: Addr, info: Addr, timeout: A
     }
 }
 
+/// May the caller send `sig` to a process, which its leader stands for (or what is left of it)?
 pub(super) fn may_signal(cx: &Ctx<'_>, target: &Arc<ThreadGroup>, sig: i32) -> bool {
-    let Some(t) = target.any_thread() else { return true };
-    if send::permitted(&cx.task.cred(), &t.cred()) {
+    let remains = || target.remains.lock().as_ref().map(|z| z.cred.clone());
+    match target.any_thread().map(|t| t.cred()).or_else(remains) {
+        Some(cred) => may_signal_as(cx, target, &cred, sig),
+        None => true,
+    }
+}
+
+fn may_signal_as(cx: &Ctx<'_>, target: &Arc<ThreadGroup>, cred: &Cred, sig: i32) -> bool {
+    if send::permitted(&cx.task.cred(), cred) {
         return true;
     }
     // SIGCONT may be sent to any process of the same session.
@@ -164,11 +172,23 @@ pub(super) fn own_info(cx: &Ctx<'_>, sig: i32) -> SigInfo {
     SigInfo::user(sig, cx.task.group.pid, cx.task.cred().uid)
 }
 
-/// The process with this id, or with a thread of this id.
-fn process(kernel: &Kernel, pid: i32) -> Result<Arc<ThreadGroup>> {
-    match kernel.group(pid) {
-        Some(g) => Ok(g),
-        None => kernel.task(pid).map(|t| t.group.clone()).ok_or(Errno::ESRCH),
+/// The process with this id, or with a thread of this id, if the caller may send it `sig`. The credentials of the
+/// named thread count.
+fn process(cx: &Ctx<'_>, pid: i32, sig: i32) -> Result<Arc<ThreadGroup>> {
+    let (group, allowed) = match cx.kernel().group(pid) {
+        Some(g) => {
+            let allowed = may_signal(cx, &g, sig);
+            (g, allowed)
+        }
+        None => {
+            let t = cx.kernel().task(pid).ok_or(Errno::ESRCH)?;
+            (t.group.clone(), may_signal_as(cx, &t.group, &t.cred(), sig))
+        }
+    };
+    if allowed {
+        Ok(group)
+    } else {
+        Err(Errno::EPERM)
     }
 }
 
@@ -180,10 +200,7 @@ pub fn kill(cx: &mut Ctx<'_>, pid: i32, sig: Sig) -> SysResult {
     let kernel = cx.kernel().clone();
     let info = own_info(cx, sig);
     if pid > 0 {
-        let g = process(&kernel, pid)?;
-        if !may_signal(cx, &g, sig) {
-            return Err(Errno::EPERM.into());
-        }
+        let g = process(cx, pid, sig)?;
         if sig != 0 {
             send::to_group(&g, info)?;
         }
@@ -227,7 +244,7 @@ fn thread_target(cx: &Ctx<'_>, tgid: Option<i32>, tid: i32, sig: i32) -> Result<
     if tgid.is_some_and(|g| g != t.group.pid) {
         return Err(Errno::ESRCH);
     }
-    if !may_signal(cx, &t.group, sig) {
+    if !may_signal_as(cx, &t.group, &t.cred(), sig) {
         return Err(Errno::EPERM);
     }
     Ok(t)
@@ -268,10 +285,7 @@ pub fn rt_sigqueueinfo(cx: &mut Ctx<'_>, pid: i32, sig: Sig, info: Addr) -> SysR
     if (i.code >= 0 || i.code == libc::SI_TKILL) && pid != cx.task.group.pid {
         return Err(Errno::EPERM.into());
     }
-    let g = process(cx.kernel(), pid)?;
-    if !may_signal(cx, &g, sig.0) {
-        return Err(Errno::EPERM.into());
-    }
+    let g = process(cx, pid, sig.0)?;
     if sig.0 != 0 {
         send::to_group(&g, i)?;
     }

@@ -142,7 +142,7 @@ pub fn semget(cx: &mut Ctx<'_>, key: i32, nsems: i32, flags: i32) -> SysResult {
             return Err(Errno::ENOSPC);
         }
         total.fetch_add(n, Ordering::Relaxed);
-        Ok(sem::Set::new(p, n))
+        Ok(sem::Set::new(p, n, &cx.kernel().ipc.sem_undoers))
     })?;
     Ok(id as u64)
 }

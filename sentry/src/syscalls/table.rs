@@ -193,7 +193,6 @@ syscall_table! {
         66 semctl(id: i32, num: i32, cmd: i32, arg: u64) => sysv::semctl, Full, "";
         68 msgget(key: i32, flags: i32) => sysv::msgget, Full, "";
         71 msgctl(id: i32, cmd: i32, buf: Addr) => sysv::msgctl, Full, "";
-        317 seccomp(op: u32, flags: u32, args: Addr) => seccomp::seccomp, Partial, "no strict mode, no user notification";
         41 socket(domain: i32, kind: i32, protocol: i32) => socket::socket, Partial, "AF_UNIX only; other families answer EAFNOSUPPORT";
         48 shutdown(fd: Fd, how: i32) => socket::shutdown, Full, "";
         49 bind(fd: Fd, addr: Addr, len: i32) => socket::bind, Full, "";
@@ -259,6 +258,7 @@ syscall_table! {
         10 mprotect(addr: Addr, len: u64, prot: i32) => memory::mprotect, Full, "";
         11 munmap(addr: Addr, length: u64) => memory::munmap, Full, "";
         157 prctl(option: i32, a2: u64, a3: u64, a4: u64, a5: u64) => prctl::prctl, Partial, "no PR_SET_MM, PR_SET_VMA, speculation and machine-check control";
+        317 seccomp(op: u32, flags: u32, args: Addr) => seccomp::seccomp, Partial, "no strict mode, no user notification";
         12 brk(addr: Addr) => memory::brk, Full, "";
         25 mremap(old_addr: Addr, old_size: u64, new_size: u64, flags: i32, new_addr: Addr) => mremap::mremap, Partial, "no duplicating of shared mappings (old_size 0)";
         26 msync(addr: Addr, length: u64, flags: i32) => memory::msync, Full, "";

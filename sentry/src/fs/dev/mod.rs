@@ -29,8 +29,8 @@ pub const NODES: &[(&str, u32, u32, u32, u32)] = &[
     ("random", 0o666, 0, 1, 8),
     ("urandom", 0o666, 0, 1, 9),
     ("tty", 0o666, 5, 5, 0),
-    // The terminal of whoever started the sandbox, as whatever user.
-    ("console", 0o666, 5, 5, 1),
+    // The terminal of the sandbox's caller. It belongs to the first process's user.
+    ("console", 0o620, 5, 5, 1),
 ];
 
 pub const LINKS: &[(&str, &str)] = &[

@@ -66,6 +66,12 @@ impl Inode for FdDir {
         }
         Ok(a)
     }
+    /// A process may look into its own whatever user it has become.
+    fn perm(&self) -> Result<Perm> {
+        let a = self.attr()?;
+        let own = self.target.exists()?.task.zip(current::get()).is_some_and(|(t, c)| Arc::ptr_eq(&t.group, &c.group));
+        Ok(Perm { mode: if own && !self.info { a.mode | 0o777 } else { a.mode }, uid: a.uid, gid: a.gid })
+    }
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
         let fd = match name {
             b"0" => 0,

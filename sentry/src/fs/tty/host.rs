@@ -10,7 +10,7 @@ use crate::fs::file::{File, FileOps};
 use crate::fs::hostfile::HostFile;
 use crate::fs::types::Attr;
 use crate::fs::vfs::{LookupFlags, Path, Resolver, RootRef};
-use crate::kernel::cred::CAP_ALL;
+use crate::kernel::cred::{CAP_ALL, CAP_SYS_ADMIN};
 use crate::kernel::tty::{self, Job, Line};
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::{current, Cred, Kernel, Task};
@@ -220,7 +220,11 @@ impl FileOps for End {
     fn ioctl_waits(&self) -> bool {
         true
     }
-    fn ioctl(&self, _: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
+    fn ioctl(&self, file: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
+        let acquires = u64::from(cmd) == libc::TIOCSCTTY && !tty::controls(&self.terminal.line, task);
+        if acquires && !file.readable() && !task.cred().has(CAP_SYS_ADMIN) {
+            return Err(Errno::EPERM.into());
+        }
         if let Some(r) = tty::ioctl(&self.terminal.line, task, cmd, arg) {
             return r;
         }

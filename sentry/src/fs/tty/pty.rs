@@ -287,7 +287,8 @@ impl FileOps for Master {
                 if s.master_stopped || !s.ldisc.room() {
                     break;
                 }
-                signals.extend(s.ldisc.input(c));
+                // Each of them once, however often its character is there: it would be pending already.
+                signals.extend(s.ldisc.input(c).filter(|sig| !signals.contains(sig)));
                 done += 1;
             }
         }
@@ -356,7 +357,13 @@ impl FileOps for Master {
                 let n = self.0.state.lock().ldisc.out.len() as i32;
                 mem.write(arg, &n)?;
             }
-            c if u64::from(c) == libc::TIOCSPGRP => tty::set_foreground(&self.0.line, task, mem.read(arg)?)?,
+            c if u64::from(c) == libc::TIOCSPGRP => {
+                tty::check(&self.0.line, libc::SIGTTOU)?;
+                if !tty::controls(&self.0.line, task) {
+                    return Err(Errno::ENOTTY.into());
+                }
+                tty::set_foreground(&self.0.line, task, mem.read(arg)?)?;
+            }
             _ => return self.0.common(task, cmd, arg),
         }
         Ok(0)
@@ -391,7 +398,9 @@ impl Slave {
             s.opened = true;
         }
         let end = Box::new(Slave(pty.clone()));
-        if flags & libc::O_NOCTTY == 0 {
+        // Who may not read it must not get at its input through /dev/tty.
+        let readable = matches!(flags & libc::O_ACCMODE, libc::O_RDONLY | libc::O_RDWR);
+        if flags & libc::O_NOCTTY == 0 && readable {
             if let Some(task) = current::get() {
                 // A session leader without a terminal gets this one, if it is free.
                 let _ = tty::acquire(&pty.line, &task, false);
@@ -487,8 +496,13 @@ impl FileOps for Slave {
     fn wait_queue(&self) -> Option<&WaitQueue> {
         Some(&self.0.slave_queue)
     }
-    fn ioctl(&self, _: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
+    fn ioctl(&self, file: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
         match u64::from(cmd) {
+            libc::TIOCSCTTY
+                if !file.readable() && !task.cred().has(CAP_SYS_ADMIN) && !tty::controls(&self.0.line, task) =>
+            {
+                return Err(Errno::EPERM.into());
+            }
             libc::TCSETS
             | libc::TCSETSW
             | libc::TCSETSF

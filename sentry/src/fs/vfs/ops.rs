@@ -353,9 +353,19 @@ pub fn rename(from: &Parent, to: &Parent, flags: RenameFlags, cred: &Cred) -> Re
     Ok(())
 }
 
+/// The one inode that eventfds, epolls and their like share has no attributes to change.
+fn settable(p: &Path) -> Result<()> {
+    let anon = p.inode().as_any().downcast_ref::<super::anon::AnonInode>();
+    match anon {
+        Some(a) if crate::fs::anon::is_shared(&a.attr()?) => Err(Errno::EOPNOTSUPP),
+        _ => Ok(()),
+    }
+}
+
 /// chmod(2).
 pub fn chmod(p: &Path, mode: u32, cred: &Cred) -> Result<()> {
     want_write(p)?;
+    settable(p)?;
     let now = p.inode().perm()?;
     if !owner_or_capable(now, cred) {
         return Err(Errno::EPERM);
@@ -410,6 +420,7 @@ pub fn set_acl(p: &Path, name: &[u8], value: Option<&[u8]>, cred: &Cred) -> Resu
 /// chown(2); `None` leaves as it is.
 pub fn chown(p: &Path, uid: Option<u32>, gid: Option<u32>, cred: &Cred) -> Result<()> {
     want_write(p)?;
+    settable(p)?;
     let now = p.inode().perm()?;
     let owner = cred.fsuid == now.uid;
     let capable = cred.has(CAP_CHOWN);
@@ -444,8 +455,12 @@ pub fn utimes(p: &Path, atime: SetTime, mtime: SetTime, cred: &Cred) -> Result<(
         if !owner_or_capable(perm, cred) {
             check_inode(p.inode(), cred, MAY_WRITE)?;
         }
-    } else if !owner_or_capable(perm, cred) {
-        return Err(Errno::EPERM);
+        settable(p)?;
+    } else {
+        settable(p)?;
+        if !owner_or_capable(perm, cred) {
+            return Err(Errno::EPERM);
+        }
     }
     let now = Timespec::now();
     let value = |t: SetTime| match t {

@@ -125,13 +125,15 @@ impl Netlink {
     fn on(&self, name: i32) -> bool {
         self.switches.load(Ordering::Relaxed) & (1 << name) != 0
     }
-    /// Puts a datagram of answers into the queue; what does not fit is lost, and the reader told.
-    fn push(&self, data: &[u8]) {
+    /// Puts a datagram of answers into the queue; what does not fit is lost, and the reader told: false.
+    fn push(&self, data: &[u8]) -> bool {
         let from: Arc<[u8]> = sockaddr(0, 0).into();
-        if self.queue.send_record(&mut Src::kernel(data), &mut None, Some(from)).is_err() {
+        let fits = self.queue.send_record(&mut Src::kernel(data), &mut None, Some(from)).is_ok();
+        if !fits {
             self.error.store(libc::ENOBUFS, Ordering::SeqCst);
         }
         self.wake.wake(PollEvents::READABLE);
+        fits
     }
     fn handle(&self, admin: bool, data: &[u8]) {
         let port = self.port.load(Ordering::Relaxed);
@@ -141,8 +143,9 @@ impl Netlink {
             }
             let mut out = Reply::new(h.seq, port);
             let r = route::answer(admin, &h, body, &mut out);
-            if !out.data.is_empty() {
-                self.push(&out.data);
+            // The answers to all further requests would be lost as well.
+            if !out.data.is_empty() && !self.push(&out.data) {
+                return;
             }
             let mut end = Reply::new(h.seq, port);
             match r {
@@ -151,7 +154,9 @@ impl Netlink {
                 Ok(false) => continue,
                 Err(e) => end.error(Some(e), whole, self.on(NETLINK_CAP_ACK)),
             }
-            self.push(&end.data);
+            if !self.push(&end.data) {
+                return;
+            }
         }
     }
 }

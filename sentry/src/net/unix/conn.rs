@@ -18,6 +18,7 @@ use crate::net::scm::{Scm, Ucred};
 use crate::net::socket::*;
 use crate::net::NetNs;
 use parking_lot::Mutex;
+use platform::executor::Rounds;
 use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -167,7 +168,11 @@ impl Drop for Conn {
             // Those who wait to connect look again and are refused.
             self.inner.wake.wake_all();
         }
-        drop(waiting);
+        let mut rounds = Rounds::new();
+        for conn in waiting.into_iter().flat_map(|l| l.pending) {
+            drop(conn);
+            rounds.next();
+        }
         if let Some(l) = self.link() {
             l.rx().close();
             l.tx().close();
@@ -217,13 +222,13 @@ impl Proto for Conn {
         ev
     }
 
-    fn bind(&self, _s: &Socket, task: &Task, addr: &[u8]) -> Result<()> {
+    fn bind(&self, s: &Socket, task: &Task, addr: &[u8]) -> Result<()> {
         let name = Name::parse(addr)?;
         let mut own = self.inner.name.lock();
         if own.is_some() {
             return if name == Name::Auto { Ok(()) } else { Err(Errno::EINVAL) };
         }
-        let (got, place) = self.inner.ns.unix.bind(task, name, self.bound())?;
+        let (got, place) = self.inner.ns.unix.bind(task, name, self.bound(), s.mode())?;
         if let Some(place) = place {
             let _ = self.inner.place.set(place);
         }

@@ -114,12 +114,12 @@ impl Dgram {
         weak
     }
 
-    fn bind_name(&self, task: &Task, name: Name) -> Result<()> {
+    fn bind_name(&self, task: &Task, name: Name, mode: u32) -> Result<()> {
         let mut own = self.inner.name.lock();
         if own.is_some() {
             return if name == Name::Auto { Ok(()) } else { Err(Errno::EINVAL) };
         }
-        let (got, place) = self.inner.ns.unix.bind(task, name, self.bound())?;
+        let (got, place) = self.inner.ns.unix.bind(task, name, self.bound(), mode)?;
         if let Some(place) = place {
             let _ = self.inner.place.set(place);
         }
@@ -198,8 +198,8 @@ impl Proto for Dgram {
         ev
     }
 
-    fn bind(&self, _s: &Socket, task: &Task, addr: &[u8]) -> Result<()> {
-        self.bind_name(task, Name::parse(addr)?)
+    fn bind(&self, s: &Socket, task: &Task, addr: &[u8]) -> Result<()> {
+        self.bind_name(task, Name::parse(addr)?, s.mode())
     }
 
     fn connect(&self, s: &Socket, task: &Task, addr: &[u8], _nonblock: bool, _again: bool) -> Result<Connect> {
@@ -209,7 +209,7 @@ impl Proto for Dgram {
         }
         let name = Name::parse(addr)?;
         if s.pass_cred() {
-            self.bind_name(task, Name::Auto)?;
+            self.bind_name(task, Name::Auto, 0)?;
         }
         let other = self.find(task, &name)?;
         // It may be this socket itself.
@@ -257,7 +257,7 @@ impl Proto for Dgram {
                 let name = Name::parse(a)?;
                 let task = current::get().ok_or(Errno::EINVAL)?;
                 if s.pass_cred() {
-                    self.bind_name(&task, Name::Auto)?;
+                    self.bind_name(&task, Name::Auto, 0)?;
                 }
                 self.find(&task, &name)?
             }

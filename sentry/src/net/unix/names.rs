@@ -75,10 +75,11 @@ pub fn unnamed() -> Vec<u8> {
 impl Names {
     /// Binds `sock` to `name`; returns the name it got and its place in the file system, which the socket must hold on to: the
     /// socket is found by what hangs on the inode, and that would otherwise be forgotten.
-    pub fn bind(&self, task: &Task, name: Name, sock: Bound) -> Result<(Name, Option<Place>)> {
+    /// `mode`: the socket's own, as fchmod(2) may have changed it.
+    pub fn bind(&self, task: &Task, name: Name, sock: Bound, mode: u32) -> Result<(Name, Option<Place>)> {
         match name {
             Name::Path(p) => {
-                let mode = ops::NewMode { mode: 0o777, umask: task.fs().lock().umask };
+                let mode = ops::NewMode { mode: mode & 0o7777, umask: task.fs().lock().umask };
                 let parent = walk::resolve_parent(task, libc::AT_FDCWD, &p, LookupFlags::empty())?;
                 let last = parent.name(Errno::EADDRINUSE)?;
                 let made = ops::create(&parent.dir, last, NewNode::Socket, mode, &task.cred(), parent.slash);

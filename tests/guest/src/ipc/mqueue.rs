@@ -11,6 +11,7 @@ pub const CASES: &[crate::Case] = cases![
     notification_on_a_socket,
     names_and_errors,
     permissions,
+    bytes_of_each_user,
     poll_and_close_on_exec,
 ];
 
@@ -224,4 +225,44 @@ unsafe fn poll_and_close_on_exec() {
     is(poll(&mut p, 1, 0), 1);
     assert_eq!(p.revents, POLLIN);
     assert!(get(q.0, 100).starts_with(b"QSIZE:3 "));
+}
+
+/// Queues count for the user that has made them (`RLIMIT_MSGQUEUE`), also without a name, and for no other one.
+unsafe fn bytes_of_each_user() {
+    if !root() {
+        return;
+    }
+    let become_user = |n: u32| {
+        // A user that nobody else is.
+        let uid = 200_000 + 2 * getpid() as u32 + n;
+        ok(setrlimit(RLIMIT_MSGQUEUE, &rlimit { rlim_cur: 819_200, rlim_max: 819_200 }));
+        ok(setresuid(uid, uid, uid));
+    };
+    let default = std::ptr::null::<mq_attr>();
+    let make = |n: usize| {
+        let name = c(&format!("/guest-tests-{}-{n}", getpid()));
+        let q = mq_open(name.as_ptr(), O_RDWR | O_CREAT, 0o600 as mode_t, default);
+        if q >= 0 {
+            ok(mq_unlink(name.as_ptr()));
+        }
+        q
+    };
+    let (r, w) = pipe_pair();
+    let full = spawn(|| {
+        become_user(0);
+        assert_eq!((0..100).take_while(|n| make(*n) >= 0).count(), 9);
+        fails(make(0), EMFILE);
+        put(w, b"x");
+        loop {
+            pause();
+        }
+    });
+    get(r, 1);
+    in_child(|| {
+        become_user(1);
+        ok(make(0));
+    });
+    ok(make(0));
+    ok(kill(full, SIGKILL));
+    reap(full);
 }

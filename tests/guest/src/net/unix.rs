@@ -11,6 +11,8 @@ pub const CASES: &[crate::Case] = cases![
     cycles_are_collected,
     many_cycles,
     what_can_be_received_stays,
+    mode_before_bind,
+    listener_with_many_that_wait,
 ];
 
 /// An abstract name of the process's own, and its length.
@@ -235,4 +237,44 @@ unsafe fn what_can_be_received_stays() {
     }
     stop.store(true, std::sync::atomic::Ordering::SeqCst);
     other.join().unwrap();
+}
+
+/// What fchmod(2) has made of a socket's mode is that of the file which bind(2) makes.
+unsafe fn mode_before_bind() {
+    let t = Tmp::new();
+    for (i, kind) in [SOCK_STREAM, SOCK_DGRAM].into_iter().enumerate() {
+        for (j, (mode, mask, want)) in [(0o600, 0, 0o600), (0o666, 0o22, 0o644)].into_iter().enumerate() {
+            let mut a: sockaddr_un = zeroed();
+            a.sun_family = AF_UNIX as u16;
+            let path = t.s(&format!("{i}{j}"));
+            for (to, from) in a.sun_path.iter_mut().zip(path.bytes()) {
+                *to = from as c_char;
+            }
+            let fd = ok(socket(AF_UNIX, kind | SOCK_CLOEXEC, 0));
+            ok(fchmod(fd, mode));
+            umask(mask);
+            ok(bind(fd, (&raw const a).cast(), size_of::<sockaddr_un>() as u32));
+            umask(0o022);
+            assert_eq!(stat_of(&c(&path)).st_mode & 0o7777, want);
+        }
+    }
+}
+
+/// All of them are told when it closes.
+unsafe fn listener_with_many_that_wait() {
+    let (fd, a, len) = named(SOCK_STREAM, 0);
+    ok(listen(fd, 300));
+    let waiting: Vec<i32> = (0..300)
+        .map(|_| {
+            let s = ok(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+            ok(connect(s, (&raw const a).cast(), len));
+            put(s, b"text");
+            s
+        })
+        .collect();
+    ok(close(fd));
+    for s in waiting {
+        let mut b = [0u8; 4];
+        fails(recv(s, b.as_mut_ptr().cast(), 4, MSG_DONTWAIT), ECONNRESET);
+    }
 }

@@ -7,6 +7,7 @@ mod futex;
 mod ids;
 mod jobs;
 mod pidfd;
+mod privilege;
 mod pty;
 mod rights;
 mod rseq;
@@ -28,6 +29,7 @@ pub const GROUPS: &[(&str, &[crate::Case])] = &[
     ("sigproc", sigproc::CASES),
     ("threads", threads::CASES),
     ("rights", rights::CASES),
+    ("privilege", privilege::CASES),
     ("rseq", rseq::CASES),
     ("futex", futex::CASES),
     ("pidfd", pidfd::CASES),

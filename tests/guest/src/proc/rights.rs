@@ -14,7 +14,7 @@ pub const CASES: &[crate::Case] = cases![
 ];
 
 /// A copy of this program that runs as user 1234, if such are heeded here; needs root.
-unsafe fn set_user_id(t: &Tmp) -> Option<String> {
+pub unsafe fn set_user_id(t: &Tmp) -> Option<String> {
     if !root() {
         return None;
     }
@@ -28,7 +28,7 @@ unsafe fn set_user_id(t: &Tmp) -> Option<String> {
     (s.f_flag & ST_NOSUID == 0).then_some(p)
 }
 
-unsafe fn exec(path: &str, args: &[&str]) -> ! {
+pub unsafe fn exec(path: &str, args: &[&str]) -> ! {
     let args: Vec<_> = ["guest-tests", "helper"].iter().chain(args).map(|a| c(a)).collect();
     let mut argv: Vec<_> = args.iter().map(|a| a.as_ptr()).collect();
     argv.push(null());
