@@ -8,13 +8,14 @@ const SLOTS: u64 = 2;
 
 pub unsafe fn residue() {
     let t = Tmp::new();
-    let secret = t.file("secret", "CANARY-SHADOW-0123456789abcdef:".repeat(200).as_bytes());
+    let secret = t.file("secret", "CANARY-SHADOW-0123456789abcdef:".repeat(1000).as_bytes());
     ok(chmod(secret.as_ptr(), 0o600));
     let me = c(&std::env::args().next().unwrap());
     for dumpable in [0, 1] {
         let pid = spawn(|| {
             let file = ok(open(secret.as_ptr(), O_RDONLY));
-            let mut buffer = [0u8; 4096];
+            // More than the program's arguments, which come to the same place.
+            let mut buffer = [0u8; 30_000];
             is(read(file, buffer.as_mut_ptr().cast(), buffer.len()), buffer.len() as i64);
             buffer.fill(0);
             zero(close(file));
