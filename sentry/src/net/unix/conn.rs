@@ -18,7 +18,7 @@ use crate::net::scm::{Scm, Ucred};
 use crate::net::socket::*;
 use crate::net::NetNs;
 use parking_lot::Mutex;
-use platform::executor::Rounds;
+use platform::executor::aside;
 use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -26,6 +26,8 @@ use std::sync::{Arc, OnceLock, Weak};
 
 /// Most connections that wait to be accepted (`net.core.somaxconn`).
 const SOMAXCONN: i32 = 4096;
+/// Dropping more pending connections than this gives other tasks to another thread.
+const MANY_PENDING: usize = 64;
 
 /// What one end of a connection lets the other see.
 struct End {
@@ -168,10 +170,10 @@ impl Drop for Conn {
             // Those who wait to connect look again and are refused.
             self.inner.wake.wake_all();
         }
-        let mut rounds = Rounds::new();
-        for conn in waiting.into_iter().flat_map(|l| l.pending) {
-            drop(conn);
-            rounds.next();
+        match waiting {
+            // Each may hold a full queue.
+            Some(l) if l.pending.len() > MANY_PENDING => aside(|| drop(l)),
+            l => drop(l),
         }
         if let Some(l) = self.link() {
             l.rx().close();

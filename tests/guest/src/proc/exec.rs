@@ -4,6 +4,7 @@ use crate::t::*;
 use libc::*;
 use std::ffi::CString;
 use std::ptr::null;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 pub const CASES: &[crate::Case] = cases![
     arguments,
@@ -22,6 +23,7 @@ pub const CASES: &[crate::Case] = cases![
     signals_over_exec,
     pid_stays,
     from_other_thread,
+    from_several_threads,
     other_threads_end,
     by_descriptor,
     execveat_flags,
@@ -336,6 +338,33 @@ unsafe fn from_other_thread() {
     });
     // The thread takes over the leader's id.
     assert!(o.text.ends_with(&format!("pid {0} tid {0}\n", *s)), "{:?}", o.text);
+}
+
+/// The first of them wins, whatever the others are at: execve as well, or making threads.
+unsafe fn from_several_threads() {
+    for _ in 0..20 {
+        let pid = spawn(|| {
+            static GO: AtomicBool = AtomicBool::new(false);
+            for n in 0..6 {
+                std::thread::spawn(move || {
+                    while !GO.load(SeqCst) {
+                        std::hint::spin_loop();
+                    }
+                    if n < 4 {
+                        exec("/proc/self/exe", &["guest-tests", "helper", "exit", "7"], &[]);
+                    }
+                    loop {
+                        let _ = std::thread::Builder::new().spawn(|| ());
+                    }
+                });
+            }
+            GO.store(true, SeqCst);
+            loop {
+                pause();
+            }
+        });
+        exits(pid, 7);
+    }
 }
 
 unsafe fn other_threads_end() {

@@ -388,7 +388,6 @@ unsafe fn foreground_set_at_the_master() {
         let s = ok(open(name.as_ptr(), O_RDWR));
         let member = spawn(|| {
             ok(setpgid(0, 0));
-            put(w, &getpid().to_ne_bytes());
             loop {
                 pause();
             }
@@ -398,13 +397,12 @@ unsafe fn foreground_set_at_the_master() {
         ok(tcsetpgrp(m, member));
         on(SIGTTOU, SIG_IGN, 0);
         ok(tcsetpgrp(s, getpgrp()));
-        put(w, b"x");
+        put(w, &member.to_ne_bytes());
         loop {
             pause();
         }
     });
     let member = i32::from_ne_bytes(get_all(r, 4).try_into().unwrap());
-    get(r, 1);
     fails(ioctl(m, TIOCSPGRP, &member), ENOTTY);
     is(tcgetpgrp(m), leader.into());
     for pid in [member, leader] {
