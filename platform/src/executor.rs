@@ -43,6 +43,7 @@ use workers::Workers;
 mod long;
 mod placing;
 mod task;
+mod watch;
 mod workers;
 
 pub use long::{aside, ask_room, drop_aside, may_ask, spawn_here, was_refused, NoRoom, Rounds};
@@ -100,6 +101,7 @@ pub struct Executor {
     standbys: AtomicUsize,
     /// How many threads do what takes long without waiting ([`Executor::calm`]).
     computing: AtomicUsize,
+    watch: watch::Watch,
     exit: AtomicBool,
     exit_code: AtomicU32,
     cores: Cores,
@@ -201,6 +203,7 @@ impl Executor {
             poller_free: Condvar::new(),
             standbys: AtomicUsize::new(0),
             computing: AtomicUsize::new(0),
+            watch: Executor::unwatched(),
             exit: AtomicBool::new(false),
             exit_code: AtomicU32::new(0),
             cores,
@@ -262,6 +265,7 @@ impl Executor {
         }
         self.wake_poller();
         self.workers.notify_all();
+        self.end_watchdog();
         let _slot = self.poller.lock();
         self.poller_free.notify_all();
     }
@@ -612,7 +616,9 @@ impl Executor {
         let mut slot = task.future.lock();
         let Some(future) = slot.as_mut() else { return false };
         self.fresh();
+        self.polls(true);
         let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+        self.polls(false);
         self.fresh();
         match polled {
             Poll::Ready(()) => {

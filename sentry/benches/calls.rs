@@ -202,6 +202,7 @@ fn task(kernel: &Arc<Kernel>, space: &Arc<Memory>, root: Path) -> Arc<Task> {
         comm: Mutex::new(b"bench".to_vec()),
         clear_child_tid: Default::default(),
         robust_list: Default::default(),
+        pi: Default::default(),
         rseq: Default::default(),
         restart_block: Default::default(),
         pdeathsig: Default::default(),

@@ -194,12 +194,20 @@ impl Executor {
     /// [`Executor::block_in_place`] for a worker. The worker stays deaf until it sleeps again: the rest of its task
     /// may take long, too, and no other thread reads its doorbell.
     pub(super) fn deaf_worker<R>(&self, which: u32, f: impl FnOnce() -> R) -> R {
-        DEAF.set(true);
-        self.workers.deaf.fetch_add(1, SeqCst);
-        self.show_workers(|workers| workers.deaf |= 1 << which);
+        self.make_deaf(which);
+        self.is_deaf();
         self.counters.handovers.fetch_add(1, Relaxed);
         self.hand_to_poller();
         f()
+    }
+
+    pub(super) fn make_deaf(&self, which: u32) {
+        self.workers.deaf.fetch_add(1, SeqCst);
+        self.show_workers(|workers| workers.deaf |= 1 << which);
+    }
+
+    pub(super) fn is_deaf(&self) {
+        DEAF.set(true);
     }
 
     fn clear_deaf(&self, which: u32) {

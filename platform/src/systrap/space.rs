@@ -309,15 +309,18 @@ impl Space {
         }
         let local = libc::iovec { iov_base: buf.cast(), iov_len: len };
         let remote = libc::iovec { iov_base: addr as *mut libc::c_void, iov_len: len };
-        // SAFETY: `buf` has `len` bytes, writable if `!write`; the kernel checks the other side.
-        let n = unsafe {
-            if write {
-                libc::process_vm_writev(pid, &local, 1, &remote, 1, 0)
-            } else {
-                libc::process_vm_readv(pid, &local, 1, &remote, 1, 0)
-            }
-        };
-        match Errno::result(n) {
+        let n = self.inner.executor.look(|| {
+            // SAFETY: `buf` has `len` bytes, writable if `!write`; the kernel checks the other side.
+            let n = unsafe {
+                if write {
+                    libc::process_vm_writev(pid, &local, 1, &remote, 1, 0)
+                } else {
+                    libc::process_vm_readv(pid, &local, 1, &remote, 1, 0)
+                }
+            };
+            Errno::result(n)
+        });
+        match n {
             Ok(n) => Ok(n as usize),
             Err(Errno::ESRCH) => {
                 drop(life);

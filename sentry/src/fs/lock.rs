@@ -136,8 +136,17 @@ struct Lists {
     records: BTreeMap<(bool, u64), Held>,
     /// How many records.
     count: usize,
-    /// Address of the description, and whether exclusive.
-    flocks: Vec<(usize, bool)>,
+    flocks: Flocks,
+}
+
+/// What flock(2) has locked: by address of the description, whether exclusive (then it is alone).
+#[derive(Default)]
+struct Flocks(BTreeMap<usize, bool>);
+
+impl Flocks {
+    fn stands_in_the_way(&self, exclusive: bool) -> bool {
+        self.0.first_key_value().is_some_and(|(_, is_exclusive)| exclusive || *is_exclusive)
+    }
 }
 
 /// All locks of one inode.
@@ -232,7 +241,12 @@ impl FileLocks {
     }
 
     pub fn unlock(&self, owner: &Owner, range: Range) {
-        Self::cut(&mut self.lists.lock(), owner, range);
+        let mut l = self.lists.lock();
+        if !l.records.contains_key(&owner.key()) {
+            return;
+        }
+        Self::cut(&mut l, owner, range);
+        drop(l);
         self.queue.wake_all();
     }
 
@@ -266,8 +280,8 @@ impl FileLocks {
 
     fn try_flock(&self, id: usize, exclusive: bool) -> Result<()> {
         let mut l = self.lists.lock();
-        let had = l.flocks.iter().position(|f| f.0 == id).map(|i| l.flocks.remove(i));
-        if l.flocks.iter().any(|f| f.1 || exclusive) {
+        let had = l.flocks.0.remove(&id);
+        if l.flocks.stands_in_the_way(exclusive) {
             // As Linux, a conversion that cannot be made at once loses the old lock.
             drop(l);
             if had.is_some() {
@@ -275,7 +289,7 @@ impl FileLocks {
             }
             return Err(Errno::EAGAIN);
         }
-        l.flocks.push((id, exclusive));
+        l.flocks.0.insert(id, exclusive);
         drop(l);
         if had.is_some() {
             self.queue.wake_all();
@@ -300,8 +314,9 @@ impl FileLocks {
         self.flock_drop(Arc::as_ptr(file) as usize);
     }
     fn flock_drop(&self, id: usize) {
-        self.lists.lock().flocks.retain(|f| f.0 != id);
-        self.queue.wake_all();
+        if self.lists.lock().flocks.0.remove(&id).is_some() {
+            self.queue.wake_all();
+        }
     }
 }
 
@@ -451,6 +466,29 @@ mod tests {
         assert!(!w.enter((2, 6), 1));
         w.0.lock().remove(&(1, 1));
         assert!(w.enter((3, 7), 1));
+    }
+
+    /// Each end wakes those that wait only if it held something.
+    #[test]
+    fn many_flocks() {
+        #[derive(Default)]
+        struct Count(std::sync::atomic::AtomicUsize);
+        impl crate::kernel::wait::Waiter for Count {
+            fn wake(&self, _: PollEvents) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+        }
+        const N: usize = 200_000;
+        let (l, woken) = (FileLocks::default(), Arc::<Count>::default());
+        (0..N).for_each(|id| l.try_flock(id, false).unwrap());
+        l.queue.add(PollEvents::all(), woken.clone());
+        for id in (N..2 * N).chain(0..N) {
+            assert_eq!(l.try_flock(N, true), Err(Errno::EAGAIN));
+            l.unlock(&Owner::Ofd(id), Range::ALL);
+            l.flock_drop(id);
+        }
+        l.try_flock(N, true).unwrap();
+        assert_eq!(woken.0.load(std::sync::atomic::Ordering::SeqCst), N);
     }
 
     #[test]

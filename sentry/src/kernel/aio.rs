@@ -3,7 +3,7 @@
 //! Reads, writes and syncs run at submission, as in Linux for files that are not opened for direct I/O. Only
 //! polls stay pending afterwards: each is a future of its own, which its context can end.
 
-use super::wait::WaitQueue;
+use super::wait::{in_parts, WaitQueue};
 use super::Kernel;
 use crate::abi::PollEvents;
 use crate::error::{Errno, Result};
@@ -36,7 +36,9 @@ struct State {
     done: VecDeque<Event>,
     /// Requests in progress, including reserved ones.
     busy: usize,
-    polls: Vec<Arc<PollRequest>>,
+    /// By the request's `obj` and a number of ours.
+    polls: BTreeMap<(u64, u64), Arc<PollRequest>>,
+    next: u64,
     gone: bool,
 }
 
@@ -121,8 +123,14 @@ impl Context {
         event: Event,
         fd: Option<Arc<File>>,
     ) {
-        let request = Arc::new(PollRequest { obj: event.obj, over: Mutex::new((false, None)) });
-        self.state.lock().polls.push(request.clone());
+        let request = Arc::new(PollRequest::default());
+        let id = {
+            let mut s = self.state.lock();
+            s.next += 1;
+            let id = (event.obj, s.next);
+            s.polls.insert(id, request.clone());
+            id
+        };
         let context = Arc::downgrade(self);
         let wanted = events | PollEvents::ALWAYS;
         kernel.executor.spawn(Box::pin(async move {
@@ -147,7 +155,7 @@ impl Context {
                 q.remove(id);
             }
             if let Some(context) = Weak::upgrade(&context) {
-                context.state.lock().polls.retain(|p| !Arc::ptr_eq(p, &request));
+                context.state.lock().polls.remove(&id);
                 context.complete(Event { res: got.bits().into(), ..event }, fd.as_deref());
             }
         }));
@@ -155,7 +163,7 @@ impl Context {
 
     /// Ends the poll submitted as `obj`; it completes with result 0.
     pub fn cancel(&self, obj: u64) -> bool {
-        let found = self.state.lock().polls.iter().find(|p| p.obj == obj).cloned();
+        let found = self.state.lock().polls.range((obj, 0)..=(obj, u64::MAX)).next().map(|(_, p)| p.clone());
         found.inspect(|p| p.end()).is_some()
     }
 
@@ -165,9 +173,9 @@ impl Context {
             let mut s = self.state.lock();
             s.gone = true;
             s.done.clear();
-            s.polls.clone()
+            std::mem::take(&mut s.polls)
         };
-        polls.iter().for_each(|p| p.end());
+        in_parts(polls.into_values().collect(), |p: Arc<PollRequest>| p.end());
         self.queue.wake_all();
     }
 }
@@ -180,8 +188,8 @@ impl Drop for Context {
 }
 
 /// A poll in progress: whether it is to end, and the waker of its future.
+#[derive(Default)]
 struct PollRequest {
-    obj: u64,
     over: Mutex<(bool, Option<Waker>)>,
 }
 

@@ -94,8 +94,8 @@ fn kill_after_timeout(task: &Arc<Task>) {
 /// thread is stopped, not dead.
 pub async fn leave_memory(task: &Arc<Task>, thread: &mut dyn GuestThread, alive: bool) {
     let mm = task.mm();
-    let mut wakes = super::futex::exit_robust_list(task, thread);
-    super::futex_pi::exit(task.tid());
+    let mut wakes = super::robust::exit(task, thread, alive).await;
+    super::futex_pi::exit(task).await;
     // Other tasks in the same memory may wait for this word to become 0 (set_tid_address(2)).
     let ctid = task.clear_child_tid.swap(0, Ordering::SeqCst);
     let (others, last) = {

@@ -288,6 +288,7 @@ fn build(
         comm: Mutex::new(parent.comm.lock().clone()),
         clear_child_tid: AtomicU64::new(if has(CLONE_CHILD_CLEARTID) { a.child_tid } else { 0 }),
         robust_list: AtomicU64::new(0),
+        pi: Default::default(),
         // As on the host: a copy of the memory keeps the registration, a thread in the same memory starts
         // without one.
         rseq: Mutex::new(if has(CLONE_VM) { Rseq::default() } else { *parent.rseq.lock() }),

@@ -1,54 +1,179 @@
-//! futex(2): waiting on words of guest memory, and robust lists.
+//! futex(2): waiting on words of guest memory.
 //!
-//! A waiter is queued under its bucket's lock and tests the word afterwards; a waker changes the word before it calls, so
-//! no wake is lost. The word is read by the Sentry once per test.
+//! A waiter is queued first and tests the word afterwards; a waker changes the word before it calls, so no wake is lost. The word
+//! is read by the Sentry once per test, with no lock held.
 
 use super::futex_pi::compare_exchange;
-use super::wait::{WaitError, WaitQueue};
+use super::wait::{in_parts, Turn, WaitError, WaitQueue};
 use super::Task;
 use crate::abi::PollEvents;
 use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::mm::space::Key;
 use crate::syscalls::Ctx;
-use parking_lot::Mutex;
-use platform::GuestThread;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::hash_map::RandomState;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
+/// One task at one word. `futex_waitv` may name a word many times: a wake counts each, but there is one entry.
 struct FutexWaiter {
-    key: Mutex<Key>,
+    /// Where it is queued.
+    place: Mutex<Place>,
     bitset: u32,
-    woken: AtomicBool,
+    /// How often the task waits for the word, and how many of these have been woken.
+    times: u32,
+    woken: AtomicU32,
     queue: Arc<WaitQueue>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    key: Key,
+    ticket: u64,
+}
+
 impl FutexWaiter {
-    fn new(key: Key, bitset: u32, queue: Arc<WaitQueue>) -> Arc<Self> {
-        Arc::new(FutexWaiter { key: Mutex::new(key), bitset, woken: AtomicBool::new(false), queue })
+    fn is_woken(&self) -> bool {
+        self.woken.load(Ordering::SeqCst) > 0
     }
 }
 
+/// The waiters of one word, by their order.
+type Queue = BTreeMap<u64, Arc<FutexWaiter>>;
+
+/// Some of the words. A word without waiters has no queue.
 #[derive(Default)]
-struct Bucket {
-    waiters: Mutex<VecDeque<Arc<FutexWaiter>>>,
+struct Shard {
+    words: HashMap<Key, Queue>,
+    next: u64,
+}
+
+impl Shard {
+    fn push(&mut self, key: Key, w: Arc<FutexWaiter>) {
+        self.next += 1;
+        *w.place.lock() = Place { key, ticket: self.next };
+        self.words.entry(key).or_default().insert(self.next, w);
+    }
+    /// Takes the queue of a word, to be given back by `put`.
+    fn take(&mut self, key: &Key) -> Queue {
+        self.words.remove(key).unwrap_or_default()
+    }
+    fn put(&mut self, key: Key, queue: Queue) {
+        if !queue.is_empty() {
+            self.words.insert(key, queue);
+        }
+    }
 }
 
 struct Table {
-    buckets: Vec<Bucket>,
+    shards: Vec<Mutex<Shard>>,
     hash: RandomState,
 }
 
 fn table() -> &'static Table {
     static T: OnceLock<Table> = OnceLock::new();
-    T.get_or_init(|| Table { buckets: (0..256).map(|_| Bucket::default()).collect(), hash: RandomState::new() })
+    T.get_or_init(Table::new)
 }
 
 impl Table {
-    fn bucket(&self, k: &Key) -> &Bucket {
-        &self.buckets[self.hash.hash_one(k) as usize % self.buckets.len()]
+    fn new() -> Table {
+        Table { shards: (0..256).map(|_| Mutex::default()).collect(), hash: RandomState::new() }
+    }
+
+    fn index(&self, k: &Key) -> usize {
+        self.hash.hash_one(k) as usize % self.shards.len()
+    }
+
+    fn shard(&self, k: &Key) -> MutexGuard<'_, Shard> {
+        self.shards[self.index(k)].lock()
+    }
+
+    fn add(&self, key: Key, bitset: u32, times: u32, queue: Arc<WaitQueue>) -> Arc<FutexWaiter> {
+        let place = Mutex::new(Place { key, ticket: 0 });
+        let w = Arc::new(FutexWaiter { place, bitset, times, woken: AtomicU32::new(0), queue });
+        self.shard(&key).push(key, w.clone());
+        w
+    }
+
+    fn remove(&self, w: &Arc<FutexWaiter>) {
+        loop {
+            let place = *w.place.lock();
+            let mut shard = self.shard(&place.key);
+            // It may have been moved to another word by a requeue in between.
+            if *w.place.lock() != place {
+                continue;
+            }
+            let Some(queue) = shard.words.get_mut(&place.key) else { return };
+            queue.remove(&place.ticket);
+            if queue.is_empty() {
+                shard.words.remove(&place.key);
+            }
+            return;
+        }
+    }
+
+    /// Marks up to `n` waiters as woken, and takes them out; they are still to be told.
+    fn pick(&self, key: Key, n: u32, bitset: u32) -> (u32, Vec<Arc<FutexWaiter>>) {
+        let (mut left, mut hit, mut over) = (n, Vec::new(), Vec::new());
+        let mut shard = self.shard(&key);
+        let Some(queue) = shard.words.get_mut(&key) else { return (0, hit) };
+        for (ticket, w) in queue.iter() {
+            if left == 0 {
+                break;
+            }
+            if w.bitset & bitset == 0 {
+                continue;
+            }
+            let before = w.woken.load(Ordering::SeqCst);
+            let now = (w.times - before).min(left);
+            w.woken.store(before + now, Ordering::SeqCst);
+            left -= now;
+            if before + now == w.times {
+                over.push(*ticket);
+            }
+            hit.push(w.clone());
+        }
+        if over.len() == queue.len() {
+            shard.words.remove(&key);
+        } else {
+            over.iter().for_each(|ticket| drop(queue.remove(ticket)));
+        }
+        (n - left, hit)
+    }
+
+    fn wake(&self, key: Key, n: u32, bitset: u32) -> u32 {
+        let (count, hit) = self.pick(key, n, bitset);
+        in_parts(hit, |w| w.queue.wake_all());
+        count
+    }
+
+    /// Moves up to `n` waiters (one that waits several times goes as a whole) behind those of another word.
+    fn requeue(&self, from: Key, to: Key, n: u32) -> u32 {
+        let (i, k) = (self.index(&from), self.index(&to));
+        // Both are held, so that a waiter who leaves meanwhile finds itself in one of them; in the order of the table.
+        let mut first = self.shards[i.min(k)].lock();
+        let mut second = (i != k).then(|| self.shards[i.max(k)].lock());
+        let mut shard = |at: usize, f: &mut dyn FnMut(&mut Shard)| match &mut second {
+            Some(s) if at == i.max(k) => f(s),
+            _ => f(&mut first),
+        };
+        let mut queue = Queue::new();
+        shard(i, &mut |s| queue = s.take(&from));
+        let mut left = n;
+        let mut moved = Vec::new();
+        while left > 0 {
+            let Some((ticket, w)) = queue.pop_first() else { break };
+            left -= (w.times - w.woken.load(Ordering::SeqCst)).min(left);
+            moved.push((ticket, w));
+        }
+        if from == to {
+            queue.extend(std::mem::take(&mut moved));
+        }
+        shard(i, &mut |s| s.put(from, std::mem::take(&mut queue)));
+        shard(k, &mut |s| moved.drain(..).for_each(|(_, w)| s.push(to, w)));
+        n - left
     }
 }
 
@@ -61,19 +186,6 @@ pub(super) fn key_of(task: &Task, addr: u64, private: bool) -> Result<Key> {
         return Ok(Key::Private(Arc::as_ptr(&mm.space()) as *const () as usize, addr));
     }
     mm.key(addr).ok_or(Errno::EFAULT)
-}
-
-fn remove(w: &Arc<FutexWaiter>) {
-    loop {
-        let key = *w.key.lock();
-        let mut b = table().bucket(&key).waiters.lock();
-        // It may have been moved to another bucket by a requeue in between.
-        if *w.key.lock() != key {
-            continue;
-        }
-        b.retain(|x| !Arc::ptr_eq(x, w));
-        return;
-    }
 }
 
 /// `FUTEX_WAIT`/`FUTEX_WAIT_BITSET`: `deadline_ns` is host monotonic.
@@ -89,21 +201,17 @@ pub async fn wait(
         return Err(Errno::EINVAL.into());
     }
     let key = key_of(task, addr, private)?;
-    let w = FutexWaiter::new(key, bitset, Arc::default());
-    {
-        // Under the bucket's lock, as a waker of this word must see either the queue entry or the old value changed.
-        let mut b = table().bucket(&key).waiters.lock();
-        let now: u32 = task.mem().read(addr)?;
-        if now != expected {
-            return Err(Errno::EAGAIN.into());
-        }
-        b.push_back(w.clone());
+    let w = table().add(key, bitset, 1, Arc::default());
+    let now = task.mem().read::<u32>(addr).map_err(SysError::from);
+    if !matches!(now, Ok(v) if v == expected) {
+        table().remove(&w);
+        // It may have been woken already, in place of another one.
+        return if w.is_woken() { Ok(0) } else { Err(now.err().unwrap_or(Errno::EAGAIN.into())) };
     }
-    let r =
-        task.wait(&[(&w.queue, PollEvents::all())], deadline_ns, || w.woken.load(Ordering::SeqCst).then_some(())).await;
+    let r = task.wait(&[(&w.queue, PollEvents::all())], deadline_ns, || w.is_woken().then_some(())).await;
     if r.is_err() {
-        remove(&w);
-        if w.woken.load(Ordering::SeqCst) {
+        table().remove(&w);
+        if w.is_woken() {
             return Ok(0);
         }
     }
@@ -123,64 +231,60 @@ pub struct WaitFor {
     pub expected: u32,
 }
 
+/// The words of a list, each once, with where it stands there.
+struct Words(Vec<(Key, Vec<usize>)>);
+
+impl Words {
+    fn new(keys: &[Key]) -> Words {
+        let (mut words, mut known) = (Vec::<(Key, Vec<usize>)>::new(), HashMap::new());
+        for (i, key) in keys.iter().enumerate() {
+            let at = *known.entry(*key).or_insert(words.len());
+            if at == words.len() {
+                words.push((*key, Vec::new()));
+            }
+            words[at].1.push(i);
+        }
+        Words(words)
+    }
+
+    /// The last of the list that was woken counts, as on Linux, though any would do. `woken`: how often each word was.
+    fn last_woken(&self, woken: impl Iterator<Item = u32>) -> Option<usize> {
+        let of_word = |((_, at), n): (&(Key, Vec<usize>), u32)| at.get((n as usize).checked_sub(1)?).copied();
+        self.0.iter().zip(woken).filter_map(of_word).max()
+    }
+}
+
 /// `futex_waitv`: until one of the words is woken; answers which.
 pub async fn wait_any(task: &Arc<Task>, list: &[WaitFor], deadline_ns: Option<u64>) -> SysResult {
     let keys = list.iter().map(|w| key_of(task, w.addr, w.private)).collect::<Result<Vec<_>>>()?;
     let queue = Arc::new(WaitQueue::new());
-    let mut waiters: Vec<Arc<FutexWaiter>> = Vec::with_capacity(list.len());
-    // The last that was woken counts, as on Linux, though any would do.
-    let leave = |waiters: &[Arc<FutexWaiter>]| {
-        waiters.iter().for_each(remove);
-        waiters.iter().rposition(|w| w.woken.load(Ordering::SeqCst))
+    let words = Words::new(&keys);
+    let waiters: Vec<_> =
+        words.0.iter().map(|(key, at)| table().add(*key, u32::MAX, at.len() as u32, queue.clone())).collect();
+    let leave = || {
+        waiters.iter().for_each(|w| table().remove(w));
+        words.last_woken(waiters.iter().map(|w| w.woken.load(Ordering::SeqCst)))
     };
-    for (w, key) in list.iter().zip(keys) {
-        let mut b = table().bucket(&key).waiters.lock();
-        let now = task.mem().read::<u32>(w.addr).map_err(SysError::from);
-        match now {
-            Ok(v) if v == w.expected => {
-                let waiter = FutexWaiter::new(key, u32::MAX, queue.clone());
-                b.push_back(waiter.clone());
-                waiters.push(waiter);
-            }
-            other => {
-                drop(b);
-                // One may have been woken already.
-                return match leave(&waiters) {
-                    Some(i) => Ok(i as u64),
-                    None => Err(other.err().unwrap_or(Errno::EAGAIN.into())),
-                };
-            }
+    let mut turn = Turn::new();
+    for (word, _) in words.0.iter().zip(&waiters) {
+        let mut at = word.1.iter().map(|i| &list[*i]);
+        let now = task.mem().read::<u32>(at.clone().next().map_or(0, |w| w.addr)).map_err(SysError::from);
+        if !now.as_ref().is_ok_and(|v| at.all(|w| w.expected == *v)) {
+            // One may have been woken already.
+            return match leave() {
+                Some(i) => Ok(i as u64),
+                None => Err(now.err().unwrap_or(Errno::EAGAIN.into())),
+            };
         }
+        turn.look().await;
     }
-    let woken = || waiters.iter().any(|w| w.woken.load(Ordering::SeqCst)).then_some(());
+    let woken = || waiters.iter().any(|w| w.is_woken()).then_some(());
     let r = task.wait(&[(&*queue, PollEvents::all())], deadline_ns, woken).await;
-    match (leave(&waiters), r) {
+    match (leave(), r) {
         (Some(i), _) => Ok(i as u64),
         (None, Err(WaitError::TimedOut)) => Err(Errno::ETIMEDOUT.into()),
         (None, _) => Err(SysError::Restart(Restart::Sys)),
     }
-}
-
-fn wake_key(key: Key, n: u32, bitset: u32) -> u32 {
-    let mut hit = Vec::new();
-    {
-        let mut b = table().bucket(&key).waiters.lock();
-        let mut i = 0;
-        while i < b.len() && (hit.len() as u32) < n {
-            if *b[i].key.lock() == key && b[i].bitset & bitset != 0 {
-                if let Some(w) = b.remove(i) {
-                    w.woken.store(true, Ordering::SeqCst);
-                    hit.push(w);
-                }
-            } else {
-                i += 1;
-            }
-        }
-    }
-    for w in &hit {
-        w.queue.wake_all();
-    }
-    hit.len() as u32
 }
 
 /// `FUTEX_WAKE`/`FUTEX_WAKE_BITSET`.
@@ -188,7 +292,7 @@ pub fn wake(task: &Task, addr: u64, private: bool, n: u32, bitset: u32) -> SysRe
     if bitset == 0 {
         return Err(Errno::EINVAL.into());
     }
-    Ok(u64::from(wake_key(key_of(task, addr, private)?, n, bitset)))
+    Ok(u64::from(table().wake(key_of(task, addr, private)?, n, bitset)))
 }
 
 /// Whether the calls without `FUTEX_PRIVATE_FLAG` on this word are the stubs' own: it is in memory that nobody else has. (With the
@@ -203,7 +307,7 @@ pub fn wake_at_exit(task: &Task, addr: u64) -> bool {
         return true;
     }
     if let Ok(k) = key_of(task, addr, false) {
-        wake_key(k, 1, u32::MAX);
+        table().wake(k, 1, u32::MAX);
     }
     false
 }
@@ -225,38 +329,8 @@ pub fn requeue(
             return Err(Errno::EAGAIN.into());
         }
     }
-    let woken = wake_key(k1, wake_n, u32::MAX);
-    // Both are held, so that a waiter who leaves meanwhile finds itself in one of them; in the order of the table.
-    let (from, to) = (table().bucket(&k1), table().bucket(&k2));
-    let (mut a, mut b);
-    match std::ptr::from_ref(from).cmp(&std::ptr::from_ref(to)) {
-        std::cmp::Ordering::Less => {
-            a = from.waiters.lock();
-            b = Some(to.waiters.lock());
-        }
-        std::cmp::Ordering::Equal => {
-            a = from.waiters.lock();
-            b = None;
-        }
-        std::cmp::Ordering::Greater => {
-            b = Some(to.waiters.lock());
-            a = from.waiters.lock();
-        }
-    }
-    let mut moved = Vec::new();
-    let mut stay = VecDeque::with_capacity(a.len());
-    while let Some(w) = a.pop_front() {
-        if (moved.len() as u32) < move_n && *w.key.lock() == k1 {
-            *w.key.lock() = k2;
-            moved.push(w);
-        } else {
-            stay.push_back(w);
-        }
-    }
-    *a = stay;
-    let n = moved.len() as u32;
-    b.as_mut().unwrap_or(&mut a).extend(moved);
-    Ok(u64::from(woken + n))
+    let woken = table().wake(k1, wake_n, u32::MAX);
+    Ok(u64::from(woken + table().requeue(k1, k2, move_n)))
 }
 
 /// `FUTEX_WAKE_OP`.
@@ -285,7 +359,7 @@ pub async fn wake_op(cx: &mut Ctx<'_>, a1: u64, a2: u64, private: bool, n1: u32,
             break old;
         }
     };
-    let mut woken = wake_key(k1, n1, u32::MAX);
+    let mut woken = table().wake(k1, n1, u32::MAX);
     let (o, c) = (old as i32, cmparg as i32);
     let yes = match (op >> 24) & 0xf {
         0 => o == c,
@@ -297,55 +371,54 @@ pub async fn wake_op(cx: &mut Ctx<'_>, a1: u64, a2: u64, private: bool, n1: u32,
         _ => return Err(Errno::ENOSYS.into()),
     };
     if yes {
-        woken += wake_key(k2, n2, u32::MAX);
+        woken += table().wake(k2, n2, u32::MAX);
     }
     Ok(u64::from(woken))
 }
 
-/// Entries looked at in one robust list (`ROBUST_LIST_LIMIT`).
-const ROBUST_LIST_LIMIT: usize = 2048;
 pub(super) const FUTEX_WAITERS: u32 = 0x8000_0000;
 pub(super) const FUTEX_OWNER_DIED: u32 = 0x4000_0000;
 pub(super) const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
 
-/// Marks the futexes that a dying thread still holds (get_robust_list(2)); returns those that somebody waits for.
-pub fn exit_robust_list(task: &Task, thread: &dyn GuestThread) -> Vec<u64> {
-    let mut waited = Vec::new();
-    let head = task.robust_list.swap(0, Ordering::SeqCst);
-    if head == 0 {
-        return waited;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u64) -> Key {
+        Key::Object(1, n)
     }
-    let mem = task.mem();
-    let known = thread.prefetched(head).and_then(|b| b.first_chunk::<24>());
-    let Ok([first, offset, pending]) =
-        known.map_or_else(|| mem.read::<[u64; 3]>(head), |b| Ok(zerocopy::transmute!(*b)))
-    else {
-        return waited;
-    };
-    let mut release = |entry: u64| {
-        let addr = (entry & !1).wrapping_add(offset);
-        let Ok(v) = mem.read::<u32>(addr) else { return };
-        if addr % 4 != 0 || v & FUTEX_TID_MASK != task.tid() as u32 {
-            return;
-        }
-        let _ = mem.write(addr, &((v & FUTEX_WAITERS) | FUTEX_OWNER_DIED));
-        if v & FUTEX_WAITERS != 0 {
-            waited.push(addr);
-        }
-    };
-    let mut at = first;
-    for _ in 0..ROBUST_LIST_LIMIT {
-        if at & !1 == head || at == 0 {
-            break;
-        }
-        let Ok(next) = mem.read::<u64>(at & !1) else { break };
-        if at != pending {
-            release(at);
-        }
-        at = next;
+
+    fn entries(t: &Table) -> usize {
+        t.shards.iter().map(|s| s.lock().words.values().map(Queue::len).sum::<usize>()).sum()
     }
-    if pending != 0 {
-        release(pending);
+
+    #[test]
+    fn equal_words_are_one_entry_and_count_each() {
+        let (t, queue) = (Table::new(), Arc::<WaitQueue>::default());
+        let words = Words::new(&[key(1), key(2), key(1), key(1)]);
+        assert_eq!(words.0.iter().map(|w| w.1.clone()).collect::<Vec<_>>(), [vec![0, 2, 3], vec![1]]);
+        let w: Vec<_> = words.0.iter().map(|(k, at)| t.add(*k, 1, at.len() as u32, queue.clone())).collect();
+        assert_eq!(entries(&t), 2);
+        let last = || words.last_woken(w.iter().map(|w| w.woken.load(Ordering::SeqCst)));
+        assert_eq!(last(), None);
+        assert_eq!((t.wake(key(1), 2, 1), last(), entries(&t)), (2, Some(2), 2));
+        assert_eq!((t.wake(key(1), 9, 1), last(), entries(&t)), (1, Some(3), 1));
+        assert_eq!((t.wake(key(1), 9, 1), t.wake(key(2), 9, 1), entries(&t)), (0, 1, 0));
     }
-    waited
+
+    #[test]
+    fn waiters_leave_in_any_order_and_from_where_they_were_moved() {
+        let t = Table::new();
+        let w: Vec<_> = (0..100).map(|i| t.add(key(i % 2), 1 << (i % 3), 1, Arc::default())).collect();
+        assert_eq!(t.requeue(key(0), key(1), 20), 20);
+        assert_eq!(t.requeue(key(0), key(0), 7), 7);
+        assert_eq!((t.wake(key(0), 100, 1), entries(&t)), (10, 90));
+        // Behind those that were there, in their order.
+        assert_eq!(t.wake(key(1), 50, u32::MAX), 50);
+        assert!(w.iter().skip(1).step_by(2).all(|w| w.is_woken()) && !w[0].is_woken());
+        w.iter().for_each(|w| t.remove(w));
+        w.iter().for_each(|w| t.remove(w));
+        assert_eq!(entries(&t), 0);
+        assert!(t.shards.iter().all(|s| s.lock().words.is_empty()));
+    }
 }

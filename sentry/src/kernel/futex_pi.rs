@@ -17,7 +17,8 @@
 //! ```
 
 use super::futex::{key_of, FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS};
-use super::wait::{WaitError, WaitQueue};
+use super::wait::{yield_now, Turn, WaitError, WaitQueue};
+use super::Task;
 use crate::abi::PollEvents;
 use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::mm::space::Key;
@@ -35,6 +36,18 @@ const TAKING: u8 = 1;
 const OWNER: u8 = 2;
 /// Removed from the queue because the lock was already free: the waiter tries again.
 const AGAIN: u8 = 3;
+
+/// How far a task is that ends: it owns locks; passes them on; owns none any more.
+#[derive(Debug, Default)]
+pub struct Owning(AtomicU8);
+
+const LIVES: u8 = 0;
+const LEAVES: u8 = 1;
+const HAS_LEFT: u8 = 2;
+
+fn owning(task: &Task, owner: i32) -> u8 {
+    task.kernel.task(owner).map_or(HAS_LEFT, |t| t.pi.0.load(Ordering::SeqCst))
+}
 
 struct Waiter {
     tid: i32,
@@ -116,8 +129,13 @@ pub async fn lock(cx: &mut Ctx<'_>, addr: u64, private: bool, deadline_ns: Optio
         if only_try {
             return Err(Errno::EAGAIN.into());
         }
-        if task.kernel.task(owner).is_none() {
-            return Err(Errno::ESRCH.into());
+        match owning(&task, owner) {
+            LIVES => {}
+            LEAVES => {
+                yield_now().await;
+                continue;
+            }
+            _ => return Err(Errno::ESRCH.into()),
         }
         if word & FUTEX_WAITERS == 0 && !compare_exchange(cx, addr, word, word | FUTEX_WAITERS).await? {
             continue;
@@ -133,7 +151,7 @@ pub async fn lock(cx: &mut Ctx<'_>, addr: u64, private: bool, deadline_ns: Optio
         let now: Result<u32> = cx.mem().read(addr);
         let waited_for = owner as u32 | FUTEX_WAITERS;
         if now.as_ref().is_ok_and(|n| n & (FUTEX_TID_MASK | FUTEX_WAITERS) == waited_for)
-            && task.kernel.task(owner).is_some()
+            && owning(&task, owner) == LIVES
         {
             let outcome = || match w.state.load(Ordering::SeqCst) {
                 s @ (OWNER | AGAIN) => Some(s),
@@ -233,26 +251,55 @@ fn settle(locks: &mut HashMap<Key, Lock>, key: &Key, w: &Waiter) {
 }
 
 /// Exit of a thread: each lock that it owns passes to the first waiter, marked `FUTEX_OWNER_DIED`.
-pub fn exit(tid: i32) {
-    if COUNT.load(Ordering::SeqCst) == 0 {
-        return;
+pub async fn exit(task: &Task) {
+    let tid = task.tid();
+    // A waiter is counted first and looks at this afterwards.
+    task.pi.0.store(LEAVES, Ordering::SeqCst);
+    if COUNT.load(Ordering::SeqCst) > 0 {
+        let keys = may_be_of(&LOCKS.lock(), tid);
+        let mut turn = Turn::new();
+        for key in keys {
+            pass_on(&key, tid);
+            turn.next().await;
+        }
     }
-    let mut new_owners = Vec::new();
-    let mut locks = LOCKS.lock();
-    // The word names the owner; it is read (a host call) only where that may be the exiting thread.
-    let names = |w: &Waiter| w.mem.read::<u32>(w.addr).is_ok_and(|word| word & FUTEX_TID_MASK == tid as u32);
-    let owned = |l: &Lock| l.may_be_of(tid) && l.queue.front().is_some_and(|w| names(w));
-    let keys: Vec<Key> = locks.iter().filter(|(_, l)| owned(l)).map(|(k, _)| *k).collect();
-    for key in keys {
-        let Some(w) = locks.get_mut(&key).and_then(|l| l.queue.pop_front()) else { continue };
+    task.pi.0.store(HAS_LEFT, Ordering::SeqCst);
+}
+
+fn may_be_of(locks: &HashMap<Key, Lock>, tid: i32) -> Vec<Key> {
+    locks.iter().filter(|(_, l)| l.may_be_of(tid)).map(|(k, _)| *k).collect()
+}
+
+/// If the word names the thread, which exits, as the owner. Guest memory is looked at with no lock held: each time is a host call, and a
+/// thread may have thousands of locks.
+fn pass_on(key: &Key, tid: i32) {
+    loop {
+        let first = LOCKS.lock().get(key).filter(|l| l.may_be_of(tid)).and_then(|l| l.queue.front().cloned());
+        let Some(w) = first else { return };
+        if !w.mem.read::<u32>(w.addr).is_ok_and(|word| word & FUTEX_TID_MASK == tid as u32) {
+            return;
+        }
+        if !choose(&mut LOCKS.lock(), key, &w) {
+            // It has left meanwhile.
+            continue;
+        }
         // No other thread may change the word while it names a dead owner, so a plain store is sufficient.
         let _ = w.mem.write(w.addr, &(w.tid as u32 | FUTEX_WAITERS | FUTEX_OWNER_DIED));
-        settle(&mut locks, &key, &w);
-        new_owners.push(w);
-    }
-    COUNT.store(locks.len(), Ordering::SeqCst);
-    drop(locks);
-    for w in new_owners {
+        let mut locks = LOCKS.lock();
+        settle(&mut locks, key, &w);
+        COUNT.store(locks.len(), Ordering::SeqCst);
+        drop(locks);
         w.queue.wake_all();
+        return;
     }
+}
+
+/// Takes the waiter out of the queue, if it is the first: it will be the owner.
+fn choose(locks: &mut HashMap<Key, Lock>, key: &Key, w: &Arc<Waiter>) -> bool {
+    let Some(lock) = locks.get_mut(key).filter(|l| l.queue.front().is_some_and(|x| Arc::ptr_eq(x, w))) else {
+        return false;
+    };
+    lock.queue.pop_front();
+    w.state.store(TAKING, Ordering::SeqCst);
+    true
 }

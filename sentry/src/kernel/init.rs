@@ -91,6 +91,7 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), S
         comm: Mutex::new(b"init".to_vec()),
         clear_child_tid: AtomicU64::new(0),
         robust_list: AtomicU64::new(0),
+        pi: Default::default(),
         rseq: Default::default(),
         restart_block: Mutex::new(None),
         pdeathsig: AtomicI32::new(0),

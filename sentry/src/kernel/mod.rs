@@ -20,6 +20,7 @@ pub mod limits;
 pub mod pgrp;
 pub mod pidfd;
 pub mod process;
+pub mod robust;
 pub mod run;
 pub mod sched;
 pub mod seccomp;

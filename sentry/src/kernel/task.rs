@@ -62,6 +62,8 @@ pub struct Task {
     pub comm: Mutex<Vec<u8>>,
     pub clear_child_tid: AtomicU64,
     pub robust_list: AtomicU64,
+    /// Whether the task still owns locks that others wait for (`futex_pi.rs`).
+    pub pi: super::futex_pi::Owning,
     pub rseq: Mutex<Rseq>,
     /// Deadline and arguments of a call that `restart_syscall` resumes.
     pub restart_block: Mutex<Option<RestartBlock>>,

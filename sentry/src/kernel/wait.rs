@@ -180,13 +180,10 @@ impl WaitQueue {
             }
             n += 1;
         }
-        let rest = more.split_off(more.len().min(WOKEN_AT_ONCE));
-        for w in inline.into_iter().flatten().chain(more) {
+        for w in inline.into_iter().flatten() {
             w.wake(events);
         }
-        if !rest.is_empty() {
-            wake_rest(rest, events);
-        }
+        in_parts(more, move |w| w.wake(events));
     }
 
     pub fn wake_all(&self) {
@@ -198,14 +195,17 @@ impl WaitQueue {
     }
 }
 
-/// Wakes the waiters beyond [`WOKEN_AT_ONCE`], with other tasks in between.
-fn wake_rest(mut rest: Vec<WakeTarget>, events: PollEvents) {
+/// Does `f`, which is short, with each, for some that one call wakes: [`WOKEN_AT_ONCE`] now, the others with other tasks in between.
+pub fn in_parts<T: Send + 'static>(mut all: Vec<T>, f: impl Fn(T) + Send + 'static) {
+    let mut rest = all.split_off(all.len().min(WOKEN_AT_ONCE));
+    all.into_iter().for_each(&f);
+    if rest.is_empty() {
+        return;
+    }
     let woken = platform::executor::spawn_here(async move {
         while !rest.is_empty() {
             yield_now().await;
-            for w in rest.drain(..rest.len().min(WOKEN_AT_ONCE)) {
-                w.wake(events);
-            }
+            rest.drain(..rest.len().min(WOKEN_AT_ONCE)).for_each(&f);
         }
     });
     // Without an executor nothing of this is asynchronous.

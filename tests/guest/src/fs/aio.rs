@@ -10,6 +10,7 @@ pub const CASES: &[crate::Case] = cases![
     submit_errors,
     waiting,
     polls,
+    many_polls,
     cancelled,
     told_by_eventfd,
     not_inherited
@@ -214,6 +215,25 @@ unsafe fn waiting() {
     let mut now_blocked: sigset_t = zeroed();
     zero(sigprocmask(SIG_BLOCK, std::ptr::null(), &mut now_blocked));
     is(sigismember(&now_blocked, SIGUSR1), 1);
+    zero(syscall(SYS_io_destroy, id) as i32);
+}
+
+/// One write completes thousands; each is told once, also one that is cancelled before.
+unsafe fn many_polls() {
+    const N: usize = 20_000;
+    let id = setup(N as u32);
+    let (r, w) = pipe_pair();
+    let mut list: Vec<Iocb> = (0..N as u64).map(|i| cb(i, POLL, r, POLLIN as u64, 0, 0)).collect();
+    for part in list.chunks_mut(1000) {
+        is(submit(id, part), 1000);
+    }
+    fails(syscall(SYS_io_cancel, id, &list[N / 2], [0u64; 4].as_mut_ptr()), EINPROGRESS);
+    put(w, b"x");
+    let mut told = vec![0; N];
+    while told.contains(&0) {
+        events(id, 1, 4096, None).iter().for_each(|e| told[e.data as usize] += 1);
+    }
+    assert!(told.iter().all(|n| *n == 1) && events(id, 0, 9, None).is_empty());
     zero(syscall(SYS_io_destroy, id) as i32);
 }
 

@@ -22,8 +22,11 @@ pub const CASES: &[crate::Case] = cases![
     interrupted_wait,
     robust_mutex_thread,
     robust_mutex_process,
+    robust_long_list,
+    waitv_equal_words,
     pi_mutex,
     pi_errors,
+    pi_owner_of_many_ends,
     process_shared_mutex,
     wake_before_wait,
     waitv,
@@ -306,6 +309,55 @@ unsafe fn robust_mutex_process() {
     }
 }
 
+/// A thread ends that holds 2000 words, while others announce that they wait for them: each of these is told so.
+unsafe fn robust_long_list() {
+    #[repr(C)]
+    struct Entry {
+        next: u64,
+        word: AtomicU32,
+        pad: u32,
+    }
+    #[repr(C)]
+    struct List {
+        head: [u64; 3],
+        entries: [Entry; 2000],
+    }
+    for memory in [shared(0x10000), anon(0x10000, PROT_READ | PROT_WRITE)] {
+        let list: &'static mut List = &mut *memory.cast();
+        let at = &raw const list.head as u64;
+        let (seen, go) = (AtomicU32::new(0), AtomicU32::new(0));
+        thread::scope(|s| {
+            let (list, seen, go) = (&*list, &seen, &go);
+            s.spawn(move || unsafe {
+                let entries = &raw const list.entries as *mut Entry;
+                for i in 0..2000 {
+                    let e = &mut *entries.add(i);
+                    e.next = if i == 1999 { at } else { entries.add(i + 1) as u64 };
+                    e.word.store(gettid() as u32, SeqCst);
+                }
+                *(at as *mut [u64; 3]) = [entries as u64, 8, 0];
+                ok(syscall(SYS_set_robust_list, at, 24));
+                go.store(1, SeqCst);
+            });
+            while go.load(SeqCst) == 0 {
+                sched_yield();
+            }
+            // From the last one on, against the one who ends.
+            for e in list.entries.iter().rev() {
+                let v = e.word.load(SeqCst);
+                if v & 0x4000_0000 == 0 && e.word.compare_exchange(v, v | 0x8000_0000, SeqCst, SeqCst).is_ok() {
+                    seen.fetch_add(1, SeqCst);
+                }
+            }
+        });
+        eventually("all are handed on", || {
+            list.entries.iter().all(|e| e.word.load(SeqCst) & 0x7fff_ffff == 0x4000_0000)
+        });
+        let marked = list.entries.iter().filter(|e| e.word.load(SeqCst) & 0x8000_0000 != 0).count();
+        assert_eq!(marked as u32, seen.load(SeqCst));
+    }
+}
+
 unsafe fn pi_mutex() {
     let m = shared(PAGE).cast::<pthread_mutex_t>();
     let mut a: pthread_mutexattr_t = zeroed();
@@ -344,6 +396,35 @@ unsafe fn pi_errors() {
     exits(dead, 0);
     f.store(dead as u32, SeqCst);
     fails(ftx(&f, FUTEX_LOCK_PI | P, 0, NO_T, NO_F, 0), ESRCH);
+}
+
+/// A thread ends that owns many locks, two threads waiting for each: the first of them gets it and is told, then the other one.
+unsafe fn pi_owner_of_many_ends() {
+    static LOCKS: [AtomicU32; 60] = [const { AtomicU32::new(0) }; 60];
+    static TOLD: AtomicU32 = AtomicU32::new(0);
+    let (owns, ends) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+    thread::scope(|s| {
+        s.spawn(|| unsafe {
+            LOCKS.iter().for_each(|l| zero(ftx(l, FUTEX_LOCK_PI | P, 0, NO_T, NO_F, 0) as i32));
+            owns.wait();
+            ends.wait();
+        });
+        owns.wait();
+        for l in LOCKS.iter().chain(&LOCKS) {
+            let (tx, rx) = std::sync::mpsc::channel();
+            s.spawn(move || unsafe {
+                tx.send(gettid()).unwrap();
+                ok(ftx(l, FUTEX_LOCK_PI | P, 0, NO_T, NO_F, 0));
+                assert_eq!(l.load(SeqCst) & 0x3fff_ffff, gettid() as u32);
+                TOLD.fetch_add(l.load(SeqCst) >> 30 & 1, SeqCst);
+                ok(ftx(l, FUTEX_UNLOCK_PI | P, 0, NO_T, NO_F, 0));
+            });
+            asleep_thread(rx.recv().unwrap());
+        }
+        ends.wait();
+    });
+    assert_eq!(TOLD.load(SeqCst), 60);
+    assert!(LOCKS.iter().all(|l| l.load(SeqCst) == 0));
 }
 
 unsafe fn process_shared_mutex() {
@@ -456,6 +537,31 @@ unsafe fn waitv() {
         wrong[1].val = 1;
         fails(ftx_v(&wrong, &soon(20)), EAGAIN);
     }
+}
+
+/// Each place in the list counts, also where several name one word; the last that is woken is told.
+unsafe fn waitv_equal_words() {
+    let words = std::slice::from_raw_parts(shared(PAGE).cast::<AtomicU32>(), 3);
+    let list = waits(&[&words[0], &words[1], &words[0], &words[0]], U32);
+    for (n, woken, told) in [(1, 1, 0), (2, 2, 2), (9, 3, 3)] {
+        let pid = spawn(|| {
+            is(ftx_v(&list, NO_T), told);
+            0
+        });
+        asleep(pid);
+        is(ftx(&words[0], FUTEX_WAKE, n, NO_T, NO_F, 0), woken);
+        exits(pid, 0);
+    }
+    let pid = spawn(|| {
+        is(ftx_v(&list, NO_T), 3);
+        0
+    });
+    asleep(pid);
+    // Moved to another word, they are woken there.
+    is(ftx(&words[0], FUTEX_REQUEUE, 0, 9 as *const timespec, &words[2], 0), 3);
+    is(ftx(&words[0], FUTEX_WAKE, 9, NO_T, NO_F, 0), 0);
+    is(ftx(&words[2], FUTEX_WAKE, 9, NO_T, NO_F, 0), 3);
+    exits(pid, 0);
 }
 
 unsafe fn waitv_errors() {
