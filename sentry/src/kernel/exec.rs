@@ -474,9 +474,12 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, into: LoadInto<'_>) -> Re
         vdso: space.vdso().map(|v| v.0),
         cred: &new_cred,
     };
-    let mut content = || stack_content(&mut map, &prog, &aux);
     let many = prog.argv.len() + prog.envp.len() > MANY_STRINGS
         || prog.argv.bytes().len() + prog.envp.bytes().len() > LONG_STRINGS;
+    if many {
+        task.kernel.executor.calm().await;
+    }
+    let mut content = || stack_content(&mut map, &prog, &aux);
     let (sp, bytes) = if many { aside(content) } else { content() }?;
     if let Some(thread) = thread.as_mut().filter(|_| !tried) {
         for op in ops.drain(..) {

@@ -8,8 +8,8 @@ use crate::abi::PollEvents;
 use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::kernel::signal::*;
 use crate::kernel::wait::WaitError;
-use crate::kernel::{pgrp, send, Cred, Task, ThreadGroup};
-use platform::executor::ask_room;
+use crate::kernel::{pgrp, send, Cred, Kernel, Task, ThreadGroup};
+use platform::executor::{ask_room, Rounds};
 use std::sync::Arc;
 
 fn check_size(size: usize) -> Result<()> {
@@ -221,7 +221,9 @@ pub fn kill(cx: &mut Ctx<'_>, pid: i32, sig: Sig) -> SysResult {
         return Err(Errno::ESRCH.into());
     }
     let mut allowed = false;
+    let mut rounds = Rounds::new();
     for g in &targets {
+        rounds.next();
         if may_signal(cx, g, sig) {
             allowed = true;
             if sig != 0 {

@@ -193,6 +193,9 @@ struct Times {
 /// Offset of the first entry after `.` and `..`.
 const FIRST: u64 = 2;
 
+/// A table of more names takes some milliseconds to grow.
+const MANY_NAMES: usize = 1 << 16;
+
 struct Dir {
     entries: BTreeMap<u64, (Arc<[u8]>, Arc<TmpInode>)>,
     names: NameMap<u64>,
@@ -214,6 +217,11 @@ impl Dir {
             if let Some(e) = self.entries.get_mut(c) {
                 return Some(std::mem::replace(&mut e.1, inode));
             }
+        }
+        let (len, room) = (self.names.len(), self.names.capacity());
+        if len == room && len > MANY_NAMES {
+            // Each name is hashed again.
+            platform::executor::aside(|| self.names.reserve(len));
         }
         let name: Arc<[u8]> = name.into();
         self.names.insert(name.clone(), self.next);

@@ -196,3 +196,21 @@ fn offsets_of_a_directory_survive_changes() {
     let rest: Vec<_> = root.entries(first[1].0, 10).into_iter().map(|e| e.1.to_vec()).collect();
     assert_eq!(rest, [b"d".to_vec(), b"e".to_vec()]);
 }
+
+#[test]
+fn a_directory_of_very_many_names() {
+    let inode = file(&fs(1 << 20), "f");
+    let mut dir = Dir::default();
+    let names: Vec<_> = (0..3 * super::MANY_NAMES).map(|n| n.to_string().into_bytes()).collect();
+    for n in &names {
+        assert!(dir.put(n, inode.clone()).is_none());
+    }
+    assert!(dir.put(&names[7], inode.clone()).is_some());
+    assert!(names.iter().all(|n| dir.get(n).is_some()));
+    for n in &names[1..] {
+        dir.take(n).unwrap();
+    }
+    let mut left = Vec::new();
+    dir.clear(&mut left, &mut Rounds::new());
+    assert!(left.len() == 1 && dir.entries.is_empty() && dir.names.is_empty());
+}
