@@ -350,7 +350,7 @@ pub fn ioprio_set(cx: &mut Ctx<'_>, which: i32, id: i32, ioprio: u32) -> SysResu
     for t in tasks {
         let owner = &t.cred;
         let same_user = owner.uid == caller.euid || owner.uid == caller.uid;
-        if !(same_user && caller.has_all_of(owner)) && !caller.has(CAP_SYS_NICE) {
+        if !(caller.has(CAP_SYS_NICE) || (same_user && caller.has_all_of(owner))) {
             return Err(Errno::EPERM.into());
         }
         t.attrs.ioprio.store(ioprio & 0xffff, Relaxed);
