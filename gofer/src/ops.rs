@@ -118,10 +118,14 @@ impl Server {
         Ok(opened)
     }
 
-    pub(crate) fn open(&mut self, fid: Fid, flags: OpenFlags) -> Result<OwnedFd, Errno> {
+    pub(crate) fn open(&mut self, fid: Fid, flags: OpenFlags, w: &mut Writer<'_>) -> Answer {
         let file = self.fids.get(fid)?;
         match file.kind {
-            FileKind::Regular => self.open_regular(file.fd.as_fd(), flags, file.read_only),
+            FileKind::Regular => {
+                let opened = self.open_regular(file.fd.as_fd(), flags, file.read_only)?;
+                reply::encode_attr(w, &sys::look(&file.fd)?);
+                Ok(Some(opened))
+            }
             FileKind::Directory => Err(Errno::ISDIR),
             FileKind::Symlink => Err(Errno::LOOP),
             _ => Err(Errno::NXIO),
@@ -140,7 +144,7 @@ impl Server {
         let start = self.fids.get(dir)?;
         start.check_directory()?;
         let mut names = names.iter();
-        let found = sys::open_way(&start.fd, names.by_ref().take(way.into()))?;
+        let found = sys::open_way(&start.fd, names.by_ref().take(way.into()), |a| reply::encode_attr(w, a))?;
         let dir = found.as_ref().map_or(start.fd.as_fd(), |fd| fd.as_fd());
         let mut items = Items::default();
         names.for_each(|name| items.push(0, 0, FileKind::Unknown, name));

@@ -124,11 +124,17 @@ pub fn open_child(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
     }
 }
 
-/// Holds what `names` lead to from `dir`, one below the other; nothing if there are no names.
-pub fn open_way<'a>(dir: impl AsFd, names: impl Iterator<Item = &'a [u8]>) -> Result<Option<OwnedFd>> {
+/// Holds what `names` lead to from `dir`, one below the other; nothing if there are no names. `tell` gets the attributes of each.
+pub fn open_way<'a>(
+    dir: impl AsFd,
+    names: impl Iterator<Item = &'a [u8]>,
+    mut tell: impl FnMut(&Attr),
+) -> Result<Option<OwnedFd>> {
     let mut at: Option<OwnedFd> = None;
     for name in names {
-        at = Some(open_child(at.as_ref().map_or(dir.as_fd(), |fd| fd.as_fd()), name)?);
+        let fd = open_child(at.as_ref().map_or(dir.as_fd(), |fd| fd.as_fd()), name)?;
+        tell(&look(&fd)?);
+        at = Some(fd);
     }
     Ok(at)
 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::{symlink, FileTypeExt, MetadataExt, PermissionsExt};
 
 use common::{content, find, walk, Fixture, Mode};
 use nix::errno::Errno;
-use protocol::client::{DirEntry, WalkEnd};
+use protocol::client::{DirEntry, List, WalkEnd};
 use protocol::{
     Client, Detail, FileKind, MknodKind, NewNode, OpenFlags, RenameFlags, SetAttr, SetTime, Time, WalkFids, XattrMode,
 };
@@ -307,7 +307,8 @@ fn listing_is_complete(fx: &Fixture, client: &Client) {
         assert_eq!(found, expected);
     }
     // By name, in one request; the handle that comes back has the rest.
-    let (rest, first) = root.list(&[b"many"], Detail::Attr).unwrap();
+    let List { rest, way, page: first } = root.list(&[b"many"], Detail::Attr).unwrap();
+    assert_eq!(way.iter().map(|a| a.ino).collect::<Vec<_>>(), [fs::metadata(fx.host("many")).unwrap().ino()]);
     let mut found: Vec<_> = first.iter().map(|e| (e.name.to_vec(), e.cookie)).collect();
     let rest = rest.unwrap();
     let mut eof = first.eof;
@@ -319,8 +320,8 @@ fn listing_is_complete(fx: &Fixture, client: &Client) {
     let mut found: Vec<_> = found.into_iter().map(|(name, _)| String::from_utf8(name).unwrap()).collect();
     found.sort();
     assert_eq!(found, expected);
-    let (rest, page) = root.list(&[b"dir", b"deep"], Detail::Names).unwrap();
-    assert!(rest.is_none() && page.is_empty() && page.eof);
+    let List { rest, way, page } = root.list(&[b"dir", b"deep"], Detail::Names).unwrap();
+    assert!(rest.is_none() && page.is_empty() && page.eof && way.len() == 2);
     assert_eq!(root.list(&[b"file"], Detail::Names).unwrap_err(), Errno::ENOTDIR);
     assert_eq!(root.list(&[b"file", b"x"], Detail::Names).unwrap_err(), Errno::ENOTDIR);
     assert_eq!(root.list(&[b"dir", b"none"], Detail::Names).unwrap_err(), Errno::ENOENT);
@@ -368,7 +369,7 @@ fn listing_brings_small_files(fx: &Fixture, client: &Client) {
         }
         assert_eq!(found, 303);
     }
-    let (_, page) = root.list(&[b"files"], Detail::Content(500)).unwrap();
+    let page = root.list(&[b"files"], Detail::Content(500)).unwrap().page;
     assert!(!page.is_empty());
     check(page.iter().collect(), 500);
     let pages = root.list_tree(&[b"files"], 60_000, Detail::Content(500)).unwrap();
@@ -413,7 +414,8 @@ fn small_files_are_read_together(fx: &Fixture, client: &Client) {
     // In a directory below.
     fs::create_dir_all(fx.host("way/down")).unwrap();
     fs::write(fx.host("way/down/x"), "abc").unwrap();
-    let files = root.read_files(&[b"way", b"down"], &[b"x", b"none"], 100).unwrap();
+    let (way, files) = root.read_files_below(&[b"way", b"down"], &[b"x", b"none"], 100).unwrap();
+    assert_eq!(way.last().unwrap().ino, fs::metadata(fx.host("way/down")).unwrap().ino());
     assert_eq!(files.iter().map(|f| f.as_ref().map(|(_, c)| &c[..])).collect::<Vec<_>>(), [Some(&b"abc"[..]), None]);
     assert_eq!(root.read_files(&[b"way", b"none"], &[b"x"], 100).unwrap_err(), Errno::ENOENT);
     assert_eq!(root.read_files(&[b"way", b".."], &[b"x"], 100).unwrap_err(), Errno::EINVAL);

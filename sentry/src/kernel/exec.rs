@@ -86,6 +86,10 @@ fn open_path(task: &Task, p: Path) -> Result<Arc<File>> {
         return Err(Errno::EACCES);
     }
     let ops = p.inode().clone().open(libc::O_RDONLY)?;
+    if !p.inode().volatile() {
+        // As open(2) does.
+        vfs::perm::permission(&p, &task.cred(), vfs::perm::MAY_EXEC)?;
+    }
     Ok(File::new(ops, libc::O_RDONLY, Some(p)))
 }
 

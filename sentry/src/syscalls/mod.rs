@@ -44,7 +44,7 @@ pub mod splice;
 pub mod strace;
 pub mod table;
 
-use crate::error::{Errno, Result, SysResult};
+use crate::error::{Errno, Result, SysError, SysResult};
 use crate::kernel::{Kernel, Task};
 use crate::mm::io::{Dst, IoVec, Src, Staged};
 use crate::mm::UserMem;
@@ -243,10 +243,18 @@ pub async fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
             return Ok(r);
         }
     }
-    if let Some(r) = table::call_now(cx) {
-        return r;
+    let mut again = true;
+    loop {
+        let r = match table::call_now(cx) {
+            Some(r) => r,
+            None => table::call_wait(cx).await,
+        };
+        match r {
+            // A file is not what it was: once more, with what is known of it now. Linux does so too.
+            Err(SysError::Errno(Errno::ESTALE)) if again => again = false,
+            r => return r,
+        }
     }
-    table::call_wait(cx).await
 }
 
 /// Numbers of calls that are not there that are remembered.

@@ -71,15 +71,18 @@ impl Inode for GoferInode {
             }
         }
         let known = dir.clone();
-        let Ok((start, mut way)) = known.way() else { return };
-        let above = way.len();
-        way.extend(rest.iter().take(MAX_WALK.saturating_sub(above)));
-        if way.len() == above {
+        let Ok(way) = known.way() else { return };
+        let (above, mut names) = (way.names.len(), way.names.clone());
+        names.extend(rest.iter().take(MAX_WALK.saturating_sub(above)));
+        if names.len() == above {
             return;
         }
-        let Ok(walk) = start.walk(&way, WalkFids::None, open.then_some(OpenFlags::READ)) else { return };
-        let complete = walk.nodes.len() == way.len() && way.len() == above + rest.len();
-        let mut names = way.iter().skip(above);
+        let Ok(walk) = way.start.walk(&names, WalkFids::None, open.then_some(OpenFlags::READ)) else { return };
+        if way.check_walk(&walk).is_err() {
+            return;
+        }
+        let complete = walk.nodes.len() == names.len() && names.len() == above + rest.len();
+        let mut names = names.iter().skip(above);
         for node in walk.nodes.into_iter().skip(above) {
             let Some(name) = names.next() else { return };
             let inode = self.fs.inode(&node.attr, Some((&dir, name)), None, node.target);
@@ -115,15 +118,12 @@ impl Inode for GoferInode {
             }
         }
         let mut walk = if exclusive {
-            let (start, mut way) = self.way()?;
-            let start = if way.len() == MAX_WALK { self.handle()? } else { start };
-            way.truncate(if way.len() == MAX_WALK { 0 } else { MAX_WALK });
-            way.push(name);
-            let mut walk = start.walk(&way, WalkFids::None, None)?;
-            if walk.nodes.len() < way.len() - 1 {
-                return Err(Errno::ESTALE);
-            }
-            walk.nodes.drain(..way.len() - 1);
+            let way = self.way_on()?;
+            let mut names = way.names.clone();
+            names.push(name);
+            let mut walk = way.start.walk(&names, WalkFids::None, None)?;
+            way.check_walk(&walk)?;
+            walk.nodes.drain(..way.names.len());
             walk
         } else {
             self.handle()?.walk(&[name], WalkFids::Last, None)?
@@ -276,6 +276,9 @@ impl Inode for GoferInode {
     }
     fn volatile(&self) -> bool {
         !self.fs.exclusive
+    }
+    fn gone(&self) -> bool {
+        self.is_lost()
     }
     fn extra(&self) -> Option<&InodeExtra> {
         Some(&self.extra)

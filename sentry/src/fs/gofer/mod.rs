@@ -7,6 +7,7 @@
 //! * A cold walk fetches all its names in one request ([`Inode::prefetch`]); what the later lookups will want waits in `ahead`.
 //! * An inode needs no handle (a file that the Gofer holds open): the tree stays as it is, so whatever needs one can be found again by the way
 //!   that led there, in the same request. Only directories listed in several pages and objects asked for other things get one.
+//!   What is found there is not believed to be the same: see `handles`.
 //! * A listing with attributes answers the lookups of all its names, and of those that are not there. It is fetched instead of single names
 //!   once those have cost about as much ([`GoferInode::worth_listing`]), and right away while programs look up what they list.
 //!
@@ -65,8 +66,8 @@ const LOOKED_UP: u32 = 32;
 pub struct GoferFs {
     dev: u64,
     exclusive: bool,
-    /// Inodes in use, by the host's device and number: two names of one file are one inode.
-    nodes: Mutex<HashMap<(u64, u64), Weak<GoferInode>>>,
+    /// Inodes in use: two names of one file are one inode.
+    nodes: Mutex<HashMap<Key, Weak<GoferInode>>>,
     /// Devices of the host that inodes are on; the first is the root's.
     devs: Mutex<Vec<u64>>,
     recent: Mutex<VecDeque<Arc<OwnedFd>>>,
@@ -85,6 +86,16 @@ pub struct GoferFs {
     looked_up: AtomicU32,
     /// We have changed something: attributes in listings may be old.
     changed: AtomicBool,
+    /// Some inode has been lost.
+    losses: AtomicBool,
+}
+
+/// What tells one file of the host's from any other, for as long as there is a host: device, number and birth. Numbers alone are given out again, and
+/// an inode here need not hold its file. Where births are not kept (zero), owner and mode have to stay as well.
+type Key = (u64, u64, protocol::Time);
+
+fn key(a: &protocol::Attr) -> Key {
+    (a.dev, a.ino, a.btime)
 }
 
 /// Who keeps listings, or contents, oldest first.
@@ -102,7 +113,7 @@ const RW: usize = 2;
 pub struct GoferInode {
     me: Weak<GoferInode>,
     fs: Arc<GoferFs>,
-    key: (u64, u64),
+    key: Key,
     kind: u32,
     /// Where it was found, in a tree that stays as it is.
     origin: Option<(Arc<GoferInode>, Box<[u8]>)>,
@@ -114,6 +125,8 @@ pub struct GoferInode {
     acl: AclCache,
     /// `attr` must be asked for again.
     stale: AtomicBool,
+    /// Its origin does not lead here any more: something else has its name, and this inode is not to be found by it again.
+    lost: AtomicBool,
     target: OnceLock<Box<[u8]>>,
     fds: [Mutex<Weak<OwnedFd>>; 3],
     /// Children that a compound walk brought along.
@@ -166,6 +179,7 @@ impl GoferFs {
             begun: Mutex::default(),
             looked_up: AtomicU32::new(0),
             changed: AtomicBool::new(false),
+            losses: AtomicBool::new(false),
         });
         let node = client.attach(name)?;
         let root = fs.inode(&node.attr, None, Some(node.handle), None);
@@ -232,10 +246,10 @@ impl GoferFs {
         target: Option<Box<[u8]>>,
     ) -> (Arc<GoferInode>, bool) {
         let attr = self.convert(a);
-        let key = (a.dev, a.ino);
+        let key = key(a);
         // An inode must not be dropped with the table locked.
         let known = self.nodes.lock().get(&key).and_then(Weak::upgrade);
-        if let Some(i) = known.filter(|i| i.kind == attr.file_type()) {
+        if let Some(i) = known.filter(|i| i.is(a) && !i.is_lost()) {
             i.store(a);
             return (i, false);
         }
@@ -250,6 +264,7 @@ impl GoferFs {
             attr: RwLock::new(attr),
             acl: AclCache::new(a.acl),
             stale: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             target: OnceLock::new(),
             fds: Default::default(),
             ahead: Mutex::default(),
@@ -392,11 +407,14 @@ impl GoferInode {
     fn store(&self, a: &protocol::Attr) {
         let mut attr = self.fs.convert(a);
         let mut now = self.attr.write();
-        // Someone may have put another file in its place, against the promise; then it is that one now.
         attr.ino = now.ino;
-        self.acl.reported(a.acl, now.ctime != attr.ctime);
+        let changed = now.ctime != attr.ctime;
+        self.acl.reported(a.acl, changed);
         *now = attr;
         drop(now);
+        if changed {
+            self.forget_content();
+        }
         self.stale.store(false, Ordering::Release);
     }
     fn fresh(&self) -> bool {

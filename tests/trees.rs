@@ -1,0 +1,135 @@
+//! Trees of the host that others change meanwhile: what a guest gets to see and may do goes by the files that are there now.
+
+mod common;
+
+use common::{left_out, Scratch, RUNSC};
+use std::fs;
+use std::os::unix::fs::{chown, PermissionsExt};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// The guest's user, who owns the bind and could change it on the host just as well.
+const GUEST: u32 = 1000;
+
+fn run(options: &[&str], script: &str, args: &[&str]) -> Output {
+    let mut command = Command::new(RUNSC);
+    command.arg("run").args(options).args(["--", "python3", "-c", script]).args(args);
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+fn out(output: Output) -> String {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}: {out}{err}", output.status);
+    out.into_owned()
+}
+
+fn file(path: &Path, text: &str, mode: u32, owner: u32) {
+    fs::write(path, text).unwrap();
+    chown(path, Some(owner), Some(owner)).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn dir(path: &Path, mode: u32, owner: u32) {
+    fs::create_dir(path).unwrap();
+    chown(path, Some(owner), Some(owner)).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// A directory of the guest's user; nothing if this is not root.
+fn scratch(name: &str) -> Option<Scratch> {
+    if !nix::unistd::geteuid().is_root() {
+        left_out(&format!("trees: {name}"));
+        return None;
+    }
+    let dir = Scratch::new(name);
+    chown(&dir.0, Some(GUEST), Some(GUEST)).unwrap();
+    Some(dir)
+}
+
+/// Start of the scripts: the same directory in the root (`L`) and as a bind (`B`), and how to tell of a file.
+const HEAD: &str = "
+import os, sys
+L, B = sys.argv[1], '/mnt'
+def tell(what, path):
+    try: print(what, open(path).read().strip())
+    except OSError as e: print(what, e.strerror)
+";
+
+#[test]
+fn a_file_is_judged_by_the_attributes_that_it_has_when_it_is_opened() {
+    let Some(at) = scratch("judged") else { return };
+    for (name, text, mode, owner) in [
+        ("secret", "secret", 0o600, 0),
+        ("mine", "mine", 0o644, GUEST),
+        ("other", "other", 0o644, GUEST),
+        ("third", "third", 0o644, GUEST),
+        ("closing", "closing", 0o644, GUEST),
+    ] {
+        file(&at.0.join(name), text, mode, owner);
+    }
+    dir(&at.0.join("d"), 0o755, GUEST);
+    file(&at.0.join("d/f"), "of d", 0o644, GUEST);
+    dir(&at.0.join("priv"), 0o700, 0);
+    file(&at.0.join("priv/f"), "of priv", 0o644, 0);
+    chown(at.0.join("priv"), Some(0), Some(0)).unwrap();
+    let script = "
+for name in ('secret', 'mine', 'third', 'closing'): tell('before:', L + '/' + name)
+for name in ('mine', 'third', 'd/f'): os.stat(L + '/' + name)
+os.rename(B + '/secret', B + '/mine'); tell('a private one:', L + '/mine')
+os.rename(B + '/other', B + '/third'); tell('another one:', L + '/third')
+os.rename(B + '/d', B + '/old'); os.rename(B + '/priv', B + '/d'); tell('a private directory:', L + '/d/f')
+fd = os.open(L + '/closing', os.O_RDONLY)
+os.chmod(B + '/closing', 0o200); tell('not any more:', L + '/closing')
+os.chmod(B + '/closing', 0o600); tell('and again:', L + '/closing')
+";
+    let bind = format!("{}:/mnt", at.path());
+    let output = run(&["--user", "1000:1000", "--bind", &bind], &[HEAD, script].concat(), &[at.path()]);
+    let expected = "before: Permission denied\nbefore: mine\nbefore: third\nbefore: closing\n\
+                    a private one: Permission denied\nanother one: other\na private directory: Permission denied\n\
+                    not any more: Permission denied\nand again: closing\n";
+    assert_eq!(out(output), expected);
+}
+
+#[test]
+fn one_file_is_not_run_with_the_rights_of_another() {
+    let Some(at) = scratch("rights") else { return };
+    for name in ["bin", "evil"] {
+        dir(&at.0.join(name), 0o755, GUEST);
+    }
+    let (su, evil) = (at.0.join("bin/su"), at.0.join("evil/su"));
+    fs::copy("/bin/cat", &su).unwrap();
+    fs::set_permissions(&su, fs::Permissions::from_mode(0o4755)).unwrap();
+    fs::copy("/usr/bin/id", &evil).unwrap();
+    chown(&evil, Some(GUEST), Some(GUEST)).unwrap();
+    let script = "
+def swap(a, b): os.rename(B + '/bin', B + '/' + a); os.rename(B + '/' + b, B + '/bin')
+swap('real', 'evil')
+fd = os.open(L + '/bin/su', os.O_RDONLY)
+swap('evil', 'real')
+try: os.getxattr(L + '/bin/su', 'user.x')
+except OSError as e: print(e.strerror, flush=True)
+os.execv(L + '/bin/su', ['su', '-u'])
+";
+    let bind = format!("{}:/mnt", at.path());
+    let output = run(&["--user", "1000:1000", "--bind", &bind], &[HEAD, script].concat(), &[at.path()]);
+    // The program that is there now copies nothing to nowhere.
+    assert_eq!(out(output), "No data available\n");
+}
+
+#[test]
+fn what_is_copied_up_is_what_was_judged() {
+    let Some(at) = scratch("copied") else { return };
+    file(&at.0.join("secret"), "secret", 0o600, 0);
+    file(&at.0.join("mine"), "mine", 0o644, GUEST);
+    let script = "
+os.stat(L + '/mine'); os.rename(B + '/secret', B + '/mine')
+for what, do in (('chmod:', lambda p: os.chmod(p, 0o644)), ('open:', lambda p: open(p, 'r+')), ('rename:', lambda p: os.rename(p, L + '/new'))):
+    try: do(L + '/mine'); print(what, 'done')
+    except OSError as e: print(what, e.strerror)
+tell('', L + '/new')
+";
+    let bind = format!("{}:/mnt", at.path());
+    let output = run(&["--user", "1000:1000", "--bind", &bind], &[HEAD, script].concat(), &[at.path()]);
+    let expected = "chmod: Operation not permitted\nopen: Permission denied\nrename: done\n Permission denied\n";
+    assert_eq!(out(output), expected);
+}
