@@ -243,15 +243,16 @@ pub async fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
             return Ok(r);
         }
     }
-    let mut again = true;
+    let mut tries = 0;
     loop {
         let r = match table::call_now(cx) {
             Some(r) => r,
             None => table::call_wait(cx).await,
         };
         match r {
-            // A file is not what it was: once more, with what is known of it now. Linux does so too.
-            Err(SysError::Errno(Errno::ESTALE)) if again => again = false,
+            // A file is not what it was: once more, with what is known of it now. Linux does so too. A few times, since what was moved is missed
+            // where it was before it is looked for where it is.
+            Err(SysError::Errno(Errno::ESTALE)) if tries < 4 => tries += 1,
             r => return r,
         }
     }
