@@ -134,3 +134,28 @@ tell('', L + '/new')
     let expected = "chmod: Operation not permitted\nopen: Permission denied\nrename: done\n Permission denied\n";
     assert_eq!(out(output), expected);
 }
+
+#[test]
+fn others_ids_in_the_bind_of_an_ordinary_caller() {
+    let Some(at) = scratch("ordinary") else { return };
+    let copy = at.0.join("runsc-rs");
+    fs::copy(RUNSC, &copy).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    dir(&at.0.join("tree"), 0o777, GUEST);
+    let script = "
+import os
+os.umask(0)
+os.mkdir('/mnt/d', 0o755); os.symlink('x', '/mnt/l'); os.mkfifo('/mnt/p', 0o644)
+os.close(os.open('/mnt/f', os.O_CREAT | os.O_WRONLY, 0o6755))
+for n in 'dlpf': st = os.lstat('/mnt/' + n); print(n, st.st_uid, '%o' % st.st_mode)
+";
+    let bind = format!("{}:/mnt", at.0.join("tree").display());
+    let output = Command::new("setpriv")
+        .args(["--reuid", "1000", "--regid", "1000", "--clear-groups"])
+        .arg(&copy)
+        .args(["run", "--user", "2000:2000", "--cwd", "/", "--bind", &bind, "--", "python3", "-c", script])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(out(output), "d 1000 40755\nl 1000 120777\np 1000 10644\nf 1000 100755\n");
+}

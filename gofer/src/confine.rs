@@ -98,8 +98,10 @@ fn keep(writes: bool) -> CapabilitySet {
     // Permissions are the Sentry's to check, for the guest's users; the Gofer must get at every file of its trees.
     let reads = CapabilitySet::DAC_READ_SEARCH;
     if writes {
-        // Likewise for writing, for owners (`chown`, `chmod`, times), and for the set-group-id bit on files of other groups.
-        reads | CapabilitySet::DAC_OVERRIDE | CapabilitySet::CHOWN | CapabilitySet::FOWNER | CapabilitySet::FSETID
+        // Likewise for writing, for owners (`chown`, `chmod`, times), and for the set-group-id bit on files of other groups; and to make files as
+        // a guest's user. No call lets it become that user in any other way.
+        let writes = CapabilitySet::DAC_OVERRIDE | CapabilitySet::CHOWN | CapabilitySet::FOWNER | CapabilitySet::FSETID;
+        reads | writes | CapabilitySet::SETUID | CapabilitySet::SETGID
     } else {
         reads
     }

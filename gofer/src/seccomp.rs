@@ -93,6 +93,13 @@ pub const SECCOMP: &[Rule] = &[
     writing(libc::SYS_renameat2, &[], "move a name"),
     writing(libc::SYS_fchownat, &[Arg::OneOf(4, &[libc::AT_EMPTY_PATH])], "owner of a file that is held"),
     writing(libc::SYS_fchmodat, &[Arg::Descriptors(0)], "permissions of a file that is held"),
+    writing(libc::SYS_setfsuid, &[], "make files as a guest's user"),
+    writing(libc::SYS_setfsgid, &[], "make files as a guest's group"),
+    writing(
+        libc::SYS_prctl,
+        &[Arg::OneOf(0, &[libc::PR_SET_PDEATHSIG, libc::PR_SET_DUMPABLE]), Arg::OneOf(1, &[libc::SIGKILL, 0])],
+        "which makes the kernel forget these",
+    ),
     writing(libc::SYS_utimensat, &[Arg::OneOf(3, &[libc::AT_EMPTY_PATH])], "times of a file that is held"),
     writing(libc::SYS_ftruncate, &[], "size of a file"),
     writing(libc::SYS_fsetxattr, &[], "set an attribute"),

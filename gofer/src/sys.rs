@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxAttributes, St
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 use rustix::path::DecInt;
+use rustix::thread::CapabilitiesSecureBits;
 
 use crate::kernel_fs;
 
@@ -321,6 +322,61 @@ pub fn readlink(fd: impl AsFd, buf: &mut [u8]) -> Result<&[u8]> {
 pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
     let (uid, gid) = (uid.map(rustix::fs::Uid::from_raw), gid.map(rustix::fs::Gid::from_raw));
     rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)
+}
+
+/// What is made in between belongs to these ids; afterwards the thread has its own again. For such a thing needs no new owner, which would have
+/// to be given to whatever has its name by then.
+#[derive(Debug)]
+pub struct Maker {
+    own: Option<(u32, u32)>,
+}
+
+impl Maker {
+    /// `EPERM` if this process may not act for them.
+    pub fn become_ids(uid: Option<u32>, gid: Option<u32>) -> Result<Self> {
+        let own = file_ids();
+        let wanted = (uid.unwrap_or(own.0), gid.unwrap_or(own.1));
+        if wanted == own {
+            return Ok(Self { own: None });
+        }
+        set_file_ids(wanted);
+        let maker = Self { own: Some(own) };
+        if file_ids() == wanted {
+            Ok(maker)
+        } else {
+            Err(Errno::PERM)
+        }
+    }
+}
+
+impl Drop for Maker {
+    fn drop(&mut self) {
+        let Some(own) = self.own else { return };
+        set_file_ids(own);
+        if AT_DESCRIPTORS.load(Ordering::Relaxed) {
+            // The kernel takes a change of ids for one of the process's nature, and forgets these.
+            let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+            let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+        }
+    }
+}
+
+fn file_ids() -> (u32, u32) {
+    // No user has this number: nothing is set, and the answer is what there is.
+    set_file_ids((u32::MAX, u32::MAX))
+}
+
+/// Sets the ids that files are made with, if the thread may, and returns those that it had.
+#[allow(unsafe_code)] // no library wraps them
+fn set_file_ids((uid, gid): (u32, u32)) -> (u32, u32) {
+    // SAFETY: both take a number and change nothing but the calling thread's credentials.
+    let (gid, uid) = unsafe { (libc::setfsgid(gid), libc::setfsuid(uid)) };
+    (uid.cast_unsigned(), gid.cast_unsigned())
+}
+
+/// Has the thread keep its capabilities while it is a [`Maker`]. Without the right to ask for that it could become nobody else anyway.
+pub fn keep_capabilities() {
+    let _ = rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP);
 }
 
 /// Whether `fd` is of a memfd: memory that never had a name.

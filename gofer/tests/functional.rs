@@ -182,6 +182,20 @@ fn create_makes_and_opens(fx: &Fixture, client: &Client) {
         let new = NewNode { mode: 0o6755, uid: Some(1234), gid: Some(4321) };
         let (node, _) = root.create(b"owned", new, RW).unwrap();
         assert_eq!((node.attr.mode, node.attr.uid, node.attr.gid), (0o106755, 1234, 4321));
+        // They are theirs from the start: by the time at which they could be given away another node can have the name.
+        let new = NewNode { mode: 0o755, ..new };
+        let made = [
+            root.mkdir(b"their_dir", new),
+            root.symlink(b"their_link", b"x", new),
+            root.mknod(b"their_fifo", MknodKind::Fifo, new),
+        ];
+        for node in made.map(Result::unwrap) {
+            assert_eq!((node.attr.uid, node.attr.gid, node.attr.ctime), (1234, 4321, node.attr.btime));
+        }
+        let node = root.mkdir(b"own", NewNode::with_mode(0o755)).unwrap();
+        assert_eq!((node.attr.uid, node.attr.gid), (0, 0), "the server is itself again");
+        let dir = root.mkdir(b"closed", NewNode { mode: 0o700, uid: Some(0), gid: Some(0) }).unwrap().handle;
+        assert_eq!(dir.mkdir(b"in", new).unwrap().attr.uid, 1234, "permissions are the client's to check");
     }
 }
 

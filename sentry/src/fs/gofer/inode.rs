@@ -8,10 +8,11 @@ pub fn gofer(inode: &Arc<dyn Inode>) -> Result<&GoferInode> {
     inode.as_any().downcast_ref().ok_or(Errno::EXDEV)
 }
 
-/// With the owner that the guest means; without, where the Gofer may not give files away.
+/// With the owner that the guest means; without, where the Gofer may not make files for others. Then it is the caller's, whose rights no guest's
+/// program is to have.
 fn with_owner<T>(mode: u32, uid: u32, gid: u32, f: impl Fn(Fresh) -> Result<T>) -> Result<T> {
     match f(Fresh { mode: mode & 0o7777, uid: Some(uid), gid: Some(gid) }) {
-        Err(Errno::EPERM) => f(Fresh::with_mode(mode & 0o7777)),
+        Err(Errno::EPERM | Errno::EINVAL | Errno::EOVERFLOW) => f(Fresh::with_mode(mode & 0o1777)),
         r => r,
     }
 }
