@@ -159,3 +159,21 @@ for n in 'dlpf': st = os.lstat('/mnt/' + n); print(n, st.st_uid, '%o' % st.st_mo
         .unwrap();
     assert_eq!(out(output), "d 1000 40755\nl 1000 120777\np 1000 10644\nf 1000 100755\n");
 }
+
+#[test]
+fn asking_for_no_change_of_owner_takes_no_rights_away() {
+    let Some(at) = scratch("strip") else { return };
+    for (name, mode) in [("rights", 0o4755), ("none", 0o755)] {
+        file(&at.0.join(name), "", mode, 0);
+    }
+    let script = "
+for path in (B, L):
+    for name in ('rights', 'none'):
+        try: os.chown(path + '/' + name, -1, -1); print('done')
+        except OSError as e: print(e.strerror)
+    print('%o' % (os.stat(path + '/rights').st_mode & 0o7777))
+";
+    let bind = format!("{}:/mnt", at.path());
+    let output = run(&["--user", "1000:1000", "--bind", &bind], &[HEAD, script].concat(), &[at.path()]);
+    assert_eq!(out(output), "Operation not permitted\ndone\n4755\n".repeat(2));
+}
