@@ -177,3 +177,32 @@ for path in (B, L):
     let output = run(&["--user", "1000:1000", "--bind", &bind], &[HEAD, script].concat(), &[at.path()]);
     assert_eq!(out(output), "Operation not permitted\ndone\n4755\n".repeat(2));
 }
+
+#[test]
+fn no_user_uses_up_the_files_that_the_gofer_can_hold() {
+    let Some(at) = scratch("fids") else { return };
+    for i in 0..1800 {
+        fs::write(at.0.join(format!("f{i}")), "text").unwrap();
+    }
+    fs::create_dir(at.0.join("d")).unwrap();
+    let script = "
+r, w = os.pipe()
+if os.fork() == 0:
+    os.setgroups([]); os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)
+    held, why = [], ''
+    for i in range(1800):
+        try: held.append(os.open('%s/f%d' % (B, i), os.O_PATH))
+        except OSError as e: why = e.strerror; break
+    print(len(held) > 500, why, flush=True)
+    os.write(w, b'x'); os.read(r, 1); os._exit(0)
+os.read(r, 1)
+tell('bind:', B + '/f1799'); print(os.listdir(B + '/d')); tell('root:', L + '/f1798')
+os.mkdir(B + '/new'); print(len(os.listdir('/usr')) > 3)
+os.write(w, b'x')
+";
+    let (bind, whole) = (format!("{}:/mnt", at.path()), [HEAD, script].concat());
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 1600 && exec \"$@\"", "sh", RUNSC, "run", "--bind", &bind, "--", "python3", "-c"]);
+    let output = command.args([&whole, at.path()]).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(out(output), "True Too many open files in system\nbind: text\n[]\nroot: text\nTrue\n");
+}

@@ -50,6 +50,41 @@ impl<'a> Way<'a> {
     }
 }
 
+/// The Gofer holds as many files as it may: that is no limit of the calling process.
+pub(super) fn full(e: Errno) -> Errno {
+    if e == Errno::EMFILE {
+        Errno::ENFILE
+    } else {
+        e
+    }
+}
+
+impl GoferFs {
+    /// A walk. If the Gofer has no room left, once more with room.
+    pub(super) fn walk(
+        &self,
+        start: &Handle,
+        names: &[&[u8]],
+        fids: WalkFids,
+        open: Option<OpenFlags>,
+    ) -> Result<Walk> {
+        let is_full = |walk: &Result<Walk>| match walk {
+            Ok(w) => w.end == WalkEnd::Failed(Errno::EMFILE as u32),
+            Err(e) => *e == Errno::EMFILE,
+        };
+        let mut walk = start.walk(names, fids, open);
+        if is_full(&walk) {
+            self.let_go();
+            walk = start.walk(names, fids, open);
+        }
+        if is_full(&walk) {
+            Err(Errno::ENFILE)
+        } else {
+            walk
+        }
+    }
+}
+
 impl GoferInode {
     pub(super) fn held(&self) -> Option<Arc<Handle>> {
         self.handle.lock().clone()
@@ -81,12 +116,13 @@ impl GoferInode {
     /// Attributes have come of what was found where this inode was. If they are of another file this one is lost; if owner or mode have
     /// changed, whoever judged by the old ones has to do so again.
     fn confirm(&self, a: &protocol::Attr) -> Result<()> {
-        if !self.is(a) {
+        // An inode of a shared tree is found by what the Gofer holds, and whoever judges it has just asked.
+        let same = !self.fs.exclusive || self.is_as_judged(a);
+        if self.fs.exclusive && !self.is(a) {
             return Err(self.lose());
         }
-        let same = self.is_as_judged(a);
         self.store(a);
-        if same || !self.fs.exclusive {
+        if same {
             Ok(())
         } else {
             Err(Errno::ESTALE)
@@ -99,7 +135,8 @@ impl GoferInode {
         self.fs.losses.store(true, Ordering::Release);
         dentry::something_is_gone();
         if let Some((dir, name)) = &self.origin {
-            dir.ahead.lock().remove(&**name);
+            let ahead = dir.ahead.lock().remove(&**name);
+            drop(ahead);
             dir.forget_listing();
         }
         Errno::ESTALE
@@ -130,7 +167,7 @@ impl GoferInode {
             return Ok(way);
         }
         (way.names.pop(), way.nodes.pop());
-        let mut walk = way.start.walk(&way.names, WalkFids::Last, None)?;
+        let mut walk = self.fs.walk(&way.start, &way.names, WalkFids::Last, None)?;
         way.check_walk(&walk)?;
         let handle = walk.nodes.pop().and_then(|n| n.handle).ok_or(Errno::EIO)?;
         Ok(Way { start: parent.take_handle(handle), names: vec![name], nodes: vec![self] })
@@ -170,13 +207,7 @@ impl GoferInode {
         let (parent, name) = self.origin.as_ref().ok_or(Errno::ESTALE)?;
         let mut way = parent.way_on()?;
         way.push(name, self);
-        let walk = match way.start.walk(&way.names, fids, open) {
-            Err(Errno::EMFILE) => {
-                self.fs.let_go();
-                way.start.walk(&way.names, fids, open)?
-            }
-            r => r?,
-        };
+        let walk = self.fs.walk(&way.start, &way.names, fids, open)?;
         way.check_walk(&walk)?;
         Ok(walk)
     }

@@ -1,6 +1,7 @@
 //! The operations that the VFS asks for.
 
 use super::super::acl::Acl;
+use super::handles::full;
 use super::*;
 
 /// The inode behind a trait object, if it is of the Gofer.
@@ -118,6 +119,7 @@ impl Inode for GoferInode {
                 CachedName::Unknown => {}
             }
         }
+        let share = self.fs.share()?;
         let mut walk = if exclusive {
             let way = self.way_on()?;
             let mut names = way.names.clone();
@@ -127,14 +129,18 @@ impl Inode for GoferInode {
             walk.nodes.drain(..way.names.len());
             walk
         } else {
-            self.handle()?.walk(&[name], WalkFids::Last, None)?
+            self.fs.walk(&*self.handle()?, &[name], WalkFids::Last, None)?
         };
         match (walk.nodes.pop(), walk.end) {
             (Some(node), _) => {
                 if !exclusive && node.handle.is_none() {
                     return Err(Errno::EIO);
                 }
-                Ok(self.fs.inode(&node.attr, Some((&me, name)), node.handle, node.target))
+                let (inode, new) = self.fs.inode_or_new(&node.attr, Some((&me, name)), node.handle, node.target);
+                if let (true, Some(share)) = (new, share) {
+                    let _ = inode.share.set(share);
+                }
+                Ok(inode)
             }
             (None, WalkEnd::Failed(e)) => Err(Errno::from_raw(e as i32)),
             (None, WalkEnd::NotDirectory) => Err(Errno::ENOTDIR),
@@ -148,12 +154,16 @@ impl Inode for GoferInode {
     }
     fn create(&self, name: &[u8], node: NewNode<'_>, mode: u32, uid: u32, gid: u32) -> Result<Arc<dyn Inode>> {
         let me = self.arc()?;
+        let share = self.fs.share()?;
         let h = self.handle()?;
+        let own =
+            |make: &dyn Fn(Fresh) -> Result<protocol::client::Node>| with_owner(mode, uid, gid, make).map_err(full);
         let inode = match node {
             NewNode::File => {
                 // Whatever the mode says, the one who makes a file may write it.
-                let (n, fd) = with_owner(mode, uid, gid, |new| h.create(name, new, OpenFlags::READ_WRITE))?;
-                let inode = me.add_child(n, name);
+                let (n, fd) =
+                    with_owner(mode, uid, gid, |new| h.create(name, new, OpenFlags::READ_WRITE)).map_err(full)?;
+                let inode = me.add_child(n, name, share);
                 let fd = Arc::new(fd);
                 for slot in [RO, WO, RW] {
                     if let Some(s) = inode.fds.get(slot).filter(|_| slot != RO) {
@@ -163,12 +173,10 @@ impl Inode for GoferInode {
                 self.fs.keep(&fd);
                 inode
             }
-            NewNode::Dir => me.add_child(with_owner(mode, uid, gid, |new| h.mkdir(name, new))?, name),
-            NewNode::Symlink(t) => me.add_child(with_owner(mode, uid, gid, |new| h.symlink(name, t, new))?, name),
-            NewNode::Fifo => me.add_child(with_owner(mode, uid, gid, |new| h.mknod(name, MknodKind::Fifo, new))?, name),
-            NewNode::Socket => {
-                me.add_child(with_owner(mode, uid, gid, |new| h.mknod(name, MknodKind::Socket, new))?, name)
-            }
+            NewNode::Dir => me.add_child(own(&|new| h.mkdir(name, new))?, name, share),
+            NewNode::Symlink(t) => me.add_child(own(&|new| h.symlink(name, t, new))?, name, share),
+            NewNode::Fifo => me.add_child(own(&|new| h.mknod(name, MknodKind::Fifo, new))?, name, share),
+            NewNode::Socket => me.add_child(own(&|new| h.mknod(name, MknodKind::Socket, new))?, name, share),
             NewNode::Char(_) | NewNode::Block(_) => return Err(Errno::EPERM),
         };
         Ok(inode)

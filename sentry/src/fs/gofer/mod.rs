@@ -23,6 +23,7 @@ mod handles;
 mod inode;
 mod listing;
 mod names;
+mod share;
 
 use super::vfs::dentry::NameMap;
 use super::vfs::{anonymous_dev, Mount, MountFlags, SuperBlock};
@@ -39,6 +40,7 @@ use protocol::client::{Walk, WalkEnd};
 use protocol::{
     Client, Detail, Handle, MknodKind, NewNode as Fresh, OpenFlags, SetTime, WalkFids, XattrMode, MAX_WALK,
 };
+use share::Share;
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -65,6 +67,8 @@ const LOOKED_UP: u32 = 32;
 /// One attached tree.
 pub struct GoferFs {
     dev: u64,
+    /// Files that the Gofer can hold.
+    most: u32,
     exclusive: bool,
     /// Inodes in use: two names of one file are one inode.
     nodes: Mutex<HashMap<Key, Weak<GoferInode>>>,
@@ -119,6 +123,8 @@ pub struct GoferInode {
     origin: Option<(Arc<GoferInode>, Box<[u8]>)>,
     /// Always there if there is no origin.
     handle: Mutex<Option<Arc<Handle>>>,
+    /// Whose part that one is of.
+    share: OnceLock<Share>,
     /// The handle must stay: the origin does not lead here any more.
     pinned: AtomicBool,
     attr: RwLock<Attr>,
@@ -146,7 +152,7 @@ pub struct GoferInode {
     listed_below: AtomicU32,
     used_below: AtomicU32,
     read_below: AtomicU32,
-    /// Held while a write appends.
+    /// Held while the position of a descriptor counts.
     appending: Mutex<()>,
     extra: InodeExtra,
 }
@@ -167,6 +173,7 @@ impl GoferFs {
     pub fn attach(client: &Client, name: &str, exclusive: bool) -> Result<Arc<GoferInode>> {
         let fs = Arc::new(GoferFs {
             dev: anonymous_dev(),
+            most: client.max_handles(),
             exclusive,
             nodes: Mutex::default(),
             devs: Mutex::default(),
@@ -260,6 +267,7 @@ impl GoferFs {
             kind: attr.file_type(),
             origin: origin.filter(|_| self.exclusive).map(|(d, n)| (d.clone(), n.into())),
             handle: Mutex::new(handle.map(Arc::new)),
+            share: OnceLock::new(),
             pinned: AtomicBool::new(false),
             attr: RwLock::new(attr),
             acl: AclCache::new(a.acl),
@@ -303,6 +311,15 @@ impl GoferFs {
         let all = std::mem::take(&mut *self.held.lock());
         for i in all.iter().filter_map(Weak::upgrade) {
             i.let_go();
+        }
+    }
+
+    /// Room for one more inode.
+    fn share(&self) -> Result<Option<Share>> {
+        if self.exclusive {
+            Ok(None)
+        } else {
+            Share::take(self.most).map(Some)
         }
     }
 
@@ -445,8 +462,12 @@ impl GoferInode {
         self.stale.store(true, Ordering::Release);
     }
 
-    fn add_child(self: &Arc<Self>, node: protocol::client::Node, name: &[u8]) -> Arc<GoferInode> {
+    fn add_child(self: &Arc<Self>, node: protocol::client::Node, name: &[u8], share: Option<Share>) -> Arc<GoferInode> {
         self.entries_changed(name);
-        self.fs.inode(&node.attr, None, Some(node.handle), None)
+        let (inode, new) = self.fs.inode_or_new(&node.attr, None, Some(node.handle), None);
+        if let (true, Some(share)) = (new, share) {
+            let _ = inode.share.set(share);
+        }
+        inode
     }
 }

@@ -1,6 +1,8 @@
 //! Names in a directory: what is known without asking, what is asked for along with others, listings.
 
+use super::handles::full;
 use super::*;
+use platform::executor::Rounds;
 use protocol::client::{DirEntry, DirPage, List};
 use protocol::{FileKind, MAX_DIR_BYTES};
 
@@ -39,7 +41,9 @@ impl GoferInode {
                 (Listing::new(full), handle, page)
             }
         };
+        let mut rounds = Rounds::new();
         loop {
+            (0..page.len()).for_each(|_| rounds.next());
             let eof = page.eof;
             let Some(cookie) = out.push(page)?.filter(|_| !eof) else { break };
             let full = full && out.len() < FULL_MAX;
@@ -91,7 +95,7 @@ impl GoferInode {
             }
             r => r,
         };
-        let List { rest, way: found, page } = list?;
+        let List { rest, way: found, page } = list.map_err(full)?;
         way.check(&found)?;
         Ok((rest, page))
     }

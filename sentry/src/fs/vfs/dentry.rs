@@ -304,7 +304,7 @@ impl Dentry {
             }
         }
         let found = match self.inode.lookup(name) {
-            Err(Errno::EMFILE) => {
+            Err(Errno::EMFILE | Errno::ENFILE) => {
                 // The Gofer holds as many files as it may: let go of some.
                 self.sb.shrink(4096);
                 self.inode.lookup(name)
