@@ -206,3 +206,21 @@ os.write(w, b'x')
     let output = command.args([&whole, at.path()]).stdin(Stdio::null()).output().unwrap();
     assert_eq!(out(output), "True Too many open files in system\nbind: text\n[]\nroot: text\nTrue\n");
 }
+
+#[test]
+fn a_running_program_is_not_shortened() {
+    let script = "
+import shutil, subprocess
+p = '/tmp/running'
+shutil.copy('/bin/sleep', p)
+with open(p, 'ab') as f: f.write(os.urandom(24 << 20))
+size = os.stat(p).st_size
+sleep = subprocess.Popen([p, '1000'])
+while os.readlink('/proc/%d/exe' % sleep.pid) != p: pass
+try: os.truncate(p, 0)
+except OSError as e: print(e.strerror)
+print(os.stat(p).st_size == size)
+sleep.kill()
+";
+    assert_eq!(out(run(&[], &["import os", script].concat(), &[])), "Text file busy\nTrue\n");
+}
