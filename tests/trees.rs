@@ -224,3 +224,25 @@ sleep.kill()
 ";
     assert_eq!(out(run(&[], &["import os", script].concat(), &[])), "Text file busy\nTrue\n");
 }
+
+#[test]
+fn appends_from_both_sides_are_all_there() {
+    let at = Scratch::new("append");
+    const LINES: usize = 3000;
+    let script = "
+import os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
+for i in range(int(sys.argv[2])):
+    assert os.write(fd, (sys.argv[3] * 63 + '\\n').encode()) == 64
+assert os.lseek(fd, 0, os.SEEK_CUR) % 64 == 0
+";
+    let path = at.0.join("log");
+    fs::write(&path, "").unwrap();
+    let (path, lines) = (path.to_str().unwrap(), LINES.to_string());
+    let host = Command::new("python3").args(["-c", script, path, &lines, "h"]).spawn().unwrap();
+    let bind = format!("{}:/mnt", at.path());
+    out(run(&["--bind", &bind], script, &["/mnt/log", &lines, "g"]));
+    assert!(host.wait_with_output().unwrap().status.success());
+    let text = fs::read_to_string(path).unwrap();
+    assert_eq!(text.lines().filter(|l| l.len() == 63).count(), 2 * LINES);
+}
