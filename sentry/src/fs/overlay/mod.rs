@@ -345,7 +345,9 @@ impl Inode for OvlInode {
                 return Err(Errno::ENOTEMPTY);
             }
             let _dir = to.dir_lock.lock();
-            v.gone.store(v.upper.get().is_none(), Ordering::Release);
+            // A lower file may have other names.
+            let last = v.upper.get().is_none() && (v.kind == libc::S_IFDIR || v.attr()?.nlink < 2);
+            v.gone.store(last, Ordering::Release);
             if to_up.get(new_name).is_some() {
                 // What is left in a directory that shows empty are whiteouts.
                 to_up.take(new_name)?;
