@@ -136,31 +136,6 @@ tell('', L + '/new')
 }
 
 #[test]
-fn others_ids_in_the_bind_of_an_ordinary_caller() {
-    let Some(at) = scratch("ordinary") else { return };
-    let copy = at.0.join("runsc-rs");
-    fs::copy(RUNSC, &copy).unwrap();
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
-    dir(&at.0.join("tree"), 0o777, GUEST);
-    let script = "
-import os
-os.umask(0)
-os.mkdir('/mnt/d', 0o755); os.symlink('x', '/mnt/l'); os.mkfifo('/mnt/p', 0o644)
-os.close(os.open('/mnt/f', os.O_CREAT | os.O_WRONLY, 0o6755))
-for n in 'dlpf': st = os.lstat('/mnt/' + n); print(n, st.st_uid, '%o' % st.st_mode)
-";
-    let bind = format!("{}:/mnt", at.0.join("tree").display());
-    let output = Command::new("setpriv")
-        .args(["--reuid", "1000", "--regid", "1000", "--clear-groups"])
-        .arg(&copy)
-        .args(["run", "--user", "2000:2000", "--cwd", "/", "--bind", &bind, "--", "python3", "-c", script])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    assert_eq!(out(output), "d 1000 40755\nl 1000 120777\np 1000 10644\nf 1000 100755\n");
-}
-
-#[test]
 fn asking_for_no_change_of_owner_takes_no_rights_away() {
     let Some(at) = scratch("strip") else { return };
     for (name, mode) in [("rights", 0o4755), ("none", 0o755)] {
@@ -208,6 +183,22 @@ os.write(w, b'x')
 }
 
 #[test]
+fn what_a_mount_of_the_host_forbids_is_forbidden() {
+    let Some(at) = scratch("nosuid") else { return };
+    // In a mount namespace of its own; the mount ends with it.
+    let script = "set -e; cd $1; mkdir suid exec; mount -t tmpfs -o nosuid none suid; mount -t tmpfs -o noexec none exec; \
+                  for d in . suid exec; do cp /usr/bin/id $d/id; chmod 4755 $d/id; done; chown 1000 suid; \
+                  guest='for d in . suid exec; do $d/id -u 2>/dev/null || echo no; done; mv suid/id suid/moved; suid/moved -u'; \
+                  for with in --overlay=memory --bind=$1:$1; do $2 run --user 1000 $with --cwd $1 -- sh -c \"$guest\"; \
+                  test -e suid/id || mv suid/moved suid/id; done; \
+                  setpriv --reuid 1000 --clear-groups sh -c \"$guest\"";
+    let args = ["-m", "sh", "-c", script, "sh", at.path(), RUNSC];
+    let output = Command::new("unshare").args(args).stdin(Stdio::null()).output().unwrap();
+    // As on the host itself, which is asked last.
+    assert_eq!(out(output), "0\n1000\nno\n1000\n".repeat(3));
+}
+
+#[test]
 fn a_running_program_is_not_shortened() {
     let script = "
 import shutil, subprocess
@@ -223,6 +214,31 @@ print(os.stat(p).st_size == size)
 sleep.kill()
 ";
     assert_eq!(out(run(&[], &["import os", script].concat(), &[])), "Text file busy\nTrue\n");
+}
+
+#[test]
+fn others_ids_in_the_bind_of_an_ordinary_caller() {
+    let Some(at) = scratch("ordinary") else { return };
+    let copy = at.0.join("runsc-rs");
+    fs::copy(RUNSC, &copy).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    dir(&at.0.join("tree"), 0o777, GUEST);
+    let script = "
+import os
+os.umask(0)
+os.mkdir('/mnt/d', 0o755); os.symlink('x', '/mnt/l'); os.mkfifo('/mnt/p', 0o644)
+os.close(os.open('/mnt/f', os.O_CREAT | os.O_WRONLY, 0o6755))
+for n in 'dlpf': st = os.lstat('/mnt/' + n); print(n, st.st_uid, '%o' % st.st_mode)
+";
+    let bind = format!("{}:/mnt", at.0.join("tree").display());
+    let output = Command::new("setpriv")
+        .args(["--reuid", "1000", "--regid", "1000", "--clear-groups"])
+        .arg(&copy)
+        .args(["run", "--user", "2000:2000", "--cwd", "/", "--bind", &bind, "--", "python3", "-c", script])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(out(output), "d 1000 40755\nl 1000 120777\np 1000 10644\nf 1000 100755\n");
 }
 
 #[test]

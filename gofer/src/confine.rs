@@ -5,7 +5,7 @@
 //! 1. A mount namespace of its own, private; without `CAP_SYS_ADMIN` a user namespace too, in which the process keeps its user and group and everybody
 //!    else is `nobody`. (A caller with more rights starts the process in a user namespace in which everybody is who they are.)
 //! 2. Interfaces of the host's kernel are covered ([`crate::kernel_fs`]).
-//! 3. Each tree becomes a detached mount, private and without symlinks, devices and set-user-id, read-only where it is to be. So does `/proc/self/fd`.
+//! 3. Each tree, once it is known what the host's mounts in it forbid ([`crate::mounts`]), becomes a detached mount, private and without symlinks, devices and set-user-id, read-only where it is to be. So does `/proc/self/fd`.
 //! 4. The root becomes an empty read-only tmpfs, and the host's is unmounted. What is left of the host is reachable by those descriptors alone.
 //! 5. All capabilities go but those that [`keep`] names; none comes back (`no_new_privs`). The process cannot be traced or dumped.
 //! 6. The threads of [`crate::parallel`] start, with nothing more than the first has left, and the seccomp filter of [`crate::seccomp`] is put on all.
@@ -19,7 +19,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use crate::{kernel_fs, open_roots, parallel, seccomp, setup, sys, Config, Error, Gofer, Tree};
+use crate::{kernel_fs, mounts, open_roots, parallel, seccomp, setup, sys, Config, Error, Gofer, Tree};
 
 /// Opens the trees and locks the calling process in for good.
 ///
@@ -29,11 +29,13 @@ pub fn confine(config: &Config) -> Result<Gofer, Error> {
     enter_namespaces()?;
     let descriptors = sys::Descriptors::open_detached().map_err(setup("hold /proc/self/fd"))?;
     let roots = open_roots(config)?;
+    let limits = mounts::look(&roots)?;
     kernel_fs::cover(&roots)?;
     let detach = |(tree, root): (&Tree, OwnedFd)| {
         sys::detach(root, tree.read_only).map_err(setup(&format!("detach {}", tree.host_path.display())))
     };
-    let roots = config.trees.iter().zip(roots).map(detach).collect::<Result<_, _>>()?;
+    let roots = config.trees.iter().zip(roots).map(detach).collect::<Result<Vec<_>, _>>()?;
+    mounts::learn(&roots, &limits);
     let mut gofer = Gofer::with_roots(config, descriptors, roots)?;
     leave_the_host()?;
     sys::enter_descriptors(&gofer.descriptors, config.tell_acls).map_err(setup("enter /proc/self/fd"))?;

@@ -34,6 +34,7 @@ mod confine;
 mod dir;
 mod fids;
 mod kernel_fs;
+mod mounts;
 mod ops;
 mod parallel;
 mod seccomp;

@@ -14,11 +14,13 @@ use rustix::mount::OpenTreeFlags;
 use rustix::path::DecInt;
 use rustix::thread::CapabilitiesSecureBits;
 
-use crate::kernel_fs;
+use crate::{kernel_fs, mounts};
 
 /// Result of a host call.
 pub type Result<T> = std::result::Result<T, Errno>;
 
+/// What is asked of a file.
+const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID);
 const ACL: &std::ffi::CStr = c"system.posix_acl_access";
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
@@ -178,7 +180,7 @@ pub fn host_flags(flags: OpenFlags) -> OFlags {
 
 /// Attributes of the file behind `fd`.
 pub fn stat(fd: impl AsFd) -> Result<Attr> {
-    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME).map(|st| attr(&st))
+    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, WANTED).map(|st| attr(&st))
 }
 
 /// Attributes of the file behind `fd` for the client, with the state of its ACL if those are told.
@@ -207,7 +209,7 @@ pub fn stat_child(dir: impl AsFd, name: &[u8]) -> Result<Attr> {
 
 fn statx_child(dir: impl AsFd, name: &[u8]) -> Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
+    rustix::fs::statx(dir, name, flags, WANTED)
 }
 
 /// `EBUSY` if something is mounted on the entry `name` of `dir`. The kernel asks whether a name is a mount point in the mount namespace of the calling
@@ -285,6 +287,7 @@ fn attr(st: &Statx) -> Attr {
         ctime: time(&st.stx_ctime),
         btime: time(&st.stx_btime),
         acl: AclState::Unknown,
+        limits: mounts::limits(st.stx_mnt_id),
     }
 }
 

@@ -31,7 +31,7 @@ pub use types::*;
 /// First field of the handshake: "RSGF".
 pub const MAGIC: u32 = u32::from_le_bytes(*b"RSGF");
 /// The protocol's version. Both sides must have the same: they are parts of one binary.
-pub const VERSION: u16 = 8;
+pub const VERSION: u16 = 9;
 /// Size of the largest packet, header included. It fits the default socket buffer three times.
 pub const MAX_MESSAGE: usize = 68 * 1024;
 /// Most bytes of directory entries in one reply.

@@ -208,6 +208,10 @@ pub trait Inode: Send + Sync {
     fn volatile(&self) -> bool {
         false
     }
+    /// What is forbidden of `NOSUID` and `NOEXEC` beside what the mount says: the file is on a mount of the host's that does.
+    fn limits(&self) -> super::vfs::MountFlags {
+        super::vfs::MountFlags::empty()
+    }
     /// True once its name stands for something else, without the VFS's doing: the name is looked up anew. Asked only after
     /// `dentry::something_is_gone`.
     fn gone(&self) -> bool {

@@ -286,6 +286,9 @@ impl Inode for GoferInode {
     fn volatile(&self) -> bool {
         !self.fs.exclusive
     }
+    fn limits(&self) -> MountFlags {
+        MountFlags::from_bits_truncate(self.limits.load(Ordering::Relaxed))
+    }
     fn gone(&self) -> bool {
         self.is_lost()
     }

@@ -129,6 +129,8 @@ pub struct GoferInode {
     pinned: AtomicBool,
     attr: RwLock<Attr>,
     acl: AclCache,
+    /// What its mount on the host forbids, as [`MountFlags`].
+    limits: AtomicU32,
     /// `attr` must be asked for again.
     stale: AtomicBool,
     /// Its origin does not lead here any more: something else has its name, and this inode is not to be found by it again.
@@ -162,6 +164,13 @@ enum CachedName {
     Node(Arc<GoferInode>),
     Missing,
     Unknown,
+}
+
+fn limits(a: &protocol::Attr) -> MountFlags {
+    let mut flags = MountFlags::empty();
+    flags.set(MountFlags::NOSUID, a.limits.contains(protocol::Limits::NOSUID));
+    flags.set(MountFlags::NOEXEC, a.limits.contains(protocol::Limits::NOEXEC));
+    flags
 }
 
 fn time(t: protocol::Time) -> Timespec {
@@ -271,6 +280,7 @@ impl GoferFs {
             pinned: AtomicBool::new(false),
             attr: RwLock::new(attr),
             acl: AclCache::new(a.acl),
+            limits: AtomicU32::new(limits(a).bits()),
             stale: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             target: OnceLock::new(),
@@ -427,6 +437,7 @@ impl GoferInode {
         attr.ino = now.ino;
         let changed = now.ctime != attr.ctime;
         self.acl.reported(a.acl, changed);
+        self.limits.store(limits(a).bits(), Ordering::Relaxed);
         *now = attr;
         drop(now);
         if changed {

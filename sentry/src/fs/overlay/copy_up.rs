@@ -65,6 +65,7 @@ impl OvlInode {
             _ => return Err(Errno::EIO),
         };
         let new = into.node(&node, a.mode & 0o7777, a.uid, a.gid, Some(self.ino))?;
+        new.limit(lower.limits());
         if self.kind == libc::S_IFREG && content && a.size > 0 {
             aside(a.size, || copy_content(lower, &new, &a))?;
         }

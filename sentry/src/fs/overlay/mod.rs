@@ -408,6 +408,13 @@ impl Inode for OvlInode {
         self.get_xattr(name)?;
         self.copy_up(true)?.remove_xattr(name)
     }
+    fn limits(&self) -> vfs::MountFlags {
+        match (self.upper.get(), &self.lower) {
+            (Some(u), _) => u.limits(),
+            (None, Some(l)) => l.limits(),
+            (None, None) => vfs::MountFlags::empty(),
+        }
+    }
     fn gone(&self) -> bool {
         self.upper.get().is_none() && self.lower.as_ref().is_some_and(|l| l.gone())
     }

@@ -275,3 +275,13 @@ fn a_lower_device_with_the_number_of_a_whiteout_is_a_device() {
     assert_eq!(t.list("/d"), ["e", "moved", "x"]);
     assert_eq!(t.find("/device").unwrap_err(), Errno::ENOENT);
 }
+
+#[test]
+fn a_copy_keeps_what_the_hosts_mount_forbids() {
+    let t = Tree::new();
+    let lower = ovl(t.root.inode()).unwrap().lower.clone().unwrap().lookup(b"one").unwrap();
+    lower.as_any().downcast_ref::<TmpInode>().unwrap().limit(MountFlags::NOSUID);
+    assert!(t.find("/one").unwrap().forbids(MountFlags::NOSUID) && !t.find("/f").unwrap().forbids(MountFlags::NOSUID));
+    t.mv("/one", "/d/moved", RenameFlags::empty()).unwrap();
+    assert!(t.find("/d/moved").unwrap().forbids(MountFlags::NOSUID));
+}

@@ -227,6 +227,8 @@ pub struct TmpInode {
     /// Overlay: the lower directory whose entries show through; and the overlay's inode over this one.
     pub below: Mutex<Option<Arc<dyn Inode>>>,
     pub owner: Mutex<Option<Weak<super::overlay::OvlInode>>>,
+    /// Overlay: what the mount forbids that this was copied from ([`Inode::limits`]).
+    limits: AtomicU32,
 }
 
 impl TmpInode {
@@ -256,6 +258,7 @@ impl TmpInode {
             was_mapped: AtomicBool::new(false),
             below: Mutex::new(None),
             owner: Mutex::new(None),
+            limits: AtomicU32::new(0),
         })
     }
 
@@ -299,6 +302,10 @@ impl TmpInode {
     }
     pub fn is_dir(&self) -> bool {
         matches!(self.body, Body::Dir(_))
+    }
+    /// Overlay: forbids this as well.
+    pub fn limit(&self, limits: super::vfs::MountFlags) {
+        self.limits.fetch_or(limits.bits(), Ordering::Relaxed);
     }
     /// Overlay: the mark of a name that the lower layer has and that is gone. A device of the lower layer's can have this number as well, but no
     /// mark is an inode of the overlay's.
@@ -700,6 +707,9 @@ impl Inode for TmpInode {
                 self.changed();
             }
         }
+    }
+    fn limits(&self) -> super::vfs::MountFlags {
+        super::vfs::MountFlags::from_bits_truncate(self.limits.load(Ordering::Relaxed))
     }
     fn extra(&self) -> Option<&InodeExtra> {
         Some(&self.extra)
