@@ -160,7 +160,7 @@ fn no_user_uses_up_the_files_that_the_gofer_can_hold() {
     }
     fs::create_dir(at.0.join("d")).unwrap();
     let script = "
-r, w = os.pipe()
+(r, w), (back, go) = os.pipe(), os.pipe()
 if os.fork() == 0:
     os.setgroups([]); os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)
     held, why = [], ''
@@ -168,11 +168,11 @@ if os.fork() == 0:
         try: held.append(os.open('%s/f%d' % (B, i), os.O_PATH))
         except OSError as e: why = e.strerror; break
     print(len(held) > 500, why, flush=True)
-    os.write(w, b'x'); os.read(r, 1); os._exit(0)
+    os.write(w, b'x'); os.read(back, 1); os._exit(0)
 os.read(r, 1)
 tell('bind:', B + '/f1799'); print(os.listdir(B + '/d')); tell('root:', L + '/f1798')
 os.mkdir(B + '/new'); print(len(os.listdir('/usr')) > 3)
-os.write(w, b'x')
+os.write(go, b'x')
 ";
     let (bind, whole) = (format!("{}:/mnt", at.path()), [HEAD, script].concat());
     let mut command = Command::new("sh");
