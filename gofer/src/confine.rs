@@ -6,14 +6,10 @@
 //!    its user and group, and all others are `nobody`. (A caller with more rights starts the process in a user
 //!    namespace that maps all users.)
 //! 2. Interfaces of the host's kernel are covered ([`crate::kernel_fs`]).
-//! 3. Each tree becomes a detached mount: private, without symlinks, devices and set-user-id, and read-only if so
-//!    configured. So does `/proc/self/fd`.
-//! 4. The root becomes an empty read-only tmpfs, and the host's root is unmounted. The host is then reachable through
-//!    those descriptors alone.
-//! 5. All capabilities but those of [`keep`] are dropped, for good (`no_new_privs`). The process cannot be traced or
-//!    dumped.
-//! 6. The threads of [`crate::parallel`] start, with the rights that are left, and the seccomp filter of
-//!    [`crate::seccomp`] is applied to all threads.
+//! 3. Each tree, once it is known what the host's mounts in it forbid ([`crate::mounts`]), becomes a detached mount, private and without symlinks, devices and set-user-id, read-only where it is to be. So does `/proc/self/fd`.
+//! 4. The root becomes an empty read-only tmpfs, and the host's is unmounted. What is left of the host is reachable by those descriptors alone.
+//! 5. All capabilities go but those that [`keep`] names; none comes back (`no_new_privs`). The process cannot be traced or dumped.
+//! 6. The threads of [`crate::parallel`] start, with nothing more than the first has left, and the seccomp filter of [`crate::seccomp`] is put on all.
 
 use std::os::fd::OwnedFd;
 
@@ -24,7 +20,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use crate::{kernel_fs, open_roots, parallel, seccomp, setup, sys, Config, Error, Gofer, Tree};
+use crate::{kernel_fs, mounts, open_roots, parallel, seccomp, setup, sys, Config, Error, Gofer, Tree};
 
 /// Opens the trees and confines the calling process for good.
 ///
@@ -34,11 +30,13 @@ pub fn confine(config: &Config) -> Result<Gofer, Error> {
     enter_namespaces()?;
     let descriptors = sys::Descriptors::open_detached().map_err(setup("hold /proc/self/fd"))?;
     let roots = open_roots(config)?;
+    let limits = mounts::look(&roots)?;
     kernel_fs::cover(&roots)?;
     let detach = |(tree, root): (&Tree, OwnedFd)| {
         sys::detach(root, tree.read_only).map_err(setup(&format!("detach {}", tree.host_path.display())))
     };
-    let roots = config.trees.iter().zip(roots).map(detach).collect::<Result<_, _>>()?;
+    let roots = config.trees.iter().zip(roots).map(detach).collect::<Result<Vec<_>, _>>()?;
+    mounts::learn(&roots, &limits);
     let mut gofer = Gofer::with_roots(config, descriptors, roots)?;
     unmount_host()?;
     sys::enter_descriptors(&gofer.descriptors, config.tell_acls).map_err(setup("enter /proc/self/fd"))?;
@@ -103,9 +101,10 @@ fn keep(writes: bool) -> CapabilitySet {
     // The Sentry checks permissions, for the guest's users; the Gofer must reach every file of its trees.
     let reads = CapabilitySet::DAC_READ_SEARCH;
     if writes {
-        // The same for writing, for owners (`chown`, `chmod`, times), and for the set-group-id bit on files of other
-        // groups.
-        reads | CapabilitySet::DAC_OVERRIDE | CapabilitySet::CHOWN | CapabilitySet::FOWNER | CapabilitySet::FSETID
+        // Likewise for writing, for owners (`chown`, `chmod`, times), and for the set-group-id bit on files of other groups; and to make files as
+        // a guest's user. No call lets it become that user in any other way.
+        let writes = CapabilitySet::DAC_OVERRIDE | CapabilitySet::CHOWN | CapabilitySet::FOWNER | CapabilitySet::FSETID;
+        reads | writes | CapabilitySet::SETUID | CapabilitySet::SETGID
     } else {
         reads
     }

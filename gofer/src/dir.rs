@@ -88,12 +88,13 @@ impl Server {
         let start = self.fids.get(dir)?;
         start.check_directory()?;
         let (tree, read_only) = (start.tree, start.read_only);
-        // The decoder rejects an empty list of names.
-        let fd = sys::open_way(&start.fd, names.iter())?.ok_or(Errno::INVAL)?;
-        // ENOTDIR if it is not a directory. Nothing else is opened by this.
-        let stream = self.descriptors.reopen(&fd, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        // The decoder lets no empty list of names pass.
         reply::List { fid: None }.encode(w);
-        let max_bytes = protocol::MAX_DIR_BYTES as usize;
+        let way = w.len();
+        let fd = sys::open_way(&start.fd, names.iter(), |a| reply::encode_attr(w, a))?.ok_or(Errno::INVAL)?;
+        // Not a directory: ENOTDIR. Nothing else is opened by this.
+        let stream = self.descriptors.reopen(&fd, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let max_bytes = (protocol::MAX_DIR_BYTES as usize).saturating_sub(w.len() - way);
         let page = self.listing.fill(stream.as_fd(), fd.as_fd(), max_bytes, detail, None, w)?;
         if !page.eof {
             let fid = self.fids.insert(File { fd, kind: FileKind::Directory, tree, read_only })?;

@@ -61,7 +61,15 @@ impl Fids {
         Self { slots: Vec::new(), free: Vec::new(), max }
     }
 
-    /// Adds `file`. `EMFILE` if the table is full.
+    /// `EMFILE` if the table is full.
+    pub fn check_room(&self) -> Result<(), Errno> {
+        if self.free.is_empty() && u32::try_from(self.slots.len()).map_or(true, |n| n >= self.max) {
+            return Err(Errno::MFILE);
+        }
+        Ok(())
+    }
+
+    /// Holds `file`. `EMFILE` if the table is full.
     pub fn insert(&mut self, file: File) -> Result<Fid, Errno> {
         let index = match self.free.pop() {
             Some(index) => index,

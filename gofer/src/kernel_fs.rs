@@ -15,6 +15,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use protocol::Limits;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, CWD};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
@@ -85,17 +86,20 @@ pub fn check(fd: impl AsFd) -> Result<(), Errno> {
 
 /// A mount, as in `mountinfo`.
 #[derive(Debug, PartialEq, Eq)]
-struct Mount {
+pub struct Mount {
     id: u64,
     parent: u64,
     device: u64,
-    path: PathBuf,
-    /// The name of its type, if that is in the table; for an overlay, that of a layer.
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it forbids.
+    pub limits: Limits,
+    /// The name of its type, if that is in the table; of an overlay, that of a layer.
     kernel: Option<&'static str>,
 }
 
 /// The mounts of this process's namespace.
-fn mounts() -> Result<Vec<Mount>, Errno> {
+pub fn mounts() -> Result<Vec<Mount>, Errno> {
     let text = std::fs::read("/proc/self/mountinfo").map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
     let lines = || text.split(|&b| b == b'\n');
     let mut mounts: Vec<Mount> = lines().filter_map(parse).collect();
@@ -143,9 +147,14 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
     let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
     let path = fields.nth(1)?;
-    // Any number of fields may precede the dash.
+    let mut limits = Limits::empty();
+    for option in fields.next()?.split(|&b| b == b',') {
+        limits.set(Limits::NOSUID, limits.contains(Limits::NOSUID) || option == b"nosuid");
+        limits.set(Limits::NOEXEC, limits.contains(Limits::NOEXEC) || option == b"noexec");
+    }
+    // Any number of fields may come before the dash.
     let kind = fields.skip_while(|f| *f != b"-").nth(1)?;
-    Some(Mount { id, parent, device, path: OsString::from_vec(unescape(path)).into(), kernel: by_name(kind) })
+    Some(Mount { id, parent, device, path: OsString::from_vec(unescape(path)).into(), limits, kernel: by_name(kind) })
 }
 
 /// Decodes the octal escapes of blanks and backslashes.
@@ -242,10 +251,12 @@ mod tests {
     #[test]
     fn a_line_of_mountinfo() {
         let line = b"22 27 0:21 / /a\\040b\\134c rw,relatime shared:7 master:2 - proc proc rw";
-        let mount = Mount { id: 22, parent: 27, device: 21, path: "/a b\\c".into(), kernel: Some("proc") };
+        let limits = Limits::empty();
+        let mount = Mount { id: 22, parent: 27, device: 21, path: "/a b\\c".into(), limits, kernel: Some("proc") };
         assert_eq!(parse(line), Some(mount));
-        let line = b"1 1 0:1 / / rw - ext4 /dev/vda rw";
-        assert_eq!(parse(line), Some(Mount { id: 1, parent: 1, device: 1, path: "/".into(), kernel: None }));
+        let line = b"1 1 0:1 / / rw,nosuid,noexec,relatime - ext4 /dev/vda rw";
+        let limits = Limits::all();
+        assert_eq!(parse(line), Some(Mount { id: 1, parent: 1, device: 1, path: "/".into(), limits, kernel: None }));
         for broken in [
             &b""[..],
             b"1",

@@ -41,6 +41,7 @@ mod confine;
 mod dir;
 mod fids;
 mod kernel_fs;
+mod mounts;
 mod ops;
 mod parallel;
 mod seccomp;
@@ -143,6 +144,7 @@ impl Gofer {
 
     fn with_roots(config: &Config, descriptors: sys::Descriptors, roots: Vec<OwnedFd>) -> Result<Self, Error> {
         rustix::process::umask(Mode::empty());
+        sys::keep_capabilities();
         let limit = sys::raise_descriptor_limit().map_err(setup("raise the limit of descriptors"))?;
         let limit = u32::try_from(limit.saturating_sub(SPARE_DESCRIPTORS)).unwrap_or(u32::MAX);
         let mut trees = Vec::with_capacity(config.trees.len());

@@ -118,10 +118,14 @@ impl Server {
         Ok(opened)
     }
 
-    pub(crate) fn open(&mut self, fid: Fid, flags: OpenFlags) -> Result<OwnedFd, Errno> {
+    pub(crate) fn open(&mut self, fid: Fid, flags: OpenFlags, w: &mut Writer<'_>) -> Answer {
         let file = self.fids.get(fid)?;
         match file.kind {
-            FileKind::Regular => self.open_regular(file.fd.as_fd(), flags, file.read_only),
+            FileKind::Regular => {
+                let opened = self.open_regular(file.fd.as_fd(), flags, file.read_only)?;
+                reply::encode_attr(w, &sys::look(&file.fd)?);
+                Ok(Some(opened))
+            }
             FileKind::Directory => Err(Errno::ISDIR),
             FileKind::Symlink => Err(Errno::LOOP),
             _ => Err(Errno::NXIO),
@@ -140,7 +144,7 @@ impl Server {
         let start = self.fids.get(dir)?;
         start.check_directory()?;
         let mut names = names.iter();
-        let found = sys::open_way(&start.fd, names.by_ref().take(way.into()))?;
+        let found = sys::open_way(&start.fd, names.by_ref().take(way.into()), |a| reply::encode_attr(w, a))?;
         let dir = found.as_ref().map_or(start.fd.as_fd(), |fd| fd.as_fd());
         let mut items = Items::default();
         names.for_each(|name| items.push(0, 0, FileKind::Unknown, name));
@@ -172,28 +176,30 @@ impl Server {
         flags: OpenFlags,
         w: &mut Writer<'_>,
     ) -> Answer {
+        self.fids.check_room()?;
         let parent = self.fids.get(dir)?;
         let (tree, parent) = (parent.tree, writable_dir(parent)?);
+        let maker = sys::Maker::become_ids(new.uid, new.gid)?;
         let opened = sys::create(parent, name, flags, new.mode)?;
+        drop(maker);
         let finish = || -> Result<_, Errno> {
             let fd = self.descriptors.hold(&opened)?;
-            let attr = self.finish_new(fd.as_fd(), new)?;
+            let attr = self.finish_new(fd.as_fd(), new.mode)?;
             Ok((fd, attr))
         };
-        let (fd, attr) = finish().inspect_err(|_| undo(parent, name, AtFlags::empty()))?;
+        let (fd, attr) = finish().inspect_err(|_| undo(parent, name, &opened))?;
         let file = File { fd, kind: FileKind::Regular, tree, read_only: false };
         self.reply_node(file, attr, w)?;
         Ok(Some(opened))
     }
 
     pub(crate) fn mkdir(&mut self, dir: Fid, name: &[u8], new: NewNode, w: &mut Writer<'_>) -> Answer {
-        rustix::fs::mkdirat(writable_dir(self.fids.get(dir)?)?, name, Mode::from_raw_mode(new.mode))?;
-        self.reply_new_node(dir, name, FileKind::Directory, new, w)
+        let make = |parent: BorrowedFd<'_>| rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(new.mode));
+        self.make(dir, name, FileKind::Directory, new, make, w)
     }
 
     pub(crate) fn symlink(&mut self, dir: Fid, name: &[u8], target: &[u8], new: NewNode, w: &mut Writer<'_>) -> Answer {
-        rustix::fs::symlinkat(target, writable_dir(self.fids.get(dir)?)?, name)?;
-        self.reply_new_node(dir, name, FileKind::Symlink, new, w)
+        self.make(dir, name, FileKind::Symlink, new, |parent| rustix::fs::symlinkat(target, parent, name), w)
     }
 
     pub(crate) fn mknod(&mut self, dir: Fid, name: &[u8], kind: MknodKind, new: NewNode, w: &mut Writer<'_>) -> Answer {
@@ -202,37 +208,43 @@ impl Server {
             MknodKind::Fifo => FileType::Fifo,
             MknodKind::Socket => FileType::Socket,
         };
-        rustix::fs::mknodat(writable_dir(self.fids.get(dir)?)?, name, file_type, Mode::from_raw_mode(new.mode), 0)?;
-        self.reply_new_node(dir, name, kind.file_kind(), new, w)
+        let mode = Mode::from_raw_mode(new.mode);
+        let make = |parent: BorrowedFd<'_>| rustix::fs::mknodat(parent, name, file_type, mode, 0);
+        self.make(dir, name, kind.file_kind(), new, make, w)
     }
 
-    /// Completes the node just made as `name` in `dir`: sets its owner, adds it to the table and replies with it. On
-    /// failure, removes the node again.
-    fn reply_new_node(&mut self, dir: Fid, name: &[u8], kind: FileKind, new: NewNode, w: &mut Writer<'_>) -> Answer {
+    /// Has `make` make a node named `name` in a directory, holds it for the client and tells it so.
+    ///
+    /// It is made with its owner. Nothing else is done to it: others may have put another node in its place by the time it can be held, and if that
+    /// cannot be done, nobody could tell what there is to be removed.
+    fn make(
+        &mut self,
+        dir: Fid,
+        name: &[u8],
+        kind: FileKind,
+        new: NewNode,
+        make: impl FnOnce(BorrowedFd<'_>) -> rustix::io::Result<()>,
+        w: &mut Writer<'_>,
+    ) -> Answer {
+        self.fids.check_room()?;
         let parent = self.fids.get(dir)?;
         let tree = parent.tree;
-        let finish = || -> Result<_, Errno> {
-            let fd = sys::open_child(&parent.fd, name)?;
-            // Another process may have replaced the node.
-            if sys::stat(&fd)?.kind() != kind {
-                return Err(Errno::IO);
-            }
-            let attr = self.finish_new(fd.as_fd(), new)?;
-            Ok((fd, attr))
-        };
-        let remove = if kind == FileKind::Directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        let (fd, attr) = finish().inspect_err(|_| undo(parent.fd.as_fd(), name, remove))?;
+        let maker = sys::Maker::become_ids(new.uid, new.gid)?;
+        make(writable_dir(parent)?)?;
+        drop(maker);
+        let fd = sys::open_child(&parent.fd, name)?;
+        let attr = sys::stat(&fd)?;
+        if attr.kind() != kind {
+            return Err(Errno::IO);
+        }
         self.reply_node(File { fd, kind, tree, read_only: false }, attr, w)
     }
 
-    /// Sets the owner and special mode bits of a new node, which the host did not set or has cleared.
-    fn finish_new(&self, fd: BorrowedFd<'_>, new: NewNode) -> Result<Attr, Errno> {
-        if new.uid.is_some() || new.gid.is_some() {
-            sys::chown(fd, new.uid, new.gid)?;
-        }
+    /// Special mode bits of a new file that the host has not set.
+    fn finish_new(&self, fd: BorrowedFd<'_>, mode: u32) -> Result<Attr, Errno> {
         let attr = sys::stat(fd)?;
-        let missing = new.mode & SPECIAL_BITS & !attr.mode;
-        if missing == 0 || attr.kind() == FileKind::Symlink {
+        let missing = mode & SPECIAL_BITS & !attr.mode;
+        if missing == 0 {
             return Ok(attr);
         }
         self.descriptors.chmod(fd, attr.mode | missing)?;
@@ -355,10 +367,18 @@ fn writable_dir(dir: &File) -> Result<BorrowedFd<'_>, Errno> {
     Ok(dir.fd.as_fd())
 }
 
-/// Removes a node that was made but could not be completed. If that fails, too, the node stays, as after an
-/// interrupted system call.
-fn undo(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) {
-    if let Err(e) = rustix::fs::unlinkat(dir, name, flags) {
+/// Removes the name of a file that was made but could not be finished, if it is still that file's. If that fails too it stays, as it does when a system
+/// call is cut off in the middle.
+fn undo(dir: BorrowedFd<'_>, name: &[u8], made: &OwnedFd) {
+    let same = || Ok::<_, Errno>((sys::stat_child(dir, name)?, sys::stat(made)?));
+    let removed = same().and_then(|(there, made)| {
+        if (there.dev, there.ino) == (made.dev, made.ino) {
+            rustix::fs::unlinkat(dir, name, AtFlags::empty())
+        } else {
+            Ok(())
+        }
+    });
+    if let Err(e) = removed {
         log::warn!("an unfinished file stays behind: {e}");
     }
 }

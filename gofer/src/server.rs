@@ -148,7 +148,7 @@ impl Server {
             }
             Request::Attach { name } => self.attach(name, w),
             Request::Walk { dir, fids, open, names } => self.walk(dir, fids, open, names, w),
-            Request::Open { fid, flags } => self.open(fid, flags).map(Some),
+            Request::Open { fid, flags } => self.open(fid, flags, w),
             Request::Create { dir, name, new, flags } => self.create(dir, name, new, flags, w),
             Request::Mkdir { dir, name, new } => self.mkdir(dir, name, new, w),
             Request::Symlink { dir, name, target, new } => self.symlink(dir, name, target, new, w),

@@ -12,12 +12,15 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxAttributes, St
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 use rustix::path::DecInt;
+use rustix::thread::CapabilitiesSecureBits;
 
-use crate::kernel_fs;
+use crate::{kernel_fs, mounts};
 
 /// Result of a host call.
 pub type Result<T> = std::result::Result<T, Errno>;
 
+/// What is asked of a file.
+const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID);
 const ACL: &std::ffi::CStr = c"system.posix_acl_access";
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
@@ -128,11 +131,17 @@ pub fn open_child(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
     }
 }
 
-/// Opens the node that `names` lead to from `dir`, one below the other; `None` if there are no names.
-pub fn open_way<'a>(dir: impl AsFd, names: impl Iterator<Item = &'a [u8]>) -> Result<Option<OwnedFd>> {
+/// Holds what `names` lead to from `dir`, one below the other; nothing if there are no names. `tell` gets the attributes of each.
+pub fn open_way<'a>(
+    dir: impl AsFd,
+    names: impl Iterator<Item = &'a [u8]>,
+    mut tell: impl FnMut(&Attr),
+) -> Result<Option<OwnedFd>> {
     let mut at: Option<OwnedFd> = None;
     for name in names {
-        at = Some(open_child(at.as_ref().map_or(dir.as_fd(), |fd| fd.as_fd()), name)?);
+        let fd = open_child(at.as_ref().map_or(dir.as_fd(), |fd| fd.as_fd()), name)?;
+        tell(&look(&fd)?);
+        at = Some(fd);
     }
     Ok(at)
 }
@@ -175,7 +184,7 @@ pub fn host_flags(flags: OpenFlags) -> OFlags {
 
 /// Attributes of the file behind `fd`.
 pub fn stat(fd: impl AsFd) -> Result<Attr> {
-    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME).map(|st| attr(&st))
+    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, WANTED).map(|st| attr(&st))
 }
 
 /// Attributes of the file behind `fd` for the client, with the presence of an ACL if that is reported.
@@ -204,7 +213,7 @@ pub fn stat_child(dir: impl AsFd, name: &[u8]) -> Result<Attr> {
 
 fn statx_child(dir: impl AsFd, name: &[u8]) -> Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
+    rustix::fs::statx(dir, name, flags, WANTED)
 }
 
 /// `EBUSY` if something is mounted on the entry `name` of `dir`. The kernel checks for mount points only in the mount
@@ -284,6 +293,7 @@ fn attr(st: &Statx) -> Attr {
         ctime: time(&st.stx_ctime),
         btime: time(&st.stx_btime),
         acl: AclState::Unknown,
+        limits: mounts::limits(st.stx_mnt_id),
     }
 }
 
@@ -324,7 +334,62 @@ pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
     rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)
 }
 
-/// Whether `fd` refers to a memfd: memory that never had a name.
+/// What is made in between belongs to these ids; afterwards the thread has its own again. For such a thing needs no new owner, which would have
+/// to be given to whatever has its name by then.
+#[derive(Debug)]
+pub struct Maker {
+    own: Option<(u32, u32)>,
+}
+
+impl Maker {
+    /// `EPERM` if this process may not act for them.
+    pub fn become_ids(uid: Option<u32>, gid: Option<u32>) -> Result<Self> {
+        let own = file_ids();
+        let wanted = (uid.unwrap_or(own.0), gid.unwrap_or(own.1));
+        if wanted == own {
+            return Ok(Self { own: None });
+        }
+        set_file_ids(wanted);
+        let maker = Self { own: Some(own) };
+        if file_ids() == wanted {
+            Ok(maker)
+        } else {
+            Err(Errno::PERM)
+        }
+    }
+}
+
+impl Drop for Maker {
+    fn drop(&mut self) {
+        let Some(own) = self.own else { return };
+        set_file_ids(own);
+        if AT_DESCRIPTORS.load(Ordering::Relaxed) {
+            // The kernel takes a change of ids for one of the process's nature, and forgets these.
+            let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+            let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+        }
+    }
+}
+
+fn file_ids() -> (u32, u32) {
+    // No user has this number: nothing is set, and the answer is what there is.
+    set_file_ids((u32::MAX, u32::MAX))
+}
+
+/// Sets the ids that files are made with, if the thread may, and returns those that it had.
+#[allow(unsafe_code)] // no library wraps them
+fn set_file_ids((uid, gid): (u32, u32)) -> (u32, u32) {
+    // SAFETY: both take a number and change nothing but the calling thread's credentials.
+    let (gid, uid) = unsafe { (libc::setfsgid(gid), libc::setfsuid(uid)) };
+    (uid.cast_unsigned(), gid.cast_unsigned())
+}
+
+/// Has the thread keep its capabilities while it is a [`Maker`]. Without the right to ask for that it could become nobody else anyway.
+pub fn keep_capabilities() {
+    let _ = rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP);
+}
+
+/// Whether `fd` is of a memfd: memory that never had a name.
 pub fn is_memfd(fd: impl AsFd) -> Result<bool> {
     let attr = stat(&fd)?;
     // Only files in memory (tmpfs and hugetlbfs) have seals, and only those without a name have no links.

@@ -71,7 +71,7 @@ fn a_confined_process_has_few_rights() {
         return; // other users may not inspect a process that is not dumpable
     }
     let threads = if std::thread::available_parallelism().unwrap().get() > 1 { "3" } else { "1" };
-    let (rw, ro) = ("000000000000001f", "0000000000000004");
+    let (rw, ro) = ("00000000000000df", "0000000000000004");
     for (name, rootless, suffix, caps) in [("root", false, "", rw), ("ro", false, ":ro", ro), ("nobody", true, "", rw)]
     {
         let (client, running) = start(name, rootless, suffix);

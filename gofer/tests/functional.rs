@@ -9,7 +9,7 @@ use std::os::unix::fs::{symlink, FileTypeExt, MetadataExt, PermissionsExt};
 
 use common::{content, find, walk, Fixture, Mode};
 use nix::errno::Errno;
-use protocol::client::{DirEntry, WalkEnd};
+use protocol::client::{DirEntry, List, WalkEnd};
 use protocol::{
     Client, Detail, FileKind, MknodKind, NewNode, OpenFlags, RenameFlags, SetAttr, SetTime, Time, WalkFids, XattrMode,
 };
@@ -182,6 +182,20 @@ fn create_makes_and_opens(fx: &Fixture, client: &Client) {
         let new = NewNode { mode: 0o6755, uid: Some(1234), gid: Some(4321) };
         let (node, _) = root.create(b"owned", new, RW).unwrap();
         assert_eq!((node.attr.mode, node.attr.uid, node.attr.gid), (0o106755, 1234, 4321));
+        // They are theirs from the start: by the time at which they could be given away another node can have the name.
+        let new = NewNode { mode: 0o755, ..new };
+        let made = [
+            root.mkdir(b"their_dir", new),
+            root.symlink(b"their_link", b"x", new),
+            root.mknod(b"their_fifo", MknodKind::Fifo, new),
+        ];
+        for node in made.map(Result::unwrap) {
+            assert_eq!((node.attr.uid, node.attr.gid, node.attr.ctime), (1234, 4321, node.attr.btime));
+        }
+        let node = root.mkdir(b"own", NewNode::with_mode(0o755)).unwrap();
+        assert_eq!((node.attr.uid, node.attr.gid), (0, 0), "the server is itself again");
+        let dir = root.mkdir(b"closed", NewNode { mode: 0o700, uid: Some(0), gid: Some(0) }).unwrap().handle;
+        assert_eq!(dir.mkdir(b"in", new).unwrap().attr.uid, 1234, "permissions are the client's to check");
     }
 }
 
@@ -306,8 +320,9 @@ fn listing_is_complete(fx: &Fixture, client: &Client) {
         found.sort();
         assert_eq!(found, expected);
     }
-    // By name, in one request; the returned handle has the rest.
-    let (rest, first) = root.list(&[b"many"], Detail::Attr).unwrap();
+    // By name, in one request; the handle that comes back has the rest.
+    let List { rest, way, page: first } = root.list(&[b"many"], Detail::Attr).unwrap();
+    assert_eq!(way.iter().map(|a| a.ino).collect::<Vec<_>>(), [fs::metadata(fx.host("many")).unwrap().ino()]);
     let mut found: Vec<_> = first.iter().map(|e| (e.name.to_vec(), e.cookie)).collect();
     let rest = rest.unwrap();
     let mut eof = first.eof;
@@ -319,8 +334,8 @@ fn listing_is_complete(fx: &Fixture, client: &Client) {
     let mut found: Vec<_> = found.into_iter().map(|(name, _)| String::from_utf8(name).unwrap()).collect();
     found.sort();
     assert_eq!(found, expected);
-    let (rest, page) = root.list(&[b"dir", b"deep"], Detail::Names).unwrap();
-    assert!(rest.is_none() && page.is_empty() && page.eof);
+    let List { rest, way, page } = root.list(&[b"dir", b"deep"], Detail::Names).unwrap();
+    assert!(rest.is_none() && page.is_empty() && page.eof && way.len() == 2);
     assert_eq!(root.list(&[b"file"], Detail::Names).unwrap_err(), Errno::ENOTDIR);
     assert_eq!(root.list(&[b"file", b"x"], Detail::Names).unwrap_err(), Errno::ENOTDIR);
     assert_eq!(root.list(&[b"dir", b"none"], Detail::Names).unwrap_err(), Errno::ENOENT);
@@ -368,7 +383,7 @@ fn listing_includes_small_files(fx: &Fixture, client: &Client) {
         }
         assert_eq!(found, 303);
     }
-    let (_, page) = root.list(&[b"files"], Detail::Content(500)).unwrap();
+    let page = root.list(&[b"files"], Detail::Content(500)).unwrap().page;
     assert!(!page.is_empty());
     check(page.iter().collect(), 500);
     let pages = root.list_tree(&[b"files"], 60_000, Detail::Content(500)).unwrap();
@@ -413,7 +428,8 @@ fn small_files_are_read_together(fx: &Fixture, client: &Client) {
     // In a directory below.
     fs::create_dir_all(fx.host("way/down")).unwrap();
     fs::write(fx.host("way/down/x"), "abc").unwrap();
-    let files = root.read_files(&[b"way", b"down"], &[b"x", b"none"], 100).unwrap();
+    let (way, files) = root.read_files_below(&[b"way", b"down"], &[b"x", b"none"], 100).unwrap();
+    assert_eq!(way.last().unwrap().ino, fs::metadata(fx.host("way/down")).unwrap().ino());
     assert_eq!(files.iter().map(|f| f.as_ref().map(|(_, c)| &c[..])).collect::<Vec<_>>(), [Some(&b"abc"[..]), None]);
     assert_eq!(root.read_files(&[b"way", b"none"], &[b"x"], 100).unwrap_err(), Errno::ENOENT);
     assert_eq!(root.read_files(&[b"way", b".."], &[b"x"], 100).unwrap_err(), Errno::EINVAL);

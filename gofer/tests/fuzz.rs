@@ -102,7 +102,7 @@ fn ask(handles: &mut Vec<Handle>, random: &mut Random) {
         7 => h.readlink().map(|_| None),
         8 => h.setattr(SetAttr { mode: Some(0o700), ..SetAttr::default() }).map(|_| None),
         9 => h.read_dir(0, Detail::Content(4096)).map(|_| None),
-        10 => h.list(&[name], Detail::Attr).map(|l| l.0),
+        10 => h.list(&[name], Detail::Attr).map(|l| l.rest),
         11 => h.list_tree(&[name, other], 10_000, Detail::Attr).map(|_| None),
         12 => h.read_files(&[name], &[other], 4096).map(|_| None),
         13 => h.get_xattr(b"user.name").map(|_| None),

@@ -135,6 +135,14 @@ pub fn write_nowait(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
     nix::unistd::write(fd, &bytes[..bytes.len().min(PIPE_BUF)])
 }
 
+/// Writes at the end of the file, wherever that is by then, and leaves the descriptor's position behind what was written.
+pub fn append(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
+    let iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: one vector of readable bytes, which the kernel only reads, and which live over the call.
+    let n = unsafe { libc::pwritev2(fd.as_raw_fd(), &raw const iov, 1, -1, libc::RWF_APPEND) };
+    Errno::result(n).map(|n| n as usize)
+}
+
 /// `fallocate` with raw mode bits (`FALLOC_FL_*`).
 pub fn fallocate(fd: BorrowedFd<'_>, mode: i32, offset: i64, len: i64) -> Result<(), Errno> {
     // SAFETY: the call takes no pointer.

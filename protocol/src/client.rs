@@ -109,6 +109,17 @@ pub struct Walk {
 /// Attributes and the whole content of a file; `None` if it could not be read this way.
 pub type SmallFile = Option<(Attr, Box<[u8]>)>;
 
+/// The first entries of a directory that was named.
+#[derive(Debug)]
+pub struct List {
+    /// The directory, if there are more.
+    pub rest: Option<Handle>,
+    /// Attributes of what each name led to; the last is the directory.
+    pub way: Vec<Attr>,
+    /// Its first entries.
+    pub page: DirPage,
+}
+
 /// A run of directory entries.
 #[derive(Debug, Default)]
 pub struct DirPage {
@@ -279,8 +290,15 @@ impl Handle {
     /// Opens this regular file. Directories, devices, fifos and sockets are never opened: `EISDIR`, `ENXIO`; a
     /// symlink is `ELOOP`.
     pub fn open(&self, flags: OpenFlags) -> Result<OwnedFd> {
-        self.inner
-            .call(&Request::Open { fid: self.fid, flags }, None, |_, fd| fd.take().ok_or(DecodeError::BadDescriptors))?
+        self.open_and_look(flags).map(|(_, fd)| fd)
+    }
+
+    /// As [`open`](Self::open), with the attributes that the file has now.
+    pub fn open_and_look(&self, flags: OpenFlags) -> Result<(Attr, OwnedFd)> {
+        let (attr, fd) = self.inner.call(&Request::Open { fid: self.fid, flags }, None, |r, fd| {
+            Ok((reply::decode_attr(r)?, fd.take().ok_or(DecodeError::BadDescriptors)?))
+        })?;
+        Ok((attr, fd?))
     }
 
     /// Creates a regular file in this directory and opens it. `EEXIST` if the name exists.
@@ -347,14 +365,15 @@ impl Handle {
         self.inner.call(&request, None, |r, _| DirPage::decode(r))
     }
 
-    /// The first page of the directory that `names` (1 to [`MAX_WALK`](crate::MAX_WALK)) lead to from this one, and a
-    /// handle for further pages, if any.
-    pub fn list(&self, names: &[&[u8]], detail: Detail) -> Result<(Option<Handle>, DirPage)> {
+    /// The first page of the directory that `names` (1 to [`MAX_WALK`](crate::MAX_WALK)) lead to from this one, and a handle to get the others by, if
+    /// there are any.
+    pub fn list(&self, names: &[&[u8]], detail: Detail) -> Result<List> {
         let request = Request::List { dir: self.fid, detail, names: Names::List(names) };
         self.inner.call(&request, None, |r, _| {
             let fid = reply::List::decode(r)?.fid;
-            let handle = fid.map(|fid| Handle { inner: self.inner.clone(), fid });
-            Ok((handle, DirPage::decode(r)?))
+            let rest = fid.map(|fid| Handle { inner: self.inner.clone(), fid });
+            let way = decode_way(r, names.len())?;
+            Ok(List { rest, way, page: DirPage::decode(r)? })
         })
     }
 
@@ -377,10 +396,21 @@ impl Handle {
     /// that are no larger than `max_size`. `way` and `names` are together at most [`MAX_FILES`](crate::MAX_FILES)
     /// names, at least one of them a file. There are fewer answers than names if the reply is full.
     pub fn read_files(&self, way: &[&[u8]], names: &[&[u8]], max_size: u32) -> Result<Vec<SmallFile>> {
+        self.read_files_below(way, names, max_size).map(|(_, files)| files)
+    }
+
+    /// As [`read_files`](Self::read_files), with the attributes of the directories that `way` leads through.
+    pub fn read_files_below(
+        &self,
+        way: &[&[u8]],
+        names: &[&[u8]],
+        max_size: u32,
+    ) -> Result<(Vec<Attr>, Vec<SmallFile>)> {
         let all = [way, names].concat();
-        let way = u8::try_from(way.len()).map_err(|_| Errno::E2BIG)?;
-        let request = Request::ReadFiles { dir: self.fid, max_size, way, names: Names::List(&all) };
+        let levels = u8::try_from(way.len()).map_err(|_| Errno::E2BIG)?;
+        let request = Request::ReadFiles { dir: self.fid, max_size, way: levels, names: Names::List(&all) };
         self.inner.call(&request, None, |r, _| {
+            let way = decode_way(r, way.len())?;
             let mut files = Vec::with_capacity(names.len());
             while !r.rest().is_empty() {
                 if files.len() == names.len() {
@@ -389,7 +419,7 @@ impl Handle {
                 let file = reply::FileContent::decode(r)?.file;
                 files.push(file.map(|(attr, content)| (attr, content.into())));
             }
-            Ok(files)
+            Ok((way, files))
         })
     }
 
@@ -585,7 +615,12 @@ impl Inner {
     }
 }
 
-/// Why the connection was lost.
+/// The attributes of the directories that `levels` names lead through.
+fn decode_way(r: &mut Reader<'_>, levels: usize) -> crate::wire::Result<Vec<Attr>> {
+    (0..levels).map(|_| reply::decode_attr(r)).collect()
+}
+
+/// Why the connection is given up.
 enum Lost {
     Closed,
     Socket(rustix::io::Errno),

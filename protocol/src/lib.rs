@@ -32,9 +32,9 @@ pub use types::*;
 
 /// Magic number, the first field of the handshake: "RSGF".
 pub const MAGIC: u32 = u32::from_le_bytes(*b"RSGF");
-/// Version of the protocol. Both sides must have the same: they are parts of one binary.
-pub const VERSION: u16 = 7;
-/// Size of the largest packet, header included. Three of them fit into the default socket buffer.
+/// The protocol's version. Both sides must have the same: they are parts of one binary.
+pub const VERSION: u16 = 9;
+/// Size of the largest packet, header included. It fits the default socket buffer three times.
 pub const MAX_MESSAGE: usize = 68 * 1024;
 /// Most bytes of directory entries in one reply.
 pub const MAX_DIR_BYTES: u32 = 64 * 1024;

@@ -132,7 +132,18 @@ impl AclState {
     }
 }
 
-/// Attributes of a node, as from `statx`.
+bitflags::bitflags! {
+    /// What the host's mount that a node is on forbids.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct Limits: u8 {
+        /// A program that is run gets no rights of its owner's.
+        const NOSUID = 1;
+        /// No program is run.
+        const NOEXEC = 2;
+    }
+}
+
+/// What `statx` tells about a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Attr {
     /// Kind and permissions, as in `st_mode`.
@@ -165,11 +176,13 @@ pub struct Attr {
     pub btime: Time,
     /// Whether it has a POSIX ACL.
     pub acl: AclState,
+    /// What its mount forbids.
+    pub limits: Limits,
 }
 
 impl Attr {
     /// Bytes on the wire.
-    pub const SIZE: usize = 4 * 5 + 8 * 5 + 12 * 4 + 1;
+    pub const SIZE: usize = 4 * 5 + 8 * 5 + 12 * 4 + 2;
 
     /// Kind of the node.
     pub fn kind(&self) -> FileKind {
@@ -191,6 +204,7 @@ impl Attr {
             t.encode(w);
         }
         w.u8(self.acl as u8);
+        w.u8(self.limits.bits());
     }
 
     pub(crate) fn decode(r: &mut Reader<'_>) -> Result<Self> {
@@ -210,6 +224,7 @@ impl Attr {
             ctime: Time::decode(r)?,
             btime: Time::decode(r)?,
             acl: AclState::decode(r)?,
+            limits: Limits::from_bits(r.u8()?).ok_or(DecodeError::BadValue("limits"))?,
         })
     }
 }

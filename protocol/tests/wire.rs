@@ -68,6 +68,7 @@ fn attr() -> impl Strategy<Value = Attr> {
             ctime,
             btime,
             acl,
+            limits: protocol::Limits::from_bits_truncate(acl as u8),
         },
     )
 }

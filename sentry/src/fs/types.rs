@@ -8,7 +8,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 /// Seconds and nanoseconds since the epoch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timespec {
     pub sec: i64,
     pub nsec: u32,
@@ -206,6 +206,15 @@ pub trait Inode: Send + Sync {
     /// True when names and attributes can change without the VFS's doing (procfs, shared gofer trees): the dentry
     /// cache asks `lookup` again.
     fn volatile(&self) -> bool {
+        false
+    }
+    /// What is forbidden of `NOSUID` and `NOEXEC` beside what the mount says: the file is on a mount of the host's that does.
+    fn limits(&self) -> super::vfs::MountFlags {
+        super::vfs::MountFlags::empty()
+    }
+    /// True once its name stands for something else, without the VFS's doing: the name is looked up anew. Asked only after
+    /// `dentry::something_is_gone`.
+    fn gone(&self) -> bool {
         false
     }
     /// State of other parts of the kernel that hangs on this inode (AF_UNIX socket bound here, FIFO, file locks, inotify).

@@ -97,10 +97,14 @@ fn open_path(task: &Task, p: Path) -> Result<Arc<File>> {
         return Err(Errno::EACCES);
     }
     vfs::perm::permission(&p, &task.cred(), vfs::perm::MAY_EXEC)?;
-    if p.mount().flags().contains(vfs::MountFlags::NOEXEC) {
+    if p.forbids(vfs::MountFlags::NOEXEC) {
         return Err(Errno::EACCES);
     }
     let ops = p.inode().clone().open(libc::O_RDONLY)?;
+    if !p.inode().volatile() {
+        // As open(2) does.
+        vfs::perm::permission(&p, &task.cred(), vfs::perm::MAY_EXEC)?;
+    }
     Ok(File::new(ops, libc::O_RDONLY, Some(p)))
 }
 
@@ -365,7 +369,7 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, into: LoadInto<'_>) -> Re
     let old = task.cred();
     let cred::ExecCred { cred: new_cred, secure } = match file.path.as_ref() {
         Some(p) => {
-            let nosuid = p.mount().flags().contains(vfs::MountFlags::NOSUID);
+            let nosuid = p.forbids(vfs::MountFlags::NOSUID);
             let a = p.inode().attr()?;
             let caps = if cred::depends_on_file_caps(&old, a.mode) { file_caps(p, &a) } else { None };
             let mut file = cred::ExecFile { uid: a.uid, gid: a.gid, mode: a.mode, caps, nosuid, ..Default::default() };

@@ -7,7 +7,7 @@ use crate::error::{Errno, Result, SysResult};
 use crate::fs::vfs::ops::{self, SetTime};
 use crate::fs::vfs::perm::{self, owner_or_capable, permission, MAY_READ, MAY_WRITE};
 use crate::fs::vfs::Path;
-use crate::fs::{acl, SetAttr, Timespec};
+use crate::fs::{acl, deny, SetAttr, Timespec};
 use crate::kernel::cred::CAP_SYS_ADMIN;
 use crate::kernel::wait::yield_now;
 
@@ -156,6 +156,8 @@ pub async fn truncate(cx: &mut Ctx<'_>, path: PathPtr, size: i64) -> SysResult {
     }
     if p.kind() == libc::S_IFREG {
         permission(&p, &cx.task.cred(), MAY_WRITE)?;
+        // Not that of a running program.
+        let _writer = deny::write_access(&p)?;
         shorten(&p, size).await;
     }
     ops::truncate(&p, size, &cx.task.cred())?;

@@ -217,7 +217,7 @@ fn do_access(cx: &Ctx<'_>, dirfd: i32, path: u64, mode: i32, flags: i32) -> SysR
     if mask == 0 {
         return Ok(0);
     }
-    if mask & MAY_EXEC != 0 && p.kind() == libc::S_IFREG && p.mount().flags().contains(MountFlags::NOEXEC) {
+    if mask & MAY_EXEC != 0 && p.kind() == libc::S_IFREG && p.forbids(MountFlags::NOEXEC) {
         return Err(Errno::EACCES.into());
     }
     perm::check_inode(p.inode(), &cred, mask)?;

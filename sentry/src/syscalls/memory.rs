@@ -135,7 +135,7 @@ pub async fn mmap(cx: &mut Ctx<'_>, addr: Addr, len: u64, prot: i32, flags: i32,
             max_prot &= !libc::PROT_WRITE;
         }
         if let Some(p) = &file.path {
-            if p.mount().flags().contains(crate::fs::vfs::MountFlags::NOEXEC) {
+            if p.forbids(crate::fs::vfs::MountFlags::NOEXEC) {
                 if asked & libc::PROT_EXEC != 0 {
                     return Err(Errno::EPERM.into());
                 }

@@ -251,8 +251,19 @@ pub async fn dispatch(cx: &mut Ctx<'_>) -> SysResult {
     }
     may_ask(true);
     let mut result = answer(cx).await;
-    while result == Err(LATER.into()) && was_refused() {
-        result = make_again(cx).await;
+    // A file that is not the one whose attributes were judged: the call is made again with fresh ones, as Linux does. A few
+    // times, since a moved file is missed at its old place before it is found at its new one.
+    let mut stale = 0;
+    loop {
+        if result == Err(LATER.into()) && was_refused() {
+            result = make_again(cx).await;
+        } else if result == Err(Errno::ESTALE.into()) && stale < 4 {
+            stale += 1;
+            cx.staged = Staged::default();
+            result = answer(cx).await;
+        } else {
+            break;
+        }
     }
     may_ask(false);
     result

@@ -8,7 +8,7 @@ use crate::abi::PollEvents;
 use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::kernel::signal::*;
 use crate::kernel::wait::WaitError;
-use crate::kernel::{pgrp, send, Cred, Kernel, Task, ThreadGroup};
+use crate::kernel::{pgrp, send, Cred, Task, ThreadGroup};
 use platform::executor::{ask_room, Rounds};
 use std::sync::Arc;
 

@@ -63,10 +63,10 @@ impl GoferInode {
                 return None;
             }
             drop(a);
-            content = dir.listed_content(name, self.key);
+            content = dir.listed_content(name, self);
             if content.is_none() && dir.starts_reading() {
                 dir.list_contents();
-                content = dir.listed_content(name, self.key);
+                content = dir.listed_content(name, self);
             }
             if content.is_none() {
                 dir.read_ahead(name);
@@ -80,11 +80,13 @@ impl GoferInode {
         Some(c)
     }
 
-    /// The content of the file `name` in here, if it came along with the listing. A copy: who has it open shall not keep all of the listing.
-    fn listed_content(&self, name: &[u8], key: (u64, u64)) -> Option<Arc<Content>> {
+    /// The content of the file `name` in here, which is `file`, if it came along with the listing. A copy: who has it open shall not keep all of the
+    /// listing. It is that of the time at which the file had the attributes that are known.
+    fn listed_content(&self, name: &[u8], file: &GoferInode) -> Option<Arc<Content>> {
         let listing = self.listing.lock().clone()?;
         let entry = listing.find(name)?;
-        let bytes = entry.content.filter(|_| entry.attr.is_some_and(|a| (a.dev, a.ino) == key))?;
+        let ctime = file.attr.read().ctime;
+        let bytes = entry.content.filter(|_| entry.attr.is_some_and(|a| file.is(&a) && time(a.ctime) == ctime))?;
         let mut r = self.reading.lock();
         if r.off || self.fs.changed.load(Ordering::Acquire) {
             return None;
@@ -198,12 +200,7 @@ impl GoferInode {
                 }
             }
         }
-        let Ok((mut start, mut way)) = self.way() else { return };
-        if way.len() > WAY_MAX {
-            let Ok(h) = self.handle() else { return };
-            (start, way) = (h, Vec::new());
-        }
-        let Ok(files) = start.read_files(&way, &names, FILE_MAX) else { return };
+        let Some(files) = self.read_files(&names) else { return };
         if let Some(left) = asked.get(files.len()..).filter(|l| !l.is_empty()) {
             // The reply was full.
             let mut r = self.reading.lock();
@@ -225,6 +222,23 @@ impl GoferInode {
             }
         }
         self.fs.trust.read(came);
+    }
+
+    fn read_files(&self, names: &[&[u8]]) -> Option<Vec<protocol::client::SmallFile>> {
+        let way = self.way().ok()?;
+        if way.names.len() > WAY_MAX {
+            return self.handle().ok()?.read_files(&[], names, FILE_MAX).ok();
+        }
+        let (found, files) = way.start.read_files_below(&way.names, names, FILE_MAX).ok()?;
+        way.check(&found).ok()?;
+        Some(files)
+    }
+
+    pub(super) fn forget_content(&self) {
+        let old = self.content.lock().take();
+        if let Some(c) = old {
+            Kept::less(&self.fs.read, c.bytes.len());
+        }
     }
 
     fn keep_content(&self, bytes: Box<[u8]>) {

@@ -41,17 +41,24 @@ pub fn read_fd(fd: &OwnedFd, dst: &mut Dst<'_>, offset: u64) -> Result<usize> {
 
 /// Writes to a host descriptor at an offset.
 pub fn write_fd(fd: &OwnedFd, src: &mut Src<'_>, offset: u64) -> Result<usize> {
+    write_by(src, |bytes, done| {
+        let at = i64::try_from(offset.saturating_add(done)).map_err(|_| Errno::EFBIG)?;
+        retry(|| pwrite(fd, bytes, at))
+    })
+}
+
+/// Has `put` write all of `src` piece by piece: it gets the bytes and how many came before, and tells how many of them it has written.
+fn write_by(src: &mut Src<'_>, put: impl Fn(&[u8], u64) -> Result<usize>) -> Result<usize> {
     let mut done = 0usize;
     let mut buf = vec![0u8; src.remaining().min(CHUNK)];
     while src.remaining() > 0 {
-        let at = i64::try_from(offset.saturating_add(done as u64)).map_err(|_| Errno::EFBIG)?;
         let n = match src.take(&mut buf) {
             Ok(0) => break,
             Ok(n) => n,
             Err(_) if done > 0 => break,
             Err(e) => return Err(e),
         };
-        match retry(|| pwrite(fd, &buf[..n], at)) {
+        match put(&buf[..n], done as u64) {
             Ok(k) => {
                 done += k;
                 if k < n {
@@ -115,15 +122,21 @@ impl FileOps for GoferFile {
         }
     }
     fn write(&self, file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
-        let append = src.appends(file.flags());
-        let _one_at_a_time = append.then(|| self.inode.appending.lock());
         let fd = self.fd()?;
-        let at = if append { nix::sys::stat::fstat(&**fd)?.st_size as u64 } else { offset };
-        let n = write_fd(fd, src, at)?;
+        let (n, end) = if src.appends(file.flags()) {
+            // Others on the host may append as well: only the host knows where the end is.
+            let _position = self.inode.appending.lock();
+            let n = write_by(src, |bytes, _| retry(|| platform::host::append(fd.as_fd(), bytes)))?;
+            let end = nix::unistd::lseek(&**fd, 0, nix::unistd::Whence::SeekCur)? as u64;
+            (n, if n > 0 { end } else { offset })
+        } else {
+            let n = write_fd(fd, src, offset)?;
+            (n, offset + n as u64)
+        };
         if n > 0 {
             self.inode.mark_stale();
         }
-        Ok((n, at + n as u64))
+        Ok((n, end))
     }
     fn seekable(&self) -> bool {
         true
@@ -134,7 +147,8 @@ impl FileOps for GoferFile {
             libc::SEEK_HOLE => nix::unistd::Whence::SeekHole,
             _ => return file.default_seek(offset, whence, current),
         };
-        // The descriptor's own offset is used for nothing else.
+        // The descriptor's own offset is used for nothing else but appending.
+        let _position = self.inode.appending.lock();
         Ok(nix::unistd::lseek(&**self.fd()?, offset, how)? as u64)
     }
     fn map(&self, _file: &File, write_shared: bool) -> Result<MapSource> {

@@ -1,6 +1,7 @@
 //! The operations that the VFS asks for.
 
 use super::super::acl::Acl;
+use super::handles::full;
 use super::*;
 
 /// The inode behind a trait object, if it is of the Gofer.
@@ -8,10 +9,11 @@ pub fn gofer(inode: &Arc<dyn Inode>) -> Result<&GoferInode> {
     inode.as_any().downcast_ref().ok_or(Errno::EXDEV)
 }
 
-/// With the owner that the guest means; without, where the Gofer may not give files away.
+/// With the owner that the guest means; without, where the Gofer may not make files for others. Then it is the caller's, whose rights no guest's
+/// program is to have.
 fn with_owner<T>(mode: u32, uid: u32, gid: u32, f: impl Fn(Fresh) -> Result<T>) -> Result<T> {
     match f(Fresh { mode: mode & 0o7777, uid: Some(uid), gid: Some(gid) }) {
-        Err(Errno::EPERM) => f(Fresh::with_mode(mode & 0o7777)),
+        Err(Errno::EPERM | Errno::EINVAL | Errno::EOVERFLOW) => f(Fresh::with_mode(mode & 0o1777)),
         r => r,
     }
 }
@@ -71,15 +73,18 @@ impl Inode for GoferInode {
             }
         }
         let known = dir.clone();
-        let Ok((start, mut way)) = known.way() else { return };
-        let above = way.len();
-        way.extend(rest.iter().take(MAX_WALK.saturating_sub(above)));
-        if way.len() == above {
+        let Ok(way) = known.way() else { return };
+        let (above, mut names) = (way.names.len(), way.names.clone());
+        names.extend(rest.iter().take(MAX_WALK.saturating_sub(above)));
+        if names.len() == above {
             return;
         }
-        let Ok(walk) = start.walk(&way, WalkFids::None, open.then_some(OpenFlags::READ)) else { return };
-        let complete = walk.nodes.len() == way.len() && way.len() == above + rest.len();
-        let mut names = way.iter().skip(above);
+        let Ok(walk) = way.start.walk(&names, WalkFids::None, open.then_some(OpenFlags::READ)) else { return };
+        if way.check_walk(&walk).is_err() {
+            return;
+        }
+        let complete = walk.nodes.len() == names.len() && names.len() == above + rest.len();
+        let mut names = names.iter().skip(above);
         for node in walk.nodes.into_iter().skip(above) {
             let Some(name) = names.next() else { return };
             let inode = self.fs.inode(&node.attr, Some((&dir, name)), None, node.target);
@@ -114,26 +119,28 @@ impl Inode for GoferInode {
                 CachedName::Unknown => {}
             }
         }
+        let share = self.fs.share()?;
         let mut walk = if exclusive {
-            let (start, mut way) = self.way()?;
-            let start = if way.len() == MAX_WALK { self.handle()? } else { start };
-            way.truncate(if way.len() == MAX_WALK { 0 } else { MAX_WALK });
-            way.push(name);
-            let mut walk = start.walk(&way, WalkFids::None, None)?;
-            if walk.nodes.len() < way.len() - 1 {
-                return Err(Errno::ESTALE);
-            }
-            walk.nodes.drain(..way.len() - 1);
+            let way = self.way_on()?;
+            let mut names = way.names.clone();
+            names.push(name);
+            let mut walk = way.start.walk(&names, WalkFids::None, None)?;
+            way.check_walk(&walk)?;
+            walk.nodes.drain(..way.names.len());
             walk
         } else {
-            self.handle()?.walk(&[name], WalkFids::Last, None)?
+            self.fs.walk(&*self.handle()?, &[name], WalkFids::Last, None)?
         };
         match (walk.nodes.pop(), walk.end) {
             (Some(node), _) => {
                 if !exclusive && node.handle.is_none() {
                     return Err(Errno::EIO);
                 }
-                Ok(self.fs.inode(&node.attr, Some((&me, name)), node.handle, node.target))
+                let (inode, new) = self.fs.inode_or_new(&node.attr, Some((&me, name)), node.handle, node.target);
+                if let (true, Some(share)) = (new, share) {
+                    let _ = inode.share.set(share);
+                }
+                Ok(inode)
             }
             (None, WalkEnd::Failed(e)) => Err(Errno::from_raw(e as i32)),
             (None, WalkEnd::NotDirectory) => Err(Errno::ENOTDIR),
@@ -147,12 +154,16 @@ impl Inode for GoferInode {
     }
     fn create(&self, name: &[u8], node: NewNode<'_>, mode: u32, uid: u32, gid: u32) -> Result<Arc<dyn Inode>> {
         let me = self.arc()?;
+        let share = self.fs.share()?;
         let h = self.handle()?;
+        let own =
+            |make: &dyn Fn(Fresh) -> Result<protocol::client::Node>| with_owner(mode, uid, gid, make).map_err(full);
         let inode = match node {
             NewNode::File => {
                 // Whatever the mode says, the one who makes a file may write it.
-                let (n, fd) = with_owner(mode, uid, gid, |new| h.create(name, new, OpenFlags::READ_WRITE))?;
-                let inode = me.add_child(n, name);
+                let (n, fd) =
+                    with_owner(mode, uid, gid, |new| h.create(name, new, OpenFlags::READ_WRITE)).map_err(full)?;
+                let inode = me.add_child(n, name, share);
                 let fd = Arc::new(fd);
                 for slot in [RO, WO, RW] {
                     if let Some(s) = inode.fds.get(slot).filter(|_| slot != RO) {
@@ -162,12 +173,10 @@ impl Inode for GoferInode {
                 self.fs.keep(&fd);
                 inode
             }
-            NewNode::Dir => me.add_child(with_owner(mode, uid, gid, |new| h.mkdir(name, new))?, name),
-            NewNode::Symlink(t) => me.add_child(with_owner(mode, uid, gid, |new| h.symlink(name, t, new))?, name),
-            NewNode::Fifo => me.add_child(with_owner(mode, uid, gid, |new| h.mknod(name, MknodKind::Fifo, new))?, name),
-            NewNode::Socket => {
-                me.add_child(with_owner(mode, uid, gid, |new| h.mknod(name, MknodKind::Socket, new))?, name)
-            }
+            NewNode::Dir => me.add_child(own(&|new| h.mkdir(name, new))?, name, share),
+            NewNode::Symlink(t) => me.add_child(own(&|new| h.symlink(name, t, new))?, name, share),
+            NewNode::Fifo => me.add_child(own(&|new| h.mknod(name, MknodKind::Fifo, new))?, name, share),
+            NewNode::Socket => me.add_child(own(&|new| h.mknod(name, MknodKind::Socket, new))?, name, share),
             NewNode::Char(_) | NewNode::Block(_) => return Err(Errno::EPERM),
         };
         Ok(inode)
@@ -276,6 +285,12 @@ impl Inode for GoferInode {
     }
     fn volatile(&self) -> bool {
         !self.fs.exclusive
+    }
+    fn limits(&self) -> MountFlags {
+        MountFlags::from_bits_truncate(self.limits.load(Ordering::Relaxed))
+    }
+    fn gone(&self) -> bool {
+        self.is_lost()
     }
     fn extra(&self) -> Option<&InodeExtra> {
         Some(&self.extra)

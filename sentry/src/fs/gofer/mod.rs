@@ -7,6 +7,7 @@
 //! * A cold walk fetches all its names in one request ([`Inode::prefetch`]); what the later lookups will want waits in `ahead`.
 //! * An inode needs no handle (a file that the Gofer holds open): the tree stays as it is, so whatever needs one can be found again by the way
 //!   that led there, in the same request. Only directories listed in several pages and objects asked for other things get one.
+//!   What is found there is not believed to be the same: see `handles`.
 //! * A listing with attributes answers the lookups of all its names, and of those that are not there. It is fetched instead of single names
 //!   once those have cost about as much ([`GoferInode::worth_listing`]), and right away while programs look up what they list.
 //!
@@ -22,6 +23,7 @@ mod handles;
 mod inode;
 mod listing;
 mod names;
+mod share;
 
 use super::vfs::dentry::NameMap;
 use super::vfs::{anonymous_dev, Mount, MountFlags, SuperBlock};
@@ -38,6 +40,7 @@ use protocol::client::{Walk, WalkEnd};
 use protocol::{
     Client, Detail, Handle, MknodKind, NewNode as Fresh, OpenFlags, SetTime, WalkFids, XattrMode, MAX_WALK,
 };
+use share::Share;
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -64,9 +67,11 @@ const LOOKED_UP: u32 = 32;
 /// One attached tree.
 pub struct GoferFs {
     dev: u64,
+    /// Files that the Gofer can hold.
+    most: u32,
     exclusive: bool,
-    /// Inodes in use, by the host's device and number: two names of one file are one inode.
-    nodes: Mutex<HashMap<(u64, u64), Weak<GoferInode>>>,
+    /// Inodes in use: two names of one file are one inode.
+    nodes: Mutex<HashMap<Key, Weak<GoferInode>>>,
     /// Devices of the host that inodes are on; the first is the root's.
     devs: Mutex<Vec<u64>>,
     recent: Mutex<VecDeque<Arc<OwnedFd>>>,
@@ -85,6 +90,16 @@ pub struct GoferFs {
     looked_up: AtomicU32,
     /// We have changed something: attributes in listings may be old.
     changed: AtomicBool,
+    /// Some inode has been lost.
+    losses: AtomicBool,
+}
+
+/// What tells one file of the host's from any other, for as long as there is a host: device, number and birth. Numbers alone are given out again, and
+/// an inode here need not hold its file. Where births are not kept (zero), owner and mode have to stay as well.
+type Key = (u64, u64, protocol::Time);
+
+fn key(a: &protocol::Attr) -> Key {
+    (a.dev, a.ino, a.btime)
 }
 
 /// Who keeps listings, or contents, oldest first.
@@ -102,18 +117,24 @@ const RW: usize = 2;
 pub struct GoferInode {
     me: Weak<GoferInode>,
     fs: Arc<GoferFs>,
-    key: (u64, u64),
+    key: Key,
     kind: u32,
     /// Where it was found, in a tree that stays as it is.
     origin: Option<(Arc<GoferInode>, Box<[u8]>)>,
     /// Always there if there is no origin.
     handle: Mutex<Option<Arc<Handle>>>,
+    /// Whose part that one is of.
+    share: OnceLock<Share>,
     /// The handle must stay: the origin does not lead here any more.
     pinned: AtomicBool,
     attr: RwLock<Attr>,
     acl: AclCache,
+    /// What its mount on the host forbids, as [`MountFlags`].
+    limits: AtomicU32,
     /// `attr` must be asked for again.
     stale: AtomicBool,
+    /// Its origin does not lead here any more: something else has its name, and this inode is not to be found by it again.
+    lost: AtomicBool,
     target: OnceLock<Box<[u8]>>,
     fds: [Mutex<Weak<OwnedFd>>; 3],
     /// Children that a compound walk brought along.
@@ -133,7 +154,7 @@ pub struct GoferInode {
     listed_below: AtomicU32,
     used_below: AtomicU32,
     read_below: AtomicU32,
-    /// Held while a write appends.
+    /// Held while the position of a descriptor counts.
     appending: Mutex<()>,
     extra: InodeExtra,
 }
@@ -145,6 +166,13 @@ enum CachedName {
     Unknown,
 }
 
+fn limits(a: &protocol::Attr) -> MountFlags {
+    let mut flags = MountFlags::empty();
+    flags.set(MountFlags::NOSUID, a.limits.contains(protocol::Limits::NOSUID));
+    flags.set(MountFlags::NOEXEC, a.limits.contains(protocol::Limits::NOEXEC));
+    flags
+}
+
 fn time(t: protocol::Time) -> Timespec {
     Timespec { sec: t.sec, nsec: t.nsec }
 }
@@ -154,6 +182,7 @@ impl GoferFs {
     pub fn attach(client: &Client, name: &str, exclusive: bool) -> Result<Arc<GoferInode>> {
         let fs = Arc::new(GoferFs {
             dev: anonymous_dev(),
+            most: client.max_handles(),
             exclusive,
             nodes: Mutex::default(),
             devs: Mutex::default(),
@@ -166,6 +195,7 @@ impl GoferFs {
             begun: Mutex::default(),
             looked_up: AtomicU32::new(0),
             changed: AtomicBool::new(false),
+            losses: AtomicBool::new(false),
         });
         let node = client.attach(name)?;
         let root = fs.inode(&node.attr, None, Some(node.handle), None);
@@ -232,10 +262,10 @@ impl GoferFs {
         target: Option<Box<[u8]>>,
     ) -> (Arc<GoferInode>, bool) {
         let attr = self.convert(a);
-        let key = (a.dev, a.ino);
+        let key = key(a);
         // An inode must not be dropped with the table locked.
         let known = self.nodes.lock().get(&key).and_then(Weak::upgrade);
-        if let Some(i) = known.filter(|i| i.kind == attr.file_type()) {
+        if let Some(i) = known.filter(|i| i.is(a) && !i.is_lost()) {
             i.store(a);
             return (i, false);
         }
@@ -246,10 +276,13 @@ impl GoferFs {
             kind: attr.file_type(),
             origin: origin.filter(|_| self.exclusive).map(|(d, n)| (d.clone(), n.into())),
             handle: Mutex::new(handle.map(Arc::new)),
+            share: OnceLock::new(),
             pinned: AtomicBool::new(false),
             attr: RwLock::new(attr),
             acl: AclCache::new(a.acl),
+            limits: AtomicU32::new(limits(a).bits()),
             stale: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             target: OnceLock::new(),
             fds: Default::default(),
             ahead: Mutex::default(),
@@ -288,6 +321,15 @@ impl GoferFs {
         let all = std::mem::take(&mut *self.held.lock());
         for i in all.iter().filter_map(Weak::upgrade) {
             i.let_go();
+        }
+    }
+
+    /// Room for one more inode.
+    fn share(&self) -> Result<Option<Share>> {
+        if self.exclusive {
+            Ok(None)
+        } else {
+            Share::take(self.most).map(Some)
         }
     }
 
@@ -392,11 +434,15 @@ impl GoferInode {
     fn store(&self, a: &protocol::Attr) {
         let mut attr = self.fs.convert(a);
         let mut now = self.attr.write();
-        // Someone may have put another file in its place, against the promise; then it is that one now.
         attr.ino = now.ino;
-        self.acl.reported(a.acl, now.ctime != attr.ctime);
+        let changed = now.ctime != attr.ctime;
+        self.acl.reported(a.acl, changed);
+        self.limits.store(limits(a).bits(), Ordering::Relaxed);
         *now = attr;
         drop(now);
+        if changed {
+            self.forget_content();
+        }
         self.stale.store(false, Ordering::Release);
     }
     fn fresh(&self) -> bool {
@@ -427,8 +473,12 @@ impl GoferInode {
         self.stale.store(true, Ordering::Release);
     }
 
-    fn add_child(self: &Arc<Self>, node: protocol::client::Node, name: &[u8]) -> Arc<GoferInode> {
+    fn add_child(self: &Arc<Self>, node: protocol::client::Node, name: &[u8], share: Option<Share>) -> Arc<GoferInode> {
         self.entries_changed(name);
-        self.fs.inode(&node.attr, None, Some(node.handle), None)
+        let (inode, new) = self.fs.inode_or_new(&node.attr, None, Some(node.handle), None);
+        if let (true, Some(share)) = (new, share) {
+            let _ = inode.share.set(share);
+        }
+        inode
     }
 }

@@ -1,7 +1,9 @@
 //! Names in a directory: what is known without asking, what is asked for along with others, listings.
 
+use super::handles::full;
 use super::*;
-use protocol::client::{DirEntry, DirPage};
+use platform::executor::Rounds;
+use protocol::client::{DirEntry, DirPage, List};
 use protocol::{FileKind, MAX_DIR_BYTES};
 
 /// Bytes of listings that are fetched ahead as long as nothing is known about what for.
@@ -39,7 +41,9 @@ impl GoferInode {
                 (Listing::new(full), handle, page)
             }
         };
+        let mut rounds = Rounds::new();
         loop {
+            (0..page.len()).for_each(|_| rounds.next());
             let eof = page.eof;
             let Some(cookie) = out.push(page)?.filter(|_| !eof) else { break };
             let full = full && out.len() < FULL_MAX;
@@ -79,14 +83,21 @@ impl GoferInode {
         if let Some(h) = self.held() {
             return Ok((None, h.read_dir(0, detail)?));
         }
-        let (start, names) = self.way()?;
-        match start.list(&names, detail) {
+        let way = self.way()?;
+        let list = match way.start.list(&way.names, detail) {
             Err(Errno::EMFILE) => {
                 self.fs.let_go();
-                start.list(&names, detail)
+                way.start.list(&way.names, detail)
+            }
+            // Which of them is not there any more a walk tells.
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {
+                return Ok((None, self.handle()?.read_dir(0, detail)?));
             }
             r => r,
-        }
+        };
+        let List { rest, way: found, page } = list.map_err(full)?;
+        way.check(&found)?;
+        Ok((rest, page))
     }
 
     fn keep_listing(&self, l: Arc<Listing>) {
@@ -138,7 +149,7 @@ impl GoferInode {
         let before = if above.full { first } else { 0 };
         let order = above.iter(first).chain(above.iter(0).take(before)).take(4 * MAX_WALK);
         let wanted = |e: &DirEntry<'_>| {
-            let known = || e.attr.and_then(|a| self.fs.nodes.lock().get(&(a.dev, a.ino)).and_then(Weak::upgrade));
+            let known = || e.attr.and_then(|a| self.fs.nodes.lock().get(&key(&a)).and_then(Weak::upgrade));
             e.kind == FileKind::Directory && (e.name == name || known().is_none_or(|i| wanted(&i)))
         };
         let names: Vec<&[u8]> = order.filter(wanted).take(MAX_WALK).map(|e| e.name).collect();

@@ -30,7 +30,8 @@ impl OvlInode {
             missing.push(p);
         }
         for dir in missing.iter().rev() {
-            dir.copy_one(true)?;
+            // Once more if what was known of it was old.
+            dir.copy_one(true).or_else(|e| if e == Errno::ESTALE { dir.copy_one(true) } else { Err(e) })?;
         }
         self.copy_one(content)?;
         self.upper.get().ok_or(Errno::EIO)
@@ -71,6 +72,7 @@ impl OvlInode {
             _ => return Err(Errno::EIO),
         };
         let new = into.node(&node, a.mode & 0o7777, a.uid, a.gid, Some(self.ino))?;
+        new.limit(lower.limits());
         if self.kind == libc::S_IFREG && content && a.size > 0 {
             if a.size > MAX_INLINE_COPY {
                 executor::aside(|| copy_content(lower, &new, &a))?;
@@ -79,6 +81,11 @@ impl OvlInode {
             }
         }
         copy_xattrs(lower, &new)?;
+        // The lower layer may have learned better on the way.
+        let now = lower.perm()?;
+        if (now.mode, now.uid, now.gid) != (a.mode, a.uid, a.gid) {
+            return Err(Errno::ESTALE);
+        }
         new.copy_times(&a);
         if self.kind == libc::S_IFDIR {
             *new.below.lock() = Some(lower.clone());
@@ -98,7 +105,7 @@ impl OvlInode {
         let _ = self.upper.set(new);
         if self.kind != libc::S_IFDIR && a.nlink > 1 {
             // Its other names are only in the lower layer: they must find this one again.
-            if let Some(entry) = self.fs.links.lock().get_mut(&self.ino) {
+            if let Some(entry) = self.fs.links.lock().get_mut(&(self.ino, a.btime)) {
                 entry.1 = self.me.upgrade();
             }
         }
@@ -120,7 +127,11 @@ impl OvlInode {
 /// Copies the extended attributes. One that does not fit is left behind, as an attribute that the upper layer does not know would be; but not an
 /// access control list: without it the mode would mean something else.
 pub(super) fn copy_xattrs(lower: &Arc<dyn Inode>, to: &Arc<TmpInode>) -> Result<()> {
-    for key in lower.list_xattr().unwrap_or_default() {
+    let keys = match lower.list_xattr() {
+        Err(Errno::ESTALE) => return Err(Errno::ESTALE),
+        keys => keys.unwrap_or_default(),
+    };
+    for key in keys {
         let copied = lower.get_xattr(&key).and_then(|value| to.set_xattr(&key, &value, 0));
         if matches!(&*key, acl::ACCESS | acl::DEFAULT) {
             copied?;

@@ -31,8 +31,8 @@ const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
 
 pub struct Overlay {
     dev: u64,
-    /// Inodes of lower files with several names, by number; kept alive once copied up.
-    links: Mutex<HashMap<u64, Shared>>,
+    /// Inodes of lower files with several names, by number and birth (numbers are given out again); kept alive once copied up.
+    links: Mutex<HashMap<(u64, Timespec), Shared>>,
     /// The lower layer's root, until it has been asked for `lower_used`.
     lower: Mutex<Option<Arc<dyn Inode>>>,
     /// Blocks that the lower layer has in use: it does not change.
@@ -182,14 +182,14 @@ impl OvlInode {
             return Ok(OvlInode::make(&self.fs, a.file_type(), a.ino, Some(lower), None, place));
         }
         let mut links = self.fs.links.lock();
-        if let Some(i) = links.get(&a.ino).and_then(|(w, _)| w.upgrade()) {
+        if let Some(i) = links.get(&(a.ino, a.btime)).and_then(|(w, _)| w.upgrade()).filter(|i| !i.gone()) {
             return Ok(i);
         }
         if links.len().is_power_of_two() && links.len() > 1000 {
             links.retain(|_, (w, _)| w.strong_count() > 0);
         }
         let i = OvlInode::make(&self.fs, a.file_type(), a.ino, Some(lower), None, place);
-        links.insert(a.ino, (i.me.clone(), None));
+        links.insert((a.ino, a.btime), (i.me.clone(), None));
         Ok(i)
     }
 
@@ -412,7 +412,9 @@ impl Inode for OvlInode {
                 return Err(Errno::ENOTEMPTY);
             }
             let _dir = to.dir_lock.lock();
-            v.gone.store(v.upper.get().is_none(), Ordering::Release);
+            // A lower file may have other names.
+            let last = v.upper.get().is_none() && (v.kind == libc::S_IFDIR || v.attr()?.nlink < 2);
+            v.gone.store(last, Ordering::Release);
             if to_up.get(new_name).is_some() {
                 // What is left in a directory that shows empty are whiteouts.
                 to_up.take(new_name)?;
@@ -472,6 +474,16 @@ impl Inode for OvlInode {
     fn remove_xattr(&self, name: &[u8]) -> Result<()> {
         self.get_xattr(name)?;
         self.copy_up(true)?.remove_xattr(name)
+    }
+    fn limits(&self) -> vfs::MountFlags {
+        match (self.upper.get(), &self.lower) {
+            (Some(u), _) => u.limits(),
+            (None, Some(l)) => l.limits(),
+            (None, None) => vfs::MountFlags::empty(),
+        }
+    }
+    fn gone(&self) -> bool {
+        self.upper.get().is_none() && self.lower.as_ref().is_some_and(|l| l.gone())
     }
     fn drop_caps(&self) {
         // What has been changed is up there.

@@ -284,3 +284,57 @@ fn only_listings_of_both_layers_are_kept_and_they_have_a_bound() {
     assert_eq!(at, [10, 11, 12]);
     assert_eq!(t.rmdir("new"), Err(Errno::ENOTEMPTY));
 }
+
+#[test]
+fn a_hard_link_that_is_replaced_leaves_its_file_the_other_name() {
+    let t = Tree::new();
+    t.mv("/one", "/f2", RenameFlags::empty()).unwrap();
+    t.write("/f", "changed");
+    assert_eq!((t.read("/f"), t.read("/f2")), ("changed".into(), "1".into()));
+    assert_ne!(t.find("/f").unwrap().inode().attr().unwrap().nlink, 0);
+    ops::link(&t.find("/f").unwrap(), &t.parent("/f3"), &t.cred).unwrap();
+    assert_eq!(t.read("/f3"), "changed");
+}
+
+#[test]
+fn what_has_no_name_gets_none() {
+    let t = Tree::new();
+    for (name, changed) in [("/one", false), ("/d/x", true)] {
+        if changed {
+            t.write(name, "new");
+        }
+        let place = t.find(name).unwrap();
+        t.rm(name).unwrap();
+        assert_eq!(ops::link(&place, &t.parent("/again"), &t.cred), Err(Errno::ENOENT), "{name}");
+    }
+    // But for one that was made without.
+    let f = t.open("/d", libc::O_TMPFILE | libc::O_RDWR).unwrap();
+    let place = f.path.as_ref().unwrap();
+    ops::link(place, &t.parent("/first"), &t.cred).unwrap();
+    t.rm("/first").unwrap();
+    assert_eq!(ops::link(place, &t.parent("/second"), &t.cred), Err(Errno::ENOENT));
+    let f = t.open("/d", libc::O_TMPFILE | libc::O_RDWR | libc::O_EXCL).unwrap();
+    assert_eq!(ops::link(f.path.as_ref().unwrap(), &t.parent("/third"), &t.cred), Err(Errno::ENOENT));
+}
+
+#[test]
+fn a_lower_device_with_the_number_of_a_whiteout_is_a_device() {
+    let t = Tree::new();
+    let lower = ovl(t.root.inode()).unwrap().lower.clone().unwrap();
+    lower.create(b"device", NewNode::Char(0), 0o600, 0, 0).unwrap();
+    ops::chmod(&t.find("/device").unwrap(), 0o644, &t.cred).unwrap();
+    t.mv("/device", "/d/moved", RenameFlags::empty()).unwrap();
+    assert_eq!(t.find("/d/moved").unwrap().inode().attr().unwrap().mode, libc::S_IFCHR | 0o644);
+    assert_eq!(t.list("/d"), ["e", "moved", "x"]);
+    assert_eq!(t.find("/device").unwrap_err(), Errno::ENOENT);
+}
+
+#[test]
+fn a_copy_keeps_what_the_hosts_mount_forbids() {
+    let t = Tree::new();
+    let lower = ovl(t.root.inode()).unwrap().lower.clone().unwrap().lookup(b"one").unwrap();
+    lower.as_any().downcast_ref::<TmpInode>().unwrap().limit(MountFlags::NOSUID);
+    assert!(t.find("/one").unwrap().forbids(MountFlags::NOSUID) && !t.find("/f").unwrap().forbids(MountFlags::NOSUID));
+    t.mv("/one", "/d/moved", RenameFlags::empty()).unwrap();
+    assert!(t.find("/d/moved").unwrap().forbids(MountFlags::NOSUID));
+}

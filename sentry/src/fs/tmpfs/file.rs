@@ -11,8 +11,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-/// Marks a nameless file that linkat(2) must not name (`O_TMPFILE | O_EXCL`).
-pub struct Unlinkable;
+/// Marks a nameless file that linkat(2) may name (`O_TMPFILE` without `O_EXCL`), until it has.
+#[derive(Default)]
+pub struct Linkable(pub std::sync::atomic::AtomicBool);
 
 /// Content of a regular file, for tmpfs and overlay alike.
 impl TmpInode {

@@ -285,6 +285,8 @@ pub struct TmpInode {
     /// Overlay: the lower directory whose entries show through; and the overlay's inode over this one.
     pub below: Mutex<Option<Arc<dyn Inode>>>,
     pub owner: Mutex<Option<Weak<super::overlay::OvlInode>>>,
+    /// Overlay: what the mount forbids that this was copied from ([`Inode::limits`]).
+    limits: AtomicU32,
 }
 
 impl TmpInode {
@@ -315,6 +317,7 @@ impl TmpInode {
             was_mapped: AtomicBool::new(false),
             below: Mutex::new(None),
             owner: Mutex::new(None),
+            limits: AtomicU32::new(0),
         })
     }
 
@@ -357,9 +360,14 @@ impl TmpInode {
     pub fn is_dir(&self) -> bool {
         matches!(self.body, Body::Dir(_))
     }
-    /// Overlay: the mark of a name that the lower layer has and that is gone.
+    /// Overlay: forbids this as well.
+    pub fn limit(&self, limits: super::vfs::MountFlags) {
+        self.limits.fetch_or(limits.bits(), Ordering::Relaxed);
+    }
+    /// Overlay: the mark of a name that the lower layer has and that is gone. A device of the lower layer's can have this number as well, but no
+    /// mark is an inode of the overlay's.
     pub fn is_whiteout(&self) -> bool {
-        self.rdev == 0 && self.kind() == libc::S_IFCHR
+        self.rdev == 0 && self.kind() == libc::S_IFCHR && self.owner.lock().is_none()
     }
 
     fn dir(&self) -> Result<&RwLock<Dir>> {
@@ -432,14 +440,16 @@ impl TmpInode {
         self.dir()?;
         let i = self.node(&NewNode::File, mode, uid, gid, None)?;
         i.forget_name();
-        if !linkable {
-            i.extra.get_or_insert(|| file::Unlinkable);
+        if linkable {
+            i.extra.get_or_insert(file::Linkable::default);
         }
         Ok(i)
     }
     /// Gives a node another name, in this directory.
     pub fn link_node(&self, name: &[u8], t: &Arc<TmpInode>) -> Result<()> {
-        if (t.nlink() == 0 && t.extra.get::<file::Unlinkable>().is_some()) || !Arc::ptr_eq(&t.fs, &self.fs) {
+        // What has no name gets none any more, but for the first of a file that was made to get one.
+        let may = || t.extra.get::<file::Linkable>().is_some_and(|l| !l.0.swap(true, Ordering::Relaxed));
+        if !Arc::ptr_eq(&t.fs, &self.fs) || (t.nlink() == 0 && !may()) {
             return Err(Errno::ENOENT);
         }
         let fs = &self.fs;
@@ -767,6 +777,9 @@ impl Inode for TmpInode {
                 self.changed();
             }
         }
+    }
+    fn limits(&self) -> super::vfs::MountFlags {
+        super::vfs::MountFlags::from_bits_truncate(self.limits.load(Ordering::Relaxed))
     }
     fn extra(&self) -> Option<&InodeExtra> {
         Some(&self.extra)

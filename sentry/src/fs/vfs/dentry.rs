@@ -25,6 +25,14 @@ const CACHE_MAX: usize = 192 * 1024;
 const NEGATIVE_MAX: usize = 8 * 1024;
 const NEGATIVE_ALL: usize = 64 * 1024;
 
+/// An inode of some file system is [`gone`](Inode::gone).
+static GONE: AtomicBool = AtomicBool::new(false);
+
+/// From now on dentries are asked whether their inode is [`gone`](Inode::gone).
+pub fn something_is_gone() {
+    GONE.store(true, Ordering::Release);
+}
+
 /// Hash for short names: eight bytes at a time, one multiplication each.
 #[derive(Clone, Copy, Default)]
 pub struct NameHash;
@@ -241,6 +249,10 @@ impl Dentry {
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
     }
+    /// It has to be looked up anew. What is mounted on stays, as in a volatile directory.
+    fn is_gone(&self) -> bool {
+        GONE.load(Ordering::Acquire) && self.mounted.load(Ordering::Relaxed) == 0 && self.inode.gone()
+    }
     pub fn parent(&self) -> Option<Arc<Dentry>> {
         self.place.read().parent.clone()
     }
@@ -262,6 +274,7 @@ impl Dentry {
             return None;
         }
         match self.children.read().map.get(name) {
+            Some(Child::Here(d)) if d.is_gone() => None,
             Some(Child::Here(d)) => {
                 if !d.used.load(Ordering::Relaxed) {
                     d.used.store(true, Ordering::Relaxed);
@@ -285,12 +298,13 @@ impl Dentry {
             _ => None,
         };
         if let Some(d) = &old {
-            if !self.volatile || d.mounted.load(Ordering::Relaxed) > 0 {
+            let asks = self.volatile || d.is_gone();
+            if !asks || d.mounted.load(Ordering::Relaxed) > 0 {
                 return Ok(old);
             }
         }
         let found = match self.inode.lookup(name) {
-            Err(Errno::EMFILE) => {
+            Err(Errno::EMFILE | Errno::ENFILE) => {
                 // The Gofer holds as many files as it may: let go of some.
                 self.sb.shrink(4096);
                 self.inode.lookup(name)
@@ -302,6 +316,9 @@ impl Dentry {
                 if let Some(d) = old {
                     if Arc::ptr_eq(&d.inode, &inode) {
                         return Ok(Some(d));
+                    }
+                    if !self.volatile {
+                        d.deleted.store(true, Ordering::Release);
                     }
                 }
                 self.insert(c, name, inode).map(Some)

@@ -80,6 +80,10 @@ impl PartialEq for Path {
 }
 
 impl Path {
+    /// Whether `flag` (`NOSUID` or `NOEXEC`) is set of the mount, or of the host's that the file is on.
+    pub fn forbids(&self, flag: MountFlags) -> bool {
+        (self.mount.flags() | self.inode().limits()).contains(flag)
+    }
     pub fn new(mount: Arc<Mount>, dentry: Arc<Dentry>) -> Path {
         Path { mount, dentry }
     }

@@ -9,6 +9,7 @@ use crate::error::{Errno, Result};
 use crate::fs::Inode;
 use parking_lot::{Mutex, RwLock};
 use platform::executor::Rounds;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -44,7 +45,51 @@ pub struct Mount {
     flags: AtomicU32,
     /// Where it is mounted; none for the root of the namespace and for what was unmounted.
     at: RwLock<Option<(Weak<Mount>, Arc<Dentry>)>>,
-    children: RwLock<Vec<(Arc<Dentry>, Arc<Mount>)>>,
+    children: RwLock<Below>,
+}
+
+/// The mounts on dentries of one mount.
+#[derive(Default)]
+struct Below {
+    /// In the order in which they were put there.
+    all: BTreeMap<u64, (Arc<Dentry>, Arc<Mount>)>,
+    next: u64,
+    /// Those on one dentry (by its address: it is kept alive by `all`), the topmost last.
+    on: HashMap<usize, Vec<u64>>,
+}
+
+fn address(dentry: &Arc<Dentry>) -> usize {
+    Arc::as_ptr(dentry) as usize
+}
+
+impl Below {
+    fn top(&self, dentry: &Arc<Dentry>) -> Option<&Arc<Mount>> {
+        self.all.get(self.on.get(&address(dentry))?.last()?).map(|(_, m)| m)
+    }
+    fn push(&mut self, dentry: Arc<Dentry>, mount: Arc<Mount>) {
+        self.on.entry(address(&dentry)).or_default().push(self.next);
+        self.all.insert(self.next, (dentry, mount));
+        self.next += 1;
+    }
+    /// Whether it was there.
+    fn remove(&mut self, dentry: &Arc<Dentry>, mount: &Arc<Mount>) -> bool {
+        let Below { all, on, .. } = self;
+        let Some(stack) = on.get_mut(&address(dentry)) else { return false };
+        let is_it = |n: &u64| all.get(n).is_some_and(|(_, m)| Arc::ptr_eq(m, mount));
+        let Some(i) = stack.iter().rposition(is_it) else { return false };
+        let n = stack.remove(i);
+        if stack.is_empty() {
+            on.remove(&address(dentry));
+        }
+        all.remove(&n).is_some()
+    }
+    fn iter(&self) -> impl Iterator<Item = &(Arc<Dentry>, Arc<Mount>)> {
+        self.all.values()
+    }
+    fn take(&mut self) -> Vec<(Arc<Dentry>, Arc<Mount>)> {
+        self.on.clear();
+        std::mem::take(&mut self.all).into_values().collect()
+    }
 }
 
 impl Mount {
@@ -88,7 +133,7 @@ impl Mount {
     }
     /// The mount on top of `dentry` of this mount (the last one made there).
     pub(super) fn covering(&self, dentry: &Arc<Dentry>) -> Option<Arc<Mount>> {
-        self.children.read().iter().rev().find(|(d, _)| Arc::ptr_eq(d, dentry)).map(|(_, m)| m.clone())
+        self.children.read().top(dentry).cloned()
     }
     pub fn children(&self) -> Vec<Arc<Mount>> {
         self.children.read().iter().map(|(_, m)| m.clone()).collect()
@@ -110,16 +155,15 @@ impl Mount {
     fn attach(self: &Arc<Self>, place: &Path) {
         place.dentry().pin();
         *self.at.write() = Some((Arc::downgrade(place.mount()), place.dentry().clone()));
-        place.mount().children.write().push((place.dentry().clone(), self.clone()));
+        place.mount().children.write().push(place.dentry().clone(), self.clone());
         place.dentry().mounted.fetch_add(1, Ordering::Release);
     }
 
     fn detach(self: &Arc<Self>) -> Result<()> {
         let place = self.mountpoint().ok_or(Errno::EINVAL)?;
-        let mut c = place.mount().children.write();
-        let i = c.iter().position(|(_, m)| Arc::ptr_eq(m, self)).ok_or(Errno::EINVAL)?;
-        c.remove(i);
-        drop(c);
+        if !place.mount().children.write().remove(place.dentry(), self) {
+            return Err(Errno::EINVAL);
+        }
         place.dentry().mounted.fetch_sub(1, Ordering::Release);
         *self.at.write() = None;
         Ok(())
@@ -129,10 +173,10 @@ impl Mount {
 impl Drop for Mount {
     /// Lets go of what is below one by one: a guest can nest mounts deeper than our stack is.
     fn drop(&mut self) {
-        let mut below = std::mem::take(self.children.get_mut());
+        let mut below = self.children.get_mut().take();
         while let Some((_, m)) = below.pop() {
             if let Some(mut m) = Arc::into_inner(m) {
-                below.append(m.children.get_mut());
+                below.append(&mut m.children.get_mut().take());
             }
         }
         if self.root.sb().mounts.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -231,7 +275,7 @@ impl MountNamespace {
             return Err(Errno::EINVAL);
         }
         if !detach {
-            if !m.children.read().is_empty() {
+            if !m.children.read().all.is_empty() {
                 return Err(Errno::EBUSY);
             }
             // The parent's list, and the caller's path; anyone else uses it.
@@ -245,7 +289,7 @@ impl MountNamespace {
         let mut rounds = Rounds::new();
         for m in &gone {
             rounds.next();
-            for (at, child) in std::mem::take(&mut *m.children.write()) {
+            for (at, child) in m.children.write().take() {
                 at.mounted.fetch_sub(1, Ordering::Release);
                 *child.at.write() = None;
             }

@@ -169,6 +169,7 @@ fn open_existing(place: Path, flags: i32, cred: &Cred, created: bool) -> Result<
         }
         _ => {}
     }
+    let mut judged = None;
     if !created {
         let mut mask = match access {
             libc::O_RDONLY => MAY_READ,
@@ -179,6 +180,7 @@ fn open_existing(place: Path, flags: i32, cred: &Cred, created: bool) -> Result<
             mask |= MAY_WRITE;
         }
         permission(&place, cred, mask)?;
+        judged = Some(mask);
     }
     if flags & libc::O_NOATIME != 0 && !owner_or_capable(place.inode().perm()?, cred) {
         return Err(Errno::EPERM);
@@ -200,6 +202,10 @@ fn open_existing(place: Path, flags: i32, cred: &Cred, created: bool) -> Result<
     // Truncation is ours to do; the flag says to a file system that the content is not worth copying.
     let hint = keep | (flags & libc::O_NOCTTY) | if truncate { libc::O_TRUNC } else { 0 };
     let ops = place.inode().clone().open(hint)?;
+    if let Some(mask) = judged.filter(|_| !place.inode().volatile()) {
+        // By what the file system knows now: it may have learned more in opening it.
+        permission(&place, cred, mask)?;
+    }
     if truncate && place.kind() == libc::S_IFREG {
         let mode = without_set_ids(place.inode().perm()?.mode).filter(|_| !cred.has(crate::kernel::cred::CAP_FSETID));
         let mtime = Some(Timespec::now());

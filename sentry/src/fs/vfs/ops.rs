@@ -430,6 +430,10 @@ pub fn chown(p: &Path, uid: Option<u32>, gid: Option<u32>, cred: &Cred) -> Resul
         return Err(Errno::EPERM);
     }
     let mode = without_set_ids(now.mode);
+    // Also if neither is to change, which anyone may ask for.
+    if mode.is_some() && !owner_or_capable(now, cred) {
+        return Err(Errno::EPERM);
+    }
     p.inode().set_attr(&SetAttr { uid, gid, mode, ..SetAttr::default() })?;
     p.inode().drop_caps();
     inotify::event(p, libc::IN_ATTRIB);

@@ -380,10 +380,13 @@ impl Resolver<'_> {
             if self.flags.intersects(LookupFlags::NO_MAGICLINKS) {
                 return Err(Errno::ELOOP);
             }
-            if self.flags.intersects(LookupFlags::BENEATH | LookupFlags::IN_ROOT) {
+            let to = magic?;
+            if self.flags.intersects(LookupFlags::BENEATH | LookupFlags::IN_ROOT)
+                || (self.flags.contains(LookupFlags::NO_XDEV) && !Arc::ptr_eq(to.mount(), dir.mount()))
+            {
                 return Err(Errno::EXDEV);
             }
-            return magic.map(Ok);
+            return Ok(Ok(to));
         }
         link.inode().readlink().map(Err)
     }
