@@ -381,7 +381,7 @@ fn file_ids() -> (u32, u32) {
 fn set_file_ids((uid, gid): (u32, u32)) -> (u32, u32) {
     // SAFETY: both take a number and change nothing but the calling thread's credentials.
     let (gid, uid) = unsafe { (libc::setfsgid(gid), libc::setfsuid(uid)) };
-    (uid.cast_unsigned(), gid.cast_unsigned())
+    (uid as u32, gid as u32)
 }
 
 /// Has the thread keep its capabilities while it is a [`Maker`]. Without the right to ask for that it could become nobody else anyway.

@@ -83,7 +83,7 @@ impl Executor {
     /// As [`Executor::room`], for what computes meanwhile: not more of these at once than leave a core to everything else. It counts until
     /// this poll of the future ends.
     pub async fn calm(self: &Arc<Self>) {
-        let most = (self.cores.count() as usize / 2).max(1);
+        let most = (self.cores.count() / 2).max(1);
         loop {
             self.room().await;
             let begun = self.computing.fetch_update(SeqCst, Relaxed, |n| (n < most).then_some(n + 1)).is_ok();

@@ -198,8 +198,7 @@ async fn close_files(task: &Arc<Task>) {
 /// After the last thread has ended: makes the process a zombie and reparents its children.
 fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) {
     if group.pid == kernel.first_pid() {
-        let status = group.links.lock().exit_status.unwrap_or(0);
-        super::init::sandbox_exit(kernel, status);
+        super::init::kill_others(kernel);
         return;
     }
     let parent = leave_children(kernel, group);

@@ -189,15 +189,24 @@ fn find_file(task: &Arc<Task>, argv: &[Vec<u8>], env: &[Vec<u8>]) -> Result<(Arc
     Err(worst)
 }
 
-/// Ends the sandbox after the first process has ended with this `wait4` status.
-pub fn sandbox_exit(kernel: &Arc<Kernel>, status: i32) {
+/// The first process has ended: ends all others.
+pub fn kill_others(kernel: &Arc<Kernel>) {
     kernel.ending.store(true, Ordering::SeqCst);
     let groups: Vec<_> = kernel.tree.lock().groups.values().cloned().collect();
     for g in groups.iter().filter(|g| g.pid != kernel.first_pid()) {
         super::exit::kill_group(g, libc::SIGKILL);
     }
+}
+
+/// The last step of a task: ends the sandbox if it was the first process's last. Its thread is gone by then, with what it has counted
+/// added up.
+pub fn task_gone(task: &Task) {
+    if task.group.pid != task.kernel.first_pid() {
+        return;
+    }
+    let Some(status) = task.group.links.lock().exit_status else { return };
     let code = if status & 0x7f == 0 { (status >> 8) & 0xff } else { 128 + (status & 0x7f) };
-    kernel.executor.shutdown(code);
+    task.kernel.executor.shutdown(code);
 }
 
 /// The calling shell continues the sandbox as its job: sends SIGCONT to the first process's process group.

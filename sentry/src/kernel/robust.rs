@@ -157,7 +157,10 @@ mod tests {
         }
         assert_eq!(pages.reads, 9);
         // A page that ends early has what comes before.
-        let short = |_: u64, _: &mut [u8]| 12;
+        let short = |_: u64, buf: &mut [u8]| {
+            buf[..12].fill(0);
+            12
+        };
         assert_eq!(pages.get::<8>(0x100000 + 4, short), Some([0; 8]));
         assert_eq!(pages.get::<8>(0x100000 + 8, short), None);
     }

@@ -3,7 +3,7 @@
 use super::deliver::{self, Flow};
 use super::signal::{SigFields, SigInfo};
 use super::task::RestartBlock;
-use super::{exit, Task};
+use super::{exit, init, Task};
 use crate::error::{Errno, Restart, SysError, SysResult};
 use crate::syscalls::{self, Ctx};
 use platform::{Enter, Fault, GuestThread, Trap};
@@ -133,6 +133,7 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
     exit::leave_memory(&task, &mut *thread, !dead).await;
     exit::exit_task(&task, status).await;
     drop(thread);
+    init::task_gone(&task);
 }
 
 /// Whether a stub makes this call itself.

@@ -36,6 +36,16 @@ enum WakeTarget {
 }
 
 impl WakeTarget {
+    /// Wakes it, unless it is a task.
+    fn wake_now(self, events: PollEvents) -> Option<WakeTarget> {
+        match self {
+            WakeTarget::Task(_) => Some(self),
+            WakeTarget::Other(w) => {
+                w.wake(events);
+                None
+            }
+        }
+    }
     fn wake(self, events: PollEvents) {
         match self {
             WakeTarget::Task(w) => w.wake(),
@@ -183,7 +193,10 @@ impl WaitQueue {
         for w in inline.into_iter().flatten() {
             w.wake(events);
         }
-        in_parts(more, move |w| w.wake(events));
+        // Items of an epoll are ready when the call that made them so returns, as in Linux; waking one only queues it. Tasks
+        // that wait cost more, and nothing says when they run.
+        let tasks: Vec<WakeTarget> = more.into_iter().filter_map(|w| w.wake_now(events)).collect();
+        in_parts(tasks, move |w| w.wake(events));
     }
 
     pub fn wake_all(&self) {

@@ -94,8 +94,8 @@ pub struct GoferFs {
     losses: AtomicBool,
 }
 
-/// What tells one file of the host's from any other, for as long as there is a host: device, number and birth. Numbers alone are given out again, and
-/// an inode here need not hold its file. Where births are not kept (zero), owner and mode have to stay as well.
+/// Identity of a file of the host: device, inode number and birth time. Inode numbers alone are reused, and an inode here
+/// need not hold its file. On file systems without birth times (zero), owner and mode must stay the same, too.
 type Key = (u64, u64, protocol::Time);
 
 fn key(a: &protocol::Attr) -> Key {

@@ -42,7 +42,8 @@ const DOMAIN: Domain = Domain { uid: 0, gid: 0, permitted: 0 };
 fn heat(texts: &Texts, place: &Place) -> Option<Arc<Copy>> {
     let record = place.text.make_record(texts, DOMAIN)?;
     for _ in 0..FIRST {
-        record.trapped(texts, place, libc::SYS_read as u32, || Some(-(TRAMPOLINE as i64)));
+        let step = record.trapped(texts, place, libc::SYS_read as u32, || Some(-(TRAMPOLINE as i64)));
+        record.act(texts, place, step);
     }
     let copy = record.state.lock().copy.clone();
     copy
