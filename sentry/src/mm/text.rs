@@ -141,8 +141,11 @@ struct State {
     heat: u64,
     /// Copies made so far: each must be worth more than the one before.
     made: u32,
-    /// A thread makes the next one.
+    /// A thread makes the next one, from what this one is: nothing is patched in this one meanwhile, since a slot of the
+    /// trampoline page must belong to the same site in both.
     making: bool,
+    /// Threads that patch sites in this one.
+    proving: u32,
     /// Offsets of `syscall` instructions, as told.
     sites: HashSet<u64>,
     copy: Option<Arc<Copy>>,
@@ -466,7 +469,10 @@ impl Record {
             match copy.text.known(place.offset) {
                 Some(Outcome::Done) => return Step::Patched,
                 Some(Outcome::Later) => wait = true,
-                None if texts.may_prove() => return Step::Prove(copy.clone()),
+                None if texts.may_prove() && !state.making => {
+                    state.proving += 1;
+                    return Step::Prove(copy.clone());
+                }
                 _ => return Step::Nothing,
             }
         }
@@ -474,7 +480,7 @@ impl Record {
         let native = matches!(i64::from(nr), libc::SYS_futex | libc::SYS_sched_yield);
         let weight = if native { NATIVE } else { 1 };
         state.heat += weight;
-        if !texts.ready(weight) || state.making {
+        if !texts.ready(weight) || state.making || state.proving > 0 {
             return Step::Nothing;
         }
         let (start, end) = place.window();
@@ -503,6 +509,7 @@ impl Record {
             Step::Patched => true,
             Step::Prove(copy) => {
                 texts.proving(|| copy.patch(&place.file, &HashSet::from([place.offset]), true));
+                self.state.lock().proving -= 1;
                 copy.text.is_patched(place.offset)
             }
             Step::Make(plan) => {
