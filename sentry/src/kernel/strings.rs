@@ -77,6 +77,12 @@ static FREED: LazyLock<WaitQueue> = LazyLock::new(WaitQueue::new);
 /// What the strings of one program take until it runs.
 pub struct Room(Charge);
 
+impl Default for Room {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Room {
     pub fn new() -> Room {
         Room(ALL.nothing())

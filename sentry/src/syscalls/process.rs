@@ -485,10 +485,8 @@ pub fn setpgid(cx: &mut Ctx<'_>, pid: i32, pgid: i32) -> SysResult {
         // A session leader.
         return Err(Errno::EPERM.into());
     }
-    if pgid != pid {
-        if !tree.members(pgid).any(|x| x.sid() == my_sid) {
-            return Err(Errno::EPERM.into());
-        }
+    if pgid != pid && !tree.members(pgid).any(|x| x.sid() == my_sid) {
+        return Err(Errno::EPERM.into());
     }
     let sid = g.sid();
     tree.move_group(&g, pgid, sid);

@@ -166,7 +166,8 @@ impl GoferInode {
         if parent.passed.fetch_add(1, Ordering::Relaxed) < PASSED {
             return Ok(way);
         }
-        (way.names.pop(), way.nodes.pop());
+        way.names.pop();
+        way.nodes.pop();
         let mut walk = self.fs.walk(&way.start, &way.names, WalkFids::Last, None)?;
         way.check_walk(&walk)?;
         let handle = walk.nodes.pop().and_then(|n| n.handle).ok_or(Errno::EIO)?;

@@ -25,8 +25,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 
+/// Files in messages, by address: how often each is.
+type UnderWay = HashMap<usize, (Weak<File>, usize)>;
+
 /// Unix sockets that lie in queues, by address, and in how many places.
-static UNDER_WAY: Mutex<Option<HashMap<usize, (Weak<File>, usize)>>> = Mutex::new(None);
+static UNDER_WAY: Mutex<Option<UnderWay>> = Mutex::new(None);
 /// How many they are.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 /// How often one has left a queue or was peeked at.
