@@ -1,4 +1,4 @@
-//! What the sources keep to (docs/contributing rules that a compiler does not check). The bounds here only ever become lower.
+//! Rules for the sources that neither the compiler nor clippy checks. The bounds only become lower.
 
 use std::fs;
 use std::path::{Path, PathBuf};
