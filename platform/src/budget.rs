@@ -67,11 +67,10 @@ impl Charge {
         if amount == self.amount {
             return true;
         }
-        let Budget { used, most } = self.budget;
         let fits = match amount.checked_sub(self.amount) {
-            Some(more) => used.fetch_update(Relaxed, Relaxed, |u| u.checked_add(more).filter(|n| n <= most)).is_ok(),
+            Some(more) => self.budget.add(more),
             None => {
-                used.fetch_sub(self.amount - amount, Relaxed);
+                self.budget.give_back(self.amount - amount);
                 true
             }
         };

@@ -329,7 +329,7 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
         return;
     }
     let pr = parent.group.links.lock();
-    let (pgid, sid, tty) = (pr.pgid, pr.sid, pr.tty);
+    let (pgid, sid) = (pr.pgid, pr.sid);
     super::seccomp::inherit(parent, child);
     let (real_parent, exit_signal, parent_execs) = if has(CLONE_PARENT) {
         (pr.parent.clone(), pr.exit_signal, pr.parent_execs)
@@ -343,7 +343,6 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
         r.parent_tid = parent.tid();
         r.pgid = pgid;
         r.sid = sid;
-        r.tty = tty;
         r.exit_signal = exit_signal;
         r.parent_execs = parent_execs;
         r.threads.push(child.clone());

@@ -43,8 +43,6 @@ pub struct Links {
     pub child_stime: u64,
     pub dead_utime: u64,
     pub dead_stime: u64,
-    /// Controlling terminal as an opaque id (0: none).
-    pub tty: u64,
 }
 
 pub struct ThreadGroup {

@@ -79,15 +79,11 @@ pub struct Room(Charge);
 
 impl Default for Room {
     fn default() -> Self {
-        Self::new()
+        Room(ALL.nothing())
     }
 }
 
 impl Room {
-    pub fn new() -> Room {
-        Room(ALL.nothing())
-    }
-
     /// Whether there is room for strings of this many bytes.
     pub fn holds(&mut self, bytes: usize) -> bool {
         let need = bytes.saturating_sub(FREE) as u64 * COPIES;
@@ -134,14 +130,14 @@ mod tests {
     fn few_large_ones_at_a_time_and_small_ones_always() {
         let mut held = Vec::new();
         loop {
-            let mut room = Room::new();
+            let mut room = Room::default();
             if !(0..=MAX).step_by(1 << 20).all(|n| room.holds(n)) {
                 break;
             }
             held.push(room);
         }
         assert!(!held.is_empty() && held.len() < 10);
-        let mut other = Room::new();
+        let mut other = Room::default();
         assert!(other.holds(FREE) && !other.holds(MAX));
         drop(held);
         assert!(other.holds(MAX));

@@ -10,9 +10,10 @@ use crate::kernel::signal::SigSet;
 use crate::kernel::task::RestartBlock;
 use crate::kernel::wait::{Turn, WaitError, WaitQueue, Waiter};
 use crate::time::clock::{UserTimespec, UserTimeval};
+use platform::budget::{Budget, Charge};
 use platform::executor::now_ns;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 /// Replaces the caller's signal mask for the length of the call, if one is given (`ppoll`, `pselect6`, `epoll_pwait`).
@@ -46,31 +47,13 @@ struct Asked {
 /// Files that are asked while all others wait.
 const FEW: usize = 4096;
 
-/// Files that calls with more than [`FEW`] ask at one time, in all.
+/// Files that all calls with more than [`FEW`] ask together.
 const MOST: usize = 4 << 20;
-static MANY: AtomicUsize = AtomicUsize::new(0);
+static MANY: Budget = Budget::new(MOST as u64);
 
-/// What one call has of [`MOST`].
-#[derive(Debug)]
-struct Share(usize);
-
-impl Share {
-    fn new(n: usize) -> Result<Share> {
-        if n <= FEW {
-            return Ok(Share(0));
-        }
-        let more = |had: usize| had.checked_add(n).filter(|sum| *sum <= MOST);
-        MANY.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).map_err(|_| Errno::ENOMEM)?;
-        Ok(Share(n))
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        if self.0 > 0 {
-            MANY.fetch_sub(self.0, Ordering::SeqCst);
-        }
-    }
+/// The part of [`MANY`] of a call that asks `n` files.
+fn share(n: usize) -> Result<Charge> {
+    MANY.take(if n <= FEW { 0 } else { n as u64 }).ok_or(Errno::ENOMEM)
 }
 
 /// Fills in what is ready; true if anything is.
@@ -221,7 +204,7 @@ pub async fn do_poll(cx: &mut Ctx<'_>, fds: u64, nfds: u64, deadline_ns: Option<
     if nfds > cx.task.limit(libc::RLIMIT_NOFILE).min(crate::kernel::fdtable::NR_OPEN as u64) {
         return Err(Errno::EINVAL.into());
     }
-    let _share = Share::new(n)?;
+    let _share = share(n)?;
     let mut raw = vec![0u8; n * 8];
     cx.read_bytes(fds, &mut raw)?;
     let mut asked = Vec::with_capacity(n);
@@ -340,7 +323,7 @@ async fn do_select(cx: &mut Ctx<'_>, n: i32, sets: [Addr; 3], deadline_ns: Optio
             which.push((i, on));
         }
     }
-    let _share = Share::new(asked.len())?;
+    let _share = share(asked.len())?;
     // POLLHUP and POLLERR count only for the sets that name them.
     let relevant = |asked: &mut [Asked]| {
         for a in asked.iter_mut() {
@@ -425,12 +408,12 @@ mod tests {
 
     #[test]
     fn what_all_ask_has_a_bound() {
-        let shares: Vec<Share> = std::iter::from_fn(|| Share::new(FEW + 1).ok()).collect();
+        let shares: Vec<Charge> = std::iter::from_fn(|| share(FEW + 1).ok()).collect();
         assert_eq!(shares.len(), MOST / (FEW + 1));
-        assert_eq!(Share::new(MOST).unwrap_err(), Errno::ENOMEM);
-        assert!(Share::new(FEW).is_ok());
+        assert_eq!(share(MOST).unwrap_err(), Errno::ENOMEM);
+        assert!(share(FEW).is_ok());
         drop(shares);
-        assert!(Share::new(MOST).is_ok());
-        assert!(Share::new(usize::MAX).is_err());
+        assert!(share(MOST).is_ok());
+        assert!(share(usize::MAX).is_err());
     }
 }

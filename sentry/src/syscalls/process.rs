@@ -180,7 +180,7 @@ async fn read_strings(
 /// Arguments and environment of a program whose name has `name_len` bytes; waits if too many others are being started.
 async fn arguments(cx: &mut Ctx<'_>, name_len: usize, argv: u64, envp: u64) -> SysResult<(Strings, Strings, Room)> {
     loop {
-        let (mut total, mut room) = (name_len, Room::new());
+        let (mut total, mut room) = (name_len, Room::default());
         let mut windows = [Window::new(cx.mem()), Window::new(cx.mem())];
         if let Some(args) = read_strings(&mut windows, argv, &mut total, &mut room).await? {
             if let Some(env) = read_strings(&mut windows, envp, &mut total, &mut room).await? {
@@ -500,6 +500,5 @@ pub fn setsid(cx: &mut Ctx<'_>) -> SysResult {
         return Err(Errno::EPERM.into());
     }
     tree.move_group(me, me.pid, me.pid);
-    me.links.lock().tty = 0;
     Ok(me.pid as u64)
 }

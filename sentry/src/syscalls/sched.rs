@@ -11,10 +11,10 @@ use crate::error::{Errno, Result, SysResult};
 use crate::kernel::cred::{CAP_SYS_ADMIN, CAP_SYS_NICE};
 use crate::kernel::sched::{cpus, select, PrioWhich, SchedTarget};
 use crate::kernel::task::{RseqArea, RSEQ_FLAG_UNREGISTER};
+use crate::kernel::wait::yield_now;
 use crate::time::clock::UserTimespec;
 use platform::Op;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::Poll;
 
 const RESET_ON_FORK: i32 = 0x4000_0000;
 const SCHED_ATTR_V0: usize = 48;
@@ -41,16 +41,7 @@ fn checked_target(cx: &Ctx<'_>, pid: i32) -> Result<SchedTarget> {
 }
 
 pub async fn sched_yield(_cx: &mut Ctx<'_>) -> SysResult {
-    let mut yielded = false;
-    std::future::poll_fn(|cx| {
-        if yielded {
-            return Poll::Ready(());
-        }
-        yielded = true;
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+    yield_now().await;
     Ok(0)
 }
 
