@@ -19,10 +19,10 @@ pub mod fd {
     pub const GOFER: RawFd = 4;
     /// Sentry: the control socket to the command ([`crate::control`]).
     pub const CONTROL: RawFd = 5;
-    /// Sentry: the guest's standard streams.
-    pub const STDIO: [RawFd; 3] = [6, 7, 8];
     /// Sentry: where `--strace` lines go, if wanted.
-    pub const STRACE: RawFd = 9;
+    pub const STRACE: RawFd = 6;
+    /// Sentry: the first of those that the guest's first process gets; [`super::ProcessConfig::files`] counts from here.
+    pub const FILES: RawFd = 16;
 }
 
 /// A tree of host files that the guest sees.
@@ -32,17 +32,136 @@ pub struct Tree {
     pub name: String,
     /// On the host; absolute.
     pub source: Vec<u8>,
-    /// In the guest; absolute.
-    pub target: Vec<u8>,
     pub read_only: bool,
 }
 
-/// Identity of the guest's first process.
+/// Identity of a guest process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
+}
+
+/// The capability sets of a guest process, a bit for each capability (`1 << CAP_*`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    pub bounding: u64,
+    pub effective: u64,
+    pub permitted: u64,
+    pub inheritable: u64,
+    pub ambient: u64,
+}
+
+/// A classic BPF program (`struct sock_filter`): operation, jump if true, jump if false, operand.
+pub type BpfProgram = Vec<(u16, u8, u8, u32)>;
+
+/// A seccomp filter that a guest process starts with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeccompFilter {
+    pub program: BpfProgram,
+    /// `SECCOMP_FILTER_FLAG_*` of seccomp(2).
+    pub flags: u32,
+}
+
+/// A guest process to start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessConfig {
+    pub argv: Vec<Vec<u8>>,
+    pub env: Vec<Vec<u8>>,
+    pub cwd: Vec<u8>,
+    pub user: Identity,
+    pub umask: u32,
+    pub nice: i32,
+    /// Soft and hard limit of each resource, by the numbers of getrlimit(2); those that are missing have the Sentry's defaults.
+    pub limits: Vec<(u64, u64)>,
+    /// `None`: all for root and none for others.
+    pub capabilities: Option<Capabilities>,
+    pub no_new_privs: bool,
+    /// Put in force in this order, last of all before the program begins.
+    pub seccomp: Vec<SeccompFilter>,
+    pub oom_score_adj: i32,
+    /// The process's descriptors 0, 1, 2, …: each the index of a descriptor that came along, or `None` for a closed one.
+    pub files: Vec<Option<u8>>,
+    /// Descriptor 0 is a terminal, which becomes the controlling terminal of the process.
+    pub terminal: bool,
+}
+
+/// What is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountKind {
+    /// A tree of the Gofer's, by its name.
+    Tree(String),
+    Tmpfs,
+    Proc,
+    Sysfs,
+    Devpts,
+    Mqueue,
+    Cgroup,
+    /// A small tmpfs with the device nodes that every container has.
+    Dev,
+    /// Another place in the guest that is mounted already (a bind mount inside).
+    Bind(Vec<u8>),
+}
+
+/// A mount of the guest's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestMount {
+    /// Absolute; made if it is missing.
+    pub target: Vec<u8>,
+    pub kind: MountKind,
+    /// `MS_*` flags of mount(2), propagation included; `MS_REC` for a recursive bind.
+    pub flags: u64,
+    /// Options of the file system, as mount(2) takes them (`size=64m,mode=755`).
+    pub data: Vec<u8>,
+    /// A failure ends the start; otherwise it is logged, and the container goes without.
+    pub required: bool,
+}
+
+/// A device node of the guest's. Only devices that the Sentry implements can be opened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceNode {
+    pub path: Vec<u8>,
+    /// Type and permissions (`S_IFCHR | 0o666`).
+    pub mode: u32,
+    pub major: u32,
+    pub minor: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// A container of the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerConfig {
+    /// Empty for the one of `run`.
+    pub id: String,
+    pub process: ProcessConfig,
+    pub hostname: String,
+    pub domainname: String,
+    /// The Gofer's tree that is the root.
+    pub root: String,
+    pub root_read_only: bool,
+    /// `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE` or `MS_UNBINDABLE`, perhaps with `MS_REC`; 0: private.
+    pub root_propagation: u64,
+    /// Writes to the root stay in memory.
+    pub overlay: bool,
+    /// No other process changes the root while the sandbox runs: names and attributes may be cached.
+    pub exclusive: bool,
+    /// In this order.
+    pub mounts: Vec<GuestMount>,
+    pub devices: Vec<DeviceNode>,
+    /// Covered, after all mounts: files by an empty one, directories by an empty directory. What is missing is skipped.
+    pub masked_paths: Vec<Vec<u8>>,
+    /// Made read-only after all mounts.
+    pub read_only_paths: Vec<Vec<u8>>,
+    /// Names with dots (`net.ipv4.ip_forward`) and values.
+    pub sysctls: Vec<(String, String)>,
+    /// The first process is process 1.
+    pub init: bool,
+    /// The first process waits for [`Request::Start`](crate::control::protocol::Request::Start).
+    pub wait_for_start: bool,
+    pub limits: crate::control::protocol::Limits,
 }
 
 /// User and group that a process takes on the host once it is set up.
@@ -63,25 +182,12 @@ pub enum Verbosity {
     Everything,
 }
 
+/// The sandbox and its first container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SentryConfig {
-    pub argv: Vec<Vec<u8>>,
-    pub env: Vec<Vec<u8>>,
-    pub cwd: Vec<u8>,
-    pub user: Identity,
-    pub umask: u32,
-    pub nice: i32,
-    /// Soft and hard limit of each resource.
-    pub limits: Vec<(u64, u64)>,
-    pub hostname: String,
-    /// The first is the root.
-    pub trees: Vec<Tree>,
-    /// Writes to the root stay in memory.
-    pub overlay: bool,
+    pub container: ContainerConfig,
     /// Most processes and threads.
     pub max_tasks: usize,
-    /// The command is process 1.
-    pub init: bool,
     pub strace: bool,
     pub verbosity: Verbosity,
     pub hand_off: crate::cli::HandOff,
@@ -129,12 +235,7 @@ mod tests {
     #[test]
     fn config_survives_the_memfd() {
         let config = GoferConfig {
-            trees: vec![Tree {
-                name: "root".into(),
-                source: b"/\xff".to_vec(),
-                target: b"/".to_vec(),
-                read_only: true,
-            }],
+            trees: vec![Tree { name: "root".into(), source: b"/\xff".to_vec(), read_only: true }],
             tell_acls: true,
             verbosity: Verbosity::News,
         };

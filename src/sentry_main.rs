@@ -4,7 +4,7 @@
 //! looked at after it.
 
 use crate::cli::HandOff;
-use crate::config::{fd, from_memfd, SentryConfig, Verbosity};
+use crate::config::{fd, from_memfd, ContainerConfig, MountKind, SentryConfig, Verbosity};
 use crate::control::{FromSentry, ToSentry};
 use crate::outlet::Outlet;
 use crate::stats::Stats;
@@ -17,10 +17,11 @@ use platform::systrap::{self, Systrap};
 use platform::{Executor, Platform};
 use protocol::Client;
 use sentry::fs::hostfile::HostFile;
-use sentry::fs::setup::{build_root, RootOptions, TreeMount};
+use sentry::fs::setup::{build_root, MountSpec, RootOptions, Source};
 use sentry::kernel::init::{self, InitConfig};
 use sentry::kernel::kernel::Options;
 use sentry::kernel::limits::{Limits, Rlimit};
+use sentry::kernel::nsproxy::{NsProxy, UtsNs};
 use sentry::kernel::{cred, Cred, Kernel};
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -80,7 +81,14 @@ fn finish(message: &FromSentry, control: &OwnedFd) -> Result<Infallible> {
 fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
     lock_in(&config, control)?;
     let gofer = Arc::new(sys::inherited_fd(fd::GOFER)?);
-    let stdio = fd::STDIO.map(sys::inherited_fd);
+    let files = config
+        .container
+        .process
+        .files
+        .iter()
+        .map(|f| (*f)?.checked_add(fd::FILES as u8))
+        .map(|f| sys::inherited_fd(f?.into()).ok());
+    let files: Vec<_> = files.collect();
     let strace = if config.strace { Some(Trace::new(sys::inherited_fd(fd::STRACE)?)) } else { None };
     // The filter is made while the zygote starts. Besides, glibc sets its signal handlers up with the first thread; afterwards
     // `rt_sigaction` is not needed any more.
@@ -99,12 +107,12 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
         strace: config.strace,
         debug: config.verbosity == Verbosity::Everything,
         max_tasks: Some(config.max_tasks),
-        init: config.init,
+        init: config.container.init,
         stats: config.stats,
         patch: config.patch,
         local_answers: config.patch && !config.strace,
     };
-    let kernel = Kernel::new(platform, executor.clone(), options, config.hostname.clone());
+    let kernel = Kernel::new(platform, executor.clone(), options);
     if let Some(strace) = &strace {
         *kernel.strace_out.lock() = Box::new(strace.clone());
     }
@@ -128,7 +136,7 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
     let bound = platform::budget::descriptor_bound(platform::budget::Use::File);
     client.set_descriptor_bound(i32::try_from(bound).unwrap_or(i32::MAX));
     let stats = config.stats.then(|| Stats::begin(&client));
-    boot(&kernel, client, config, stdio)?;
+    boot(&kernel, client, config.container, files)?;
     FromSentry::Started.send(control).context("telling the command")?;
     let follower = executor.clone();
     std::thread::Builder::new()
@@ -283,31 +291,53 @@ fn open_stream(kernel: &Arc<Kernel>, fd: OwnedFd) -> Option<Arc<sentry::fs::File
     }
 }
 
-fn boot(kernel: &Arc<Kernel>, client: Client, config: SentryConfig, stdio: [nix::Result<OwnedFd>; 3]) -> Result<()> {
-    let user = &config.user;
+/// Where the file systems of a container come from.
+fn root_options(c: &ContainerConfig) -> RootOptions {
+    let mounts = c.mounts.iter().map(|m| MountSpec {
+        target: m.target.clone(),
+        source: match &m.kind {
+            MountKind::Tree(name) => Source::Tree(name.clone()),
+            MountKind::Tmpfs => Source::Type("tmpfs"),
+            MountKind::Proc => Source::Type("proc"),
+            MountKind::Sysfs => Source::Type("sysfs"),
+            MountKind::Devpts => Source::Type("devpts"),
+            MountKind::Mqueue => Source::Type("mqueue"),
+            MountKind::Cgroup => Source::Type("cgroup2"),
+            MountKind::Dev => Source::Dev,
+            MountKind::Bind(from) => Source::Bind(from.clone()),
+        },
+        flags: m.flags,
+        data: m.data.clone(),
+        required: m.required,
+    });
+    RootOptions {
+        tree: c.root.clone(),
+        read_only: c.root_read_only,
+        overlay: c.overlay,
+        exclusive: c.exclusive,
+        mounts: mounts.collect(),
+        user: c.process.user.uid,
+    }
+}
+
+fn boot(kernel: &Arc<Kernel>, client: Client, c: ContainerConfig, files: Vec<Option<OwnedFd>>) -> Result<()> {
+    let user = &c.process.user;
     let cred = Cred::user(user.uid, user.gid, user.groups.clone(), cred::CAP_ALL);
-    let options = RootOptions {
-        trees: config
-            .trees
-            .into_iter()
-            .map(|t| TreeMount { name: t.name, target: t.target, read_only: t.read_only })
-            .collect(),
-        overlay: config.overlay,
-        exclusive: config.overlay,
-        user: cred.uid,
-    };
-    let root = build_root(kernel, &client, &options).map_err(|e| anyhow!("setting up the file systems: {e}"))?;
-    let files = stdio.into_iter().map(|fd| fd.ok().and_then(|fd| open_stream(kernel, fd))).collect();
+    let mnt =
+        build_root(kernel, &client, &root_options(&c)).map_err(|e| anyhow!("setting up the file systems: {e}"))?;
+    let ns = NsProxy { uts: UtsNs::new(c.hostname, c.domainname), ipc: Arc::default(), net: Arc::default(), mnt };
+    let _ = kernel.first_ns.set(Arc::new(ns.clone()));
+    let files = files.into_iter().map(|fd| fd.and_then(|fd| open_stream(kernel, fd))).collect();
     let init = InitConfig {
-        argv: config.argv,
-        env: config.env,
-        cwd: config.cwd,
+        argv: c.process.argv,
+        env: c.process.env,
+        cwd: c.process.cwd,
         cred,
         files,
-        root,
-        umask: config.umask,
-        nice: config.nice,
-        limits: limits(&config.limits),
+        ns,
+        umask: c.process.umask,
+        nice: c.process.nice,
+        limits: limits(&c.process.limits),
     };
     init::spawn(
         kernel,

@@ -13,6 +13,7 @@ use sentry::fs::tmpfs::{TmpFs, TmpOptions};
 use sentry::fs::vfs::{FsContext, LookupFlags, Mount, MountFlags, MountNamespace, Path, SuperBlock};
 use sentry::fs::{Inode, NewNode};
 use sentry::kernel::kernel::Options;
+use sentry::kernel::nsproxy::{NsProxy, UtsNs};
 use sentry::kernel::signal::SigActions;
 use sentry::kernel::{cred, current, limits::Limits, Cred, FdTable, Kernel, Task, ThreadGroup};
 use sentry::mm::{space::Map, Mm};
@@ -184,7 +185,8 @@ fn root(kernel: &Arc<Kernel>) -> Path {
     let proc = SuperBlock::new("proc", b"proc", String::new());
     let proc = Mount::of(sentry::fs::proc::new(kernel), proc, MountFlags::empty()).expect("proc");
     ns.mount(&proc, &find("/proc").expect("/proc")).expect("mount");
-    *kernel.mounts.write() = Some(ns);
+    let names = UtsNs::new("bench".into(), "(none)".into());
+    let _ = kernel.first_ns.set(Arc::new(NsProxy { uts: names, ipc: Arc::default(), net: Arc::default(), mnt: ns }));
     root
 }
 
@@ -198,6 +200,7 @@ fn task(kernel: &Arc<Kernel>, space: &Arc<Memory>, root: Path) -> Arc<Task> {
         files: RwLock::new(FdTable::new()),
         fs: RwLock::new(Arc::new(Mutex::new(FsContext::new(root)))),
         mm: RwLock::new(Mm::new(space.clone(), Map::with_stack(1 << 20, 0))),
+        nsproxy: RwLock::new(kernel.first_ns.get().expect("set above").clone()),
         signals: Default::default(),
         comm: Mutex::new(b"bench".to_vec()),
         clear_child_tid: Default::default(),
@@ -298,7 +301,7 @@ fn time(mut f: impl FnMut()) -> f64 {
 fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with("--"));
     let executor = Executor::new(platform::HandOff::default(), None).expect("executor");
-    let kernel = Kernel::new(Arc::new(NoPlatform), executor, Options::default(), "bench".into());
+    let kernel = Kernel::new(Arc::new(NoPlatform), executor, Options::default());
     let space = Arc::new(Memory(Mutex::new(vec![0; 4 << 20])));
     let task = task(&kernel, &space, root(&kernel));
     let thread = Thread { regs: Regs::default(), space, queue: Vec::new(), prefetched: (0, Vec::new()) };

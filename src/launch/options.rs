@@ -1,7 +1,11 @@
 //! From the command line to the configurations of the two processes. Every mistake is found here, with a line that says what to do.
 
 use crate::cli::{Network, Overlay, PlatformKind, RunArgs, Switch};
-use crate::config::{GoferConfig, HostIds, Identity, SentryConfig, Tree, Verbosity};
+use crate::config::{
+    ContainerConfig, GoferConfig, GuestMount, HostIds, Identity, MountKind, ProcessConfig, SentryConfig, Tree,
+    Verbosity,
+};
+use crate::control::protocol::Limits;
 use anyhow::{anyhow, bail, Context, Result};
 use nix::unistd::{getegid, geteuid, getgroups};
 use std::ffi::{OsStr, OsString};
@@ -78,7 +82,7 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         PlatformKind::Systrap => {}
         PlatformKind::Ptrace => bail!("--platform ptrace is not there yet; use --platform systrap"),
     }
-    let trees = trees(&args)?;
+    let (trees, binds) = trees(&args)?;
     let cwd = match &args.cwd {
         Some(dir) if dir.is_absolute() => dir.clone(),
         Some(dir) => bail!("--cwd {}: give an absolute path inside the sandbox", dir.display()),
@@ -107,7 +111,7 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         (Some(_), false) => Verbosity::News,
         (None, false) => Verbosity::Warnings,
     };
-    let sentry = SentryConfig {
+    let process = ProcessConfig {
         argv: args.command.into_iter().map(OsString::into_vec).collect(),
         env: environment(&args.env, args.clear_env)?,
         cwd: cwd.into_os_string().into_vec(),
@@ -115,11 +119,36 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         umask: umask(),
         nice: crate::sys::nice(),
         limits,
+        capabilities: None,
+        no_new_privs: false,
+        seccomp: Vec::new(),
+        oom_score_adj: 0,
+        files: (0..3u8).map(|i| crate::sys::was_open(usize::from(i)).then_some(i)).collect(),
+        terminal: false,
+    };
+    let overlay = args.overlay == Overlay::Memory;
+    let container = ContainerConfig {
+        id: String::new(),
+        process,
         hostname,
-        trees: trees.clone(),
-        overlay: args.overlay == Overlay::Memory,
-        max_tasks,
+        domainname: "(none)".into(),
+        root: ROOT.into(),
+        root_read_only: false,
+        root_propagation: 0,
+        overlay,
+        exclusive: overlay,
+        mounts: standard_mounts().into_iter().chain(binds).collect(),
+        devices: Vec::new(),
+        masked_paths: Vec::new(),
+        read_only_paths: Vec::new(),
+        sysctls: Vec::new(),
         init: args.init,
+        wait_for_start: false,
+        limits: Limits::default(),
+    };
+    let sentry = SentryConfig {
+        container,
+        max_tasks,
         strace: strace.is_some(),
         verbosity,
         hand_off: args.hand_off,
@@ -128,7 +157,7 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         stats: args.stats,
         become_ids: Standing::now()?.own_ids(platform::host::random_u64()),
     };
-    let gofer = GoferConfig { trees, tell_acls: sentry.user.uid != 0, verbosity };
+    let gofer = GoferConfig { trees, tell_acls: sentry.container.process.user.uid != 0, verbosity };
     Ok(Plan { sentry, gofer, log, strace })
 }
 
@@ -157,7 +186,30 @@ fn open_to_write(path: &Path, append: bool) -> Result<OwnedFd> {
     Ok(File::into(file.with_context(|| format!("{}", path.display()))?))
 }
 
-fn trees(args: &RunArgs) -> Result<Vec<Tree>> {
+/// Name of the Gofer's tree that is the root.
+const ROOT: &str = "root";
+
+/// What is mounted in every sandbox of `run`.
+fn standard_mounts() -> Vec<GuestMount> {
+    let guarded = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC | libc::MS_RELATIME;
+    let mount = |target: &str, kind, flags: u64, data: &str| GuestMount {
+        target: target.into(),
+        kind,
+        flags,
+        data: data.into(),
+        required: false,
+    };
+    vec![
+        mount("/proc", MountKind::Proc, guarded, ""),
+        mount("/sys", MountKind::Sysfs, guarded | libc::MS_RDONLY, ""),
+        mount("/dev", MountKind::Dev, libc::MS_NOSUID | libc::MS_RELATIME, ""),
+        mount("/dev/pts", MountKind::Devpts, libc::MS_NOSUID | libc::MS_NOEXEC, ""),
+        mount("/dev/shm", MountKind::Tmpfs, guarded & !libc::MS_NOEXEC, "mode=1777"),
+    ]
+}
+
+/// The trees that the Gofer serves, and the mounts of those that are not the root.
+fn trees(args: &RunArgs) -> Result<(Vec<Tree>, Vec<GuestMount>)> {
     let root = args.rootfs.as_deref().unwrap_or(Path::new("/"));
     let root = root.canonicalize().with_context(|| format!("--rootfs {}", root.display()))?;
     if !root.is_dir() {
@@ -165,15 +217,23 @@ fn trees(args: &RunArgs) -> Result<Vec<Tree>> {
     }
     check_served("--rootfs", &root)?;
     let mut trees = vec![Tree {
-        name: "root".into(),
+        name: ROOT.into(),
         source: root.into_os_string().into_vec(),
-        target: b"/".to_vec(),
         read_only: args.overlay == Overlay::Memory,
     }];
+    let mut mounts = Vec::new();
     for (i, bind) in args.bind.iter().enumerate() {
-        trees.push(parse_bind(bind, format!("bind{i}"))?);
+        let (tree, target) = parse_bind(bind, format!("bind{i}"))?;
+        mounts.push(GuestMount {
+            target,
+            kind: MountKind::Tree(tree.name.clone()),
+            flags: libc::MS_RELATIME | if tree.read_only { libc::MS_RDONLY } else { 0 },
+            data: Vec::new(),
+            required: false,
+        });
+        trees.push(tree);
     }
-    Ok(trees)
+    Ok((trees, mounts))
 }
 
 /// Refuses what shows the host's kernel.
@@ -187,7 +247,8 @@ fn check_served(option: &str, source: &Path) -> Result<()> {
     }
 }
 
-fn parse_bind(text: &OsStr, name: String) -> Result<Tree> {
+/// The tree of a `--bind`, and where it goes.
+fn parse_bind(text: &OsStr, name: String) -> Result<(Tree, Vec<u8>)> {
     let shown = text.to_string_lossy();
     let mistake = || {
         anyhow!("--bind {shown}: write SRC:DST, SRC:DST:ro or SRC:DST:rw, with DST an absolute path inside the sandbox")
@@ -204,7 +265,7 @@ fn parse_bind(text: &OsStr, name: String) -> Result<Tree> {
     let source = Path::new(OsStr::from_bytes(source));
     let source = source.canonicalize().with_context(|| format!("--bind {shown}: {}", source.display()))?;
     check_served(&format!("--bind {shown}"), &source)?;
-    Ok(Tree { name, source: source.into_os_string().into_vec(), target: target.to_vec(), read_only })
+    Ok((Tree { name, source: source.into_os_string().into_vec(), read_only }, target.to_vec()))
 }
 
 fn environment(extra: &[OsString], clear: bool) -> Result<Vec<Vec<u8>>> {
@@ -258,16 +319,16 @@ fn identity(user: Option<&str>) -> Result<Identity> {
 mod tests {
     use super::*;
 
-    fn bind(text: &str) -> Result<Tree> {
+    fn bind(text: &str) -> Result<(Tree, Vec<u8>)> {
         parse_bind(OsStr::new(text), "b".into())
     }
 
     #[test]
     fn binds() {
-        let tree = bind("/etc:/data:ro").unwrap();
-        assert_eq!((tree.source, tree.target, tree.read_only), (b"/etc".to_vec(), b"/data".to_vec(), true));
-        assert!(!bind("/etc:/data").unwrap().read_only);
-        assert!(!bind("/etc:/data:rw").unwrap().read_only);
+        let (tree, target) = bind("/etc:/data:ro").unwrap();
+        assert_eq!((tree.source, target, tree.read_only), (b"/etc".to_vec(), b"/data".to_vec(), true));
+        assert!(!bind("/etc:/data").unwrap().0.read_only);
+        assert!(!bind("/etc:/data:rw").unwrap().0.read_only);
         for wrong in ["", "/etc", "/etc:data", ":/data", "/etc:/data:x", "/etc:/a:ro:ro", "/no/such/thing:/data"] {
             assert!(bind(wrong).is_err(), "{wrong}");
         }

@@ -114,7 +114,7 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
     ];
     for (i, (stream, anew)) in streams.iter().zip(&anew).enumerate() {
         if sys::was_open(i) {
-            fds.push((anew.as_ref().map_or(*stream, |a| a.as_fd()), fd::STDIO[i]));
+            fds.push((anew.as_ref().map_or(*stream, |a| a.as_fd()), fd::FILES + i as RawFd));
         }
     }
     if let Some(strace) = strace_anew.as_ref().or(plan.strace.as_ref()) {

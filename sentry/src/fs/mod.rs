@@ -18,6 +18,7 @@ pub mod epoll;
 pub mod eventfd;
 pub mod fasync;
 pub mod file;
+pub mod fstype;
 pub mod gofer;
 pub mod hostfile;
 pub mod inotify;

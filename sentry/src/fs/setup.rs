@@ -10,79 +10,112 @@ use crate::kernel::{cred, Cred, Kernel};
 use protocol::Client;
 use std::sync::Arc;
 
-/// A tree of the Gofer and where it goes.
+/// What is mounted.
 #[derive(Clone, Debug)]
-pub struct TreeMount {
-    /// Name to attach to.
-    pub name: String,
-    /// Absolute.
-    pub target: Vec<u8>,
-    pub read_only: bool,
+pub enum Source {
+    /// A tree of the Gofer's, by its name.
+    Tree(String),
+    /// A new file system of this type, as mount(2) names it.
+    Type(&'static str),
+    /// A small tmpfs with the device nodes that every container has.
+    Dev,
+    /// Another place of the guest's that is mounted already.
+    Bind(Vec<u8>),
 }
 
+/// A mount of a container beside its root.
+#[derive(Clone, Debug)]
+pub struct MountSpec {
+    /// Absolute; made if it is missing.
+    pub target: Vec<u8>,
+    pub source: Source,
+    /// `MS_*` flags of mount(2).
+    pub flags: u64,
+    /// Options of the file system.
+    pub data: Vec<u8>,
+    /// A failure is an error; otherwise it is logged, and the container goes without.
+    pub required: bool,
+}
+
+/// The file systems of a container.
 #[derive(Clone, Debug)]
 pub struct RootOptions {
-    /// The first is the root.
-    pub trees: Vec<TreeMount>,
+    /// The Gofer's tree that is the root.
+    pub tree: String,
+    pub read_only: bool,
     /// Writes to the root stay in memory.
     pub overlay: bool,
-    /// Nobody outside changes the root while the sandbox runs.
+    /// No other process changes the root while the sandbox runs.
     pub exclusive: bool,
-    /// The first process's user.
+    /// In this order.
+    pub mounts: Vec<MountSpec>,
+    /// The first process's user, who owns `/dev/console`.
     pub user: u32,
 }
 
-/// Builds the tree, makes it the kernel's mount namespace and returns its root.
-pub fn build_root(kernel: &Arc<Kernel>, client: &Client, options: &RootOptions) -> Result<Path> {
+/// A mount that could not be made, and why.
+#[derive(Debug)]
+pub struct MountError {
+    pub target: Vec<u8>,
+    pub errno: Errno,
+}
+
+impl From<Errno> for MountError {
+    fn from(errno: Errno) -> Self {
+        MountError { target: b"/".to_vec(), errno }
+    }
+}
+
+impl std::fmt::Display for MountError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "mounting {}: {}", String::from_utf8_lossy(&self.target), self.errno.desc())
+    }
+}
+
+/// Builds a container's tree of mounts.
+pub fn build_root(
+    kernel: &Arc<Kernel>,
+    client: &Client,
+    options: &RootOptions,
+) -> std::result::Result<Arc<MountNamespace>, MountError> {
     let reopen: Arc<Reopen> = {
         let client = client.clone();
         Arc::new(move |fd| client.reopen_read_only(fd))
     };
-    let (root_tree, binds) = options.trees.split_first().ok_or(Errno::EINVAL)?;
     let mut flags = MountFlags::RELATIME;
-    flags.set(MountFlags::RDONLY, root_tree.read_only && !options.overlay);
-    let lower = GoferFs::attach(client, &root_tree.name, options.exclusive || options.overlay)?;
+    flags.set(MountFlags::RDONLY, options.read_only);
+    let lower = GoferFs::attach(client, &options.tree, options.exclusive)?;
     let root = if options.overlay {
         let upper = TmpFs::root(&TmpOptions { first_ino: 1 << 40, ..TmpOptions::default() }, Some(reopen.clone()));
         Mount::of(Overlay::root(upper, lower)?, SuperBlock::new("overlay", b"overlay", String::new()), flags)?
     } else {
-        Mount::of(lower, SuperBlock::new("gofer", root_tree.name.as_bytes(), String::new()), flags)?
+        Mount::of(lower, SuperBlock::new("gofer", options.tree.as_bytes(), String::new()), flags)?
     };
-    let ns = MountNamespace::new(root);
     let shm = Dentry::root(
         TmpFs::root(&TmpOptions::default(), Some(reopen.clone())),
         &SuperBlock::new("tmpfs", b"tmpfs", String::new()),
     )?;
-    // A second boot does not happen; the first value stays.
+    // Those of the first container serve all.
     let _ = kernel.shm.set(Path::new(Mount::new(shm.clone(), MountFlags::empty()), shm));
-    let _ = kernel.reopen.set(reopen.clone());
+    let _ = kernel.reopen.set(reopen);
+    let ns = MountNamespace::new(root);
     let b = Builder { ns: ns.clone(), cred: Cred::user(0, 0, Vec::new(), cred::CAP_ALL) };
-    let guarded = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RELATIME;
-    b.mount(b"/proc", pseudo("proc", super::proc::new(kernel), guarded)?);
-    let sys = pseudo("sysfs", super::sys::new(kernel), guarded | MountFlags::RDONLY)?;
-    b.mount(b"/sys", sys);
-    b.mount(b"/dev", dev(&reopen, options.user)?);
-    b.mount(b"/dev/pts", pseudo("devpts", super::tty::devpts::new(kernel), MountFlags::NOSUID | MountFlags::NOEXEC)?);
-    let shm = TmpOptions { mode: 0o1777, ..TmpOptions::default() };
-    b.mount(b"/dev/shm", TmpFs::mount(&shm, guarded - MountFlags::NOEXEC, Some(reopen))?);
-    for t in binds {
-        let mut flags = MountFlags::RELATIME;
-        flags.set(MountFlags::RDONLY, t.read_only);
-        b.mount(&t.target, GoferFs::mount(client, &t.name, false, flags)?);
+    for m in &options.mounts {
+        match b.mount_spec(kernel, client, options, m) {
+            Err(errno) if m.required => return Err(MountError { target: m.target.clone(), errno }),
+            Err(e) => {
+                log::warn!("cannot mount {} in the sandbox: {}", String::from_utf8_lossy(&m.target), e.desc())
+            }
+            Ok(()) => {}
+        }
     }
-    let path = ns.root();
-    *kernel.mounts.write() = Some(ns);
-    Ok(path)
-}
-
-fn pseudo(kind: &'static str, root: Arc<dyn Inode>, flags: MountFlags) -> Result<Arc<Mount>> {
-    Mount::of(root, SuperBlock::new(kind, kind.as_bytes(), String::new()), flags)
+    Ok(ns)
 }
 
 /// /dev is a small tmpfs, so that programs can add to it.
-fn dev(reopen: &Arc<Reopen>, user: u32) -> Result<Arc<Mount>> {
+fn dev(kernel: &Kernel, user: u32, flags: MountFlags) -> Result<Arc<Mount>> {
     let options = TmpOptions { size: 64 << 20, mode: 0o755, ..TmpOptions::default() };
-    let root = TmpFs::root(&options, Some(reopen.clone()));
+    let root = TmpFs::root(&options, kernel.reopen.get().cloned());
     for &(name, mode, gid, major, minor) in super::dev::NODES {
         let uid = if name == "console" { user } else { 0 };
         root.create(name.as_bytes(), NewNode::Char(libc::makedev(major, minor)), mode, uid, gid)?;
@@ -94,7 +127,7 @@ fn dev(reopen: &Arc<Reopen>, user: u32) -> Result<Arc<Mount>> {
         root.create(name.as_bytes(), NewNode::Dir, 0o755, 0, 0)?;
     }
     let sb = SuperBlock::new("tmpfs", b"tmpfs", "size=65536k,mode=755".into());
-    Mount::of(root, sb, MountFlags::NOSUID | MountFlags::RELATIME)
+    Mount::of(root, sb, flags)
 }
 
 struct Builder {
@@ -132,13 +165,20 @@ impl Builder {
         }
         Ok(at)
     }
-    /// Mounts, or says why not: a root that lacks the place and cannot be changed goes without.
-    fn mount(&self, target: &[u8], mount: Arc<Mount>) {
-        let dir = mount.root_dentry().is_dir();
-        let r = self.place(target, dir).and_then(|p| self.ns.mount(&mount, &p));
-        if let Err(e) = r {
-            log::warn!("cannot mount {} in the sandbox: {}", String::from_utf8_lossy(target), e.desc());
-        }
+    fn mount_spec(&self, kernel: &Arc<Kernel>, client: &Client, options: &RootOptions, m: &MountSpec) -> Result<()> {
+        let flags = MountFlags::from_bits_truncate(m.flags as u32);
+        let mount = match &m.source {
+            Source::Tree(name) => GoferFs::mount(client, name, false, flags)?,
+            Source::Dev => dev(kernel, options.user, flags)?,
+            Source::Type(kind) => super::fstype::mount(kernel, kind.as_bytes(), kind.as_bytes(), flags, &m.data)?,
+            Source::Bind(from) => {
+                let from = self.find(from)?;
+                let place = self.place(&m.target, from.is_dir())?;
+                return self.ns.bind(&from, &place, m.flags & libc::MS_REC != 0).map(|new| new.set_flags(flags));
+            }
+        };
+        let place = self.place(&m.target, mount.root_dentry().is_dir())?;
+        self.ns.mount(&mount, &place)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Message queues (msgsnd(2), msgrcv(2), msgctl(2)).
 
-use super::{now, Object, Perm, SetPerm};
+use super::{now, IpcNamespace, Object, Perm, SetPerm};
 use crate::abi::PollEvents;
 use crate::error::{Errno, Restart, Result, SysError, SysResult};
 use crate::kernel::cred::CAP_SYS_RESOURCE;
 use crate::kernel::wait::{WaitError, WaitQueue};
-use crate::kernel::{Cred, Kernel, Task};
+use crate::kernel::{Cred, Task};
 use parking_lot::Mutex;
 use platform::budget::{of_heap, Budget, Charge};
 use std::collections::VecDeque;
@@ -216,14 +216,14 @@ impl Queue {
         Ok(())
     }
 
-    pub fn remove(&self, kernel: &Kernel, cred: &Cred, id: i32) -> Result<()> {
+    pub fn remove(&self, ns: &IpcNamespace, cred: &Cred, id: i32) -> Result<()> {
         {
             let mut s = self.state.lock();
             s.perm.check_owner(cred)?;
             s.removed = true;
             s.clear();
         }
-        kernel.ipc.msgs.remove(id);
+        ns.msgs.remove(id);
         self.room.wake_all();
         self.arrivals.wake_all();
         Ok(())

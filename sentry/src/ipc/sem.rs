@@ -3,11 +3,11 @@
 //! The operations of one call take effect together or not at all; a waiting caller tries again after each
 //! change of the set. The set keeps the `SEM_UNDO` adjustments, by process.
 
-use super::{now, Object, Perm, SetPerm};
+use super::{now, IpcNamespace, Object, Perm, SetPerm};
 use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::kernel::wait::{WaitError, WaitQueue};
-use crate::kernel::{Cred, Kernel, Task};
+use crate::kernel::{Cred, Task};
 use parking_lot::Mutex;
 use platform::budget::{of_heap, Budget, Charge};
 use platform::executor::Rounds;
@@ -307,7 +307,7 @@ impl Set {
     }
 
     /// `IPC_RMID`: all waiters get `EIDRM`.
-    pub fn remove(&self, kernel: &Kernel, cred: &Cred, id: i32) -> Result<()> {
+    pub fn remove(&self, ns: &IpcNamespace, cred: &Cred, id: i32) -> Result<()> {
         {
             let mut s = self.state.lock();
             s.perm.check_owner(cred)?;
@@ -317,9 +317,9 @@ impl Set {
             for pid in std::mem::take(&mut s.undo).into_keys() {
                 self.undoers.forget(pid, self);
             }
-            kernel.ipc.sem_total.fetch_sub(s.sems.len(), Ordering::Relaxed);
+            ns.sem_total.fetch_sub(s.sems.len(), Ordering::Relaxed);
         }
-        kernel.ipc.sems.remove(id);
+        ns.sems.remove(id);
         self.queue.wake_all();
         Ok(())
     }
@@ -351,14 +351,14 @@ impl Set {
 }
 
 /// Whether a process has adjustments to be applied at exit.
-pub fn has_undo(kernel: &Kernel, pid: i32) -> bool {
-    kernel.ipc.sem_undoers.has(pid)
+pub fn has_undo(ns: &IpcNamespace, pid: i32) -> bool {
+    ns.sem_undoers.has(pid)
 }
 
 /// Exit of a process: applies its `SEM_UNDO` adjustments.
-pub fn process_gone(kernel: &Kernel, pid: i32) {
+pub fn process_gone(ns: &IpcNamespace, pid: i32) {
     let mut rounds = Rounds::new();
-    for set in kernel.ipc.sem_undoers.take(pid).iter().filter_map(Weak::upgrade) {
+    for set in ns.sem_undoers.take(pid).iter().filter_map(Weak::upgrade) {
         set.undo(pid);
         rounds.next();
     }

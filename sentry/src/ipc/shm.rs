@@ -3,10 +3,10 @@
 //! A segment is a host memfd behind one open [`File`]. Each mapping holds that file, so the number of holders
 //! is the number of attaches. A removed segment lives until its last mapping is gone.
 
-use super::{now, Object, Perm, SetPerm};
+use super::{now, IpcNamespace, Object, Perm, SetPerm};
 use crate::error::{Errno, Result};
 use crate::fs::{Attr, File, FileOps, MapSource};
-use crate::kernel::{Cred, Kernel, Task};
+use crate::kernel::{Cred, Task};
 use nix::fcntl::{fcntl, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use parking_lot::Mutex;
@@ -143,7 +143,7 @@ impl Segment {
     }
 
     /// `IPC_RMID`: the key is free at once; the memory is freed with the last mapping.
-    pub fn remove(&self, kernel: &Kernel, cred: &Cred, id: i32) -> Result<()> {
+    pub fn remove(&self, ns: &IpcNamespace, cred: &Cred, id: i32) -> Result<()> {
         let (file, last) = {
             let mut s = self.state.lock();
             s.perm.check_owner(cred)?;
@@ -154,7 +154,7 @@ impl Segment {
         };
         drop(file);
         if last {
-            kernel.ipc.shms.remove(id);
+            ns.shms.remove(id);
         }
         Ok(())
     }
@@ -205,6 +205,6 @@ impl Segment {
 }
 
 /// Bytes of all segments together.
-pub fn total(kernel: &Kernel) -> u64 {
-    kernel.ipc.shms.all().iter().map(|(_, s)| s.size()).fold(0, u64::saturating_add)
+pub fn total(ns: &IpcNamespace) -> u64 {
+    ns.shms.all().iter().map(|(_, s)| s.size()).fold(0, u64::saturating_add)
 }

@@ -213,7 +213,7 @@ fn exit_group(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, task: &Arc<Task>) 
         reap(kernel, group);
     }
     group.exit_wait.wake_all();
-    crate::ipc::sem::process_gone(kernel, group.pid);
+    crate::ipc::sem::process_gone(&task.ns().ipc, group.pid);
     group.timers.clear();
 }
 

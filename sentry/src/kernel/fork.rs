@@ -284,6 +284,7 @@ fn build(
         files: RwLock::new(files),
         fs: RwLock::new(if has(CLONE_FS) { fs } else { Arc::new(Mutex::new(fs.lock().clone())) }),
         mm: RwLock::new(mm),
+        nsproxy: RwLock::new(parent.ns()),
         signals: Mutex::new(signals),
         comm: Mutex::new(parent.comm.lock().clone()),
         clear_child_tid: AtomicU64::new(if has(CLONE_CHILD_CLEARTID) { a.child_tid } else { 0 }),

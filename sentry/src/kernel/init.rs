@@ -3,12 +3,13 @@
 use super::attrs::TaskAttrs;
 use super::exec::{self, Program};
 use super::limits::Limits;
+use super::nsproxy::NsProxy;
 use super::process::ThreadGroup;
 use super::signal::{SigActions, SigInfo};
 use super::task::TaskSignals;
 use super::{run, Cred, FdTable, Kernel, Task};
 use crate::error::{Errno, Result};
-use crate::fs::vfs::{FsContext, LookupFlags, Path};
+use crate::fs::vfs::{FsContext, LookupFlags};
 use crate::fs::File;
 use crate::mm::space::Map;
 use crate::mm::Mm;
@@ -26,7 +27,7 @@ pub struct InitConfig {
     pub cred: Cred,
     /// Descriptors 0, 1, 2, …
     pub files: Vec<Option<Arc<File>>>,
-    pub root: Path,
+    pub ns: NsProxy,
     pub umask: u32,
     /// Reported to the guest; the host schedules by it.
     pub nice: i32,
@@ -77,7 +78,7 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), S
             files.replace(i as i32, f, false, super::fdtable::NR_OPEN as u64)?;
         }
     }
-    let mut fs = FsContext::new(c.root);
+    let mut fs = FsContext::new(c.ns.mnt.root());
     fs.umask = c.umask;
     let task = Arc::new(Task {
         kernel: kernel.clone(),
@@ -87,6 +88,7 @@ async fn start(kernel: &Arc<Kernel>, c: InitConfig) -> std::result::Result<(), S
         files: RwLock::new(files),
         fs: RwLock::new(Arc::new(Mutex::new(fs))),
         mm: RwLock::new(Mm::new(first.address_space(), Map::default())),
+        nsproxy: RwLock::new(Arc::new(c.ns)),
         signals: Mutex::new(TaskSignals::default()),
         comm: Mutex::new(b"init".to_vec()),
         clear_child_tid: AtomicU64::new(0),

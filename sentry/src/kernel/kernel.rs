@@ -1,18 +1,11 @@
 //! The guest kernel: the process table and state that the whole sandbox shares.
 
 use super::{Task, ThreadGroup};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use platform::{Executor, Platform};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
-
-/// The `uname` names that can change.
-#[derive(Clone, Debug)]
-pub struct Uts {
-    pub hostname: String,
-    pub domainname: String,
-}
 
 /// Kernel release that uname(2) reports.
 pub const RELEASE: &str = "6.6.0-runsc-rs";
@@ -135,7 +128,6 @@ pub struct Kernel {
     pub platform: Arc<dyn Platform>,
     pub executor: Arc<Executor>,
     pub tree: Mutex<Tree>,
-    pub uts: RwLock<Uts>,
     pub options: Options,
     /// Host `CLOCK_MONOTONIC` and `CLOCK_REALTIME` (ns) when the sandbox started.
     pub boot_monotonic_ns: u64,
@@ -152,14 +144,12 @@ pub struct Kernel {
     pub stats: Option<super::stats::CallStats>,
     /// Output of `--strace`.
     pub strace_out: Mutex<Box<dyn std::io::Write + Send>>,
-    /// Sockets of the sandbox.
-    pub net: Arc<crate::net::NetNs>,
     /// Called when job control stops the first process (`true`) and when it continues (`false`).
     pub on_first_stopped: std::sync::OnceLock<Box<dyn Fn(bool) + Send + Sync>>,
     /// Asks the command whether it is in the foreground of the host's terminal; [`Table::set_foreground`](crate::fs::tty::Table) gets the answer.
     pub ask_foreground: std::sync::OnceLock<Box<dyn Fn() + Send + Sync>>,
-    /// The root mount namespace of the container.
-    pub mounts: RwLock<Option<Arc<crate::fs::vfs::MountNamespace>>>,
+    /// The namespaces of the first container.
+    pub first_ns: std::sync::OnceLock<Arc<super::nsproxy::NsProxy>>,
     /// Root of the tmpfs that memfds live in.
     pub shm: std::sync::OnceLock<crate::fs::vfs::Path>,
     /// Gives tmpfs read-only descriptors of its memory.
@@ -168,8 +158,6 @@ pub struct Kernel {
     pub lock_waits: crate::fs::lock::Waits,
     /// Sum of requests reserved by asynchronous I/O contexts (`fs.aio-nr`).
     pub aio_nr: Arc<std::sync::atomic::AtomicUsize>,
-    /// System V IPC.
-    pub ipc: crate::ipc::IpcNamespace,
     /// Patched code mappings.
     pub texts: crate::mm::text::Texts,
     /// Numbers of unknown calls that are already logged.
@@ -177,7 +165,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    pub fn new(platform: Arc<dyn Platform>, executor: Arc<Executor>, options: Options, hostname: String) -> Arc<Self> {
+    pub fn new(platform: Arc<dyn Platform>, executor: Arc<Executor>, options: Options) -> Arc<Self> {
         let now = crate::fs::Timespec::now();
         let mut boot_id = [0; 16];
         platform::host::getrandom(&mut boot_id);
@@ -189,7 +177,6 @@ impl Kernel {
             platform,
             executor,
             tree: Mutex::default(),
-            uts: RwLock::new(Uts { hostname, domainname: "(none)".into() }),
             stats: options.stats.then(Default::default),
             options,
             boot_monotonic_ns: platform::executor::now_ns(),
@@ -200,15 +187,13 @@ impl Kernel {
             ending: AtomicBool::new(false),
             calls: AtomicU64::new(0),
             strace_out: Mutex::new(Box::new(std::io::stderr())),
-            net: Arc::default(),
             on_first_stopped: Default::default(),
             ask_foreground: Default::default(),
-            mounts: RwLock::new(None),
+            first_ns: Default::default(),
             shm: Default::default(),
             reopen: Default::default(),
             lock_waits: Default::default(),
             aio_nr: Default::default(),
-            ipc: Default::default(),
             logged_unknown: Mutex::default(),
         })
     }

@@ -17,6 +17,7 @@ pub mod init;
 #[allow(clippy::module_inception)]
 pub mod kernel;
 pub mod limits;
+pub mod nsproxy;
 pub mod pgrp;
 pub mod pidfd;
 pub mod process;

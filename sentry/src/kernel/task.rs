@@ -57,6 +57,8 @@ pub struct Task {
     /// Root, working directory, umask; shared by `CLONE_FS`.
     pub fs: RwLock<Arc<Mutex<FsContext>>>,
     pub mm: RwLock<Arc<Mm>>,
+    /// The namespaces that it is in.
+    pub nsproxy: RwLock<Arc<super::nsproxy::NsProxy>>,
     pub signals: Mutex<TaskSignals>,
     /// `comm`, at most 15 bytes.
     pub comm: Mutex<Vec<u8>>,

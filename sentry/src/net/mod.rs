@@ -49,7 +49,7 @@ fn check_domain(domain: i32, kind: i32) -> Result<()> {
 /// socket(2).
 pub fn create(task: &Task, domain: i32, kind: i32, protocol: i32) -> Result<Socket> {
     check_domain(domain, kind)?;
-    let ns = &task.kernel.net;
+    let ns = &task.ns().net;
     match domain {
         libc::AF_UNIX => {
             if protocol != 0 && protocol != PF_UNIX {
@@ -87,7 +87,7 @@ pub fn create_pair(task: &Task, domain: i32, kind: i32, protocol: i32) -> Result
     if protocol != 0 && protocol != PF_UNIX {
         return Err(Errno::EPROTONOSUPPORT);
     }
-    let ns = &task.kernel.net;
+    let ns = &task.ns().net;
     let cred = scm::Ucred::effective(task);
     let boxed = |kind, proto| Socket::new(task, domain, kind, 0, proto);
     match kind {

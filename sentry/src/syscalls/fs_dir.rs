@@ -4,12 +4,11 @@ use super::arg::*;
 use super::fs_stat::at;
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
-use crate::fs::tmpfs::{TmpFs, TmpOptions};
 use crate::fs::vfs::ops::{self, Remove};
 use crate::fs::vfs::perm::{permission, MAY_EXEC};
 use crate::fs::vfs::walk::Parent;
-use crate::fs::vfs::{resolve, resolve_parent, LookupFlags, Mount, MountFlags, MountNamespace, Path, SuperBlock};
-use crate::fs::{Inode, NewNode, RenameFlags};
+use crate::fs::vfs::{resolve, resolve_parent, LookupFlags, MountFlags, Path};
+use crate::fs::{NewNode, RenameFlags};
 use crate::kernel::cred::{CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN, CAP_SYS_CHROOT};
 use std::sync::Arc;
 
@@ -177,64 +176,6 @@ pub fn chroot(cx: &mut Ctx<'_>, path: PathPtr) -> SysResult {
     Ok(0)
 }
 
-fn namespace(cx: &Ctx<'_>) -> Result<Arc<MountNamespace>> {
-    cx.kernel().mounts.read().clone().ok_or(Errno::EINVAL)
-}
-
-fn number(text: &[u8], radix: u32) -> Result<u64> {
-    let text = std::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
-    u64::from_str_radix(text, radix).map_err(|_| Errno::EINVAL)
-}
-
-/// `size=`, `nr_inodes=`, `mode=`, `uid=`, `gid=` of tmpfs(5).
-fn tmpfs_options(data: &[u8], o: &mut TmpOptions) -> Result<()> {
-    let most = o.size;
-    for opt in data.split(|&b| b == b',').filter(|o| !o.is_empty()) {
-        let (key, value) = match opt.iter().position(|&b| b == b'=') {
-            Some(i) => (&opt[..i], &opt[i + 1..]),
-            None => (opt, &b""[..]),
-        };
-        let scaled = || -> Result<u64> {
-            let (digits, unit) = match value.split_last() {
-                Some((b'k' | b'K', d)) => (d, 1 << 10),
-                Some((b'm' | b'M', d)) => (d, 1 << 20),
-                Some((b'g' | b'G', d)) => (d, 1 << 30),
-                Some((b'%', d)) => (d, (most / 50).max(1)),
-                _ => (value, 1),
-            };
-            number(digits, 10)?.checked_mul(unit).ok_or(Errno::EINVAL)
-        };
-        match key {
-            // 0 means "no limit" on Linux; here the host's share remains the limit.
-            b"size" => o.size = Some(scaled()?).filter(|s| *s > 0).unwrap_or(most).min(most),
-            b"nr_inodes" => o.inodes = Some(scaled()?).filter(|n| *n > 0).unwrap_or(o.inodes).min(o.inodes),
-            b"nr_blocks" => o.size = scaled()?.saturating_mul(4096).min(most),
-            b"mode" => o.mode = number(value, 8)? as u32 & 0o7777,
-            b"uid" => o.uid = u32::try_from(number(value, 10)?).map_err(|_| Errno::EINVAL)?,
-            b"gid" => o.gid = u32::try_from(number(value, 10)?).map_err(|_| Errno::EINVAL)?,
-            b"huge" | b"mpol" | b"inode64" | b"inode32" | b"noswap" => {}
-            _ => return Err(Errno::EINVAL),
-        }
-    }
-    Ok(())
-}
-
-fn fresh(cx: &Ctx<'_>, kind: &[u8], source: &[u8], flags: MountFlags, data: &[u8]) -> Result<Arc<Mount>> {
-    let (name, root): (&'static str, Arc<dyn Inode>) = match kind {
-        b"tmpfs" | b"ramfs" => {
-            let mut o = TmpOptions::default();
-            tmpfs_options(data, &mut o)?;
-            let shown = format!("size={}k,mode={:o}", o.size / 1024, o.mode);
-            let root = TmpFs::root(&o, cx.kernel().reopen.get().cloned());
-            return Mount::of(root, SuperBlock::new("tmpfs", source, shown), flags);
-        }
-        b"proc" => ("proc", crate::fs::proc::new(cx.kernel())),
-        b"sysfs" => ("sysfs", crate::fs::sys::new(cx.kernel())),
-        _ => return Err(Errno::ENODEV),
-    };
-    Mount::of(root, SuperBlock::new(name, source, String::new()), flags)
-}
-
 pub fn mount(cx: &mut Ctx<'_>, source: Addr, target: PathPtr, kind: Addr, flags: u64, data: Addr) -> SysResult {
     const KIND_MAX: usize = 4096;
     let text = |cx: &Ctx<'_>, a: Addr| -> Result<Vec<u8>> {
@@ -251,7 +192,7 @@ pub fn mount(cx: &mut Ctx<'_>, source: Addr, target: PathPtr, kind: Addr, flags:
     if !cx.task.cred().has(CAP_SYS_ADMIN) {
         return Err(Errno::EPERM.into());
     }
-    let ns = namespace(cx)?;
+    let ns = cx.task.ns().mnt.clone();
     let mut own = MountFlags::from_bits_truncate(flags as u32);
     if flags & libc::MS_NOATIME == 0 {
         own |= MountFlags::RELATIME;
@@ -289,7 +230,7 @@ pub fn mount(cx: &mut Ctx<'_>, source: Addr, target: PathPtr, kind: Addr, flags:
     if !place.is_dir() {
         return Err(Errno::ENOTDIR.into());
     }
-    let m = fresh(cx, &kind, &source, own, &data)?;
+    let m = crate::fs::fstype::mount(cx.kernel(), &kind, &source, own, &data)?;
     ns.mount(&m, &place)?;
     Ok(0)
 }
@@ -308,7 +249,7 @@ pub fn umount2(cx: &mut Ctx<'_>, target: PathPtr, flags: i32) -> SysResult {
     }
     // Mounts may be stacked, and the working directory may be in a lower one.
     let place = crate::fs::vfs::walk::uppermost(place);
-    namespace(cx)?.umount(&place, flags & libc::MNT_DETACH != 0)?;
+    cx.task.ns().mnt.umount(&place, flags & libc::MNT_DETACH != 0)?;
     Ok(0)
 }
 

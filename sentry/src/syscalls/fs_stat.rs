@@ -330,7 +330,7 @@ pub fn fstatfs(cx: &mut Ctx<'_>, fd: Fd, buf: Addr) -> SysResult {
 
 /// ustat(2): statistics of a file system by its device number.
 pub fn ustat(cx: &mut Ctx<'_>, dev: u32, buf: Addr) -> SysResult {
-    let ns = cx.kernel().mounts.read().clone().ok_or(Errno::EINVAL)?;
+    let ns = cx.task.ns().mnt.clone();
     let of =
         |m: Arc<crate::fs::vfs::Mount>| Some(m.root()).filter(|p| p.inode().attr().is_ok_and(|a| a.dev as u32 == dev));
     let s = ns.list().into_iter().find_map(of).ok_or(Errno::EINVAL)?.inode().statfs()?;

@@ -24,7 +24,7 @@ pub fn mq_open(cx: &mut Ctx<'_>, name: PathPtr, flags: i32, mode: Mode, attr: Ad
     if name.is_empty() {
         return Err(Errno::ENOENT.into());
     }
-    let file = cx.kernel().ipc.mqueues.open(cx.task, &name, flags, mode.0, attr)?;
+    let file = cx.task.ns().ipc.mqueues.open(cx.task, &name, flags, mode.0, attr)?;
     Ok(cx.task.install_fd(file, true)? as u64)
 }
 
@@ -33,7 +33,7 @@ pub fn mq_unlink(cx: &mut Ctx<'_>, name: PathPtr) -> SysResult {
     if name.is_empty() {
         return Err(Errno::ENOENT.into());
     }
-    cx.kernel().ipc.mqueues.unlink(&cx.task.cred(), &name)?;
+    cx.task.ns().ipc.mqueues.unlink(&cx.task.cred(), &name)?;
     Ok(0)
 }
 

@@ -18,7 +18,7 @@ const PER_LINUX32: u32 = 8;
 const UNAME26: u32 = 0x002_0000;
 
 pub fn uname(cx: &mut Ctx<'_>, buf: Addr) -> SysResult {
-    let uts = cx.kernel().uts.read().clone();
+    let uts = cx.task.ns().uts.names.read().clone();
     let personality = cx.task.attrs.personality.load(Ordering::Relaxed);
     let machine = if personality & 0xff == PER_LINUX32 { "i686" } else { "x86_64" };
     let mut raw = [0u8; 6 * (UTS_LEN + 1)];
@@ -49,13 +49,13 @@ fn uts_name(cx: &Ctx<'_>, name: Addr, len: i32) -> Result<String> {
 
 pub fn sethostname(cx: &mut Ctx<'_>, name: Addr, len: i32) -> SysResult {
     let name = uts_name(cx, name, len)?;
-    cx.kernel().uts.write().hostname = name;
+    cx.task.ns().uts.names.write().hostname = name;
     Ok(0)
 }
 
 pub fn setdomainname(cx: &mut Ctx<'_>, name: Addr, len: i32) -> SysResult {
     let name = uts_name(cx, name, len)?;
-    cx.kernel().uts.write().domainname = name;
+    cx.task.ns().uts.names.write().domainname = name;
     Ok(0)
 }
 
@@ -203,7 +203,7 @@ pub fn kcmp(cx: &mut Ctx<'_>, pid1: i32, pid2: i32, kind: i32, idx1: u64, idx2: 
         // Undo lists belong to processes.
         6 => {
             Arc::ptr_eq(&a.group, &b.group)
-                || ![&a, &b].iter().any(|t| crate::ipc::sem::has_undo(&t.kernel, t.group.pid))
+                || ![&a, &b].iter().any(|t| crate::ipc::sem::has_undo(&t.ns().ipc, t.group.pid))
         }
         _ => return Err(Errno::EINVAL.into()),
     };

@@ -10,6 +10,7 @@ use crate::fs::File;
 use crate::ipc::msg::{self, Message};
 use crate::ipc::sem::{self, Op as SemOp};
 use crate::ipc::shm::{self, Segment, ShmFile};
+use crate::ipc::IpcNamespace;
 use crate::ipc::SetPerm;
 use crate::mm::space::Map;
 use crate::mm::vma::{page_aligned, valid_range, Backing, Vma};
@@ -39,9 +40,13 @@ fn longs(list: &[u64]) -> Vec<u8> {
 
 // Message queues.
 
+fn ipc(cx: &Ctx<'_>) -> Arc<IpcNamespace> {
+    cx.task.ns().ipc.clone()
+}
+
 pub fn msgget(cx: &mut Ctx<'_>, key: i32, flags: i32) -> SysResult {
     let cred = cx.task.cred();
-    let id = cx.kernel().ipc.msgs.get_or_create(key, flags, &cred, |_| Ok(()), |p| Ok(msg::Queue::new(p)))?;
+    let id = ipc(cx).msgs.get_or_create(key, flags, &cred, |_| Ok(()), |p| Ok(msg::Queue::new(p)))?;
     Ok(id as u64)
 }
 
@@ -52,7 +57,7 @@ pub async fn msgsnd(cx: &mut Ctx<'_>, id: i32, msgp: Addr, size: usize, flags: i
     }
     let mut data = vec![0u8; size];
     cx.mem().read_bytes(msgp.0.checked_add(8).ok_or(Errno::EFAULT)?, &mut data)?;
-    let queue = cx.kernel().ipc.msgs.get(id)?;
+    let queue = ipc(cx).msgs.get(id)?;
     queue.send(cx.task, Message { kind, data }, flags).await
 }
 
@@ -64,7 +69,7 @@ pub async fn msgrcv(cx: &mut Ctx<'_>, id: i32, msgp: Addr, size: i64, kind: i64,
     if flags & msg::MSG_COPY != 0 && (flags & msg::MSG_EXCEPT != 0 || flags & libc::IPC_NOWAIT == 0) {
         return Err(Errno::EINVAL.into());
     }
-    let queue = cx.kernel().ipc.msgs.get(id)?;
+    let queue = ipc(cx).msgs.get(id)?;
     let m = queue.receive(cx.task, max, kind, flags).await?;
     cx.write(msgp.0, &m.kind)?;
     cx.write_bytes(msgp.0.checked_add(8).ok_or(Errno::EFAULT)?, &m.data)?;
@@ -78,8 +83,8 @@ pub fn msgctl(cx: &mut Ctx<'_>, id: i32, cmd: i32, buf: Addr) -> SysResult {
     if id < 0 || cmd < 0 {
         return Err(Errno::EINVAL.into());
     }
-    let kernel = cx.kernel().clone();
-    let all = &kernel.ipc.msgs;
+    let ns = ipc(cx);
+    let all = &ns.msgs;
     let cred = cx.task.cred();
     match cmd {
         IPC_INFO | MSG_INFO => {
@@ -118,7 +123,7 @@ pub fn msgctl(cx: &mut Ctx<'_>, id: i32, cmd: i32, buf: Addr) -> SysResult {
             Ok(0)
         }
         IPC_RMID => {
-            all.get(id)?.remove(&kernel, &cred, id)?;
+            all.get(id)?.remove(&ns, &cred, id)?;
             Ok(0)
         }
         _ => Err(Errno::EINVAL.into()),
@@ -130,19 +135,20 @@ pub fn msgctl(cx: &mut Ctx<'_>, id: i32, cmd: i32, buf: Addr) -> SysResult {
 pub fn semget(cx: &mut Ctx<'_>, key: i32, nsems: i32, flags: i32) -> SysResult {
     let n = usize::try_from(nsems).ok().filter(|n| *n <= sem::SEMMSL).ok_or(Errno::EINVAL)?;
     let cred = cx.task.cred();
-    let all = &cx.kernel().ipc.sems;
+    let ns = ipc(cx);
+    let all = &ns.sems;
     let fits = |s: &sem::Set| if n > s.len() { Err(Errno::EINVAL) } else { Ok(()) };
     let id = all.get_or_create(key, flags, &cred, fits, |p| {
         if n == 0 {
             return Err(Errno::EINVAL);
         }
         // Under the registry's lock.
-        let total = &cx.kernel().ipc.sem_total;
+        let total = &ns.sem_total;
         if total.load(Ordering::Relaxed) + n > sem::SEMMNS {
             return Err(Errno::ENOSPC);
         }
         total.fetch_add(n, Ordering::Relaxed);
-        Ok(sem::Set::new(p, n, &cx.kernel().ipc.sem_undoers))
+        Ok(sem::Set::new(p, n, &ns.sem_undoers))
     })?;
     Ok(id as u64)
 }
@@ -156,7 +162,7 @@ async fn do_semop(cx: &mut Ctx<'_>, id: i32, sops: Addr, nsops: usize, deadline:
     }
     let raw: Vec<[i16; 3]> = cx.mem().read_vec(sops.0, nsops)?;
     let ops: Vec<SemOp> = raw.iter().map(|[n, op, flags]| SemOp { num: *n as u16, op: *op, flags: *flags }).collect();
-    let set = cx.kernel().ipc.sems.get(id)?;
+    let set = ipc(cx).sems.get(id)?;
     set.operate(cx.task, &ops, deadline).await
 }
 
@@ -184,8 +190,8 @@ pub fn semctl(cx: &mut Ctx<'_>, id: i32, num: i32, cmd: i32, arg: u64) -> SysRes
     if id < 0 {
         return Err(Errno::EINVAL.into());
     }
-    let kernel = cx.kernel().clone();
-    let all = &kernel.ipc.sems;
+    let ns = ipc(cx);
+    let all = &ns.sems;
     let cred = cx.task.cred();
     let index = || usize::try_from(num).map_err(|_| Errno::EINVAL);
     match cmd {
@@ -221,7 +227,7 @@ pub fn semctl(cx: &mut Ctx<'_>, id: i32, num: i32, cmd: i32, arg: u64) -> SysRes
             Ok(0)
         }
         IPC_RMID => {
-            all.get(id)?.remove(&kernel, &cred, id)?;
+            all.get(id)?.remove(&ns, &cred, id)?;
             Ok(0)
         }
         GETVAL => Ok(all.get(id)?.value(&cred, index()?)? as u64),
@@ -257,10 +263,10 @@ pub fn semctl(cx: &mut Ctx<'_>, id: i32, num: i32, cmd: i32, arg: u64) -> SysRes
 
 pub fn shmget(cx: &mut Ctx<'_>, key: i32, size: u64, flags: i32) -> SysResult {
     let cred = cx.task.cred();
-    let used = shm::total(cx.kernel());
-    let shmmax = cx.kernel().ipc.shmmax.load(Ordering::Relaxed);
+    let used = shm::total(&ipc(cx));
+    let shmmax = ipc(cx).shmmax.load(Ordering::Relaxed);
     let fits = |s: &Segment| if s.size() < size { Err(Errno::EINVAL) } else { Ok(()) };
-    let id = cx.kernel().ipc.shms.get_or_create(key, flags, &cred, fits, |p| {
+    let id = ipc(cx).shms.get_or_create(key, flags, &cred, fits, |p| {
         if size == 0 || size > shmmax {
             return Err(Errno::EINVAL);
         }
@@ -313,7 +319,7 @@ pub async fn shmat(cx: &mut Ctx<'_>, id: i32, addr: Addr, flags: i32) -> SysResu
         prot |= libc::PROT_EXEC;
         want |= 0o111;
     }
-    let segment = cx.kernel().ipc.shms.get(id)?;
+    let segment = ipc(cx).shms.get(id)?;
     begin(cx).await;
     let file = segment.attach(cx.task, want)?;
     let (fd, len) = match file.ops.as_any().downcast_ref::<ShmFile>() {
@@ -405,13 +411,13 @@ pub fn shmctl(cx: &mut Ctx<'_>, id: i32, cmd: i32, buf: Addr) -> SysResult {
     if id < 0 || cmd < 0 {
         return Err(Errno::EINVAL.into());
     }
-    let kernel = cx.kernel().clone();
-    let all = &kernel.ipc.shms;
+    let ns = ipc(cx);
+    let all = &ns.shms;
     let cred = cx.task.cred();
     match cmd {
         IPC_INFO => {
             let mni = all.limit() as u64;
-            let max = kernel.ipc.shmmax.load(Ordering::Relaxed);
+            let max = ns.shmmax.load(Ordering::Relaxed);
             let info = [max, 1, mni, mni, shm::SHMALL, 0, 0, 0, 0];
             cx.write_bytes(buf.0, &longs(&info))?;
             Ok(all.max_index())
@@ -443,7 +449,7 @@ pub fn shmctl(cx: &mut Ctx<'_>, id: i32, cmd: i32, buf: Addr) -> SysResult {
             Ok(0)
         }
         IPC_RMID => {
-            all.get(id)?.remove(&kernel, &cred, id)?;
+            all.get(id)?.remove(&ns, &cred, id)?;
             Ok(0)
         }
         SHM_LOCK | SHM_UNLOCK => {

@@ -48,7 +48,7 @@ pub fn unshare(cx: &mut Ctx<'_>, flags: u64) -> SysResult {
         super::fs_open::own_files(task)?;
     }
     if flags & libc::CLONE_SYSVSEM != 0 && threads == 1 {
-        crate::ipc::sem::process_gone(&task.kernel, task.group.pid);
+        crate::ipc::sem::process_gone(&task.ns().ipc, task.group.pid);
     }
     Ok(0)
 }

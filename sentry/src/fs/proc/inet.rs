@@ -78,7 +78,8 @@ fn tcp_table(kernel: &Kernel, v6: bool, out: &mut Vec<u8>) {
         out.s(TCP);
         pad(out, start, TCP_WIDTH);
     }
-    let socks: Vec<_> = kernel.net.inet.tcp.list().iter().filter_map(|c| c.socket()).collect();
+    let Some(ns) = kernel.current_ns() else { return };
+    let socks: Vec<_> = ns.net.inet.tcp.list().iter().filter_map(|c| c.socket()).collect();
     // Only those that listen or are connected are shown, listeners first.
     let shown = socks.iter().filter(|s| s.v6 == v6).map(|s| (s, s.state())).filter(|(_, st)| *st != state::CLOSE);
     let mut shown: Vec<_> = shown.collect();
@@ -108,7 +109,8 @@ fn udp_table(kernel: &Kernel, v6: bool, out: &mut Vec<u8>) {
         out.s(UDP);
         pad(out, start, UDP_WIDTH);
     }
-    let socks: Vec<_> = kernel.net.inet.udp.list().iter().filter_map(|c| c.socket()).collect();
+    let Some(ns) = kernel.current_ns() else { return };
+    let socks: Vec<_> = ns.net.inet.udp.list().iter().filter_map(|c| c.socket()).collect();
     let mut rounds = Rounds::new();
     for (n, s) in socks.iter().filter(|s| s.v6 == v6).enumerate() {
         rounds.next();
@@ -151,7 +153,8 @@ pub(super) fn raw6(_: &Kernel, out: &mut Vec<u8>) {
 
 /// Sockets of TCP and UDP: of IPv4, of IPv6.
 fn count(kernel: &Kernel) -> [(u64, u64); 2] {
-    let inet = &kernel.net.inet;
+    let Some(ns) = kernel.current_ns() else { return Default::default() };
+    let inet = &ns.net.inet;
     let mut rounds = Rounds::new();
     let mut tally = |v6: Option<bool>, counts: &mut [u64; 2]| {
         rounds.next();

@@ -70,9 +70,10 @@ impl Places {
 type Placed = (Arc<Mount>, Arc<[u8]>);
 
 /// The mounts that the task can reach, with their places as it sees them.
-fn reachable(live: &LiveTask, sup: &Super) -> Result<Vec<Placed>> {
-    let root = live.task.as_ref().ok_or(Errno::EINVAL)?.fs().lock().root.clone();
-    let ns = sup.kernel.mounts.read().clone().ok_or(Errno::EINVAL)?;
+fn reachable(live: &LiveTask) -> Result<Vec<Placed>> {
+    let task = live.task.as_ref().ok_or(Errno::EINVAL)?;
+    let root = task.fs().lock().root.clone();
+    let ns = task.ns().mnt.clone();
     let mut out = Vec::new();
     let mut places = Places { root: root.clone(), known: HashMap::new() };
     let mut rounds = Rounds::new();
@@ -108,9 +109,9 @@ fn options(out: &mut Vec<u8>, m: &Mount) {
     }
 }
 
-pub(super) fn mounts(live: &LiveTask, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn mounts(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     let mut rounds = Rounds::new();
-    for (m, place) in reachable(live, sup)? {
+    for (m, place) in reachable(live)? {
         check_length(out, &mut rounds)?;
         out.esc(&m.sb().source, BAD).s(" ").esc(&place, BAD).s(" ").s(m.sb().fstype).s(" ");
         flags(out, m.flags());
@@ -131,9 +132,9 @@ fn root_in_fs(m: &Arc<Mount>) -> Option<Vec<u8>> {
     Some(if names.len() == 0 { b"/".to_vec() } else { names.below(&[]) })
 }
 
-pub(super) fn mountinfo(live: &LiveTask, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn mountinfo(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     let mut rounds = Rounds::new();
-    for (m, place) in reachable(live, sup)? {
+    for (m, place) in reachable(live)? {
         let Some(shown) = root_in_fs(&m) else { continue };
         check_length(out, &mut rounds)?;
         let parent = m.mountpoint().map_or(m.id, |p: Path| p.mount().id);
@@ -150,9 +151,9 @@ pub(super) fn mountinfo(live: &LiveTask, sup: &Super, out: &mut Vec<u8>) -> Resu
     Ok(())
 }
 
-pub(super) fn mountstats(live: &LiveTask, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn mountstats(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     let mut rounds = Rounds::new();
-    for (m, place) in reachable(live, sup)? {
+    for (m, place) in reachable(live)? {
         check_length(out, &mut rounds)?;
         out.s("device ").esc(&m.sb().source, BAD).s(" mounted on ").esc(&place, BAD);
         out.s(" with fstype ").s(m.sb().fstype).s("\n");

@@ -8,6 +8,7 @@ use crate::fs::lease::BREAK_TIME;
 use crate::fs::pseudo::{parse_int, Put, StaticDir, Super, TextFile};
 use crate::fs::types::Inode;
 use crate::fs::vfs::perm;
+use crate::ipc::IpcNamespace;
 use crate::kernel::cred::CAP_SYS_ADMIN;
 use crate::kernel::kernel::{PID_MAX, RELEASE, VERSION};
 use crate::kernel::{current, fdtable, users, Kernel};
@@ -210,26 +211,33 @@ fn file_nr(_: &Kernel, out: &mut Vec<u8>) {
     out.s("\t0\t");
     out.d(file::FILE_MAX);
 }
+/// Looks at the caller's IPC namespace.
+fn ipc<T: Default>(k: &Kernel, look: impl FnOnce(&IpcNamespace) -> T) -> T {
+    k.current_ns().map(|ns| look(&ns.ipc)).unwrap_or_default()
+}
+
 fn msgmni(k: &Kernel, out: &mut Vec<u8>) {
-    out.d(k.ipc.msgs.limit() as u64);
+    out.d(ipc(k, |i| i.msgs.limit() as u64));
 }
 fn set_msgmni(k: &Kernel, text: &[u8]) -> Result<()> {
-    k.ipc.msgs.set_limit(parse_int(text)?)
+    let n = parse_int(text)?;
+    k.current_ns().ok_or(Errno::ESRCH)?.ipc.msgs.set_limit(n)
 }
 fn shmmax(k: &Kernel, out: &mut Vec<u8>) {
-    out.d(k.ipc.shmmax.load(Ordering::Relaxed));
+    out.d(ipc(k, |i| i.shmmax.load(Ordering::Relaxed)));
 }
 fn set_shmmax(k: &Kernel, text: &[u8]) -> Result<()> {
     let text = std::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
-    let n = text.trim_end_matches('\0').trim().parse().map_err(|_| Errno::EINVAL)?;
-    k.ipc.shmmax.store(n, Ordering::Relaxed);
+    let n: u64 = text.trim_end_matches('\0').trim().parse().map_err(|_| Errno::EINVAL)?;
+    ipc(k, |i| i.shmmax.store(n, Ordering::Relaxed));
     Ok(())
 }
 fn shmmni(k: &Kernel, out: &mut Vec<u8>) {
-    out.d(k.ipc.shms.limit() as u64);
+    out.d(ipc(k, |i| i.shms.limit() as u64));
 }
 fn set_shmmni(k: &Kernel, text: &[u8]) -> Result<()> {
-    k.ipc.shms.set_limit(parse_int(text)?)
+    let n = parse_int(text)?;
+    k.current_ns().ok_or(Errno::ESRCH)?.ipc.shms.set_limit(n)
 }
 fn aio_nr(k: &Kernel, out: &mut Vec<u8>) {
     out.d(k.aio_nr.load(std::sync::atomic::Ordering::Relaxed) as u64);
@@ -271,10 +279,14 @@ fn boot_id(k: &Kernel, out: &mut Vec<u8>) {
 }
 
 fn hostname(k: &Kernel, out: &mut Vec<u8>) {
-    out.s(&k.uts.read().hostname);
+    if let Some(ns) = k.current_ns() {
+        out.s(&ns.uts.names.read().hostname);
+    }
 }
 fn domainname(k: &Kernel, out: &mut Vec<u8>) {
-    out.s(&k.uts.read().domainname);
+    if let Some(ns) = k.current_ns() {
+        out.s(&ns.uts.names.read().domainname);
+    }
 }
 /// A name as `echo` writes it, at most `__NEW_UTS_LEN` bytes.
 fn uts_name(text: &[u8]) -> Result<String> {
@@ -285,11 +297,13 @@ fn uts_name(text: &[u8]) -> Result<String> {
     Ok(String::from_utf8_lossy(&text[..end]).into_owned())
 }
 fn set_hostname(k: &Kernel, text: &[u8]) -> Result<()> {
-    k.uts.write().hostname = uts_name(text)?;
+    let ns = k.current_ns().ok_or(Errno::ESRCH)?;
+    ns.uts.names.write().hostname = uts_name(text)?;
     Ok(())
 }
 fn set_domainname(k: &Kernel, text: &[u8]) -> Result<()> {
-    k.uts.write().domainname = uts_name(text)?;
+    let ns = k.current_ns().ok_or(Errno::ESRCH)?;
+    ns.uts.names.write().domainname = uts_name(text)?;
     Ok(())
 }
 

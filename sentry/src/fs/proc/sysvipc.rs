@@ -57,7 +57,8 @@ impl Stat<'_> {
 
 fn msg(kernel: &Kernel, out: &mut Vec<u8>) {
     let mut rounds = Rounds::new();
-    for (id, q) in kernel.ipc.msgs.all() {
+    let Some(ns) = kernel.current_ns() else { return };
+    for (id, q) in ns.ipc.msgs.all() {
         rounds.next();
         let raw = q.stat();
         let s = Stat(&raw);
@@ -72,7 +73,8 @@ fn msg(kernel: &Kernel, out: &mut Vec<u8>) {
 
 fn sem(kernel: &Kernel, out: &mut Vec<u8>) {
     let mut rounds = Rounds::new();
-    for (id, set) in kernel.ipc.sems.all() {
+    let Some(ns) = kernel.current_ns() else { return };
+    for (id, set) in ns.ipc.sems.all() {
         rounds.next();
         let raw = set.stat();
         let s = Stat(&raw);
@@ -86,7 +88,8 @@ fn sem(kernel: &Kernel, out: &mut Vec<u8>) {
 
 fn shm(kernel: &Kernel, out: &mut Vec<u8>) {
     let mut rounds = Rounds::new();
-    for (id, segment) in kernel.ipc.shms.all() {
+    let Some(ns) = kernel.current_ns() else { return };
+    for (id, segment) in ns.ipc.shms.all() {
         rounds.next();
         let raw = segment.stat();
         let s = Stat(&raw);

@@ -153,7 +153,7 @@ pub fn host_terminal(kernel: &Arc<Kernel>, fd: OwnedFd) -> Result<Arc<File>> {
 
 /// The node `name`, if it is that of the device `rdev`: what ttyname(3) finds the terminal to be.
 pub(super) fn place(kernel: &Kernel, name: &str, rdev: u64) -> Option<Path> {
-    let root = kernel.mounts.read().as_ref()?.root();
+    let root = kernel.current_ns()?.mnt.root();
     let cred = Cred::user(0, 0, Vec::new(), CAP_ALL);
     let walk = Resolver::new(&cred, RootRef::Fixed(root.clone()), LookupFlags::FOLLOW).resolve(root, name.as_bytes());
     walk.ok().filter(|p| p.inode().attr().is_ok_and(|a| a.rdev == rdev))

@@ -237,7 +237,7 @@ pub struct Tcp {
 
 impl Tcp {
     pub fn new(task: &Task, v6: bool) -> Self {
-        let inner = Inner::make(&task.kernel.net, v6, task.cred().fsuid, IpOpts::default());
+        let inner = Inner::make(&task.ns().net, v6, task.cred().fsuid, IpOpts::default());
         Tcp { inner: Arc::new(inner), embryo: AtomicBool::new(false), unaccepted: Mutex::default() }
     }
 

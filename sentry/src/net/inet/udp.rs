@@ -128,7 +128,7 @@ impl Udp {
     pub fn new(task: &Task, v6: bool, lite: bool) -> Self {
         Udp {
             inner: Arc::new(Inner {
-                ns: task.kernel.net.clone(),
+                ns: task.ns().net.clone(),
                 v6,
                 lite,
                 uid: task.cred().fsuid,

@@ -75,7 +75,7 @@ pub fn create(task: &Task, kind: i32, protocol: i32) -> Result<Netlink> {
         return Err(Errno::EPROTONOSUPPORT);
     }
     Ok(Netlink {
-        ns: task.kernel.net.clone(),
+        ns: task.ns().net.clone(),
         wake: Arc::default(),
         queue: Queue::new(true, BUF_DEFAULT),
         error: AtomicI32::new(0),
