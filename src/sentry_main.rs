@@ -325,7 +325,7 @@ fn boot(kernel: &Arc<Kernel>, client: Client, c: ContainerConfig, files: Vec<Opt
     let cred = Cred::user(user.uid, user.gid, user.groups.clone(), cred::CAP_ALL);
     let mnt =
         build_root(kernel, &client, &root_options(&c)).map_err(|e| anyhow!("setting up the file systems: {e}"))?;
-    let ns = NsProxy { uts: UtsNs::new(c.hostname, c.domainname), ipc: Arc::default(), net: Arc::default(), mnt };
+    let ns = NsProxy::first(UtsNs::first(c.hostname, c.domainname), mnt);
     let _ = kernel.first_ns.set(Arc::new(ns.clone()));
     let files = files.into_iter().map(|fd| fd.and_then(|fd| open_stream(kernel, fd))).collect();
     let init = InitConfig {

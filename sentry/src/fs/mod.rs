@@ -24,6 +24,7 @@ pub mod hostfile;
 pub mod inotify;
 pub mod lease;
 pub mod lock;
+pub mod nsfs;
 pub mod overlay;
 pub mod pipe;
 pub mod proc;

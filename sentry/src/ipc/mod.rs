@@ -11,6 +11,7 @@ pub mod shm;
 use crate::error::{Errno, Result};
 use crate::fs::Timespec;
 use crate::kernel::cred::{CAP_IPC_OWNER, CAP_SYS_ADMIN};
+use crate::kernel::ns::{Maker, NsCommon, NsKind};
 use crate::kernel::Cred;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -249,6 +250,7 @@ impl<T: Object> Registry<T> {
 
 /// The sandbox's System V objects.
 pub struct IpcNamespace {
+    pub common: NsCommon,
     pub msgs: Registry<msg::Queue>,
     pub sems: Registry<sem::Set>,
     pub sem_undoers: Arc<sem::Undoers>,
@@ -261,8 +263,20 @@ pub struct IpcNamespace {
 }
 
 impl Default for IpcNamespace {
+    /// The first one.
     fn default() -> Self {
+        Self::with(NsCommon::first(NsKind::Ipc))
+    }
+}
+
+impl IpcNamespace {
+    /// An empty one.
+    pub fn new(maker: &Maker) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self::with(maker.common(NsKind::Ipc)?)))
+    }
+    fn with(common: NsCommon) -> Self {
         IpcNamespace {
+            common,
             msgs: Registry::new(msg::MSGMNI),
             sems: Registry::new(sem::SEMMNI),
             sem_undoers: Arc::default(),

@@ -1,5 +1,6 @@
 //! clone(2), fork(2), vfork(2).
 
+use super::ns::change::{self, NsSet};
 use super::process::ThreadGroup;
 use super::task::{Rseq, TaskSignals, VforkDone};
 use super::{run, Task};
@@ -61,32 +62,20 @@ const KNOWN: u64 = CLONE_VM
     | CLONE_CLEAR_SIGHAND
     | CLONE_NOOP;
 
-/// Namespace flags.
-const SPACES: u64 = (libc::CLONE_NEWUSER
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWCGROUP) as u64;
-
-fn check(a: &CloneArgs, privileged: bool) -> Result<()> {
+fn check(a: &CloneArgs) -> Result<()> {
     let f = a.flags;
     let has = |b| f & b != 0;
     let (user, fs) = (libc::CLONE_NEWUSER as u64, libc::CLONE_NEWNS as u64);
-    if f & !(KNOWN | SPACES) != 0
+    if f & !(KNOWN | change::ALL) != 0
         || (has(user | fs) && has(CLONE_FS))
-        || (has(user | libc::CLONE_NEWPID as u64) && has(CLONE_THREAD))
+        || (has(user | libc::CLONE_NEWPID as u64) && has(CLONE_THREAD | CLONE_PARENT))
+        || (has(libc::CLONE_NEWIPC as u64) && has(libc::CLONE_SYSVSEM as u64))
         || (has(CLONE_SIGHAND) && !has(CLONE_VM))
         || (has(CLONE_THREAD) && !has(CLONE_SIGHAND))
         || (has(CLONE_CLEAR_SIGHAND) && has(CLONE_SIGHAND))
         || (has(CLONE_PIDFD) && (has(libc::CLONE_DETACHED as u64) || has(CLONE_THREAD)))
     {
         return Err(Errno::EINVAL);
-    }
-    if has(SPACES) {
-        // The sandbox behaves as a kernel built without these namespaces.
-        return Err(if has(user) || privileged { Errno::EINVAL } else { Errno::EPERM });
     }
     if has(CLONE_SETTLS) && a.tls > platform::GUEST_MAX {
         return Err(Errno::EPERM);
@@ -96,7 +85,7 @@ fn check(a: &CloneArgs, privileged: bool) -> Result<()> {
 
 /// Makes a task and returns its id to the caller. The child starts when its future is first polled.
 pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
-    check(&a, cx.task.cred().has(super::cred::CAP_SYS_ADMIN))?;
+    check(&a)?;
     let parent = cx.task.clone();
     let has = |b| a.flags & b != 0;
     if parent.kernel.ending.load(Ordering::SeqCst) {
@@ -106,6 +95,14 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
     if has(CLONE_PARENT) && parent.group.init {
         return Err(Errno::EINVAL.into());
     }
+    let spaces = match a.flags & change::ALL {
+        0 => None,
+        flags => {
+            let mut set = NsSet::of(&parent);
+            set.create(&parent, flags)?;
+            Some(set)
+        }
+    };
     let pid = alloc(&parent)?;
     let mm = parent.mm();
     mm.begin(&parent).await;
@@ -163,7 +160,7 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
         mm.end_with_space(&parent.kernel);
         mm
     };
-    let child = build(&parent, &a, pid, child_mm, files, &*thread);
+    let child = build(&parent, &a, pid, child_mm, files, &*thread, spaces);
     let vfork = has(CLONE_VFORK).then(|| {
         let v = Arc::new(VforkDone::default());
         *child.vfork_done.lock() = Some(v.clone());
@@ -241,6 +238,7 @@ fn build(
     mm: Arc<Mm>,
     files: Arc<super::FdTable>,
     thread: &dyn GuestThread,
+    spaces: Option<NsSet>,
 ) -> Arc<Task> {
     let has = |b| a.flags & b != 0;
     let group = if has(CLONE_THREAD) {
@@ -275,16 +273,21 @@ fn build(
         ..TaskSignals::default()
     };
     drop(ps);
-    let fs = parent.fs();
+    let (cred, nsproxy, fs) = match spaces {
+        Some(set) if has(CLONE_FS) => (set.cred, Arc::new(set.proxy), parent.fs()),
+        Some(set) => (set.cred, Arc::new(set.proxy), Arc::new(Mutex::new(set.fs))),
+        None if has(CLONE_FS) => (parent.cred(), parent.ns(), parent.fs()),
+        None => (parent.cred(), parent.ns(), Arc::new(Mutex::new(parent.fs().lock().clone()))),
+    };
     Arc::new(Task {
         kernel: parent.kernel.clone(),
         id: AtomicI32::new(tid),
         group,
-        cred: RwLock::new(parent.cred()),
+        cred: RwLock::new(cred),
         files: RwLock::new(files),
-        fs: RwLock::new(if has(CLONE_FS) { fs } else { Arc::new(Mutex::new(fs.lock().clone())) }),
+        fs: RwLock::new(fs),
         mm: RwLock::new(mm),
-        nsproxy: RwLock::new(parent.ns()),
+        nsproxy: RwLock::new(nsproxy),
         signals: Mutex::new(signals),
         comm: Mutex::new(parent.comm.lock().clone()),
         clear_child_tid: AtomicU64::new(if has(CLONE_CHILD_CLEARTID) { a.child_tid } else { 0 }),

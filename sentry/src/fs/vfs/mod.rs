@@ -135,8 +135,8 @@ impl Path {
 
     /// The name that /proc/pid/{exe,cwd,root,fd/N,maps} show (Linux's d_path): " (deleted)" behind one that was removed.
     pub fn display(&self, root: &Path) -> Result<Vec<u8>> {
-        if let Some(a) = self.inode().as_any().downcast_ref::<anon::AnonInode>() {
-            return Ok(a.name());
+        if let Some(name) = self.inode().own_name().filter(|_| self.mount.mountpoint().is_none()) {
+            return Ok(name);
         }
         let _stable = self.dentry.sb().rename.read();
         let (mut name, _) = self.names(Some(root))?;

@@ -7,6 +7,7 @@ use super::dentry::{Dentry, SuperBlock};
 use super::Path;
 use crate::error::{Errno, Result};
 use crate::fs::Inode;
+use crate::kernel::ns::{Maker, NsCommon, NsKind};
 use parking_lot::{Mutex, RwLock};
 use platform::executor::Rounds;
 use std::collections::{BTreeMap, HashMap};
@@ -191,6 +192,7 @@ impl Drop for Mount {
 
 /// The mounts of a container.
 pub struct MountNamespace {
+    common: NsCommon,
     root: Arc<Mount>,
     /// How many there are below the root. Held while the table changes.
     change: Mutex<usize>,
@@ -203,7 +205,18 @@ fn room(there: usize, n: usize) -> Result<usize> {
 
 impl MountNamespace {
     pub fn new(root: Arc<Mount>) -> Arc<Self> {
-        Arc::new(MountNamespace { change: Mutex::new(root.all().len() - 1), root })
+        Arc::new(MountNamespace {
+            common: NsCommon::first(NsKind::Mnt),
+            change: Mutex::new(root.all().len() - 1),
+            root,
+        })
+    }
+    pub fn common(&self) -> &NsCommon {
+        &self.common
+    }
+    /// A copy of all mounts, in which `moved` are the same places as before.
+    pub fn copy(&self, _maker: &Maker, _moved: &mut [&mut Path]) -> Result<Arc<Self>> {
+        Err(Errno::EINVAL)
     }
     pub fn root(&self) -> Path {
         self.root.root()
