@@ -11,6 +11,7 @@
 pub mod acl;
 pub mod anon;
 pub mod deny;
+pub mod cgroupfs;
 pub mod dev;
 pub mod dir;
 pub mod dnotify;
@@ -24,6 +25,7 @@ pub mod hostfile;
 pub mod inotify;
 pub mod lease;
 pub mod lock;
+pub mod mqueuefs;
 pub mod nsfs;
 pub mod overlay;
 pub mod pipe;

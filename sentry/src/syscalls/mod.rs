@@ -36,6 +36,7 @@ pub mod futex;
 pub mod memory;
 pub mod message;
 pub mod mlock;
+pub mod mount;
 pub mod pipe;
 pub mod poll;
 pub mod process;

@@ -36,8 +36,9 @@ syscall_table! {
         80 chdir(path: PathPtr) => fs_dir::chdir, Full, "";
         81 fchdir(fd: Fd) => fs_dir::fchdir, Full, "";
         161 chroot(path: PathPtr) => fs_dir::chroot, Full, "";
-        165 mount(source: Addr, target: PathPtr, kind: Addr, flags: u64, data: Addr) => fs_dir::mount, Partial, "tmpfs, proc, bind, move, remount; no propagation";
-        166 umount2(target: PathPtr, flags: i32) => fs_dir::umount2, Partial, "no MNT_EXPIRE";
+        165 mount(source: Addr, target: PathPtr, kind: Addr, flags: u64, data: Addr) => mount::mount, Partial, "file systems of the guest's kernel: tmpfs, proc, sysfs, devpts, mqueue, cgroup2, overlay";
+        166 umount2(target: PathPtr, flags: i32) => mount::umount2, Full, "";
+        155 pivot_root(new: PathPtr, put_old: PathPtr) => mount::pivot_root, Full, "";
         90 chmod(path: PathPtr, mode: Mode) => fs_attr::chmod, Full, "";
         91 fchmod(fd: Fd, mode: Mode) => fs_attr::fchmod, Full, "";
         268 fchmodat(dirfd: Fd, path: PathPtr, mode: Mode) => fs_attr::fchmodat, Full, "";

@@ -25,7 +25,8 @@ const PTY_MAX: u32 = 4096;
 /// The terminals of a sandbox.
 #[derive(Default)]
 pub struct Table {
-    ptys: Mutex<BTreeMap<u32, Arc<Pty>>>,
+    /// By the devpts that they are in, and their number.
+    ptys: Mutex<BTreeMap<(u64, u32), Arc<Pty>>>,
     /// The host's terminal, if the sandbox was started at one.
     console: Mutex<Option<Arc<HostTerminal>>>,
 }
@@ -35,11 +36,11 @@ impl Table {
     pub fn pty_count(&self) -> usize {
         self.ptys.lock().len()
     }
-    pub fn pty(&self, index: u32) -> Option<Arc<Pty>> {
-        self.ptys.lock().get(&index).cloned()
+    pub fn pty(&self, instance: u64, index: u32) -> Option<Arc<Pty>> {
+        self.ptys.lock().get(&(instance, index)).cloned()
     }
-    pub fn numbers(&self) -> Vec<u32> {
-        self.ptys.lock().keys().copied().collect()
+    pub fn numbers(&self, instance: u64) -> Vec<u32> {
+        self.ptys.lock().range((instance, 0)..=(instance, u32::MAX)).map(|((_, n), _)| *n).collect()
     }
     /// The terminal that controls session `sid`.
     pub fn of_session(&self, sid: i32) -> Option<Arc<Line>> {
@@ -67,18 +68,22 @@ impl Table {
             c.forget_foreground();
         }
     }
-    fn forget(&self, index: u32) {
-        self.ptys.lock().remove(&index);
+    fn forget(&self, instance: u64, index: u32) {
+        self.ptys.lock().remove(&(instance, index));
     }
 }
 
-/// Opens `/dev/ptmx`: a new pair.
-pub fn open_ptmx(kernel: &Arc<Kernel>) -> Result<Box<dyn FileOps>> {
-    let (uid, _) = current::get().map_or((0, 0), |t| (t.cred().fsuid, t.cred().fsgid));
+/// Opens the `ptmx` of a devpts: a new pair in it.
+pub fn open_ptmx(kernel: &Arc<Kernel>, instance: u64, options: &devpts::Options) -> Result<Box<dyn FileOps>> {
+    let (uid, gid) = current::get().map_or((0, 0), |t| (t.cred().fsuid, t.cred().fsgid));
     let mut ptys = kernel.ttys.ptys.lock();
-    let index = (0..PTY_MAX).find(|n| !ptys.contains_key(n)).ok_or(Errno::ENOSPC)?;
-    let pty = Pty::new(kernel, index, uid);
-    ptys.insert(index, pty.clone());
+    if ptys.len() >= PTY_MAX as usize {
+        return Err(Errno::ENOSPC);
+    }
+    let free = |n: &u32| !ptys.contains_key(&(instance, *n));
+    let index = (0..PTY_MAX).find(free).ok_or(Errno::ENOSPC)?;
+    let pty = Pty::new(kernel, (instance, index), options.of_new(uid, gid));
+    ptys.insert((instance, index), pty.clone());
     Ok(Box::new(Master(pty)))
 }
 
@@ -92,10 +97,10 @@ pub fn open_char(kernel: &Arc<Kernel>, rdev: u64, flags: i32) -> Result<Box<dyn 
             open_char(kernel, line.rdev, flags | libc::O_NOCTTY)
         }
         (5, 1) => Ok(kernel.ttys.console().ok_or(Errno::EIO)?.end()),
-        (5, 2) => open_ptmx(kernel),
+        (5, 2) => open_ptmx(kernel, devpts::FIRST_INSTANCE, &devpts::Options::default()),
         (136..=143, _) => {
             let index = (libc::major(rdev) - 136) * 256 + libc::minor(rdev);
-            Slave::open(&kernel.ttys.pty(index).ok_or(Errno::EIO)?, flags)
+            Slave::open(&kernel.ttys.pty(devpts::FIRST_INSTANCE, index).ok_or(Errno::EIO)?, flags)
         }
         _ => Err(Errno::ENXIO),
     }

@@ -7,16 +7,20 @@
 pub mod anon;
 pub mod dentry;
 pub mod mount;
+pub mod mount_ns;
 pub mod open;
 pub mod ops;
 pub mod perm;
+pub mod propagation;
 #[cfg(test)]
 mod tests;
 pub mod walk;
 
 pub use anon::anon_path;
 pub use dentry::{Dentry, SuperBlock};
-pub use mount::{anonymous_dev, Mount, MountFlags, MountNamespace};
+pub use mount::{anonymous_dev, Mount, MountFlags, MountLocks};
+pub use mount_ns::{DetachedTree, MountNamespace};
+pub use propagation::PropagationType;
 pub use open::{open, open_place};
 pub use walk::{resolve, resolve_parent, LookupFlags, Parent, Resolver, RootRef};
 
