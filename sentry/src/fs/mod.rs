@@ -10,8 +10,8 @@
 
 pub mod acl;
 pub mod anon;
-pub mod deny;
 pub mod cgroupfs;
+pub mod deny;
 pub mod dev;
 pub mod dir;
 pub mod dnotify;
@@ -19,6 +19,7 @@ pub mod epoll;
 pub mod eventfd;
 pub mod fasync;
 pub mod file;
+pub mod fscontext;
 pub mod fstype;
 pub mod gofer;
 pub mod hostfile;

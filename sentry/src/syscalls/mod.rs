@@ -16,6 +16,7 @@ pub mod fs_notify;
 pub mod fs_open;
 pub mod fs_rw;
 pub mod fs_stat;
+pub mod fsmount;
 pub mod ids;
 pub mod io;
 pub mod limits;

@@ -39,6 +39,13 @@ syscall_table! {
         165 mount(source: Addr, target: PathPtr, kind: Addr, flags: u64, data: Addr) => mount::mount, Partial, "file systems of the guest's kernel: tmpfs, proc, sysfs, devpts, mqueue, cgroup2, overlay";
         166 umount2(target: PathPtr, flags: i32) => mount::umount2, Full, "";
         155 pivot_root(new: PathPtr, put_old: PathPtr) => mount::pivot_root, Full, "";
+        428 open_tree(dirfd: Fd, path: PathPtr, flags: u32) => fsmount::open_tree, Full, "";
+        429 move_mount(from_fd: Fd, from: PathPtr, to_fd: Fd, to: PathPtr, flags: u32) => fsmount::move_mount, Partial, "no MOVE_MOUNT_SET_GROUP, no MOVE_MOUNT_BENEATH";
+        430 fsopen(name: Addr, flags: u32) => fsmount::fsopen, Full, "";
+        431 fsconfig(fd: Fd, cmd: u32, key: Addr, value: Addr, aux: i32) => fsmount::fsconfig, Full, "";
+        432 fsmount(fd: Fd, flags: u32, attrs: u32) => fsmount::fsmount, Full, "";
+        433 fspick(dirfd: Fd, path: PathPtr, flags: u32) => fsmount::fspick, Full, "";
+        442 mount_setattr(dirfd: Fd, path: PathPtr, flags: u32, attr: Addr, size: usize) => fsmount::mount_setattr, Partial, "no idmapped mounts";
         90 chmod(path: PathPtr, mode: Mode) => fs_attr::chmod, Full, "";
         91 fchmod(fd: Fd, mode: Mode) => fs_attr::fchmod, Full, "";
         268 fchmodat(dirfd: Fd, path: PathPtr, mode: Mode) => fs_attr::fchmodat, Full, "";
@@ -205,8 +212,8 @@ syscall_table! {
         55 getsockopt(fd: Fd, level: i32, name: i32, value: Addr, len: Addr) => socket::getsockopt, Partial, "options of other families answer ENOPROTOOPT";
         282 signalfd(fd: i32, mask: Addr, size: usize) => pipe::signalfd, Partial, "as signalfd4";
         289 signalfd4(fd: i32, mask: Addr, size: usize, flags: i32) => pipe::signalfd4, Partial, "after fork, wakes still come from the process that made it";
-        272 unshare(flags: u64) => unshare::unshare, Partial, "no new namespaces";
-        308 setns(fd: Fd, nstype: i32) => unshare::setns, Partial, "always EINVAL: there are no namespaces to join";
+        272 unshare(flags: u64) => unshare::unshare, Partial, "no CLONE_NEWTIME";
+        308 setns(fd: Fd, nstype: i32) => unshare::setns, Full, "";
         424 pidfd_send_signal(pidfd: Fd, sig: Sig, info: Addr, flags: u32) => pidfd::pidfd_send_signal, Full, "";
         434 pidfd_open(pid: i32, flags: i32) => pidfd::pidfd_open, Full, "";
         438 pidfd_getfd(pidfd: Fd, targetfd: Fd, flags: u32) => pidfd::pidfd_getfd, Full, "";

@@ -1,7 +1,7 @@
 //! devpts: `/dev/pts`, with `ptmx` and a node for each pseudo terminal.
 
-use crate::error::{Errno, Result};
 use super::Pty;
+use crate::error::{Errno, Result};
 use crate::fs::file::FileOps;
 use crate::fs::fstype::{id, number};
 use crate::fs::pseudo::{open_dir, List, Super, DEVPTS_SUPER_MAGIC, FIRST};

@@ -81,7 +81,11 @@ impl std::task::Wake for Alarm {
 }
 
 impl Pty {
-    pub(super) fn new(kernel: &Arc<Kernel>, (instance, index): (u64, u32), (uid, gid, mode): (u32, u32, u32)) -> Arc<Pty> {
+    pub(super) fn new(
+        kernel: &Arc<Kernel>,
+        (instance, index): (u64, u32),
+        (uid, gid, mode): (u32, u32, u32),
+    ) -> Arc<Pty> {
         let state = State {
             ldisc: Ldisc::default(),
             speeds: (0, 0),

@@ -20,8 +20,8 @@ pub use anon::anon_path;
 pub use dentry::{Dentry, SuperBlock};
 pub use mount::{anonymous_dev, Mount, MountFlags, MountLocks};
 pub use mount_ns::{DetachedTree, MountNamespace};
-pub use propagation::PropagationType;
 pub use open::{open, open_place};
+pub use propagation::PropagationType;
 pub use walk::{resolve, resolve_parent, LookupFlags, Parent, Resolver, RootRef};
 
 use super::Inode;

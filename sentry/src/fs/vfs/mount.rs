@@ -44,8 +44,7 @@ bitflags::bitflags! {
 }
 
 impl MountFlags {
-    pub const ATIME: MountFlags =
-        MountFlags::NOATIME.union(MountFlags::NODIRATIME).union(MountFlags::RELATIME);
+    pub const ATIME: MountFlags = MountFlags::NOATIME.union(MountFlags::NODIRATIME).union(MountFlags::RELATIME);
 
     /// The locks that keep what is set.
     fn locks(self) -> MountLocks {
@@ -189,8 +188,7 @@ impl Mount {
     pub fn may_become(&self, flags: MountFlags) -> bool {
         let locks = self.locks();
         let kept = LOCKED_FLAGS.iter().all(|(f, l)| !locks.contains(*l) || flags.contains(*f));
-        kept && (!locks.contains(MountLocks::ATIME)
-            || flags & MountFlags::ATIME == self.flags() & MountFlags::ATIME)
+        kept && (!locks.contains(MountLocks::ATIME) || flags & MountFlags::ATIME == self.flags() & MountFlags::ATIME)
     }
     pub fn read_only(&self) -> bool {
         self.flags.load(Ordering::Relaxed) & MountFlags::RDONLY.bits() != 0 || self.sb().read_only()

@@ -422,16 +422,24 @@ impl MountNamespace {
         attach_tree(&mut table, source, &place, there)
     }
 
+    /// The mount whose root `at` is, of this namespace or the root of a detached tree, and those below it if `recursive`: what may be changed.
+    pub fn changeable(&self, at: &Path, recursive: bool) -> Result<Vec<Arc<Mount>>> {
+        let m = at.mount();
+        if !Arc::ptr_eq(m.root_dentry(), at.dentry()) {
+            return Err(Errno::EINVAL);
+        }
+        let detached = m.home().is_some_and(|h| h.detached) && m.mountpoint().is_none();
+        if !detached {
+            self.own(m)?;
+        }
+        Ok(if recursive { m.all() } else { vec![m.clone()] })
+    }
+
     /// Changes the propagation type of the mount whose root `at` is, and of those below if `recursive`.
     pub fn change_type(&self, at: &Path, to: PropagationType, recursive: bool) -> Result<()> {
         let _table = TABLE.lock();
-        if !Arc::ptr_eq(at.mount().root_dentry(), at.dentry()) {
-            return Err(Errno::EINVAL);
-        }
-        self.own(at.mount())?;
-        let all = if recursive { at.mount().all() } else { vec![at.mount().clone()] };
         let mut rounds = Rounds::new();
-        for m in all {
+        for m in self.changeable(at, recursive)? {
             rounds.next();
             change(&m, to);
         }
