@@ -274,6 +274,9 @@ impl MountNamespace {
     /// Where to mount: the topmost mount at `place`, which must be in this namespace and fit `dir`.
     fn place(&self, place: &Path, dir: bool, mismatch: Errno) -> Result<Path> {
         let place = uppermost(place.clone());
+        if place.mount().home().is_none() {
+            return Err(Errno::ENOENT);
+        }
         self.own(place.mount())?;
         if dir != place.is_dir() {
             return Err(mismatch);
