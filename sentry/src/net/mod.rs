@@ -24,7 +24,7 @@ pub use socket::{Connect, Proto, RecvMsg, SendMsg, Socket};
 pub struct NetNs {
     pub common: NsCommon,
     /// `lo` is up. It is down in a new namespace until a process with `CAP_NET_ADMIN` has set it up.
-    pub lo_up: AtomicBool,
+    lo_up: AtomicBool,
     pub unix: unix::Names,
     pub inet: inet::InetNs,
     pub netlink: netlink::Ports,
@@ -32,7 +32,8 @@ pub struct NetNs {
 
 use crate::error::{Errno, Result};
 use crate::kernel::ns::{Maker, NsCommon, NsKind};
-use crate::kernel::Task;
+use crate::kernel::cred::CAP_NET_ADMIN;
+use crate::kernel::{Cred, Task};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
@@ -47,6 +48,17 @@ impl NetNs {
     /// One in which nothing is up.
     pub fn new(maker: &Maker) -> Result<Arc<Self>> {
         Ok(Arc::new(Self::with(maker.common(NsKind::Net)?, false)))
+    }
+    /// Sets `lo` up or down; `EPERM` for who may not change the network.
+    pub fn set_up(&self, cred: &Cred, up: bool) -> Result<()> {
+        if !cred.capable_in(&self.common.owner(), CAP_NET_ADMIN) {
+            return Err(Errno::EPERM);
+        }
+        self.lo_up.store(up, Ordering::Relaxed);
+        Ok(())
+    }
+    pub fn is_up(&self) -> bool {
+        self.lo_up.load(Ordering::Relaxed)
     }
     fn with(common: NsCommon, lo_up: bool) -> Self {
         NetNs {
