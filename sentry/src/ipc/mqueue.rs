@@ -7,11 +7,12 @@ use crate::fs::vfs::perm::{check, MAY_READ, MAY_WRITE};
 use crate::fs::{Attr, File, FileOps, Perm, SetAttr};
 use crate::kernel::cred::{CAP_FOWNER, CAP_SYS_RESOURCE};
 use crate::kernel::signal::{SigFields, SigInfo};
-use crate::kernel::users::{self, Charge, Resource};
+use crate::kernel::users::{self, Resource};
 use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{send, Cred, Task, ThreadGroup};
 use crate::mm::io::Dst;
 use parking_lot::Mutex;
+use platform::budget::{Budget, Charge};
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +22,9 @@ use std::sync::{Arc, Weak};
 const QUEUES_MAX: usize = 256;
 const MSG_DEFAULT: i64 = 10;
 const MSGSIZE_DEFAULT: i64 = 8192;
+/// Queues of all namespaces.
+const ALL_MAX: u64 = 16 * QUEUES_MAX as u64;
+static ALL: Budget = Budget::new(ALL_MAX);
 /// Limits of privileged processes.
 const HARD_MSG: i64 = 65536;
 const HARD_MSGSIZE: i64 = 16 << 20;
@@ -90,7 +94,7 @@ pub struct Queue {
     maxmsg: i64,
     msgsize: i64,
     /// Charge of the declared bytes.
-    _declared: Charge,
+    _declared: users::Charge,
     _counted: Counted,
     ino: u64,
     state: Mutex<State>,
@@ -106,12 +110,13 @@ pub struct Names {
 }
 
 /// One of the count.
-struct Counted(Arc<AtomicUsize>);
+struct Counted(Arc<AtomicUsize>, #[allow(dead_code)] Charge);
 
 impl Counted {
     fn new(count: &Arc<AtomicUsize>, cred: &Cred) -> Result<Counted> {
+        let room = ALL.take(1).ok_or(Errno::ENOSPC)?;
         let had = count.fetch_add(1, Ordering::Relaxed);
-        let one = Counted(count.clone());
+        let one = Counted(count.clone(), room);
         if had >= QUEUES_MAX && (!cred.has(CAP_SYS_RESOURCE) || had >= 16 * QUEUES_MAX) {
             return Err(Errno::ENOSPC);
         }
