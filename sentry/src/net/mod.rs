@@ -31,8 +31,8 @@ pub struct NetNs {
 }
 
 use crate::error::{Errno, Result};
-use crate::kernel::ns::{Maker, NsCommon, NsKind};
 use crate::kernel::cred::CAP_NET_ADMIN;
+use crate::kernel::ns::{Maker, NsCommon, NsKind};
 use crate::kernel::{Cred, Task};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;

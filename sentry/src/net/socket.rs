@@ -1,7 +1,7 @@
 //! The open socket: what all families share (options of `SOL_SOCKET`, plain reads and writes), and [`Proto`], what each adds.
 
-use super::NetNs;
 use super::scm::{Scm, Ucred};
+use super::NetNs;
 use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::anon::AnonInode;

@@ -2,8 +2,8 @@
 
 use crate::fs::pseudo::Put;
 use crate::kernel::Kernel;
-use crate::net::NetNs;
 use crate::net::inet::conn::state;
+use crate::net::NetNs;
 use platform::executor::Rounds;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;

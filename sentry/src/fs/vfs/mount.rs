@@ -84,6 +84,8 @@ pub struct Home {
 pub struct Mount {
     pub id: u64,
     root: Arc<Dentry>,
+    /// The root is not that of the file system.
+    partial: bool,
     flags: AtomicU32,
     locks: AtomicU32,
     /// Where it is mounted; none for the root of the namespace and for what was unmounted.
@@ -138,11 +140,35 @@ impl Below {
     }
 }
 
+/// The mounts on each dentry, in whatever namespace, by the dentry's address: a mountpoint lives as long as what is mounted on it.
+static MOUNTPOINTS: Mutex<BTreeMap<usize, BTreeMap<u64, Weak<Mount>>>> = Mutex::new(BTreeMap::new());
+
+/// The mount `id` is not on `dentry` any more.
+fn uncover(dentry: &Arc<Dentry>, id: u64) {
+    let mut all = MOUNTPOINTS.lock();
+    if let Some(on) = all.get_mut(&address(dentry)) {
+        on.remove(&id);
+        if on.is_empty() {
+            all.remove(&address(dentry));
+        }
+    }
+    drop(all);
+    dentry.mounted.fetch_sub(1, Ordering::Release);
+}
+
+/// What is mounted on `dentry`, in all namespaces.
+pub(super) fn on_dentry(dentry: &Arc<Dentry>) -> Vec<Arc<Mount>> {
+    // Dropped with no lock held.
+    let found = MOUNTPOINTS.lock().get(&address(dentry)).map(|on| on.values().cloned().collect::<Vec<_>>());
+    found.unwrap_or_default().iter().filter_map(Weak::upgrade).collect()
+}
+
 impl Mount {
     pub fn new(root: Arc<Dentry>, flags: MountFlags) -> Arc<Mount> {
         root.sb().mounts.fetch_add(1, Ordering::Relaxed);
         Arc::new(Mount {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            partial: root.parent().is_some(),
             root,
             flags: AtomicU32::new(flags.bits()),
             locks: AtomicU32::new(0),
@@ -162,6 +188,10 @@ impl Mount {
     }
     pub fn root_dentry(&self) -> &Arc<Dentry> {
         &self.root
+    }
+    /// Whether it shows `dentry`: a directory may have been moved out of the part of the file system that it shows.
+    pub(super) fn shows(&self, dentry: &Arc<Dentry>) -> Result<bool> {
+        Ok(!self.partial || dentry.is_within(&self.root)?)
     }
     pub fn sb(&self) -> &Arc<SuperBlock> {
         self.root.sb()
@@ -245,6 +275,7 @@ impl Mount {
         place.dentry().pin();
         *self.at.write() = Some((Arc::downgrade(place.mount()), place.dentry().clone()));
         place.mount().children.write().push(place.dentry().clone(), self.clone());
+        MOUNTPOINTS.lock().entry(address(place.dentry())).or_default().insert(self.id, Arc::downgrade(self));
         place.dentry().mounted.fetch_add(1, Ordering::Release);
     }
 
@@ -252,7 +283,7 @@ impl Mount {
         let place = self.mountpoint().ok_or(Errno::EINVAL)?;
         // Dropped with no lock held.
         let held = place.mount().children.write().remove(place.dentry(), self).ok_or(Errno::EINVAL)?;
-        place.dentry().mounted.fetch_sub(1, Ordering::Release);
+        uncover(place.dentry(), self.id);
         *self.at.write() = None;
         drop(held);
         Ok(())
@@ -265,7 +296,7 @@ impl Drop for Mount {
         self.sharing.get_mut().leave_all(self.id);
         let mut below = self.children.get_mut().take();
         while let Some((at, m)) = below.pop() {
-            at.mounted.fetch_sub(1, Ordering::Release);
+            uncover(&at, m.id);
             if let Some(mut m) = Arc::into_inner(m) {
                 below.append(&mut m.children.get_mut().take());
             }

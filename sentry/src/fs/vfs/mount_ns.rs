@@ -529,6 +529,19 @@ impl Drop for MountNamespace {
     }
 }
 
+/// Takes away what is mounted on a dentry whose name has gone.
+pub(super) fn unmount_all(d: &Arc<Dentry>) {
+    let mut table = TABLE.lock();
+    let mut gone = Vec::new();
+    for m in super::mount::on_dentry(d).into_iter().filter(|m| m.home().is_some()) {
+        let tree = m.all();
+        dissolve(&mut table, &tree);
+        gone.extend(tree);
+    }
+    drop(table);
+    let_go(gone);
+}
+
 /// A tree of mounts that is in no namespace yet; it goes with the last reference unless it has been moved into one.
 pub struct DetachedTree {
     root: Arc<Mount>,

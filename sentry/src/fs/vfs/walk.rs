@@ -298,6 +298,7 @@ impl<'a> Resolver<'a> {
             }
         }
         match at.dentry().parent() {
+            Some(p) if !at.mount().shows(&p)? => Err(Errno::ENOENT),
             Some(p) => self.cross(Path::new(at.mount().clone(), p)),
             None => Ok(at),
         }

@@ -2,9 +2,9 @@
 
 use super::msg::{attributes, Header, Reply, NLM_F_DUMP, NLM_F_MULTI};
 use crate::error::{Errno, Result};
-use crate::net::device::{lo_flags, LO_INDEX, LO_MTU, LO_NAME, LO_TXQLEN};
 use crate::kernel::cred::CAP_NET_ADMIN;
 use crate::kernel::Cred;
+use crate::net::device::{lo_flags, LO_INDEX, LO_MTU, LO_NAME, LO_TXQLEN};
 use crate::net::NetNs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

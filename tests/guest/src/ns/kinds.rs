@@ -25,6 +25,8 @@ pub const CASES: &[crate::Case] = cases![
     requests,
     ends_with_its_mounts,
     set_id_of_another,
+    others_mounts_hold_nothing_up,
+    no_way_out_of_a_part,
 ];
 
 const KINDS: [(&str, c_int); 5] = [
@@ -233,9 +235,9 @@ unsafe fn ipc_objects() {
             assert_eq!(std::fs::read_to_string("/proc/sysvipc/msg").unwrap().lines().count(), 2);
             // A segment that is attached is there all the same.
             fails(shmctl(m, IPC_STAT, std::ptr::null_mut()), EINVAL);
-            std::fs::write("/proc/sys/kernel/msgmax", "4000").unwrap();
+            std::fs::write("/proc/sys/kernel/shmmax", "4000").unwrap();
         });
-        assert_ne!(std::fs::read_to_string("/proc/sys/kernel/msgmax").unwrap().trim(), "4000");
+        assert_ne!(std::fs::read_to_string("/proc/sys/kernel/shmmax").unwrap().trim(), "4000");
         is(ok(msgget(KEY, 0)), q.into());
         is(ok(semget(KEY, 1, 0)), s.into());
         // Adjustments are made when the process leaves.
@@ -521,6 +523,53 @@ unsafe fn ends_with_its_mounts() {
             mount(c("none").as_ptr(), c(&format!("/proc/self/fd/{fd}/b")).as_ptr(), c("tmpfs").as_ptr(), 0, null()),
             ENOENT,
         );
+    });
+}
+
+unsafe fn others_mounts_hold_nothing_up() {
+    alone(|| {
+        for d in ["a", "b", "c", "c2"] {
+            dir(d);
+        }
+        file("f");
+        let (up, down) = (pipe_pair(), pipe_pair());
+        let child = spawn(|| {
+            ok(unshare(CLONE_NEWNS));
+            for d in ["a", "b", "c2"] {
+                tmpfs(d);
+            }
+            bind("f", "f");
+            fails(rmdir(c("a").as_ptr()), EBUSY);
+            fails(unlink(c("f").as_ptr()), EBUSY);
+            fails(rename(c("b").as_ptr(), c("d").as_ptr()), EBUSY);
+            put(up.1, b"x");
+            get_all(down.0, 1);
+            // What was mounted has gone with the name, or come along.
+            shows(". d");
+            0
+        });
+        get_all(up.0, 1);
+        ok(rmdir(c("a").as_ptr()));
+        ok(unlink(c("f").as_ptr()));
+        ok(rename(c("b").as_ptr(), c("d").as_ptr()));
+        ok(rename(c("c").as_ptr(), c("c2").as_ptr()));
+        put(down.1, b"x");
+        exits(child, 0);
+    });
+}
+
+unsafe fn no_way_out_of_a_part() {
+    // A directory that is moved out of the part of a file system that a mount shows does not lead to the rest.
+    alone(|| {
+        for d in ["a", "a/b", "a/b/c", "m"] {
+            dir(d);
+        }
+        bind("a/b", "m");
+        let fd = ok(open(c("m/c").as_ptr(), O_PATH | O_DIRECTORY));
+        ok(rename(c("a/b/c").as_ptr(), c("a/c").as_ptr()));
+        fails(openat(fd, c("..").as_ptr(), O_PATH), ENOENT);
+        ok(rename(c("a/c").as_ptr(), c("a/b/c").as_ptr()));
+        ok(openat(fd, c("..").as_ptr(), O_PATH));
     });
 }
 
