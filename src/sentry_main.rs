@@ -4,7 +4,8 @@
 //! looked at after it.
 
 use crate::cli::HandOff;
-use crate::config::{fd, from_memfd, ContainerConfig, MountKind, SentryConfig, Verbosity};
+use crate::config::{fd, from_memfd, ContainerConfig, DeviceNode, MountKind, ProcessConfig, SentryConfig, Verbosity};
+use crate::control::server::{self, Server};
 use crate::control::{FromSentry, ToSentry};
 use crate::outlet::Outlet;
 use crate::stats::Stats;
@@ -16,13 +17,15 @@ use platform::executor::WatchHandle;
 use platform::systrap::{self, Systrap};
 use platform::{Executor, Platform};
 use protocol::Client;
-use sentry::fs::hostfile::HostFile;
-use sentry::fs::setup::{build_root, MountSpec, RootOptions, Source};
-use sentry::kernel::init::{self, InitConfig};
+use sentry::container::process::ProcessSpec;
+use sentry::container::Container;
+use sentry::fs::setup::{build_root, DeviceSpec, MountSpec, RootOptions, Source};
+use sentry::kernel::cgroup::Cgroup;
+use sentry::kernel::init;
 use sentry::kernel::kernel::Options;
 use sentry::kernel::limits::{Limits, Rlimit};
 use sentry::kernel::nsproxy::{NsProxy, UtsNs};
-use sentry::kernel::{cred, Cred, Kernel};
+use sentry::kernel::{cred, seccomp, Cred, Kernel};
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -131,13 +134,13 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
         }
     };
     let _ = kernel.ask_foreground.set(Box::new(ask));
-    let _watches = (watch_control(&kernel, control), watch_gofer(&executor, &gofer));
+    let server = Server::new(kernel.clone());
+    let _watches = (watch_control(&kernel, &server, control), watch_gofer(&executor, &gofer));
     let client = Client::connect(gofer.try_clone()?).map_err(|e| anyhow!("the Gofer does not answer: {e}"))?;
     let bound = platform::budget::descriptor_bound(platform::budget::Use::File);
     client.set_descriptor_bound(i32::try_from(bound).unwrap_or(i32::MAX));
     let stats = config.stats.then(|| Stats::begin(&client));
-    boot(&kernel, client, config.container, files)?;
-    FromSentry::Started.send(control).context("telling the command")?;
+    boot(&server, &kernel, client, config.container, files, control)?;
     let follower = executor.clone();
     std::thread::Builder::new()
         .name("executor".into())
@@ -224,7 +227,8 @@ fn host_tasks(config: &SentryConfig) -> Option<u64> {
 }
 
 /// Takes the command's messages; without a command there is no sandbox.
-fn watch_control(kernel: &Arc<Kernel>, control: &Arc<OwnedFd>) -> WatchHandle {
+fn watch_control(kernel: &Arc<Kernel>, server: &Arc<Server>, control: &Arc<OwnedFd>) -> WatchHandle {
+    let server = server.clone();
     let (kernel, socket) = (Arc::downgrade(kernel), control.clone());
     let executor = match kernel.upgrade() {
         Some(k) => k.executor.clone(),
@@ -243,6 +247,8 @@ fn watch_control(kernel: &Arc<Kernel>, control: &Arc<OwnedFd>) -> WatchHandle {
                         let _ = FromSentry::Taken.send(&socket);
                     }
                     Ok(Some(ToSentry::Foreground(yes))) => kernel.ttys.set_foreground(yes),
+                    Ok(Some(ToSentry::Client(connection))) => server.connect(connection),
+                    Err(Errno::ENFILE) => {}
                     Err(Errno::EAGAIN) => return,
                     Ok(None) | Err(_) => return give_up(&kernel.executor, failed("the command is gone")),
                 }
@@ -282,13 +288,8 @@ fn watch_gofer(executor: &Arc<Executor>, connection: &Arc<OwnedFd>) -> WatchHand
     )
 }
 
-/// A standard stream for the guest: a terminal of the host's is the guest's own.
-fn open_stream(kernel: &Arc<Kernel>, fd: OwnedFd) -> Option<Arc<sentry::fs::File>> {
-    if nix::unistd::isatty(&fd).unwrap_or(false) {
-        sentry::fs::tty::host_terminal(kernel, fd).ok()
-    } else {
-        HostFile::open(&kernel.executor, fd).ok()
-    }
+fn device(d: &DeviceNode) -> DeviceSpec {
+    DeviceSpec { path: d.path.clone(), mode: d.mode, rdev: libc::makedev(d.major, d.minor), uid: d.uid, gid: d.gid }
 }
 
 /// Where the file systems of a container come from.
@@ -316,38 +317,97 @@ fn root_options(c: &ContainerConfig) -> RootOptions {
         overlay: c.overlay,
         exclusive: c.exclusive,
         mounts: mounts.collect(),
+        devices: c.devices.iter().map(device).collect(),
+        masked_paths: c.masked_paths.clone(),
+        read_only_paths: c.read_only_paths.clone(),
+        sysctls: c.sysctls.iter().map(|(name, value)| (name.replace('.', "/").into(), value.clone().into())).collect(),
         user: c.process.user.uid,
     }
 }
 
-fn boot(kernel: &Arc<Kernel>, client: Client, c: ContainerConfig, files: Vec<Option<OwnedFd>>) -> Result<()> {
-    let user = &c.process.user;
-    let cred = Cred::user(user.uid, user.gid, user.groups.clone(), cred::CAP_ALL);
+/// Makes the first container and loads its first process.
+fn boot(
+    server: &Arc<Server>,
+    kernel: &Arc<Kernel>,
+    client: Client,
+    c: ContainerConfig,
+    files: Vec<Option<OwnedFd>>,
+    control: &Arc<OwnedFd>,
+) -> Result<()> {
     let mnt =
         build_root(kernel, &client, &root_options(&c)).map_err(|e| anyhow!("setting up the file systems: {e}"))?;
     let ns = NsProxy { uts: UtsNs::new(c.hostname, c.domainname), ipc: Arc::default(), net: Arc::default(), mnt };
     let _ = kernel.first_ns.set(Arc::new(ns.clone()));
-    let files = files.into_iter().map(|fd| fd.and_then(|fd| open_stream(kernel, fd))).collect();
-    let init = InitConfig {
-        argv: c.process.argv,
-        env: c.process.env,
-        cwd: c.process.cwd,
+    let container = Container::new(c.id, ns, Cgroup::new(None));
+    server::set_limits(&container, &c.limits);
+    server.add_container(container.clone());
+    let spec = process_spec(c.process, files).map_err(|e| anyhow!("the first process's settings: {}", e.desc()))?;
+    let (kernel, control) = (kernel.clone(), control.clone());
+    let executor = kernel.executor.clone();
+    kernel.executor.clone().spawn(Box::pin(async move {
+        let ended = executor.clone();
+        match container.create(&kernel, spec, move |status| ended.shutdown(exit_code(status))).await {
+            Ok(()) => {
+                if let Err(e) = FromSentry::Started.send(&control) {
+                    log::warn!("telling the command of the start: {e}");
+                }
+                if !c.wait_for_start {
+                    let _ = container.start();
+                }
+            }
+            Err(e) => give_up(&executor, FromSentry::Failed { status: e.status, text: e.text }),
+        }
+    }));
+    Ok(())
+}
+
+/// The exit status of a shell for a wait(2) status.
+fn exit_code(status: i32) -> i32 {
+    match status & 0x7f {
+        0 => (status >> 8) & 0xff,
+        signal => 128 + signal,
+    }
+}
+
+/// What the kernel is to start. `descriptors` are those that `files` counts.
+pub fn process_spec(p: ProcessConfig, descriptors: Vec<Option<OwnedFd>>) -> nix::Result<ProcessSpec> {
+    let (uid, gid) = (p.user.uid, p.user.gid);
+    let mut cred = Cred::user(uid, gid, p.user.groups, cred::CAP_ALL);
+    if let Some(c) = p.capabilities {
+        let all = cred::CAP_ALL;
+        (cred.bounding, cred.inheritable) = (c.bounding & all, c.inheritable & all);
+        cred.permitted = c.permitted & all;
+        cred.effective = c.effective & cred.permitted;
+        cred.ambient = c.ambient & cred.permitted & cred.inheritable;
+    }
+    cred.no_new_privs = p.no_new_privs;
+    let mut descriptors = descriptors;
+    let mut files = Vec::new();
+    for at in p.files {
+        files.push(match at {
+            None => None,
+            // Each is used once.
+            Some(at) => descriptors.get_mut(usize::from(at)).and_then(Option::take),
+        });
+    }
+    let mut seccomp = Vec::new();
+    for filter in p.seccomp {
+        let insns = filter.program.into_iter().map(|(code, jt, jf, k)| seccomp::Insn { code, jt, jf, k });
+        seccomp.push(seccomp::Program::check(insns.collect())?);
+    }
+    Ok(ProcessSpec {
+        argv: p.argv,
+        env: p.env,
+        cwd: p.cwd,
         cred,
         files,
-        ns,
-        umask: c.process.umask,
-        nice: c.process.nice,
-        limits: limits(&c.process.limits),
-    };
-    init::spawn(
-        kernel,
-        init,
-        Box::new(|status, text| {
-            let status = u8::try_from(status).unwrap_or(crate::OWN_FAILURE);
-            let _ = TROUBLE.set(FromSentry::Failed { status, text });
-        }),
-    );
-    Ok(())
+        terminal: p.terminal,
+        umask: p.umask & 0o777,
+        nice: p.nice,
+        limits: limits(&p.limits),
+        oom_score_adj: p.oom_score_adj,
+        seccomp,
+    })
 }
 
 /// The caller's limits, for the guest's first process.

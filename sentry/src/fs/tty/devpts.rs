@@ -28,7 +28,8 @@ impl Inode for Root {
             n => {
                 let text = std::str::from_utf8(n).map_err(|_| Errno::ENOENT)?;
                 let i: u32 = text.parse().map_err(|_| Errno::ENOENT)?;
-                if i.to_string() != text || self.0.kernel.ttys.pty(i).is_none() {
+                let ttys = &self.0.kernel.ttys;
+                if i.to_string() != text || (ttys.pty(i).is_none() && ttys.host(i).is_none()) {
                     return Err(Errno::ENOENT);
                 }
                 Some(i)
@@ -82,6 +83,10 @@ impl Inode for Node {
             let a = self.sup.attr(2, libc::S_IFCHR | 0o666, 1);
             return Ok(Attr { rdev: libc::makedev(5, 2), ..a });
         };
+        if let Some(host) = self.sup.kernel.ttys.host(i) {
+            let a = self.sup.attr(3 + u64::from(i), libc::S_IFCHR | 0o620, 1);
+            return Ok(Attr { rdev: host.line.rdev, uid: host.uid, gid: super::TTY_GROUP, ..a });
+        }
         let pty = self.sup.kernel.ttys.pty(i).ok_or(Errno::ENOENT)?;
         let s = pty.state.lock();
         let a = self.sup.attr(3 + u64::from(i), libc::S_IFCHR | s.mode, 1);
@@ -98,6 +103,9 @@ impl Inode for Node {
     fn open(self: Arc<Self>, flags: i32) -> Result<Box<dyn FileOps>> {
         match self.index {
             None => super::open_ptmx(&self.sup.kernel),
+            Some(i) if self.sup.kernel.ttys.host(i).is_some() => {
+                super::open_char(&self.sup.kernel, super::pts_rdev(i), flags)
+            }
             Some(i) => super::Slave::open(&self.sup.kernel.ttys.pty(i).ok_or(Errno::EIO)?, flags),
         }
     }

@@ -13,14 +13,17 @@ use super::file::FileOps;
 use crate::error::{Errno, Result};
 use crate::kernel::tty::Line;
 use crate::kernel::{current, Kernel};
-pub use host::{host_terminal, HostTerminal};
+pub use host::{host_terminal, Control, HostTerminal};
 use parking_lot::Mutex;
 pub use pty::{Master, Pty, Slave};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Most pseudo terminals (`/proc/sys/kernel/pty/max`).
 const PTY_MAX: u32 = 4096;
+
+/// Group of terminals (`tty` in Debian and most others).
+const TTY_GROUP: u32 = 5;
 
 /// The terminals of a sandbox.
 #[derive(Default)]
@@ -28,6 +31,8 @@ pub struct Table {
     ptys: Mutex<BTreeMap<u32, Arc<Pty>>>,
     /// The host's terminal, if the sandbox was started at one.
     console: Mutex<Option<Arc<HostTerminal>>>,
+    /// The host's terminals that control sessions of processes started from outside. Their numbers are none of `ptys`.
+    hosts: Mutex<BTreeMap<u32, Weak<HostTerminal>>>,
 }
 
 impl Table {
@@ -38,16 +43,30 @@ impl Table {
     pub fn pty(&self, index: u32) -> Option<Arc<Pty>> {
         self.ptys.lock().get(&index).cloned()
     }
+    /// A terminal of the host's that has a number.
+    pub fn host(&self, index: u32) -> Option<Arc<HostTerminal>> {
+        self.hosts.lock().get(&index)?.upgrade()
+    }
+    /// The numbers of `/dev/pts`, in order.
     pub fn numbers(&self) -> Vec<u32> {
-        self.ptys.lock().keys().copied().collect()
+        let mut all: Vec<u32> = self.ptys.lock().keys().copied().collect();
+        all.extend(self.hosts.lock().iter().filter(|(_, h)| h.strong_count() > 0).map(|(n, _)| n));
+        all.sort_unstable();
+        all
+    }
+    /// The terminal of the host's that controls session `sid`.
+    pub fn host_of_session(&self, sid: i32) -> Option<Arc<HostTerminal>> {
+        let controls = |h: &Arc<HostTerminal>| sid != 0 && h.line.job.lock().session == sid;
+        let numbered = self.hosts.lock().values().filter_map(Weak::upgrade).find(controls);
+        numbered.or_else(|| self.console().filter(controls))
     }
     /// The terminal that controls session `sid`.
     pub fn of_session(&self, sid: i32) -> Option<Arc<Line>> {
         if sid == 0 {
             return None;
         }
-        if let Some(c) = self.console().filter(|c| c.line.job.lock().session == sid) {
-            return Some(c.line.clone());
+        if let Some(h) = self.host_of_session(sid) {
+            return Some(h.line.clone());
         }
         self.ptys.lock().values().find(|p| p.line.job.lock().session == sid).map(|p| p.line.clone())
     }
@@ -67,16 +86,34 @@ impl Table {
             c.forget_foreground();
         }
     }
+    /// Adds a terminal of the host's, with the lowest free number.
+    fn add_host(&self, make: impl FnOnce(u64) -> Arc<HostTerminal>) -> Result<Arc<HostTerminal>> {
+        let ptys = self.ptys.lock();
+        let mut hosts = self.hosts.lock();
+        hosts.retain(|_, h| h.strong_count() > 0);
+        let free = |n: &u32| !ptys.contains_key(n) && !hosts.contains_key(n);
+        let index = (0..PTY_MAX).find(free).ok_or(Errno::ENOSPC)?;
+        let terminal = make(pts_rdev(index));
+        hosts.insert(index, Arc::downgrade(&terminal));
+        Ok(terminal)
+    }
     fn forget(&self, index: u32) {
         self.ptys.lock().remove(&index);
     }
+}
+
+/// Device number of `/dev/pts/INDEX`.
+fn pts_rdev(index: u32) -> u64 {
+    libc::makedev(136 + index / 256, index % 256)
 }
 
 /// Opens `/dev/ptmx`: a new pair.
 pub fn open_ptmx(kernel: &Arc<Kernel>) -> Result<Box<dyn FileOps>> {
     let (uid, _) = current::get().map_or((0, 0), |t| (t.cred().fsuid, t.cred().fsgid));
     let mut ptys = kernel.ttys.ptys.lock();
-    let index = (0..PTY_MAX).find(|n| !ptys.contains_key(n)).ok_or(Errno::ENOSPC)?;
+    let hosts = kernel.ttys.hosts.lock();
+    let index = (0..PTY_MAX).find(|n| !ptys.contains_key(n) && !hosts.contains_key(n)).ok_or(Errno::ENOSPC)?;
+    drop(hosts);
     let pty = Pty::new(kernel, index, uid);
     ptys.insert(index, pty.clone());
     Ok(Box::new(Master(pty)))
@@ -95,6 +132,9 @@ pub fn open_char(kernel: &Arc<Kernel>, rdev: u64, flags: i32) -> Result<Box<dyn 
         (5, 2) => open_ptmx(kernel),
         (136..=143, _) => {
             let index = (libc::major(rdev) - 136) * 256 + libc::minor(rdev);
+            if let Some(host) = kernel.ttys.host(index) {
+                return Ok(host.end());
+            }
             Slave::open(&kernel.ttys.pty(index).ok_or(Errno::EIO)?, flags)
         }
         _ => Err(Errno::ENXIO),

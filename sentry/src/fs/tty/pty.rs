@@ -93,7 +93,7 @@ impl Pty {
             opened: false,
             mode: 0o620,
             uid,
-            gid: 5,
+            gid: super::TTY_GROUP,
             deadline: None,
             alarm: None,
         };
@@ -101,7 +101,7 @@ impl Pty {
             kernel: Arc::downgrade(kernel),
             index,
             state: Mutex::new(state),
-            line: Line::new(libc::makedev(136 + index / 256, index % 256)),
+            line: Line::new(super::pts_rdev(index)),
             master_queue: WaitQueue::new(),
             slave_queue: Arc::new(WaitQueue::new()),
         })
