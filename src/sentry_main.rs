@@ -4,12 +4,12 @@
 //! looked at after it.
 
 use crate::cli::HandOff;
-use crate::config::{fd, from_memfd, ContainerConfig, DeviceNode, MountKind, ProcessConfig, SentryConfig, Verbosity};
-use crate::control::server::{self, Server};
+use crate::config::{fd, from_memfd, ContainerConfig, SentryConfig, Verbosity};
+use crate::control::server::Server;
 use crate::control::{FromSentry, ToSentry};
 use crate::outlet::Outlet;
 use crate::stats::Stats;
-use crate::{confine, logging, sys};
+use crate::{confine, containers, logging, sys};
 use anyhow::{anyhow, Context, Result};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -17,15 +17,9 @@ use platform::executor::WatchHandle;
 use platform::systrap::{self, Systrap};
 use platform::{Executor, Platform};
 use protocol::Client;
-use sentry::container::process::ProcessSpec;
-use sentry::container::Container;
-use sentry::fs::setup::{build_root, DeviceSpec, MountSpec, RootOptions, Source};
-use sentry::kernel::cgroup::Cgroup;
 use sentry::kernel::init;
 use sentry::kernel::kernel::Options;
-use sentry::kernel::limits::{Limits, Rlimit};
-use sentry::kernel::nsproxy::{NsProxy, UtsNs};
-use sentry::kernel::{cred, seccomp, Cred, Kernel};
+use sentry::kernel::Kernel;
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -140,7 +134,7 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
     let bound = platform::budget::descriptor_bound(platform::budget::Use::File);
     client.set_descriptor_bound(i32::try_from(bound).unwrap_or(i32::MAX));
     let stats = config.stats.then(|| Stats::begin(&client));
-    boot(&server, &kernel, client, config.container, files, control)?;
+    boot(&server, &client, config.container, files, control)?;
     let follower = executor.clone();
     std::thread::Builder::new()
         .name("executor".into())
@@ -288,70 +282,28 @@ fn watch_gofer(executor: &Arc<Executor>, connection: &Arc<OwnedFd>) -> WatchHand
     )
 }
 
-fn device(d: &DeviceNode) -> DeviceSpec {
-    DeviceSpec { path: d.path.clone(), mode: d.mode, rdev: libc::makedev(d.major, d.minor), uid: d.uid, gid: d.gid }
-}
-
-/// Where the file systems of a container come from.
-fn root_options(c: &ContainerConfig) -> RootOptions {
-    let mounts = c.mounts.iter().map(|m| MountSpec {
-        target: m.target.clone(),
-        source: match &m.kind {
-            MountKind::Tree(name) => Source::Tree(name.clone()),
-            MountKind::Tmpfs => Source::Type("tmpfs"),
-            MountKind::Proc => Source::Type("proc"),
-            MountKind::Sysfs => Source::Type("sysfs"),
-            MountKind::Devpts => Source::Type("devpts"),
-            MountKind::Mqueue => Source::Type("mqueue"),
-            MountKind::Cgroup => Source::Type("cgroup2"),
-            MountKind::Dev => Source::Dev,
-            MountKind::Bind(from) => Source::Bind(from.clone()),
-        },
-        flags: m.flags,
-        data: m.data.clone(),
-        required: m.required,
-    });
-    RootOptions {
-        tree: c.root.clone(),
-        read_only: c.root_read_only,
-        overlay: c.overlay,
-        exclusive: c.exclusive,
-        mounts: mounts.collect(),
-        devices: c.devices.iter().map(device).collect(),
-        masked_paths: c.masked_paths.clone(),
-        read_only_paths: c.read_only_paths.clone(),
-        sysctls: c.sysctls.iter().map(|(name, value)| (name.replace('.', "/").into(), value.clone().into())).collect(),
-        user: c.process.user.uid,
-    }
-}
-
-/// Makes the first container and loads its first process.
+/// Makes the first container and loads its first process, whose end is the sandbox's.
 fn boot(
     server: &Arc<Server>,
-    kernel: &Arc<Kernel>,
-    client: Client,
-    c: ContainerConfig,
+    client: &Client,
+    config: ContainerConfig,
     files: Vec<Option<OwnedFd>>,
     control: &Arc<OwnedFd>,
 ) -> Result<()> {
-    let mnt =
-        build_root(kernel, &client, &root_options(&c)).map_err(|e| anyhow!("setting up the file systems: {e}"))?;
-    let ns = NsProxy { uts: UtsNs::new(c.hostname, c.domainname), ipc: Arc::default(), net: Arc::default(), mnt };
-    let _ = kernel.first_ns.set(Arc::new(ns.clone()));
-    let container = Container::new(c.id, ns, Cgroup::new(None));
-    server::set_limits(&container, &c.limits);
+    let kernel = server.kernel().clone();
+    let container = containers::make(&kernel, client, &config, None)?;
     server.add_container(container.clone());
-    let spec = process_spec(c.process, files).map_err(|e| anyhow!("the first process's settings: {}", e.desc()))?;
-    let (kernel, control) = (kernel.clone(), control.clone());
-    let executor = kernel.executor.clone();
+    let spec = containers::process_spec(config.process, files);
+    let spec = spec.map_err(|e| anyhow!("the first process's settings: {}", e.desc()))?;
+    let (executor, control) = (kernel.executor.clone(), control.clone());
+    let ended = executor.clone();
     kernel.executor.clone().spawn(Box::pin(async move {
-        let ended = executor.clone();
         match container.create(&kernel, spec, move |status| ended.shutdown(exit_code(status))).await {
             Ok(()) => {
                 if let Err(e) = FromSentry::Started.send(&control) {
                     log::warn!("telling the command of the start: {e}");
                 }
-                if !c.wait_for_start {
+                if !config.wait_for_start {
                     let _ = container.start();
                 }
             }
@@ -367,54 +319,4 @@ fn exit_code(status: i32) -> i32 {
         0 => (status >> 8) & 0xff,
         signal => 128 + signal,
     }
-}
-
-/// What the kernel is to start. `descriptors` are those that `files` counts.
-pub fn process_spec(p: ProcessConfig, descriptors: Vec<Option<OwnedFd>>) -> nix::Result<ProcessSpec> {
-    let (uid, gid) = (p.user.uid, p.user.gid);
-    let mut cred = Cred::user(uid, gid, p.user.groups, cred::CAP_ALL);
-    if let Some(c) = p.capabilities {
-        let all = cred::CAP_ALL;
-        (cred.bounding, cred.inheritable) = (c.bounding & all, c.inheritable & all);
-        cred.permitted = c.permitted & all;
-        cred.effective = c.effective & cred.permitted;
-        cred.ambient = c.ambient & cred.permitted & cred.inheritable;
-    }
-    cred.no_new_privs = p.no_new_privs;
-    let mut descriptors = descriptors;
-    let mut files = Vec::new();
-    for at in p.files {
-        files.push(match at {
-            None => None,
-            // Each is used once.
-            Some(at) => descriptors.get_mut(usize::from(at)).and_then(Option::take),
-        });
-    }
-    let mut seccomp = Vec::new();
-    for filter in p.seccomp {
-        let insns = filter.program.into_iter().map(|(code, jt, jf, k)| seccomp::Insn { code, jt, jf, k });
-        seccomp.push(seccomp::Program::check(insns.collect())?);
-    }
-    Ok(ProcessSpec {
-        argv: p.argv,
-        env: p.env,
-        cwd: p.cwd,
-        cred,
-        files,
-        terminal: p.terminal,
-        umask: p.umask & 0o777,
-        nice: p.nice,
-        limits: limits(&p.limits),
-        oom_score_adj: p.oom_score_adj,
-        seccomp,
-    })
-}
-
-/// The caller's limits, for the guest's first process.
-fn limits(callers: &[(u64, u64)]) -> Limits {
-    let mut limits = Limits::default();
-    for (limit, &(cur, max)) in limits.0.iter_mut().zip(callers) {
-        *limit = Rlimit { cur, max };
-    }
-    limits
 }

@@ -162,7 +162,9 @@ impl Container {
         spec: ProcessSpec,
         on_exit: impl FnOnce(i32) + Send + 'static,
     ) -> Result<(), StartError> {
-        let prepared = Prepared::load(kernel, self, spec, Some(kernel.first_pid())).await?;
+        // The sandbox's first process has a fixed number.
+        let pid = kernel.group(kernel.first_pid()).is_none().then_some(kernel.first_pid());
+        let prepared = Prepared::load(kernel, self, spec, pid).await?;
         let group = prepared.group().clone();
         *self.init.lock() = Arc::downgrade(&group);
         self.init_pid.store(group.pid, Ordering::SeqCst);

@@ -13,10 +13,9 @@ use sentry::kernel::{Kernel, ThreadGroup};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use super::protocol::{Reply, Request, VERSION};
-pub use requests::set_limits;
 
 /// Most connections at a time.
 const MAX_CONNECTIONS: usize = 256;
@@ -27,6 +26,7 @@ const MAX_PENDING: usize = 16;
 pub struct Server {
     kernel: Arc<Kernel>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
+    first: OnceLock<Arc<Container>>,
     connections: Mutex<BTreeMap<u64, Arc<Connection>>>,
     next: AtomicU64,
 }
@@ -45,8 +45,16 @@ struct State {
     greeted: bool,
     /// The process that this connection has started by `exec`.
     own: Option<Arc<ThreadGroup>>,
+    /// The container that this connection has created, which ends with it.
+    created: Option<Created>,
     /// Requests that are not answered yet.
     pending: usize,
+}
+
+/// A container with its Gofer's connection, which ends with both.
+struct Created {
+    container: Arc<Container>,
+    _gofer: WatchHandle,
 }
 
 /// No panic can have left these in between: release builds abort.
@@ -59,13 +67,25 @@ impl Server {
         Arc::new(Server {
             kernel,
             containers: Mutex::default(),
+            first: OnceLock::new(),
             connections: Mutex::default(),
             next: AtomicU64::new(0),
         })
     }
 
+    pub fn kernel(&self) -> &Arc<Kernel> {
+        &self.kernel
+    }
+
     pub fn add_container(&self, container: Arc<Container>) {
+        let _ = self.first.set(container.clone());
         lock(&self.containers).insert(container.id.clone(), container);
+    }
+
+    /// Ends a container that is not the first.
+    fn remove_container(&self, container: &Arc<Container>) {
+        lock(&self.containers).remove(&container.id);
+        container.signal_all(&self.kernel, libc::SIGKILL);
     }
 
     fn container(&self, id: &str) -> Option<Arc<Container>> {
@@ -190,8 +210,12 @@ impl Connection {
         }
         let watch = lock(&self.watch).take();
         drop(watch);
+        let created = lock(&self.state).created.take();
         if let Some(server) = self.server.upgrade() {
             lock(&server.connections).remove(&self.id);
+            if let Some(created) = created {
+                server.remove_container(&created.container);
+            }
         }
     }
 }

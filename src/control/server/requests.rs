@@ -1,10 +1,12 @@
 //! What each request does.
 
-use super::{lock, Connection, Server};
-use crate::config::ProcessConfig;
-use crate::control::protocol::{Limits, ProcessInfo, Reply, Request, Stats, Status, Target};
+use super::{lock, Connection, Created, Server};
+use crate::config::{ContainerConfig, ProcessConfig};
+use crate::containers;
+use crate::control::protocol::{ProcessInfo, Reply, Request, Stats, Status, Target};
 use nix::errno::Errno;
-use sentry::container::process::{ProcessSpec, StartError};
+use platform::executor::WatchHandle;
+use sentry::container::process::StartError;
 use sentry::container::{self, Container};
 use sentry::kernel::kernel::PID_MAX;
 use sentry::kernel::{tty, ThreadGroup};
@@ -24,11 +26,13 @@ fn find(server: &Server, id: &str) -> Result<Arc<Container>, Reply> {
 
 /// Carries a request out and replies, now or later.
 pub fn carry_out(server: &Arc<Server>, to: &Arc<Connection>, request: Request, descriptors: Vec<OwnedFd>) {
-    let waits = matches!(request, Request::Exec { .. } | Request::Wait { .. } | Request::Pause { .. });
+    let waits =
+        matches!(request, Request::Create { .. } | Request::Exec { .. } | Request::Wait { .. } | Request::Pause { .. });
     if waits && !to.begin() {
         return to.reply(&failed(Errno::EAGAIN, "too many requests wait on this connection"));
     }
     let now = match request {
+        Request::Create { container } => return create(server, to, *container, descriptors),
         Request::Exec { container, process } => {
             return match find(server, &container) {
                 Ok(c) => exec(server, to, c, *process, descriptors),
@@ -118,19 +122,14 @@ fn at_once(server: &Arc<Server>, from: &Arc<Connection>, request: Request) -> An
             })
         }
         Request::Update { container, limits } => {
-            set_limits(&*find(server, &container)?, &limits);
+            containers::set_limits(&*find(server, &container)?, &limits);
             Ok(Reply::Done)
         }
-        Request::Hello { .. } | Request::Exec { .. } | Request::Wait { .. } | Request::Pause { .. } => {
-            Err(failed(Errno::EPROTO, "out of order"))
-        }
-    }
-}
-
-/// Sets the limits that the Sentry enforces; the host's cgroup has the others.
-pub fn set_limits(container: &Container, limits: &Limits) {
-    if let Some(pids) = limits.pids {
-        container.cgroup.set_pids_max(u64::try_from(pids).ok());
+        Request::Hello { .. }
+        | Request::Create { .. }
+        | Request::Exec { .. }
+        | Request::Wait { .. }
+        | Request::Pause { .. } => Err(failed(Errno::EPROTO, "out of order")),
     }
 }
 
@@ -185,13 +184,85 @@ fn processes(server: &Server, container: &Container) -> Vec<ProcessInfo> {
         .collect()
 }
 
-/// What is to be started, with the descriptors that came along.
-pub fn spec(process: ProcessConfig, descriptors: Vec<OwnedFd>) -> Result<ProcessSpec, Errno> {
-    crate::sentry_main::process_spec(process, descriptors.into_iter().map(Some).collect())
+/// Makes one more container. The first descriptor is the connection to its Gofer, the others are its first process's.
+fn create(server: &Arc<Server>, to: &Arc<Connection>, config: ContainerConfig, mut fds: Vec<OwnedFd>) {
+    if fds.is_empty() {
+        return to.finish(&failed(Errno::EINVAL, "the connection to the Gofer is missing"));
+    }
+    let gofer = Arc::new(fds.remove(0));
+    let (server, to) = (server.clone(), to.clone());
+    server.kernel.executor.clone().spawn(Box::pin(async move {
+        let reply = match try_create(&server, &to, config, gofer, fds).await {
+            Ok(()) => return to.reply(&Reply::Done),
+            Err(reply) => reply,
+        };
+        to.finish(&reply);
+    }));
+}
+
+async fn try_create(
+    server: &Arc<Server>,
+    to: &Arc<Connection>,
+    config: ContainerConfig,
+    gofer: Arc<OwnedFd>,
+    fds: Vec<OwnedFd>,
+) -> Result<(), Reply> {
+    let host = |e: nix::Error| failed(e, e.desc());
+    let kernel = server.kernel.clone();
+    let Some(first) = server.first.get() else { return Err(failed(Errno::ESRCH, "there is no sandbox yet")) };
+    if config.id.is_empty() || server.container(&config.id).is_some() {
+        return Err(failed(Errno::EEXIST, format!("container {:?} exists", config.id)));
+    }
+    let copy = gofer.try_clone().map_err(|e| failed(Errno::EMFILE, e.to_string()))?;
+    // The Gofer has just been started by the client; what it is asked for here takes milliseconds.
+    let made = kernel.executor.block_in_place(|| {
+        let client =
+            ::protocol::Client::connect(copy).map_err(|e| anyhow::anyhow!("the Gofer does not answer: {e}"))?;
+        let bound = platform::budget::descriptor_bound(platform::budget::Use::File);
+        client.set_descriptor_bound(i32::try_from(bound).unwrap_or(i32::MAX));
+        containers::make(&kernel, &client, &config, Some(first))
+    });
+    let container = made.map_err(|e| failed(Errno::EINVAL, format!("{e:#}")))?;
+    let wait_for_start = config.wait_for_start;
+    let spec = containers::process_spec(config.process, fds.into_iter().map(Some).collect()).map_err(host)?;
+    let watch = watch_gofer(server, &container, gofer);
+    server.add_container(container.clone());
+    let (report, rest) = (to.clone(), (kernel.clone(), container.clone()));
+    let on_exit = move |status| {
+        rest.1.kill_others(&rest.0);
+        report.finish(&Reply::Exited { status });
+    };
+    match container.create(&kernel, spec, on_exit).await {
+        Ok(()) => {
+            lock(&to.state).created = Some(Created { container: container.clone(), _gofer: watch });
+            if !wait_for_start {
+                let _ = container.start();
+            }
+            Ok(())
+        }
+        Err(StartError { status, errno, text }) => {
+            server.remove_container(&container);
+            Err(Reply::Failed { errno: errno as i32, exit: Some(status), text })
+        }
+    }
+}
+
+/// A container whose Gofer is gone has no files any more: its processes end.
+fn watch_gofer(server: &Arc<Server>, container: &Arc<Container>, gofer: Arc<OwnedFd>) -> WatchHandle {
+    let executor = server.kernel.executor.clone();
+    let (server, container) = (Arc::downgrade(server), Arc::downgrade(container));
+    let ended = move |ready: u32| {
+        let ends = (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32;
+        if let (true, Some(s), Some(c)) = (ready & ends != 0, server.upgrade(), container.upgrade()) {
+            log::warn!("the Gofer of container {:?} is gone", c.id);
+            c.signal_all(&s.kernel, libc::SIGKILL);
+        }
+    };
+    executor.watch(gofer, libc::EPOLLRDHUP as u32, Arc::new(ended))
 }
 
 fn exec(server: &Arc<Server>, to: &Arc<Connection>, c: Arc<Container>, process: ProcessConfig, fds: Vec<OwnedFd>) {
-    let spec = match spec(process, fds) {
+    let spec = match containers::process_spec(process, fds.into_iter().map(Some).collect()) {
         Ok(spec) => spec,
         Err(e) => return to.finish(&failed(e, format!("the process's settings: {}", e.desc()))),
     };
