@@ -5,6 +5,7 @@
 
 use crate::cli::HandOff;
 use crate::config::{fd, from_memfd, ContainerConfig, SentryConfig, Verbosity};
+use crate::confine::oom::OomScore;
 use crate::control::server::Server;
 use crate::control::{FromSentry, ToSentry};
 use crate::outlet::Outlet;
@@ -76,6 +77,7 @@ fn finish(message: &FromSentry, control: &OwnedFd) -> Result<Infallible> {
 }
 
 fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
+    let oom_score = OomScore::raise();
     lock_in(&config, control)?;
     let gofer = Arc::new(sys::inherited_fd(fd::GOFER)?);
     let files = config
@@ -97,6 +99,11 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
     };
     let executor = Executor::new(hand_off, config.workers).context("starting the executor")?;
     let platform = start_platform(&executor, &config)?;
+    match oom_score.map(OomScore::restore) {
+        Some(Ok(())) => {}
+        Some(Err(e)) => log::debug!("going back to the own OOM score: {e}"),
+        None => log::debug!("the OOM score of stubs cannot be raised"),
+    }
     filter.join().map_err(|_| anyhow!("making the seccomp filter"))??.lock()?;
     log::debug!("the Sentry is locked in");
 
