@@ -7,7 +7,7 @@ use anyhow::{anyhow, Result};
 use sentry::container::process::ProcessSpec;
 use sentry::container::Container;
 use sentry::fs::setup::{build_root, DeviceSpec, MountSpec, RootOptions, Source};
-use sentry::kernel::cgroup::Cgroup;
+use sentry::kernel::cgroup::{Cgroup, CpuMax, CPU_PERIOD_RANGE, CPU_QUOTA_MIN};
 use sentry::kernel::limits::{Limits, Rlimit};
 use sentry::kernel::nsproxy::{NsProxy, UtsNs};
 use sentry::kernel::{cred, seccomp, Cred, Kernel};
@@ -36,16 +36,30 @@ pub fn make(
         let _ = kernel.first_ns.set(Arc::new(ns.clone()));
     }
     let container = Container::new(c.id.clone(), ns, Cgroup::new(None));
-    set_limits(&container, &c.limits);
+    set_limits(kernel, &container, &c.limits);
     Ok(container)
 }
 
 /// Sets the limits that the Sentry enforces; the host's cgroup has the others.
-pub fn set_limits(container: &Container, limits: &protocol::Limits) {
+pub fn set_limits(kernel: &Arc<Kernel>, container: &Container, limits: &protocol::Limits) {
     if let Some(pids) = limits.pids {
         container.cgroup.set_pids_max(u64::try_from(pids).ok());
     }
+    if limits.cpu_quota.is_none() && limits.cpu_period.is_none() {
+        return;
+    }
+    let old = container.cgroup.cpu_max();
+    let quota = match limits.cpu_quota {
+        Some(new) => u64::try_from(new).ok().filter(|q| *q > 0),
+        None => old.map(|o| o.quota),
+    };
+    let period = limits.cpu_period.filter(|p| *p > 0).or(old.map(|o| o.period)).unwrap_or(CPU_PERIOD);
+    let period = period.clamp(*CPU_PERIOD_RANGE.start(), *CPU_PERIOD_RANGE.end());
+    container.set_cpu_max(kernel, quota.map(|quota| CpuMax { quota: quota.max(CPU_QUOTA_MIN), period }));
 }
+
+/// Period of a quota that comes without one, in microseconds, as in cgroups.
+const CPU_PERIOD: u64 = 100_000;
 
 /// Where the file systems of a container come from.
 fn root_options(c: &ContainerConfig) -> RootOptions {

@@ -4,10 +4,11 @@
 //! This module stands above [`kernel`](crate::kernel), which knows processes and cgroups only. [`process`] starts a container's
 //! processes from outside.
 
+mod bandwidth;
 pub mod process;
 
 use crate::error::{Errno, Result};
-use crate::kernel::cgroup::Cgroup;
+use crate::kernel::cgroup::{Cgroup, CpuMax};
 use crate::kernel::nsproxy::NsProxy;
 use crate::kernel::signal::SigInfo;
 use crate::kernel::task::Completion;
@@ -17,10 +18,8 @@ use crate::time::cpu;
 use parking_lot::Mutex;
 use platform::executor::now_ns;
 use process::{Prepared, ProcessSpec, StartError};
-use std::future::poll_fn;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::Poll;
 use std::time::Duration;
 
 /// State of a container, as the OCI runtime-spec names it.
@@ -127,20 +126,6 @@ fn deliver(group: &Arc<ThreadGroup>, sig: i32) -> Result<()> {
     }
 }
 
-/// Waits a millisecond.
-async fn nap(kernel: &Arc<Kernel>) {
-    let until = now_ns().saturating_add(1_000_000);
-    let mut timer = None;
-    poll_fn(|cx| {
-        if now_ns() >= until {
-            return Poll::Ready(());
-        }
-        timer.get_or_insert_with(|| kernel.executor.timer(until, cx.waker().clone()));
-        Poll::Pending
-    })
-    .await
-}
-
 impl Container {
     pub fn new(id: String, ns: NsProxy, cgroup: Arc<Cgroup>) -> Arc<Container> {
         Arc::new(Container {
@@ -222,6 +207,15 @@ impl Container {
         }
     }
 
+    /// Sets the processor time that all its processes together may use; `None`: no limit.
+    pub fn set_cpu_max(&self, kernel: &Arc<Kernel>, max: Option<CpuMax>) {
+        self.cgroup.set_cpu_max(max);
+        if max.is_some() && self.cgroup.begin_enforcement() {
+            let enforce = bandwidth::enforce(kernel.clone(), Arc::downgrade(&self.cgroup));
+            kernel.executor.spawn(Box::pin(enforce));
+        }
+    }
+
     /// Process id of the first process; 0 before it is loaded.
     pub fn init_pid(&self) -> i32 {
         self.init_pid.load(Ordering::SeqCst)
@@ -273,7 +267,7 @@ impl Container {
                 self.cgroup.thaw();
                 return Err(Errno::ETIMEDOUT);
             }
-            nap(kernel).await;
+            bandwidth::sleep_until(kernel, now_ns().saturating_add(1_000_000)).await;
         }
         Ok(())
     }
@@ -303,12 +297,7 @@ impl Container {
     }
 
     pub fn usage(&self, kernel: &Kernel) -> Usage {
-        let (mut user_ns, mut system_ns) = self.cgroup.dead_time();
-        for group in self.cgroup.processes(kernel) {
-            let (user, system) = cpu::group_time(&group);
-            user_ns = user_ns.saturating_add(user);
-            system_ns = system_ns.saturating_add(system);
-        }
+        let (user_ns, system_ns) = self.cgroup.cpu_time(kernel);
         Usage { user_ns, system_ns, pids: self.cgroup.pids(), pids_max: self.cgroup.pids_max() }
     }
 }

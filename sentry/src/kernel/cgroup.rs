@@ -4,6 +4,8 @@
 
 use super::wait::WaitQueue;
 use super::{Kernel, ThreadGroup};
+use parking_lot::Mutex;
+use platform::executor::Rounds;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -11,8 +13,16 @@ use std::sync::Arc;
 pub struct Cgroup {
     parent: Option<Arc<Cgroup>>,
     frozen: AtomicBool,
-    /// Tasks of a frozen cgroup wait here.
+    /// Its processor time of this period is used up.
+    throttled: AtomicBool,
+    /// Tasks of a frozen or throttled cgroup wait here.
     thaw_wait: WaitQueue,
+    cpu_max: Mutex<Option<CpuMax>>,
+    /// Something enforces `cpu_max`.
+    enforced: AtomicBool,
+    /// Periods in which it was throttled, and for how long in all, in nanoseconds.
+    throttled_periods: AtomicU64,
+    throttled_ns: AtomicU64,
     /// Threads, and zombies until they are reaped.
     pids: AtomicU64,
     /// Most of them; 0: no limit.
@@ -23,6 +33,17 @@ pub struct Cgroup {
     dead_utime: AtomicU64,
     dead_stime: AtomicU64,
 }
+
+/// Processor time that a cgroup may use in each period, both in microseconds (`cpu.max`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuMax {
+    pub quota: u64,
+    pub period: u64,
+}
+
+/// Bounds of a period and of a quota, in microseconds (cgroups v2, `cpu.max`).
+pub const CPU_PERIOD_RANGE: std::ops::RangeInclusive<u64> = 1_000..=1_000_000;
+pub const CPU_QUOTA_MIN: u64 = 1_000;
 
 /// One thread or zombie, counted in a cgroup and its ancestors until it is dropped.
 pub struct PidCharge(Arc<Cgroup>);
@@ -90,13 +111,47 @@ impl Cgroup {
         (self.dead_utime.load(Ordering::Relaxed), self.dead_stime.load(Ordering::Relaxed))
     }
 
+    pub fn cpu_max(&self) -> Option<CpuMax> {
+        *self.cpu_max.lock()
+    }
+    /// `None`: no limit. [`crate::container`] enforces it.
+    pub fn set_cpu_max(&self, max: Option<CpuMax>) {
+        *self.cpu_max.lock() = max;
+    }
+
+    /// Whether the caller is to enforce [`Cgroup::cpu_max`] from now on: nothing else does.
+    pub fn begin_enforcement(&self) -> bool {
+        !self.enforced.swap(true, Ordering::SeqCst)
+    }
+    pub fn end_enforcement(&self) {
+        self.enforced.store(false, Ordering::SeqCst);
+    }
+
+    /// User and system time of its processes, ended ones included, in nanoseconds.
+    pub fn cpu_time(self: &Arc<Self>, kernel: &Kernel) -> (u64, u64) {
+        let (mut user, mut system) = self.dead_time();
+        for group in self.processes(kernel) {
+            let (u, s) = crate::time::cpu::group_time(&group);
+            (user, system) = (user.saturating_add(u), system.saturating_add(s));
+        }
+        (user, system)
+    }
+
+    /// Stopped by [`Cgroup::freeze`], its own or an ancestor's.
     pub fn is_frozen(&self) -> bool {
         self.frozen.load(Ordering::SeqCst) || self.parent.as_ref().is_some_and(|p| p.is_frozen())
     }
 
-    /// The queue that a task of a frozen cgroup waits on: that of the outermost frozen one.
-    pub fn frozen_by(self: &Arc<Self>) -> Option<&Arc<Cgroup>> {
-        self.up().filter(|c| c.frozen.load(Ordering::SeqCst)).last()
+    fn holds(&self) -> bool {
+        self.frozen.load(Ordering::SeqCst) || self.throttled.load(Ordering::SeqCst)
+    }
+
+    /// The outermost cgroup that lets its tasks run no guest code, frozen or throttled; they wait on its queue.
+    pub fn held_by(self: &Arc<Self>) -> Option<&Arc<Cgroup>> {
+        self.up().filter(|c| c.holds()).last()
+    }
+    pub fn is_held(&self) -> bool {
+        self.holds() || self.parent.as_ref().is_some_and(|p| p.is_held())
     }
     pub fn thaw_wait(&self) -> &WaitQueue {
         &self.thaw_wait
@@ -110,18 +165,47 @@ impl Cgroup {
 
     /// Lets no task in it run guest code until [`Cgroup::thaw`]. A task that waits in a call stays there, and stops when the call ends.
     pub fn freeze(self: &Arc<Self>, kernel: &Kernel) {
-        if self.frozen.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        for group in self.processes(kernel) {
-            let threads = group.links.lock().threads.clone();
-            threads.iter().for_each(|t| t.notify());
+        if !self.frozen.swap(true, Ordering::SeqCst) {
+            self.stop(kernel);
         }
     }
 
     pub fn thaw(&self) {
         self.frozen.store(false, Ordering::SeqCst);
         self.thaw_wait.wake_all();
+    }
+
+    /// As [`Cgroup::freeze`], until [`Cgroup::unthrottle`]; the two do not touch each other.
+    pub fn throttle(self: &Arc<Self>, kernel: &Kernel) {
+        if !self.throttled.swap(true, Ordering::SeqCst) {
+            self.stop(kernel);
+        }
+    }
+
+    /// Ends a throttling that has lasted for `ns`.
+    pub fn unthrottle(&self, ns: u64) {
+        if self.throttled.swap(false, Ordering::SeqCst) {
+            self.throttled_periods.fetch_add(1, Ordering::Relaxed);
+            self.throttled_ns.fetch_add(ns, Ordering::Relaxed);
+            self.thaw_wait.wake_all();
+        }
+    }
+
+    /// In how many periods it was throttled, and for how many nanoseconds in all.
+    pub fn throttling(&self) -> (u64, u64) {
+        (self.throttled_periods.load(Ordering::Relaxed), self.throttled_ns.load(Ordering::Relaxed))
+    }
+
+    /// Has all its tasks look at their cgroup.
+    fn stop(self: &Arc<Self>, kernel: &Kernel) {
+        let mut rounds = Rounds::new();
+        for group in self.processes(kernel) {
+            let threads = group.links.lock().threads.clone();
+            for t in threads {
+                t.notify();
+                rounds.next();
+            }
+        }
     }
 }
 
@@ -163,9 +247,13 @@ mod tests {
         let other = Cgroup::new(None);
         root.frozen.store(true, Ordering::SeqCst);
         assert!(child.is_frozen() && !other.is_frozen());
-        assert!(child.frozen_by().is_some_and(|c| Arc::ptr_eq(c, &root)));
+        child.throttled.store(true, Ordering::SeqCst);
+        assert!(child.held_by().is_some_and(|c| Arc::ptr_eq(c, &root)));
         assert!(child.is_within(&root) && !root.is_within(&child));
         root.thaw();
-        assert!(!child.is_frozen() && child.frozen_by().is_none());
+        assert!(!child.is_frozen() && child.held_by().is_some_and(|c| Arc::ptr_eq(c, &child)));
+        child.unthrottle(5);
+        assert!(!child.is_held() && child.held_by().is_none());
+        assert_eq!(child.throttling(), (1, 5));
     }
 }

@@ -57,9 +57,9 @@ pub async fn signals(
                 .await;
             continue;
         }
-        if let Some(frozen) = task.group.cgroup.frozen_by() {
+        if let Some(holder) = task.group.cgroup.held_by() {
             task.parked.store(true, Ordering::SeqCst);
-            let _ = task.wait_killable(frozen.thaw_wait(), || (!frozen.is_frozen()).then_some(())).await;
+            let _ = task.wait_killable(holder.thaw_wait(), || (!holder.is_held()).then_some(())).await;
             task.parked.store(false, Ordering::SeqCst);
             continue;
         }

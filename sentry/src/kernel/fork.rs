@@ -331,7 +331,7 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
         if r.exiting.is_some() || parent.is_killed() {
             child.killed.store(true, Ordering::SeqCst);
         }
-        if child.is_killed() || child.group.cgroup.is_frozen() {
+        if child.is_killed() || child.group.cgroup.is_held() {
             child.signal_flag.store(true, Ordering::SeqCst);
         }
         return;
@@ -356,7 +356,7 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
         r.threads.push(child.clone());
     }
     tree.insert_group(&child.group);
-    if child.group.cgroup.is_frozen() {
+    if child.group.cgroup.is_held() {
         child.signal_flag.store(true, Ordering::SeqCst);
     }
     if let Some(p) = real_parent.upgrade() {

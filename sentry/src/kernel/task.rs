@@ -313,7 +313,7 @@ impl Task {
         drop(s);
         !self.group.pending.lock().set.minus(blocked).is_empty()
             || self.group.links.lock().stopped.is_some()
-            || self.group.cgroup.is_frozen()
+            || self.group.cgroup.is_held()
     }
 
     /// Whether the task sleeps, for /proc: in a call of the Sentry, or in a futex call of its stub.

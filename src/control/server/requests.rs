@@ -122,7 +122,7 @@ fn at_once(server: &Arc<Server>, from: &Arc<Connection>, request: Request) -> An
             })
         }
         Request::Update { container, limits } => {
-            containers::set_limits(&*find(server, &container)?, &limits);
+            containers::set_limits(&server.kernel, &*find(server, &container)?, &limits);
             Ok(Reply::Done)
         }
         Request::Hello { .. }
