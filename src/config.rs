@@ -162,6 +162,17 @@ pub struct ContainerConfig {
     /// The first process waits for [`Request::Start`](crate::control::protocol::Request::Start).
     pub wait_for_start: bool,
     pub limits: crate::control::protocol::Limits,
+    /// Namespaces that it shares with the sandbox's first container.
+    pub share: Share,
+}
+
+/// Which namespaces a container shares with the sandbox's first one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    pub pid: bool,
+    pub ipc: bool,
+    pub net: bool,
+    pub uts: bool,
 }
 
 /// User and group that a process takes on the host once it is set up.

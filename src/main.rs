@@ -7,6 +7,7 @@
 mod cli;
 mod config;
 mod confine;
+mod containers;
 mod control;
 mod gofer_main;
 mod launch;

@@ -4,11 +4,13 @@
 //! looked at after it.
 
 use crate::cli::HandOff;
-use crate::config::{fd, from_memfd, ContainerConfig, MountKind, SentryConfig, Verbosity};
+use crate::config::{fd, from_memfd, ContainerConfig, SentryConfig, Verbosity};
+use crate::confine::oom::OomScore;
+use crate::control::server::Server;
 use crate::control::{FromSentry, ToSentry};
 use crate::outlet::Outlet;
 use crate::stats::Stats;
-use crate::{confine, logging, sys};
+use crate::{confine, containers, logging, sys};
 use anyhow::{anyhow, Context, Result};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -16,13 +18,9 @@ use platform::executor::WatchHandle;
 use platform::systrap::{self, Systrap};
 use platform::{Executor, Platform};
 use protocol::Client;
-use sentry::fs::hostfile::HostFile;
-use sentry::fs::setup::{build_root, MountSpec, RootOptions, Source};
-use sentry::kernel::init::{self, InitConfig};
+use sentry::kernel::init;
 use sentry::kernel::kernel::Options;
-use sentry::kernel::limits::{Limits, Rlimit};
-use sentry::kernel::nsproxy::{NsProxy, UtsNs};
-use sentry::kernel::{cred, Cred, Kernel};
+use sentry::kernel::Kernel;
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -79,6 +77,7 @@ fn finish(message: &FromSentry, control: &OwnedFd) -> Result<Infallible> {
 }
 
 fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
+    let oom_score = OomScore::raise();
     lock_in(&config, control)?;
     let gofer = Arc::new(sys::inherited_fd(fd::GOFER)?);
     let files = config
@@ -100,6 +99,11 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
     };
     let executor = Executor::new(hand_off, config.workers).context("starting the executor")?;
     let platform = start_platform(&executor, &config)?;
+    match oom_score.map(OomScore::restore) {
+        Some(Ok(())) => {}
+        Some(Err(e)) => log::debug!("going back to the own OOM score: {e}"),
+        None => log::debug!("the OOM score of stubs cannot be raised"),
+    }
     filter.join().map_err(|_| anyhow!("making the seccomp filter"))??.lock()?;
     log::debug!("the Sentry is locked in");
 
@@ -131,13 +135,13 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
         }
     };
     let _ = kernel.ask_foreground.set(Box::new(ask));
-    let _watches = (watch_control(&kernel, control), watch_gofer(&executor, &gofer));
+    let server = Server::new(kernel.clone());
+    let _watches = (watch_control(&kernel, &server, control), watch_gofer(&executor, &gofer));
     let client = Client::connect(gofer.try_clone()?).map_err(|e| anyhow!("the Gofer does not answer: {e}"))?;
     let bound = platform::budget::descriptor_bound(platform::budget::Use::File);
     client.set_descriptor_bound(i32::try_from(bound).unwrap_or(i32::MAX));
     let stats = config.stats.then(|| Stats::begin(&client));
-    boot(&kernel, client, config.container, files)?;
-    FromSentry::Started.send(control).context("telling the command")?;
+    boot(&server, &client, config.container, files, control)?;
     let follower = executor.clone();
     std::thread::Builder::new()
         .name("executor".into())
@@ -224,7 +228,8 @@ fn host_tasks(config: &SentryConfig) -> Option<u64> {
 }
 
 /// Takes the command's messages; without a command there is no sandbox.
-fn watch_control(kernel: &Arc<Kernel>, control: &Arc<OwnedFd>) -> WatchHandle {
+fn watch_control(kernel: &Arc<Kernel>, server: &Arc<Server>, control: &Arc<OwnedFd>) -> WatchHandle {
+    let server = server.clone();
     let (kernel, socket) = (Arc::downgrade(kernel), control.clone());
     let executor = match kernel.upgrade() {
         Some(k) => k.executor.clone(),
@@ -243,6 +248,8 @@ fn watch_control(kernel: &Arc<Kernel>, control: &Arc<OwnedFd>) -> WatchHandle {
                         let _ = FromSentry::Taken.send(&socket);
                     }
                     Ok(Some(ToSentry::Foreground(yes))) => kernel.ttys.set_foreground(yes),
+                    Ok(Some(ToSentry::Client(connection))) => server.connect(connection),
+                    Err(Errno::ENFILE) => {}
                     Err(Errno::EAGAIN) => return,
                     Ok(None) | Err(_) => return give_up(&kernel.executor, failed("the command is gone")),
                 }
@@ -282,79 +289,41 @@ fn watch_gofer(executor: &Arc<Executor>, connection: &Arc<OwnedFd>) -> WatchHand
     )
 }
 
-/// A standard stream for the guest: a terminal of the host's is the guest's own.
-fn open_stream(kernel: &Arc<Kernel>, fd: OwnedFd) -> Option<Arc<sentry::fs::File>> {
-    if nix::unistd::isatty(&fd).unwrap_or(false) {
-        sentry::fs::tty::host_terminal(kernel, fd).ok()
-    } else {
-        HostFile::open(&kernel.executor, fd).ok()
-    }
-}
-
-/// Where the file systems of a container come from.
-fn root_options(c: &ContainerConfig) -> RootOptions {
-    let mounts = c.mounts.iter().map(|m| MountSpec {
-        target: m.target.clone(),
-        source: match &m.kind {
-            MountKind::Tree(name) => Source::Tree(name.clone()),
-            MountKind::Tmpfs => Source::Type("tmpfs"),
-            MountKind::Proc => Source::Type("proc"),
-            MountKind::Sysfs => Source::Type("sysfs"),
-            MountKind::Devpts => Source::Type("devpts"),
-            MountKind::Mqueue => Source::Type("mqueue"),
-            MountKind::Cgroup => Source::Type("cgroup2"),
-            MountKind::Dev => Source::Dev,
-            MountKind::Bind(from) => Source::Bind(from.clone()),
-        },
-        flags: m.flags,
-        data: m.data.clone(),
-        required: m.required,
-    });
-    RootOptions {
-        tree: c.root.clone(),
-        read_only: c.root_read_only,
-        overlay: c.overlay,
-        exclusive: c.exclusive,
-        mounts: mounts.collect(),
-        user: c.process.user.uid,
-    }
-}
-
-fn boot(kernel: &Arc<Kernel>, client: Client, c: ContainerConfig, files: Vec<Option<OwnedFd>>) -> Result<()> {
-    let user = &c.process.user;
-    let cred = Cred::user(user.uid, user.gid, user.groups.clone(), cred::CAP_ALL);
-    let mnt =
-        build_root(kernel, &client, &root_options(&c)).map_err(|e| anyhow!("setting up the file systems: {e}"))?;
-    let ns = NsProxy::first(UtsNs::first(c.hostname, c.domainname), mnt);
-    let _ = kernel.first_ns.set(Arc::new(ns.clone()));
-    let files = files.into_iter().map(|fd| fd.and_then(|fd| open_stream(kernel, fd))).collect();
-    let init = InitConfig {
-        argv: c.process.argv,
-        env: c.process.env,
-        cwd: c.process.cwd,
-        cred,
-        files,
-        ns,
-        umask: c.process.umask,
-        nice: c.process.nice,
-        limits: limits(&c.process.limits),
-    };
-    init::spawn(
-        kernel,
-        init,
-        Box::new(|status, text| {
-            let status = u8::try_from(status).unwrap_or(crate::OWN_FAILURE);
-            let _ = TROUBLE.set(FromSentry::Failed { status, text });
-        }),
-    );
+/// Makes the first container and loads its first process, whose end is the sandbox's.
+fn boot(
+    server: &Arc<Server>,
+    client: &Client,
+    config: ContainerConfig,
+    files: Vec<Option<OwnedFd>>,
+    control: &Arc<OwnedFd>,
+) -> Result<()> {
+    let kernel = server.kernel().clone();
+    let container = containers::make(&kernel, client, &config, None)?;
+    server.add_container(container.clone());
+    let spec = containers::process_spec(config.process, files);
+    let spec = spec.map_err(|e| anyhow!("the first process's settings: {}", e.desc()))?;
+    let (executor, control) = (kernel.executor.clone(), control.clone());
+    let ended = executor.clone();
+    kernel.executor.clone().spawn(Box::pin(async move {
+        match container.create(&kernel, spec, move |status| ended.shutdown(exit_code(status))).await {
+            Ok(()) => {
+                if let Err(e) = FromSentry::Started.send(&control) {
+                    log::warn!("telling the command of the start: {e}");
+                }
+                if !config.wait_for_start {
+                    let _ = container.start();
+                }
+            }
+            Err(e) => give_up(&executor, FromSentry::Failed { status: e.status, text: e.text }),
+        }
+    }));
     Ok(())
 }
 
-/// The caller's limits, for the guest's first process.
-fn limits(callers: &[(u64, u64)]) -> Limits {
-    let mut limits = Limits::default();
-    for (limit, &(cur, max)) in limits.0.iter_mut().zip(callers) {
-        *limit = Rlimit { cur, max };
+/// The exit status of a shell for a wait(2) status.
+fn exit_code(status: i32) -> i32 {
+    match status & 0x7f {
+        0 => (status >> 8) & 0xff,
+        signal => 128 + signal,
     }
-    limits
 }

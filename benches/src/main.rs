@@ -6,10 +6,11 @@
 //! measurement. `docs/performance.md` explains how to read them.
 //!
 //! [`sandboxes`] runs a command in each sandbox, [`workloads`] lists the programs, [`inputs`] makes their files,
-//! [`report`] prints.
+//! [`report`] prints. [`oci`] compares container runtimes.
 
 mod inputs;
 mod measure;
+mod oci;
 mod report;
 mod sandboxes;
 mod targets;
@@ -58,6 +59,9 @@ struct Options {
     /// Scratch directory; it is recreated
     #[arg(long, default_value = "/tmp/runsc-rs-compare")]
     dir: PathBuf,
+    /// Compare the life cycles of containers of OCI runtimes instead: create, start, delete, exec, idle memory
+    #[arg(long)]
+    oci: bool,
     /// List workloads and sandboxes, and stop
     #[arg(long)]
     list: bool,
@@ -75,6 +79,9 @@ fn main() -> Result<()> {
         (None, true) => "runsc-rs".into(),
         (None, false) => build()?,
     };
+    if options.oci {
+        return oci::compare(&runsc_rs, &options.dir, options.rounds);
+    }
     let mut sandboxes = sandboxes::find(&runsc_rs, options.runsc.as_deref(), &options.dir);
     sandboxes.retain(|s| options.sandbox.is_empty() || options.sandbox.contains(&s.name));
     let mut workloads = workloads::all();

@@ -3,7 +3,7 @@
 //!
 //! `cargo bench -p sentry --bench calls -- [FILTER]`
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use platform::{
     AddressSpace, Enter, Errno, Executor, GuestThread, Interrupter, LocalAnswers, Op, OpsSettled, Platform, Regs, Trap,
     GUEST_MIN,
@@ -15,12 +15,13 @@ use sentry::fs::{Inode, NewNode};
 use sentry::kernel::kernel::Options;
 use sentry::kernel::nsproxy::{NsProxy, UtsNs};
 use sentry::kernel::signal::SigActions;
+use sentry::kernel::task::NewTask;
 use sentry::kernel::{cred, current, limits::Limits, Cred, FdTable, Kernel, Task, ThreadGroup};
 use sentry::mm::{space::Map, Mm};
 use sentry::syscalls::{dispatch, Ctx};
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -186,42 +187,24 @@ fn root(kernel: &Arc<Kernel>) -> Path {
     let proc = Mount::of(sentry::fs::proc::new(kernel), proc, MountFlags::empty()).expect("proc");
     ns.mount(&proc, &find("/proc").expect("/proc")).expect("mount");
     let names = UtsNs::first("bench".into(), "(none)".into());
-    let _ = kernel.first_ns.set(Arc::new(NsProxy::first(names, ns)));
+    let _ = kernel.first_ns.set(Arc::new(NsProxy::of_container(names, Arc::default(), Arc::default(), ns)));
     root
 }
 
 fn task(kernel: &Arc<Kernel>, space: &Arc<Memory>, root: Path) -> Arc<Task> {
     let group = Arc::new(ThreadGroup::new(1, Arc::new(Mutex::new(SigActions::default())), Limits::default()));
-    let task = Arc::new(Task {
+    let task = Arc::new(Task::new(NewTask {
         kernel: kernel.clone(),
-        id: AtomicI32::new(1),
+        id: 1,
         group: group.clone(),
-        cred: RwLock::new(Arc::new(Cred::user(0, 0, Vec::new(), cred::CAP_ALL))),
-        files: RwLock::new(FdTable::new()),
-        fs: RwLock::new(Arc::new(Mutex::new(FsContext::new(root)))),
-        mm: RwLock::new(Mm::new(space.clone(), Map::with_stack(1 << 20, 0))),
-        nsproxy: RwLock::new(kernel.first_ns.get().expect("set above").clone()),
-        signals: Default::default(),
-        comm: Mutex::new(b"bench".to_vec()),
-        clear_child_tid: Default::default(),
-        robust_list: Default::default(),
-        pi: Default::default(),
-        rseq: Default::default(),
-        restart_block: Default::default(),
-        pdeathsig: Default::default(),
-        signal_flag: Default::default(),
-        killed: Default::default(),
-        waker: Default::default(),
-        interrupter: Default::default(),
-        service: Default::default(),
-        in_call: AtomicI32::new(-1),
-        framed: Default::default(),
-        sleeping: Default::default(),
-        vfork_done: Default::default(),
-        exec_kill: Default::default(),
-        start_ns: 0,
+        cred: Arc::new(Cred::user(0, 0, Vec::new(), cred::CAP_ALL)),
+        files: FdTable::new(),
+        fs: Arc::new(Mutex::new(FsContext::new(root))),
+        mm: Mm::new(space.clone(), Map::with_stack(1 << 20, 0)),
+        nsproxy: kernel.first_ns.get().expect("set above").clone(),
+        comm: b"bench".to_vec(),
         attrs: Default::default(),
-    });
+    }));
     group.links.lock().threads.push(task.clone());
     let mut tree = kernel.tree.lock();
     tree.tasks.insert(1, task.clone());

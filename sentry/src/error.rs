@@ -49,6 +49,6 @@ impl SysError {
 }
 
 /// Result of a function that fails only with an errno.
-pub type Result<T> = std::result::Result<T, Errno>;
+pub type Result<T, E = Errno> = std::result::Result<T, E>;
 /// Result of a system call: the value for `rax`.
 pub type SysResult<T = u64> = std::result::Result<T, SysError>;

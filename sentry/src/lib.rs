@@ -12,6 +12,7 @@
 
 pub mod abi;
 pub mod arch;
+pub mod container;
 pub mod error;
 pub mod fs;
 pub mod ipc;

@@ -5,6 +5,7 @@
 //! list ([`seccomp::Filter::lock`]). The namespaces themselves were made by the command when it cloned the process.
 
 pub mod calls;
+pub mod oom;
 pub mod seccomp;
 
 use crate::config::HostIds;

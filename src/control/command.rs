@@ -5,18 +5,20 @@
 
 use nix::errno::Errno;
 use nix::sys::socket::{recv, send, MsgFlags};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// Longest text of a [`FromSentry::Failed`].
 const MAX_TEXT: usize = 4096;
 
 /// From the command to the Sentry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum ToSentry {
     /// A signal for the guest; `terminal`: the terminal made it (or must be told like that), so it is for the foreground process group.
     Signal { signal: i32, terminal: bool },
     /// The answer to [`FromSentry::AskForeground`].
     Foreground(bool),
+    /// A connection of a client of the control protocol ([`super::protocol`]) that the monitor has accepted and checked.
+    Client(OwnedFd),
 }
 
 /// From the Sentry to the command.
@@ -42,14 +44,18 @@ pub enum FromSentry {
 
 impl ToSentry {
     /// Fails with `EAGAIN` if the Sentry has not taken up anything for long.
-    pub fn send(self, socket: impl AsFd) -> nix::Result<()> {
+    pub fn send(&self, socket: impl AsFd) -> nix::Result<()> {
         let packet = match self {
             ToSentry::Signal { signal, terminal } => {
-                let mut packet = vec![b's', u8::from(terminal)];
+                let mut packet = vec![b's', u8::from(*terminal)];
                 packet.extend_from_slice(&signal.to_le_bytes());
                 packet
             }
-            ToSentry::Foreground(yes) => vec![b'f', u8::from(yes)],
+            ToSentry::Foreground(yes) => vec![b'f', u8::from(*yes)],
+            ToSentry::Client(connection) => {
+                let sent = protocol::transport::send(socket, b"n", Some(connection.as_fd()), false);
+                return sent.map_err(|e| Errno::from_raw(e.raw_os_error()));
+            }
         };
         send_packet(socket, &packet, MsgFlags::MSG_DONTWAIT)
     }
@@ -57,8 +63,18 @@ impl ToSentry {
     /// The next message, if there is one; `None` means that the command is gone. Fails with `EAGAIN` when there is nothing yet.
     pub fn receive(socket: impl AsFd) -> nix::Result<Option<Self>> {
         let mut buf = [0u8; 16];
-        match receive_packet(socket, &mut buf)? {
+        let received = match protocol::transport::receive(socket, &mut buf, false).map_err(|e| e.raw_os_error()) {
+            Ok(r) => r,
+            Err(libc::ECONNRESET) => return Ok(None),
+            Err(e) => return Err(Errno::from_raw(e)),
+        };
+        match buf.get(..received.len).ok_or(Errno::EPROTO)? {
             [] => Ok(None),
+            [b'n'] => match received.descriptor {
+                Some(connection) => Ok(Some(ToSentry::Client(connection))),
+                // There was no room for it; the client finds its connection closed.
+                None => Err(Errno::ENFILE),
+            },
             [b's', terminal, a, b, c, d] => {
                 Ok(Some(ToSentry::Signal { signal: i32::from_le_bytes([*a, *b, *c, *d]), terminal: *terminal != 0 }))
             }
@@ -153,9 +169,11 @@ mod tests {
             [ToSentry::Signal { signal: 15, terminal: true }, ToSentry::Foreground(true), ToSentry::Foreground(false)]
         {
             m.send(&a).unwrap();
-            assert_eq!(ToSentry::receive(&b), Ok(Some(m)));
+            assert_eq!(format!("{:?}", ToSentry::receive(&b).unwrap().unwrap()), format!("{m:?}"));
         }
+        ToSentry::Client(std::fs::File::open("/dev/null").unwrap().into()).send(&a).unwrap();
+        assert!(matches!(ToSentry::receive(&b), Ok(Some(ToSentry::Client(_)))));
         drop(a);
-        assert_eq!(ToSentry::receive(&b), Ok(None));
+        assert!(matches!(ToSentry::receive(&b), Ok(None)));
     }
 }

@@ -5,11 +5,11 @@
 //!
 //! Each side sends frames: four bytes with the length of the body (little endian, at most [`MAX_BODY`]), then the body, one JSON value:
 //! a [`Request`] from the client, a [`Reply`] from the Sentry. The descriptors of a request travel with the frame's first byte
-//! (`SCM_RIGHTS`). Requests of a connection are answered in their order; [`Request::Wait`] and [`Request::Exec`] keep their connection for
+//! (`SCM_RIGHTS`). Requests of a connection are answered in their order; [`Request::Create`], [`Request::Wait`] and [`Request::Exec`] keep their connection for
 //! themselves. The first request is [`Request::Hello`]. A frame that is too long, malformed, or out of order ends its connection, and
 //! nothing else.
 
-use crate::config::ProcessConfig;
+use crate::config::{ContainerConfig, ProcessConfig};
 use serde::{Deserialize, Serialize};
 
 /// Version of the protocol. The Sentry refuses any other: both sides are the same binary as a rule, but a container may outlive an upgrade.
@@ -34,6 +34,12 @@ pub enum Request {
     /// Runs the process that `create` has prepared. Answered by [`Reply::Done`].
     Start {
         container: String,
+    },
+    /// Makes one more container in the sandbox. The first descriptor is the connection to its Gofer, the others are those of its first
+    /// process. Answered by [`Reply::Done`] when that is loaded, and by [`Reply::Exited`] when it has ended. The container ends with this
+    /// connection.
+    Create {
+        container: Box<ContainerConfig>,
     },
     /// Runs one more process in the container. Its descriptors 0, 1, 2, … come along: `process.files` says which. Answered by
     /// [`Reply::Started`] or [`Reply::Failed`], and when the process has ended by [`Reply::Exited`]. Meanwhile the client may send

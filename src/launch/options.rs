@@ -2,7 +2,7 @@
 
 use crate::cli::{Network, Overlay, PlatformKind, RunArgs, Switch};
 use crate::config::{
-    ContainerConfig, GoferConfig, GuestMount, HostIds, Identity, MountKind, ProcessConfig, SentryConfig, Tree,
+    ContainerConfig, GoferConfig, GuestMount, HostIds, Identity, MountKind, ProcessConfig, SentryConfig, Share, Tree,
     Verbosity,
 };
 use crate::control::protocol::Limits;
@@ -145,6 +145,7 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         init: args.init,
         wait_for_start: false,
         limits: Limits::default(),
+        share: Share::default(),
     };
     let sentry = SentryConfig {
         container,

@@ -6,6 +6,7 @@ use super::tmpfs::{TmpFs, TmpOptions};
 use super::vfs::{Dentry, MountNamespace, Path, SuperBlock};
 use super::{cgroupfs, mqueuefs, proc, sys, tty, Inode};
 use crate::error::{Errno, Result};
+use crate::ipc::IpcNamespace;
 use crate::kernel::cred::CAP_SYS_ADMIN;
 use crate::kernel::ns::NsCommon;
 use crate::kernel::nsproxy::NsProxy;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub struct Mounter<'a> {
     pub kernel: &'a Arc<Kernel>,
     pub cred: &'a Cred,
+    pub ipc: &'a Arc<IpcNamespace>,
     /// Its namespaces; none while a container is set up.
     pub ns: Option<&'a NsProxy>,
     /// Looks a path up that is the value of an option.
@@ -183,10 +185,7 @@ impl Config {
                 let shown = o.shown();
                 (tty::devpts::new(m.kernel, o), shown)
             }
-            Type::Mqueue => {
-                let ns = m.ns.map(|n| n.ipc.clone()).unwrap_or_default();
-                (mqueuefs::new(m.kernel, ns), String::new())
-            }
+            Type::Mqueue => (mqueuefs::new(m.kernel, m.ipc.clone()), String::new()),
             Type::Cgroup2 => (cgroupfs::new(m.kernel), self.shown()),
         };
         let source: &[u8] = if self.source.is_empty() { b"none" } else { &self.source };

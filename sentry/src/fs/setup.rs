@@ -6,8 +6,10 @@ use super::overlay::Overlay;
 use super::tmpfs::{Reopen, TmpFs, TmpInode, TmpOptions};
 use super::vfs::{Dentry, LookupFlags, Mount, MountFlags, MountNamespace, Path, Resolver, RootRef, SuperBlock};
 use super::*;
-use crate::error::{Errno, Result};
+use crate::error::{Errno, Result, SysError};
+use crate::ipc::IpcNamespace;
 use crate::kernel::{cred, Cred, Kernel};
+use crate::mm::io::Src;
 use protocol::Client;
 use std::sync::Arc;
 
@@ -50,8 +52,27 @@ pub struct RootOptions {
     pub exclusive: bool,
     /// In this order.
     pub mounts: Vec<MountSpec>,
+    /// Made after the mounts.
+    pub devices: Vec<DeviceSpec>,
+    /// Covered at last: a file by an empty one, a directory by an empty one. What is missing is skipped.
+    pub masked_paths: Vec<Vec<u8>>,
+    /// Made read-only at last. What is missing is skipped.
+    pub read_only_paths: Vec<Vec<u8>>,
+    /// Paths below `/proc/sys` (`net/ipv4/ip_forward`), and what is written there before the paths above are covered.
+    pub sysctls: Vec<(Vec<u8>, Vec<u8>)>,
     /// The first process's user, who owns `/dev/console`.
     pub user: u32,
+}
+
+/// A device node.
+#[derive(Clone, Debug)]
+pub struct DeviceSpec {
+    pub path: Vec<u8>,
+    /// Type and permissions.
+    pub mode: u32,
+    pub rdev: u64,
+    pub uid: u32,
+    pub gid: u32,
 }
 
 /// A mount that could not be made, and why.
@@ -78,7 +99,8 @@ pub fn build_root(
     kernel: &Arc<Kernel>,
     client: &Client,
     options: &RootOptions,
-) -> std::result::Result<Arc<MountNamespace>, MountError> {
+    ipc: &Arc<IpcNamespace>,
+) -> Result<Arc<MountNamespace>, MountError> {
     let reopen: Arc<Reopen> = {
         let client = client.clone();
         Arc::new(move |fd| client.reopen_read_only(fd))
@@ -100,7 +122,7 @@ pub fn build_root(
     let _ = kernel.shm.set(Path::new(Mount::new(shm.clone(), MountFlags::empty()), shm));
     let _ = kernel.reopen.set(reopen);
     let ns = MountNamespace::new(root);
-    let b = Builder { ns: ns.clone(), cred: Cred::user(0, 0, Vec::new(), cred::CAP_ALL) };
+    let b = Builder { ipc: ipc.clone(), ns: ns.clone(), cred: Cred::user(0, 0, Vec::new(), cred::CAP_ALL) };
     for m in &options.mounts {
         match b.mount_spec(kernel, client, options, m) {
             Err(errno) if m.required => return Err(MountError { target: m.target.clone(), errno }),
@@ -109,6 +131,23 @@ pub fn build_root(
             }
             Ok(()) => {}
         }
+    }
+    let at = |target: &[u8]| {
+        let target = target.to_vec();
+        move |errno| MountError { target, errno }
+    };
+    for d in &options.devices {
+        b.device(d).map_err(at(&d.path))?;
+    }
+    for (name, value) in &options.sysctls {
+        let path = [b"/proc/sys/", name.as_slice()].concat();
+        b.write(&path, value).map_err(at(&path))?;
+    }
+    for path in &options.masked_paths {
+        b.mask(kernel, path).map_err(at(path))?;
+    }
+    for path in &options.read_only_paths {
+        b.protect(path).map_err(at(path))?;
     }
     Ok(ns)
 }
@@ -132,6 +171,7 @@ fn dev(kernel: &Kernel, user: u32, flags: MountFlags) -> Result<Arc<Mount>> {
 }
 
 struct Builder {
+    ipc: Arc<IpcNamespace>,
     ns: Arc<MountNamespace>,
     cred: Cred,
 }
@@ -176,7 +216,7 @@ impl Builder {
                 config.source = kind.as_bytes().to_vec();
                 config.set_all(&m.data)?;
                 let find = |path: &[u8]| self.find(path);
-                let mounter = Mounter { kernel, cred: &self.cred, ns: None, find: &find };
+                let mounter = Mounter { kernel, cred: &self.cred, ipc: &self.ipc, ns: None, find: &find };
                 Mount::new(config.create(&mounter)?, flags)
             }
             Source::Bind(from) => {
@@ -187,6 +227,61 @@ impl Builder {
         };
         let place = self.place(&m.target, mount.root_dentry().is_dir())?;
         self.ns.mount(&mount, &place)
+    }
+    /// Makes a device node, unless there is the same one already.
+    fn device(&self, d: &DeviceSpec) -> Result<()> {
+        let kind = d.mode & libc::S_IFMT;
+        match self.find(&d.path) {
+            Ok(p) if p.kind() == kind && p.inode().attr()?.rdev == d.rdev => return Ok(()),
+            Ok(_) => return Err(Errno::EEXIST),
+            Err(Errno::ENOENT) => {}
+            Err(e) => return Err(e),
+        }
+        let slash = d.path.iter().rposition(|&c| c == b'/').ok_or(Errno::EINVAL)?;
+        let (dir, name) = (d.path.get(..slash).unwrap_or_default(), d.path.get(slash + 1..).unwrap_or_default());
+        let dir = self.place(dir, true)?;
+        let node = match kind {
+            libc::S_IFCHR => NewNode::Char(d.rdev),
+            libc::S_IFBLK => NewNode::Block(d.rdev),
+            libc::S_IFIFO => NewNode::Fifo,
+            _ => return Err(Errno::EINVAL),
+        };
+        let made = vfs::ops::create(&dir, name, node, d.mode & 0o7777, &self.cred, false)?;
+        vfs::ops::chown(&made, Some(d.uid), Some(d.gid), &self.cred)
+    }
+    /// Writes a file that is there.
+    fn write(&self, path: &[u8], data: &[u8]) -> Result<()> {
+        let file = vfs::open_place(self.find(path)?, libc::O_WRONLY, &self.cred)?;
+        match file.ops.write(&file, &mut Src::kernel(data), 0) {
+            Ok(_) => Ok(()),
+            Err(SysError::Errno(e)) => Err(e),
+            Err(SysError::Restart(_)) => Err(Errno::EINTR),
+        }
+    }
+    /// Covers a path, so that nothing of it can be read.
+    fn mask(&self, kernel: &Arc<Kernel>, path: &[u8]) -> Result<()> {
+        let place = match self.find(path) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+            r => r?,
+        };
+        if place.is_dir() {
+            let empty = TmpOptions { size: 0, mode: 0o755, ..TmpOptions::default() };
+            let cover = TmpFs::mount(&empty, MountFlags::RDONLY, kernel.reopen.get().cloned())?;
+            return self.ns.mount(&cover, &place);
+        }
+        let null = self.find(b"/dev/null")?;
+        self.ns.bind(&null, &place, false).map(|_| ())
+    }
+    /// Makes a path read-only, with what is mounted below it as it is.
+    fn protect(&self, path: &[u8]) -> Result<()> {
+        let place = match self.find(path) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+            r => r?,
+        };
+        let flags = place.mount().flags();
+        let cover = self.ns.bind(&place, &place, true)?;
+        cover.set_flags(flags | MountFlags::RDONLY);
+        Ok(())
     }
 }
 

@@ -57,6 +57,12 @@ pub async fn signals(
                 .await;
             continue;
         }
+        if let Some(holder) = task.group.cgroup.held_by() {
+            task.parked.store(true, Ordering::SeqCst);
+            let _ = task.wait_killable(holder.thaw_wait(), || (!holder.is_held()).then_some(())).await;
+            task.parked.store(false, Ordering::SeqCst);
+            continue;
+        }
         // Cleared before the check: a signal sent meanwhile sets it again.
         task.signal_flag.store(false, Ordering::SeqCst);
         let Some((info, action)) = take(task) else { break };

@@ -5,7 +5,7 @@
 //! process.)
 
 use super::strings::Strings;
-use super::task::VforkDone;
+use super::task::Completion;
 use super::wait::Turn;
 use super::{cred, Cred, Task};
 use crate::arch::elf::{Elf, Phdr};
@@ -711,7 +711,7 @@ pub async fn execve(cx: &mut Ctx<'_>, file: Arc<File>, name: Vec<u8>, argv: Stri
         from = next;
     }
     crate::time::on_exec(&task.group);
-    let done: Option<Arc<VforkDone>> = task.vfork_done.lock().take();
+    let done: Option<Arc<Completion>> = task.vfork_done.lock().take();
     if let Some(v) = done {
         v.complete();
     }

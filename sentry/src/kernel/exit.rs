@@ -357,7 +357,9 @@ fn reap_all(kernel: &Kernel, zombies: &[Arc<ThreadGroup>]) -> usize {
     for z in &ours {
         rounds.next();
         kernel.tree.lock().remove_group(z);
+        drop(z.pid_charge.lock().take());
         let r = z.links.lock();
+        z.cgroup.add_dead_time(r.dead_utime, r.dead_stime);
         user += r.dead_utime + r.child_utime;
         system += r.dead_stime + r.child_stime;
     }

@@ -1,17 +1,18 @@
 //! clone(2), fork(2), vfork(2).
 
+use super::cgroup::PidCharge;
 use super::ns::change::{self, NsSet};
 use super::process::ThreadGroup;
-use super::task::{Rseq, TaskSignals, VforkDone};
-use super::{run, Task};
+use super::task::{Completion, NewTask, Rseq, TaskSignals};
+use super::{run, Kernel, Task};
 use crate::error::{Errno, Result, SysResult};
 use crate::mm::vma::{Backing, Vma};
 use crate::mm::Mm;
 use crate::syscalls::Ctx;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use platform::GuestThread;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// Upper bound of tasks in one sandbox, whatever the limits say: each task is a host thread. The host may
@@ -103,7 +104,7 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
             Some(set)
         }
     };
-    let pid = alloc(&parent)?;
+    let (pid, charge) = alloc(&parent)?;
     let mm = parent.mm();
     mm.begin(&parent).await;
     let tid_bytes = || pid.to_le_bytes().to_vec();
@@ -160,9 +161,9 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
         mm.end_with_space(&parent.kernel);
         mm
     };
-    let child = build(&parent, &a, pid, child_mm, files, &*thread, spaces);
+    let child = build(&parent, &a, pid, child_mm, files, &*thread, (spaces, charge));
     let vfork = has(CLONE_VFORK).then(|| {
-        let v = Arc::new(VforkDone::default());
+        let v = Arc::new(Completion::default());
         *child.vfork_done.lock() = Some(v.clone());
         v
     });
@@ -210,8 +211,9 @@ fn surely_writable(mm: &Mm, addr: u64) -> bool {
     mm.map().vmas.find(addr).is_some_and(|v| writable(v) && addr.saturating_add(4) <= v.end)
 }
 
-/// Reserves a free process id, within the limits.
-fn alloc(parent: &Arc<Task>) -> Result<i32> {
+/// Reserves a free process id, within the limits of all, of the user and of the cgroup.
+fn alloc(parent: &Arc<Task>) -> Result<(i32, PidCharge)> {
+    let charge = parent.group.cgroup.charge_pid().ok_or(Errno::EAGAIN)?;
     let mut tree = parent.kernel.tree.lock();
     if tree.count() >= parent.kernel.options.max_tasks.unwrap_or(MAX_TASKS) {
         return Err(Errno::EAGAIN);
@@ -228,6 +230,17 @@ fn alloc(parent: &Arc<Task>) -> Result<i32> {
     }
     let pid = tree.alloc_pid().ok_or(Errno::EAGAIN)?;
     tree.reserved.insert(pid);
+    Ok((pid, charge))
+}
+
+/// Reserves a free process id for a process that comes from outside.
+pub fn reserve_pid(kernel: &Kernel) -> Result<i32> {
+    let mut tree = kernel.tree.lock();
+    if tree.count() >= kernel.options.max_tasks.unwrap_or(MAX_TASKS) {
+        return Err(Errno::EAGAIN);
+    }
+    let pid = tree.alloc_pid().ok_or(Errno::EAGAIN)?;
+    tree.reserved.insert(pid);
     Ok(pid)
 }
 
@@ -238,7 +251,7 @@ fn build(
     mm: Arc<Mm>,
     files: Arc<super::FdTable>,
     thread: &dyn GuestThread,
-    spaces: Option<NsSet>,
+    (spaces, charge): (Option<NsSet>, PidCharge),
 ) -> Arc<Task> {
     let has = |b| a.flags & b != 0;
     let group = if has(CLONE_THREAD) {
@@ -255,7 +268,8 @@ fn build(
             }
             Arc::new(Mutex::new(copy))
         };
-        let g = ThreadGroup::new(tid, actions, parent.group.limits.read().clone());
+        let mut g = ThreadGroup::new(tid, actions, parent.group.limits.read().clone());
+        g.cgroup = parent.group.cgroup.clone();
         g.oom_score_adj.store(parent.group.oom_score_adj.load(Ordering::Relaxed), Ordering::Relaxed);
         g.dumpable.store(parent.group.dumpable.load(Ordering::Relaxed), Ordering::Relaxed);
         Arc::new(g)
@@ -279,38 +293,28 @@ fn build(
         None if has(CLONE_FS) => (parent.cred(), parent.ns(), parent.fs()),
         None => (parent.cred(), parent.ns(), Arc::new(Mutex::new(parent.fs().lock().clone()))),
     };
-    Arc::new(Task {
+    let mut task = Task::new(NewTask {
         kernel: parent.kernel.clone(),
-        id: AtomicI32::new(tid),
+        id: tid,
         group,
-        cred: RwLock::new(cred),
-        files: RwLock::new(files),
-        fs: RwLock::new(fs),
-        mm: RwLock::new(mm),
-        nsproxy: RwLock::new(nsproxy),
-        signals: Mutex::new(signals),
-        comm: Mutex::new(parent.comm.lock().clone()),
-        clear_child_tid: AtomicU64::new(if has(CLONE_CHILD_CLEARTID) { a.child_tid } else { 0 }),
-        robust_list: AtomicU64::new(0),
-        pi: Default::default(),
-        // As on the host: a copy of the memory keeps the registration, a thread in the same memory starts
-        // without one.
-        rseq: Mutex::new(if has(CLONE_VM) { Rseq::default() } else { *parent.rseq.lock() }),
-        restart_block: Mutex::new(None),
-        pdeathsig: AtomicI32::new(0),
-        signal_flag: AtomicBool::new(false),
-        killed: AtomicBool::new(false),
-        waker: Mutex::new(None),
-        interrupter: RwLock::new(Some(thread.interrupter())),
-        service: Mutex::new(None),
-        in_call: AtomicI32::new(-1),
-        framed: AtomicBool::new(false),
-        sleeping: AtomicBool::new(false),
-        vfork_done: Mutex::new(None),
-        exec_kill: Mutex::new(None),
-        start_ns: platform::executor::now_ns(),
+        cred,
+        files,
+        fs,
+        mm,
+        nsproxy,
+        comm: parent.comm.lock().clone(),
         attrs,
-    })
+    });
+    *task.signals.get_mut() = signals;
+    *task.clear_child_tid.get_mut() = if has(CLONE_CHILD_CLEARTID) { a.child_tid } else { 0 };
+    // As on the host: a copy of the memory keeps the registration, a thread in the same memory starts without one.
+    *task.rseq.get_mut() = if has(CLONE_VM) { Rseq::default() } else { *parent.rseq.lock() };
+    *task.interrupter.get_mut() = Some(thread.interrupter());
+    match has(CLONE_THREAD) {
+        true => task.pid_charge = Some(charge),
+        false => *task.group.pid_charge.lock() = Some(charge),
+    }
+    Arc::new(task)
 }
 
 /// Adds the new task to the process tree.
@@ -328,6 +332,8 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
         *child.exec_kill.lock() = *parent.exec_kill.lock();
         if r.exiting.is_some() || parent.is_killed() {
             child.killed.store(true, Ordering::SeqCst);
+        }
+        if child.is_killed() || child.group.cgroup.is_held() {
             child.signal_flag.store(true, Ordering::SeqCst);
         }
         return;
@@ -352,6 +358,9 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
         r.threads.push(child.clone());
     }
     tree.insert_group(&child.group);
+    if child.group.cgroup.is_held() {
+        child.signal_flag.store(true, Ordering::SeqCst);
+    }
     if let Some(p) = real_parent.upgrade() {
         p.links.lock().children.push(child.group.clone());
     }

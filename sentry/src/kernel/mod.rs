@@ -3,6 +3,7 @@
 pub mod aio;
 pub mod attrs;
 pub mod cached_ids;
+pub mod cgroup;
 pub mod cred;
 pub mod current;
 pub mod deliver;

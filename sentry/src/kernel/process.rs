@@ -1,5 +1,6 @@
 //! Thread groups: processes (Linux's `signal_struct`) and their links to each other.
 
+use super::cgroup::{Cgroup, PidCharge};
 use super::limits::Limits;
 use super::signal::{Pending, SigActions, SigSet};
 use super::wait::WaitQueue;
@@ -81,7 +82,14 @@ pub struct ThreadGroup {
     pub turns: Arc<Turns>,
     /// State of a zombie that /proc still shows.
     pub remains: Mutex<Option<ZombieInfo>>,
+    pub cgroup: Arc<Cgroup>,
+    /// Its count in the cgroup, given back when it is reaped.
+    pub pid_charge: Mutex<Option<PidCharge>>,
+    on_exit: Mutex<Option<ExitHook>>,
 }
+
+/// Called once with the wait(2) status of a process.
+type ExitHook = Box<dyn FnOnce(i32) + Send>;
 
 /// State of the last thread to exit.
 pub struct ZombieInfo {
@@ -113,6 +121,20 @@ impl ThreadGroup {
             forced_fatal: AtomicU64::new(0),
             exec_guard: Default::default(),
             remains: Mutex::new(None),
+            cgroup: Arc::default(),
+            pid_charge: Mutex::new(None),
+            on_exit: Mutex::new(None),
+        }
+    }
+    /// Has `hook` called when the process has ended and its memory is gone.
+    pub fn on_exit(&self, hook: impl FnOnce(i32) + Send + 'static) {
+        *self.on_exit.lock() = Some(Box::new(hook));
+    }
+    /// Calls the hook of [`ThreadGroup::on_exit`], once.
+    pub fn report_exit(&self, status: i32) {
+        let hook = self.on_exit.lock().take();
+        if let Some(hook) = hook {
+            hook(status);
         }
     }
     /// Lets the default action of this signal apply even to init.

@@ -2,8 +2,8 @@
 
 use super::deliver::{self, Flow};
 use super::signal::{SigFields, SigInfo};
-use super::task::RestartBlock;
-use super::{exit, init, Task};
+use super::task::{Completion, RestartBlock};
+use super::{exit, Task};
 use crate::error::{Errno, Restart, SysError, SysResult};
 use crate::syscalls::{self, Ctx};
 use platform::{Enter, Fault, GuestThread, Trap};
@@ -14,9 +14,20 @@ use std::task::Poll;
 
 /// Starts the future of a task. Its thread is stopped, with its first registers set.
 pub fn start(task: Arc<Task>, thread: Box<dyn GuestThread>) {
+    start_after(task, thread, None);
+}
+
+/// As [`start`]; the guest begins to run when `gate` is completed. Until then only SIGKILL ends it.
+pub fn start_after(task: Arc<Task>, thread: Box<dyn GuestThread>, gate: Option<Arc<Completion>>) {
     let executor = task.kernel.executor.clone();
-    let turns = task.group.turns.clone();
-    executor.spawn_of(Some(turns), Box::pin(super::current::scope(task.clone(), run(task, thread))));
+    let (turns, current_task) = (task.group.turns.clone(), task.clone());
+    let future = async move {
+        if let Some(gate) = gate {
+            let _ = task.wait_killable(&gate.queue, || gate.is_done().then_some(())).await;
+        }
+        run(task, thread).await;
+    };
+    executor.spawn_of(Some(turns), Box::pin(super::current::scope(current_task, future)));
 }
 
 async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
@@ -133,7 +144,16 @@ async fn run(task: Arc<Task>, mut thread: Box<dyn GuestThread>) {
     exit::leave_memory(&task, &mut *thread, !dead).await;
     exit::exit_task(&task, status).await;
     drop(thread);
-    init::task_gone(&task);
+    // Its thread is gone by now, with what it has counted added up.
+    report_exit(&task);
+}
+
+/// The last step of a task: if it was its process's last, reports the end to the runtime if that has asked for it.
+fn report_exit(task: &Task) {
+    let status = task.group.links.lock().exit_status;
+    if let Some(status) = status {
+        task.group.report_exit(status);
+    }
 }
 
 /// Whether a stub makes this call itself.

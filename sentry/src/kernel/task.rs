@@ -86,27 +86,48 @@ pub struct Task {
     pub framed: AtomicBool,
     /// True while its future waits in [`Task::wait`].
     pub sleeping: AtomicBool,
+    /// True while the cgroup is frozen and the task waits for its thaw.
+    pub parked: AtomicBool,
     /// A child gets [`TaskAttrs::for_child`](super::attrs::TaskAttrs::for_child).
     pub attrs: Arc<super::attrs::TaskAttrs>,
     /// vfork: completed when this child has called execve or exited.
-    pub vfork_done: Mutex<Option<Arc<VforkDone>>>,
+    pub vfork_done: Mutex<Option<Arc<Completion>>>,
     /// Exit status if another thread's execve ends this thread; reported to no process.
     pub exec_kill: Mutex<Option<i32>>,
     pub start_ns: u64,
+    /// Its count in the cgroup; that of a process's first thread is the process's, which outlives it.
+    pub pid_charge: Option<super::cgroup::PidCharge>,
 }
 
-/// Wait queue of a parent in `vfork`.
+/// An event that happens once (Linux's `completion`).
 #[derive(Default)]
-pub struct VforkDone {
+pub struct Completion {
     pub done: AtomicBool,
     pub queue: WaitQueue,
 }
 
-impl VforkDone {
+impl Completion {
+    pub fn is_done(&self) -> bool {
+        self.done.load(Ordering::SeqCst)
+    }
     pub fn complete(&self) {
         self.done.store(true, Ordering::SeqCst);
         self.queue.wake_all();
     }
+}
+
+/// What distinguishes a new task; the rest of it begins empty.
+pub struct NewTask {
+    pub kernel: Arc<Kernel>,
+    pub id: i32,
+    pub group: Arc<ThreadGroup>,
+    pub cred: Arc<Cred>,
+    pub files: Arc<FdTable>,
+    pub fs: Arc<Mutex<FsContext>>,
+    pub mm: Arc<Mm>,
+    pub nsproxy: Arc<super::nsproxy::NsProxy>,
+    pub comm: Vec<u8>,
+    pub attrs: Arc<super::attrs::TaskAttrs>,
 }
 
 /// The rseq(2) area registered with the host, and the one before the last call in case the host refuses that
@@ -150,6 +171,42 @@ pub enum RestartBlock {
 }
 
 impl Task {
+    /// A task that is in no list yet, with no signals pending and nothing registered.
+    pub fn new(t: NewTask) -> Task {
+        Task {
+            kernel: t.kernel,
+            id: AtomicI32::new(t.id),
+            group: t.group,
+            cred: RwLock::new(t.cred),
+            files: RwLock::new(t.files),
+            fs: RwLock::new(t.fs),
+            mm: RwLock::new(t.mm),
+            nsproxy: RwLock::new(t.nsproxy),
+            signals: Mutex::new(TaskSignals::default()),
+            comm: Mutex::new(t.comm),
+            clear_child_tid: AtomicU64::new(0),
+            robust_list: AtomicU64::new(0),
+            pi: Default::default(),
+            rseq: Default::default(),
+            restart_block: Mutex::new(None),
+            pdeathsig: AtomicI32::new(0),
+            signal_flag: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
+            waker: Mutex::new(None),
+            interrupter: RwLock::new(None),
+            service: Mutex::new(None),
+            in_call: AtomicI32::new(-1),
+            framed: AtomicBool::new(false),
+            sleeping: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
+            vfork_done: Mutex::new(None),
+            exec_kill: Mutex::new(None),
+            start_ns: platform::executor::now_ns(),
+            attrs: t.attrs,
+            pid_charge: None,
+        }
+    }
+
     /// Thread id. It changes at most once: a thread that execs takes over the group leader's id.
     pub fn tid(&self) -> i32 {
         self.id.load(Ordering::Relaxed)
@@ -254,7 +311,9 @@ impl Task {
             return true;
         }
         drop(s);
-        !self.group.pending.lock().set.minus(blocked).is_empty() || self.group.links.lock().stopped.is_some()
+        !self.group.pending.lock().set.minus(blocked).is_empty()
+            || self.group.links.lock().stopped.is_some()
+            || self.group.cgroup.is_held()
     }
 
     /// Whether the task sleeps, for /proc: in a call of the Sentry, or in a futex call of its stub.

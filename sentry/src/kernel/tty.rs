@@ -24,6 +24,14 @@ impl Line {
     pub fn new(rdev: u64) -> Arc<Line> {
         Arc::new(Line { rdev, job: Mutex::default() })
     }
+    /// Its name below `/dev`.
+    pub fn name(&self) -> String {
+        let (major, minor) = (libc::major(self.rdev), libc::minor(self.rdev));
+        match major {
+            136..=143 => format!("pts/{}", (major - 136) * 256 + minor),
+            _ => "console".into(),
+        }
+    }
 }
 
 /// Device number of the controlling terminal (0: none) and its foreground process group (-1: none), for
@@ -55,6 +63,16 @@ pub fn signal_foreground(kernel: &Kernel, sig: i32) {
     match kernel.ttys.console() {
         Some(c) if c.line.job.lock().pgrp > 0 => to_foreground(kernel, &c.line, sig),
         _ => super::init::signal(kernel, sig),
+    }
+}
+
+/// A signal that the terminal of a process's session makes: goes to its foreground process group, or without one to the process.
+pub fn signal_session(kernel: &Kernel, group: &Arc<ThreadGroup>, sig: i32) {
+    match kernel.ttys.of_session(group.sid()) {
+        Some(line) if line.job.lock().pgrp > 0 => to_foreground(kernel, &line, sig),
+        _ => {
+            let _ = super::send::from_outside(group, SigInfo::kernel(sig));
+        }
     }
 }
 

@@ -4,6 +4,7 @@ pub mod io;
 pub mod space;
 pub mod stack;
 pub mod text;
+pub mod usage;
 pub mod user;
 pub mod vma;
 

@@ -1,47 +1,23 @@
 //! What procfs shows of an address space: maps, smaps, mem, cmdline, environ, auxv.
 
 use super::pid::LiveTask;
-use super::status::{resident, sizes};
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::file::{File, FileOps};
 use crate::fs::pseudo::{check_length, Put, Super};
 use crate::mm::io::{Dst, Src};
+use crate::mm::usage::{self, resident, sizes};
 use crate::mm::vma::Vma;
-use crate::mm::{Mm, UserMem};
+use crate::mm::Mm;
 use platform::executor::Rounds;
 use std::any::Any;
 use std::sync::Weak;
 
-/// Most of a process's arguments or environment that is shown. (Linux has no bound but `execve`'s.)
-const MAX_STRINGS: u64 = 2 << 20;
 /// Most that one access to `mem` moves at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// Appends guest memory as far as it is readable.
-fn copy(mem: &UserMem, from: u64, to: u64, out: &mut Vec<u8>) {
-    let len = to.saturating_sub(from).min(MAX_STRINGS) as usize;
-    let at = out.len();
-    out.resize(at + len, 0);
-    let n = mem.read_some(from, &mut out[at..]).unwrap_or(0);
-    out.truncate(at + n);
-}
-
 pub(super) fn cmdline(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    let Some(task) = &live.task else { return Ok(()) };
-    let mm = task.mm();
-    let (args, env) = {
-        let m = mm.map();
-        (m.args, m.env)
-    };
-    let mem = mm.for_others();
-    copy(&mem, args.0, args.1, out);
-    // setproctitle(3): a process that has overwritten its last NUL goes on into what was the environment.
-    if out.last().is_some_and(|&c| c != 0) && env.0 == args.1 {
-        let at = out.len();
-        copy(&mem, env.0, env.1, out);
-        if let Some(end) = out[at..].iter().position(|&c| c == 0) {
-            out.truncate(at + end + 1);
-        }
+    if let Some(task) = &live.task {
+        usage::arguments(&task.mm(), out);
     }
     Ok(())
 }
@@ -49,7 +25,7 @@ pub(super) fn cmdline(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<(
 pub(super) fn environ(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     let Some(mm) = live.mm() else { return Ok(()) };
     let env = mm.map().env;
-    copy(&mm.for_others(), env.0, env.1, out);
+    usage::copy(&mm.for_others(), env.0, env.1, out);
     Ok(())
 }
 

@@ -6,8 +6,7 @@ use crate::fs::pseudo::{Put, Super};
 use crate::kernel::signal::{SigSet, NSIG, SIG_DFL, SIG_IGN};
 use crate::kernel::users;
 use crate::kernel::{Cred, Task};
-use crate::mm::vma::Vma;
-use crate::mm::Mm;
+use crate::mm::usage::sizes;
 use crate::time::cpu::group_time;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -43,73 +42,6 @@ fn cred(live: &LiveTask) -> Option<Arc<Cred>> {
         Some(t) => Some(t.cred()),
         None => live.group.remains.lock().as_ref().map(|r| r.cred.clone()),
     }
-}
-
-/// Sizes of an address space, in bytes.
-#[derive(Default)]
-pub(super) struct Sizes {
-    pub total: u64,
-    pub rss_anon: u64,
-    pub rss_file: u64,
-    pub rss_shmem: u64,
-    pub data: u64,
-    pub stack: u64,
-    pub exec: u64,
-    pub text: u64,
-    pub locked: u64,
-    pub count: u64,
-}
-
-impl Sizes {
-    pub fn rss(&self) -> u64 {
-        self.rss_anon + self.rss_file + self.rss_shmem
-    }
-}
-
-/// Bytes of a mapping that count as resident. Only the host knows which pages are; what can be written to is taken to be
-/// touched up to a bound, so that a large reservation does not look like use.
-pub(super) fn resident(v: &Vma) -> u64 {
-    const RESERVATION: u64 = 64 << 20;
-    let len = v.end - v.start;
-    if v.prot == 0 {
-        0
-    } else if v.path().is_some() {
-        len.min(RESERVATION)
-    } else if v.label == "[stack]" {
-        len.min(132 << 10)
-    } else if len > RESERVATION {
-        len / 16
-    } else {
-        len
-    }
-}
-
-pub(super) fn sizes(mm: &Mm) -> Sizes {
-    let mut z = Sizes::default();
-    let m = mm.map();
-    z.text = m.code.1.saturating_sub(m.code.0);
-    for v in m.vmas.iter() {
-        let len = v.len();
-        let rss = resident(v);
-        z.count += 1;
-        z.total += len;
-        if v.locked {
-            z.locked += len;
-        }
-        match (v.path().is_some(), v.shared) {
-            (true, _) => z.rss_file += rss,
-            (false, true) => z.rss_shmem += rss,
-            (false, false) => z.rss_anon += rss,
-        }
-        if v.label == "[stack]" {
-            z.stack += len.min(132 << 10);
-        } else if v.prot & libc::PROT_WRITE != 0 && !v.shared {
-            z.data += len;
-        } else if v.prot & libc::PROT_EXEC != 0 && v.prot & libc::PROT_WRITE == 0 {
-            z.exec += len;
-        }
-    }
-    z
 }
 
 /// Times of the process (user, system; ns), then those of the children it has waited for.

@@ -90,7 +90,8 @@ impl Inode for Root {
             n => {
                 let text = std::str::from_utf8(n).map_err(|_| Errno::ENOENT)?;
                 let i: u32 = text.parse().map_err(|_| Errno::ENOENT)?;
-                if i.to_string() != text || self.0.pty(i).is_none() {
+                let host = || self.0.sup.kernel.ttys.host(i).is_some();
+                if i.to_string() != text || (self.0.pty(i).is_none() && !host()) {
                     return Err(Errno::ENOENT);
                 }
                 Some(i)
@@ -144,6 +145,10 @@ impl Inode for Node {
             let a = self.fs.sup.attr(2, libc::S_IFCHR | self.fs.options.ptmxmode, 1);
             return Ok(Attr { rdev: libc::makedev(5, 2), ..a });
         };
+        if let Some(host) = self.fs.sup.kernel.ttys.host(i) {
+            let a = self.fs.sup.attr(3 + u64::from(i), libc::S_IFCHR | 0o620, 1);
+            return Ok(Attr { rdev: host.line.rdev, uid: host.uid, gid: super::TTY_GROUP, ..a });
+        }
         let pty = self.fs.pty(i).ok_or(Errno::ENOENT)?;
         let s = pty.state.lock();
         let a = self.fs.sup.attr(3 + u64::from(i), libc::S_IFCHR | s.mode, 1);
@@ -160,6 +165,9 @@ impl Inode for Node {
     fn open(self: Arc<Self>, flags: i32) -> Result<Box<dyn FileOps>> {
         match self.index {
             None => super::open_ptmx(&self.fs.sup.kernel, self.fs.id, &self.fs.options),
+            Some(i) if self.fs.sup.kernel.ttys.host(i).is_some() => {
+                super::open_char(&self.fs.sup.kernel, super::pts_rdev(i), flags)
+            }
             Some(i) => super::Slave::open(&self.fs.pty(i).ok_or(Errno::EIO)?, flags),
         }
     }

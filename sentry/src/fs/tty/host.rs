@@ -41,6 +41,7 @@ enum Foreground {
 
 pub struct HostTerminal {
     pub line: Arc<Line>,
+    pub(super) uid: u32,
     /// The first descriptor of it that was passed: what `/dev/tty` stands for.
     first: Arc<HostFile>,
     /// `TCOOFF`: the guest writes nothing.
@@ -48,6 +49,8 @@ pub struct HostTerminal {
     /// All descriptors of it: their writers wait for `TCOON`.
     files: Mutex<Vec<Weak<HostFile>>>,
     foreground: Mutex<Foreground>,
+    /// Other programs of the caller's use it, too: whether the sandbox has it must be asked.
+    shared: bool,
     /// Held by the one request that waits for the output to drain.
     draining: Mutex<()>,
 }
@@ -67,7 +70,7 @@ impl HostTerminal {
 
     /// Whether the caller's job has the terminal; `EAGAIN` while the command is being asked.
     fn in_foreground(&self, kernel: &Kernel) -> Result<bool> {
-        let Some(ask) = kernel.ask_foreground.get() else { return Ok(true) };
+        let Some(ask) = kernel.ask_foreground.get().filter(|_| self.shared) else { return Ok(true) };
         let mut foreground = self.foreground.lock();
         match *foreground {
             Foreground::Answered { yes, at } if now_ns().saturating_sub(at) < ANSWER_HOLDS_NS => {
@@ -128,27 +131,55 @@ impl HostTerminal {
     }
 }
 
-/// The description of a host descriptor that is a terminal.
-pub fn host_terminal(kernel: &Arc<Kernel>, fd: OwnedFd) -> Result<Arc<File>> {
+/// What a terminal of the host's is for the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// The console: the terminal that the sandbox was started at, which controls the first process's session.
+    Console,
+    /// A terminal with a number, which controls the session of this process.
+    Session(i32),
+}
+
+impl HostTerminal {
+    fn new(rdev: u64, session: i32, first: Arc<HostFile>, outside: bool) -> Arc<HostTerminal> {
+        let line = Line::new(rdev);
+        // The process leads the session and is in the foreground.
+        *line.job.lock() = Job { session, pgrp: session };
+        Arc::new(HostTerminal {
+            line,
+            uid: current::get().map_or(0, |t| t.cred().fsuid),
+            first,
+            stopped: AtomicBool::new(false),
+            files: Mutex::default(),
+            foreground: Mutex::new(Foreground::Unknown),
+            shared: outside,
+            draining: Mutex::new(()),
+        })
+    }
+
+    fn name(&self) -> String {
+        format!("/dev/{}", self.line.name())
+    }
+}
+
+/// The description of a host descriptor that is a terminal. All descriptors of a session's are one terminal.
+pub fn host_terminal(kernel: &Arc<Kernel>, fd: OwnedFd, control: Control) -> Result<Arc<File>> {
     let flags = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFL)? & libc::O_ACCMODE;
     let file = Arc::new(HostFile::new(&kernel.executor, fd)?);
-    let mut console = kernel.ttys.console.lock();
-    let terminal = match &*console {
-        Some(c) => c.clone(),
-        None => {
-            let line = Line::new(libc::makedev(5, 1));
-            // The command leads the session and is in the foreground.
-            let first = kernel.first_pid();
-            *line.job.lock() = Job { session: first, pgrp: first };
-            let (stopped, files) = (AtomicBool::new(false), Mutex::default());
-            let (foreground, draining) = (Mutex::new(Foreground::Unknown), Mutex::new(()));
-            let terminal = Arc::new(HostTerminal { line, first: file.clone(), stopped, files, foreground, draining });
-            *console = Some(terminal.clone());
-            terminal
+    let terminal = match control {
+        Control::Console => {
+            let mut console = kernel.ttys.console.lock();
+            let new = || HostTerminal::new(libc::makedev(5, 1), kernel.first_pid(), file.clone(), true);
+            console.get_or_insert_with(new).clone()
         }
+        Control::Session(sid) => match kernel.ttys.host_of_session(sid) {
+            Some(terminal) => terminal,
+            None => kernel.ttys.add_host(|rdev| HostTerminal::new(rdev, sid, file.clone(), false))?,
+        },
     };
     terminal.files.lock().push(Arc::downgrade(&file));
-    Ok(File::new(Box::new(End { terminal, file }), flags, place(kernel, "/dev/console", libc::makedev(5, 1))))
+    let place = place(kernel, &terminal.name(), terminal.line.rdev);
+    Ok(File::new(Box::new(End { terminal, file }), flags, place))
 }
 
 /// The node `name`, if it is that of the device `rdev`: what ttyname(3) finds the terminal to be.
@@ -294,6 +325,6 @@ impl FileOps for End {
         true
     }
     fn anon_name(&self) -> String {
-        "/dev/console".into()
+        self.terminal.name()
     }
 }

@@ -13,14 +13,17 @@ use super::file::FileOps;
 use crate::error::{Errno, Result};
 use crate::kernel::tty::Line;
 use crate::kernel::{current, Kernel};
-pub use host::{host_terminal, HostTerminal};
+pub use host::{host_terminal, Control, HostTerminal};
 use parking_lot::Mutex;
 pub use pty::{Master, Pty, Slave};
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
 
 /// Most pseudo terminals (`/proc/sys/kernel/pty/max`).
 const PTY_MAX: u32 = 4096;
+
+/// Group of terminals (`tty` in Debian and most others).
+const TTY_GROUP: u32 = 5;
 
 /// The terminals of a sandbox.
 #[derive(Default)]
@@ -29,6 +32,8 @@ pub struct Table {
     ptys: Mutex<BTreeMap<(u64, u32), Arc<Pty>>>,
     /// The host's terminal, if the sandbox was started at one.
     console: Mutex<Option<Arc<HostTerminal>>>,
+    /// The host's terminals that control sessions of processes started from outside. Their numbers are none of `ptys`.
+    hosts: Mutex<BTreeMap<u32, Weak<HostTerminal>>>,
 }
 
 impl Table {
@@ -39,16 +44,31 @@ impl Table {
     pub fn pty(&self, instance: u64, index: u32) -> Option<Arc<Pty>> {
         self.ptys.lock().get(&(instance, index)).cloned()
     }
+    /// A terminal of the host's that has a number.
+    pub fn host(&self, index: u32) -> Option<Arc<HostTerminal>> {
+        self.hosts.lock().get(&index)?.upgrade()
+    }
+    /// The numbers in a devpts, in order.
     pub fn numbers(&self, instance: u64) -> Vec<u32> {
-        self.ptys.lock().range((instance, 0)..=(instance, u32::MAX)).map(|((_, n), _)| *n).collect()
+        let range = (instance, 0)..=(instance, u32::MAX);
+        let mut all: Vec<u32> = self.ptys.lock().range(range).map(|((_, n), _)| *n).collect();
+        all.extend(self.hosts.lock().iter().filter(|(_, h)| h.strong_count() > 0).map(|(n, _)| n));
+        all.sort_unstable();
+        all
+    }
+    /// The terminal of the host's that controls session `sid`.
+    pub fn host_of_session(&self, sid: i32) -> Option<Arc<HostTerminal>> {
+        let controls = |h: &Arc<HostTerminal>| sid != 0 && h.line.job.lock().session == sid;
+        let numbered = self.hosts.lock().values().filter_map(Weak::upgrade).find(controls);
+        numbered.or_else(|| self.console().filter(controls))
     }
     /// The terminal that controls session `sid`.
     pub fn of_session(&self, sid: i32) -> Option<Arc<Line>> {
         if sid == 0 {
             return None;
         }
-        if let Some(c) = self.console().filter(|c| c.line.job.lock().session == sid) {
-            return Some(c.line.clone());
+        if let Some(h) = self.host_of_session(sid) {
+            return Some(h.line.clone());
         }
         self.ptys.lock().values().find(|p| p.line.job.lock().session == sid).map(|p| p.line.clone())
     }
@@ -68,9 +88,26 @@ impl Table {
             c.forget_foreground();
         }
     }
+    /// Adds a terminal of the host's, with the lowest number that is free in each devpts.
+    fn add_host(&self, make: impl FnOnce(u64) -> Arc<HostTerminal>) -> Result<Arc<HostTerminal>> {
+        let ptys = self.ptys.lock();
+        let taken: BTreeSet<u32> = ptys.keys().map(|(_, n)| *n).collect();
+        let mut hosts = self.hosts.lock();
+        hosts.retain(|_, h| h.strong_count() > 0);
+        let free = |n: &u32| !taken.contains(n) && !hosts.contains_key(n);
+        let index = (0..PTY_MAX).find(free).ok_or(Errno::ENOSPC)?;
+        let terminal = make(pts_rdev(index));
+        hosts.insert(index, Arc::downgrade(&terminal));
+        Ok(terminal)
+    }
     fn forget(&self, instance: u64, index: u32) {
         self.ptys.lock().remove(&(instance, index));
     }
+}
+
+/// Device number of `/dev/pts/INDEX`.
+fn pts_rdev(index: u32) -> u64 {
+    libc::makedev(136 + index / 256, index % 256)
 }
 
 /// Opens the `ptmx` of a devpts: a new pair in it.
@@ -80,8 +117,10 @@ pub fn open_ptmx(kernel: &Arc<Kernel>, instance: u64, options: &devpts::Options)
     if ptys.len() >= PTY_MAX as usize {
         return Err(Errno::ENOSPC);
     }
-    let free = |n: &u32| !ptys.contains_key(&(instance, *n));
+    let hosts = kernel.ttys.hosts.lock();
+    let free = |n: &u32| !ptys.contains_key(&(instance, *n)) && !hosts.contains_key(n);
     let index = (0..PTY_MAX).find(free).ok_or(Errno::ENOSPC)?;
+    drop(hosts);
     let pty = Pty::new(kernel, (instance, index), options.of_new(uid, gid));
     ptys.insert((instance, index), pty.clone());
     Ok(Box::new(Master(pty)))
@@ -100,6 +139,9 @@ pub fn open_char(kernel: &Arc<Kernel>, rdev: u64, flags: i32) -> Result<Box<dyn 
         (5, 2) => open_ptmx(kernel, devpts::FIRST_INSTANCE, &devpts::Options::default()),
         (136..=143, _) => {
             let index = (libc::major(rdev) - 136) * 256 + libc::minor(rdev);
+            if let Some(host) = kernel.ttys.host(index) {
+                return Ok(host.end());
+            }
             Slave::open(&kernel.ttys.pty(devpts::FIRST_INSTANCE, index).ok_or(Errno::EIO)?, flags)
         }
         _ => Err(Errno::ENXIO),

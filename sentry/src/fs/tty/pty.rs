@@ -108,7 +108,7 @@ impl Pty {
             instance,
             index,
             state: Mutex::new(state),
-            line: Line::new(libc::makedev(136 + index / 256, index % 256)),
+            line: Line::new(super::pts_rdev(index)),
             master_queue: WaitQueue::new(),
             slave_queue: Arc::new(WaitQueue::new()),
         })

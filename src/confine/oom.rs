@@ -1,0 +1,41 @@
+//! Which process of the sandbox the host's OOM killer takes first: a stub, so that a guest process dies as on Linux, and not the
+//! Sentry with all others.
+//!
+//! A process inherits its `oom_score_adj` (proc(5)). The Sentry raises its own while it starts the zygote, from which all stubs
+//! descend, and lowers it again afterwards; a process without rights may go back to where it began.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+
+/// Added for stubs, in thousandths of the memory that is allowed.
+const STUBS: i32 = 500;
+const MAX: i32 = 1000;
+
+pub struct OomScore {
+    file: File,
+    own: i32,
+}
+
+impl OomScore {
+    /// Raises the score. `None`: the host does not allow it, and all processes have the same.
+    pub fn raise() -> Option<OomScore> {
+        let mut file = OpenOptions::new().read(true).write(true).open("/proc/self/oom_score_adj").ok()?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).ok()?;
+        let own = text.trim().parse().ok()?;
+        let mut score = OomScore { file, own };
+        score.set((own + STUBS).min(MAX)).ok()?;
+        Some(score)
+    }
+
+    /// Lowers it again; what has been started in between keeps the raised one.
+    pub fn restore(mut self) -> std::io::Result<()> {
+        let own = self.own;
+        self.set(own)
+    }
+
+    fn set(&mut self, score: i32) -> std::io::Result<()> {
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file.write_all(score.to_string().as_bytes())
+    }
+}
