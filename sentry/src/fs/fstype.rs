@@ -191,6 +191,7 @@ impl Config {
         let source: &[u8] = if self.source.is_empty() { b"none" } else { &self.source };
         let sb = SuperBlock::new(self.kind.name(), source, shown);
         sb.set_read_only(self.read_only);
+        sb.set_owner(m.cred.user_ns());
         Dentry::root(root, &sb)
     }
 

@@ -135,7 +135,7 @@ fn remount(cx: &Ctx<'_>, ns: &MountNamespace, place: &Path, flags: u64, data: &[
         return Err(Errno::EPERM);
     }
     if flags & libc::MS_BIND == 0 {
-        if !cx.task.cred().has(CAP_SYS_ADMIN) {
+        if !cx.task.cred().capable_in(&m.sb().owner(), CAP_SYS_ADMIN) {
             return Err(Errno::EPERM);
         }
         if let Ok(kind) = Type::find(m.sb().fstype.as_bytes()) {

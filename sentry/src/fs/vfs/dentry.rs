@@ -12,12 +12,13 @@
 
 use crate::error::{later, Errno, Result};
 use crate::fs::Inode;
+use crate::kernel::user_ns::UserNs;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use platform::executor::Rounds;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Dentries that one superblock keeps before it drops those not used lately.
 const CACHE_MAX: usize = 192 * 1024;
@@ -102,6 +103,8 @@ pub struct SuperBlock {
     pub options: String,
     /// The file system as a whole cannot be written to.
     read_only: AtomicBool,
+    /// The user namespace that it was mounted from, if not the first one.
+    owner: OnceLock<Arc<UserNs>>,
     /// Held while names move between directories, and to read several parents in one go.
     pub(in crate::fs) rename: RwLock<()>,
     /// Mounts of it.
@@ -120,6 +123,7 @@ impl SuperBlock {
             source: source.to_vec(),
             options,
             read_only: AtomicBool::new(false),
+            owner: OnceLock::new(),
             rename: RwLock::new(()),
             mounts: AtomicUsize::new(0),
             recent: Mutex::default(),
@@ -130,6 +134,23 @@ impl SuperBlock {
 
     pub fn read_only(&self) -> bool {
         self.read_only.load(Ordering::Relaxed)
+    }
+    /// The user namespace whose capabilities count for it.
+    pub fn owner(&self) -> Arc<UserNs> {
+        self.owner.get().cloned().unwrap_or_else(UserNs::first)
+    }
+    pub fn set_owner(&self, owner: Arc<UserNs>) {
+        if !owner.is_initial() {
+            let _ = self.owner.set(owner);
+        }
+    }
+    /// A user namespace has mounted it: its device nodes are nothing.
+    pub fn hides_devices(&self) -> bool {
+        self.owner.get().is_some() && self.fstype != "devpts"
+    }
+    /// Whether set-id bits and capabilities of its files count for a task of the user namespace `ns`.
+    pub fn gives_rights_to(&self, ns: &UserNs) -> bool {
+        self.owner.get().is_none_or(|o| o.contains(ns))
     }
     pub fn set_read_only(&self, on: bool) {
         self.read_only.store(on, Ordering::Relaxed);

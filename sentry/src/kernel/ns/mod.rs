@@ -97,7 +97,7 @@ impl NsKind {
             Uts => Resource::UtsNamespaces,
         }
     }
-    pub fn limit(self) -> &'static AtomicU64 {
+    pub const fn limit(self) -> &'static AtomicU64 {
         &MAX_NAMESPACES[self as usize]
     }
 }

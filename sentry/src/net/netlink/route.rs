@@ -61,8 +61,8 @@ pub fn answer(net: &NetNs, cred: &Cred, h: &Header, body: &[u8], out: &mut Reply
     }
     match h.kind {
         RTM_GETLINK => link(net, out, NLM_F_MULTI),
-        RTM_GETADDR | RTM_GETROUTE if !net.is_up() => {}
-        RTM_GETADDR => addresses(family, out),
+        RTM_GETROUTE if !net.is_up() => {}
+        RTM_GETADDR => addresses(net, family, out),
         RTM_GETROUTE => routes(family, out),
         RTM_GETRULE => rules(family, out),
         RTM_GETNEIGH | RTM_GETNEIGHTBL | RTM_GETADDRLABEL => {}
@@ -71,9 +71,12 @@ pub fn answer(net: &NetNs, cred: &Cred, h: &Header, body: &[u8], out: &mut Reply
     Ok(true)
 }
 
-/// The one change that there is: `lo` up or down.
+/// The changes that there are: `lo` up or down, and its address.
 fn change(net: &NetNs, cred: &Cred, kind: u16, body: &[u8]) -> Result<()> {
     let word = |at: usize| body.get(at..).and_then(|b| b.first_chunk()).map(|c| u32::from_ne_bytes(*c));
+    if kind == RTM_NEWADDR {
+        return add_address(net, body);
+    }
     if !matches!(kind, RTM_NEWLINK | RTM_SETLINK) {
         return Err(Errno::EOPNOTSUPP);
     }
@@ -89,6 +92,21 @@ fn change(net: &NetNs, cred: &Cred, kind: u16, body: &[u8]) -> Result<()> {
         return if mask == 0 && flags & up == 0 { Ok(()) } else { net.set_up(cred, flags & up != 0) };
     }
     Err(Errno::EOPNOTSUPP)
+}
+
+/// `lo` can be given the one address that it has as soon as it is up.
+fn add_address(net: &NetNs, body: &[u8]) -> Result<()> {
+    const IFA_ADDRESS: u16 = 1;
+    const IFA_LOCAL: u16 = 2;
+    let [family, prefix, _, _, index @ ..] = body.first_chunk::<8>().ok_or(Errno::EINVAL)?;
+    if i32::from_ne_bytes(*index) != LO_INDEX {
+        return Err(Errno::ENODEV);
+    }
+    let mut values = attributes(body.get(8..).unwrap_or(&[])).filter(|(k, _)| matches!(*k, IFA_ADDRESS | IFA_LOCAL));
+    if *family != AF4 || *prefix != 8 || !values.all(|(_, v)| v == [127, 0, 0, 1]) {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    net.add_address()
 }
 
 fn is_lo(name: &[u8]) -> bool {
@@ -138,7 +156,7 @@ fn link(net: &NetNs, out: &mut Reply, flags: u16) {
     out.attr(7, &[0; IFLA_STATS_LEN]);
 }
 
-fn addresses(family: u8, out: &mut Reply) {
+fn addresses(net: &NetNs, family: u8, out: &mut Reply) {
     const PERMANENT: u8 = 0x80;
     let mut cache = [0xff; 16];
     cache[8..].fill(0);
@@ -148,7 +166,7 @@ fn addresses(family: u8, out: &mut Reply) {
         out.begin(RTM_NEWADDR, NLM_F_MULTI, &fixed);
     };
     // IFA_* of linux/if_addr.h.
-    if family == AF_ANY || family == AF4 {
+    if net.has_address() && (family == AF_ANY || family == AF4) {
         head(AF4, 8, out);
         out.attr(1, &[127, 0, 0, 1]);
         out.attr(2, &[127, 0, 0, 1]);
@@ -156,7 +174,7 @@ fn addresses(family: u8, out: &mut Reply) {
         out.attr_u32(8, PERMANENT.into());
         out.attr(6, &cache);
     }
-    if family == AF_ANY || family == AF6 {
+    if net.is_up() && (family == AF_ANY || family == AF6) {
         head(AF6, 128, out);
         out.attr(1, &Ipv6Addr::LOCALHOST.octets());
         out.attr(6, &cache);
