@@ -178,8 +178,7 @@ fn reconfigure(cx: &Ctx<'_>, context: &FsContextFile) -> Result<()> {
     if !cx.task.cred().capable_in(&sb.owner(), CAP_SYS_ADMIN) {
         return Err(Errno::EPERM);
     }
-    sb.set_read_only(s.config.read_only);
-    Ok(())
+    sb.set_read_only(s.config.read_only)
 }
 
 /// `MOUNT_ATTR_*`.

@@ -142,9 +142,9 @@ fn remount(cx: &Ctx<'_>, ns: &MountNamespace, place: &Path, flags: u64, data: &[
             let mut config = Config::new(kind);
             config.read_only = flags & libc::MS_RDONLY != 0;
             config.set_all(data)?;
-            m.sb().set_read_only(config.read_only);
+            m.sb().set_read_only(config.read_only)?;
         } else {
-            m.sb().set_read_only(flags & libc::MS_RDONLY != 0);
+            m.sb().set_read_only(flags & libc::MS_RDONLY != 0)?;
         }
     }
     m.set_flags(own);
