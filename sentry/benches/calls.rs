@@ -186,8 +186,8 @@ fn root(kernel: &Arc<Kernel>) -> Path {
     let proc = SuperBlock::new("proc", b"proc", String::new());
     let proc = Mount::of(sentry::fs::proc::new(kernel), proc, MountFlags::empty()).expect("proc");
     ns.mount(&proc, &find("/proc").expect("/proc")).expect("mount");
-    let names = UtsNs::new("bench".into(), "(none)".into());
-    let _ = kernel.first_ns.set(Arc::new(NsProxy { uts: names, ipc: Arc::default(), net: Arc::default(), mnt: ns }));
+    let names = UtsNs::first("bench".into(), "(none)".into());
+    let _ = kernel.first_ns.set(Arc::new(NsProxy::first(names, ns)));
     root
 }
 

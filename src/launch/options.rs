@@ -204,7 +204,7 @@ fn standard_mounts() -> Vec<GuestMount> {
         mount("/proc", MountKind::Proc, guarded, ""),
         mount("/sys", MountKind::Sysfs, guarded | libc::MS_RDONLY, ""),
         mount("/dev", MountKind::Dev, libc::MS_NOSUID | libc::MS_RELATIME, ""),
-        mount("/dev/pts", MountKind::Devpts, libc::MS_NOSUID | libc::MS_NOEXEC, ""),
+        mount("/dev/pts", MountKind::Devpts, libc::MS_NOSUID | libc::MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"),
         mount("/dev/shm", MountKind::Tmpfs, guarded & !libc::MS_NOEXEC, "mode=1777"),
     ]
 }

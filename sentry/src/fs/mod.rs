@@ -10,6 +10,7 @@
 
 pub mod acl;
 pub mod anon;
+pub mod cgroupfs;
 pub mod deny;
 pub mod dev;
 pub mod dir;
@@ -18,12 +19,15 @@ pub mod epoll;
 pub mod eventfd;
 pub mod fasync;
 pub mod file;
+pub mod fscontext;
 pub mod fstype;
 pub mod gofer;
 pub mod hostfile;
 pub mod inotify;
 pub mod lease;
 pub mod lock;
+pub mod mqueuefs;
+pub mod nsfs;
 pub mod overlay;
 pub mod pipe;
 pub mod proc;

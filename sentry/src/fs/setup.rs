@@ -1,5 +1,6 @@
 //! Sets up what a container sees when it starts: the root, bind mounts, /proc, /sys, /dev.
 
+use super::fstype::{Config, Mounter, Type};
 use super::gofer::GoferFs;
 use super::overlay::Overlay;
 use super::tmpfs::{Reopen, TmpFs, TmpInode, TmpOptions};
@@ -207,7 +208,14 @@ impl Builder {
         let mount = match &m.source {
             Source::Tree(name) => GoferFs::mount(client, name, false, flags)?,
             Source::Dev => dev(kernel, options.user, flags)?,
-            Source::Type(kind) => super::fstype::mount(kernel, kind.as_bytes(), kind.as_bytes(), flags, &m.data)?,
+            Source::Type(kind) => {
+                let mut config = Config::new(Type::find(kind.as_bytes())?);
+                config.source = kind.as_bytes().to_vec();
+                config.set_all(&m.data)?;
+                let find = |path: &[u8]| self.find(path);
+                let mounter = Mounter { kernel, cred: &self.cred, ns: None, find: &find };
+                Mount::new(config.create(&mounter)?, flags)
+            }
             Source::Bind(from) => {
                 let from = self.find(from)?;
                 let place = self.place(&m.target, from.is_dir())?;

@@ -1,7 +1,7 @@
 //! System V IPC (sysvipc(7)): message queues, semaphore sets, shared memory; and POSIX message queues
 //! ([`mqueue`]).
 //!
-//! One namespace per sandbox. This module holds the common parts: identifiers, keys, permissions.
+//! Each IPC namespace has its own; what they take is bounded for all of them together. This module holds the common parts: identifiers, keys, permissions.
 
 pub mod mqueue;
 pub mod msg;
@@ -11,8 +11,10 @@ pub mod shm;
 use crate::error::{Errno, Result};
 use crate::fs::Timespec;
 use crate::kernel::cred::{CAP_IPC_OWNER, CAP_SYS_ADMIN};
+use crate::kernel::ns::{Maker, NsCommon, NsKind};
 use crate::kernel::Cred;
 use parking_lot::Mutex;
+use platform::budget::{Budget, Charge};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -116,7 +118,7 @@ pub trait Object: Send + Sync {
 }
 
 struct Slots<T> {
-    objects: BTreeMap<u32, (i32, Arc<T>)>,
+    objects: BTreeMap<u32, (i32, Arc<T>, Charge)>,
     /// Index by key; may contain stale entries.
     keys: BTreeMap<i32, u32>,
     seq: u32,
@@ -130,14 +132,18 @@ pub struct Registry<T> {
     /// Number of objects allowed: current setting and upper bound.
     limit: AtomicUsize,
     max: usize,
+    /// Objects of the kind in all namespaces together.
+    all: &'static Budget,
 }
 
 impl<T: Object> Registry<T> {
-    fn new(max: usize) -> Self {
+    fn new(all: &'static Budget) -> Self {
+        let max = usize::try_from(all.most()).unwrap_or(usize::MAX);
         Registry {
             slots: Mutex::new(Slots { objects: BTreeMap::new(), keys: BTreeMap::new(), seq: 0, last: None }),
             limit: AtomicUsize::new(max),
             max,
+            all,
         }
     }
 
@@ -153,7 +159,7 @@ impl<T: Object> Registry<T> {
 
     fn purge(s: &mut Slots<T>) {
         if T::VANISHES {
-            s.objects.retain(|_, (_, o)| !o.gone());
+            s.objects.retain(|_, (_, o, _)| !o.gone());
         }
     }
 
@@ -169,8 +175,8 @@ impl<T: Object> Registry<T> {
     ) -> Result<i32> {
         let mut s = self.slots.lock();
         Self::purge(&mut s);
-        let found = s.keys.get(&key).and_then(|i| s.objects.get(i)).filter(|(_, o)| o.perm().key == key);
-        if let Some((id, o)) = found.filter(|_| key != libc::IPC_PRIVATE) {
+        let found = s.keys.get(&key).and_then(|i| s.objects.get(i)).filter(|(_, o, _)| o.perm().key == key);
+        if let Some((id, o, _)) = found.filter(|_| key != libc::IPC_PRIVATE) {
             if flags & libc::IPC_CREAT != 0 && flags & libc::IPC_EXCL != 0 {
                 return Err(Errno::EEXIST);
             }
@@ -191,10 +197,11 @@ impl<T: Object> Registry<T> {
         let index = (next..bound).chain(0..next).find(free).ok_or(Errno::ENOSPC)?;
         let seq = if s.last.is_some_and(|l| index <= l) { (s.seq + 1) & SEQ_MAX } else { s.seq };
         let id = (seq << INDEX_BITS | index) as i32;
+        let counted = self.all.take(1).ok_or(Errno::ENOSPC)?;
         let object = make(Perm::new(key, flags, cred, id))?;
         s.seq = seq;
         s.last = Some(index);
-        s.objects.insert(index, (id, Arc::new(object)));
+        s.objects.insert(index, (id, Arc::new(object), counted));
         if key != libc::IPC_PRIVATE {
             s.keys.insert(key, index);
         }
@@ -207,7 +214,7 @@ impl<T: Object> Registry<T> {
         let mut s = self.slots.lock();
         Self::purge(&mut s);
         match s.objects.get(&(id & ((1 << INDEX_BITS) - 1))) {
-            Some((i, o)) if *i == id as i32 => Ok(o.clone()),
+            Some((i, o, _)) if *i == id as i32 => Ok(o.clone()),
             // The index was reused: the caller's object has been removed.
             Some(_) => Err(Errno::EIDRM),
             None => Err(Errno::EINVAL),
@@ -219,13 +226,14 @@ impl<T: Object> Registry<T> {
         let index = u32::try_from(index).map_err(|_| Errno::EINVAL)?;
         let mut s = self.slots.lock();
         Self::purge(&mut s);
-        s.objects.get(&(index & ((1 << INDEX_BITS) - 1))).cloned().ok_or(Errno::EINVAL)
+        let found = s.objects.get(&(index & ((1 << INDEX_BITS) - 1))).ok_or(Errno::EINVAL)?;
+        Ok((found.0, found.1.clone()))
     }
 
     pub fn remove(&self, id: i32) {
         let mut s = self.slots.lock();
         let index = id as u32 & ((1 << INDEX_BITS) - 1);
-        if s.objects.get(&index).is_some_and(|(i, _)| *i == id) {
+        if s.objects.get(&index).is_some_and(|(i, ..)| *i == id) {
             s.objects.remove(&index);
         }
         let Slots { objects, keys, .. } = &mut *s;
@@ -238,7 +246,7 @@ impl<T: Object> Registry<T> {
     pub fn all(&self) -> Vec<(i32, Arc<T>)> {
         let mut s = self.slots.lock();
         Self::purge(&mut s);
-        s.objects.values().cloned().collect()
+        s.objects.values().map(|(id, o, _)| (*id, o.clone())).collect()
     }
 
     /// Highest index in use (the result of the `*_INFO` calls); 0 if none.
@@ -247,13 +255,17 @@ impl<T: Object> Registry<T> {
     }
 }
 
-/// The sandbox's System V objects.
+/// Objects of each kind in the sandbox: namespaces share them.
+static MSGS: Budget = Budget::new(msg::MSGMNI as u64);
+static SEMS: Budget = Budget::new(sem::SEMMNI as u64);
+static SHMS: Budget = Budget::new(shm::SHMMNI as u64);
+
+/// An IPC namespace: System V objects and POSIX message queues.
 pub struct IpcNamespace {
+    pub common: NsCommon,
     pub msgs: Registry<msg::Queue>,
     pub sems: Registry<sem::Set>,
     pub sem_undoers: Arc<sem::Undoers>,
-    /// Number of semaphores in all sets.
-    pub sem_total: AtomicUsize,
     pub shms: Registry<shm::Segment>,
     /// Largest segment (`kernel.shmmax`).
     pub shmmax: AtomicU64,
@@ -261,13 +273,24 @@ pub struct IpcNamespace {
 }
 
 impl Default for IpcNamespace {
+    /// The first one.
     fn default() -> Self {
+        Self::with(NsCommon::first(NsKind::Ipc))
+    }
+}
+
+impl IpcNamespace {
+    /// An empty one.
+    pub fn new(maker: &Maker) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self::with(maker.common(NsKind::Ipc)?)))
+    }
+    fn with(common: NsCommon) -> Self {
         IpcNamespace {
-            msgs: Registry::new(msg::MSGMNI),
-            sems: Registry::new(sem::SEMMNI),
+            common,
+            msgs: Registry::new(&MSGS),
+            sems: Registry::new(&SEMS),
             sem_undoers: Arc::default(),
-            sem_total: AtomicUsize::new(0),
-            shms: Registry::new(shm::SHMMNI),
+            shms: Registry::new(&SHMS),
             shmmax: AtomicU64::new(shm::SHMMAX),
             mqueues: mqueue::Names::default(),
         }
@@ -283,6 +306,8 @@ fn now() -> i64 {
 mod tests {
     use super::*;
 
+    static THREE: Budget = Budget::new(3);
+
     struct Dummy(Perm);
     impl Object for Dummy {
         fn perm(&self) -> Perm {
@@ -296,7 +321,7 @@ mod tests {
 
     #[test]
     fn keys_find_objects_and_identifiers_are_not_reused() {
-        let r: Registry<Dummy> = Registry::new(3);
+        let r: Registry<Dummy> = Registry::new(&THREE);
         let get = |key, flags| r.get_or_create(key, flags, &user(5), |_| Ok(()), |p| Ok(Dummy(p)));
         assert_eq!(get(7, 0o600), Err(Errno::ENOENT));
         let a = get(7, 0o600 | libc::IPC_CREAT).unwrap();
@@ -314,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_reused_index_gets_another_sequence_number() {
-        let r: Registry<Dummy> = Registry::new(3);
+        let r: Registry<Dummy> = Registry::new(&THREE);
         let get = || r.get_or_create(9, 0o600 | libc::IPC_CREAT, &user(5), |_| Ok(()), |p| Ok(Dummy(p))).unwrap();
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..3 * MIN_CYCLE {

@@ -7,11 +7,12 @@ use crate::fs::vfs::perm::{check, MAY_READ, MAY_WRITE};
 use crate::fs::{Attr, File, FileOps, Perm, SetAttr};
 use crate::kernel::cred::{CAP_FOWNER, CAP_SYS_RESOURCE};
 use crate::kernel::signal::{SigFields, SigInfo};
-use crate::kernel::users::{self, Charge, Resource};
+use crate::kernel::users::{self, Resource};
 use crate::kernel::wait::{WaitError, WaitQueue};
 use crate::kernel::{send, Cred, Task, ThreadGroup};
 use crate::mm::io::Dst;
 use parking_lot::Mutex;
+use platform::budget::{Budget, Charge};
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +22,9 @@ use std::sync::{Arc, Weak};
 const QUEUES_MAX: usize = 256;
 const MSG_DEFAULT: i64 = 10;
 const MSGSIZE_DEFAULT: i64 = 8192;
+/// Queues of all namespaces.
+const ALL_MAX: u64 = 16 * QUEUES_MAX as u64;
+static ALL: Budget = Budget::new(ALL_MAX);
 /// Limits of privileged processes.
 const HARD_MSG: i64 = 65536;
 const HARD_MSGSIZE: i64 = 16 << 20;
@@ -90,7 +94,7 @@ pub struct Queue {
     maxmsg: i64,
     msgsize: i64,
     /// Charge of the declared bytes.
-    _declared: Charge,
+    _declared: users::Charge,
     _counted: Counted,
     ino: u64,
     state: Mutex<State>,
@@ -106,12 +110,13 @@ pub struct Names {
 }
 
 /// One of the count.
-struct Counted(Arc<AtomicUsize>);
+struct Counted(Arc<AtomicUsize>, #[allow(dead_code)] Charge);
 
 impl Counted {
     fn new(count: &Arc<AtomicUsize>, cred: &Cred) -> Result<Counted> {
+        let room = ALL.take(1).ok_or(Errno::ENOSPC)?;
         let had = count.fetch_add(1, Ordering::Relaxed);
-        let one = Counted(count.clone());
+        let one = Counted(count.clone(), room);
         if had >= QUEUES_MAX && (!cred.has(CAP_SYS_RESOURCE) || had >= 16 * QUEUES_MAX) {
             return Err(Errno::ENOSPC);
         }
@@ -164,6 +169,32 @@ impl Names {
         Ok(File::new(Box::new(QueueFile(queue)), keep, None))
     }
 
+    /// The queue of that name.
+    pub fn find(&self, name: &[u8]) -> Option<Arc<Queue>> {
+        self.named.lock().get(name).cloned()
+    }
+    /// A queue made by open(2) in the file system of queues.
+    pub fn create(&self, task: &Task, name: &[u8], mode: u32, uid: u32, gid: u32) -> Result<Arc<Queue>> {
+        valid(name)?;
+        let cred = task.cred();
+        let mut names = self.named.lock();
+        if names.contains_key(name) {
+            return Err(Errno::EEXIST);
+        }
+        let q = Arc::new(Queue::new(task, &cred, mode, None, Counted::new(&self.count, &cred)?)?);
+        q.state.lock().perm = Perm { mode: libc::S_IFREG | (mode & 0o7777), uid, gid };
+        names.insert(name.to_vec(), q.clone());
+        Ok(q)
+    }
+    /// Takes a name away, whoever may do that.
+    pub fn remove(&self, name: &[u8]) -> Result<()> {
+        self.named.lock().remove(name).map(|_| ()).ok_or(Errno::ENOENT)
+    }
+    /// Names with inode numbers.
+    pub fn list(&self) -> Vec<(Vec<u8>, u64)> {
+        self.named.lock().iter().map(|(n, q)| (n.clone(), q.ino)).collect()
+    }
+
     /// mq_unlink(2), with the rules of a sticky directory.
     pub fn unlink(&self, cred: &Cred, name: &[u8]) -> Result<()> {
         valid(name)?;
@@ -205,6 +236,17 @@ impl Queue {
             }),
             wait: WaitQueue::new(),
         })
+    }
+
+    pub fn stat(&self) -> Attr {
+        let p = self.state.lock().perm;
+        Attr { mode: p.mode, uid: p.uid, gid: p.gid, ino: self.ino, size: 80, ..anon_attr() }
+    }
+    pub fn set_stat(&self, set: &SetAttr) {
+        let p = &mut self.state.lock().perm;
+        p.mode = set.mode.map_or(p.mode, |m| (p.mode & libc::S_IFMT) | (m & 0o7777));
+        p.uid = set.uid.unwrap_or(p.uid);
+        p.gid = set.gid.unwrap_or(p.gid);
     }
 
     pub fn msgsize(&self) -> usize {
@@ -342,6 +384,12 @@ fn ended(e: WaitError) -> SysError {
 /// An open queue.
 pub struct QueueFile(Arc<Queue>);
 
+impl QueueFile {
+    pub fn new(queue: Arc<Queue>) -> QueueFile {
+        QueueFile(queue)
+    }
+}
+
 /// The queue behind an open file.
 pub fn of(file: &File) -> Result<Arc<Queue>> {
     file.ops.as_any().downcast_ref::<QueueFile>().map(|q| q.0.clone()).ok_or(Errno::EBADF)
@@ -387,14 +435,10 @@ impl FileOps for QueueFile {
         Some(&self.0.wait)
     }
     fn attr(&self) -> Result<Attr> {
-        let p = self.0.state.lock().perm;
-        Ok(Attr { mode: p.mode, uid: p.uid, gid: p.gid, ino: self.0.ino, size: 80, ..anon_attr() })
+        Ok(self.0.stat())
     }
     fn set_attr(&self, set: &SetAttr) -> Result<()> {
-        let p = &mut self.0.state.lock().perm;
-        p.mode = set.mode.map_or(p.mode, |m| (p.mode & libc::S_IFMT) | (m & 0o7777));
-        p.uid = set.uid.unwrap_or(p.uid);
-        p.gid = set.gid.unwrap_or(p.gid);
+        self.0.set_stat(set);
         Ok(())
     }
     fn reopens(&self) -> bool {

@@ -12,13 +12,13 @@ use parking_lot::Mutex;
 use platform::budget::{of_heap, Budget, Charge};
 use platform::executor::Rounds;
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock, Weak};
 
 pub const SEMMNI: usize = 32000;
 pub const SEMMSL: usize = 32000;
 /// Number of semaphores in all sets, which bounds the Sentry's memory (Linux's default is 1,024,000,000).
 pub const SEMMNS: usize = 1 << 20;
+static TOTAL: Budget = Budget::new(SEMMNS as u64);
 pub const SEMOPM: usize = 500;
 pub const SEMVMX: i32 = 32767;
 
@@ -61,6 +61,7 @@ pub struct Set {
     state: Mutex<State>,
     queue: WaitQueue,
     undoers: Arc<Undoers>,
+    _room: Charge,
 }
 
 /// The sets in which a process has adjustments, by process id and address: so that its end need not look into all.
@@ -130,8 +131,10 @@ fn attempt(sems: &mut [Sem], undo: &mut BTreeMap<u16, i32>, ops: &[Op], pid: i32
 }
 
 impl Set {
-    pub fn new(perm: Perm, n: usize, undoers: &Arc<Undoers>) -> Self {
-        Set {
+    /// `ENOSPC`: there would be too many semaphores.
+    pub fn new(perm: Perm, n: usize, undoers: &Arc<Undoers>) -> Result<Self> {
+        let room = TOTAL.take(n as u64).ok_or(Errno::ENOSPC)?;
+        Ok(Set {
             state: Mutex::new(State {
                 perm,
                 sems: vec![Sem::default(); n],
@@ -144,7 +147,8 @@ impl Set {
             }),
             queue: WaitQueue::new(),
             undoers: undoers.clone(),
-        }
+            _room: room,
+        })
     }
 
     pub fn len(&self) -> usize {
@@ -317,7 +321,6 @@ impl Set {
             for pid in std::mem::take(&mut s.undo).into_keys() {
                 self.undoers.forget(pid, self);
             }
-            ns.sem_total.fetch_sub(s.sems.len(), Ordering::Relaxed);
         }
         ns.sems.remove(id);
         self.queue.wake_all();
@@ -370,7 +373,7 @@ mod tests {
 
     fn set(values: &[i32]) -> Arc<Set> {
         let perm = Perm { key: 0, uid: 0, gid: 0, cuid: 0, cgid: 0, mode: 0o600, seq: 0 };
-        let s = Arc::new(Set::new(perm, values.len(), &Arc::default()));
+        let s = Arc::new(Set::new(perm, values.len(), &Arc::default()).unwrap());
         for (sem, v) in s.state.lock().sems.iter_mut().zip(values) {
             sem.value = *v;
         }
@@ -434,7 +437,7 @@ mod tests {
     fn a_process_knows_the_sets_that_it_has_adjusted() {
         let undoers = Arc::<Undoers>::default();
         let perm = Perm { key: 0, uid: 0, gid: 0, cuid: 0, cgid: 0, mode: 0o600, seq: 0 };
-        let [a, b] = [1, 1].map(|n| Arc::new(Set::new(perm, n, &undoers)));
+        let [a, b] = [1, 1].map(|n| Arc::new(Set::new(perm, n, &undoers).unwrap()));
         for set in [&a, &b] {
             assert_eq!(set.try_ops(&[op(0, 2, SEM_UNDO)], 9, &mut None), Ok(true));
         }

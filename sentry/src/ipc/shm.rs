@@ -10,6 +10,7 @@ use crate::kernel::{Cred, Task};
 use nix::fcntl::{fcntl, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use parking_lot::Mutex;
+use platform::budget::{Budget, Charge};
 use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
@@ -19,7 +20,8 @@ pub const SHMMNI: usize = 4096;
 pub const SHMMAX: u64 = u64::MAX - (1 << 24);
 pub const SHMALL: u64 = u64::MAX - (1 << 24);
 /// Enforced limit of bytes in all segments together.
-pub const SHMALL_BYTES: u64 = 1 << 42;
+const SHMALL_BYTES: u64 = 1 << 42;
+static TOTAL: Budget = Budget::new(SHMALL_BYTES);
 
 const SHM_DEST: u32 = 0o1000;
 const SHM_LOCKED: u32 = 0o2000;
@@ -32,6 +34,7 @@ pub struct ShmFile {
     ino: u64,
     size: u64,
     segment: Weak<Mutex<State>>,
+    _room: Charge,
 }
 
 impl FileOps for ShmFile {
@@ -104,6 +107,7 @@ impl Object for Segment {
 impl Segment {
     pub fn new(task: &Task, perm: Perm, size: u64) -> Result<Self> {
         let pages = size.checked_next_multiple_of(platform::PAGE_SIZE).ok_or(Errno::EINVAL)?;
+        let room = TOTAL.take(pages).ok_or(Errno::ENOSPC)?;
         let fd = memfd_create(c"SYSV", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         let fd = platform::budget::admit(fd, platform::budget::Use::Mapped)?;
         nix::unistd::ftruncate(&fd, i64::try_from(pages).map_err(|_| Errno::EINVAL)?)?;
@@ -111,7 +115,7 @@ impl Segment {
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
         let ino = task.kernel.next_ino();
         let state = Arc::new_cyclic(|segment: &Weak<Mutex<State>>| {
-            let ops = ShmFile { fd: Arc::new(fd), ino, size: pages, segment: segment.clone() };
+            let ops = ShmFile { fd: Arc::new(fd), ino, size: pages, segment: segment.clone(), _room: room };
             let file = File::new(Box::new(ops), libc::O_RDWR, None);
             Mutex::new(State {
                 perm,
@@ -202,9 +206,4 @@ impl Segment {
         b[88..96].copy_from_slice(&s.attaches().to_le_bytes());
         b
     }
-}
-
-/// Bytes of all segments together.
-pub fn total(ns: &IpcNamespace) -> u64 {
-    ns.shms.all().iter().map(|(_, s)| s.size()).fold(0, u64::saturating_add)
 }

@@ -1,6 +1,7 @@
 //! clone(2), fork(2), vfork(2).
 
 use super::cgroup::PidCharge;
+use super::ns::change::{self, NsSet};
 use super::process::ThreadGroup;
 use super::task::{Completion, NewTask, Rseq, TaskSignals};
 use super::{run, Kernel, Task};
@@ -62,32 +63,20 @@ const KNOWN: u64 = CLONE_VM
     | CLONE_CLEAR_SIGHAND
     | CLONE_NOOP;
 
-/// Namespace flags.
-const SPACES: u64 = (libc::CLONE_NEWUSER
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWCGROUP) as u64;
-
-fn check(a: &CloneArgs, privileged: bool) -> Result<()> {
+fn check(a: &CloneArgs) -> Result<()> {
     let f = a.flags;
     let has = |b| f & b != 0;
     let (user, fs) = (libc::CLONE_NEWUSER as u64, libc::CLONE_NEWNS as u64);
-    if f & !(KNOWN | SPACES) != 0
+    if f & !(KNOWN | change::ALL) != 0
         || (has(user | fs) && has(CLONE_FS))
-        || (has(user | libc::CLONE_NEWPID as u64) && has(CLONE_THREAD))
+        || (has(user | libc::CLONE_NEWPID as u64) && has(CLONE_THREAD | CLONE_PARENT))
+        || (has(libc::CLONE_NEWIPC as u64) && has(libc::CLONE_SYSVSEM as u64))
         || (has(CLONE_SIGHAND) && !has(CLONE_VM))
         || (has(CLONE_THREAD) && !has(CLONE_SIGHAND))
         || (has(CLONE_CLEAR_SIGHAND) && has(CLONE_SIGHAND))
         || (has(CLONE_PIDFD) && (has(libc::CLONE_DETACHED as u64) || has(CLONE_THREAD)))
     {
         return Err(Errno::EINVAL);
-    }
-    if has(SPACES) {
-        // The sandbox behaves as a kernel built without these namespaces.
-        return Err(if has(user) || privileged { Errno::EINVAL } else { Errno::EPERM });
     }
     if has(CLONE_SETTLS) && a.tls > platform::GUEST_MAX {
         return Err(Errno::EPERM);
@@ -97,7 +86,7 @@ fn check(a: &CloneArgs, privileged: bool) -> Result<()> {
 
 /// Makes a task and returns its id to the caller. The child starts when its future is first polled.
 pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
-    check(&a, cx.task.cred().has(super::cred::CAP_SYS_ADMIN))?;
+    check(&a)?;
     let parent = cx.task.clone();
     let has = |b| a.flags & b != 0;
     if parent.kernel.ending.load(Ordering::SeqCst) {
@@ -107,6 +96,14 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
     if has(CLONE_PARENT) && parent.group.init {
         return Err(Errno::EINVAL.into());
     }
+    let spaces = match a.flags & change::ALL {
+        0 => None,
+        flags => {
+            let mut set = NsSet::of(&parent);
+            set.create(&parent, flags)?;
+            Some(set)
+        }
+    };
     let (pid, charge) = alloc(&parent)?;
     let mm = parent.mm();
     mm.begin(&parent).await;
@@ -164,7 +161,7 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
         mm.end_with_space(&parent.kernel);
         mm
     };
-    let child = build(&parent, &a, pid, child_mm, files, &*thread, charge);
+    let child = build(&parent, &a, pid, child_mm, files, &*thread, (charge, spaces));
     let vfork = has(CLONE_VFORK).then(|| {
         let v = Arc::new(Completion::default());
         *child.vfork_done.lock() = Some(v.clone());
@@ -254,7 +251,7 @@ fn build(
     mm: Arc<Mm>,
     files: Arc<super::FdTable>,
     thread: &dyn GuestThread,
-    charge: PidCharge,
+    (charge, spaces): (PidCharge, Option<NsSet>),
 ) -> Arc<Task> {
     let has = |b| a.flags & b != 0;
     let group = if has(CLONE_THREAD) {
@@ -290,16 +287,21 @@ fn build(
         ..TaskSignals::default()
     };
     drop(ps);
-    let fs = parent.fs();
+    let (cred, nsproxy, fs) = match spaces {
+        Some(set) if has(CLONE_FS) => (set.cred, Arc::new(set.proxy), parent.fs()),
+        Some(set) => (set.cred, Arc::new(set.proxy), Arc::new(Mutex::new(set.fs))),
+        None if has(CLONE_FS) => (parent.cred(), parent.ns(), parent.fs()),
+        None => (parent.cred(), parent.ns(), Arc::new(Mutex::new(parent.fs().lock().clone()))),
+    };
     let mut task = Task::new(NewTask {
         kernel: parent.kernel.clone(),
         id: tid,
         group,
-        cred: parent.cred(),
+        cred,
         files,
-        fs: if has(CLONE_FS) { fs } else { Arc::new(Mutex::new(fs.lock().clone())) },
+        fs,
         mm,
-        nsproxy: parent.ns(),
+        nsproxy,
         comm: parent.comm.lock().clone(),
         attrs,
     });

@@ -18,8 +18,10 @@ pub mod init;
 #[allow(clippy::module_inception)]
 pub mod kernel;
 pub mod limits;
+pub mod ns;
 pub mod nsproxy;
 pub mod pgrp;
+pub mod pid_ns;
 pub mod pidfd;
 pub mod process;
 pub mod robust;
@@ -32,6 +34,7 @@ pub mod stats;
 pub mod strings;
 pub mod task;
 pub mod tty;
+pub mod user_ns;
 pub mod users;
 pub mod wait;
 

@@ -1,30 +1,14 @@
 //! The namespaces that a task is in (namespaces(7)), as Linux's `nsproxy`: shared by tasks, never changed; a task that changes a
-//! namespace gets another [`NsProxy`]. The user namespace is in the credentials instead.
+//! namespace gets another [`NsProxy`]. The user namespace is in the credentials instead, the pid namespace goes with the task's numbers.
 
+use super::ns::{CgroupNs, TimeNs};
+pub use super::ns::{UtsNames, UtsNs};
+use super::pid_ns::PidNs;
 use super::{current, Kernel, Task};
 use crate::fs::vfs::MountNamespace;
 use crate::ipc::IpcNamespace;
 use crate::net::NetNs;
-use parking_lot::RwLock;
 use std::sync::Arc;
-
-/// A UTS namespace: the `uname` names that can change.
-#[derive(Debug)]
-pub struct UtsNs {
-    pub names: RwLock<UtsNames>,
-}
-
-#[derive(Clone, Debug)]
-pub struct UtsNames {
-    pub hostname: String,
-    pub domainname: String,
-}
-
-impl UtsNs {
-    pub fn new(hostname: String, domainname: String) -> Arc<UtsNs> {
-        Arc::new(UtsNs { names: RwLock::new(UtsNames { hostname, domainname }) })
-    }
-}
 
 #[derive(Clone)]
 pub struct NsProxy {
@@ -32,6 +16,27 @@ pub struct NsProxy {
     pub ipc: Arc<IpcNamespace>,
     pub net: Arc<NetNs>,
     pub mnt: Arc<MountNamespace>,
+    pub cgroup: Arc<CgroupNs>,
+    pub time: Arc<TimeNs>,
+    /// The namespaces that children will be in.
+    pub pid_for_children: Arc<PidNs>,
+    pub time_for_children: Arc<TimeNs>,
+}
+
+impl NsProxy {
+    /// Those of the first container, around its mounts and names.
+    pub fn first(uts: Arc<UtsNs>, mnt: Arc<MountNamespace>) -> NsProxy {
+        NsProxy {
+            uts,
+            mnt,
+            ipc: Arc::default(),
+            net: Arc::default(),
+            cgroup: CgroupNs::first(),
+            time: TimeNs::first(),
+            pid_for_children: PidNs::first(),
+            time_for_children: TimeNs::first(),
+        }
+    }
 }
 
 impl Task {

@@ -23,8 +23,20 @@ pub enum Resource {
     InFlight,
     /// Bytes that POSIX message queues are declared for (`RLIMIT_MSGQUEUE`).
     QueueBytes,
+    CgroupNamespaces,
+    IpcNamespaces,
+    MntNamespaces,
+    NetNamespaces,
+    PidNamespaces,
+    TimeNamespaces,
+    UserNamespaces,
+    UtsNamespaces,
 }
-const KINDS: usize = 7;
+const KINDS: usize = 15;
+
+/// Namespaces of one kind in the sandbox, and what one takes.
+const MAX_NAMESPACES: u64 = 1 << 14;
+const NAMESPACE_BYTES: u64 = 4096;
 
 /// Upper bound of in-flight files in the sandbox.
 pub const MAX_IN_FLIGHT: u64 = 1 << 16;
@@ -36,6 +48,7 @@ const MAX_QUEUE_BYTES: u64 = 64 << 20;
 pub fn all_max(resource: Resource) -> u64 {
     static ALL_MAX: LazyLock<[u64; KINDS]> = LazyLock::new(|| {
         let of = |most: u64, bytes: u64, part: u64| of_heap(most * bytes, part) / bytes;
+        let namespaces = of(MAX_NAMESPACES, NAMESPACE_BYTES, 2);
         [
             of(1 << 16, 1024, 2),
             of(1 << 18, 256, 2),
@@ -44,6 +57,14 @@ pub fn all_max(resource: Resource) -> u64 {
             of(1 << 17, 4096, 8),
             MAX_IN_FLIGHT,
             of(MAX_QUEUE_BYTES, 1, 2),
+            namespaces,
+            namespaces,
+            namespaces,
+            namespaces,
+            namespaces,
+            namespaces,
+            namespaces,
+            namespaces,
         ]
     });
     ALL_MAX[resource as usize]

@@ -1,5 +1,6 @@
 //! The one network device, `lo`, as the `SIOC…` requests show it (netdevice(7)).
 
+use super::NetNs;
 use crate::error::{Errno, Result, SysResult};
 use crate::kernel::cred::CAP_NET_ADMIN;
 use crate::kernel::Task;
@@ -8,8 +9,11 @@ pub const LO_INDEX: i32 = 1;
 pub const LO_NAME: &[u8] = b"lo";
 pub const LO_MTU: i32 = 65536;
 pub const LO_TXQLEN: i32 = 1000;
-/// `IFF_UP | IFF_LOOPBACK | IFF_RUNNING`; netlink adds `IFF_LOWER_UP`.
-pub const LO_FLAGS: u32 = (libc::IFF_UP | libc::IFF_LOOPBACK | libc::IFF_RUNNING) as u32;
+/// `IFF_UP | IFF_LOOPBACK | IFF_RUNNING`, without the first and the last while it is down; netlink adds `IFF_LOWER_UP`.
+pub fn lo_flags(net: &NetNs) -> u32 {
+    let up = if net.is_up() { libc::IFF_UP | libc::IFF_RUNNING } else { 0 };
+    (libc::IFF_LOOPBACK | up) as u32
+}
 
 const IFNAMSIZ: usize = 16;
 /// `sizeof(struct ifreq)`.
@@ -20,6 +24,7 @@ const SIOCGSTAMPNS: u32 = 0x8907;
 const SIOCGIFNAME: u32 = 0x8910;
 const SIOCGIFCONF: u32 = 0x8912;
 const SIOCGIFFLAGS: u32 = 0x8913;
+const SIOCSIFFLAGS: u32 = 0x8914;
 const SIOCGIFADDR: u32 = 0x8915;
 const SIOCGIFDSTADDR: u32 = 0x8917;
 const SIOCGIFBRDADDR: u32 = 0x8919;
@@ -32,7 +37,7 @@ const SIOCGIFTXQLEN: u32 = 0x8942;
 const SIOCGIFMAP: u32 = 0x8970;
 /// Requests that change a device, all of which need `CAP_NET_ADMIN`.
 const CHANGES: &[u32] =
-    &[0x8914, 0x8916, 0x8918, 0x891a, 0x891c, 0x891e, 0x8922, 0x8923, 0x8924, 0x8943, 0x890b, 0x890c];
+    &[SIOCSIFFLAGS, 0x8916, 0x8918, 0x891a, 0x891c, 0x891e, 0x8922, 0x8923, 0x8924, 0x8943, 0x890b, 0x890c];
 
 fn is_lo(req: &[u8; IFREQ]) -> bool {
     let name = req[..IFNAMSIZ].split(|&b| b == 0).next().unwrap_or(&[]);
@@ -48,16 +53,15 @@ fn inet(addr: [u8; 4]) -> [u8; 16] {
 }
 
 /// A request of any internet socket.
-pub fn ioctl(task: &Task, cmd: u32, arg: u64) -> SysResult {
+pub fn ioctl(net: &NetNs, task: &Task, cmd: u32, arg: u64) -> SysResult {
     let mem = task.mem();
     match cmd {
-        SIOCGIFCONF => return conf(task, arg),
+        SIOCGIFCONF => return conf(net, task, arg),
         SIOCGSTAMP | SIOCGSTAMPNS => return Err(Errno::ENOENT.into()),
         c if CHANGES.contains(&c) => {
-            mem.read_bytes(arg, &mut [0u8; IFREQ])?;
-            // The network is not the guest's to change.
-            let admin = task.cred().has(CAP_NET_ADMIN);
-            return Err(if admin { Errno::EOPNOTSUPP } else { Errno::EPERM }.into());
+            let mut req = [0u8; IFREQ];
+            mem.read_bytes(arg, &mut req)?;
+            return change(net, task, c, &req);
         }
         SIOCGIFNAME | SIOCGIFFLAGS | SIOCGIFADDR | SIOCGIFDSTADDR | SIOCGIFBRDADDR | SIOCGIFNETMASK | SIOCGIFMETRIC
         | SIOCGIFMTU | SIOCGIFHWADDR | SIOCGIFINDEX | SIOCGIFTXQLEN | SIOCGIFMAP => {}
@@ -77,9 +81,13 @@ pub fn ioctl(task: &Task, cmd: u32, arg: u64) -> SysResult {
     if !is_lo(&req) {
         return Err(Errno::ENODEV.into());
     }
+    let of_address = matches!(cmd, SIOCGIFADDR | SIOCGIFDSTADDR | SIOCGIFBRDADDR | SIOCGIFNETMASK);
+    if of_address && !net.is_up() {
+        return Err(Errno::EADDRNOTAVAIL.into());
+    }
     let int = |v: i32| v.to_ne_bytes().to_vec();
     let value: Vec<u8> = match cmd {
-        SIOCGIFFLAGS => (LO_FLAGS as u16).to_ne_bytes().to_vec(),
+        SIOCGIFFLAGS => (lo_flags(net) as u16).to_ne_bytes().to_vec(),
         SIOCGIFADDR | SIOCGIFDSTADDR => inet([127, 0, 0, 1]).to_vec(),
         SIOCGIFBRDADDR => inet([0; 4]).to_vec(),
         SIOCGIFNETMASK => inet([255, 0, 0, 0]).to_vec(),
@@ -98,12 +106,29 @@ pub fn ioctl(task: &Task, cmd: u32, arg: u64) -> SysResult {
     Ok(0)
 }
 
+/// A request that changes the device: it can be set up and down, no more.
+fn change(net: &NetNs, task: &Task, cmd: u32, req: &[u8; IFREQ]) -> SysResult {
+    let cred = task.cred();
+    if !cred.capable_in(&net.common.owner(), CAP_NET_ADMIN) {
+        return Err(Errno::EPERM.into());
+    }
+    if cmd != SIOCSIFFLAGS {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    if !is_lo(req) {
+        return Err(Errno::ENODEV.into());
+    }
+    let flags = req.get(IFNAMSIZ..).and_then(|r| r.first_chunk()).map_or(0, |c| u16::from_ne_bytes(*c));
+    net.set_up(&cred, flags & libc::IFF_UP as u16 != 0)?;
+    Ok(0)
+}
+
 /// `SIOCGIFCONF`: `struct ifconf` with room for so many bytes of `struct ifreq`.
-fn conf(task: &Task, arg: u64) -> SysResult {
+fn conf(net: &NetNs, task: &Task, arg: u64) -> SysResult {
     let mem = task.mem();
     let [len, buf]: [u64; 2] = mem.read(arg)?;
     let room = len as u32 as i32;
-    let n = entries(room, buf)?;
+    let n = if net.is_up() { entries(room, buf)? } else { entries(room, buf).map(|_| 0)? };
     if n > 0 && buf != 0 {
         let mut req = [0u8; IFREQ];
         req[..LO_NAME.len()].copy_from_slice(LO_NAME);

@@ -20,17 +20,56 @@ pub mod unix;
 
 pub use socket::{Connect, Proto, RecvMsg, SendMsg, Socket};
 
-/// What the sockets of a sandbox share (a network namespace).
-#[derive(Default)]
+/// What the sockets of a network namespace share.
 pub struct NetNs {
+    pub common: NsCommon,
+    /// `lo` is up. It is down in a new namespace until a process with `CAP_NET_ADMIN` has set it up.
+    lo_up: AtomicBool,
     pub unix: unix::Names,
     pub inet: inet::InetNs,
     pub netlink: netlink::Ports,
 }
 
 use crate::error::{Errno, Result};
-use crate::kernel::Task;
-use std::sync::atomic::Ordering;
+use crate::kernel::cred::CAP_NET_ADMIN;
+use crate::kernel::ns::{Maker, NsCommon, NsKind};
+use crate::kernel::{Cred, Task};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+impl Default for NetNs {
+    /// The first one.
+    fn default() -> Self {
+        Self::with(NsCommon::first(NsKind::Net), true)
+    }
+}
+
+impl NetNs {
+    /// One in which nothing is up.
+    pub fn new(maker: &Maker) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self::with(maker.common(NsKind::Net)?, false)))
+    }
+    /// Sets `lo` up or down; `EPERM` for who may not change the network.
+    pub fn set_up(&self, cred: &Cred, up: bool) -> Result<()> {
+        if !cred.capable_in(&self.common.owner(), CAP_NET_ADMIN) {
+            return Err(Errno::EPERM);
+        }
+        self.lo_up.store(up, Ordering::Relaxed);
+        Ok(())
+    }
+    pub fn is_up(&self) -> bool {
+        self.lo_up.load(Ordering::Relaxed)
+    }
+    fn with(common: NsCommon, lo_up: bool) -> Self {
+        NetNs {
+            common,
+            lo_up: AtomicBool::new(lo_up),
+            unix: Default::default(),
+            inet: Default::default(),
+            netlink: Default::default(),
+        }
+    }
+}
 
 const AF_MAX: i32 = 46;
 const SOCK_MAX: i32 = 11;

@@ -1,6 +1,7 @@
 //! The open socket: what all families share (options of `SOL_SOCKET`, plain reads and writes), and [`Proto`], what each adds.
 
 use super::scm::{Scm, Ucred};
+use super::NetNs;
 use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::anon::AnonInode;
@@ -159,6 +160,8 @@ pub struct Socket {
     /// `SOCK_*`.
     pub kind: i32,
     pub protocol: i32,
+    /// The network namespace that it was made in.
+    pub net: Arc<NetNs>,
     pub opts: Options,
     anon: AnonInode,
     pub proto: Box<dyn Proto>,
@@ -185,13 +188,15 @@ impl Socket {
         opts.rcv_lowat.store(1, Ordering::Relaxed);
         opts.snd_buf.store(BUF_DEFAULT as u64, Ordering::Relaxed);
         opts.rcv_buf.store(BUF_DEFAULT as u64, Ordering::Relaxed);
-        let s = Socket { domain, kind, protocol, opts, anon: AnonInode::socket(task), proto };
+        let net = task.ns().net.clone();
+        let s = Socket { domain, kind, protocol, opts, net, anon: AnonInode::socket(task), proto };
         s.proto.opts_changed(&s);
         s
     }
     /// The socket that `accept` gives out: options are the listener's.
     pub fn accepted(&self, task: &Task, proto: Box<dyn Proto>) -> Self {
-        let s = Socket::new(task, self.domain, self.kind, self.protocol, proto);
+        let mut s = Socket::new(task, self.domain, self.kind, self.protocol, proto);
+        s.net = self.net.clone();
         let (a, b) = (&self.opts, &s.opts);
         for (from, to) in [
             (&a.reuse_addr, &b.reuse_addr),
@@ -435,7 +440,7 @@ impl FileOps for Socket {
             }
             _ => {
                 return match self.proto.ioctl(task, cmd, arg) {
-                    Err(SysError::Errno(Errno::ENOTTY)) => super::device::ioctl(task, cmd, arg),
+                    Err(SysError::Errno(Errno::ENOTTY)) => super::device::ioctl(&self.net, task, cmd, arg),
                     r => r,
                 }
             }

@@ -1,4 +1,4 @@
-//! mkdir(2), unlink(2), link(2), symlink(2), rename(2), mknod(2); getcwd(2), chdir(2), chroot(2); mount(2).
+//! mkdir(2), unlink(2), link(2), symlink(2), rename(2), mknod(2); getcwd(2), chdir(2), chroot(2).
 
 use super::arg::*;
 use super::fs_stat::at;
@@ -7,10 +7,9 @@ use crate::error::{Errno, Result, SysResult};
 use crate::fs::vfs::ops::{self, Remove};
 use crate::fs::vfs::perm::{permission, MAY_EXEC};
 use crate::fs::vfs::walk::Parent;
-use crate::fs::vfs::{resolve, resolve_parent, LookupFlags, MountFlags, Path};
+use crate::fs::vfs::{resolve, resolve_parent, LookupFlags};
 use crate::fs::{NewNode, RenameFlags};
-use crate::kernel::cred::{CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN, CAP_SYS_CHROOT};
-use std::sync::Arc;
+use crate::kernel::cred::{CAP_DAC_READ_SEARCH, CAP_SYS_CHROOT};
 
 fn parent(cx: &Ctx<'_>, dirfd: i32, path: u64) -> Result<Parent> {
     let path = cx.read_path(path)?;
@@ -173,83 +172,6 @@ pub fn chroot(cx: &mut Ctx<'_>, path: PathPtr) -> SysResult {
     }
     let old = std::mem::replace(&mut cx.task.fs().lock().root, p);
     drop(old);
-    Ok(0)
-}
-
-pub fn mount(cx: &mut Ctx<'_>, source: Addr, target: PathPtr, kind: Addr, flags: u64, data: Addr) -> SysResult {
-    const KIND_MAX: usize = 4096;
-    let text = |cx: &Ctx<'_>, a: Addr| -> Result<Vec<u8>> {
-        if a.is_null() {
-            Ok(Vec::new())
-        } else {
-            cx.read_cstr(a.0, KIND_MAX, Errno::EINVAL)
-        }
-    };
-    let kind = text(cx, kind)?;
-    let source = text(cx, source)?;
-    let data = text(cx, data)?;
-    let place = at(cx, libc::AT_FDCWD, target.0, true, false)?;
-    if !cx.task.cred().has(CAP_SYS_ADMIN) {
-        return Err(Errno::EPERM.into());
-    }
-    let ns = cx.task.ns().mnt.clone();
-    let mut own = MountFlags::from_bits_truncate(flags as u32);
-    if flags & libc::MS_NOATIME == 0 {
-        own |= MountFlags::RELATIME;
-    }
-    let is_root = |p: &Path| Arc::ptr_eq(p.dentry(), p.mount().root_dentry());
-    if flags & libc::MS_REMOUNT != 0 {
-        if !is_root(&place) {
-            return Err(Errno::EINVAL.into());
-        }
-        place.mount().set_flags(own);
-        return Ok(0);
-    }
-    if flags & libc::MS_BIND != 0 {
-        let from = resolve(cx.task, libc::AT_FDCWD, &source, LookupFlags::FOLLOW)?;
-        if place.kind() == libc::S_IFLNK {
-            // procfs symlinks disappear with their targets.
-            return Err(Errno::ENOENT.into());
-        }
-        ns.bind(&from, &place, flags & libc::MS_REC != 0)?;
-        return Ok(0);
-    }
-    let propagation = libc::MS_PRIVATE | libc::MS_SLAVE | libc::MS_UNBINDABLE | libc::MS_SHARED;
-    if flags & propagation != 0 {
-        // With a single namespace nothing propagates, as private, slave and unbindable request.
-        if !is_root(&place) || flags & libc::MS_SHARED != 0 {
-            return Err(Errno::EINVAL.into());
-        }
-        return Ok(0);
-    }
-    if flags & libc::MS_MOVE != 0 {
-        let from = resolve(cx.task, libc::AT_FDCWD, &source, LookupFlags::FOLLOW)?;
-        ns.move_mount(&from, &place)?;
-        return Ok(0);
-    }
-    if !place.is_dir() {
-        return Err(Errno::ENOTDIR.into());
-    }
-    let m = crate::fs::fstype::mount(cx.kernel(), &kind, &source, own, &data)?;
-    ns.mount(&m, &place)?;
-    Ok(0)
-}
-
-pub fn umount2(cx: &mut Ctx<'_>, target: PathPtr, flags: i32) -> SysResult {
-    const UMOUNT_NOFOLLOW: i32 = 8;
-    if flags & !(libc::MNT_FORCE | libc::MNT_DETACH | libc::MNT_EXPIRE | UMOUNT_NOFOLLOW) != 0 {
-        return Err(Errno::EINVAL.into());
-    }
-    let place = at(cx, libc::AT_FDCWD, target.0, flags & UMOUNT_NOFOLLOW == 0, false)?;
-    if !cx.task.cred().has(CAP_SYS_ADMIN) {
-        return Err(Errno::EPERM.into());
-    }
-    if flags & libc::MNT_EXPIRE != 0 {
-        return Err(Errno::EINVAL.into());
-    }
-    // Mounts may be stacked, and the working directory may be in a lower one.
-    let place = crate::fs::vfs::walk::uppermost(place);
-    cx.task.ns().mnt.umount(&place, flags & libc::MNT_DETACH != 0)?;
     Ok(0)
 }
 

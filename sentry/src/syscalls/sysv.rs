@@ -142,13 +142,7 @@ pub fn semget(cx: &mut Ctx<'_>, key: i32, nsems: i32, flags: i32) -> SysResult {
         if n == 0 {
             return Err(Errno::EINVAL);
         }
-        // Under the registry's lock.
-        let total = &ns.sem_total;
-        if total.load(Ordering::Relaxed) + n > sem::SEMMNS {
-            return Err(Errno::ENOSPC);
-        }
-        total.fetch_add(n, Ordering::Relaxed);
-        Ok(sem::Set::new(p, n, &ns.sem_undoers))
+        sem::Set::new(p, n, &ns.sem_undoers)
     })?;
     Ok(id as u64)
 }
@@ -263,7 +257,6 @@ pub fn semctl(cx: &mut Ctx<'_>, id: i32, num: i32, cmd: i32, arg: u64) -> SysRes
 
 pub fn shmget(cx: &mut Ctx<'_>, key: i32, size: u64, flags: i32) -> SysResult {
     let cred = cx.task.cred();
-    let used = shm::total(&ipc(cx));
     let shmmax = ipc(cx).shmmax.load(Ordering::Relaxed);
     let fits = |s: &Segment| if s.size() < size { Err(Errno::EINVAL) } else { Ok(()) };
     let id = ipc(cx).shms.get_or_create(key, flags, &cred, fits, |p| {
@@ -273,9 +266,6 @@ pub fn shmget(cx: &mut Ctx<'_>, key: i32, size: u64, flags: i32) -> SysResult {
         if flags & libc::SHM_HUGETLB != 0 {
             // There is no huge page pool in the guest.
             return Err(Errno::ENOMEM);
-        }
-        if used.saturating_add(size) > shm::SHMALL_BYTES {
-            return Err(Errno::ENOSPC);
         }
         Segment::new(cx.task, p, size)
     })?;

@@ -73,6 +73,7 @@ pub fn main(args: &[String]) -> i32 {
             println!("{r} {e} {s} pid {} tid {}", getpid(), gettid());
             0
         },
+        Some("euid") => i32::from(unsafe { geteuid() } != args[1].parse().unwrap()),
         Some("state") => unsafe {
             // The processor's state and the page at the address given.
             let (mut mxcsr, mut fcw, mut xmm) = (0u32, 0u16, 0u64);

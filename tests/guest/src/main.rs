@@ -28,6 +28,7 @@ mod hostile;
 mod ipc;
 mod mm;
 mod net;
+mod ns;
 mod proc;
 mod sys;
 mod t;
@@ -39,7 +40,7 @@ use std::process::exit;
 pub type Case = (&'static str, unsafe fn());
 
 fn groups() -> Vec<(&'static str, &'static [Case])> {
-    [calls::GROUPS, fs::GROUPS, mm::GROUPS, proc::GROUPS, ipc::GROUPS, net::GROUPS, sys::GROUPS].concat()
+    [calls::GROUPS, fs::GROUPS, mm::GROUPS, proc::GROUPS, ipc::GROUPS, net::GROUPS, ns::GROUPS, sys::GROUPS].concat()
 }
 
 fn find(name: &str) -> Option<unsafe fn()> {

@@ -1,13 +1,13 @@
-//! `/proc/[pid]/{fd,fdinfo,ns}` and the links that are places: cwd, root, exe.
+//! `/proc/[pid]/{fd,fdinfo}` and the links that are places: cwd, root, exe.
 
-use super::pid::{ino, LiveTask, TaskRef};
-use crate::error::{Errno, Result, SysResult};
-use crate::fs::file::{File, FileOps};
+use super::pid::{LiveTask, TaskRef};
+use crate::error::{Errno, Result};
+use crate::fs::file::FileOps;
 use crate::fs::pseudo::{open_dir, Content, List, OpenText, Put, FIRST};
 use crate::fs::types::*;
 use crate::fs::vfs::{anon_path, Path};
 use crate::kernel::fdtable::FdEntry;
-use crate::kernel::{current, Cred, Task};
+use crate::kernel::{current, Cred};
 use std::any::Any;
 use std::sync::Arc;
 
@@ -203,150 +203,4 @@ impl Inode for FdInfo {
         Ok(OpenText::open(self))
     }
     of_process!();
-}
-
-/// Namespaces: the sandbox has one of each, with the numbers that Linux gives the first ones.
-const NAMESPACES: [(&str, &str, u64); 10] = [
-    ("net", "net", 4_026_531_840),
-    ("uts", "uts", 4_026_531_838),
-    ("ipc", "ipc", 4_026_531_839),
-    ("pid", "pid", 4_026_531_836),
-    ("pid_for_children", "pid", 4_026_531_836),
-    ("user", "user", 4_026_531_837),
-    ("mnt", "mnt", 4_026_531_841),
-    ("cgroup", "cgroup", 4_026_531_835),
-    ("time", "time", 4_026_531_834),
-    ("time_for_children", "time", 4_026_531_834),
-];
-
-/// A namespace: what its link in `ns` leads to. It can be compared with others and asked for its kind, no more.
-struct Namespace {
-    kind: &'static str,
-    id: u64,
-}
-
-impl FileOps for Namespace {
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-    fn ioctl(&self, _file: &File, task: &Task, cmd: u32, arg: u64) -> SysResult<u64> {
-        const NS_GET_USERNS: u32 = 0xb701;
-        const NS_GET_PARENT: u32 = 0xb702;
-        const NS_GET_NSTYPE: u32 = 0xb703;
-        const NS_GET_OWNER_UID: u32 = 0xb704;
-        match (cmd, self.kind) {
-            (NS_GET_NSTYPE, kind) => Ok(match kind {
-                "net" => libc::CLONE_NEWNET,
-                "uts" => libc::CLONE_NEWUTS,
-                "ipc" => libc::CLONE_NEWIPC,
-                "pid" => libc::CLONE_NEWPID,
-                "user" => libc::CLONE_NEWUSER,
-                "mnt" => libc::CLONE_NEWNS,
-                "cgroup" => libc::CLONE_NEWCGROUP,
-                _ => 0x80, // CLONE_NEWTIME
-            } as u64),
-            // The parents of the first ones, and whom they belong to, are nobody's to see.
-            (NS_GET_USERNS, _) | (NS_GET_PARENT, "user" | "pid") => Err(Errno::EPERM.into()),
-            (NS_GET_OWNER_UID, "user") => {
-                task.mem().write(arg, &0u32)?;
-                Ok(0)
-            }
-            (NS_GET_PARENT | NS_GET_OWNER_UID, _) => Err(Errno::EINVAL.into()),
-            _ => Err(Errno::ENOTTY.into()),
-        }
-    }
-    fn attr(&self) -> Result<Attr> {
-        const NSFS_DEV: u64 = 4;
-        Ok(Attr {
-            dev: NSFS_DEV,
-            ino: self.id,
-            mode: libc::S_IFREG | 0o444,
-            nlink: 1,
-            blksize: 4096,
-            ..Attr::default()
-        })
-    }
-    fn reopens(&self) -> bool {
-        true
-    }
-    fn anon_name(&self) -> String {
-        format!("{}:[{}]", self.kind, self.id)
-    }
-}
-
-/// A link in `ns`.
-struct NsLink {
-    target: TaskRef,
-    index: usize,
-    kind: &'static str,
-    id: u64,
-}
-
-impl Inode for NsLink {
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-    fn attr(&self) -> Result<Attr> {
-        let a = self.target.attr(0, libc::S_IFLNK | 0o777, 1)?;
-        Ok(Attr { ino: ino(self.target.id, true, 64 + self.index), ..a })
-    }
-    fn readlink(&self) -> Result<Vec<u8>> {
-        Ok(format!("{}:[{}]", self.kind, self.id).into_bytes())
-    }
-    fn follow_magic(&self, _cred: &Cred) -> Option<Result<Path>> {
-        let ops = Namespace { kind: self.kind, id: self.id };
-        Some(anon_path(&File::new(Box::new(ops), libc::O_RDONLY, None)))
-    }
-    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
-        Err(Errno::ELOOP)
-    }
-    fn statfs(&self) -> Result<StatFs> {
-        Ok(self.target.sup.statfs())
-    }
-}
-
-struct NsDir {
-    target: TaskRef,
-    index: usize,
-}
-
-pub(super) fn ns_dir(target: TaskRef, index: usize) -> Arc<dyn Inode> {
-    Arc::new(NsDir { target, index })
-}
-
-impl Inode for NsDir {
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-    fn attr(&self) -> Result<Attr> {
-        self.target.attr(self.index, libc::S_IFDIR | 0o511, 2)
-    }
-    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
-        let live = self.target.exists()?;
-        let found = NAMESPACES.iter().enumerate().find(|(_, (n, _, _))| n.as_bytes() == name);
-        let (index, &(_, kind, id)) = found.ok_or(Errno::ENOENT)?;
-        if !live.may_access() {
-            return Err(Errno::EACCES);
-        }
-        Ok(Arc::new(NsLink { target: self.target.clone(), index, kind, id }))
-    }
-    open_list!();
-    of_process!();
-}
-
-impl List for NsDir {
-    fn list(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
-        for (i, (name, _, _)) in NAMESPACES.iter().enumerate().skip((pos - FIRST) as usize) {
-            let e = DirEntry {
-                name: name.as_bytes(),
-                ino: ino(self.target.id, true, 64 + i),
-                kind: libc::DT_LNK,
-                next: i as u64 + FIRST + 1,
-            };
-            if !sink(e) {
-                break;
-            }
-        }
-        Ok(())
-    }
 }

@@ -3,6 +3,7 @@
 use crate::fs::pseudo::Put;
 use crate::kernel::Kernel;
 use crate::net::inet::conn::state;
+use crate::net::NetNs;
 use platform::executor::Rounds;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
@@ -70,7 +71,7 @@ fn row(out: &mut Vec<u8>, n: usize, width: usize, r: &Row) {
     out.s(" 00:00000000 00000000 ").dw(r.uid.into(), 5).s(" ").dw(0, 8).s(" ").d(r.ino);
 }
 
-fn tcp_table(kernel: &Kernel, v6: bool, out: &mut Vec<u8>) {
+fn tcp_table(net: &NetNs, v6: bool, out: &mut Vec<u8>) {
     if v6 {
         out.s(TCP6);
     } else {
@@ -78,8 +79,7 @@ fn tcp_table(kernel: &Kernel, v6: bool, out: &mut Vec<u8>) {
         out.s(TCP);
         pad(out, start, TCP_WIDTH);
     }
-    let Some(ns) = kernel.current_ns() else { return };
-    let socks: Vec<_> = ns.net.inet.tcp.list().iter().filter_map(|c| c.socket()).collect();
+    let socks: Vec<_> = net.inet.tcp.list().iter().filter_map(|c| c.socket()).collect();
     // Only those that listen or are connected are shown, listeners first.
     let shown = socks.iter().filter(|s| s.v6 == v6).map(|s| (s, s.state())).filter(|(_, st)| *st != state::CLOSE);
     let mut shown: Vec<_> = shown.collect();
@@ -101,7 +101,7 @@ fn tcp_table(kernel: &Kernel, v6: bool, out: &mut Vec<u8>) {
     }
 }
 
-fn udp_table(kernel: &Kernel, v6: bool, out: &mut Vec<u8>) {
+fn udp_table(net: &NetNs, v6: bool, out: &mut Vec<u8>) {
     if v6 {
         out.s(UDP6);
     } else {
@@ -109,8 +109,7 @@ fn udp_table(kernel: &Kernel, v6: bool, out: &mut Vec<u8>) {
         out.s(UDP);
         pad(out, start, UDP_WIDTH);
     }
-    let Some(ns) = kernel.current_ns() else { return };
-    let socks: Vec<_> = ns.net.inet.udp.list().iter().filter_map(|c| c.socket()).collect();
+    let socks: Vec<_> = net.inet.udp.list().iter().filter_map(|c| c.socket()).collect();
     let mut rounds = Rounds::new();
     for (n, s) in socks.iter().filter(|s| s.v6 == v6).enumerate() {
         rounds.next();
@@ -128,33 +127,32 @@ fn udp_table(kernel: &Kernel, v6: bool, out: &mut Vec<u8>) {
     }
 }
 
-pub(super) fn tcp(kernel: &Kernel, out: &mut Vec<u8>) {
-    tcp_table(kernel, false, out);
+pub(super) fn tcp(_: &Kernel, net: &NetNs, out: &mut Vec<u8>) {
+    tcp_table(net, false, out);
 }
-pub(super) fn tcp6(kernel: &Kernel, out: &mut Vec<u8>) {
-    tcp_table(kernel, true, out);
+pub(super) fn tcp6(_: &Kernel, net: &NetNs, out: &mut Vec<u8>) {
+    tcp_table(net, true, out);
 }
-pub(super) fn udp(kernel: &Kernel, out: &mut Vec<u8>) {
-    udp_table(kernel, false, out);
+pub(super) fn udp(_: &Kernel, net: &NetNs, out: &mut Vec<u8>) {
+    udp_table(net, false, out);
 }
-pub(super) fn udp6(kernel: &Kernel, out: &mut Vec<u8>) {
-    udp_table(kernel, true, out);
+pub(super) fn udp6(_: &Kernel, net: &NetNs, out: &mut Vec<u8>) {
+    udp_table(net, true, out);
 }
 
 /// Raw sockets do not exist: their tables are headers.
-pub(super) fn raw(_: &Kernel, out: &mut Vec<u8>) {
+pub(super) fn raw(_: &Kernel, _: &NetNs, out: &mut Vec<u8>) {
     let start = out.len();
     out.s("  ").s(UDP.trim_start());
     pad(out, start, UDP_WIDTH);
 }
-pub(super) fn raw6(_: &Kernel, out: &mut Vec<u8>) {
+pub(super) fn raw6(_: &Kernel, _: &NetNs, out: &mut Vec<u8>) {
     out.s(UDP6);
 }
 
 /// Sockets of TCP and UDP: of IPv4, of IPv6.
-fn count(kernel: &Kernel) -> [(u64, u64); 2] {
-    let Some(ns) = kernel.current_ns() else { return Default::default() };
-    let inet = &ns.net.inet;
+fn count(net: &NetNs) -> [(u64, u64); 2] {
+    let inet = &net.inet;
     let mut rounds = Rounds::new();
     let mut tally = |v6: Option<bool>, counts: &mut [u64; 2]| {
         rounds.next();
@@ -168,15 +166,15 @@ fn count(kernel: &Kernel) -> [(u64, u64); 2] {
     [(tcp[0], udp[0]), (tcp[1], udp[1])]
 }
 
-pub(super) fn sockstat(kernel: &Kernel, out: &mut Vec<u8>) {
-    let [(tcp, udp), (tcp6, udp6)] = count(kernel);
+pub(super) fn sockstat(_: &Kernel, net: &NetNs, out: &mut Vec<u8>) {
+    let [(tcp, udp), (tcp6, udp6)] = count(net);
     out.s("sockets: used ").d(tcp + udp + tcp6 + udp6).s("\nTCP: inuse ").d(tcp);
     out.s(" orphan 0 tw 0 alloc ").d(tcp + tcp6).s(" mem 0\nUDP: inuse ").d(udp);
     out.s(" mem 0\nUDPLITE: inuse 0\nRAW: inuse 0\nFRAG: inuse 0 memory 0\n");
 }
 
-pub(super) fn sockstat6(kernel: &Kernel, out: &mut Vec<u8>) {
-    let [_, (tcp, udp)] = count(kernel);
+pub(super) fn sockstat6(_: &Kernel, net: &NetNs, out: &mut Vec<u8>) {
+    let [_, (tcp, udp)] = count(net);
     out.s("TCP6: inuse ").d(tcp).s("\nUDP6: inuse ").d(udp);
     out.s("\nUDPLITE6: inuse 0\nRAW6: inuse 0\nFRAG6: inuse 0 memory 0\n");
 }

@@ -36,6 +36,7 @@ mod memory;
 mod misc;
 mod mounts;
 mod net;
+mod ns;
 mod pid;
 mod status;
 mod sysctl;

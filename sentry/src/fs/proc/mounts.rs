@@ -3,6 +3,7 @@
 use super::pid::LiveTask;
 use crate::error::{later, Errno, Result};
 use crate::fs::pseudo::{check_length, Put, Super};
+use crate::fs::vfs::mount_ns::describe_sharing;
 use crate::fs::vfs::{Mount, MountFlags, Names, Path};
 use crate::mm::user::PATH_MAX;
 use platform::executor::Rounds;
@@ -97,6 +98,7 @@ fn flags(out: &mut Vec<u8>, f: MountFlags) {
         (MountFlags::NOATIME, ",noatime"),
         (MountFlags::NODIRATIME, ",nodiratime"),
         (MountFlags::RELATIME, ",relatime"),
+        (MountFlags::NOSYMFOLLOW, ",nosymfollow"),
     ];
     for (_, name) in names.iter().filter(|(bit, _)| f.contains(*bit)) {
         out.s(name);
@@ -114,7 +116,8 @@ pub(super) fn mounts(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()
     for (m, place) in reachable(live)? {
         check_length(out, &mut rounds)?;
         out.esc(&m.sb().source, BAD).s(" ").esc(&place, BAD).s(" ").s(m.sb().fstype).s(" ");
-        flags(out, m.flags());
+        let ro = if m.read_only() { MountFlags::RDONLY } else { MountFlags::empty() };
+        flags(out, m.flags() | ro);
         options(out, &m);
         out.s(" 0 0\n");
     }
@@ -123,6 +126,9 @@ pub(super) fn mounts(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()
 
 /// The part of the file system that a mount shows; `None` when that is longer than a path can be.
 fn root_in_fs(m: &Arc<Mount>) -> Option<Vec<u8>> {
+    if let Some(name) = m.root_dentry().inode().own_name() {
+        return Some(name);
+    }
     let mut names = Names::default();
     let mut d = m.root_dentry().clone();
     while let Some(up) = d.parent() {
@@ -133,6 +139,7 @@ fn root_in_fs(m: &Arc<Mount>) -> Option<Vec<u8>> {
 }
 
 pub(super) fn mountinfo(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+    let ns = live.task.as_ref().ok_or(Errno::EINVAL)?.ns().mnt.clone();
     let mut rounds = Rounds::new();
     for (m, place) in reachable(live)? {
         let Some(shown) = root_in_fs(&m) else { continue };
@@ -143,8 +150,8 @@ pub(super) fn mountinfo(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result
         out.d(u64::from(libc::major(dev))).s(":").d(u64::from(libc::minor(dev))).s(" ");
         out.esc(&shown, BAD).s(" ").esc(&place, BAD).s(" ");
         flags(out, m.flags());
-        out.s(" - ").s(m.sb().fstype).s(" ").esc(&m.sb().source, BAD);
-        out.s(if m.read_only() { " ro" } else { " rw" });
+        out.s(&describe_sharing(&ns, &m)).s(" - ").s(m.sb().fstype).s(" ").esc(&m.sb().source, BAD);
+        out.s(if m.sb().read_only() { " ro" } else { " rw" });
         options(out, &m);
         out.s("\n");
     }

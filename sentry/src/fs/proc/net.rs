@@ -1,6 +1,4 @@
-//! `/proc/[pid]/net`: the network as it is seen from the sandbox.
-//!
-//! There is one network for all processes, with the loopback device only.
+//! `/proc/[pid]/net`: the network namespace of a process, with the loopback device only.
 
 use super::inet;
 use super::pid::TaskRef;
@@ -9,54 +7,56 @@ use crate::fs::file::FileOps;
 use crate::fs::pseudo::{open_dir, Content, List, OpenText, Put, Super, FIRST};
 use crate::fs::types::*;
 use crate::kernel::Kernel;
+use crate::net::NetNs;
 use std::any::Any;
 use std::sync::Arc;
 
-type Generate = fn(&Kernel, &mut Vec<u8>);
+type Generate = fn(&Kernel, &NetNs, &mut Vec<u8>);
 
 const FILES: &[(&str, Generate)] = &[
-    ("arp", |_, o| {
+    ("arp", |_, _, o| {
         o.s("IP address       HW type     Flags       HW address            Mask     Device\n");
     }),
     ("dev", dev),
-    ("dev_mcast", |_, _| {}),
-    ("if_inet6", |_, o| {
-        o.s("00000000000000000000000000000001 01 80 10 80       lo\n");
+    ("dev_mcast", |_, _, _| {}),
+    ("if_inet6", |_, net, o| {
+        let up = net.is_up();
+        o.s(if !up { "" } else { "00000000000000000000000000000001 01 80 10 80       lo\n" });
     }),
-    ("igmp", |_, o| {
+    ("igmp", |_, net, o| {
         o.s("Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n");
-        o.s("1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n");
+        o.s(if !net.is_up() { "" } else { "1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n" });
     }),
     ("ipv6_route", ipv6_route),
-    ("netlink", |_, o| {
+    ("netlink", |_, _, o| {
         o.s("sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n");
     }),
-    ("netstat", |_, o| {
+    ("netstat", |_, _, o| {
         o.s("TcpExt: SyncookiesSent SyncookiesRecv SyncookiesFailed\nTcpExt: 0 0 0\n");
         o.s("IpExt: InNoRoutes InTruncatedPkts InMcastPkts\nIpExt: 0 0 0\n");
     }),
-    ("packet", |_, o| {
+    ("packet", |_, _, o| {
         o.s("sk       RefCnt Type Proto  Iface R Rmem   User   Inode\n");
     }),
-    ("protocols", |_, o| {
+    ("protocols", |_, _, o| {
         o.s("protocol  size sockets  memory press maxhdr  slab module     cl co di ac io in de sh ss gs se re sp bi br ha uh gp em\n");
     }),
-    ("psched", |_, o| {
+    ("psched", |_, _, o| {
         o.s("000003e8 00000040 000f4240 3b9aca00\n");
     }),
-    ("ptype", |_, o| {
+    ("ptype", |_, _, o| {
         o.s("Type Device      Function\n");
     }),
     ("raw", inet::raw),
     ("raw6", inet::raw6),
-    ("route", |_, o| {
+    ("route", |_, _, o| {
         padded(o, "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT", 127)
     }),
-    ("rt_cache", |_, o| {
+    ("rt_cache", |_, _, o| {
         o.s("Iface\tDestination\tGateway \tFlags\t\tRefCnt\tUse\tMetric\tSource\t\tMTU\tWindow\tIRTT\tTOS\tHHRef\tHHUptod\tSpecDst\n");
     }),
     ("snmp", snmp),
-    ("snmp6", |_, _| {}),
+    ("snmp6", |_, _, _| {}),
     ("sockstat", inet::sockstat),
     ("sockstat6", inet::sockstat6),
     ("softnet_stat", softnet),
@@ -72,23 +72,25 @@ fn padded(out: &mut Vec<u8>, line: &str, width: usize) {
     out.s(line).sp(width.saturating_sub(line.len())).s("\n");
 }
 
-fn dev(_: &Kernel, out: &mut Vec<u8>) {
+fn dev(_: &Kernel, _: &NetNs, out: &mut Vec<u8>) {
     out.s("Inter-|   Receive                                                |  Transmit\n");
     out.s(" face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n");
     out.s("    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n");
 }
 
-fn ipv6_route(_: &Kernel, out: &mut Vec<u8>) {
+fn ipv6_route(_: &Kernel, net: &NetNs, out: &mut Vec<u8>) {
     const ZERO: &str = "00000000000000000000000000000000";
-    out.s("00000000000000000000000000000001 80 ")
-        .s(ZERO)
-        .s(" 00 ")
-        .s(ZERO)
-        .s(" 00000000 00000002 00000000 80200001       lo\n");
+    if net.is_up() {
+        out.s("00000000000000000000000000000001 80 ")
+            .s(ZERO)
+            .s(" 00 ")
+            .s(ZERO)
+            .s(" 00000000 00000002 00000000 80200001       lo\n");
+    }
     out.s(ZERO).s(" 00 ").s(ZERO).s(" 00 ").s(ZERO).s(" ffffffff 00000001 00000000 00200200       lo\n");
 }
 
-fn snmp(_: &Kernel, out: &mut Vec<u8>) {
+fn snmp(_: &Kernel, _: &NetNs, out: &mut Vec<u8>) {
     out.s("Ip: Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ForwDatagrams InUnknownProtos InDiscards InDelivers OutRequests OutDiscards OutNoRoutes ReasmTimeout ReasmReqds ReasmOKs ReasmFails FragOKs FragFails FragCreates\n");
     out.s("Ip: 2 64 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n");
     out.s("Tcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs OutSegs RetransSegs InErrs OutRsts InCsumErrors\n");
@@ -97,7 +99,7 @@ fn snmp(_: &Kernel, out: &mut Vec<u8>) {
     out.s("Udp: 0 0 0 0 0 0 0 0 0\n");
 }
 
-fn softnet(kernel: &Kernel, out: &mut Vec<u8>) {
+fn softnet(kernel: &Kernel, _: &NetNs, out: &mut Vec<u8>) {
     for n in 0..super::cpu::count(kernel) as u64 {
         for i in 0..15 {
             out.x(if i == 12 { n } else { 0 }, 8).s(if i == 14 { "\n" } else { " " });
@@ -105,7 +107,7 @@ fn softnet(kernel: &Kernel, out: &mut Vec<u8>) {
     }
 }
 
-fn unix(_: &Kernel, out: &mut Vec<u8>) {
+fn unix(_: &Kernel, _: &NetNs, out: &mut Vec<u8>) {
     out.s("Num       RefCount Protocol Flags    Type St Inode Path\n");
 }
 
@@ -130,7 +132,8 @@ impl Inode for NetDir {
     }
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
         let index = FILES.iter().position(|(n, _)| n.as_bytes() == name).ok_or(Errno::ENOENT)?;
-        Ok(Arc::new(NetFile { sup: self.target.sup.clone(), index }))
+        let net = self.target.exists()?.live()?.ns().net.clone();
+        Ok(Arc::new(NetFile { sup: self.target.sup.clone(), index, net }))
     }
     open_list!();
     of_process!();
@@ -151,12 +154,13 @@ impl List for NetDir {
 struct NetFile {
     sup: Arc<Super>,
     index: usize,
+    net: Arc<NetNs>,
 }
 
 impl Content for NetFile {
     fn generate(&self, out: &mut Vec<u8>) -> Result<()> {
         let (_, generate) = FILES.get(self.index).ok_or(Errno::ENOENT)?;
-        generate(&self.sup.kernel, out);
+        generate(&self.sup.kernel, &self.net, out);
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! `/proc/[pid]` and `/proc/[pid]/task/[tid]`: the directory, its entries, and who may look at them.
 
-use super::{fd, memory, misc, mounts, net, status};
+use super::{fd, memory, misc, mounts, net, ns, status};
 use crate::error::{Errno, Result};
 use crate::fs::file::FileOps;
 use crate::fs::pseudo::{ignore_set_attr, open_dir, Content, List, OpenText, Super, FIRST};
@@ -141,7 +141,7 @@ use Kind::*;
 const COMMON: &[Entry] = &[
     e("fd", 0o500, Dir(fd::fd_dir)),
     e("fdinfo", 0o555, Dir(fd::fdinfo_dir)),
-    e("ns", 0o511, Dir(fd::ns_dir)),
+    e("ns", 0o511, Dir(ns::dir)),
     e("net", 0o555, Dir(net::dir)),
     e("environ", 0o400, OfMemory(memory::environ)),
     e("auxv", 0o400, OfMemory(memory::auxv)),

@@ -63,6 +63,8 @@ pub struct State {
 
 pub struct Pty {
     kernel: Weak<Kernel>,
+    /// The devpts that it is in, and its number there.
+    pub instance: u64,
     pub index: u32,
     pub state: Mutex<State>,
     pub line: Arc<Line>,
@@ -79,7 +81,11 @@ impl std::task::Wake for Alarm {
 }
 
 impl Pty {
-    pub(super) fn new(kernel: &Arc<Kernel>, index: u32, uid: u32) -> Arc<Pty> {
+    pub(super) fn new(
+        kernel: &Arc<Kernel>,
+        (instance, index): (u64, u32),
+        (uid, gid, mode): (u32, u32, u32),
+    ) -> Arc<Pty> {
         let state = State {
             ldisc: Ldisc::default(),
             speeds: (0, 0),
@@ -91,14 +97,15 @@ impl Pty {
             master: true,
             slaves: 0,
             opened: false,
-            mode: 0o620,
+            mode,
             uid,
-            gid: super::TTY_GROUP,
+            gid,
             deadline: None,
             alarm: None,
         };
         Arc::new(Pty {
             kernel: Arc::downgrade(kernel),
+            instance,
             index,
             state: Mutex::new(state),
             line: Line::new(super::pts_rdev(index)),
@@ -374,7 +381,7 @@ impl Drop for Master {
     fn drop(&mut self) {
         self.0.state.lock().master = false;
         if let Some(k) = self.0.kernel.upgrade() {
-            k.ttys.forget(self.0.index);
+            k.ttys.forget(self.0.instance, self.0.index);
             tty::hang_up(&k, &self.0.line);
         }
         self.0.wake_all();

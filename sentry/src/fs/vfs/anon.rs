@@ -39,6 +39,9 @@ impl Inode for AnonInode {
     fn as_any(&self) -> &dyn Any {
         self
     }
+    fn own_name(&self) -> Option<Vec<u8>> {
+        Some(self.name())
+    }
     fn attr(&self) -> Result<Attr> {
         self.file.ops.attr()
     }

@@ -100,6 +100,8 @@ pub struct SuperBlock {
     pub source: Vec<u8>,
     /// File-system options that /proc/mounts shows after the flags.
     pub options: String,
+    /// The file system as a whole cannot be written to.
+    read_only: AtomicBool,
     /// Held while names move between directories, and to read several parents in one go.
     pub(in crate::fs) rename: RwLock<()>,
     /// Mounts of it.
@@ -117,12 +119,20 @@ impl SuperBlock {
             fstype,
             source: source.to_vec(),
             options,
+            read_only: AtomicBool::new(false),
             rename: RwLock::new(()),
             mounts: AtomicUsize::new(0),
             recent: Mutex::default(),
             negative: AtomicUsize::new(0),
             forgetful: Mutex::default(),
         })
+    }
+
+    pub fn read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
+    }
+    pub fn set_read_only(&self, on: bool) {
+        self.read_only.store(on, Ordering::Relaxed);
     }
 
     fn note(&self, d: &Arc<Dentry>) {

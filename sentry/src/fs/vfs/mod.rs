@@ -7,17 +7,21 @@
 pub mod anon;
 pub mod dentry;
 pub mod mount;
+pub mod mount_ns;
 pub mod open;
 pub mod ops;
 pub mod perm;
+pub mod propagation;
 #[cfg(test)]
 mod tests;
 pub mod walk;
 
 pub use anon::anon_path;
 pub use dentry::{Dentry, SuperBlock};
-pub use mount::{anonymous_dev, Mount, MountFlags, MountNamespace};
+pub use mount::{anonymous_dev, Mount, MountFlags, MountLocks};
+pub use mount_ns::{DetachedTree, MountNamespace};
 pub use open::{open, open_place};
+pub use propagation::PropagationType;
 pub use walk::{resolve, resolve_parent, LookupFlags, Parent, Resolver, RootRef};
 
 use super::Inode;
@@ -135,8 +139,8 @@ impl Path {
 
     /// The name that /proc/pid/{exe,cwd,root,fd/N,maps} show (Linux's d_path): " (deleted)" behind one that was removed.
     pub fn display(&self, root: &Path) -> Result<Vec<u8>> {
-        if let Some(a) = self.inode().as_any().downcast_ref::<anon::AnonInode>() {
-            return Ok(a.name());
+        if let Some(name) = self.inode().own_name().filter(|_| self.mount.mountpoint().is_none()) {
+            return Ok(name);
         }
         let _stable = self.dentry.sb().rename.read();
         let (mut name, _) = self.names(Some(root))?;

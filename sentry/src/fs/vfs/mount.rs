@@ -1,14 +1,16 @@
 //! Mounts: which file system is where.
 //!
 //! A [`Mount`] shows a superblock's tree, or a part of it (bind mount), at a place of its parent mount. The table is the `children`
-//! lists of the mounts; a walk looks at them only at dentries whose `mounted` count is not zero.
+//! lists of the mounts; a walk looks at them only at dentries whose `mounted` count is not zero. What changes the table is in
+//! [`super::mount_ns`]; [`super::propagation`] tells which mounts pass changes on.
 
 use super::dentry::{Dentry, SuperBlock};
+use super::propagation::Sharing;
 use super::Path;
 use crate::error::{Errno, Result};
 use crate::fs::Inode;
+use crate::kernel::user_ns::UserNs;
 use parking_lot::{Mutex, RwLock};
-use platform::executor::Rounds;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -21,14 +23,45 @@ bitflags::bitflags! {
         const NOSUID = 2;
         const NODEV = 4;
         const NOEXEC = 8;
+        const NOSYMFOLLOW = 256;
         const NOATIME = 1024;
         const NODIRATIME = 2048;
         const RELATIME = 1 << 21;
     }
+
+    /// What a namespace with fewer privileges may not undo (mount_namespaces(7), "Restrictions on mount namespaces").
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct MountLocks: u32 {
+        const RDONLY = 1;
+        const NOSUID = 2;
+        const NODEV = 4;
+        const NOEXEC = 8;
+        /// How times of access are kept.
+        const ATIME = 16;
+        /// The mount stays with the one that it is on.
+        const PLACE = 32;
+    }
 }
 
-/// Most mounts of a namespace (`fs.mount-max`).
-const MAX_MOUNTS: usize = 100_000;
+impl MountFlags {
+    pub const ATIME: MountFlags = MountFlags::NOATIME.union(MountFlags::NODIRATIME).union(MountFlags::RELATIME);
+
+    /// The locks that keep what is set.
+    fn locks(self) -> MountLocks {
+        let mut locks = MountLocks::ATIME;
+        for (flag, lock) in LOCKED_FLAGS {
+            locks.set(lock, self.contains(flag));
+        }
+        locks
+    }
+}
+
+const LOCKED_FLAGS: [(MountFlags, MountLocks); 4] = [
+    (MountFlags::RDONLY, MountLocks::RDONLY),
+    (MountFlags::NOSUID, MountLocks::NOSUID),
+    (MountFlags::NODEV, MountLocks::NODEV),
+    (MountFlags::NOEXEC, MountLocks::NOEXEC),
+];
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(20);
 // `Kernel::next_dev` counts from 1; these stay clear of it.
@@ -39,13 +72,31 @@ pub fn anonymous_dev() -> u64 {
     libc::makedev(0, NEXT_DEV.fetch_add(1, Ordering::Relaxed) as u32)
 }
 
+/// The namespace, or the detached tree, that a mount is in.
+#[derive(Clone)]
+pub struct Home {
+    pub id: u64,
+    pub owner: Arc<UserNs>,
+    /// A detached tree (open_tree(2), fsmount(2)).
+    pub detached: bool,
+}
+
 pub struct Mount {
     pub id: u64,
     root: Arc<Dentry>,
+    /// The root is not that of the file system.
+    partial: bool,
     flags: AtomicU32,
+    locks: AtomicU32,
     /// Where it is mounted; none for the root of the namespace and for what was unmounted.
     at: RwLock<Option<(Weak<Mount>, Arc<Dentry>)>>,
     children: RwLock<Below>,
+    /// None: it was unmounted, or is not mounted yet.
+    home: RwLock<Option<Home>>,
+    /// With whom it shares changes. Changed under the table's lock.
+    pub(super) sharing: Mutex<Sharing>,
+    /// `MNT_EXPIRE` was asked for once.
+    pub(super) expiring: std::sync::atomic::AtomicBool,
 }
 
 /// The mounts on dentries of one mount.
@@ -71,20 +122,17 @@ impl Below {
         self.all.insert(self.next, (dentry, mount));
         self.next += 1;
     }
-    /// Whether it was there.
-    fn remove(&mut self, dentry: &Arc<Dentry>, mount: &Arc<Mount>) -> bool {
+    /// What was there.
+    fn remove(&mut self, dentry: &Arc<Dentry>, mount: &Arc<Mount>) -> Option<Arc<Mount>> {
         let Below { all, on, .. } = self;
-        let Some(stack) = on.get_mut(&address(dentry)) else { return false };
+        let stack = on.get_mut(&address(dentry))?;
         let is_it = |n: &u64| all.get(n).is_some_and(|(_, m)| Arc::ptr_eq(m, mount));
-        let Some(i) = stack.iter().rposition(is_it) else { return false };
+        let i = stack.iter().rposition(is_it)?;
         let n = stack.remove(i);
         if stack.is_empty() {
             on.remove(&address(dentry));
         }
-        all.remove(&n).is_some()
-    }
-    fn iter(&self) -> impl Iterator<Item = &(Arc<Dentry>, Arc<Mount>)> {
-        self.all.values()
+        all.remove(&n).map(|(_, m)| m)
     }
     fn take(&mut self) -> Vec<(Arc<Dentry>, Arc<Mount>)> {
         self.on.clear();
@@ -92,15 +140,43 @@ impl Below {
     }
 }
 
+/// The mounts on each dentry, in whatever namespace, by the dentry's address: a mountpoint lives as long as what is mounted on it.
+static MOUNTPOINTS: Mutex<BTreeMap<usize, BTreeMap<u64, Weak<Mount>>>> = Mutex::new(BTreeMap::new());
+
+/// The mount `id` is not on `dentry` any more.
+fn uncover(dentry: &Arc<Dentry>, id: u64) {
+    let mut all = MOUNTPOINTS.lock();
+    if let Some(on) = all.get_mut(&address(dentry)) {
+        on.remove(&id);
+        if on.is_empty() {
+            all.remove(&address(dentry));
+        }
+    }
+    drop(all);
+    dentry.mounted.fetch_sub(1, Ordering::Release);
+}
+
+/// What is mounted on `dentry`, in all namespaces.
+pub(super) fn on_dentry(dentry: &Arc<Dentry>) -> Vec<Arc<Mount>> {
+    // Dropped with no lock held.
+    let found = MOUNTPOINTS.lock().get(&address(dentry)).map(|on| on.values().cloned().collect::<Vec<_>>());
+    found.unwrap_or_default().iter().filter_map(Weak::upgrade).collect()
+}
+
 impl Mount {
     pub fn new(root: Arc<Dentry>, flags: MountFlags) -> Arc<Mount> {
         root.sb().mounts.fetch_add(1, Ordering::Relaxed);
         Arc::new(Mount {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            partial: root.parent().is_some(),
             root,
             flags: AtomicU32::new(flags.bits()),
+            locks: AtomicU32::new(0),
             at: RwLock::new(None),
             children: RwLock::default(),
+            home: RwLock::new(None),
+            sharing: Mutex::default(),
+            expiring: Default::default(),
         })
     }
     /// A mount of a new file system.
@@ -113,6 +189,10 @@ impl Mount {
     pub fn root_dentry(&self) -> &Arc<Dentry> {
         &self.root
     }
+    /// Whether it shows `dentry`: a directory may have been moved out of the part of the file system that it shows.
+    pub(super) fn shows(&self, dentry: &Arc<Dentry>) -> Result<bool> {
+        Ok(!self.partial || dentry.is_within(&self.root)?)
+    }
     pub fn sb(&self) -> &Arc<SuperBlock> {
         self.root.sb()
     }
@@ -122,8 +202,40 @@ impl Mount {
     pub fn set_flags(&self, flags: MountFlags) {
         self.flags.store(flags.bits(), Ordering::Relaxed);
     }
+    pub fn locks(&self) -> MountLocks {
+        MountLocks::from_bits_truncate(self.locks.load(Ordering::Relaxed))
+    }
+    pub(super) fn set_locks(&self, locks: MountLocks) {
+        self.locks.store(locks.bits(), Ordering::Relaxed);
+    }
+    /// A namespace with fewer privileges has it: it stays as it is and (unless it is the topmost that the namespace got) where it is.
+    pub(super) fn lock_down(&self, place: bool) {
+        let mut locks = self.locks() | self.flags().locks();
+        locks.set(MountLocks::PLACE, place);
+        self.set_locks(locks);
+    }
+    /// Whether its locks allow these flags.
+    pub fn may_become(&self, flags: MountFlags) -> bool {
+        let locks = self.locks();
+        let kept = LOCKED_FLAGS.iter().all(|(f, l)| !locks.contains(*l) || flags.contains(*f));
+        kept && (!locks.contains(MountLocks::ATIME) || flags & MountFlags::ATIME == self.flags() & MountFlags::ATIME)
+    }
     pub fn read_only(&self) -> bool {
-        self.flags.load(Ordering::Relaxed) & MountFlags::RDONLY.bits() != 0
+        self.flags.load(Ordering::Relaxed) & MountFlags::RDONLY.bits() != 0 || self.sb().read_only()
+    }
+    /// `MNT_EXPIRE`: whether it was asked for before, with no use since.
+    pub fn mark_expiring(&self) -> bool {
+        self.expiring.swap(true, Ordering::Relaxed)
+    }
+    pub fn home(&self) -> Option<Home> {
+        self.home.read().clone()
+    }
+    pub(super) fn set_home(&self, home: Option<Home>) {
+        *self.home.write() = home;
+    }
+    /// It is in the namespace, or the detached tree, with this id.
+    pub fn lives_in(&self, id: u64) -> bool {
+        self.home.read().as_ref().is_some_and(|h| h.id == id)
     }
     /// Where it is mounted.
     pub fn mountpoint(&self) -> Option<Path> {
@@ -136,11 +248,18 @@ impl Mount {
         self.children.read().top(dentry).cloned()
     }
     pub fn children(&self) -> Vec<Arc<Mount>> {
-        self.children.read().iter().map(|(_, m)| m.clone()).collect()
+        self.children.read().all.values().map(|(_, m)| m.clone()).collect()
+    }
+    /// The mounts on it with their places.
+    pub(super) fn children_at(&self) -> Vec<(Arc<Dentry>, Arc<Mount>)> {
+        self.children.read().all.values().cloned().collect()
+    }
+    pub(super) fn has_children(&self) -> bool {
+        !self.children.read().all.is_empty()
     }
 
     /// It and the mounts below it, parents first.
-    fn all(self: &Arc<Self>) -> Vec<Arc<Mount>> {
+    pub(super) fn all(self: &Arc<Self>) -> Vec<Arc<Mount>> {
         let mut out = vec![self.clone()];
         let mut i = 0;
         while let Some(m) = out.get(i) {
@@ -152,20 +271,21 @@ impl Mount {
     }
 
     /// Puts `self` at `place`.
-    fn attach(self: &Arc<Self>, place: &Path) {
+    pub(super) fn attach(self: &Arc<Self>, place: &Path) {
         place.dentry().pin();
         *self.at.write() = Some((Arc::downgrade(place.mount()), place.dentry().clone()));
         place.mount().children.write().push(place.dentry().clone(), self.clone());
+        MOUNTPOINTS.lock().entry(address(place.dentry())).or_default().insert(self.id, Arc::downgrade(self));
         place.dentry().mounted.fetch_add(1, Ordering::Release);
     }
 
-    fn detach(self: &Arc<Self>) -> Result<()> {
+    pub(super) fn detach(self: &Arc<Self>) -> Result<()> {
         let place = self.mountpoint().ok_or(Errno::EINVAL)?;
-        if !place.mount().children.write().remove(place.dentry(), self) {
-            return Err(Errno::EINVAL);
-        }
-        place.dentry().mounted.fetch_sub(1, Ordering::Release);
+        // Dropped with no lock held.
+        let held = place.mount().children.write().remove(place.dentry(), self).ok_or(Errno::EINVAL)?;
+        uncover(place.dentry(), self.id);
         *self.at.write() = None;
+        drop(held);
         Ok(())
     }
 }
@@ -173,8 +293,10 @@ impl Mount {
 impl Drop for Mount {
     /// Lets go of what is below one by one: a guest can nest mounts deeper than our stack is.
     fn drop(&mut self) {
+        self.sharing.get_mut().leave_all(self.id);
         let mut below = self.children.get_mut().take();
-        while let Some((_, m)) = below.pop() {
+        while let Some((at, m)) = below.pop() {
+            uncover(&at, m.id);
             if let Some(mut m) = Arc::into_inner(m) {
                 below.append(&mut m.children.get_mut().take());
             }
@@ -186,143 +308,5 @@ impl Drop for Mount {
             }
             top.clear();
         }
-    }
-}
-
-/// The mounts of a container.
-pub struct MountNamespace {
-    root: Arc<Mount>,
-    /// How many there are below the root. Held while the table changes.
-    change: Mutex<usize>,
-}
-
-/// `n` more mounts than there are.
-fn room(there: usize, n: usize) -> Result<usize> {
-    there.checked_add(n).filter(|all| *all < MAX_MOUNTS).ok_or(Errno::ENOSPC)
-}
-
-impl MountNamespace {
-    pub fn new(root: Arc<Mount>) -> Arc<Self> {
-        Arc::new(MountNamespace { change: Mutex::new(root.all().len() - 1), root })
-    }
-    pub fn root(&self) -> Path {
-        self.root.root()
-    }
-    /// Mounts `mount` on `place` (which a walk has resolved, so it is the topmost mount there).
-    pub fn mount(&self, mount: &Arc<Mount>, place: &Path) -> Result<()> {
-        let mut count = self.change.lock();
-        if mount.root.is_dir() != place.dentry().is_dir() {
-            return Err(Errno::ENOTDIR);
-        }
-        if place.dentry().is_deleted() {
-            return Err(Errno::ENOENT);
-        }
-        *count = room(*count, 1)?;
-        mount.attach(place);
-        Ok(())
-    }
-    /// A bind mount of `from` at `place`; with `recursive` also of the mounts below `from`.
-    pub fn bind(&self, from: &Path, place: &Path, recursive: bool) -> Result<Arc<Mount>> {
-        let mut count = self.change.lock();
-        if from.dentry().is_dir() != place.dentry().is_dir() {
-            return Err(Errno::ENOTDIR);
-        }
-        let below = if recursive { Self::below(from, place, room(*count, 1)?)? } else { Vec::new() };
-        *count = room(*count, 1 + below.len())?;
-        let m = Mount::new(from.dentry().clone(), from.mount().flags());
-        // Parents come first, so that the copy of one is there when a child asks for it.
-        let mut copies = vec![m.clone()];
-        for (parent, at, of) in below {
-            let copy = Mount::new(of.root.clone(), of.flags());
-            if let Some(parent) = copies.get(parent) {
-                copy.attach(&Path::new(parent.clone(), at));
-            }
-            copies.push(copy);
-        }
-        m.attach(place);
-        Ok(m)
-    }
-    /// The mounts below `from`, each with its place and the number of its parent in this list (`from`'s own mount is 0, the
-    /// first of the list 1); `ENOSPC` if they do not fit beside the `there` that there are.
-    #[allow(clippy::type_complexity)]
-    fn below(from: &Path, except: &Path, there: usize) -> Result<Vec<(usize, Arc<Dentry>, Arc<Mount>)>> {
-        let mut out: Vec<(usize, Arc<Dentry>, Arc<Mount>)> = Vec::new();
-        let mut next = 0;
-        loop {
-            let (of, root) = match next {
-                0 => (from.mount().clone(), from.dentry().clone()),
-                n => match out.get(n - 1) {
-                    Some((_, _, m)) => (m.clone(), m.root.clone()),
-                    None => return Ok(out),
-                },
-            };
-            for (at, m) in of.children.read().iter() {
-                // What is mounted at the place itself is not bound into itself.
-                let itself = Arc::ptr_eq(at, except.dentry()) && Arc::ptr_eq(&of, except.mount());
-                if !itself && at.is_within(&root)? {
-                    room(there, out.len() + 1)?;
-                    out.push((next, at.clone(), m.clone()));
-                }
-            }
-            next += 1;
-        }
-    }
-    /// umount2(2) of the mount whose root `at` is.
-    pub fn umount(&self, at: &Path, detach: bool) -> Result<()> {
-        let mut count = self.change.lock();
-        let m = at.mount();
-        if !Arc::ptr_eq(&m.root, at.dentry()) || m.mountpoint().is_none() {
-            return Err(Errno::EINVAL);
-        }
-        if !detach {
-            if !m.children.read().all.is_empty() {
-                return Err(Errno::EBUSY);
-            }
-            // The parent's list, and the caller's path; anyone else uses it.
-            if Arc::strong_count(m) > 2 {
-                return Err(Errno::EBUSY);
-            }
-        }
-        let gone = m.all();
-        m.detach()?;
-        // Each by itself: who is still in one of them keeps that one alone, and all of them count no longer.
-        let mut rounds = Rounds::new();
-        for m in &gone {
-            rounds.next();
-            for (at, child) in m.children.write().take() {
-                at.mounted.fetch_sub(1, Ordering::Release);
-                *child.at.write() = None;
-            }
-        }
-        *count = count.saturating_sub(gone.len());
-        drop(count);
-        Ok(())
-    }
-    /// Moves the mount whose root `from` is to `place`.
-    pub fn move_mount(&self, from: &Path, place: &Path) -> Result<()> {
-        let _g = self.change.lock();
-        let m = from.mount();
-        if !Arc::ptr_eq(&m.root, from.dentry()) || m.mountpoint().is_none() {
-            return Err(Errno::EINVAL);
-        }
-        if m.root.is_dir() != place.dentry().is_dir() {
-            return Err(Errno::ENOTDIR);
-        }
-        let mut up = Some(place.clone());
-        while let Some(p) = up {
-            if Arc::ptr_eq(p.mount(), m) {
-                return Err(Errno::ELOOP);
-            }
-            up = p.mount().mountpoint();
-        }
-        m.detach()?;
-        m.attach(place);
-        Ok(())
-    }
-    /// All mounts, parents before children, in the order they were made.
-    pub fn list(&self) -> Vec<Arc<Mount>> {
-        let mut out = self.root.all();
-        out.sort_by_key(|m| m.id);
-        out
     }
 }

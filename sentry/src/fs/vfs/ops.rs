@@ -4,11 +4,12 @@
 use super::dentry::Children;
 use super::perm::*;
 use super::walk::{self, Last, Parent};
-use super::{Dentry, Path};
+use super::{mount, mount_ns, Dentry, Path};
 use crate::error::{Errno, Result};
 use crate::fs::acl::{self, Acl};
 use crate::fs::*;
 use crate::kernel::cred::*;
+use crate::kernel::current;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -177,11 +178,25 @@ fn may_delete(dir: &Path, victim: &Arc<Dentry>, cred: &Cred, how: Remove) -> Res
     }
 }
 
+/// `EBUSY` for what something is mounted on in the caller's namespace. Others' mounts hold nothing up: they go with the name.
 fn busy(d: &Arc<Dentry>) -> Result<()> {
-    if d.mounted.load(Ordering::Acquire) > 0 {
+    if d.mounted.load(Ordering::Acquire) == 0 {
+        return Ok(());
+    }
+    let Some(task) = current::get() else { return Err(Errno::EBUSY) };
+    let ns = task.ns().mnt.clone();
+    let on = mount::on_dentry(d);
+    if on.iter().any(|m| ns.has(m)) {
         return Err(Errno::EBUSY);
     }
     Ok(())
+}
+
+/// The name of `d` has gone, and what others have mounted on it goes as well.
+fn unmount_all(d: &Arc<Dentry>) {
+    if d.mounted.load(Ordering::Acquire) > 0 {
+        mount_ns::unmount_all(d);
+    }
 }
 
 /// unlink(2) and rmdir(2).
@@ -215,6 +230,7 @@ pub fn remove(at: &Parent, how: Remove, cred: &Cred) -> Result<()> {
     }
     dir.dentry().removed(&mut c, name, &victim);
     drop(c);
+    unmount_all(&victim);
     inotify::entry(dir.inode(), name, victim.is_dir(), libc::IN_DELETE, 0);
     inotify::removed(victim.inode(), victim.is_dir());
     Ok(())
@@ -262,7 +278,7 @@ pub fn rename(from: &Parent, to: &Parent, flags: RenameFlags, cred: &Cred) -> Re
     }
     want_write(&from.dir)?;
     let sb = from.dir.dentry().sb().clone();
-    let _moving = sb.rename.write();
+    let moving = sb.rename.write();
     let (old_dir, new_dir) = (from.dir.dentry(), to.dir.dentry());
     let same = Arc::ptr_eq(old_dir, new_dir);
     let (mut a, mut b) = Dentry::lock_both(old_dir, (!same).then_some(new_dir));
@@ -334,6 +350,7 @@ pub fn rename(from: &Parent, to: &Parent, flags: RenameFlags, cred: &Cred) -> Re
     if let Some(n) = new.as_ref().filter(|_| !exchange) {
         inotify::removed(n.inode(), n.is_dir());
     }
+    let replaced = new.clone().filter(|_| !exchange);
     match (new, exchange) {
         (Some(n), true) => {
             n.moved(old_dir, &mut a, old_name);
@@ -349,6 +366,10 @@ pub fn rename(from: &Parent, to: &Parent, flags: RenameFlags, cred: &Cred) -> Re
             }
             old.moved(new_dir, b.as_deref_mut().unwrap_or(&mut a), new_name);
         }
+    }
+    drop((a, b, moving));
+    if let Some(n) = replaced {
+        unmount_all(&n);
     }
     Ok(())
 }

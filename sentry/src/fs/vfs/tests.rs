@@ -104,9 +104,9 @@ fn mounts_are_crossed_both_ways() {
     let at = t.walk(&t.ns.root(), LookupFlags::empty()).parent(t.ns.root(), b"/a/b").unwrap();
     assert_eq!(ops::remove(&at, ops::Remove::Dir, &t.cred).unwrap_err(), Errno::EBUSY);
     drop(m);
-    assert_eq!(t.ns.umount(&t.find("/a/b").unwrap(), false).unwrap_err(), Errno::EBUSY);
+    assert_eq!(t.ns.umount(t.find("/a/b").unwrap(), false).unwrap_err(), Errno::EBUSY);
     drop(inside);
-    t.ns.umount(&t.find("/a/b").unwrap(), false).unwrap();
+    t.ns.umount(t.find("/a/b").unwrap(), false).unwrap();
     assert!(t.find("/a/b/f").is_ok());
 }
 

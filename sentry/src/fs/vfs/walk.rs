@@ -1,12 +1,13 @@
 //! Path resolution (path_resolution(7), openat2(2)).
 
 use super::perm::{may_follow, search};
-use super::{Dentry, FsContext, Path};
+use super::{Dentry, FsContext, MountFlags, Path};
 use crate::error::{Errno, Result};
 use crate::kernel::{Cred, Task};
 use parking_lot::Mutex;
 use platform::executor::Rounds;
 use std::borrow::Cow;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::Arc;
 
 /// Symbolic links that one resolution follows.
@@ -32,6 +33,8 @@ bitflags::bitflags! {
         const NO_SYMLINKS = 0x400;
         const BENEATH = 0x800;
         const IN_ROOT = 0x1000;
+        /// Going through a mount does not count as a use of it (`MNT_EXPIRE`).
+        const KEEP_MARK = 0x2000;
     }
 }
 
@@ -223,6 +226,9 @@ impl<'a> Resolver<'a> {
         if self.links > MAX_LINKS || self.flags.contains(LookupFlags::NO_SYMLINKS) {
             return Err(Errno::ELOOP);
         }
+        if next.mount().flags().contains(MountFlags::NOSYMFOLLOW) {
+            return Err(Errno::ELOOP);
+        }
         if last {
             may_follow(dir.inode(), next.inode(), self.cred)?;
         }
@@ -243,10 +249,13 @@ impl<'a> Resolver<'a> {
 
     /// The topmost mount at a place.
     fn cross(&self, mut p: Path) -> Result<Path> {
-        while p.dentry().mounted.load(std::sync::atomic::Ordering::Acquire) > 0 {
+        while p.dentry().mounted.load(Acquire) > 0 {
             let Some(m) = p.mount().covering(p.dentry()) else { break };
             if self.flags.contains(LookupFlags::NO_XDEV) {
                 return Err(Errno::EXDEV);
+            }
+            if m.expiring.load(Relaxed) && !self.flags.contains(LookupFlags::KEEP_MARK) {
+                m.expiring.store(false, Relaxed);
             }
             p = m.root();
         }
@@ -289,6 +298,7 @@ impl<'a> Resolver<'a> {
             }
         }
         match at.dentry().parent() {
+            Some(p) if !at.mount().shows(&p)? => Err(Errno::ENOENT),
             Some(p) => self.cross(Path::new(at.mount().clone(), p)),
             None => Ok(at),
         }
@@ -361,7 +371,7 @@ pub(super) fn topmost(dir: &Path, d: Arc<Dentry>) -> Path {
 
 /// The topmost mount at a place. What a walk has found is that already, unless the path was `.`, or a descriptor's.
 pub fn uppermost(mut p: Path) -> Path {
-    while p.dentry().mounted.load(std::sync::atomic::Ordering::Acquire) > 0 {
+    while p.dentry().mounted.load(Acquire) > 0 {
         let Some(m) = p.mount().covering(p.dentry()) else { break };
         p = m.root();
     }
@@ -373,6 +383,9 @@ impl Resolver<'_> {
     pub(super) fn follow_last(&mut self, dir: &Path, link: &Path) -> Result<std::result::Result<Path, Vec<u8>>> {
         self.links += 1;
         if self.links > MAX_LINKS || self.flags.contains(LookupFlags::NO_SYMLINKS) {
+            return Err(Errno::ELOOP);
+        }
+        if link.mount().flags().contains(MountFlags::NOSYMFOLLOW) {
             return Err(Errno::ELOOP);
         }
         may_follow(dir.inode(), link.inode(), self.cred)?;

@@ -3,6 +3,7 @@
 //! Inside, a v4-mapped IPv6 address is always its IPv4 address; only [`sockaddr`] maps it back for an AF_INET6 socket.
 
 use crate::error::{Errno, Result};
+use crate::net::NetNs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// `sizeof(struct sockaddr_in)`.
@@ -36,6 +37,15 @@ pub fn kind(ip: IpAddr) -> Kind {
         IpAddr::V6(a) if a.is_loopback() => Kind::Local,
         IpAddr::V6(a) if a.is_multicast() => Kind::Multicast,
         _ => Kind::Elsewhere,
+    }
+}
+
+/// Whether anything can be sent to `ip`: nothing while `lo` is down.
+pub fn reachable(net: &NetNs, ip: IpAddr) -> Result<()> {
+    match ip {
+        _ if net.is_up() => Ok(()),
+        IpAddr::V4(_) => Err(Errno::ENETUNREACH),
+        IpAddr::V6(_) => Err(Errno::EADDRNOTAVAIL),
     }
 }
 

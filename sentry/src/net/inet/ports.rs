@@ -9,6 +9,7 @@ use super::addr;
 use crate::error::{Errno, Result};
 use crate::kernel::cred::CAP_NET_BIND_SERVICE;
 use crate::kernel::Task;
+use crate::net::NetNs;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -284,17 +285,18 @@ impl<S> Table<S> {
 }
 
 /// The address that bind(2) gives a socket of the family, if `task` may have it. `stream`: of TCP.
-pub fn to_bind(task: &Task, v6: bool, v6_only: bool, sockaddr: &[u8], stream: bool) -> Result<SocketAddr> {
+pub fn to_bind(net: &NetNs, task: &Task, v6: bool, v6_only: bool, sockaddr: &[u8], stream: bool) -> Result<SocketAddr> {
     let a = addr::parse_bind(v6, sockaddr)?;
     if v6_only && a.is_ipv4() {
         return Err(Errno::EINVAL);
     }
     match addr::kind(a.ip()) {
         addr::Kind::Elsewhere => return Err(Errno::EADDRNOTAVAIL),
+        addr::Kind::Local if a.is_ipv6() && !net.is_up() => return Err(Errno::EADDRNOTAVAIL),
         addr::Kind::Multicast if stream && a.is_ipv6() => return Err(Errno::EINVAL),
         _ => {}
     }
-    if a.port() != 0 && a.port() < PRIVILEGED && !task.cred().has(CAP_NET_BIND_SERVICE) {
+    if a.port() != 0 && a.port() < PRIVILEGED && !task.cred().capable_in(&net.common.owner(), CAP_NET_BIND_SERVICE) {
         return Err(Errno::EACCES);
     }
     Ok(a)

@@ -317,6 +317,7 @@ impl Tcp {
             Kind::Local => to.ip(),
             _ => return Err(Errno::ENETUNREACH),
         };
+        addr::reachable(&self.inner.ns, ip)?;
         if self.inner.v6_only() && ip.is_ipv4() {
             return Err(Errno::ENETUNREACH);
         }
@@ -467,7 +468,7 @@ impl Proto for Tcp {
 
     fn bind(&self, _s: &Socket, task: &Task, sockaddr: &[u8]) -> Result<()> {
         let i = &self.inner;
-        let a = ports::to_bind(task, i.v6, i.v6_only(), sockaddr, true)?;
+        let a = ports::to_bind(&i.ns, task, i.v6, i.v6_only(), sockaddr, true)?;
         let mut st = i.st.lock();
         if st.claim.is_some() || st.phase != Phase::Unconnected {
             return Err(Errno::EINVAL);

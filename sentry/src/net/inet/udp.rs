@@ -171,6 +171,7 @@ impl Udp {
         if i.v6_only() && to.is_ipv4() {
             return Err(Errno::ENETUNREACH);
         }
+        addr::reachable(&i.ns, to.ip())?;
         match addr::kind(to.ip()) {
             Kind::Any => Ok(SocketAddr::new(addr::source_for(to.ip()), to.port())),
             Kind::Local => Ok(to),
@@ -337,7 +338,7 @@ impl Proto for Udp {
 
     fn bind(&self, _s: &Socket, task: &Task, sockaddr: &[u8]) -> Result<()> {
         let i = &self.inner;
-        let a = ports::to_bind(task, i.v6, i.v6_only(), sockaddr, false)?;
+        let a = ports::to_bind(&i.ns, task, i.v6, i.v6_only(), sockaddr, false)?;
         let mut st = i.st.lock();
         if st.claim.is_some() {
             return Err(Errno::EINVAL);

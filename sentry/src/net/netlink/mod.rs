@@ -14,7 +14,7 @@ use crate::abi::PollEvents;
 use crate::error::{Errno, Result};
 use crate::kernel::cred::CAP_NET_ADMIN;
 use crate::kernel::wait::WaitQueue;
-use crate::kernel::{current, Task};
+use crate::kernel::{current, Cred, Task};
 use crate::mm::io::{Dst, Src};
 use msg::{Reply, NLM_F_ACK, NLM_F_REQUEST};
 use parking_lot::Mutex;
@@ -135,14 +135,14 @@ impl Netlink {
         self.wake.wake(PollEvents::READABLE);
         fits
     }
-    fn handle(&self, admin: bool, data: &[u8]) {
+    fn handle(&self, cred: &Cred, data: &[u8]) {
         let port = self.port.load(Ordering::Relaxed);
         for (h, body, whole) in msg::messages(data) {
             if h.flags & NLM_F_REQUEST == 0 {
                 continue;
             }
             let mut out = Reply::new(h.seq, port);
-            let r = route::answer(admin, &h, body, &mut out);
+            let r = route::answer(&self.ns, cred, &h, body, &mut out);
             // The answers to all further requests would be lost as well.
             if !out.data.is_empty() && !self.push(&out.data) {
                 return;
@@ -200,7 +200,7 @@ impl Proto for Netlink {
             return Ok(Connect::Done);
         }
         let (port, groups) = parse(addr)?;
-        if groups != 0 && !task.cred().has(CAP_NET_ADMIN) {
+        if groups != 0 && !task.cred().capable_in(&self.ns.common.owner(), CAP_NET_ADMIN) {
             return Err(Errno::EPERM);
         }
         self.autobind(task);
@@ -223,8 +223,8 @@ impl Proto for Netlink {
             Some(a) => parse(a)?,
             None => (self.peer.load(Ordering::Relaxed), 0),
         };
-        let admin = task.cred().has(CAP_NET_ADMIN);
-        if groups != 0 && !admin {
+        let cred = task.cred();
+        if groups != 0 && !cred.capable_in(&self.ns.common.owner(), CAP_NET_ADMIN) {
             return Err(Errno::EPERM);
         }
         if src.remaining() > REQUEST_MAX {
@@ -236,7 +236,7 @@ impl Proto for Netlink {
             // Sockets do not talk to each other here.
             return Err(Errno::ECONNREFUSED);
         }
-        self.handle(admin, &data);
+        self.handle(&cred, &data);
         Ok(data.len())
     }
 

@@ -1,8 +1,11 @@
-//! `NETLINK_ROUTE` (rtnetlink(7)): what there is to say of `lo`. Nothing of it can be changed.
+//! `NETLINK_ROUTE` (rtnetlink(7)): what there is to say of `lo`, and to set it up or down.
 
 use super::msg::{attributes, Header, Reply, NLM_F_DUMP, NLM_F_MULTI};
 use crate::error::{Errno, Result};
-use crate::net::device::{LO_FLAGS, LO_INDEX, LO_MTU, LO_NAME, LO_TXQLEN};
+use crate::kernel::cred::CAP_NET_ADMIN;
+use crate::kernel::Cred;
+use crate::net::device::{lo_flags, LO_INDEX, LO_MTU, LO_NAME, LO_TXQLEN};
+use crate::net::NetNs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const RTM_NEWLINK: u16 = 16;
@@ -35,28 +38,30 @@ const AF4: u8 = libc::AF_INET as u8;
 const AF6: u8 = libc::AF_INET6 as u8;
 
 /// Answers a request into `out`; true if it was a dump, which ends with a message of its own.
-pub fn answer(admin: bool, h: &Header, body: &[u8], out: &mut Reply) -> Result<bool> {
+pub fn answer(net: &NetNs, cred: &Cred, h: &Header, body: &[u8], out: &mut Reply) -> Result<bool> {
     if h.kind < RTM_BASE {
         return Ok(false);
     }
     let dump = h.flags & NLM_F_DUMP == NLM_F_DUMP && (h.kind - RTM_BASE) % 4 == GET;
     if (h.kind - RTM_BASE) % 4 != GET {
-        if !admin {
+        if !cred.capable_in(&net.common.owner(), CAP_NET_ADMIN) {
             return Err(Errno::EPERM);
         }
-        return change(h.kind, body).map(|()| false);
+        return change(net, cred, h.kind, body).map(|()| false);
     }
     let family = body.first().copied().unwrap_or(AF_ANY);
     if !dump {
         match h.kind {
-            RTM_GETLINK => one_link(body, out)?,
+            RTM_GETLINK => one_link(net, body, out)?,
+            RTM_GETROUTE if !net.is_up() => return Err(Errno::ENETUNREACH),
             RTM_GETROUTE => one_route(body, out)?,
             _ => return Err(Errno::EOPNOTSUPP),
         }
         return Ok(false);
     }
     match h.kind {
-        RTM_GETLINK => link(out, NLM_F_MULTI),
+        RTM_GETLINK => link(net, out, NLM_F_MULTI),
+        RTM_GETADDR | RTM_GETROUTE if !net.is_up() => {}
         RTM_GETADDR => addresses(family, out),
         RTM_GETROUTE => routes(family, out),
         RTM_GETRULE => rules(family, out),
@@ -66,8 +71,8 @@ pub fn answer(admin: bool, h: &Header, body: &[u8], out: &mut Reply) -> Result<b
     Ok(true)
 }
 
-/// The one change that is none: to bring up `lo`, which is up.
-fn change(kind: u16, body: &[u8]) -> Result<()> {
+/// The one change that there is: `lo` up or down.
+fn change(net: &NetNs, cred: &Cred, kind: u16, body: &[u8]) -> Result<()> {
     let word = |at: usize| body.get(at..).and_then(|b| b.first_chunk()).map(|c| u32::from_ne_bytes(*c));
     if !matches!(kind, RTM_NEWLINK | RTM_SETLINK) {
         return Err(Errno::EOPNOTSUPP);
@@ -79,8 +84,9 @@ fn change(kind: u16, body: &[u8]) -> Result<()> {
         return Err(Errno::ENODEV);
     }
     let up = libc::IFF_UP as u32;
-    if named && mask & !up == 0 && flags & up == up {
-        return Ok(());
+    if named && mask & !up == 0 {
+        // Programs of old leave the mask out.
+        return if mask == 0 && flags & up == 0 { Ok(()) } else { net.set_up(cred, flags & up != 0) };
     }
     Err(Errno::EOPNOTSUPP)
 }
@@ -89,28 +95,30 @@ fn is_lo(name: &[u8]) -> bool {
     name.split(|&b| b == 0).next() == Some(LO_NAME)
 }
 
-fn one_link(body: &[u8], out: &mut Reply) -> Result<()> {
+fn one_link(net: &NetNs, body: &[u8], out: &mut Reply) -> Result<()> {
     let index = body.get(4..8).and_then(|b| b.first_chunk()).map_or(0, |c| i32::from_ne_bytes(*c));
     let by_name = || attributes(body.get(16..).unwrap_or(&[])).find(|(k, _)| *k == IFLA_IFNAME).map(|(_, v)| is_lo(v));
     let found = if index > 0 { index == LO_INDEX } else { by_name().ok_or(Errno::EINVAL)? };
     if !found {
         return Err(Errno::ENODEV);
     }
-    link(out, 0);
+    link(net, out, 0);
     Ok(())
 }
 
-fn link(out: &mut Reply, flags: u16) {
+fn link(net: &NetNs, out: &mut Reply, flags: u16) {
+    let up = net.is_up();
     let mut fixed = vec![AF_ANY, 0];
     fixed.extend_from_slice(&libc::ARPHRD_LOOPBACK.to_ne_bytes());
     fixed.extend_from_slice(&LO_INDEX.to_ne_bytes());
-    fixed.extend_from_slice(&(LO_FLAGS | IFF_LOWER_UP).to_ne_bytes());
+    fixed.extend_from_slice(&(lo_flags(net) | if up { IFF_LOWER_UP } else { 0 }).to_ne_bytes());
     fixed.extend_from_slice(&0u32.to_ne_bytes());
     out.begin(RTM_NEWLINK, flags, &fixed);
     // IFLA_* of linux/if_link.h.
     out.attr(IFLA_IFNAME, b"lo\0");
     out.attr_u32(13, LO_TXQLEN as u32);
-    out.attr(16, &[0]);
+    // Operational state: unknown, or down.
+    out.attr(16, &[if up { 0 } else { 2 }]);
     out.attr(17, &[0]);
     out.attr_u32(4, LO_MTU as u32);
     out.attr_u32(50, 0);
@@ -122,7 +130,7 @@ fn link(out: &mut Reply, flags: u16) {
     out.attr_u32(41, 65536);
     out.attr_u32(32, 1);
     out.attr(33, &[1]);
-    out.attr(6, b"noqueue\0");
+    out.attr(6, if up { b"noqueue\0".as_slice() } else { b"noop\0" });
     out.attr_u32(35, 0);
     out.attr(1, &[0; 6]);
     out.attr(2, &[0; 6]);
