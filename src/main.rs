@@ -12,6 +12,7 @@ mod control;
 mod gofer_main;
 mod launch;
 mod logging;
+mod oci;
 mod outlet;
 mod sentry_main;
 mod stats;
