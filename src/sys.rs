@@ -80,6 +80,14 @@ fn single_threaded() -> bool {
     std::fs::read_dir("/proc/self/task").map_or(true, |d| d.count() == 1)
 }
 
+/// A descriptor for a process; readable when the process has ended. `ESRCH`: there is none of this number.
+pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: no pointer is involved; the result is checked.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
+    // SAFETY: the kernel has just made this descriptor for us; it is close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// Takes over a descriptor that this process inherited under a number agreed upon. Fails with `EBADF` if it is not open.
 /// To be called once for each number.
 pub fn inherited_fd(number: RawFd) -> nix::Result<OwnedFd> {

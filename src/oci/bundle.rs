@@ -113,6 +113,11 @@ pub fn check_process(process: &Process) -> Result<()> {
     validate::process(process)
 }
 
+/// Validates a configuration by itself, as [`Bundle::load`] does.
+pub fn check_spec(spec: &Spec) -> Result<()> {
+    validate::spec(spec)
+}
+
 /// Reads a file of JSON with the same bounds as a bundle's (`update --resources FILE`); `-` is standard input.
 pub fn load_json<T: DeserializeOwned>(file: &Path) -> Result<T> {
     let text =
