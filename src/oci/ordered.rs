@@ -13,6 +13,10 @@ pub enum Json {
 
 impl Json {
     pub fn object<const N: usize>(fields: [(&str, Json); N]) -> Json {
+        Json::fields(fields.into())
+    }
+
+    pub fn fields(fields: Vec<(&str, Json)>) -> Json {
         Json::Object(fields.into_iter().map(|(k, v)| (k.to_string(), v)).collect())
     }
 
