@@ -54,8 +54,9 @@ fn life_of_a_cgroup() {
         let stats = cgroup.stats().unwrap();
         assert!(stats.pids.current <= 1);
         // A second container cannot have it.
-        let again = cgroup.dirs[0].path.clone();
-        assert!(Cgroup::create("x", Some(&Path::new("/").join(again.file_name().unwrap())), false, None).is_ok());
+        let id = cgroup.dirs[0].path.file_name().unwrap().to_str().unwrap();
+        let again = path.map(|parent| Path::new(parent).join(id));
+        assert!(Cgroup::create(id, again.as_deref(), false, None).is_err());
         cgroup.freeze(true).unwrap();
         cgroup.kill().unwrap();
         made.child.wait().unwrap();
@@ -63,9 +64,6 @@ fn life_of_a_cgroup() {
         assert!(cgroup.dirs.iter().all(|dir| !dir.path.exists()));
         cgroup.remove().unwrap();
         cgroup.kill().unwrap();
-        let stray =
-            Layout::of_caller().unwrap().dirs(Path::new("/").join(again.file_name().unwrap()).as_path()).unwrap();
-        stray.iter().for_each(|dir| processes::remove(&dir.path).unwrap());
     }
     let parent = Layout::of_caller().unwrap().dirs(Path::new("/runsc-rs-test")).unwrap();
     parent.iter().for_each(|dir| drop(processes::remove(&dir.path)));
