@@ -19,7 +19,7 @@ pub use process::{bit as capability_bit, process, CAPABILITIES};
 pub use resources::limits;
 
 use super::bundle::Bundle;
-use crate::config::{ContainerConfig, ProcessConfig, SeccompFilter, Tree};
+use crate::config::{ContainerConfig, ProcessConfig, SeccompFilter, Share, Tree};
 use crate::control::protocol::Limits;
 use anyhow::{bail, Context, Result};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxPersonalityDomain};
@@ -91,6 +91,7 @@ pub fn container(bundle: &Bundle, options: &Options) -> Result<Plan> {
         init: true,
         wait_for_start: true,
         limits: linux.resources().as_ref().map_or(Ok(Limits::default()), limits)?,
+        share: Share::default(),
     };
     // Mount points that are missing are made in it, so that a root that is read-only for the guest is not so for the Sentry.
     let source = bundle.rootfs.as_os_str().as_bytes().to_vec();
