@@ -11,6 +11,7 @@ mod processes;
 #[cfg(test)]
 mod tests;
 mod v1;
+mod v2;
 
 use anyhow::{anyhow, bail, Context, Result};
 use layout::Layout;
@@ -159,7 +160,7 @@ impl Cgroup {
     pub fn stats(&self) -> Result<Stats> {
         match self.kind {
             Kind::V1 => v1::stats(&self.dirs),
-            _ => self.manager()?.stats().context("reading the statistics of the container's cgroup"),
+            _ => self.dirs.first().map(|dir| v2::stats(&dir.path)).context("no cgroup"),
         }
     }
 

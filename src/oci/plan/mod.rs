@@ -15,7 +15,7 @@ mod sysctl;
 mod tests;
 
 pub use options::names as mount_options;
-pub use process::{bit as capability_bit, process, CAPABILITIES};
+pub use process::{process, CAPABILITIES};
 pub use resources::limits;
 
 use super::bundle::Bundle;

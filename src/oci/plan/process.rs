@@ -128,7 +128,7 @@ fn bits(set: &Option<Set>) -> u64 {
 }
 
 /// The bit of a capability's name, with or without `CAP_`, in any case.
-pub fn bit(name: &str) -> Option<u64> {
+fn bit(name: &str) -> Option<u64> {
     let upper = name.to_ascii_uppercase();
     let plain = upper.strip_prefix("CAP_").unwrap_or(&upper);
     CAPABILITIES.iter().position(|c| *c == plain).map(|number| 1 << number)
