@@ -70,6 +70,19 @@ fn life_of_a_cgroup() {
 }
 
 #[test]
+fn a_process_that_joins() {
+    let id = format!("runsc-rs-test-join-{}", std::process::id());
+    let Some(cgroup) = Cgroup::create(&id, None, false, None).unwrap() else { return };
+    // This process has threads; a child of a shell has none.
+    for dir in &cgroup.dirs {
+        let file = if cgroup.kind == Kind::V1 { "tasks" } else { "cgroup.procs" };
+        let script = format!("echo 0 >{}/{file} && grep -q {id} /proc/self/cgroup", dir.path.display());
+        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success(), "{}", dir.path.display());
+    }
+    cgroup.remove().unwrap();
+}
+
+#[test]
 fn limits_of_version_1() {
     let Some(made) = Made::new("limits", None) else { return };
     if made.cgroup.kind != Kind::V1 {
