@@ -2,8 +2,8 @@
 
 use crate::cli::{Network, Overlay, PlatformKind, RunArgs, Switch};
 use crate::config::{
-    ContainerConfig, GoferConfig, GuestMount, HostIds, Identity, MountKind, ProcessConfig, SentryConfig, Share, Tree,
-    Verbosity,
+    ContainerConfig, GoferConfig, GuestMount, HostIds, IdMaps, Identity, MountKind, ProcessConfig, SentryConfig, Share,
+    Tree, Verbosity,
 };
 use crate::control::protocol::Limits;
 use anyhow::{anyhow, bail, Context, Result};
@@ -158,7 +158,8 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         stats: args.stats,
         become_ids: Standing::now()?.own_ids(platform::host::random_u64()),
     };
-    let gofer = GoferConfig { trees, tell_acls: sentry.container.process.user.uid != 0, verbosity };
+    let gofer =
+        GoferConfig { trees, tell_acls: sentry.container.process.user.uid != 0, ids: IdMaps::default(), verbosity };
     Ok(Plan { sentry, gofer, log, strace })
 }
 

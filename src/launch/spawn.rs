@@ -3,7 +3,7 @@
 
 use super::options::Plan;
 use super::terminal::opened_anew;
-use crate::config::{fd, to_memfd, HostIds};
+use crate::config::{fd, to_memfd, HostIds, IdMaps, IdRange};
 use crate::sys::{self, Cloned};
 use anyhow::{anyhow, bail, Context, Result};
 use nix::errno::Errno;
@@ -55,7 +55,7 @@ impl Drop for Sandbox {
 }
 
 /// The ids in a new user namespace.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 enum Users {
     /// There is no new user namespace.
     Same,
@@ -63,6 +63,8 @@ enum Users {
     One(Option<HostIds>),
     /// All that the caller has, each under its own number.
     All,
+    /// Those that are mapped.
+    Mapped(IdMaps),
 }
 
 const SENTRY_NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
@@ -88,7 +90,11 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
     // Its clone is cheap, and while the Sentry's namespaces are made it starts on another core; neither waits for the other's exec.
     let gofer_config = to_memfd(&plan.gofer)?;
     // Capabilities over files are all the same within a user namespace of its own, and none over the host. Without rights it makes one by itself.
-    let (namespaces, users) = if may_map_all()? { (libc::CLONE_NEWUSER, Users::All) } else { (0, Users::Same) };
+    let (namespaces, users) = match (&plan.gofer.ids, may_map_all()?) {
+        (ids, _) if *ids != IdMaps::default() => (libc::CLONE_NEWUSER, Users::Mapped(ids.clone())),
+        (_, true) => (libc::CLONE_NEWUSER, Users::All),
+        (_, false) => (0, Users::Same),
+    };
     let gofer = spawn(
         "Gofer",
         namespaces,
@@ -227,7 +233,27 @@ fn map_users(pid: Pid, users: Users) -> Result<()> {
             write("gid_map", same_ids(&fs::read_to_string("/proc/self/gid_map")?))?;
             write("uid_map", same_ids(&fs::read_to_string("/proc/self/uid_map")?))
         }
+        Users::Mapped(IdMaps { uids, gids }) => {
+            // A caller without rights may map one user and one group, its own.
+            let may_others = may_map_all()?;
+            if !may_others {
+                write("setgroups", "deny".into())?;
+            }
+            let hint = || {
+                match may_others {
+                true => "the bundle's mappings of ids: the caller's user namespace must have those of the host",
+                false => "the bundle's mappings of ids: without privileges one user and one group can be mapped, the caller's own",
+            }
+            };
+            write("gid_map", lines(&gids)).with_context(hint)?;
+            write("uid_map", lines(&uids)).with_context(hint)
+        }
     }
+}
+
+/// A map as the kernel reads it.
+fn lines(map: &[IdRange]) -> String {
+    map.iter().map(|range| format!("{} {} {}\n", range.inside, range.outside, range.count)).collect()
 }
 
 /// The map of a child namespace in which all ids that this map has are themselves.

@@ -196,9 +196,9 @@ fn rootfs(dir: &Path, spec: &Spec) -> Result<PathBuf> {
         bail!("root.path must not be empty");
     }
     let path = dir.join(root.path());
-    let resolved = path.canonicalize().with_context(|| format!("rootfs ({}) does not exist", path.display()))?;
+    let resolved = path.canonicalize().with_context(|| format!("invalid rootfs: {}", path.display()))?;
     if !resolved.is_dir() {
-        bail!("rootfs ({}) is not a directory", path.display());
+        bail!("invalid rootfs: {} is not a directory", path.display());
     }
     Ok(resolved)
 }

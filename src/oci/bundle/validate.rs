@@ -150,10 +150,6 @@ fn linux_of(spec: &Spec, linux: &Linux) -> Result<()> {
     if !has(Kind::Mount) && lists.iter().any(|list| list.as_ref().is_some_and(|paths| !paths.is_empty())) {
         bail!("unable to restrict sys entries without a private MNT namespace");
     }
-    let mapped = [linux.uid_mappings(), linux.gid_mappings()].iter().any(|m| m.as_ref().is_some_and(|m| !m.is_empty()));
-    if mapped && !has(Kind::User) {
-        bail!("user namespace mappings specified, but USER namespace isn't enabled in the config");
-    }
     for path in lists.into_iter().flatten().flatten() {
         no_nul("maskedPaths and readonlyPaths", path)?;
         if !Path::new(path).is_absolute() {

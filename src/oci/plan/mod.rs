@@ -19,10 +19,10 @@ pub use process::{process, CAPABILITIES};
 pub use resources::limits;
 
 use super::bundle::Bundle;
-use crate::config::{ContainerConfig, ProcessConfig, SeccompFilter, Share, Tree};
+use crate::config::{ContainerConfig, IdMaps, ProcessConfig, SeccompFilter, Share, Tree};
 use crate::control::protocol::Limits;
 use anyhow::{bail, Context, Result};
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxPersonalityDomain};
+use oci_spec::runtime::{Linux, LinuxIntelRdt, LinuxPersonalityDomain};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -54,9 +54,8 @@ pub struct Plan {
     pub container: ContainerConfig,
     /// What the Gofer serves; the first is the root.
     pub trees: Vec<Tree>,
-    /// The bundle's user namespace; empty: ids inside are those outside.
-    pub uid_mappings: Vec<LinuxIdMapping>,
-    pub gid_mappings: Vec<LinuxIdMapping>,
+    /// The bundle's user namespace, for [`crate::config::GoferConfig::ids`].
+    pub ids: IdMaps,
 }
 
 /// Plans the container of a bundle, whose process waits to be started and is process 1. What is accepted but has no meaning in a sandbox is
@@ -97,12 +96,7 @@ pub fn container(bundle: &Bundle, options: &Options) -> Result<Plan> {
     let source = bundle.rootfs.as_os_str().as_bytes().to_vec();
     let mut trees = vec![Tree { name: ROOT.into(), source, read_only: options.overlay }];
     trees.extend(mounts.trees);
-    Ok(Plan {
-        container,
-        trees,
-        uid_mappings: linux.uid_mappings().clone().unwrap_or_default(),
-        gid_mappings: linux.gid_mappings().clone().unwrap_or_default(),
-    })
+    Ok(Plan { container, trees, ids: namespaces::ids(&linux)? })
 }
 
 fn check_root(rootfs: &Path) -> Result<()> {
@@ -122,10 +116,14 @@ pub fn exec(bundle: &Bundle, process: &oci_spec::runtime::Process, preserve_fds:
 
 /// The seccomp filters of the bundle.
 pub fn seccomp(bundle: &Bundle) -> Result<Vec<SeccompFilter>> {
-    match bundle.spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) {
-        Some(profile) => super::seccomp::compile(profile),
-        None => Ok(Vec::new()),
+    let Some(profile) = bundle.spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) else { return Ok(Vec::new()) };
+    let filters = super::seccomp::compile(profile)?;
+    if filters.iter().any(|filter| filter.flags & super::seccomp::NEW_LISTENER != 0) {
+        bail!(
+            "seccomp: SCMP_ACT_NOTIFY: notifications of the guest kernel's cannot be given to a listener on the host"
+        );
     }
+    Ok(filters)
 }
 
 /// The first three descriptors and those to preserve.
@@ -159,7 +157,7 @@ fn root_propagation(linux: &Linux) -> Result<u64> {
 /// Refuses what the guest kernel does not have and a container would miss.
 fn check_linux(linux: &Linux) -> Result<()> {
     namespaces::check(linux)?;
-    if linux.intel_rdt().is_some() {
+    if linux.intel_rdt().as_ref().is_some_and(|rdt| *rdt != LinuxIntelRdt::default()) {
         bail!("intelRdt is specified in config, but Intel RDT is not supported or enabled");
     }
     if linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()) {

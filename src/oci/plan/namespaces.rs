@@ -1,5 +1,6 @@
 //! Namespaces. A container has some of each kind, all of the guest kernel's: those of the host have no meaning to it.
 
+use crate::config::{IdMaps, IdRange};
 use anyhow::{bail, Result};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType as Kind};
 
@@ -28,6 +29,23 @@ pub fn check(linux: &Linux) -> Result<()> {
         bail!("timeOffsets: a container's clocks are the sandbox's");
     }
     Ok(())
+}
+
+/// The ids of the container's user namespace. Mappings without such a namespace have no meaning, and runc does not look at them.
+pub fn ids(linux: &Linux) -> Result<IdMaps> {
+    let namespaces = linux.namespaces().as_deref().unwrap_or_default();
+    if !namespaces.iter().any(|n| n.typ() == Kind::User) {
+        return Ok(IdMaps::default());
+    }
+    let ranges = |mappings: &Option<Vec<LinuxIdMapping>>| -> Vec<IdRange> {
+        let range = |m: &LinuxIdMapping| IdRange { inside: m.container_id(), outside: m.host_id(), count: m.size() };
+        mappings.iter().flatten().map(range).collect()
+    };
+    let ids = IdMaps { uids: ranges(linux.uid_mappings()), gids: ranges(linux.gid_mappings()) };
+    if ids.uids.is_empty() != ids.gids.is_empty() {
+        bail!("a user namespace needs uidMappings and gidMappings, or neither");
+    }
+    Ok(ids)
 }
 
 /// As the kernel takes them: not empty, within the ids that there are, and without overlap.

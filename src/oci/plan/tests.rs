@@ -1,7 +1,7 @@
 //! Whole bundles, from the file to the plan.
 
 use super::*;
-use crate::config::MountKind;
+use crate::config::{IdRange, MountKind};
 use crate::oci::{bundle, spec};
 use proptest::prelude::*;
 use serde_json::{json, Value};
@@ -76,7 +76,11 @@ fn the_default_bundle() {
 fn rootless_default() {
     let plan = Dir::new(&spec::default(Some((1000, 1000)))).plan().unwrap();
     assert!(plan.container.mounts.iter().any(|m| m.target == b"/sys" && m.kind == MountKind::Sysfs));
-    assert_eq!(plan.uid_mappings[0].host_id(), 1000);
+    let one = IdRange { inside: 0, outside: 1000, count: 1 };
+    assert_eq!(plan.ids, IdMaps { uids: vec![one], gids: vec![one] });
+    // Without a user namespace they have no meaning.
+    let mapping = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
+    assert_eq!(with("/linux/uidMappings", mapping).unwrap().ids, IdMaps::default());
 }
 
 #[test]
@@ -99,7 +103,7 @@ fn mistakes_have_their_own_words() {
     words("/ociVersion", json!("2.0.0"), "unsupported ociVersion");
     words("/ociVersion", json!("1.0"), "not a version");
     words("/root", json!(null), "root must be specified");
-    words("/root/path", json!("nowhere"), "does not exist");
+    words("/root/path", json!("nowhere"), "invalid rootfs: ");
     words("/root/path", json!("config.json"), "is not a directory");
     words("/root/path", json!("/proc"), "rootfs");
     words("/hostname", json!("h".repeat(65)), "longer than 64");
@@ -109,11 +113,10 @@ fn mistakes_have_their_own_words() {
     words("/linux/namespaces", json!([{ "type": "pid" }, { "type": "pid" }]), "duplicated ns pid");
     words("/linux/namespaces", json!([{ "type": "mount" }]), "hostname without a private UTS");
     words("/linux/namespaces", json!([{ "type": "uts" }]), "without a private MNT");
-    words("/linux/uidMappings", json!([{ "containerID": 0, "hostID": 0, "size": 1 }]), "USER namespace isn't enabled");
     words("/linux/maskedPaths", json!(["x"]), "must be absolute");
     words("/linux/rootfsPropagation", json!("odd"), "rootfsPropagation=odd is not supported");
     words("/linux/sysctl", json!({ "vm.swappiness": "1" }), "not in a separate kernel namespace");
-    words("/linux/intelRdt", json!({}), "Intel RDT");
+    words("/linux/intelRdt", json!({ "closID": "x" }), "Intel RDT");
     words("/linux/personality", json!({ "domain": "LINUX32" }), "LINUX32");
 }
 
@@ -128,6 +131,9 @@ fn fields_that_have_an_effect() {
         json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{ "names": ["chmod"], "action": "SCMP_ACT_ERRNO" }] });
     assert_eq!(c("/linux/seccomp", filter).process.seccomp.len(), 1);
     assert_eq!(c("/domainname", json!("example.org")).domainname, "example.org");
+    let notify = json!({ "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/l",
+        "syscalls": [{ "names": ["chmod"], "action": "SCMP_ACT_NOTIFY" }] });
+    assert!(error("/linux/seccomp", notify).contains("listener on the host"));
     let unknown = json!({ "bounding": ["CAP_CHOWN", "CAP_WHATEVER"], "ambient": null });
     assert_eq!(c("/process/capabilities", unknown).process.capabilities.unwrap().bounding, 1);
 }
