@@ -81,8 +81,12 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
     let null: OwnedFd = OpenOptions::new().read(true).write(true).open("/dev/null").context("/dev/null")?.into();
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    let files: Vec<(usize, BorrowedFd<'_>)> = match &plan.files {
+        Some(files) => files.iter().map(|f| f.as_fd()).enumerate().collect(),
+        None => streams.into_iter().enumerate().filter(|(i, _)| sys::was_open(*i)).collect(),
+    };
     // No process of the sandbox is to wait in the host for a terminal.
-    let anew = streams.map(opened_anew);
+    let anew: Vec<Option<OwnedFd>> = files.iter().map(|(_, f)| opened_anew(*f)).collect();
     let (log_anew, strace_anew) =
         (opened_anew(plan.log.as_fd()), plan.strace.as_ref().and_then(|s| opened_anew(s.as_fd())));
     let log = log_anew.as_ref().unwrap_or(&plan.log);
@@ -118,10 +122,8 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
         (sentry_end.as_fd(), fd::GOFER),
         (sentry_control.as_fd(), fd::CONTROL),
     ];
-    for (i, (stream, anew)) in streams.iter().zip(&anew).enumerate() {
-        if sys::was_open(i) {
-            fds.push((anew.as_ref().map_or(*stream, |a| a.as_fd()), fd::FILES + i as RawFd));
-        }
+    for ((i, file), anew) in files.iter().zip(&anew) {
+        fds.push((anew.as_ref().map_or(*file, |a| a.as_fd()), fd::FILES + *i as RawFd));
     }
     if let Some(strace) = strace_anew.as_ref().or(plan.strace.as_ref()) {
         fds.push((strace.as_fd(), fd::STRACE));

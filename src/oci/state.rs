@@ -6,17 +6,18 @@
 
 use super::cgroup::Cgroup;
 use super::client::Client;
+use crate::config::SeccompFilter;
 use crate::control::protocol::{Reply, Request, Status as Told};
 use anyhow::{bail, Context, Result};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::FlockArg;
 use nix::unistd::Pid;
 use oci_spec::runtime::{Hook, Process};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -92,6 +93,7 @@ pub struct State {
     pub cgroup: Option<Cgroup>,
     /// What `exec` starts from.
     pub process: Process,
+    pub seccomp: Vec<SeccompFilter>,
     pub start_hooks: Vec<Hook>,
     pub poststart_hooks: Vec<Hook>,
     pub poststop_hooks: Vec<Hook>,
@@ -201,8 +203,9 @@ pub struct Container {
     pub id: String,
 }
 
-/// Held by the command that changes a container's life.
-pub struct Lock(#[allow(dead_code)] Flock<File>);
+/// Held by the command that changes a container's life, until its descriptor is closed. (nix's `Flock` unlocks when it is dropped, which in a
+/// clone of the command would take the lock from the command.)
+pub struct Lock(#[allow(dead_code)] File);
 
 impl Container {
     /// Waits until no other command changes the container.
@@ -212,19 +215,19 @@ impl Container {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => bail!(NOT_THERE),
             other => other.context("opening the container's lock")?,
         };
-        let mut file = file;
-        let lock = loop {
-            match Flock::lock(file, FlockArg::LockExclusive) {
-                Ok(lock) => break lock,
-                Err((f, Errno::EINTR)) => file = f,
-                Err((_, e)) => return Err(e).context("locking the container"),
+        loop {
+            #[allow(deprecated)]
+            match nix::fcntl::flock(file.as_raw_fd(), FlockArg::LockExclusive) {
+                Ok(()) => break,
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e).context("locking the container"),
             }
-        };
+        }
         // The one that had it may have deleted the container.
-        if lock.metadata()?.nlink() == 0 {
+        if file.metadata()?.nlink() == 0 {
             bail!(NOT_THERE);
         }
-        Ok(Lock(lock))
+        Ok(Lock(file))
     }
 
     pub fn load(&self) -> Result<State> {
@@ -285,7 +288,23 @@ impl Container {
         }
     }
 
-    /// The state as hooks and `state` are told it.
+    /// The state as hooks are told it.
+    pub fn for_hooks(&self, state: &State, status: Status) -> String {
+        let pid = if status == Status::Stopped { 0 } else { state.monitor.pid };
+        let mut text = serde_json::json!({
+            "ociVersion": state.oci_version,
+            "id": state.id,
+            "status": status.name(),
+            "pid": pid,
+            "bundle": state.bundle,
+        });
+        if !state.annotations.is_empty() {
+            text["annotations"] = serde_json::json!(state.annotations);
+        }
+        text.to_string()
+    }
+
+    /// The state as `state` and `list` print it.
     pub fn describe(&self, state: &State, status: Status) -> OciState {
         OciState {
             oci_version: state.oci_version.clone(),
