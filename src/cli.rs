@@ -1,8 +1,8 @@
 //! What the command line says: options, their help, and the first checks of their form. Nothing here touches the host.
 
 use crate::oci::cli::{
-    BundleArgs, CreateArgs, DeleteArgs, EventsArgs, ExecArgs, Globals, IdArgs, KillArgs, ListArgs, PsArgs, RefusedArgs, SpecArgs,
-    UpdateArgs,
+    BundleArgs, CreateArgs, DeleteArgs, EventsArgs, ExecArgs, Globals, IdArgs, KillArgs, ListArgs, PsArgs, RefusedArgs,
+    SpecArgs, UpdateArgs,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -199,7 +199,10 @@ pub struct RunArgs {
     #[arg(long)]
     pub stats: bool,
 
-    #[command(flatten, next_help_heading = "Containers of OCI bundles (options that come from config.json otherwise are not allowed)")]
+    #[command(
+        flatten,
+        next_help_heading = "Containers of OCI bundles (options that come from config.json otherwise are not allowed)"
+    )]
     pub bundle: BundleArgs,
 
     /// Return when the container runs

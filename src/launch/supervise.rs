@@ -221,7 +221,7 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, supervisor: &mut impl Supe
         // Not before it is known what has been taken up: it may be we who were stopped.
         if let Some(insisting) = passed.insisting().filter(|i| i.patience().is_zero()) {
             let Insisting { first, last, .. } = insisting;
-            let name = |n| Signal::try_from(n).map_or_else(|_| n.to_string(), |s| s.to_string());
+            let name = |n: i32| Signal::try_from(n).map_or_else(|_| n.to_string(), |s| s.to_string());
             let (first, number) = (name(first), last);
             let last = name(last);
             let text =

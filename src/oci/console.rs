@@ -271,8 +271,7 @@ mod tests {
         let (stream, _) = listener.accept().unwrap();
         let (mut text, mut space) = ([0u8; 64], nix::cmsg_space!([std::os::fd::RawFd; 1]));
         let mut into = [IoSliceMut::new(&mut text)];
-        let message =
-            recvmsg::<()>(stream.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::empty()).unwrap();
+        let message = recvmsg::<()>(stream.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::empty()).unwrap();
         let got = match message.cmsgs().unwrap().next() {
             Some(ControlMessageOwned::ScmRights(fds)) => fds[0],
             other => panic!("{other:?}"),

@@ -61,13 +61,7 @@ struct New {
 
 impl New {
     /// Makes it. `detached`: the command does not stay.
-    fn make(
-        globals: &Globals,
-        id: &str,
-        args: &BundleArgs,
-        run: Option<&RunArgs>,
-        detached: bool,
-    ) -> Result<New> {
+    fn make(globals: &Globals, id: &str, args: &BundleArgs, run: Option<&RunArgs>, detached: bool) -> Result<New> {
         // First of all: what is opened here must not be taken for what the caller passes on.
         let passed = descriptors::passed_on(args.preserve_fds)?;
         let bundle = Bundle::load(args.bundle.as_deref().unwrap_or(Path::new(".")))?;
@@ -303,7 +297,9 @@ fn listen(container: &Container) -> Result<UnixListener> {
 /// How the sandbox is run; its log is a file beside the state, or with `--debug` the text file of `--log`.
 fn manner(globals: &Globals, run: Option<&RunArgs>, container: &Container) -> Result<Manner> {
     let (path, verbosity) = match (&globals.log, globals.debug) {
-        (Some(file), true) if globals.log_format == super::cli::LogFormat::Text => (file.clone(), Verbosity::Everything),
+        (Some(file), true) if globals.log_format == super::cli::LogFormat::Text => {
+            (file.clone(), Verbosity::Everything)
+        }
         (_, true) => (container.path.join("sandbox.log"), Verbosity::Everything),
         _ => (container.path.join("sandbox.log"), Verbosity::News),
     };

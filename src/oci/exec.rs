@@ -7,7 +7,7 @@ use super::cli::{ExecArgs, Globals};
 use super::client::{Client, Refused};
 use super::console::{self, Foreground, Pty};
 use super::create::{console_fits, exit_code, start_trouble, write_pid_file};
-use super::state::{Container, ProcessId, Root, State, Status};
+use super::state::{Container, ProcessId, Root, State};
 use super::{bundle, descriptors, plan};
 use crate::config::ProcessConfig;
 use crate::control::protocol::{Reply, Request, Status as Told, Target};
@@ -178,8 +178,7 @@ fn begin(
 /// Passes signals on until the process has ended; its wait(2) status. If the sandbox ends, it was killed.
 fn serve(client: &mut Client, container: &Container, signals: &Signals) -> i32 {
     loop {
-        let mut fds =
-            [PollFd::new(client.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(client.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(_) => return libc::SIGKILL,

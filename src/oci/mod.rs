@@ -111,8 +111,16 @@ fn run(globals: &Globals, args: &RunArgs) -> Result<u8> {
     let [id] = args.command.as_slice() else {
         bail!("a bundle's command is in its {}: give the container's name only", bundle::CONFIG)
     };
-    if args.rootfs.is_some() || !args.bind.is_empty() || args.cwd.is_some() || !args.env.is_empty() || args.user.is_some() {
-        bail!("--rootfs, --bind, --cwd, --env and --user are for commands; a container has what its {} says", bundle::CONFIG);
+    if args.rootfs.is_some()
+        || !args.bind.is_empty()
+        || args.cwd.is_some()
+        || !args.env.is_empty()
+        || args.user.is_some()
+    {
+        bail!(
+            "--rootfs, --bind, --cwd, --env and --user are for commands; a container has what its {} says",
+            bundle::CONFIG
+        );
     }
     let Some(id) = id.to_str() else { bail!("invalid container ID format") };
     create::run(globals, id, args)
@@ -120,8 +128,7 @@ fn run(globals: &Globals, args: &RunArgs) -> Result<u8> {
 
 /// `spec`.
 fn write_spec(args: &SpecArgs) -> Result<u8> {
-    let rootless =
-        args.rootless.then(|| (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()));
+    let rootless = args.rootless.then(|| (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()));
     let path = args.bundle.as_deref().unwrap_or(Path::new(".")).join(bundle::CONFIG);
     let file = OpenOptions::new().create_new(true).write(true).open(&path);
     let mut file = match file {

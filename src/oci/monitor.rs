@@ -163,12 +163,7 @@ fn watch_over(task: Task, log: Option<&File>, channel: &OwnedFd, parent: Pid) ->
     sys::let_go_of_streams().context("/dev/null")?;
     let ids = [&sandbox.gofer, &sandbox.sentry].map(|p| ProcessId::of(p.pid));
     send(channel, &Word::Spawned(ids.into_iter().collect::<Result<_>>()?))?;
-    let mut outside = Outside {
-        terminal: Saved::of(terminal.as_ref().map(|t| t.as_fd())),
-        listener,
-        channel,
-        parent,
-    };
+    let mut outside = Outside { terminal: Saved::of(terminal.as_ref().map(|t| t.as_fd())), listener, channel, parent };
     supervise::until_end(sandbox, &signals, &mut outside)
 }
 
@@ -186,7 +181,8 @@ fn detach(task: &Task, log: Option<&File>, channel: &OwnedFd, parent: Pid) -> Re
     sys::close_all_but(&kept)?;
     nix::unistd::setsid().context("setsid")?;
     if let Some(terminal) = &task.terminal {
-        sys::set_controlling_terminal(terminal.as_fd()).context("making the container's terminal the controlling one")?;
+        sys::set_controlling_terminal(terminal.as_fd())
+            .context("making the container's terminal the controlling one")?;
     }
     // No directory is held busy.
     std::env::set_current_dir("/").context("/")?;

@@ -93,9 +93,7 @@ pub fn ps(globals: &Globals, args: &PsArgs) -> Result<u8> {
     let state = container.load()?;
     let processes = match container.status(&state) {
         Status::Stopped | Status::Creating => Vec::new(),
-        _ => match lifecycle::client(&container)?
-            .call(&Request::Processes { container: container.id.clone() }, &[])?
-        {
+        _ => match lifecycle::client(&container)?.call(&Request::Processes { container: container.id.clone() }, &[])? {
             Reply::Processes { processes } => processes,
             other => bail!("the Sentry answers {other:?} to a question for processes"),
         },
