@@ -194,6 +194,12 @@ pub fn set_window_size(terminal: BorrowedFd<'_>, size: &libc::winsize) -> nix::R
     Errno::result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, std::ptr::from_ref(size)) }).map(drop)
 }
 
+/// The exit status that a shell gives for a wait(2) status.
+pub fn shell_code(status: i32) -> u8 {
+    let code = if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
+    code as u8
+}
+
 /// Ends this process as a wait(2) status says: with an exit status, or by the signal, of which it leaves no core.
 pub fn end_like(status: i32) -> ! {
     if libc::WIFSIGNALED(status) {

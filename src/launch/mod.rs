@@ -22,7 +22,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let mut command = Command(Saved::take());
     let sandbox = spawn::start(plan)?;
     match supervise::until_end(sandbox, &signals, &mut command)? {
-        End::Exited(status) => Ok(status),
+        End::Exited(status) => Ok(crate::sys::shell_code(status)),
         End::Failed { status, text } => {
             command.0.restore();
             say_last(&text);

@@ -155,8 +155,8 @@ pub trait Supervisor {
 
 /// How a sandbox ended.
 pub enum End {
-    /// With its first process; the exit status.
-    Exited(u8),
+    /// With its first process; the wait(2) status.
+    Exited(i32),
     /// It could not be run: the exit status and what to say. The sandbox is gone, so that nothing in it can have a part in how this is said.
     Failed { status: u8, text: String },
 }

@@ -52,7 +52,7 @@ pub fn exec(globals: &Globals, args: &ExecArgs) -> Result<u8> {
         if let Some(file) = &args.pid_file {
             write_pid_file(file, std::process::id() as i32)?;
         }
-        return Ok(shell_code(serve(&mut client, &container, &signals)));
+        return Ok(sys::shell_code(serve(&mut client, &container, &signals)));
     }
     let foreground = if args.detach { None } else { Some(Foreground::begin()?) };
     let (slave, master) = pty.map(|p| (p.slave, p.master)).unzip();
@@ -201,12 +201,6 @@ fn serve(client: &mut Client, container: &Container, signals: &Signals) -> i32 {
     }
 }
 
-/// What a shell makes of a wait(2) status.
-fn shell_code(status: i32) -> u8 {
-    let code = if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
-    code as u8
-}
-
 /// A clone that is the agent.
 struct Agent {
     process: spawn::Process,
@@ -300,11 +294,11 @@ fn run_hook(container: &Container, state: &State, hook: &Hook, told: &str) -> Re
     config.argv = argv;
     config.env = hook.env().iter().flatten().map(|e| e.clone().into_bytes()).collect();
     config.cwd = b"/".to_vec();
-    config.files = vec![Some(0), Some(1), Some(1)];
+    config.files = vec![Some(0), Some(1), Some(2)];
     config.terminal = false;
     let (stdin, mut state_end) = std::io::pipe()?;
     let null: OwnedFd = File::options().read(true).write(true).open("/dev/null")?.into();
-    let files = [OwnedFd::from(stdin), null];
+    let files = [OwnedFd::from(stdin), null.try_clone()?, null];
     let mut client = Client::connect(container, None)?;
     let path = hook.path().display().to_string();
     begin(&mut client, container, config, &files, &path)?;
@@ -331,7 +325,7 @@ fn run_hook(container: &Container, state: &State, hook: &Hook, told: &str) -> Re
             Ok(_) => match client.receive()? {
                 Reply::Exited { .. } if late => bail!("{path} ran past its timeout of {}s", timeout.as_secs()),
                 Reply::Exited { status: 0 } => return Ok(()),
-                Reply::Exited { status } => bail!("{path}: exit status {}", shell_code(status)),
+                Reply::Exited { status } => bail!("{path}: exit status {}", sys::shell_code(status)),
                 _ => {}
             },
         }

@@ -217,7 +217,6 @@ pub fn wait(globals: &Globals, id: &str) -> Result<u8> {
     }
     // Without a word of either, the monitor was killed, and the container with it.
     let status = told.or_else(|| container.exit_status()).unwrap_or(libc::SIGKILL);
-    let code = if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
-    println!("{code}");
+    println!("{}", sys::shell_code(status));
     Ok(0)
 }

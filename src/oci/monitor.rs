@@ -6,6 +6,7 @@
 //! Sentry die with it.
 
 use super::state::{Container, ProcessId};
+use crate::control::ToSentry;
 use crate::launch::options::Plan;
 use crate::launch::spawn::{self, Process};
 use crate::launch::supervise::{self, End, Signals, Supervisor};
@@ -120,7 +121,7 @@ fn main(task: Task, channel: OwnedFd) -> ! {
     };
     let parent = Pid::parent();
     let status = match watch_over(task, log.as_ref().ok(), &channel, parent) {
-        Ok(End::Exited(status)) => i32::from(status) << 8,
+        Ok(End::Exited(status)) => status,
         Ok(End::Failed { status, text }) => {
             say(&text);
             let _ = send(&channel, &Word::Failed { status, text: cut(text) });
@@ -236,7 +237,7 @@ impl Supervisor for Outside<'_> {
             return;
         }
         // A Sentry that takes up nothing loses it: the client notices.
-        if let Err(e) = protocol::transport::send(control, b"n", Some(client.as_fd()), false) {
+        if let Err(e) = ToSentry::Client(client.into()).send(control) {
             log::warn!("handing a client to the Sentry: {e}");
         }
     }
