@@ -222,11 +222,10 @@ impl Draft {
             plan: manner.plan(plan.container, plan.trees, Some(files))?,
             terminal: pty.as_ref().map(|p| p.slave.try_clone()).transpose()?,
             listener: listen(container)?,
-            log,
             oom_score_adj: process.oom_score_adj(),
         };
         let foreground = if detached { None } else { Some(Foreground::begin()?) };
-        let monitor = self.monitor.insert(Monitor::start(task)?);
+        let monitor = self.monitor.insert(Monitor::start(task, log)?);
         state.monitor = ProcessId::of(monitor.process.pid)?;
         container.save(state)?;
         if let Some(cgroup) = &state.cgroup {

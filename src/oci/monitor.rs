@@ -57,8 +57,6 @@ pub struct Task {
     pub plan: Plan,
     pub terminal: Option<OwnedFd>,
     pub listener: UnixListener,
-    /// Where the monitor's own last words go.
-    pub log: File,
     pub oom_score_adj: Option<i32>,
 }
 
@@ -69,11 +67,12 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    pub fn start(task: Task) -> Result<Monitor> {
+    /// Starts it; its own last words go to `log`.
+    pub fn start(task: Task, log: File) -> Result<Monitor> {
         let (ours, theirs) = protocol::transport::socketpair().context("socketpair")?;
         match sys::clone_process(0).context("starting the monitor")? {
             Cloned::Parent { pid, pidfd } => Ok(Monitor { process: Process { pid, pidfd }, channel: ours }),
-            Cloned::Child => main(task, theirs),
+            Cloned::Child => main(task, &log, theirs),
         }
     }
 
@@ -111,16 +110,14 @@ fn receive<T: for<'a> Deserialize<'a>>(channel: &OwnedFd) -> Result<Option<T>> {
 }
 
 /// The clone.
-fn main(task: Task, channel: OwnedFd) -> ! {
+fn main(task: Task, log: &File, channel: OwnedFd) -> ! {
     let container = task.container.clone();
-    let log = task.log.try_clone();
     let say = |text: &str| {
-        if let Ok(mut log) = log.as_ref() {
-            let _ = writeln!(log, "runsc-rs: monitor: {text}");
-        }
+        let mut log = log;
+        let _ = writeln!(log, "runsc-rs: monitor: {text}");
     };
     let parent = Pid::parent();
-    let status = match watch_over(task, log.as_ref().ok(), &channel, parent) {
+    let status = match watch_over(task, log, &channel, parent) {
         Ok(End::Exited(status)) => status,
         Ok(End::Failed { status, text }) => {
             say(&text);
@@ -148,13 +145,13 @@ fn cut(mut text: String) -> String {
     text
 }
 
-fn watch_over(task: Task, log: Option<&File>, channel: &OwnedFd, parent: Pid) -> Result<End> {
+fn watch_over(task: Task, log: &File, channel: &OwnedFd, parent: Pid) -> Result<End> {
     detach(&task, log, channel, parent)?;
     let signals = Signals::take_over_all()?;
     if receive::<Order>(channel)? != Some(Order::Go) {
         bail!("the command that created the container is gone");
     }
-    let Task { container: _, plan, terminal, listener, log: _, oom_score_adj } = task;
+    let Task { container: _, plan, terminal, listener, oom_score_adj } = task;
     if let Some(adj) = oom_score_adj {
         if let Err(e) = std::fs::write("/proc/self/oom_score_adj", adj.to_string()) {
             log::warn!("the host does not let the sandbox have an oom_score_adj of {adj}: {e}");
@@ -169,7 +166,7 @@ fn watch_over(task: Task, log: Option<&File>, channel: &OwnedFd, parent: Pid) ->
 }
 
 /// Makes the clone a process of its own: session, terminal, descriptors.
-fn detach(task: &Task, log: Option<&File>, channel: &OwnedFd, parent: Pid) -> Result<()> {
+fn detach(task: &Task, log: &File, channel: &OwnedFd, parent: Pid) -> Result<()> {
     crate::confine::die_with_parent()?;
     if Pid::parent() != parent {
         bail!("the command that created the container is gone");
@@ -178,7 +175,7 @@ fn detach(task: &Task, log: Option<&File>, channel: &OwnedFd, parent: Pid) -> Re
     let mut kept: Vec<RawFd> = plan.files.iter().flatten().map(|f| f.as_raw_fd()).collect();
     kept.extend(task.terminal.iter().chain(&plan.strace).map(|f| f.as_raw_fd()));
     kept.extend([plan.log.as_raw_fd(), task.listener.as_raw_fd(), channel.as_raw_fd()]);
-    kept.extend(log.map(|l| l.as_raw_fd()).into_iter().chain(super::report::descriptor()));
+    kept.extend([log.as_raw_fd()].into_iter().chain(super::report::descriptor()));
     sys::close_all_but(&kept)?;
     nix::unistd::setsid().context("setsid")?;
     if let Some(terminal) = &task.terminal {
