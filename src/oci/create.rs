@@ -219,7 +219,8 @@ impl Draft {
         let log = File::from(manner.log.try_clone()?);
         let task = Task {
             container: container.clone(),
-            plan: manner.plan(plan.container, plan.trees, Some(files))?,
+            plan: manner.plan(plan.container, plan.trees, plan.ids, Some(files))?,
+            cgroup: state.cgroup.clone(),
             terminal: pty.as_ref().map(|p| p.slave.try_clone()).transpose()?,
             listener: listen(container)?,
             oom_score_adj: process.oom_score_adj(),
@@ -228,11 +229,13 @@ impl Draft {
         let monitor = self.monitor.insert(Monitor::start(task, log)?);
         state.monitor = ProcessId::of(monitor.process.pid)?;
         container.save(state)?;
-        if let Some(cgroup) = &state.cgroup {
-            cgroup.add(monitor.process.pid)?;
-            if let Some(resources) = resources {
-                cgroup.apply(resources)?;
-            }
+        match monitor.hear()? {
+            Word::Ready => {}
+            Word::Failed { text, .. } => bail!(text),
+            other => bail!("the monitor says {other:?}"),
+        }
+        if let (Some(cgroup), Some(resources)) = (&state.cgroup, resources) {
+            cgroup.apply(resources)?;
         }
         let master = match (pty, &args.console_socket) {
             (Some(pty), Some(socket)) => {
@@ -261,7 +264,7 @@ fn await_created(container: &Container, state: &mut State, monitor: &Monitor, ar
         match monitor.hear()? {
             Word::Spawned(sandbox) => state.sandbox = sandbox,
             Word::Created => state.creating = false,
-            Word::Free => bail!("the monitor is free before it was told so"),
+            other @ (Word::Ready | Word::Free) => bail!("the monitor says {other:?}"),
             Word::Failed { status, text } => bail!(start_trouble(status, argv0, &text)),
         }
         container.save(state)?;

@@ -5,6 +5,7 @@
 //! it is sent itself, has the container's terminal as its controlling one, and hands the connections of clients to the Sentry. Gofer and
 //! Sentry die with it.
 
+use super::cgroup::Cgroup;
 use super::state::{Container, ProcessId};
 use crate::control::ToSentry;
 use crate::launch::options::Plan;
@@ -27,6 +28,8 @@ const MAX_WORD: usize = 16 << 10;
 /// What the monitor tells `create`.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Word {
+    /// It is a process of its own, in the container's cgroup.
+    Ready,
     /// The Gofer and the Sentry run.
     Spawned(Vec<ProcessId>),
     /// The first process waits to be started.
@@ -57,6 +60,7 @@ pub struct Task {
     pub plan: Plan,
     pub terminal: Option<OwnedFd>,
     pub listener: UnixListener,
+    pub cgroup: Option<Cgroup>,
     pub oom_score_adj: Option<i32>,
 }
 
@@ -148,10 +152,14 @@ fn cut(mut text: String) -> String {
 fn watch_over(task: Task, log: &File, channel: &OwnedFd, parent: Pid) -> Result<End> {
     detach(&task, log, channel, parent)?;
     let signals = Signals::take_over_all()?;
+    if let Some(cgroup) = &task.cgroup {
+        cgroup.join().context("joining the container's cgroup")?;
+    }
+    send(channel, &Word::Ready)?;
     if receive::<Order>(channel)? != Some(Order::Go) {
         bail!("the command that created the container is gone");
     }
-    let Task { container: _, plan, terminal, listener, oom_score_adj } = task;
+    let Task { container: _, plan, terminal, listener, cgroup: _, oom_score_adj } = task;
     if let Some(adj) = oom_score_adj {
         if let Err(e) = std::fs::write("/proc/self/oom_score_adj", adj.to_string()) {
             log::warn!("the host does not let the sandbox have an oom_score_adj of {adj}: {e}");
