@@ -24,27 +24,31 @@ use std::time::SystemTime;
 /// `create`.
 pub fn create(globals: &Globals, args: &CreateArgs) -> Result<u8> {
     let new = New::make(globals, &args.id, &args.bundle, None, true)?;
-    new.set_free()?;
-    Ok(0)
+    match new.set_free() {
+        Ok(()) => new.leave(),
+        Err(e) => new.tear_down(e),
+    }
 }
 
 /// `run` of a bundle.
 pub fn run(globals: &Globals, id: &str, args: &RunArgs) -> Result<u8> {
     let mut new = New::make(globals, id, &args.bundle, Some(args), args.detach)?;
     if args.detach {
-        if let Err(e) = lifecycle::begin(&new.container, &mut new.state) {
-            new.tear_down();
-            return Err(e);
+        // Before it is free the monitor takes no clients.
+        match new.set_free().and_then(|()| lifecycle::begin(&new.container, &mut new.state)) {
+            Ok(()) => return new.leave(),
+            Err(e) => return new.tear_down(e),
         }
-        new.set_free()?;
-        return Ok(0);
     }
-    let ended = new.in_foreground();
-    if args.keep && ended.is_ok() {
-        return ended;
+    match new.in_foreground() {
+        Ok(status) => {
+            if !args.keep {
+                lifecycle::tear_down(&new.container, &new.state)?;
+            }
+            Ok(status)
+        }
+        Err(e) => new.tear_down(e),
     }
-    new.tear_down();
-    ended
 }
 
 /// A container on its way to be one.
@@ -96,23 +100,20 @@ impl New {
     }
 
     /// Lets the monitor outlive this process.
-    fn set_free(self) -> Result<()> {
-        let freed = self.monitor.order(Order::BeFree).and_then(|()| self.monitor.hear());
-        match freed {
-            Ok(Word::Free) => {
-                // It is not to be killed by the drop.
-                std::mem::forget(self.monitor);
-                Ok(())
-            }
-            other => {
-                self.tear_down();
-                match other {
-                    Ok(Word::Failed { text, .. }) => bail!(text),
-                    Ok(word) => bail!("the monitor says {word:?}"),
-                    Err(e) => Err(e),
-                }
-            }
+    fn set_free(&self) -> Result<()> {
+        self.monitor.order(Order::BeFree)?;
+        match self.monitor.hear()? {
+            Word::Free => Ok(()),
+            Word::Failed { text, .. } => bail!(text),
+            other => bail!("the monitor says {other:?}"),
         }
+    }
+
+    /// The command has done its part.
+    fn leave(self) -> Result<u8> {
+        // The drop would kill it.
+        std::mem::forget(self.monitor);
+        Ok(0)
     }
 
     /// Starts it and waits for its end; the status to exit with.
@@ -126,12 +127,14 @@ impl New {
         Ok(exit_code(foreground.wait(&self.monitor.process)?))
     }
 
-    fn tear_down(self) {
+    /// Nothing is left of a container that could not be made.
+    fn tear_down(self, why: anyhow::Error) -> Result<u8> {
         let New { container, state, monitor, .. } = self;
         drop(monitor);
         if let Err(e) = lifecycle::tear_down(&container, &state) {
             log::warn!("{e:#}");
         }
+        Err(why)
     }
 }
 
