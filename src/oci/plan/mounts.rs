@@ -146,10 +146,13 @@ impl Mounts {
         if parsed.copy_up {
             data.push("tmpcopyup".into());
         }
+        // As mount(2) does it.
+        let explicit = parsed.flags & (libc::MS_NOATIME | libc::MS_STRICTATIME) != 0;
+        let atime = if explicit { 0 } else { libc::MS_RELATIME };
         self.mounts.push(GuestMount {
             target: target.as_os_str().as_bytes().to_vec(),
             kind,
-            flags: parsed.flags | parsed.propagation,
+            flags: parsed.flags | parsed.propagation | atime,
             data: data.join(",").into_bytes(),
             required: true,
         });
@@ -224,7 +227,8 @@ mod tests {
         }
         let (tmpfs, _) = one("/t", "tmpfs", "t", &["nosuid", "mode=755", "size=64k", "tmpcopyup", "rslave"]).unwrap();
         assert_eq!((tmpfs.data, tmpfs.target), (b"mode=755,size=64k,tmpcopyup".to_vec(), b"/t".to_vec()));
-        assert_eq!(tmpfs.flags, libc::MS_NOSUID | libc::MS_SLAVE | libc::MS_REC);
+        assert_eq!(tmpfs.flags, libc::MS_NOSUID | libc::MS_SLAVE | libc::MS_REC | libc::MS_RELATIME);
+        assert_eq!(one("/t", "tmpfs", "t", &["strictatime"]).unwrap().0.flags, libc::MS_STRICTATIME);
         for wrong in ["", "none", "ext4", "overlay", "nfs"] {
             assert!(one("/x", wrong, "x", &[]).is_err(), "{wrong}");
         }
@@ -241,12 +245,12 @@ mod tests {
     fn binds() {
         let (mount, trees) = one("/x/../../y/./z", "none", "/usr/share", &["rbind", "ro", "size=5"]).unwrap();
         assert_eq!((mount.target, mount.data), (b"/y/z".to_vec(), vec![]));
-        assert_eq!(mount.flags, libc::MS_RDONLY | libc::MS_REC);
+        assert_eq!(mount.flags, libc::MS_RDONLY | libc::MS_REC | libc::MS_RELATIME);
         assert_eq!(mount.kind, MountKind::Tree(trees[0].name.clone()));
         assert_eq!((trees[0].source.clone(), trees[0].read_only), (b"/usr/share".to_vec(), true));
         // A file, relative to the bundle.
         let (mount, trees) = one("etc/passwd", "bind", "passwd", &[]).unwrap();
-        assert_eq!((mount.target, mount.flags), (b"/etc/passwd".to_vec(), 0));
+        assert_eq!((mount.target, mount.flags), (b"/etc/passwd".to_vec(), libc::MS_RELATIME));
         assert_eq!((trees[0].source.clone(), trees[0].read_only), (b"/etc/passwd".to_vec(), false));
         for wrong in ["/no/such/file", ""] {
             assert!(one("/x", "bind", wrong, &[]).is_err(), "{wrong}");
