@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// What every container may do with devices of the host, as with runc: make nodes, and open those that all systems have.
-const ALLOWED_DEVICES: [&str; 10] = [
+const ALLOWED_DEVICES: [&str; 11] = [
     "c *:* m",
     "b *:* m",
     "c 1:3 rwm",
@@ -26,6 +26,7 @@ const ALLOWED_DEVICES: [&str; 10] = [
     "c 5:0 rwm",
     "c 5:2 rwm",
     "c 136:* rwm",
+    "c 10:200 rwm",
 ];
 
 /// Makes a new directory fit to have processes: a cpuset begins empty.
