@@ -39,19 +39,28 @@ fn line(id: &str, kind: &str, data: Option<Json>) -> String {
     serde_json::to_string(&Json::Object(fields)).unwrap_or_default()
 }
 
-/// The container's own figures in place of the sandbox's.
+/// The container's own figures in place of the sandbox's. Those that are nought are not known.
 fn put(inside: &Stats, outside: &mut Outside) {
-    let usage = &mut outside.cpu.usage;
-    (usage.usage_user, usage.usage_kernel) = (inside.cpu_user_ns, inside.cpu_system_ns);
-    usage.usage_total = inside.cpu_user_ns.saturating_add(inside.cpu_system_ns);
-    // Which core they were on is known of the sandbox alone.
-    usage.per_core_usage_total.clear();
-    usage.per_core_usage_user.clear();
-    usage.per_core_usage_kernel.clear();
+    let total = inside.cpu_user_ns.saturating_add(inside.cpu_system_ns);
+    if total > 0 {
+        let usage = &mut outside.cpu.usage;
+        (usage.usage_user, usage.usage_kernel) = (inside.cpu_user_ns, inside.cpu_system_ns);
+        usage.usage_total = total;
+        // Which core they were on is known of the sandbox alone.
+        usage.per_core_usage_total.clear();
+        usage.per_core_usage_user.clear();
+        usage.per_core_usage_kernel.clear();
+    }
     let memory = &mut outside.memory.memory;
-    memory.usage = inside.memory;
-    memory.max_usage = memory.max_usage.max(inside.memory);
-    memory.limit = inside.memory_limit.unwrap_or(NO_LIMIT);
+    if inside.memory > 0 {
+        memory.usage = inside.memory;
+        memory.max_usage = memory.max_usage.max(inside.memory);
+    }
+    match inside.memory_limit {
+        Some(limit) => memory.limit = limit,
+        None if memory.limit == 0 => memory.limit = NO_LIMIT,
+        None => {}
+    }
     outside.pids.current = inside.pids;
     outside.pids.limit = inside.pids_limit.unwrap_or(0);
 }
