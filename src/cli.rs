@@ -19,6 +19,35 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// The exit status for a mistake in the command line: that of `run`, or for the commands that manage containers that of runc.
+pub fn usage_failure() -> u8 {
+    const MANAGING: [&str; 16] = [
+        "create",
+        "start",
+        "state",
+        "kill",
+        "delete",
+        "exec",
+        "ps",
+        "list",
+        "pause",
+        "resume",
+        "update",
+        "events",
+        "wait",
+        "spec",
+        "features",
+        "checkpoint",
+    ];
+    // What follows `run` is the caller's.
+    let mut words = std::env::args_os().skip(1).take_while(|w| w != "run" && w != "do");
+    if words.any(|w| MANAGING.iter().any(|m| w == *m)) {
+        crate::oci::FAILURE
+    } else {
+        crate::OWN_FAILURE
+    }
+}
+
 const LONG_ABOUT: &str = "\
 Runs unmodified Linux programs under a guest kernel of its own.
 

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { OWN_FAILURE } else { 0 });
+            return ExitCode::from(if e.use_stderr() { cli::usage_failure() } else { 0 });
         }
     };
     let result = match cli.command {

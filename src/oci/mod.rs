@@ -43,7 +43,7 @@ use std::io::Write;
 use std::path::Path;
 
 /// Exit status for failures of these commands, as of runc; that of `exec` differs from what most commands exit with.
-const FAILURE: u8 = 1;
+pub const FAILURE: u8 = 1;
 const EXEC_FAILURE: u8 = 255;
 
 /// Runs one of the commands that manage containers; the status to exit with. What went wrong has been said.
