@@ -1,5 +1,9 @@
 //! What the command line says: options, their help, and the first checks of their form. Nothing here touches the host.
 
+use crate::oci::cli::{
+    BundleArgs, CreateArgs, DeleteArgs, EventsArgs, ExecArgs, Globals, IdArgs, KillArgs, ListArgs, PsArgs, RefusedArgs,
+    SpecArgs, UpdateArgs,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,8 +12,40 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "runsc-rs", version, about, long_about = LONG_ABOUT, after_help = "Try `runsc-rs run --help` for examples.")]
 pub struct Cli {
+    #[command(flatten)]
+    pub globals: Globals,
+
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The exit status for a mistake in the command line: that of `run`, or for the commands that manage containers that of runc.
+pub fn usage_failure() -> u8 {
+    const MANAGING: [&str; 16] = [
+        "create",
+        "start",
+        "state",
+        "kill",
+        "delete",
+        "exec",
+        "ps",
+        "list",
+        "pause",
+        "resume",
+        "update",
+        "events",
+        "wait",
+        "spec",
+        "features",
+        "checkpoint",
+    ];
+    // What follows `run` is the caller's.
+    let mut words = std::env::args_os().skip(1).take_while(|w| w != "run" && w != "do");
+    if words.any(|w| MANAGING.iter().any(|m| w == *m)) {
+        crate::oci::FAILURE
+    } else {
+        crate::OWN_FAILURE
+    }
 }
 
 const LONG_ABOUT: &str = "\
@@ -21,9 +57,46 @@ was given. No daemon, no image and no root is needed.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a command in a new sandbox and wait for it
-    #[command(alias = "do", after_help = EXAMPLES)]
+    /// Run a command in a new sandbox and wait for it; or with --bundle, create and start a container
+    #[command(alias = "do", override_usage = RUN_USAGE, after_help = EXAMPLES)]
     Run(Box<RunArgs>),
+    /// Create a container: all is set up, and its process waits for `start`
+    #[command(after_help = CREATE_HELP)]
+    Create(CreateArgs),
+    /// Have the process of a created container begin
+    Start(IdArgs),
+    /// Print what a container does, as JSON
+    State(IdArgs),
+    /// Send a signal to a container's first process, or to all of them
+    #[command(after_help = "Example: runsc-rs kill web KILL")]
+    Kill(KillArgs),
+    /// Remove what is left of a container that has stopped
+    Delete(DeleteArgs),
+    /// Run one more process in a container
+    #[command(after_help = EXEC_HELP)]
+    Exec(ExecArgs),
+    /// List the processes of a container, by their numbers in it
+    Ps(PsArgs),
+    /// List containers
+    List(ListArgs),
+    /// Stop all processes of a container until `resume`
+    Pause(IdArgs),
+    /// Let the processes of a paused container go on
+    Resume(IdArgs),
+    /// Change limits of a container
+    Update(UpdateArgs),
+    /// Print what a container uses, a line of JSON every few seconds
+    Events(EventsArgs),
+    /// Wait for a container's end and print its exit status
+    Wait(IdArgs),
+    /// Write a `config.json` to start from
+    Spec(SpecArgs),
+    /// Print what of the OCI runtime specification there is, as JSON
+    Features,
+    #[command(hide = true)]
+    Checkpoint(RefusedArgs),
+    #[command(hide = true)]
+    Restore(RefusedArgs),
     /// Print the table of supported system calls
     Syscalls(SyscallsArgs),
     /// The Gofer's process (started by `run`)
@@ -33,6 +106,26 @@ pub enum Command {
     #[command(hide = true)]
     InternalSentry,
 }
+
+const RUN_USAGE: &str = "\
+runsc-rs run [OPTIONS] -- COMMAND...
+       runsc-rs run --bundle DIR [OPTIONS] ID";
+
+const CREATE_HELP: &str = "\
+Example, with a root file system in ./bundle/rootfs:
+      runsc-rs spec --bundle bundle
+      runsc-rs create --bundle bundle web
+      runsc-rs start web
+      runsc-rs exec web ls /
+      runsc-rs kill web
+      runsc-rs delete web";
+
+const EXEC_HELP: &str = "\
+Examples:
+      runsc-rs exec web ls -l /
+      runsc-rs exec -t -u 1000 -e TERM=xterm web sh
+
+Exit status: the command's own, 128+N if signal N ended it, 255 if it could not be started.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,6 +139,11 @@ Examples:
       runsc-rs run --user 1000:1000 --bind /srv/data:/data:ro -- ./analyse /data
   See every system call:
       runsc-rs run --strace=calls.txt -- ls -l
+  Create and start a container of an OCI bundle, wait for it, and delete it (`run ID` alone means the bundle in the current directory, \
+if there is a ./config.json):
+      runsc-rs run --bundle ./bundle web
+  The same in the background; the other commands (state, exec, kill, delete, ...) find it by its name:
+      runsc-rs run --bundle ./bundle --detach web
 
 Signals: SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGTSTP and SIGCONT are passed on to the command, which may \
 handle or ignore them. Should the sandbox itself be stuck, so that nothing in it takes them, a second SIGINT, SIGTERM, SIGHUP or SIGQUIT \
@@ -130,7 +228,21 @@ pub struct RunArgs {
     #[arg(long)]
     pub stats: bool,
 
-    /// The command and its arguments
+    #[command(
+        flatten,
+        next_help_heading = "Containers of OCI bundles (options that come from config.json otherwise are not allowed)"
+    )]
+    pub bundle: BundleArgs,
+
+    /// Return when the container runs
+    #[arg(long, short = 'd')]
+    pub detach: bool,
+
+    /// Keep the container when it has ended
+    #[arg(long)]
+    pub keep: bool,
+
+    /// The command and its arguments; with --bundle, the name of the container
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = false, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }

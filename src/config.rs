@@ -211,12 +211,31 @@ pub struct SentryConfig {
     pub become_ids: Option<HostIds>,
 }
 
+/// Ids of the guest's that follow each other, and those of the host that they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    pub inside: u32,
+    pub outside: u32,
+    pub count: u32,
+}
+
+/// The Gofer has a user namespace with these maps, so that the host's kernel translates owners, in both directions, and gives the Gofer no
+/// rights over files of other users.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMaps {
+    /// Empty, both: users and groups are themselves.
+    pub uids: Vec<IdRange>,
+    pub gids: Vec<IdRange>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoferConfig {
     /// The first is the root.
     pub trees: Vec<Tree>,
     /// The guest begins as somebody whose permissions have to be checked.
     pub tell_acls: bool,
+    /// Which users and groups of the host those of the guest are.
+    pub ids: IdMaps,
     pub verbosity: Verbosity,
 }
 
@@ -248,6 +267,7 @@ mod tests {
         let config = GoferConfig {
             trees: vec![Tree { name: "root".into(), source: b"/\xff".to_vec(), read_only: true }],
             tell_acls: true,
+            ids: IdMaps { uids: vec![IdRange { inside: 0, outside: 1000, count: 1 }], gids: Vec::new() },
             verbosity: Verbosity::News,
         };
         let fd = to_memfd(&config).unwrap();

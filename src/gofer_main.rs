@@ -1,6 +1,6 @@
 //! The Gofer's process: takes up its configuration, locks itself in, serves until the Sentry is gone.
 
-use crate::config::{fd, from_memfd, GoferConfig};
+use crate::config::{fd, from_memfd, GoferConfig, IdRange};
 use crate::{confine, logging, sys};
 use anyhow::{Context, Result};
 use gofer::{Config, Tree};
@@ -20,9 +20,19 @@ pub fn main() -> Result<()> {
         host_path: OsString::from_vec(t.source).into(),
         read_only: t.read_only,
     });
-    let config = Config { tell_acls: config.tell_acls, ..Config::new(trees.collect()) };
+    // With the ids that it was started with, it would own files of users that the guest does not have.
+    let become_ids = match (first(&config.ids.uids), first(&config.ids.gids)) {
+        (Some(uid), Some(gid)) => Some((uid, gid)),
+        _ => None,
+    };
+    let config = Config { tell_acls: config.tell_acls, become_ids, ..Config::new(trees.collect()) };
     let gofer = gofer::confine(&config).context("the Gofer cannot lock itself in")?;
     gofer.serve(connection).context("the Gofer gives up")?;
     // No destructors: they would only make the end longer.
     sys::exit_now(0)
+}
+
+/// The guest's root, or if it has none the first that it has.
+fn first(map: &[IdRange]) -> Option<u32> {
+    map.iter().map(|range| range.inside).min()
 }

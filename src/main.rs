@@ -12,6 +12,7 @@ mod control;
 mod gofer_main;
 mod launch;
 mod logging;
+mod oci;
 mod outlet;
 mod sentry_main;
 mod stats;
@@ -21,7 +22,7 @@ mod sys;
 use clap::Parser;
 use std::process::ExitCode;
 
-/// Exit status for runsc-rs's own failures, as of `env`, `timeout`, `docker run`.
+/// Exit status for runsc-rs's own failures where there is a command, as of `env`, `timeout`, `docker run`.
 const OWN_FAILURE: u8 = 125;
 
 fn main() -> ExitCode {
@@ -29,14 +30,15 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { OWN_FAILURE } else { 0 });
+            return ExitCode::from(if e.use_stderr() { cli::usage_failure() } else { 0 });
         }
     };
     let result = match cli.command {
-        cli::Command::Run(args) => launch::run(*args),
+        cli::Command::Run(args) if !oci::is_bundle_run(&args) => launch::run(*args),
         cli::Command::Syscalls(args) => support::print(&args).map(|()| 0),
         cli::Command::InternalGofer => gofer_main::main().map(|()| 0),
         cli::Command::InternalSentry => sentry_main::main(),
+        managing => return ExitCode::from(oci::main(&cli.globals, &managing)),
     };
     match result {
         Ok(status) => ExitCode::from(status),

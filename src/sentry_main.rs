@@ -158,7 +158,7 @@ fn run(config: SentryConfig, control: &Arc<OwnedFd>) -> Result<Infallible> {
     }
     let message = match TROUBLE.get() {
         Some(trouble) => trouble.clone(),
-        None => FromSentry::Exited(u8::try_from(status).unwrap_or(crate::OWN_FAILURE)),
+        None => FromSentry::Exited(status),
     };
     finish(&message, control)
 }
@@ -263,7 +263,7 @@ fn from_command(kernel: &Kernel, signal: i32, terminal: bool) {
     const FATAL: [i32; 6] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
     if FATAL.contains(&signal) && kernel.group(kernel.first_pid()).is_none() {
         // There is no process yet that could have another mind: it would have died of it.
-        give_up(&kernel.executor, FromSentry::Exited(u8::try_from(128 + signal).unwrap_or(crate::OWN_FAILURE)));
+        give_up(&kernel.executor, FromSentry::Exited(signal));
     } else if signal == libc::SIGCONT {
         init::resume_job(kernel);
     } else if terminal {
@@ -305,7 +305,7 @@ fn boot(
     let (executor, control) = (kernel.executor.clone(), control.clone());
     let ended = executor.clone();
     kernel.executor.clone().spawn(Box::pin(async move {
-        match container.create(&kernel, spec, move |status| ended.shutdown(exit_code(status))).await {
+        match container.create(&kernel, spec, move |status| ended.shutdown(status)).await {
             Ok(()) => {
                 if let Err(e) = FromSentry::Started.send(&control) {
                     log::warn!("telling the command of the start: {e}");
@@ -318,12 +318,4 @@ fn boot(
         }
     }));
     Ok(())
-}
-
-/// The exit status of a shell for a wait(2) status.
-fn exit_code(status: i32) -> i32 {
-    match status & 0x7f {
-        0 => (status >> 8) & 0xff,
-        signal => 128 + signal,
-    }
 }

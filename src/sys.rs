@@ -80,6 +80,14 @@ fn single_threaded() -> bool {
     std::fs::read_dir("/proc/self/task").map_or(true, |d| d.count() == 1)
 }
 
+/// A descriptor for a process; readable when the process has ended. `ESRCH`: there is none of this number.
+pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: no pointer is involved; the result is checked.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
+    // SAFETY: the kernel has just made this descriptor for us; it is close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// Takes over a descriptor that this process inherited under a number agreed upon. Fails with `EBADF` if it is not open.
 /// To be called once for each number.
 pub fn inherited_fd(number: RawFd) -> nix::Result<OwnedFd> {
@@ -108,6 +116,109 @@ pub fn place_fds(wanted: &[(BorrowedFd<'_>, RawFd)]) -> nix::Result<()> {
         Errno::result(unsafe { libc::dup2(*from, *to) })?;
     }
     Ok(())
+}
+
+/// Standard input. It stays open as long as the process runs: what was closed at the start is /dev/null.
+pub fn stdin() -> BorrowedFd<'static> {
+    // SAFETY: see above.
+    unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) }
+}
+
+/// Standard output; see [`stdin`].
+pub fn stdout() -> BorrowedFd<'static> {
+    // SAFETY: see there.
+    unsafe { BorrowedFd::borrow_raw(libc::STDOUT_FILENO) }
+}
+
+/// Puts /dev/null in place of the standard streams, so that what they were is not held open.
+pub fn let_go_of_streams() -> nix::Result<()> {
+    use nix::fcntl::{open, OFlag};
+    let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?;
+    for stream in 0..3 {
+        // SAFETY: no pointers. The streams stay open, as something else.
+        Errno::result(unsafe { libc::dup2(null.as_raw_fd(), stream) })?;
+    }
+    Ok(())
+}
+
+/// Closes everything from 3 on but `kept`: for a clone that goes on without what its parent has open.
+///
+/// The clone must not use, nor drop, what else it knows to be open; so it never returns to where it was made.
+pub fn close_all_but(kept: &[RawFd]) -> nix::Result<()> {
+    let mut kept: Vec<RawFd> = kept.iter().copied().filter(|fd| *fd > 2).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept.into_iter().chain([RawFd::MAX]) {
+        if first < fd {
+            // SAFETY: no pointers; see above.
+            Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) })?;
+        }
+        first = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// A descriptor of a process, to signal it and to wait for its end.
+pub fn pidfd(pid: i32) -> nix::Result<OwnedFd> {
+    // SAFETY: takes numbers; the kernel makes a descriptor for us.
+    unsafe {
+        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid, 0))?;
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
+/// Signals the process of a pidfd.
+pub fn pidfd_send(pidfd: &OwnedFd, signal: i32) -> nix::Result<()> {
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: no pointer is given.
+    let r = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
+    Errno::result(r).map(drop)
+}
+
+/// Makes a terminal the controlling one of this process, a session leader without.
+pub fn set_controlling_terminal(terminal: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: TIOCSCTTY takes a number.
+    Errno::result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) }).map(drop)
+}
+
+/// Size of a terminal's window.
+pub fn window_size(terminal: BorrowedFd<'_>) -> nix::Result<libc::winsize> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel writes one `winsize`.
+    Errno::result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) })?;
+    Ok(size)
+}
+
+pub fn set_window_size(terminal: BorrowedFd<'_>, size: &libc::winsize) -> nix::Result<()> {
+    // SAFETY: the kernel reads one `winsize`.
+    Errno::result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, std::ptr::from_ref(size)) }).map(drop)
+}
+
+/// The exit status that a shell gives for a wait(2) status.
+pub fn shell_code(status: i32) -> u8 {
+    let code = if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
+    code as u8
+}
+
+/// Ends this process as a wait(2) status says: with an exit status, or by the signal, of which it leaves no core.
+pub fn end_like(status: i32) -> ! {
+    if libc::WIFSIGNALED(status) {
+        let signal = libc::WTERMSIG(status);
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: nothing relies on a handler or on the mask any more; the pointers are to live values.
+        unsafe {
+            libc::setrlimit(libc::RLIMIT_CORE, &none);
+            libc::signal(signal, libc::SIG_DFL);
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            libc::sigaddset(&mut set, signal);
+            libc::sigprocmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+            libc::kill(libc::getpid(), signal);
+        }
+        // A signal that ends no process of the host's.
+        exit_now(128 + signal);
+    }
+    exit_now(libc::WEXITSTATUS(status))
 }
 
 /// Replaces the program by this very binary with `subcommand`, an empty environment and the descriptors as they are.

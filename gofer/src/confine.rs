@@ -40,6 +40,9 @@ pub fn confine(config: &Config) -> Result<Gofer, Error> {
     let mut gofer = Gofer::with_roots(config, descriptors, roots)?;
     unmount_host()?;
     sys::enter_descriptors(&gofer.descriptors, config.tell_acls).map_err(setup("enter /proc/self/fd"))?;
+    if let Some(ids) = config.become_ids {
+        become_ids(ids).map_err(setup("become a user of the guest's"))?;
+    }
     let writes = config.trees.iter().any(|tree| !tree.read_only);
     drop_privileges(writes).map_err(setup("drop privileges"))?;
     gofer.second = parallel::Second::start()?;
@@ -108,6 +111,19 @@ fn keep(writes: bool) -> CapabilitySet {
     } else {
         reads
     }
+}
+
+/// Becomes this user and group of the user namespace that the process was started in; until here, it was whoever started it. Capabilities stay
+/// ([`sys::keep_capabilities`]).
+fn become_ids((uid, gid): (u32, u32)) -> Result<(), Errno> {
+    let gid = rustix::process::Gid::from_raw(gid);
+    let uid = rustix::process::Uid::from_raw(uid);
+    // A caller without privileges cannot give its groups up.
+    let _ = rustix::thread::set_thread_groups(&[]);
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    // The kernel forgets this when ids change.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
 }
 
 fn drop_privileges(writes: bool) -> Result<(), Errno> {

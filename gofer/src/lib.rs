@@ -80,12 +80,15 @@ pub struct Config {
     /// Whether attributes report the presence of an ACL (once confined). That costs a host call per file, and is
     /// useless to a client that checks no permissions.
     pub tell_acls: bool,
+    /// User and group to become once the trees are open: those of the user namespace that the process was started in, which maps some ids
+    /// of the host only. Files of other ids are then those of others.
+    pub become_ids: Option<(u32, u32)>,
 }
 
 impl Config {
     /// Serves `trees` with the default limits.
     pub fn new(trees: Vec<Tree>) -> Self {
-        Self { trees, max_fids: DEFAULT_MAX_FIDS, tell_acls: false }
+        Self { trees, max_fids: DEFAULT_MAX_FIDS, tell_acls: false, become_ids: None }
     }
 }
 

@@ -26,8 +26,8 @@ pub enum ToSentry {
 pub enum FromSentry {
     /// The guest's first process runs.
     Started,
-    /// The guest's first process has ended; this is the command's exit status.
-    Exited(u8),
+    /// The guest's first process has ended; its wait(2) status.
+    Exited(i32),
     /// The guest's first process was stopped by job control.
     Stopped,
     /// It goes on.
@@ -88,7 +88,7 @@ impl FromSentry {
     pub fn send(&self, socket: impl AsFd) -> nix::Result<()> {
         let packet = match self {
             FromSentry::Started => vec![b'r'],
-            FromSentry::Exited(status) => vec![b'x', *status],
+            FromSentry::Exited(status) => [&[b'x'][..], &status.to_le_bytes()].concat(),
             FromSentry::Stopped => vec![b'z'],
             FromSentry::Continued => vec![b'c'],
             FromSentry::AskForeground => vec![b'a'],
@@ -109,7 +109,7 @@ impl FromSentry {
         match receive_packet(socket, &mut buf)? {
             [] => Ok(None),
             [b'r'] => Ok(Some(FromSentry::Started)),
-            [b'x', status] => Ok(Some(FromSentry::Exited(*status))),
+            [b'x', a, b, c, d] => Ok(Some(FromSentry::Exited(i32::from_le_bytes([*a, *b, *c, *d])))),
             [b'z'] => Ok(Some(FromSentry::Stopped)),
             [b'c'] => Ok(Some(FromSentry::Continued)),
             [b'a'] => Ok(Some(FromSentry::AskForeground)),
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(FromSentry::receive(&a), Err(Errno::EAGAIN));
         for m in [
             FromSentry::Started,
-            FromSentry::Exited(200),
+            FromSentry::Exited(200 << 8),
             FromSentry::Stopped,
             FromSentry::Continued,
             FromSentry::AskForeground,

@@ -5,6 +5,7 @@
 //! Sentry's side of it.
 
 mod command;
+pub mod frames;
 pub mod protocol;
 pub mod server;
 

@@ -1,9 +1,9 @@
 //! From the command line to the configurations of the two processes. Every mistake is found here, with a line that says what to do.
 
-use crate::cli::{Network, Overlay, PlatformKind, RunArgs, Switch};
+use crate::cli::{HandOff, Network, Overlay, PlatformKind, RunArgs, Switch};
 use crate::config::{
-    ContainerConfig, GoferConfig, GuestMount, HostIds, Identity, MountKind, ProcessConfig, SentryConfig, Share, Tree,
-    Verbosity,
+    ContainerConfig, GoferConfig, GuestMount, HostIds, IdMaps, Identity, MountKind, ProcessConfig, SentryConfig, Share,
+    Tree, Verbosity,
 };
 use crate::control::protocol::Limits;
 use anyhow::{anyhow, bail, Context, Result};
@@ -20,6 +20,52 @@ pub struct Plan {
     pub gofer: GoferConfig,
     pub log: OwnedFd,
     pub strace: Option<OwnedFd>,
+    /// What the first process may have open, in the order that [`ProcessConfig::files`] counts in; `None`: the standard streams.
+    pub files: Option<Vec<OwnedFd>>,
+}
+
+/// How a sandbox is run, whatever is in it.
+pub struct Manner {
+    pub log: OwnedFd,
+    pub verbosity: Verbosity,
+    pub strace: Option<OwnedFd>,
+    pub hand_off: HandOff,
+    pub workers: Option<u32>,
+    pub patch: bool,
+    pub stats: bool,
+}
+
+impl Manner {
+    /// That of a container whose bundle is all that is said.
+    pub fn plain(log: OwnedFd, verbosity: Verbosity) -> Manner {
+        Manner { log, verbosity, strace: None, hand_off: HandOff::Adaptive, workers: None, patch: true, stats: false }
+    }
+
+    /// The plan of a sandbox with this container, and these trees for its Gofer.
+    pub fn plan(
+        self,
+        container: ContainerConfig,
+        trees: Vec<Tree>,
+        ids: IdMaps,
+        files: Option<Vec<OwnedFd>>,
+    ) -> Result<Plan> {
+        let max_tasks = max_tasks(&crate::sys::limits());
+        crate::confine::raise_limits()?;
+        let tell_acls = container.process.user.uid != 0;
+        let gofer = GoferConfig { trees, tell_acls, ids, verbosity: self.verbosity };
+        let sentry = SentryConfig {
+            container,
+            max_tasks,
+            strace: self.strace.is_some(),
+            verbosity: self.verbosity,
+            hand_off: self.hand_off,
+            workers: self.workers,
+            patch: self.patch,
+            stats: self.stats,
+            become_ids: Standing::now()?.own_ids(platform::host::random_u64()),
+        };
+        Ok(Plan { sentry, gofer, log: self.log, strace: self.strace, files })
+    }
 }
 
 /// "nobody" on every Linux.
@@ -82,6 +128,7 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         PlatformKind::Systrap => {}
         PlatformKind::Ptrace => bail!("--platform ptrace is not there yet; use --platform systrap"),
     }
+    let manner = manner(&args)?;
     let (trees, binds) = trees(&args)?;
     let cwd = match &args.cwd {
         Some(dir) if dir.is_absolute() => dir.clone(),
@@ -94,23 +141,7 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         Some(name) => name,
         None => nix::unistd::gethostname().ok().and_then(|n| n.into_string().ok()).unwrap_or_else(|| "sandbox".into()),
     };
-    let log = match &args.log {
-        Some(path) => open_to_write(path, true).context("--log")?,
-        None => std::io::stderr().as_fd().try_clone_to_owned()?,
-    };
-    let strace = match &args.strace {
-        Some(Some(path)) => Some(open_to_write(path, false).context("--strace")?),
-        Some(None) => Some(std::io::stderr().as_fd().try_clone_to_owned()?),
-        None => None,
-    };
     let limits = crate::sys::limits();
-    let max_tasks = max_tasks(&limits);
-    crate::confine::raise_limits()?;
-    let verbosity = match (&args.log, args.debug) {
-        (_, true) => Verbosity::Everything,
-        (Some(_), false) => Verbosity::News,
-        (None, false) => Verbosity::Warnings,
-    };
     let process = ProcessConfig {
         argv: args.command.into_iter().map(OsString::into_vec).collect(),
         env: environment(&args.env, args.clear_env)?,
@@ -147,19 +178,27 @@ pub fn plan(args: RunArgs) -> Result<Plan> {
         limits: Limits::default(),
         share: Share::default(),
     };
-    let sentry = SentryConfig {
-        container,
-        max_tasks,
-        strace: strace.is_some(),
-        verbosity,
-        hand_off: args.hand_off,
-        workers: args.workers,
-        patch: args.patch == Switch::On,
-        stats: args.stats,
-        become_ids: Standing::now()?.own_ids(platform::host::random_u64()),
+    manner.plan(container, trees, IdMaps::default(), None)
+}
+
+/// What the options of `run` say about the sandbox.
+pub fn manner(args: &RunArgs) -> Result<Manner> {
+    let log = match &args.log {
+        Some(path) => open_to_write(path, true).context("--log")?,
+        None => std::io::stderr().as_fd().try_clone_to_owned()?,
     };
-    let gofer = GoferConfig { trees, tell_acls: sentry.container.process.user.uid != 0, verbosity };
-    Ok(Plan { sentry, gofer, log, strace })
+    let strace = match &args.strace {
+        Some(Some(path)) => Some(open_to_write(path, false).context("--strace")?),
+        Some(None) => Some(std::io::stderr().as_fd().try_clone_to_owned()?),
+        None => None,
+    };
+    let verbosity = match (&args.log, args.debug) {
+        (_, true) => Verbosity::Everything,
+        (Some(_), false) => Verbosity::News,
+        (None, false) => Verbosity::Warnings,
+    };
+    let patch = args.patch == Switch::On;
+    Ok(Manner { log, verbosity, strace, hand_off: args.hand_off, workers: args.workers, patch, stats: args.stats })
 }
 
 /// Most processes and threads of a guest's: each is one of the host's, of which others need some as well. Half of what the user may

@@ -3,7 +3,7 @@
 
 use super::options::Plan;
 use super::terminal::opened_anew;
-use crate::config::{fd, to_memfd, HostIds};
+use crate::config::{fd, to_memfd, HostIds, IdMaps, IdRange};
 use crate::sys::{self, Cloned};
 use anyhow::{anyhow, bail, Context, Result};
 use nix::errno::Errno;
@@ -55,7 +55,7 @@ impl Drop for Sandbox {
 }
 
 /// The ids in a new user namespace.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 enum Users {
     /// There is no new user namespace.
     Same,
@@ -63,6 +63,8 @@ enum Users {
     One(Option<HostIds>),
     /// All that the caller has, each under its own number.
     All,
+    /// Those that are mapped.
+    Mapped(IdMaps),
 }
 
 const SENTRY_NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
@@ -79,8 +81,12 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
     let null: OwnedFd = OpenOptions::new().read(true).write(true).open("/dev/null").context("/dev/null")?.into();
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    let files: Vec<(usize, BorrowedFd<'_>)> = match &plan.files {
+        Some(files) => files.iter().map(|f| f.as_fd()).enumerate().collect(),
+        None => streams.into_iter().enumerate().filter(|(i, _)| sys::was_open(*i)).collect(),
+    };
     // No process of the sandbox is to wait in the host for a terminal.
-    let anew = streams.map(opened_anew);
+    let anew: Vec<Option<OwnedFd>> = files.iter().map(|(_, f)| opened_anew(*f)).collect();
     let (log_anew, strace_anew) =
         (opened_anew(plan.log.as_fd()), plan.strace.as_ref().and_then(|s| opened_anew(s.as_fd())));
     let log = log_anew.as_ref().unwrap_or(&plan.log);
@@ -88,7 +94,11 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
     // Its clone is cheap, and while the Sentry's namespaces are made it starts on another core; neither waits for the other's exec.
     let gofer_config = to_memfd(&plan.gofer)?;
     // Capabilities over files are all the same within a user namespace of its own, and none over the host. Without rights it makes one by itself.
-    let (namespaces, users) = if may_map_all()? { (libc::CLONE_NEWUSER, Users::All) } else { (0, Users::Same) };
+    let (namespaces, users) = match (&plan.gofer.ids, may_map_all()?) {
+        (ids, _) if *ids != IdMaps::default() => (libc::CLONE_NEWUSER, Users::Mapped(ids.clone())),
+        (_, true) => (libc::CLONE_NEWUSER, Users::All),
+        (_, false) => (0, Users::Same),
+    };
     let gofer = spawn(
         "Gofer",
         namespaces,
@@ -112,10 +122,8 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
         (sentry_end.as_fd(), fd::GOFER),
         (sentry_control.as_fd(), fd::CONTROL),
     ];
-    for (i, (stream, anew)) in streams.iter().zip(&anew).enumerate() {
-        if sys::was_open(i) {
-            fds.push((anew.as_ref().map_or(*stream, |a| a.as_fd()), fd::FILES + i as RawFd));
-        }
+    for ((i, file), anew) in files.iter().zip(&anew) {
+        fds.push((anew.as_ref().map_or(*file, |a| a.as_fd()), fd::FILES + *i as RawFd));
     }
     if let Some(strace) = strace_anew.as_ref().or(plan.strace.as_ref()) {
         fds.push((strace.as_fd(), fd::STRACE));
@@ -227,7 +235,27 @@ fn map_users(pid: Pid, users: Users) -> Result<()> {
             write("gid_map", same_ids(&fs::read_to_string("/proc/self/gid_map")?))?;
             write("uid_map", same_ids(&fs::read_to_string("/proc/self/uid_map")?))
         }
+        Users::Mapped(IdMaps { uids, gids }) => {
+            // A caller without rights may map one user and one group, its own.
+            let may_others = may_map_all()?;
+            if !may_others {
+                write("setgroups", "deny".into())?;
+            }
+            let hint = || {
+                match may_others {
+                true => "the bundle's mappings of ids: the caller's user namespace must have those of the host",
+                false => "the bundle's mappings of ids: without privileges one user and one group can be mapped, the caller's own",
+            }
+            };
+            write("gid_map", lines(&gids)).with_context(hint)?;
+            write("uid_map", lines(&uids)).with_context(hint)
+        }
     }
+}
+
+/// A map as the kernel reads it.
+fn lines(map: &[IdRange]) -> String {
+    map.iter().map(|range| format!("{} {} {}\n", range.inside, range.outside, range.count)).collect()
 }
 
 /// The map of a child namespace in which all ids that this map has are themselves.

@@ -13,10 +13,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{waitid, waitpid, Id, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// Passed on to the guest.
+/// Passed on to the guest by `run`.
 const PASSED: [Signal; 9] = [
     Signal::SIGINT,
     Signal::SIGTERM,
@@ -32,21 +32,25 @@ const PASSED: [Signal; 9] = [
 /// Those that ask for an end. As a rule a program that does not want to end may go on, as outside of a sandbox; but if it is the Sentry
 /// that does not listen, the second one means the sandbox.
 const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+
+fn asks_for_an_end(signal: i32) -> bool {
+    ENDING.iter().any(|s| *s as i32 == signal)
+}
 /// How long a Sentry may take to take up a signal. It needs far less than a millisecond, unless the machine is short of processors.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The signals that have been passed on and that the Sentry has not taken up yet.
 #[derive(Default)]
-struct Passed(VecDeque<(Signal, Instant)>);
+struct Passed(VecDeque<(i32, Instant)>);
 
 impl Passed {
     /// More than these are not remembered.
     const MOST: usize = 256;
 
     /// Passes a signal on.
-    fn pass(&mut self, sandbox: &Sandbox, signal: Signal, terminal: bool) {
+    fn pass(&mut self, sandbox: &Sandbox, signal: i32, terminal: bool) {
         // If the Sentry is gone, its pidfd tells; if it takes up nothing, a signal less is no loss.
-        let _ = ToSentry::Signal { signal: signal as i32, terminal }.send(&sandbox.control);
+        let _ = ToSentry::Signal { signal, terminal }.send(&sandbox.control);
         if self.0.len() < Self::MOST {
             self.0.push_back((signal, Instant::now()));
         }
@@ -58,7 +62,7 @@ impl Passed {
 
     /// Whether several of those wait that ask for an end.
     fn insisting(&self) -> Option<Insisting> {
-        let mut ending = self.0.iter().filter(|(s, _)| ENDING.contains(s));
+        let mut ending = self.0.iter().filter(|(s, _)| asks_for_an_end(*s));
         let (first, last) = (ending.next()?, ending.next_back()?);
         Some(Insisting { first: first.0, since: first.1, last: last.0 })
     }
@@ -66,9 +70,9 @@ impl Passed {
 
 /// Somebody wants an end, more than once, and the Sentry does not listen.
 struct Insisting {
-    first: Signal,
+    first: i32,
     since: Instant,
-    last: Signal,
+    last: i32,
 }
 
 impl Insisting {
@@ -91,23 +95,86 @@ impl Signals {
         mask.add(Signal::SIGTTOU);
         mask.add(Signal::SIGPIPE);
         mask.thread_block().context("blocking signals")?;
-        let passed: SigSet = PASSED.into_iter().collect();
-        let fd = SignalFd::with_flags(&passed, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signalfd")?;
+        Signals::of(&PASSED.into_iter().collect())
+    }
+
+    /// All that can be passed on, for a process that stands for one in the container; real-time signals as well. Others are blocked that would
+    /// be in its way.
+    pub fn take_over_all() -> Result<Signals> {
+        let mut mask = SigSet::all();
+        // These are the process's own: its children end, it errs, or it is debugged.
+        for own in [Signal::SIGCHLD, Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGTRAP] {
+            mask.remove(own);
+        }
+        mask.thread_block().context("blocking signals")?;
+        for blocked in [Signal::SIGPIPE, Signal::SIGXFSZ, Signal::SIGTTOU, Signal::SIGTTIN, Signal::SIGSYS] {
+            mask.remove(blocked);
+        }
+        Signals::of(&mask)
+    }
+
+    fn of(set: &SigSet) -> Result<Signals> {
+        let fd = SignalFd::with_flags(set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signalfd")?;
         Ok(Signals { fd })
+    }
+
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// The next one that has come: its number, and whether the terminal made it.
+    pub fn next(&self) -> Option<(i32, bool)> {
+        let info = self.fd.read_signal().ok()??;
+        Some((i32::try_from(info.ssi_signo).ok()?, info.ssi_code == libc::SI_KERNEL))
     }
 }
 
+/// What is special about the process that supervises a sandbox.
+pub trait Supervisor {
+    /// The terminal whose foreground the sandbox is told of.
+    fn terminal(&self) -> &Saved;
+
+    /// The first process runs, or waits to be started.
+    fn started(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Job control: when the first process stops, this one does.
+    fn stops(&self) -> bool {
+        true
+    }
+
+    /// Something more to poll for input.
+    fn listener(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// There is input on [`Supervisor::listener`].
+    fn ready(&mut self, _control: BorrowedFd<'_>) {}
+}
+
+/// How a sandbox ended.
+pub enum End {
+    /// With its first process; the wait(2) status.
+    Exited(i32),
+    /// It could not be run: the exit status and what to say. The sandbox is gone, so that nothing in it can have a part in how this is said.
+    Failed { status: u8, text: String },
+}
+
 /// Passes signals on and waits until the sandbox has ended; returns the status to exit with. Whatever happens, both processes are gone then.
-pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Result<u8> {
+pub fn until_end(sandbox: Sandbox, signals: &Signals, supervisor: &mut impl Supervisor) -> Result<End> {
     let mut status = None;
     let mut passed = Passed::default();
     let mut woken_by = None;
     loop {
+        let also = supervisor.listener();
         let mut fds = [
             PollFd::new(sandbox.control.as_fd(), PollFlags::POLLIN),
             PollFd::new(sandbox.sentry.pidfd.as_fd(), PollFlags::POLLIN),
             PollFd::new(sandbox.gofer.pidfd.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.fd.as_fd(), PollFlags::POLLIN),
+            // Without one, what is there already: its events are asked for anyway.
+            PollFd::new(also.unwrap_or(signals.fd.as_fd()), PollFlags::POLLIN),
         ];
         // Rounded up, or it would be asked for again and again.
         let timeout = passed.insisting().and_then(|i| PollTimeout::try_from(i.patience().as_millis() + 1).ok());
@@ -115,16 +182,19 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(e).context("poll"),
         }
-        let [control, sentry_ended, gofer_ended, signal] = fds.map(|f| f.any().unwrap_or(false));
+        let [control, sentry_ended, gofer_ended, signal, ready] = fds.map(|f| f.any().unwrap_or(false));
         // What the Sentry has said counts before how it ended.
         while control && status.is_none() {
             match FromSentry::receive(&sandbox.control) {
-                Ok(Some(FromSentry::Started | FromSentry::Continued)) => {}
-                Ok(Some(FromSentry::Stopped)) => woken_by = stop_ourselves(&sandbox, terminal, &mut passed),
+                Ok(Some(FromSentry::Started)) => supervisor.started()?,
+                Ok(Some(FromSentry::Stopped)) if supervisor.stops() => {
+                    woken_by = stop_ourselves(&sandbox, supervisor.terminal(), &mut passed);
+                }
+                Ok(Some(FromSentry::Stopped | FromSentry::Continued)) => {}
                 Ok(Some(FromSentry::Taken)) => passed.taken(),
                 Ok(Some(FromSentry::AskForeground)) => {
                     // If the Sentry takes nothing, it asks again.
-                    let _ = ToSentry::Foreground(terminal.in_foreground()).send(&sandbox.control);
+                    let _ = ToSentry::Foreground(supervisor.terminal().in_foreground()).send(&sandbox.control);
                 }
                 Ok(Some(FromSentry::Exited(n))) => status = Some(n),
                 Ok(Some(FromSentry::LostGofer)) => return Err(gofer_trouble(&sandbox)),
@@ -133,8 +203,8 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
                     return Err(gofer_trouble(&sandbox))
                 }
                 Ok(Some(FromSentry::Failed { status: n, text })) => {
-                    end(sandbox, terminal, &printable(&text));
-                    return Ok(n);
+                    drop(sandbox);
+                    return Ok(End::Failed { status: n, text: printable(&text) });
                 }
                 Ok(None) | Err(Errno::EAGAIN) => break,
                 Err(e) => bail!("the control socket to the Sentry failed: {e}"),
@@ -143,7 +213,7 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
         if let Some(status) = status {
             // It is about to end; no need to wait for that to take its own time.
             drop(sandbox);
-            return Ok(status);
+            return Ok(End::Exited(status));
         }
         if sentry_ended {
             return Err(sentry_trouble(&sandbox));
@@ -151,10 +221,13 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
         // Not before it is known what has been taken up: it may be we who were stopped.
         if let Some(insisting) = passed.insisting().filter(|i| i.patience().is_zero()) {
             let Insisting { first, last, .. } = insisting;
+            let name = |n: i32| Signal::try_from(n).map_or_else(|_| n.to_string(), |s| s.to_string());
+            let (first, number) = (name(first), last);
+            let last = name(last);
             let text =
                 format!("the Sentry is stuck: it has taken up neither {first} nor {last}; the sandbox has been ended");
-            end(sandbox, terminal, &text);
-            return Ok(u8::try_from(128 + insisting.last as i32).unwrap_or(crate::OWN_FAILURE));
+            drop(sandbox);
+            return Ok(End::Failed { status: u8::try_from(128 + number).unwrap_or(crate::OWN_FAILURE), text });
         }
         if gofer_ended {
             // A Gofer ends by itself when the Sentry's end of the connection is closed, which a dying Sentry does first of all.
@@ -168,21 +241,17 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, terminal: &Saved) -> Resul
                 if woken_by.is_some_and(|p: Pid| i64::from(p.as_raw()) == i64::from(info.ssi_pid)) {
                     continue;
                 }
-                let number = i32::try_from(info.ssi_signo).ok();
-                let Some(signal) = number.and_then(|n| Signal::try_from(n).ok()) else { continue };
                 // The terminal's own signals come from the kernel, others from a process.
                 let terminal = info.ssi_code == libc::SI_KERNEL;
-                passed.pass(&sandbox, signal, terminal);
+                if let Ok(number) = i32::try_from(info.ssi_signo) {
+                    passed.pass(&sandbox, number, terminal);
+                }
             }
         }
+        if ready {
+            supervisor.ready(sandbox.control.as_fd());
+        }
     }
-}
-
-/// Ends the sandbox, so that nothing in it can have a part in how this is said: puts the terminal back, and says it.
-fn end(sandbox: Sandbox, terminal: &Saved, text: &str) {
-    drop(sandbox);
-    terminal.restore();
-    super::say_last(text);
 }
 
 /// From now on signals that ask for an end are not taken as messages any more. Those that have come already are forgotten.
@@ -210,12 +279,12 @@ fn stop_ourselves(sandbox: &Sandbox, terminal: &Saved, passed: &mut Passed) -> O
     let _ = stop.thread_block();
     let woken_by = watcher.and_then(Watcher::end);
     if woken_by.is_none() {
-        passed.pass(sandbox, Signal::SIGCONT, false);
+        passed.pass(sandbox, libc::SIGCONT, false);
     }
     if let Some(settings) = settings.filter(|_| terminal.in_foreground()) {
         terminal.set(&settings);
     }
-    passed.pass(sandbox, Signal::SIGWINCH, true);
+    passed.pass(sandbox, libc::SIGWINCH, true);
     woken_by
 }
 

@@ -33,6 +33,11 @@ impl Saved {
         } else {
             None
         };
+        Saved::of(terminal)
+    }
+
+    /// That of a given terminal, if there is one.
+    pub fn of(terminal: Option<BorrowedFd<'_>>) -> Saved {
         let owned = terminal.and_then(|fd| fd.try_clone_to_owned().ok());
         let saved = Saved(owned.map(|fd| Terminal { fd, settings: RefCell::default() }));
         saved.in_foreground();

@@ -3,7 +3,7 @@
 
 use super::Container;
 use crate::error::{Errno, Result};
-use crate::fs::tty::{host_terminal, Control};
+use crate::fs::tty::{devpts, host_terminal, Control};
 use crate::fs::vfs::{FsContext, LookupFlags};
 use crate::fs::{hostfile::HostFile, File};
 use crate::kernel::attrs::TaskAttrs;
@@ -89,7 +89,9 @@ impl Prepared {
             Some(pid) => pid,
             None => fork::reserve_pid(kernel)?,
         };
-        let files = open_files(kernel, spec.files, spec.terminal, pid)?;
+        let instance = devpts::instance_below(&container.ns.mnt.root());
+        let terminal = spec.terminal.then_some(Control::Session { sid: pid, instance });
+        let files = open_files(kernel, spec.files, terminal)?;
         let mut group = ThreadGroup::new(pid, Arc::new(Mutex::new(SigActions::default())), spec.limits);
         group.init = kernel.options.init && pid == kernel.first_pid();
         group.cgroup = container.cgroup.clone();
@@ -216,15 +218,13 @@ fn insert(task: &Arc<Task>) {
 fn open_files(
     kernel: &Arc<Kernel>,
     files: Vec<Option<OwnedFd>>,
-    terminal: bool,
-    pid: i32,
+    terminal: Option<Control>,
 ) -> Result<Arc<FdTable>, StartError> {
     let table = FdTable::new();
     for (i, fd) in files.into_iter().enumerate() {
         let Some(fd) = fd else { continue };
         let file: Arc<File> = match nix::unistd::isatty(&fd).unwrap_or(false) {
-            true if terminal => host_terminal(kernel, fd, Control::Session(pid))?,
-            true => host_terminal(kernel, fd, Control::Console)?,
+            true => host_terminal(kernel, fd, terminal.unwrap_or(Control::Console))?,
             false => HostFile::open(&kernel.executor, fd)?,
         };
         table.replace(i as i32, file, false, crate::kernel::fdtable::NR_OPEN as u64)?;

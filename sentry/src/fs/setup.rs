@@ -105,8 +105,7 @@ pub fn build_root(
         let client = client.clone();
         Arc::new(move |fd| client.reopen_read_only(fd))
     };
-    let mut flags = MountFlags::RELATIME;
-    flags.set(MountFlags::RDONLY, options.read_only);
+    let flags = MountFlags::RELATIME;
     let lower = GoferFs::attach(client, &options.tree, options.exclusive)?;
     let root = if options.overlay {
         let upper = TmpFs::root(&TmpOptions { first_ino: 1 << 40, ..TmpOptions::default() }, Some(reopen.clone()));
@@ -121,7 +120,7 @@ pub fn build_root(
     // Those of the first container serve all.
     let _ = kernel.shm.set(Path::new(Mount::new(shm.clone(), MountFlags::empty()), shm));
     let _ = kernel.reopen.set(reopen);
-    let ns = MountNamespace::new(root);
+    let ns = MountNamespace::new(root.clone());
     let b = Builder { ipc: ipc.clone(), ns: ns.clone(), cred: Cred::user(0, 0, Vec::new(), cred::CAP_ALL) };
     for m in &options.mounts {
         match b.mount_spec(kernel, client, options, m) {
@@ -148,6 +147,10 @@ pub fn build_root(
     }
     for path in &options.read_only_paths {
         b.protect(path).map_err(at(path))?;
+    }
+    // Not before: mount points and device nodes that the tree lacks were made in it.
+    if options.read_only {
+        root.set_flags(flags | MountFlags::RDONLY);
     }
     Ok(ns)
 }

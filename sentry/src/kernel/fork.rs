@@ -161,7 +161,7 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
         mm.end_with_space(&parent.kernel);
         mm
     };
-    let child = build(&parent, &a, pid, child_mm, files, &*thread, (spaces, charge));
+    let child = build(&parent, &a, pid, child_mm, files, &*thread, (charge, spaces));
     let vfork = has(CLONE_VFORK).then(|| {
         let v = Arc::new(Completion::default());
         *child.vfork_done.lock() = Some(v.clone());
@@ -251,7 +251,7 @@ fn build(
     mm: Arc<Mm>,
     files: Arc<super::FdTable>,
     thread: &dyn GuestThread,
-    (spaces, charge): (Option<NsSet>, PidCharge),
+    (charge, spaces): (PidCharge, Option<NsSet>),
 ) -> Arc<Task> {
     let has = |b| a.flags & b != 0;
     let group = if has(CLONE_THREAD) {

@@ -57,9 +57,13 @@ pub fn to_foreground(kernel: &Kernel, line: &Line, sig: i32) {
     }
 }
 
-/// A signal from the host's terminal (such as ^C): goes to the foreground of the guest's console if it has
-/// one, else to init.
+/// A signal from the host's terminal (such as ^C): goes to the foreground of the terminal that the first process was given, or else of the
+/// guest's console; without one to init.
 pub fn signal_foreground(kernel: &Kernel, sig: i32) {
+    let own = kernel.group(kernel.first_pid()).and_then(|g| kernel.ttys.of_session(g.sid()));
+    if let Some(line) = own.filter(|line| line.job.lock().pgrp > 0) {
+        return to_foreground(kernel, &line, sig);
+    }
     match kernel.ttys.console() {
         Some(c) if c.line.job.lock().pgrp > 0 => to_foreground(kernel, &c.line, sig),
         _ => super::init::signal(kernel, sig),

@@ -1,12 +1,14 @@
 //! devpts: `/dev/pts`, with `ptmx` and a node for each pseudo terminal.
 
-use super::Pty;
+use super::{HostTerminal, Pty};
 use crate::error::{Errno, Result};
 use crate::fs::file::FileOps;
 use crate::fs::fstype::{id, number};
 use crate::fs::pseudo::{open_dir, List, Super, DEVPTS_SUPER_MAGIC, FIRST};
 use crate::fs::types::*;
-use crate::kernel::Kernel;
+use crate::fs::vfs::{LookupFlags, Path, Resolver, RootRef};
+use crate::kernel::cred::CAP_ALL;
+use crate::kernel::{Cred, Kernel};
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -66,6 +68,18 @@ impl Instance {
     fn pty(&self, index: u32) -> Option<Arc<Pty>> {
         self.sup.kernel.ttys.pty(self.id, index)
     }
+    fn host(&self, index: u32) -> Option<Arc<HostTerminal>> {
+        self.sup.kernel.ttys.host(self.id, index)
+    }
+}
+
+/// The instance that is mounted at `/dev/pts` below `root`; without one, the first.
+pub fn instance_below(root: &Path) -> u64 {
+    let cred = Cred::user(0, 0, Vec::new(), CAP_ALL);
+    let walk =
+        Resolver::new(&cred, RootRef::Fixed(root.clone()), LookupFlags::FOLLOW).resolve(root.clone(), b"/dev/pts");
+    let found = walk.ok().and_then(|p| p.inode().as_any().downcast_ref::<Root>().map(|r| r.0.id));
+    found.unwrap_or(FIRST_INSTANCE)
 }
 
 struct Root(Arc<Instance>);
@@ -90,8 +104,7 @@ impl Inode for Root {
             n => {
                 let text = std::str::from_utf8(n).map_err(|_| Errno::ENOENT)?;
                 let i: u32 = text.parse().map_err(|_| Errno::ENOENT)?;
-                let host = || self.0.sup.kernel.ttys.host(i).is_some();
-                if i.to_string() != text || (self.0.pty(i).is_none() && !host()) {
+                if i.to_string() != text || (self.0.pty(i).is_none() && self.0.host(i).is_none()) {
                     return Err(Errno::ENOENT);
                 }
                 Some(i)
@@ -145,7 +158,7 @@ impl Inode for Node {
             let a = self.fs.sup.attr(2, libc::S_IFCHR | self.fs.options.ptmxmode, 1);
             return Ok(Attr { rdev: libc::makedev(5, 2), ..a });
         };
-        if let Some(host) = self.fs.sup.kernel.ttys.host(i) {
+        if let Some(host) = self.fs.host(i) {
             let a = self.fs.sup.attr(3 + u64::from(i), libc::S_IFCHR | 0o620, 1);
             return Ok(Attr { rdev: host.line.rdev, uid: host.uid, gid: super::TTY_GROUP, ..a });
         }
@@ -165,10 +178,10 @@ impl Inode for Node {
     fn open(self: Arc<Self>, flags: i32) -> Result<Box<dyn FileOps>> {
         match self.index {
             None => super::open_ptmx(&self.fs.sup.kernel, self.fs.id, &self.fs.options),
-            Some(i) if self.fs.sup.kernel.ttys.host(i).is_some() => {
-                super::open_char(&self.fs.sup.kernel, super::pts_rdev(i), flags)
-            }
-            Some(i) => super::Slave::open(&self.fs.pty(i).ok_or(Errno::EIO)?, flags),
+            Some(i) => match self.fs.host(i) {
+                Some(host) => Ok(host.end()),
+                None => super::Slave::open(&self.fs.pty(i).ok_or(Errno::EIO)?, flags),
+            },
         }
     }
     fn statfs(&self) -> Result<StatFs> {

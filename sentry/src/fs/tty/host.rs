@@ -136,8 +136,8 @@ impl HostTerminal {
 pub enum Control {
     /// The console: the terminal that the sandbox was started at, which controls the first process's session.
     Console,
-    /// A terminal with a number, which controls the session of this process.
-    Session(i32),
+    /// A terminal with a number in an instance of devpts, which controls session `sid`.
+    Session { sid: i32, instance: u64 },
 }
 
 impl HostTerminal {
@@ -172,9 +172,9 @@ pub fn host_terminal(kernel: &Arc<Kernel>, fd: OwnedFd, control: Control) -> Res
             let new = || HostTerminal::new(libc::makedev(5, 1), kernel.first_pid(), file.clone(), true);
             console.get_or_insert_with(new).clone()
         }
-        Control::Session(sid) => match kernel.ttys.host_of_session(sid) {
+        Control::Session { sid, instance } => match kernel.ttys.host_of_session(sid) {
             Some(terminal) => terminal,
-            None => kernel.ttys.add_host(|rdev| HostTerminal::new(rdev, sid, file.clone(), false))?,
+            None => kernel.ttys.add_host(instance, |rdev| HostTerminal::new(rdev, sid, file.clone(), false))?,
         },
     };
     terminal.files.lock().push(Arc::downgrade(&file));

@@ -16,7 +16,7 @@ use crate::kernel::{current, Kernel};
 pub use host::{host_terminal, Control, HostTerminal};
 use parking_lot::Mutex;
 pub use pty::{Master, Pty, Slave};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 /// Most pseudo terminals (`/proc/sys/kernel/pty/max`).
@@ -33,7 +33,7 @@ pub struct Table {
     /// The host's terminal, if the sandbox was started at one.
     console: Mutex<Option<Arc<HostTerminal>>>,
     /// The host's terminals that control sessions of processes started from outside. Their numbers are none of `ptys`.
-    hosts: Mutex<BTreeMap<u32, Weak<HostTerminal>>>,
+    hosts: Mutex<BTreeMap<(u64, u32), Weak<HostTerminal>>>,
 }
 
 impl Table {
@@ -45,14 +45,14 @@ impl Table {
         self.ptys.lock().get(&(instance, index)).cloned()
     }
     /// A terminal of the host's that has a number.
-    pub fn host(&self, index: u32) -> Option<Arc<HostTerminal>> {
-        self.hosts.lock().get(&index)?.upgrade()
+    pub fn host(&self, instance: u64, index: u32) -> Option<Arc<HostTerminal>> {
+        self.hosts.lock().get(&(instance, index))?.upgrade()
     }
-    /// The numbers in a devpts, in order.
+    /// The numbers of an instance, in order.
     pub fn numbers(&self, instance: u64) -> Vec<u32> {
         let range = (instance, 0)..=(instance, u32::MAX);
-        let mut all: Vec<u32> = self.ptys.lock().range(range).map(|((_, n), _)| *n).collect();
-        all.extend(self.hosts.lock().iter().filter(|(_, h)| h.strong_count() > 0).map(|(n, _)| n));
+        let mut all: Vec<u32> = self.ptys.lock().range(range.clone()).map(|((_, n), _)| *n).collect();
+        all.extend(self.hosts.lock().range(range).filter(|(_, h)| h.strong_count() > 0).map(|((_, n), _)| *n));
         all.sort_unstable();
         all
     }
@@ -70,7 +70,7 @@ impl Table {
         if let Some(h) = self.host_of_session(sid) {
             return Some(h.line.clone());
         }
-        self.ptys.lock().values().find(|p| p.line.job.lock().session == sid).map(|p| p.line.clone())
+        self.pty_of_session(sid).map(|p| p.line.clone())
     }
     /// The host's terminal.
     pub fn console(&self) -> Option<Arc<HostTerminal>> {
@@ -88,20 +88,26 @@ impl Table {
             c.forget_foreground();
         }
     }
-    /// Adds a terminal of the host's, with the lowest number that is free in each devpts.
-    fn add_host(&self, make: impl FnOnce(u64) -> Arc<HostTerminal>) -> Result<Arc<HostTerminal>> {
+    /// Adds a terminal of the host's to an instance, with the lowest free number.
+    fn add_host(&self, instance: u64, make: impl FnOnce(u64) -> Arc<HostTerminal>) -> Result<Arc<HostTerminal>> {
         let ptys = self.ptys.lock();
-        let taken: BTreeSet<u32> = ptys.keys().map(|(_, n)| *n).collect();
         let mut hosts = self.hosts.lock();
         hosts.retain(|_, h| h.strong_count() > 0);
-        let free = |n: &u32| !taken.contains(n) && !hosts.contains_key(n);
+        if ptys.len() + hosts.len() >= PTY_MAX as usize {
+            return Err(Errno::ENOSPC);
+        }
+        let free = |n: &u32| !ptys.contains_key(&(instance, *n)) && !hosts.contains_key(&(instance, *n));
         let index = (0..PTY_MAX).find(free).ok_or(Errno::ENOSPC)?;
         let terminal = make(pts_rdev(index));
-        hosts.insert(index, Arc::downgrade(&terminal));
+        hosts.insert((instance, index), Arc::downgrade(&terminal));
         Ok(terminal)
     }
     fn forget(&self, instance: u64, index: u32) {
         self.ptys.lock().remove(&(instance, index));
+    }
+    /// The pseudo terminal that controls session `sid`.
+    fn pty_of_session(&self, sid: i32) -> Option<Arc<Pty>> {
+        self.ptys.lock().values().find(|p| p.line.job.lock().session == sid).cloned()
     }
 }
 
@@ -114,11 +120,11 @@ fn pts_rdev(index: u32) -> u64 {
 pub fn open_ptmx(kernel: &Arc<Kernel>, instance: u64, options: &devpts::Options) -> Result<Box<dyn FileOps>> {
     let (uid, gid) = current::get().map_or((0, 0), |t| (t.cred().fsuid, t.cred().fsgid));
     let mut ptys = kernel.ttys.ptys.lock();
-    if ptys.len() >= PTY_MAX as usize {
+    let hosts = kernel.ttys.hosts.lock();
+    if ptys.len() + hosts.len() >= PTY_MAX as usize {
         return Err(Errno::ENOSPC);
     }
-    let hosts = kernel.ttys.hosts.lock();
-    let free = |n: &u32| !ptys.contains_key(&(instance, *n)) && !hosts.contains_key(n);
+    let free = |n: &u32| !ptys.contains_key(&(instance, *n)) && !hosts.contains_key(&(instance, *n));
     let index = (0..PTY_MAX).find(free).ok_or(Errno::ENOSPC)?;
     drop(hosts);
     let pty = Pty::new(kernel, (instance, index), options.of_new(uid, gid));
@@ -129,17 +135,23 @@ pub fn open_ptmx(kernel: &Arc<Kernel>, instance: u64, options: &devpts::Options)
 /// Opens a terminal device (majors 4, 5 and 136–143).
 pub fn open_char(kernel: &Arc<Kernel>, rdev: u64, flags: i32) -> Result<Box<dyn FileOps>> {
     match (libc::major(rdev), libc::minor(rdev)) {
+        // In whatever instance it is.
         (5, 0) => {
             let task = current::get().ok_or(Errno::ENXIO)?;
             let sid = task.group.links.lock().sid;
-            let line = kernel.ttys.of_session(sid).ok_or(Errno::ENXIO)?;
-            open_char(kernel, line.rdev, flags | libc::O_NOCTTY)
+            if sid == 0 {
+                return Err(Errno::ENXIO);
+            }
+            match kernel.ttys.host_of_session(sid) {
+                Some(host) => Ok(host.end()),
+                None => Slave::open(&kernel.ttys.pty_of_session(sid).ok_or(Errno::ENXIO)?, flags | libc::O_NOCTTY),
+            }
         }
         (5, 1) => Ok(kernel.ttys.console().ok_or(Errno::EIO)?.end()),
         (5, 2) => open_ptmx(kernel, devpts::FIRST_INSTANCE, &devpts::Options::default()),
         (136..=143, _) => {
             let index = (libc::major(rdev) - 136) * 256 + libc::minor(rdev);
-            if let Some(host) = kernel.ttys.host(index) {
+            if let Some(host) = kernel.ttys.host(devpts::FIRST_INSTANCE, index) {
                 return Ok(host.end());
             }
             Slave::open(&kernel.ttys.pty(devpts::FIRST_INSTANCE, index).ok_or(Errno::EIO)?, flags)
