@@ -20,6 +20,8 @@ const RTM_NEWRULE: u16 = 32;
 const RTM_GETRULE: u16 = 34;
 const RTM_GETNEIGHTBL: u16 = 66;
 const RTM_GETADDRLABEL: u16 = 74;
+const RTM_NEWNSID: u16 = 88;
+const RTM_GETNSID: u16 = 90;
 /// Kinds come in fours: new, delete, get, set.
 const RTM_BASE: u16 = 16;
 const GET: u16 = 2;
@@ -55,6 +57,11 @@ pub fn answer(net: &NetNs, cred: &Cred, h: &Header, body: &[u8], out: &mut Reply
             RTM_GETLINK => one_link(net, body, out)?,
             RTM_GETROUTE if !net.is_up() => return Err(Errno::ENETUNREACH),
             RTM_GETROUTE => one_route(body, out)?,
+            RTM_GETNSID => {
+                // No other namespace has a number here.
+                out.begin(RTM_NEWNSID, 0, &[AF_ANY, 0, 0, 0]);
+                out.attr_u32(1, u32::MAX);
+            }
             _ => return Err(Errno::EOPNOTSUPP),
         }
         return Ok(false);
@@ -65,7 +72,7 @@ pub fn answer(net: &NetNs, cred: &Cred, h: &Header, body: &[u8], out: &mut Reply
         RTM_GETADDR => addresses(net, family, out),
         RTM_GETROUTE => routes(family, out),
         RTM_GETRULE => rules(family, out),
-        RTM_GETNEIGH | RTM_GETNEIGHTBL | RTM_GETADDRLABEL => {}
+        RTM_GETNEIGH | RTM_GETNEIGHTBL | RTM_GETADDRLABEL | RTM_GETNSID => {}
         _ => return Err(Errno::EOPNOTSUPP),
     }
     Ok(true)
