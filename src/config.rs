@@ -111,6 +111,8 @@ pub struct GuestMount {
     /// Absolute; made if it is missing.
     pub target: Vec<u8>,
     pub kind: MountKind,
+    /// Shown as its source; no more than a name.
+    pub source: Vec<u8>,
     /// `MS_*` flags of mount(2), propagation included; `MS_REC` for a recursive bind.
     pub flags: u64,
     /// Options of the file system, as mount(2) takes them (`size=64m,mode=755`).

@@ -39,6 +39,7 @@ fn standard_dev() -> GuestMount {
     GuestMount {
         target: b"/dev".to_vec(),
         kind: MountKind::Dev,
+        source: b"tmpfs".to_vec(),
         flags: libc::MS_NOSUID | libc::MS_STRICTATIME,
         data: b"mode=755,size=65536k".to_vec(),
         required: true,
@@ -75,7 +76,8 @@ impl Mounts {
         if parsed.copy_up && kind != MountKind::Tmpfs {
             bail!("mount {shown}: tmpcopyup is for tmpfs");
         }
-        self.push(&target, kind, parsed);
+        let source = mount.source().as_ref().map_or(b"none".as_slice(), |s| s.as_os_str().as_bytes());
+        self.push(&target, kind, source, parsed);
         Ok(())
     }
 
@@ -103,7 +105,7 @@ impl Mounts {
         let recursive = if parsed.bind == Some(true) { libc::MS_REC } else { 0 };
         // File system options have no meaning for a bind; the kernel ignores them.
         let parsed = Parsed { flags: parsed.flags | recursive, data: Vec::new(), ..parsed };
-        self.push(target, kind, parsed);
+        self.push(target, kind, source.as_os_str().as_bytes(), parsed);
         Ok(())
     }
 
@@ -141,7 +143,7 @@ impl Mounts {
         }
     }
 
-    fn push(&mut self, target: &Path, kind: MountKind, parsed: Parsed) {
+    fn push(&mut self, target: &Path, kind: MountKind, source: &[u8], parsed: Parsed) {
         let mut data = parsed.data;
         if parsed.copy_up {
             data.push("tmpcopyup".into());
@@ -152,6 +154,7 @@ impl Mounts {
         self.mounts.push(GuestMount {
             target: target.as_os_str().as_bytes().to_vec(),
             kind,
+            source: source.to_vec(),
             flags: parsed.flags | parsed.propagation | atime,
             data: data.join(",").into_bytes(),
             required: true,

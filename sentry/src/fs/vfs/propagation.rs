@@ -7,6 +7,7 @@
 //! Groups change under the lock of the table of mounts; their own locks are leaves. No function here recurses: chains of slaves
 //! are as long as guests make them.
 
+use crate::error::Errno;
 use super::dentry::Dentry;
 use super::mount::Mount;
 use crate::error::{later, Result};
@@ -95,6 +96,19 @@ pub enum PropagationType {
     Slave,
     Private,
     Unbindable,
+}
+
+impl PropagationType {
+    /// `MS_SHARED`, `MS_PRIVATE`, `MS_SLAVE` or `MS_UNBINDABLE`; `EINVAL` for another, or several.
+    pub fn of_flag(flag: u64) -> Result<PropagationType> {
+        match flag {
+            libc::MS_SHARED => Ok(PropagationType::Shared),
+            libc::MS_PRIVATE => Ok(PropagationType::Private),
+            libc::MS_SLAVE => Ok(PropagationType::Slave),
+            libc::MS_UNBINDABLE => Ok(PropagationType::Unbindable),
+            _ => Err(Errno::EINVAL),
+        }
+    }
 }
 
 pub(super) fn change(m: &Arc<Mount>, to: PropagationType) {
