@@ -178,6 +178,13 @@ fn dev(kernel: &Kernel, user: u32, flags: MountFlags) -> Result<Arc<Mount>> {
     Mount::of(root, sb, flags)
 }
 
+/// An option of a tmpfs that container runtimes have beside those of the kernel.
+const COPY_UP: &[u8] = b"tmpcopyup";
+
+fn copies_up(m: &MountSpec) -> bool {
+    m.data.split(|&b| b == b',').any(|option| option == COPY_UP)
+}
+
 struct Builder {
     ns: Arc<MountNamespace>,
     cred: Cred,
@@ -224,6 +231,7 @@ impl Builder {
     fn mount_spec(&self, kernel: &Arc<Kernel>, client: &Client, options: &RootOptions, m: &MountSpec) -> Result<()> {
         let flags = MountFlags::from_bits_truncate(m.flags as u32);
         let mount = match &m.source {
+            Source::Type("tmpfs") if copies_up(m) => return self.mount_filled(kernel, m, flags),
             Source::Tree(name) => GoferFs::mount(client, name, false, flags)?,
             Source::Dev => dev(kernel, options.user, flags)?,
             Source::Type(kind) => {
@@ -243,6 +251,18 @@ impl Builder {
             }
         };
         let place = self.place(&m.target, mount.root_dentry().is_dir())?;
+        self.ns.mount(&mount, &place)?;
+        self.propagate(&mount.root(), m.flags)
+    }
+    /// Mounts a tmpfs that begins with what is in its place. Nothing is copied before it is changed.
+    fn mount_filled(&self, kernel: &Arc<Kernel>, m: &MountSpec, flags: MountFlags) -> Result<()> {
+        let others: Vec<&[u8]> = m.data.split(|&b| b == b',').filter(|o| *o != COPY_UP).collect();
+        let place = self.place(&m.target, true)?;
+        let o = TmpOptions { first_ino: 1 << 40, ..super::fstype::tmpfs(&others.join(&b','))? };
+        let shown = format!("size={}k,mode={:o}", o.size / 1024, place.inode().attr()?.mode & 0o7777);
+        let upper = TmpFs::root(&o, kernel.reopen.get().cloned());
+        let root = Overlay::root(upper, place.inode().clone())?;
+        let mount = Mount::of(root, SuperBlock::new("tmpfs", &m.name, shown), flags)?;
         self.ns.mount(&mount, &place)?;
         self.propagate(&mount.root(), m.flags)
     }
