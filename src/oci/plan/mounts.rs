@@ -136,7 +136,8 @@ impl Mounts {
         }
         match gofer::kernel_file_system(source)? {
             Some(kind) => bail!(
-                "{} is an interface of the host's kernel ({kind}), which no sandbox gets; it has a /proc, /sys and /dev of its own",
+                "{} is an interface of the host's kernel ({kind}), which no sandbox gets; it has a /proc, /sys \
+                 and /dev of its own",
                 source.display()
             ),
             None => Ok(None),
@@ -169,7 +170,8 @@ fn device(source: &Path, meta: &Metadata) -> Result<MountKind> {
     match known.filter(|_| meta.file_type().is_char_device()) {
         Some((name, ..)) => Ok(MountKind::Bind(format!("/dev/{name}").into_bytes())),
         None => bail!(
-            "{} is device {}:{} of the host, which no sandbox gets; it has the devices null, zero, full, random, urandom and tty",
+            "{} is device {}:{} of the host, which no sandbox gets; it has the devices null, zero, full, \
+             random, urandom and tty",
             source.display(),
             number.0,
             number.1
@@ -177,7 +179,8 @@ fn device(source: &Path, meta: &Metadata) -> Result<MountKind> {
     }
 }
 
-/// The mount point, from the container's root: `..` does not lead above it. Links in it are the Sentry's to follow, inside.
+/// The mount point, from the container's root: `..` does not lead above it. Links in it are the Sentry's to follow,
+/// inside.
 fn target(destination: &Path) -> Result<PathBuf> {
     if !destination.is_absolute() {
         log::warn!("mount destination {} is not absolute: it is taken from the root", destination.display());

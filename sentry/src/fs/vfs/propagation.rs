@@ -7,9 +7,9 @@
 //! Groups change under the lock of the table of mounts; their own locks are leaves. No function here recurses: chains of slaves
 //! are as long as guests make them.
 
-use crate::error::Errno;
 use super::dentry::Dentry;
 use super::mount::Mount;
+use crate::error::Errno;
 use crate::error::{later, Result};
 use parking_lot::Mutex;
 use platform::executor::Rounds;
