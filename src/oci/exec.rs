@@ -296,9 +296,10 @@ fn run_hook(container: &Container, state: &State, hook: &Hook, told: &str) -> Re
     config.cwd = b"/".to_vec();
     config.files = vec![Some(0), Some(1), Some(2)];
     config.terminal = false;
-    let (stdin, mut state_end) = std::io::pipe()?;
+    let (stdin, state_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let mut state_end = File::from(state_end);
     let null: OwnedFd = File::options().read(true).write(true).open("/dev/null")?.into();
-    let files = [OwnedFd::from(stdin), null.try_clone()?, null];
+    let files = [stdin, null.try_clone()?, null];
     let mut client = Client::connect(container, None)?;
     let path = hook.path().display().to_string();
     begin(&mut client, container, config, &files, &path)?;

@@ -138,6 +138,12 @@ pub fn tear_down(container: &Container, state: &State) -> Result<()> {
         cgroup.kill()?;
         cgroup.remove()?;
     }
+    if let Some(planned) = &state.planned_cgroup {
+        // It is in use if it is that of others.
+        if let Err(e) = planned.remove() {
+            log::debug!("{e:#}");
+        }
+    }
     container.remove()?;
     let told = container.for_hooks(state, Status::Stopped);
     for hook in &state.poststop_hooks {

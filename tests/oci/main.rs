@@ -165,11 +165,6 @@ impl Host {
     fn status(&self, id: &str) -> String {
         self.json(&["state", id])["status"].as_str().unwrap().to_owned()
     }
-
-    /// Waits until it is so.
-    fn until(&self, id: &str, status: &str) {
-        common::eventually(&format!("{id} is {status}"), LIMIT, || Ok(self.status(id) == status));
-    }
 }
 
 impl Drop for Host {
