@@ -68,19 +68,23 @@ pub struct Dir {
 impl Cgroup {
     /// Makes the cgroup of the container `id`: at `path` (`linux.cgroupsPath`), or without one below the caller's own.
     ///
-    /// `Ok(None)`: the caller has no right to make one, and no limits were asked for, so the container runs in the
-    /// caller's cgroup. With limits this is an error.
+    /// `Ok(None)`: the caller has no right to make one, and no limits were asked for, so the container runs in the caller's cgroup.
+    /// With limits this is an error.
+    ///
+    /// `planned` is told of the directories before they are made, so that they can be found by those who clean up after a crash: by
+    /// [`Cgroup::remove`] alone, since they may turn out to be those of others.
     pub fn create(
         id: &str,
         path: Option<&Path>,
         systemd: bool,
         resources: Option<&LinuxResources>,
+        planned: impl FnOnce(&Cgroup) -> Result<()>,
     ) -> Result<Option<Cgroup>> {
         let layout = Layout::of_caller()?;
         let path = path.filter(|p| !p.as_os_str().is_empty());
         let made = match systemd {
-            true => Cgroup::create_systemd(&layout, id, path),
-            false => Cgroup::create_at(&layout, path.unwrap_or(Path::new(id))),
+            true => Cgroup::create_systemd(&layout, id, path, planned),
+            false => Cgroup::create_at(&layout, path.unwrap_or(Path::new(id)), planned),
         };
         match made {
             Ok(cgroup) => Ok(Some(cgroup)),
@@ -96,17 +100,8 @@ impl Cgroup {
         }
     }
 
-    fn create_at(layout: &Layout, path: &Path) -> Result<Cgroup> {
+    fn create_at(layout: &Layout, path: &Path, planned: impl FnOnce(&Cgroup) -> Result<()>) -> Result<Cgroup> {
         let dirs = layout.dirs(&beneath_root(path))?;
-        for (i, dir) in dirs.iter().enumerate() {
-            if let Err(e) = make(layout, dir) {
-                // Those that were made must not stay.
-                for dir in dirs.iter().take(i) {
-                    let _ = fs::remove_dir(&dir.path);
-                }
-                return Err(e);
-            }
-        }
         let kind = match layout {
             Layout::V1(_) => Kind::V1,
             Layout::V2 { mount, .. } => {
@@ -115,11 +110,27 @@ impl Cgroup {
             }
             Layout::None => bail!("no cgroup file system is mounted"),
         };
-        Ok(Cgroup { kind, dirs })
+        let cgroup = Cgroup { kind, dirs };
+        planned(&cgroup)?;
+        for (i, dir) in cgroup.dirs.iter().enumerate() {
+            if let Err(e) = make(layout, dir) {
+                // Those that were made must not stay.
+                for dir in cgroup.dirs.iter().take(i) {
+                    let _ = fs::remove_dir(&dir.path);
+                }
+                return Err(e);
+            }
+        }
+        Ok(cgroup)
     }
 
     /// With version 1 systemd's scope is a directory in each hierarchy, without a unit of systemd's.
-    fn create_systemd(layout: &Layout, id: &str, path: Option<&Path>) -> Result<Cgroup> {
+    fn create_systemd(
+        layout: &Layout,
+        id: &str,
+        path: Option<&Path>,
+        planned: impl FnOnce(&Cgroup) -> Result<()>,
+    ) -> Result<Cgroup> {
         if !Path::new("/run/systemd/system").is_dir() {
             bail!("systemd cgroup flag passed, but systemd support for managing cgroups is not available");
         }
@@ -131,7 +142,7 @@ impl Cgroup {
                 cgroup.dirs = vec![Dir { controllers: Vec::new(), path: cgroup.systemd_dir()? }];
                 Ok(cgroup)
             }
-            _ => Cgroup::create_at(layout, &scope),
+            _ => Cgroup::create_at(layout, &scope, planned),
         }
     }
 
