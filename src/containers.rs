@@ -21,19 +21,16 @@ pub fn make(
     c: &ContainerConfig,
     first: Option<&Container>,
 ) -> Result<Arc<Container>> {
-    let mnt = build_root(kernel, client, &root_options(c)).map_err(|e| anyhow!("setting up the file systems: {e}"))?;
-    let mut ns = match first.filter(|_| c.share.uts) {
-        Some(first) => NsProxy::first(first.ns.uts.clone(), mnt),
-        None => NsProxy::first(UtsNs::first(c.hostname.clone(), c.domainname.clone()), mnt),
+    let shared = |wanted: bool| first.filter(|_| wanted).map(|f| f.ns.clone());
+    let uts = match shared(c.share.uts) {
+        Some(ns) => ns.uts.clone(),
+        None => UtsNs::first(c.hostname.clone(), c.domainname.clone()),
     };
-    if let Some(first) = first {
-        if c.share.ipc {
-            ns.ipc = first.ns.ipc.clone();
-        }
-        if c.share.net {
-            ns.net = first.ns.net.clone();
-        }
-    }
+    let ipc = shared(c.share.ipc).map_or_else(Arc::default, |ns| ns.ipc.clone());
+    let net = shared(c.share.net).map_or_else(Arc::default, |ns| ns.net.clone());
+    let mnt =
+        build_root(kernel, client, &root_options(c), &ipc).map_err(|e| anyhow!("setting up the file systems: {e}"))?;
+    let ns = NsProxy::of_container(uts, ipc, net, mnt);
     if first.is_none() {
         let _ = kernel.first_ns.set(Arc::new(ns.clone()));
     }

@@ -98,6 +98,6 @@ groups! {
     fork wait clone exec signals signals_extra sigframe_fault sigproc threads rights privilege rseq futex pidfd jobs pty ids
     patched sysv mqueue system shortage
     inet tcp udp unix netlink splice
-    namespaces propagation pivot newmounts
+    namespaces propagation pivot newmounts overlays
     legacy filecalls proccalls timecalls ipccalls polls interrupts
 }

@@ -187,7 +187,7 @@ fn root(kernel: &Arc<Kernel>) -> Path {
     let proc = Mount::of(sentry::fs::proc::new(kernel), proc, MountFlags::empty()).expect("proc");
     ns.mount(&proc, &find("/proc").expect("/proc")).expect("mount");
     let names = UtsNs::first("bench".into(), "(none)".into());
-    let _ = kernel.first_ns.set(Arc::new(NsProxy::first(names, ns)));
+    let _ = kernel.first_ns.set(Arc::new(NsProxy::of_container(names, Arc::default(), Arc::default(), ns)));
     root
 }
 

@@ -6,7 +6,7 @@
 //! compatibility page.
 //!
 //! # Lock order (outermost first)
-//! `Kernel::tree` → `ThreadGroup` locks → `Task` locks → `Mm` → `FileText` → VFS rename lock → dentry →
+//! `Kernel::tree` → `ThreadGroup` locks → `Task` locks → `Mm` → `FileText` → VFS rename lock → table of mounts → dentry →
 //! inode → file → wait queue. No lock is held over an `.await`.
 #![forbid(unsafe_code)]
 

@@ -4,8 +4,9 @@
 
 use super::tmpfs::{TmpFs, TmpOptions};
 use super::vfs::{Dentry, MountNamespace, Path, SuperBlock};
-use super::{cgroupfs, mqueuefs, proc, sys, tty, Inode};
+use super::{cgroupfs, mqueuefs, overlay, proc, sys, tty, Inode};
 use crate::error::{Errno, Result};
+use crate::ipc::IpcNamespace;
 use crate::kernel::cred::CAP_SYS_ADMIN;
 use crate::kernel::ns::NsCommon;
 use crate::kernel::nsproxy::NsProxy;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub struct Mounter<'a> {
     pub kernel: &'a Arc<Kernel>,
     pub cred: &'a Cred,
+    pub ipc: &'a Arc<IpcNamespace>,
     /// Its namespaces; none while a container is set up.
     pub ns: Option<&'a NsProxy>,
     /// Looks a path up that is the value of an option.
@@ -32,9 +34,10 @@ pub enum Type {
     Devpts,
     Mqueue,
     Cgroup2,
+    Overlay,
 }
 
-const TYPES: [(&str, Type); 7] = [
+const TYPES: [(&str, Type); 8] = [
     ("tmpfs", Type::Tmpfs),
     ("ramfs", Type::Ramfs),
     ("proc", Type::Proc),
@@ -42,6 +45,7 @@ const TYPES: [(&str, Type); 7] = [
     ("devpts", Type::Devpts),
     ("mqueue", Type::Mqueue),
     ("cgroup2", Type::Cgroup2),
+    ("overlay", Type::Overlay),
 ];
 
 impl Type {
@@ -131,6 +135,7 @@ impl Config {
                 b"nsdelegate" | b"favordynmods" | b"memory_localevents" | b"memory_recursiveprot" => Ok(()),
                 _ => Err(Errno::EINVAL),
             },
+            Type::Overlay => overlay::mount::check_option(key, value),
             Type::Sysfs | Type::Mqueue => Err(Errno::EINVAL),
         }
     }
@@ -159,6 +164,7 @@ impl Config {
 
     /// Makes the file system: the dentry of its root.
     pub fn create(&self, m: &Mounter<'_>) -> Result<Arc<Dentry>> {
+        let mut stacked = 0;
         let (root, shown): (Arc<dyn Inode>, String) = match self.kind {
             Type::Tmpfs | Type::Ramfs => {
                 let mut o = TmpOptions::default();
@@ -183,15 +189,22 @@ impl Config {
                 let shown = o.shown();
                 (tty::devpts::new(m.kernel, o), shown)
             }
-            Type::Mqueue => {
-                let ns = m.ns.map(|n| n.ipc.clone()).unwrap_or_default();
-                (mqueuefs::new(m.kernel, ns), String::new())
-            }
+            Type::Mqueue => (mqueuefs::new(m.kernel, m.ipc.clone()), String::new()),
             Type::Cgroup2 => (cgroupfs::new(m.kernel), self.shown()),
+            Type::Overlay => {
+                let (root, depth) = overlay::mount::make(&self.options, m)?;
+                stacked = depth;
+                (root, self.shown())
+            }
         };
         let source: &[u8] = if self.source.is_empty() { b"none" } else { &self.source };
         let sb = SuperBlock::new(self.kind.name(), source, shown);
-        sb.set_read_only(self.read_only);
+        sb.set_read_only(self.read_only)?;
+        sb.set_owner(m.cred.user_ns());
+        sb.set_stacked(stacked);
+        if self.kind == Type::Overlay && !overlay::mount::is_writable(&self.options) {
+            sb.never_writable();
+        }
         Dentry::root(root, &sb)
     }
 

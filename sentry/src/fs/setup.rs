@@ -9,6 +9,7 @@ use super::vfs::{
 };
 use super::*;
 use crate::error::{Errno, Result, SysError};
+use crate::ipc::IpcNamespace;
 use crate::kernel::{cred, Cred, Kernel};
 use crate::mm::io::Src;
 use protocol::Client;
@@ -104,6 +105,7 @@ pub fn build_root(
     kernel: &Arc<Kernel>,
     client: &Client,
     options: &RootOptions,
+    ipc: &Arc<IpcNamespace>,
 ) -> Result<Arc<MountNamespace>, MountError> {
     let reopen: Arc<Reopen> = {
         let client = client.clone();
@@ -125,7 +127,7 @@ pub fn build_root(
     let _ = kernel.shm.set(Path::new(Mount::new(shm.clone(), MountFlags::empty()), shm));
     let _ = kernel.reopen.set(reopen);
     let ns = MountNamespace::new(root.clone());
-    let b = Builder { ns: ns.clone(), cred: Cred::user(0, 0, Vec::new(), cred::CAP_ALL) };
+    let b = Builder { ipc: ipc.clone(), ns: ns.clone(), cred: Cred::user(0, 0, Vec::new(), cred::CAP_ALL) };
     for m in &options.mounts {
         match b.mount_spec(kernel, client, options, m) {
             Err(errno) if m.required => return Err(MountError { target: m.target.clone(), errno }),
@@ -186,6 +188,7 @@ fn copies_up(m: &MountSpec) -> bool {
 }
 
 struct Builder {
+    ipc: Arc<IpcNamespace>,
     ns: Arc<MountNamespace>,
     cred: Cred,
 }
@@ -239,7 +242,7 @@ impl Builder {
                 config.source = m.name.clone();
                 config.set_all(&m.data)?;
                 let find = |path: &[u8]| self.find(path);
-                let mounter = Mounter { kernel, cred: &self.cred, ns: None, find: &find };
+                let mounter = Mounter { kernel, cred: &self.cred, ipc: &self.ipc, ns: None, find: &find };
                 Mount::new(config.create(&mounter)?, flags)
             }
             Source::Bind(from) => {

@@ -369,8 +369,10 @@ pub async fn load(task: &Arc<Task>, mut prog: Program, into: LoadInto<'_>) -> Re
     let old = task.cred();
     let cred::ExecCred { cred: new_cred, secure } = match file.path.as_ref() {
         Some(p) => {
-            // Rights come from files of the task's own mounts alone.
-            let nosuid = p.forbids(vfs::MountFlags::NOSUID) || !task.ns().mnt.has(p.mount());
+            // Rights come from files of the task's own mounts alone, and of file systems that its user namespace could mount.
+            let nosuid = p.forbids(vfs::MountFlags::NOSUID)
+                || !task.ns().mnt.has(p.mount())
+                || !p.mount().sb().gives_rights_to(&old.user_ns());
             let a = p.inode().attr()?;
             let caps = if cred::depends_on_file_caps(&old, a.mode) { file_caps(p, &a) } else { None };
             let mut file = cred::ExecFile { uid: a.uid, gid: a.gid, mode: a.mode, caps, nosuid, ..Default::default() };

@@ -24,13 +24,13 @@ pub struct NsProxy {
 }
 
 impl NsProxy {
-    /// Those of the first container, around its mounts and names.
-    pub fn first(uts: Arc<UtsNs>, mnt: Arc<MountNamespace>) -> NsProxy {
+    /// Those of a container. All containers are in the first cgroup, time and pid namespaces.
+    pub fn of_container(uts: Arc<UtsNs>, ipc: Arc<IpcNamespace>, net: Arc<NetNs>, mnt: Arc<MountNamespace>) -> NsProxy {
         NsProxy {
             uts,
+            ipc,
+            net,
             mnt,
-            ipc: Arc::default(),
-            net: Arc::default(),
             cgroup: CgroupNs::first(),
             time: TimeNs::first(),
             pid_for_children: PidNs::first(),

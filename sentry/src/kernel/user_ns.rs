@@ -27,6 +27,13 @@ impl UserNs {
     pub fn visible_to(&self, _cred: &Cred) -> bool {
         true
     }
+    pub fn is_initial(&self) -> bool {
+        true
+    }
+    /// Whether `other` is this one or below it.
+    pub fn contains(&self, _other: &UserNs) -> bool {
+        true
+    }
     /// The owner's id as `cred` sees it.
     pub fn owner_uid_for(&self, _cred: &Cred) -> u32 {
         self.owner_uid

@@ -82,7 +82,7 @@ pub fn ioctl(net: &NetNs, task: &Task, cmd: u32, arg: u64) -> SysResult {
         return Err(Errno::ENODEV.into());
     }
     let of_address = matches!(cmd, SIOCGIFADDR | SIOCGIFDSTADDR | SIOCGIFBRDADDR | SIOCGIFNETMASK);
-    if of_address && !net.is_up() {
+    if of_address && !net.has_address() {
         return Err(Errno::EADDRNOTAVAIL.into());
     }
     let int = |v: i32| v.to_ne_bytes().to_vec();
@@ -128,7 +128,7 @@ fn conf(net: &NetNs, task: &Task, arg: u64) -> SysResult {
     let mem = task.mem();
     let [len, buf]: [u64; 2] = mem.read(arg)?;
     let room = len as u32 as i32;
-    let n = if net.is_up() { entries(room, buf)? } else { entries(room, buf).map(|_| 0)? };
+    let n = if net.has_address() { entries(room, buf)? } else { entries(room, buf).map(|_| 0)? };
     if n > 0 && buf != 0 {
         let mut req = [0u8; IFREQ];
         req[..LO_NAME.len()].copy_from_slice(LO_NAME);

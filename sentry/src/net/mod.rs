@@ -25,6 +25,8 @@ pub struct NetNs {
     pub common: NsCommon,
     /// `lo` is up. It is down in a new namespace until a process with `CAP_NET_ADMIN` has set it up.
     lo_up: AtomicBool,
+    /// `lo` has its address 127.0.0.1/8: since it was set up for the first time, or was given it.
+    lo_address: AtomicBool,
     pub unix: unix::Names,
     pub inet: inet::InetNs,
     pub netlink: netlink::Ports,
@@ -55,6 +57,18 @@ impl NetNs {
             return Err(Errno::EPERM);
         }
         self.lo_up.store(up, Ordering::Relaxed);
+        self.lo_address.fetch_or(up, Ordering::Relaxed);
+        Ok(())
+    }
+    /// Whether `lo` has its IPv4 address. It has the one of IPv6 while it is up.
+    pub fn has_address(&self) -> bool {
+        self.lo_address.load(Ordering::Relaxed)
+    }
+    /// Gives `lo` its IPv4 address; `EEXIST` if it has it.
+    pub fn add_address(&self) -> Result<()> {
+        if self.lo_address.swap(true, Ordering::Relaxed) {
+            return Err(Errno::EEXIST);
+        }
         Ok(())
     }
     pub fn is_up(&self) -> bool {
@@ -64,6 +78,7 @@ impl NetNs {
         NetNs {
             common,
             lo_up: AtomicBool::new(lo_up),
+            lo_address: AtomicBool::new(lo_up),
             unix: Default::default(),
             inet: Default::default(),
             netlink: Default::default(),

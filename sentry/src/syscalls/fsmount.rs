@@ -175,11 +175,10 @@ fn create(cx: &Ctx<'_>, context: &FsContextFile) -> Result<()> {
 fn reconfigure(cx: &Ctx<'_>, context: &FsContextFile) -> Result<()> {
     let s = context.state.lock();
     let Phase::Change(sb) = &s.phase else { return Err(Errno::EBUSY) };
-    if !cx.task.cred().has(CAP_SYS_ADMIN) {
+    if !cx.task.cred().capable_in(&sb.owner(), CAP_SYS_ADMIN) {
         return Err(Errno::EPERM);
     }
-    sb.set_read_only(s.config.read_only);
-    Ok(())
+    sb.set_read_only(s.config.read_only)
 }
 
 /// `MOUNT_ATTR_*`.

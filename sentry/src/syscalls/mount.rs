@@ -25,7 +25,7 @@ pub(super) fn is_root(p: &Path) -> bool {
 pub(super) fn with_mounter<R>(cx: &Ctx<'_>, f: impl FnOnce(&Mounter<'_>) -> R) -> R {
     let (cred, ns) = (cx.task.cred(), cx.task.ns());
     let find = |path: &[u8]| resolve(cx.task, libc::AT_FDCWD, path, LookupFlags::FOLLOW);
-    f(&Mounter { kernel: cx.kernel(), cred: &cred, ns: Some(&ns), find: &find })
+    f(&Mounter { kernel: cx.kernel(), cred: &cred, ipc: &ns.ipc, ns: Some(&ns), find: &find })
 }
 
 /// Flags of a mount for `MS_*`.
@@ -125,16 +125,16 @@ fn remount(cx: &Ctx<'_>, ns: &MountNamespace, place: &Path, flags: u64, data: &[
         return Err(Errno::EPERM);
     }
     if flags & libc::MS_BIND == 0 {
-        if !cx.task.cred().has(CAP_SYS_ADMIN) {
+        if !cx.task.cred().capable_in(&m.sb().owner(), CAP_SYS_ADMIN) {
             return Err(Errno::EPERM);
         }
         if let Ok(kind) = Type::find(m.sb().fstype.as_bytes()) {
             let mut config = Config::new(kind);
             config.read_only = flags & libc::MS_RDONLY != 0;
             config.set_all(data)?;
-            m.sb().set_read_only(config.read_only);
+            m.sb().set_read_only(config.read_only)?;
         } else {
-            m.sb().set_read_only(flags & libc::MS_RDONLY != 0);
+            m.sb().set_read_only(flags & libc::MS_RDONLY != 0)?;
         }
     }
     m.set_flags(own);

@@ -39,7 +39,8 @@ impl OvlInode {
 
     /// As `copy_up`, with the parent there already.
     fn copy_one(&self, content: bool) -> Result<()> {
-        let (parent, name) = self.place.as_ref().ok_or(Errno::ESTALE)?;
+        let none = if self.fs.stays { Errno::EROFS } else { Errno::ESTALE };
+        let (parent, name) = self.place.as_ref().ok_or(none)?;
         let lower = self.lower.as_ref().ok_or(Errno::ESTALE)?;
         let _one = match self.copying.try_lock() {
             Some(guard) => guard,
@@ -71,7 +72,7 @@ impl OvlInode {
             libc::S_IFBLK => NewNode::Block(a.rdev),
             _ => return Err(Errno::EIO),
         };
-        let new = into.node(&node, a.mode & 0o7777, a.uid, a.gid, Some(self.ino))?;
+        let new = into.node(&node, a.mode & 0o7777, a.uid, a.gid, (!self.fs.stays).then_some(self.ino))?;
         new.limit(lower.limits());
         if self.kind == libc::S_IFREG && content && a.size > 0 {
             if a.size > MAX_INLINE_COPY {
@@ -87,7 +88,10 @@ impl OvlInode {
             return Err(Errno::ESTALE);
         }
         new.copy_times(&a);
-        if self.kind == libc::S_IFDIR {
+        if self.fs.stays {
+            new.used_by_overlay();
+            // It is found again by its name; other names of a file are other files from now on.
+        } else if self.kind == libc::S_IFDIR {
             *new.below.lock() = Some(lower.clone());
         } else {
             new.set_nlink(a.nlink);
@@ -103,9 +107,9 @@ impl OvlInode {
             into.put_quietly(name, new.clone())?;
         }
         let _ = self.upper.set(new);
-        if self.kind != libc::S_IFDIR && a.nlink > 1 {
+        if !self.fs.stays && self.kind != libc::S_IFDIR && a.nlink > 1 {
             // Its other names are only in the lower layer: they must find this one again.
-            if let Some(entry) = self.fs.links.lock().get_mut(&(self.ino, a.btime)) {
+            if let Some(entry) = self.fs.links.lock().get_mut(&(a.dev, a.ino, a.btime)) {
                 entry.1 = self.me.upgrade();
             }
         }
@@ -131,7 +135,7 @@ pub(super) fn copy_xattrs(lower: &Arc<dyn Inode>, to: &Arc<TmpInode>) -> Result<
         Err(Errno::ESTALE) => return Err(Errno::ESTALE),
         keys => keys.unwrap_or_default(),
     };
-    for key in keys {
+    for key in keys.into_iter().filter(|k| !k.starts_with(super::PRIVATE)) {
         let copied = lower.get_xattr(&key).and_then(|value| to.set_xattr(&key, &value, 0));
         if matches!(&*key, acl::ACCESS | acl::DEFAULT) {
             copied?;

@@ -1,4 +1,6 @@
-//! Overlay: one upper layer in memory over one lower layer that never changes.
+//! Overlay: one upper layer in memory over one lower layer that never changes. That of a container's root is made by [`Overlay::root`],
+//! those that guests mount by [`mount`]: their upper layer is a directory of a tmpfs that outlives the overlay ([`Overlay::stays`]), their
+//! lower one perhaps several directories ([`layers`]).
 //!
 //! An [`OvlInode`] begins with what the lower layer has and gets an upper inode when it is first changed ([`copy_up`]); from then on
 //! the upper one counts. An object made here has only an upper inode. A directory with both shows the entries of both, the upper ones
@@ -11,12 +13,14 @@
 
 mod copy_up;
 mod file;
+mod layers;
+pub mod mount;
 #[cfg(test)]
 mod tests;
 
 use super::acl::Acl;
 use super::tmpfs::TmpInode;
-use super::vfs::anonymous_dev;
+use super::vfs::{anonymous_dev, Mount};
 use super::*;
 use crate::error::{later, Errno, Result};
 use parking_lot::Mutex;
@@ -31,12 +35,18 @@ const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
 
 pub struct Overlay {
     dev: u64,
-    /// Inodes of lower files with several names, by number and birth (numbers are given out again); kept alive once copied up.
-    links: Mutex<HashMap<(u64, Timespec), Shared>>,
+    /// Inodes of lower files with several names, by device, number and birth (numbers are given out again); kept alive once copied up.
+    links: Mutex<HashMap<(u64, u64, Timespec), Shared>>,
     /// The lower layer's root, until it has been asked for `lower_used`.
     lower: Mutex<Option<Arc<dyn Inode>>>,
     /// Blocks that the lower layer has in use: it does not change.
     lower_used: OnceLock<u64>,
+    /// The upper layer is there before and after: what is to be known of it is in it, and not in `below`.
+    stays: bool,
+    /// Devices of the layers, the upper one first, where they are several: inode numbers tell them apart.
+    devices: Vec<u64>,
+    /// Keeps the layers' file systems mounted.
+    _layers: Vec<Arc<Mount>>,
 }
 
 /// The inode of a lower file with several names, and the same to keep it alive.
@@ -46,6 +56,16 @@ struct Listing {
     /// Name, inode number, `DT_*`.
     list: Vec<(Box<[u8]>, u64, u8)>,
     room: Charge,
+}
+
+/// Where the number of a layer is in an inode number.
+const LAYER_SHIFT: u32 = 56;
+/// The attribute of a directory of a layer that hides what lower ones have.
+const OPAQUE: &[u8] = b"trusted.overlay.opaque";
+const PRIVATE: &[u8] = b"trusted.overlay.";
+
+fn is_opaque(dir: &dyn Inode) -> bool {
+    dir.get_xattr(OPAQUE).is_ok_and(|v| v == b"y")
 }
 
 /// What an entry takes beside its name, with the room that a list has to grow.
@@ -78,6 +98,9 @@ impl Overlay {
             links: Mutex::default(),
             lower: Mutex::default(),
             lower_used: OnceLock::new(),
+            stays: false,
+            devices: Vec::new(),
+            _layers: Vec::new(),
         });
         let a = lower.attr()?;
         if !a.is_dir() {
@@ -94,6 +117,15 @@ impl Overlay {
         *upper.below.lock() = Some(lower.clone());
         *fs.lower.lock() = Some(lower.clone());
         Ok(OvlInode::make(&fs, a.file_type(), a.ino, Some(lower), Some(upper), None))
+    }
+
+    /// The number of an inode of a layer's.
+    fn number(&self, dev: u64, ino: u64) -> u64 {
+        Self::number_in(&self.devices, dev, ino)
+    }
+    fn number_in(devices: &[u64], dev: u64, ino: u64) -> u64 {
+        let layer = devices.iter().position(|d| *d == dev).unwrap_or(0);
+        ino ^ ((layer as u64) << LAYER_SHIFT)
     }
 
     /// Blocks of `bsize` bytes that the lower layer's file system has in use.
@@ -136,6 +168,9 @@ impl OvlInode {
         });
         if let Some(u) = upper {
             *u.owner.lock() = Some(i.me.clone());
+            if fs.stays {
+                u.used_by_overlay();
+            }
             let _ = i.upper.set(u);
         }
         i
@@ -143,11 +178,31 @@ impl OvlInode {
 
     /// The inode over an upper one: the one there is, or a new one.
     fn over(&self, upper: Arc<TmpInode>) -> Arc<OvlInode> {
-        if let Some(i) = upper.owner.lock().as_ref().and_then(Weak::upgrade) {
+        if let Some(i) = self.known(&upper) {
             return i;
         }
-        let below = upper.below.lock().clone();
+        let below = if self.fs.stays { None } else { upper.below.lock().clone() };
         OvlInode::make(&self.fs, upper.kind(), upper.ino(), below, Some(upper), None)
+    }
+    /// The inode that there is over an upper one, which another overlay may have had.
+    fn known(&self, upper: &TmpInode) -> Option<Arc<OvlInode>> {
+        let i = upper.owner.lock().as_ref().and_then(Weak::upgrade)?;
+        Arc::ptr_eq(&i.fs, &self.fs).then_some(i)
+    }
+    /// As `over`, for the entry `name` of this directory.
+    fn over_entry(&self, upper: Arc<TmpInode>, name: &[u8]) -> Result<Arc<OvlInode>> {
+        if !self.fs.stays || !upper.is_dir() {
+            return Ok(self.over(upper));
+        }
+        if let Some(i) = self.known(&upper) {
+            return Ok(i);
+        }
+        let lower = match self.lower.as_ref().filter(|_| !is_opaque(&*upper)).map(|l| l.lookup(name)) {
+            Some(Ok(l)) if l.attr()?.is_dir() => Some(l),
+            None | Some(Ok(_) | Err(Errno::ENOENT)) => None,
+            Some(Err(e)) => return Err(e),
+        };
+        Ok(OvlInode::make(&self.fs, upper.kind(), upper.ino(), lower, Some(upper), None))
     }
 
     fn arc(&self) -> Result<Arc<OvlInode>> {
@@ -171,25 +226,34 @@ impl OvlInode {
         Ok(())
     }
 
+    /// A directory of the upper layer alone comes to where the lower one has a name: it shows nothing of that.
+    fn hide_lower(&self, dir: &TmpInode, name: &[u8]) -> Result<()> {
+        if self.fs.stays && dir.is_dir() && self.lower_has(name)? {
+            dir.set_xattr(OPAQUE, b"y", 0)?;
+        }
+        Ok(())
+    }
+
     fn find(&self, name: &[u8]) -> Result<Arc<OvlInode>> {
         if let Some(x) = self.upper.get().and_then(|u| u.get(name)) {
-            return if x.is_whiteout() { Err(Errno::ENOENT) } else { Ok(self.over(x)) };
+            return if x.is_whiteout() { Err(Errno::ENOENT) } else { self.over_entry(x, name) };
         }
         let lower = self.lower.as_ref().ok_or(Errno::ENOENT)?.lookup(name)?;
         let a = lower.attr()?;
         let place = Some((self.arc()?, name.into()));
+        let ino = self.fs.number(a.dev, a.ino);
         if a.is_dir() || a.nlink < 2 {
-            return Ok(OvlInode::make(&self.fs, a.file_type(), a.ino, Some(lower), None, place));
+            return Ok(OvlInode::make(&self.fs, a.file_type(), ino, Some(lower), None, place));
         }
         let mut links = self.fs.links.lock();
-        if let Some(i) = links.get(&(a.ino, a.btime)).and_then(|(w, _)| w.upgrade()).filter(|i| !i.gone()) {
+        if let Some(i) = links.get(&(a.dev, a.ino, a.btime)).and_then(|(w, _)| w.upgrade()).filter(|i| !i.gone()) {
             return Ok(i);
         }
         if links.len().is_power_of_two() && links.len() > 1000 {
             links.retain(|_, (w, _)| w.strong_count() > 0);
         }
-        let i = OvlInode::make(&self.fs, a.file_type(), a.ino, Some(lower), None, place);
-        links.insert((a.ino, a.btime), (i.me.clone(), None));
+        let i = OvlInode::make(&self.fs, a.file_type(), ino, Some(lower), None, place);
+        links.insert((a.dev, a.ino, a.btime), (i.me.clone(), None));
         Ok(i)
     }
 
@@ -350,6 +414,7 @@ impl Inode for OvlInode {
             return Err(Errno::EPERM);
         }
         let x = up.node(&node, mode, uid, gid, None)?;
+        self.hide_lower(&x, name)?;
         up.put(name, x.clone())?;
         Ok(self.over(x))
     }
@@ -398,12 +463,23 @@ impl Inode for OvlInode {
         let new_name = target.name;
         let old = ovl(moved)?;
         let victim = target.replaced.map(ovl).transpose()?;
-        old.copy_up(true)?;
+        if self.fs.stays {
+            // As without `redirect_dir`: what shows a lower directory stays where that is.
+            let merged = |i: &OvlInode| i.kind == libc::S_IFDIR && i.lower.is_some();
+            if merged(old) || (flags.contains(RenameFlags::EXCHANGE) && victim.is_some_and(merged)) {
+                return Err(Errno::EXDEV);
+            }
+            if flags.contains(RenameFlags::WHITEOUT) {
+                return Err(Errno::EINVAL);
+            }
+        }
+        let moved_up = old.copy_up(true)?;
+        to.hide_lower(moved_up, new_name)?;
         let (from_up, to_up) = (self.copy_up(true)?, to.copy_up(true)?);
         self.own_name(from_up, name, old)?;
         if flags.contains(RenameFlags::EXCHANGE) {
             let v = victim.ok_or(Errno::ENOENT)?;
-            v.copy_up(true)?;
+            self.hide_lower(v.copy_up(true)?, name)?;
             to.own_name(to_up, new_name, v)?;
             return from_up.rename_between(name, to_up, new_name, RenameFlags::EXCHANGE);
         }
@@ -447,14 +523,19 @@ impl Inode for OvlInode {
                 s.blocks = s.blocks.saturating_add(self.fs.lower_used(s.bsize));
                 Ok(s)
             }
-            (None, Some(_)) => match &self.place {
+            (None, Some(l)) => match &self.place {
                 Some((p, _)) => p.statfs(),
+                // Without an upper layer.
+                None if self.fs.stays => Ok(StatFs { kind: OVERLAYFS_MAGIC, ..l.statfs()? }),
                 None => Err(Errno::ESTALE),
             },
             (None, None) => Err(Errno::ESTALE),
         }
     }
     fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
+        if self.fs.stays && name.starts_with(PRIVATE) {
+            return Err(Errno::ENODATA);
+        }
         match (self.upper.get(), &self.lower) {
             (Some(u), _) => u.get_xattr(name),
             (None, Some(l)) => l.get_xattr(name),
@@ -462,14 +543,19 @@ impl Inode for OvlInode {
         }
     }
     fn set_xattr(&self, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+        if self.fs.stays && name.starts_with(PRIVATE) {
+            return Err(Errno::EPERM);
+        }
         self.copy_up(true)?.set_xattr(name, value, flags)
     }
     fn list_xattr(&self) -> Result<Vec<Vec<u8>>> {
-        match (self.upper.get(), &self.lower) {
-            (Some(u), _) => u.list_xattr(),
-            (None, Some(l)) => l.list_xattr(),
-            (None, None) => Err(Errno::ESTALE),
-        }
+        let mut all = match (self.upper.get(), &self.lower) {
+            (Some(u), _) => u.list_xattr()?,
+            (None, Some(l)) => l.list_xattr()?,
+            (None, None) => return Err(Errno::ESTALE),
+        };
+        all.retain(|name| !(self.fs.stays && name.starts_with(PRIVATE)));
+        Ok(all)
     }
     fn remove_xattr(&self, name: &[u8]) -> Result<()> {
         self.get_xattr(name)?;

@@ -11,6 +11,7 @@ use crate::fs::vfs::perm;
 use crate::ipc::IpcNamespace;
 use crate::kernel::cred::CAP_SYS_ADMIN;
 use crate::kernel::kernel::{PID_MAX, RELEASE, VERSION};
+use crate::kernel::ns::NsKind;
 use crate::kernel::{current, fdtable, users, Kernel};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -56,7 +57,7 @@ const TABLE: &[(&str, Node)] = &[
     ("fs/inotify/max_user_watches", Count(&users::MAX_INOTIFY_WATCHES)),
     ("fs/lease-break-time", Live(lease_time, set_lease_time)),
     ("fs/leases-enable", Int(1, 0, MAX)),
-    ("fs/mount-max", Int(100_000, 1, MAX)),
+    ("fs/mount-max", Text("100000")),
     ("fs/mqueue/msg_default", Int(10, 1, 65536)),
     ("fs/mqueue/msg_max", Int(10, 1, 65536)),
     ("fs/mqueue/msgsize_default", Int(8192, 128, 16 << 20)),
@@ -168,6 +169,14 @@ const TABLE: &[(&str, Node)] = &[
     ("net/ipv6/conf/lo/disable_ipv6", Int(0, 0, 1)),
     ("net/ipv6/bindv6only", Int(0, 0, 1)),
     ("net/unix/max_dgram_qlen", Int(10, 0, MAX)),
+    ("user/max_cgroup_namespaces", Count(NsKind::Cgroup.limit())),
+    ("user/max_ipc_namespaces", Count(NsKind::Ipc.limit())),
+    ("user/max_mnt_namespaces", Count(NsKind::Mnt.limit())),
+    ("user/max_net_namespaces", Count(NsKind::Net.limit())),
+    ("user/max_pid_namespaces", Count(NsKind::Pid.limit())),
+    ("user/max_time_namespaces", Count(NsKind::Time.limit())),
+    ("user/max_user_namespaces", Count(NsKind::User.limit())),
+    ("user/max_uts_namespaces", Count(NsKind::Uts.limit())),
     ("vm/dirty_background_ratio", Int(10, 0, 100)),
     ("vm/dirty_bytes", Int(0, 0, i64::MAX)),
     ("vm/dirty_expire_centisecs", Int(3000, 0, MAX)),

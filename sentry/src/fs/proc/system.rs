@@ -262,8 +262,8 @@ fn vmstat(_: &Kernel, out: &mut Vec<u8>) -> Result<()> {
 }
 
 /// Kinds of file systems, in the order of sysfs(2).
-pub const FILESYSTEMS: [&str; 10] =
-    ["sysfs", "tmpfs", "proc", "devtmpfs", "cgroup2", "sockfs", "pipefs", "devpts", "overlay", "9p"];
+pub const FILESYSTEMS: [&str; 12] =
+    ["sysfs", "tmpfs", "proc", "devtmpfs", "cgroup2", "sockfs", "pipefs", "ramfs", "devpts", "mqueue", "overlay", "9p"];
 
 fn filesystems(_: &Kernel, out: &mut Vec<u8>) -> Result<()> {
     for name in FILESYSTEMS {

@@ -285,6 +285,8 @@ pub struct TmpInode {
     /// Overlay: the lower directory whose entries show through; and the overlay's inode over this one.
     pub below: Mutex<Option<Arc<dyn Inode>>>,
     pub owner: Mutex<Option<Weak<super::overlay::OvlInode>>>,
+    /// An overlay changes this directory's entries.
+    in_overlay: AtomicBool,
     /// Overlay: what the mount forbids that this was copied from ([`Inode::limits`]).
     limits: AtomicU32,
 }
@@ -317,6 +319,7 @@ impl TmpInode {
             was_mapped: AtomicBool::new(false),
             below: Mutex::new(None),
             owner: Mutex::new(None),
+            in_overlay: AtomicBool::new(false),
             limits: AtomicU32::new(0),
         })
     }
@@ -344,6 +347,15 @@ impl TmpInode {
 
     pub fn fs(&self) -> &Arc<TmpFs> {
         &self.fs
+    }
+    /// An overlay changes this directory's entries from now on.
+    pub fn used_by_overlay(&self) {
+        if self.is_dir() && !self.in_overlay.swap(true, Ordering::Relaxed) {
+            super::vfs::dentry::something_is_volatile();
+        }
+    }
+    pub fn handle(&self) -> Result<Arc<TmpInode>> {
+        self.arc()
     }
     fn arc(&self) -> Result<Arc<TmpInode>> {
         self.me.upgrade().ok_or(Errno::ESTALE)
@@ -590,6 +602,9 @@ fn tmp(inode: &Arc<dyn Inode>) -> Result<&TmpInode> {
 impl Inode for TmpInode {
     fn as_any(&self) -> &dyn Any {
         self
+    }
+    fn volatile(&self) -> bool {
+        self.in_overlay.load(Ordering::Relaxed)
     }
     fn perm(&self) -> Result<Perm> {
         Ok(Perm { mode: self.mode(), uid: self.uid.load(Ordering::Relaxed), gid: self.gid.load(Ordering::Relaxed) })

@@ -12,12 +12,13 @@
 
 use crate::error::{later, Errno, Result};
 use crate::fs::Inode;
+use crate::kernel::user_ns::UserNs;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use platform::executor::Rounds;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Dentries that one superblock keeps before it drops those not used lately.
 const CACHE_MAX: usize = 192 * 1024;
@@ -31,6 +32,14 @@ static GONE: AtomicBool = AtomicBool::new(false);
 /// From now on dentries are asked whether their inode is [`gone`](Inode::gone).
 pub fn something_is_gone() {
     GONE.store(true, Ordering::Release);
+}
+
+/// A directory has become [`volatile`](Inode::volatile) that was none.
+static VOLATILE: AtomicBool = AtomicBool::new(false);
+
+/// From now on directories are asked whether they have become [`volatile`](Inode::volatile).
+pub fn something_is_volatile() {
+    VOLATILE.store(true, Ordering::Relaxed);
 }
 
 /// Hash for short names: eight bytes at a time, one multiplication each.
@@ -102,6 +111,12 @@ pub struct SuperBlock {
     pub options: String,
     /// The file system as a whole cannot be written to.
     read_only: AtomicBool,
+    /// It can never be written to.
+    never_written: AtomicBool,
+    /// Overlays of guests that lie on each other in it.
+    stacked: AtomicU32,
+    /// The user namespace that it was mounted from, if not the first one.
+    owner: OnceLock<Arc<UserNs>>,
     /// Held while names move between directories, and to read several parents in one go.
     pub(in crate::fs) rename: RwLock<()>,
     /// Mounts of it.
@@ -120,6 +135,9 @@ impl SuperBlock {
             source: source.to_vec(),
             options,
             read_only: AtomicBool::new(false),
+            never_written: AtomicBool::new(false),
+            stacked: AtomicU32::new(0),
+            owner: OnceLock::new(),
             rename: RwLock::new(()),
             mounts: AtomicUsize::new(0),
             recent: Mutex::default(),
@@ -129,10 +147,41 @@ impl SuperBlock {
     }
 
     pub fn read_only(&self) -> bool {
-        self.read_only.load(Ordering::Relaxed)
+        self.read_only.load(Ordering::Relaxed) || self.never_written.load(Ordering::Relaxed)
     }
-    pub fn set_read_only(&self, on: bool) {
+    pub fn never_writable(&self) {
+        self.never_written.store(true, Ordering::Relaxed);
+    }
+    pub fn stacked(&self) -> u32 {
+        self.stacked.load(Ordering::Relaxed)
+    }
+    pub fn set_stacked(&self, depth: u32) {
+        self.stacked.store(depth, Ordering::Relaxed);
+    }
+    /// The user namespace whose capabilities count for it.
+    pub fn owner(&self) -> Arc<UserNs> {
+        self.owner.get().cloned().unwrap_or_else(UserNs::first)
+    }
+    pub fn set_owner(&self, owner: Arc<UserNs>) {
+        if !owner.is_initial() {
+            let _ = self.owner.set(owner);
+        }
+    }
+    /// A user namespace has mounted it: its device nodes are nothing.
+    pub fn hides_devices(&self) -> bool {
+        self.owner.get().is_some() && self.fstype != "devpts"
+    }
+    /// Whether set-id bits and capabilities of its files count for a task of the user namespace `ns`.
+    pub fn gives_rights_to(&self, ns: &UserNs) -> bool {
+        self.owner.get().is_none_or(|o| o.contains(ns))
+    }
+    /// `EROFS` for one that can never be written to.
+    pub fn set_read_only(&self, on: bool) -> Result<()> {
+        if !on && self.never_written.load(Ordering::Relaxed) {
+            return Err(Errno::EROFS);
+        }
         self.read_only.store(on, Ordering::Relaxed);
+        Ok(())
     }
 
     fn note(&self, d: &Arc<Dentry>) {
@@ -205,7 +254,7 @@ pub struct Dentry {
     sb: Arc<SuperBlock>,
     /// `S_IFMT` bits; they never change.
     kind: u32,
-    /// The directory's names can change by themselves.
+    /// The directory's names could change by themselves from the start.
     volatile: bool,
     place: RwLock<Place>,
     deleted: AtomicBool,
@@ -259,6 +308,10 @@ impl Dentry {
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
     }
+    /// The directory's names can change by themselves.
+    fn is_volatile(&self) -> bool {
+        self.volatile || (VOLATILE.load(Ordering::Relaxed) && self.is_dir() && self.inode.volatile())
+    }
     /// It has to be looked up anew. What is mounted on stays, as in a volatile directory.
     fn is_gone(&self) -> bool {
         GONE.load(Ordering::Acquire) && self.mounted.load(Ordering::Relaxed) == 0 && self.inode.gone()
@@ -280,7 +333,7 @@ impl Dentry {
 
     /// What the cache says about `name`, if it may be believed.
     pub(super) fn cached(&self, name: &[u8]) -> Option<Option<Arc<Dentry>>> {
-        if self.volatile {
+        if self.is_volatile() {
             return None;
         }
         match self.children.read().map.get(name) {
@@ -304,11 +357,11 @@ impl Dentry {
         let old = match c.map.get(name) {
             Some(Child::Here(d)) => Some(d.clone()),
             Some(Child::Used(w)) => w.upgrade(),
-            Some(Child::Missing) if !self.volatile => return Ok(None),
+            Some(Child::Missing) if !self.is_volatile() => return Ok(None),
             _ => None,
         };
         if let Some(d) = &old {
-            let asks = self.volatile || d.is_gone();
+            let asks = self.is_volatile() || d.is_gone();
             if !asks || d.mounted.load(Ordering::Relaxed) > 0 {
                 return Ok(old);
             }
@@ -327,7 +380,7 @@ impl Dentry {
                     if Arc::ptr_eq(&d.inode, &inode) {
                         return Ok(Some(d));
                     }
-                    if !self.volatile {
+                    if !self.is_volatile() {
                         d.deleted.store(true, Ordering::Release);
                     }
                 }
@@ -353,7 +406,7 @@ impl Dentry {
     ) -> Result<Arc<Dentry>> {
         let name: Arc<[u8]> = name.into();
         let d = Dentry::make(inode, &self.sb, Some(self.clone()), name.clone())?;
-        if self.volatile {
+        if self.is_volatile() {
             if c.map.len() > 64 && c.map.len().is_power_of_two() {
                 c.map.retain(|_, v| !matches!(v, Child::Used(w) if w.strong_count() == 0));
             }
@@ -373,7 +426,7 @@ impl Dentry {
     }
 
     pub(super) fn insert_missing(self: &Arc<Self>, c: &mut Children, name: &[u8]) {
-        if self.volatile {
+        if self.is_volatile() {
             c.remove(name, &self.sb);
             return;
         }
@@ -408,7 +461,7 @@ impl Dentry {
     pub(super) fn moved(self: &Arc<Self>, to: &Arc<Dentry>, to_children: &mut Children, name: &[u8]) {
         let name: Arc<[u8]> = name.into();
         *self.place.write() = Place { parent: Some(to.clone()), name: name.clone() };
-        let child = if to.volatile { Child::Used(Arc::downgrade(self)) } else { Child::Here(self.clone()) };
+        let child = if to.is_volatile() { Child::Used(Arc::downgrade(self)) } else { Child::Here(self.clone()) };
         to_children.put(name, child, &self.sb);
     }
 
@@ -417,7 +470,7 @@ impl Dentry {
         let mut d = self.clone();
         while let Some(p) = d.parent() {
             let mut c = p.children.write();
-            if !p.volatile {
+            if !p.is_volatile() {
                 break;
             }
             c.put(d.name(), Child::Here(d.clone()), &p.sb);

@@ -337,6 +337,9 @@ impl MountNamespace {
         // What does not fit in the end goes after the lock.
         let keep: Vec<Arc<Mount>> = copies.iter().map(|n| n.mount.clone()).collect();
         let done = attach_tree(&mut table, copies, &place, 0);
+        if done.is_err() {
+            keep.iter().for_each(|m| change(m, PropagationType::Private));
+        }
         drop(table);
         let_go(keep);
         done.map(|()| top)
@@ -533,12 +536,14 @@ impl Drop for MountNamespace {
 pub(super) fn unmount_all(d: &Arc<Dentry>) {
     let mut table = TABLE.lock();
     let mut gone = Vec::new();
-    for m in super::mount::on_dentry(d).into_iter().filter(|m| m.home().is_some()) {
+    let all = super::mount::on_dentry(d);
+    for m in all.iter().filter(|m| m.home().is_some()) {
         let tree = m.all();
         dissolve(&mut table, &tree);
         gone.extend(tree);
     }
     drop(table);
+    gone.extend(all);
     let_go(gone);
 }
 

@@ -164,7 +164,9 @@ fn open_existing(place: Path, flags: i32, cred: &Cred, created: bool) -> Result<
         libc::S_IFDIR if access != libc::O_RDONLY || flags & libc::O_CREAT != 0 || truncate => {
             return Err(Errno::EISDIR)
         }
-        libc::S_IFCHR | libc::S_IFBLK if place.mount().flags().contains(MountFlags::NODEV) => {
+        libc::S_IFCHR | libc::S_IFBLK
+            if place.mount().flags().contains(MountFlags::NODEV) || place.mount().sb().hides_devices() =>
+        {
             return Err(Errno::EACCES)
         }
         _ => {}

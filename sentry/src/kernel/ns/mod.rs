@@ -16,7 +16,7 @@ use crate::fs::vfs::MountNamespace;
 use crate::ipc::IpcNamespace;
 use crate::net::NetNs;
 use parking_lot::RwLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 pub const CLONE_NEWTIME: u64 = 0x80;
@@ -97,7 +97,7 @@ impl NsKind {
             Uts => Resource::UtsNamespaces,
         }
     }
-    pub fn limit(self) -> &'static AtomicU64 {
+    pub const fn limit(self) -> &'static AtomicU64 {
         &MAX_NAMESPACES[self as usize]
     }
 }
@@ -114,10 +114,13 @@ pub struct NsCommon {
 }
 
 impl NsCommon {
-    /// Of the first namespace of its kind.
+    /// Of a container's namespace, which no user made. The first one of a kind has the number that it has on Linux.
     pub fn first(kind: NsKind) -> NsCommon {
+        static GIVEN: [AtomicBool; 8] = [const { AtomicBool::new(false) }; 8];
+        let given = GIVEN[kind as usize].swap(true, Ordering::Relaxed);
+        let inum = if given { NEXT_INUM.fetch_add(1, Ordering::Relaxed) } else { kind.first_inum() };
         let owner = (kind != User).then(UserNs::first);
-        NsCommon { kind, inum: kind.first_inum(), owner, _counted: None }
+        NsCommon { kind, inum, owner, _counted: None }
     }
     /// Of another one, which belongs to `owner` and is counted for the user `uid`, who makes it. `ENOSPC` beyond the limits.
     pub fn new(kind: NsKind, owner: Arc<UserNs>, uid: u32) -> Result<NsCommon> {

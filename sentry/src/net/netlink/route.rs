@@ -20,6 +20,8 @@ const RTM_NEWRULE: u16 = 32;
 const RTM_GETRULE: u16 = 34;
 const RTM_GETNEIGHTBL: u16 = 66;
 const RTM_GETADDRLABEL: u16 = 74;
+const RTM_NEWNSID: u16 = 88;
+const RTM_GETNSID: u16 = 90;
 /// Kinds come in fours: new, delete, get, set.
 const RTM_BASE: u16 = 16;
 const GET: u16 = 2;
@@ -55,25 +57,33 @@ pub fn answer(net: &NetNs, cred: &Cred, h: &Header, body: &[u8], out: &mut Reply
             RTM_GETLINK => one_link(net, body, out)?,
             RTM_GETROUTE if !net.is_up() => return Err(Errno::ENETUNREACH),
             RTM_GETROUTE => one_route(body, out)?,
+            RTM_GETNSID => {
+                // No other namespace has a number here.
+                out.begin(RTM_NEWNSID, 0, &[AF_ANY, 0, 0, 0]);
+                out.attr_u32(1, u32::MAX);
+            }
             _ => return Err(Errno::EOPNOTSUPP),
         }
         return Ok(false);
     }
     match h.kind {
         RTM_GETLINK => link(net, out, NLM_F_MULTI),
-        RTM_GETADDR | RTM_GETROUTE if !net.is_up() => {}
-        RTM_GETADDR => addresses(family, out),
+        RTM_GETROUTE if !net.is_up() => {}
+        RTM_GETADDR => addresses(net, family, out),
         RTM_GETROUTE => routes(family, out),
         RTM_GETRULE => rules(family, out),
-        RTM_GETNEIGH | RTM_GETNEIGHTBL | RTM_GETADDRLABEL => {}
+        RTM_GETNEIGH | RTM_GETNEIGHTBL | RTM_GETADDRLABEL | RTM_GETNSID => {}
         _ => return Err(Errno::EOPNOTSUPP),
     }
     Ok(true)
 }
 
-/// The one change that there is: `lo` up or down.
+/// The changes that there are: `lo` up or down, and its address.
 fn change(net: &NetNs, cred: &Cred, kind: u16, body: &[u8]) -> Result<()> {
     let word = |at: usize| body.get(at..).and_then(|b| b.first_chunk()).map(|c| u32::from_ne_bytes(*c));
+    if kind == RTM_NEWADDR {
+        return add_address(net, body);
+    }
     if !matches!(kind, RTM_NEWLINK | RTM_SETLINK) {
         return Err(Errno::EOPNOTSUPP);
     }
@@ -89,6 +99,21 @@ fn change(net: &NetNs, cred: &Cred, kind: u16, body: &[u8]) -> Result<()> {
         return if mask == 0 && flags & up == 0 { Ok(()) } else { net.set_up(cred, flags & up != 0) };
     }
     Err(Errno::EOPNOTSUPP)
+}
+
+/// `lo` can be given the one address that it has as soon as it is up.
+fn add_address(net: &NetNs, body: &[u8]) -> Result<()> {
+    const IFA_ADDRESS: u16 = 1;
+    const IFA_LOCAL: u16 = 2;
+    let [family, prefix, _, _, index @ ..] = body.first_chunk::<8>().ok_or(Errno::EINVAL)?;
+    if i32::from_ne_bytes(*index) != LO_INDEX {
+        return Err(Errno::ENODEV);
+    }
+    let mut values = attributes(body.get(8..).unwrap_or(&[])).filter(|(k, _)| matches!(*k, IFA_ADDRESS | IFA_LOCAL));
+    if *family != AF4 || *prefix != 8 || !values.all(|(_, v)| v == [127, 0, 0, 1]) {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    net.add_address()
 }
 
 fn is_lo(name: &[u8]) -> bool {
@@ -138,7 +163,7 @@ fn link(net: &NetNs, out: &mut Reply, flags: u16) {
     out.attr(7, &[0; IFLA_STATS_LEN]);
 }
 
-fn addresses(family: u8, out: &mut Reply) {
+fn addresses(net: &NetNs, family: u8, out: &mut Reply) {
     const PERMANENT: u8 = 0x80;
     let mut cache = [0xff; 16];
     cache[8..].fill(0);
@@ -148,7 +173,7 @@ fn addresses(family: u8, out: &mut Reply) {
         out.begin(RTM_NEWADDR, NLM_F_MULTI, &fixed);
     };
     // IFA_* of linux/if_addr.h.
-    if family == AF_ANY || family == AF4 {
+    if net.has_address() && (family == AF_ANY || family == AF4) {
         head(AF4, 8, out);
         out.attr(1, &[127, 0, 0, 1]);
         out.attr(2, &[127, 0, 0, 1]);
@@ -156,7 +181,7 @@ fn addresses(family: u8, out: &mut Reply) {
         out.attr_u32(8, PERMANENT.into());
         out.attr(6, &cache);
     }
-    if family == AF_ANY || family == AF6 {
+    if net.is_up() && (family == AF_ANY || family == AF6) {
         head(AF6, 128, out);
         out.attr(1, &Ipv6Addr::LOCALHOST.octets());
         out.attr(6, &cache);

@@ -2,6 +2,7 @@
 
 mod kinds;
 mod newmounts;
+mod overlays;
 mod pivot;
 mod propagation;
 
@@ -14,6 +15,7 @@ pub const GROUPS: &[(&str, &[crate::Case])] = &[
     ("propagation", propagation::CASES),
     ("pivot", pivot::CASES),
     ("newmounts", newmounts::CASES),
+    ("overlays", overlays::CASES),
 ];
 
 unsafe fn tmpfs(at: &str) {
