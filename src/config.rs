@@ -21,7 +21,8 @@ pub mod fd {
     pub const CONTROL: RawFd = 5;
     /// Sentry: where `--strace` lines go, if wanted.
     pub const STRACE: RawFd = 6;
-    /// Sentry: the first of those that the guest's first process gets; [`super::ProcessConfig::files`] counts from here.
+    /// Sentry: the first of those that the guest's first process gets; [`super::ProcessConfig::files`] counts from
+    /// here.
     pub const FILES: RawFd = 16;
 }
 
@@ -73,7 +74,8 @@ pub struct ProcessConfig {
     pub user: Identity,
     pub umask: u32,
     pub nice: i32,
-    /// Soft and hard limit of each resource, by the numbers of getrlimit(2); those that are missing have the Sentry's defaults.
+    /// Soft and hard limit of each resource, by the numbers of getrlimit(2); those that are missing have the Sentry's
+    /// defaults.
     pub limits: Vec<(u64, u64)>,
     /// `None`: all for root and none for others.
     pub capabilities: Option<Capabilities>,
@@ -81,7 +83,8 @@ pub struct ProcessConfig {
     /// Put in force in this order, last of all before the program begins.
     pub seccomp: Vec<SeccompFilter>,
     pub oom_score_adj: i32,
-    /// The process's descriptors 0, 1, 2, …: each the index of a descriptor that came along, or `None` for a closed one.
+    /// The process's descriptors 0, 1, 2, …: each the index of a descriptor that came along, or `None` for a closed
+    /// one.
     pub files: Vec<Option<u8>>,
     /// Descriptor 0 is a terminal, which becomes the controlling terminal of the process.
     pub terminal: bool,
@@ -111,6 +114,8 @@ pub struct GuestMount {
     /// Absolute; made if it is missing.
     pub target: Vec<u8>,
     pub kind: MountKind,
+    /// Shown as its source; no more than a name.
+    pub source: Vec<u8>,
     /// `MS_*` flags of mount(2), propagation included; `MS_REC` for a recursive bind.
     pub flags: u64,
     /// Options of the file system, as mount(2) takes them (`size=64m,mode=755`).
@@ -219,8 +224,8 @@ pub struct IdRange {
     pub count: u32,
 }
 
-/// The Gofer has a user namespace with these maps, so that the host's kernel translates owners, in both directions, and gives the Gofer no
-/// rights over files of other users.
+/// The Gofer has a user namespace with these maps, so that the host's kernel translates owners, in both directions, and
+/// gives the Gofer no rights over files of other users.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMaps {
     /// Empty, both: users and groups are themselves.

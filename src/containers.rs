@@ -75,6 +75,7 @@ fn root_options(c: &ContainerConfig) -> RootOptions {
             MountKind::Dev => Source::Dev,
             MountKind::Bind(from) => Source::Bind(from.clone()),
         },
+        name: m.source.clone(),
         flags: m.flags,
         data: m.data.clone(),
         required: m.required,
@@ -82,6 +83,7 @@ fn root_options(c: &ContainerConfig) -> RootOptions {
     RootOptions {
         tree: c.root.clone(),
         read_only: c.root_read_only,
+        propagation: c.root_propagation,
         overlay: c.overlay,
         exclusive: c.exclusive,
         mounts: mounts.collect(),

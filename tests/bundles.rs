@@ -1,4 +1,5 @@
-//! What a bundle says is what its container gets: each field of `config.json` that has an effect, seen from inside or on the host.
+//! What a bundle says is what its container gets: each field of `config.json` that has an effect, seen from inside or
+//! on the host.
 
 mod common;
 
@@ -30,10 +31,13 @@ impl Bundle {
         let namespaces = ["pid", "network", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }));
         let config = json!({
             "ociVersion": "1.0.2",
-            "process": { "user": { "uid": 0, "gid": 0 }, "args": ["true"], "env": ["PATH=/usr/bin:/usr/sbin"], "cwd": "/" },
+            "process": {
+                "user": { "uid": 0, "gid": 0 }, "args": ["true"], "env": ["PATH=/usr/bin:/usr/sbin"], "cwd": "/",
+            },
             "root": { "path": "rootfs" },
             "mounts": [
                 mount("/proc", "proc"), mount("/dev", "tmpfs"), mount("/dev/pts", "devpts"), mount("/sys", "sysfs"),
+                mount("/dev/mqueue", "mqueue"), mount("/sys/fs/cgroup", "cgroup"),
                 { "destination": "/usr", "type": "bind", "source": "/usr", "options": ["rbind", "ro"] },
             ],
             "linux": { "namespaces": namespaces },
@@ -149,17 +153,49 @@ fn mounts() {
     b.mount(
         json!({ "destination": "/t", "type": "tmpfs", "source": "t", "options": ["noexec", "size=1m", "mode=1777"] }),
     );
+    fs::create_dir_all(b.root().join("filled/below")).unwrap();
+    fs::write(b.root().join("filled/below/file"), "copied").unwrap();
+    b.mount(json!({ "destination": "/filled", "type": "tmpfs", "source": "t", "options": ["tmpcopyup", "size=1m"] }));
     b.mount(json!({ "destination": "/null", "source": "/dev/null", "options": ["bind"] }));
     b.script(
         "cat /data/file; echo; echo x 2>&1 >/data/new; echo more >>/a/b/single; echo y >/null; cat /null
+         cat /filled/below/file; echo; echo changed >/filled/below/file; cat /filled/below/file
          stat -c '%a %F' /t /null; grep -e ' /data ' -e ' /t ' /proc/mounts | cut -d' ' -f4",
     );
     let out = b.out();
     let out = lines(&out);
-    assert_eq!((out[0], out[2], out[3]), ("data", "1777 directory", "666 character special file"), "{out:?}");
+    assert_eq!((out[0], out[4], out[5]), ("data", "1777 directory", "666 character special file"), "{out:?}");
     assert!(out[1].contains("Read-only file system"), "{out:?}");
-    assert_eq!((out[4], out[5]), ("ro,relatime", "rw,noexec,relatime,size=1024k,mode=1777"));
+    assert_eq!((out[2], out[3]), ("copied", "changed"));
+    assert_eq!(fs::read_to_string(b.root().join("filled/below/file")).unwrap(), "copied");
+    assert_eq!((out[6], out[7]), ("ro,relatime", "rw,noexec,relatime,size=1024k,mode=1777"));
     assert_eq!(fs::read_to_string(b.dir.0.join("single")).unwrap(), "singlemore\n");
+}
+
+#[test]
+fn propagation() {
+    let mut b = Bundle::new("propagation");
+    let tmpfs = |target: &str, option: &str| {
+        let options = [option];
+        json!({ "destination": target, "type": "tmpfs", "source": "mine", "options": options })
+    };
+    b.mount(tmpfs("/s", "shared")).mount(tmpfs("/u", "unbindable")).mount(tmpfs("/p", "rprivate"));
+    b.script("cut -d' ' -f5,7- /proc/self/mountinfo | grep -e '^/ ' -e '^/[sup] ' | sed 's/ - .*mine/ - mine/'");
+    let want = |root: &str| {
+        let of = |kind: &str| if kind.is_empty() { String::new() } else { format!("{kind} ") };
+        [format!("/ {}- ", of(root)), "/s shared:N - mine".into(), "/u unbindable - mine".into(), "/p - mine".into()]
+    };
+    for (given, seen) in [(Value::Null, ""), (json!("shared"), "shared:N"), (json!("private"), "")] {
+        let out = b.set("/linux/rootfsPropagation", given).out();
+        let digits = |c: char| c.is_ascii_digit();
+        let numbered = |line: &str| match line.split_once("shared:") {
+            Some((before, after)) => format!("{before}shared:N{}", after.trim_start_matches(digits)),
+            None => line.to_string(),
+        };
+        let seen = want(seen);
+        assert!(out.lines().zip(&seen).all(|(line, want)| numbered(line).starts_with(want.as_str())), "{out}");
+        assert_eq!(out.lines().count(), seen.len());
+    }
 }
 
 #[test]
@@ -187,7 +223,8 @@ fn seccomp() {
         json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
             { "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38 },
             { "names": ["symlink", "symlinkat"], "action": "SCMP_ACT_KILL_PROCESS" },
-            { "names": ["personality"], "action": "SCMP_ACT_ERRNO", "args": [{ "index": 0, "value": 4294967295u32, "op": "SCMP_CMP_NE" }] },
+            { "names": ["personality"], "action": "SCMP_ACT_ERRNO",
+                "args": [{ "index": 0, "value": 4294967295u32, "op": "SCMP_CMP_NE" }] },
         ]}),
     );
     b.script("grep ^Seccomp: /proc/self/status; mkdir /x 2>&1; ln -s a /b; echo $?; setarch -R true 2>&1");
@@ -203,7 +240,8 @@ fn hooks() {
     let log = b.dir.0.join("log");
     let hook = |name: &str| {
         let script = format!("echo {name} $A; cat >{}/{name}.json", b.dir.path());
-        json!([{ "path": "/bin/sh", "args": ["sh", "-c", format!("{{ {script}; }} >>{}", log.display())], "env": ["A=b"] }])
+        let script = format!("{{ {script}; }} >>{}", log.display());
+        json!([{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["A=b"] }])
     };
     let kinds = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
     let hooks: serde_json::Map<String, Value> = kinds.iter().map(|kind| ((*kind).to_string(), hook(kind))).collect();
@@ -292,7 +330,11 @@ fn limits_of_the_cgroup() {
         json!({ "memory": { "limit": 512 << 20 }, "pids": { "limit": 600 }, "cpu": { "shares": 512 } }),
     );
     // A hook sees the cgroup; the container does not run yet.
-    let hook = format!("find /sys/fs/cgroup -path '*/{id}/*' >{0}/files; cat $(grep -e limit_in_bytes$ -e /memory.max$ -e pids.max {0}/files) >{0}/values", b.dir.path());
+    let hook = format!(
+        "find /sys/fs/cgroup -path '*/{id}/*' >{0}/files
+         cat $(grep -e limit_in_bytes$ -e /memory.max$ -e pids.max {0}/files) >{0}/values",
+        b.dir.path()
+    );
     b.set(
         "/hooks",
         json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", hook], "env": ["PATH=/usr/bin:/bin"] }] }),
@@ -331,7 +373,8 @@ fn hostile_mount_targets() {
             "bind" => json!({ "destination": target, "type": "bind", "source": "source", "options": ["rbind"] }),
             _ => json!({ "destination": target, "type": "bind", "source": "single", "options": ["bind"] }),
         });
-        b.mount(json!({ "destination": "/../../../..".to_string() + outside.path() + "/dots", "type": "tmpfs", "source": "t" }));
+        let dots = format!("/../../../..{}/dots", outside.path());
+        b.mount(json!({ "destination": dots, "type": "tmpfs", "source": "t" }));
         b.set("/linux/maskedPaths", json!(["/filelink"])).set("/linux/readonlyPaths", json!(["/link"]));
         b.script("echo changed >/link/file; echo changed >/filelink; true");
         // Whether such a container starts is one question; that nothing outside changes is the other.

@@ -6,10 +6,16 @@
 //!    its user and group, and all others are `nobody`. (A caller with more rights starts the process in a user
 //!    namespace that maps all users.)
 //! 2. Interfaces of the host's kernel are covered ([`crate::kernel_fs`]).
-//! 3. Each tree, once it is known what the host's mounts in it forbid ([`crate::mounts`]), becomes a detached mount, private and without symlinks, devices and set-user-id, read-only where it is to be. So does `/proc/self/fd`.
-//! 4. The root becomes an empty read-only tmpfs, and the host's is unmounted. What is left of the host is reachable by those descriptors alone.
-//! 5. All capabilities go but those that [`keep`] names; none comes back (`no_new_privs`). The process cannot be traced or dumped.
-//! 6. The threads of [`crate::parallel`] start, with nothing more than the first has left, and the seccomp filter of [`crate::seccomp`] is put on all.
+//! 3. Each tree, once it is known what the host's mounts in it forbid ([`crate::mounts`]), becomes a detached mount,
+//!    private and without symlinks, devices and set-user-id, read-only where it is to be. So does `/proc/self/fd`.
+//! 4. The root becomes an empty read-only tmpfs, and the host's is unmounted. What is left of the host is reachable by
+//!    those descriptors alone.
+//! 5. In a user namespace that maps some ids only (a container's own), the process becomes one of those: then files of
+//!    all others are others' to it.
+//! 6. All capabilities go but those that [`keep`] names; none comes back (`no_new_privs`). The process cannot be traced
+//!    or dumped.
+//! 7. The threads of [`crate::parallel`] start, with nothing more than the first has left, and the seccomp filter of
+//!    [`crate::seccomp`] is put on all.
 
 use std::os::fd::OwnedFd;
 
@@ -104,8 +110,8 @@ fn keep(writes: bool) -> CapabilitySet {
     // The Sentry checks permissions, for the guest's users; the Gofer must reach every file of its trees.
     let reads = CapabilitySet::DAC_READ_SEARCH;
     if writes {
-        // Likewise for writing, for owners (`chown`, `chmod`, times), and for the set-group-id bit on files of other groups; and to make files as
-        // a guest's user. No call lets it become that user in any other way.
+        // Likewise for writing, for owners (`chown`, `chmod`, times), and for the set-group-id bit on files of other
+        // groups; and to make files as a guest's user. No call lets it become that user in any other way.
         let writes = CapabilitySet::DAC_OVERRIDE | CapabilitySet::CHOWN | CapabilitySet::FOWNER | CapabilitySet::FSETID;
         reads | writes | CapabilitySet::SETUID | CapabilitySet::SETGID
     } else {
@@ -113,8 +119,8 @@ fn keep(writes: bool) -> CapabilitySet {
     }
 }
 
-/// Becomes this user and group of the user namespace that the process was started in; until here, it was whoever started it. Capabilities stay
-/// ([`sys::keep_capabilities`]).
+/// Becomes this user and group of the user namespace that the process was started in; until here, it was whoever
+/// started it. Capabilities stay ([`sys::keep_capabilities`]).
 fn become_ids((uid, gid): (u32, u32)) -> Result<(), Errno> {
     let gid = rustix::process::Gid::from_raw(gid);
     let uid = rustix::process::Uid::from_raw(uid);

@@ -1,18 +1,20 @@
 //! The control protocol: how a process outside of a sandbox manages its containers.
 //!
-//! A client connects to the Unix stream socket `control.sock` of the container's state directory. The monitor accepts the connection, checks
-//! the peer's user (`SO_PEERCRED`), and hands the connection over to the Sentry, which answers on it from then on.
+//! A client connects to the Unix stream socket `control.sock` of the container's state directory. The monitor accepts
+//! the connection, checks the peer's user (`SO_PEERCRED`), and hands the connection over to the Sentry, which answers
+//! on it from then on.
 //!
-//! Each side sends frames: four bytes with the length of the body (little endian, at most [`MAX_BODY`]), then the body, one JSON value:
-//! a [`Request`] from the client, a [`Reply`] from the Sentry. The descriptors of a request travel with the frame's first byte
-//! (`SCM_RIGHTS`). Requests of a connection are answered in their order; [`Request::Create`], [`Request::Wait`] and [`Request::Exec`] keep their connection for
-//! themselves. The first request is [`Request::Hello`]. A frame that is too long, malformed, or out of order ends its connection, and
-//! nothing else.
+//! Each side sends frames: four bytes with the length of the body (little endian, at most [`MAX_BODY`]), then the body,
+//! one JSON value: a [`Request`] from the client, a [`Reply`] from the Sentry. The descriptors of a request travel with
+//! the frame's first byte (`SCM_RIGHTS`). Requests of a connection are answered in their order; [`Request::Create`],
+//! [`Request::Wait`] and [`Request::Exec`] keep their connection for themselves. The first request is
+//! [`Request::Hello`]. A frame that is too long, malformed, or out of order ends its connection, and nothing else.
 
 use crate::config::{ContainerConfig, ProcessConfig};
 use serde::{Deserialize, Serialize};
 
-/// Version of the protocol. The Sentry refuses any other: both sides are the same binary as a rule, but a container may outlive an upgrade.
+/// Version of the protocol. The Sentry refuses any other: both sides are the same binary as a rule, but a container may
+/// outlive an upgrade.
 pub const VERSION: u32 = 1;
 /// Longest body of a frame, in bytes.
 pub const MAX_BODY: usize = 4 << 20;
@@ -35,18 +37,20 @@ pub enum Request {
     Start {
         container: String,
     },
-    /// Makes one more container in the sandbox. The first descriptor is the connection to its Gofer, the others are those of its first
-    /// process. Answered by [`Reply::Done`] when that is loaded, and by [`Reply::Exited`] when it has ended. The container ends with this
-    /// connection.
+    /// Makes one more container in the sandbox. The first descriptor is the connection to its Gofer, the others are
+    /// those of its first process. Answered by [`Reply::Done`] when that is loaded, and by [`Reply::Exited`] when it
+    /// has ended. The container ends with this connection.
     Create {
         container: Box<ContainerConfig>,
     },
     /// Runs one more process in the container. Its descriptors 0, 1, 2, … come along: `process.files` says which. Answered by
     /// [`Reply::Started`] or [`Reply::Failed`], and when the process has ended by [`Reply::Exited`]. Meanwhile the client may send
-    /// [`Request::Signal`] for it; a client that goes away takes nothing with it.
+    /// [`Request::Signal`] for it. A client that goes away takes nothing with it, but for a process that is `tied` to it, which is killed then.
     Exec {
         container: String,
         process: Box<ProcessConfig>,
+        #[serde(default)]
+        tied: bool,
     },
     /// Sends a signal to a process of the container, as one from outside of its pid namespace.
     Signal {
@@ -58,7 +62,8 @@ pub enum Request {
     Wait {
         container: String,
     },
-    /// Stops all processes of the container until [`Request::Resume`]. Answered by [`Reply::Done`] once they have stopped.
+    /// Stops all processes of the container until [`Request::Resume`]. Answered by [`Reply::Done`] once they have
+    /// stopped.
     Pause {
         container: String,
     },
@@ -122,8 +127,8 @@ pub enum Reply {
     Stats {
         stats: Box<Stats>,
     },
-    /// The request could not be carried out; the connection goes on. `exit`: the exit status that a shell would give (126, 127) for a
-    /// process that could not be started.
+    /// The request could not be carried out; the connection goes on. `exit`: the exit status that a shell would give
+    /// (126, 127) for a process that could not be started.
     Failed {
         errno: i32,
         exit: Option<u8>,

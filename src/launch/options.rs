@@ -232,19 +232,26 @@ const ROOT: &str = "root";
 /// What is mounted in every sandbox of `run`.
 fn standard_mounts() -> Vec<GuestMount> {
     let guarded = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC | libc::MS_RELATIME;
-    let mount = |target: &str, kind, flags: u64, data: &str| GuestMount {
+    let mount = |target: &str, kind, source: &str, flags: u64, data: &str| GuestMount {
         target: target.into(),
         kind,
+        source: source.into(),
         flags,
         data: data.into(),
         required: false,
     };
     vec![
-        mount("/proc", MountKind::Proc, guarded, ""),
-        mount("/sys", MountKind::Sysfs, guarded | libc::MS_RDONLY, ""),
-        mount("/dev", MountKind::Dev, libc::MS_NOSUID | libc::MS_RELATIME, ""),
-        mount("/dev/pts", MountKind::Devpts, libc::MS_NOSUID | libc::MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"),
-        mount("/dev/shm", MountKind::Tmpfs, guarded & !libc::MS_NOEXEC, "mode=1777"),
+        mount("/proc", MountKind::Proc, "proc", guarded, ""),
+        mount("/sys", MountKind::Sysfs, "sysfs", guarded | libc::MS_RDONLY, ""),
+        mount("/dev", MountKind::Dev, "tmpfs", libc::MS_NOSUID | libc::MS_RELATIME, ""),
+        mount(
+            "/dev/pts",
+            MountKind::Devpts,
+            "devpts",
+            libc::MS_NOSUID | libc::MS_NOEXEC,
+            "gid=5,mode=620,ptmxmode=666",
+        ),
+        mount("/dev/shm", MountKind::Tmpfs, "tmpfs", guarded & !libc::MS_NOEXEC, "mode=1777"),
     ]
 }
 
@@ -267,6 +274,7 @@ fn trees(args: &RunArgs) -> Result<(Vec<Tree>, Vec<GuestMount>)> {
         mounts.push(GuestMount {
             target,
             kind: MountKind::Tree(tree.name.clone()),
+            source: tree.name.clone().into(),
             flags: libc::MS_RELATIME | if tree.read_only { libc::MS_RDONLY } else { 0 },
             data: Vec::new(),
             required: false,

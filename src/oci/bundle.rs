@@ -1,8 +1,10 @@
-//! A bundle: the directory with `config.json` and the root file system, read with bounds and validated before anything is started.
+//! A bundle: the directory with `config.json` and the root file system, read with bounds and validated before anything
+//! is started.
 //!
-//! The file is as trusted as its author, who may be less trusted than the caller: it may be huge, nested without end, or name files outside
-//! of the bundle by links. It decides what of the host the container gets, as with every OCI runtime, so a path outside of the bundle is no
-//! offence by itself; but nothing is opened here other than to be read as configuration.
+//! The file is as trusted as its author, who may be less trusted than the caller: it may be huge, nested without end,
+//! or name files outside of the bundle by links. It decides what of the host the container gets, as with every OCI
+//! runtime, so a path outside of the bundle is no offence by itself; but nothing is opened here other than to be read
+//! as configuration.
 
 mod validate;
 
@@ -32,7 +34,8 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Reads and validates the bundle in `dir`. Whatever the runtime can refuse by looking at the configuration alone is refused here.
+    /// Reads and validates the bundle in `dir`. Whatever the runtime can refuse by looking at the configuration alone
+    /// is refused here.
     pub fn load(dir: &Path) -> Result<Bundle> {
         let dir = dir.canonicalize().with_context(|| format!("bundle {}", dir.display()))?;
         let config = dir.join(CONFIG);
@@ -129,8 +132,8 @@ fn parse_spec(text: &[u8]) -> Result<Spec> {
     parse_lenient(text, "/process")
 }
 
-/// Parses `text`. Should that fail, once more without the capabilities that nobody knows: a later kernel's are no mistake of the bundle.
-/// serde_json bounds the depth, so that nested JSON cannot exhaust the stack.
+/// Parses `text`. Should that fail, once more without the capabilities that nobody knows: a later kernel's are no
+/// mistake of the bundle. serde_json bounds the depth, so that nested JSON cannot exhaust the stack.
 fn parse_lenient<T: DeserializeOwned>(text: &[u8], process: &str) -> Result<T> {
     let error = match serde_json::from_slice(text) {
         Ok(value) => return Ok(value),

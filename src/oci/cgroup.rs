@@ -1,10 +1,11 @@
 //! The cgroup around a sandbox, on the host: version 1, version 2, both side by side, or systemd's.
 //!
-//! It bounds the whole sandbox: the monitor, the Gofer, the Sentry and all stubs. The limits of a container among others in its sandbox are
-//! the Sentry's to enforce ([`crate::oci::plan::limits`]).
+//! It bounds the whole sandbox: the monitor, the Gofer, the Sentry and all stubs. The limits of a container among
+//! others in its sandbox are the Sentry's to enforce ([`crate::oci::plan::limits`]).
 //!
-//! Version 2 and systemd are managed with `libcgroups`. Version 1 has writers of our own ([`v1`]): `libcgroups` takes one path for all
-//! hierarchies, whereas the caller's own cgroup, below which a container's belongs, is another one in each.
+//! Version 2 and systemd are managed with `libcgroups`. Version 1 has writers of our own ([`v1`]): `libcgroups` takes
+//! one path for all hierarchies, whereas the caller's own cgroup, below which a container's belongs, is another one in
+//! each.
 
 mod layout;
 mod processes;
@@ -24,18 +25,20 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
-/// Below these limits the sandbox's own processes and memory count: so much more is allowed outside, and the Sentry alone keeps a container
-/// to its limit. Above, the limit outside is the very one that was asked for.
+/// Below these limits the sandbox's own processes and memory count: so much more is allowed outside, and the Sentry
+/// alone keeps a container to its limit. Above, the limit outside is the very one that was asked for.
 const FEW_PIDS: i64 = 512;
 const OWN_PIDS: i64 = 64;
 const LITTLE_MEMORY: i64 = 32 << 20;
 const OWN_MEMORY: i64 = 32 << 20;
 
-/// A cgroup that was made for a sandbox. It is plain data, which the container's state file keeps; dropping it does nothing.
+/// A cgroup that was made for a sandbox. It is plain data, which the container's state file keeps; dropping it does
+/// nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
     kind: Kind,
-    /// Its directories with the controllers of each: one for each hierarchy of version 1, or one of version 2 (with the empty name).
+    /// Its directories with the controllers of each: one for each hierarchy of version 1, or one of version 2 (with the
+    /// empty name).
     dirs: Vec<Dir>,
 }
 
@@ -67,23 +70,28 @@ impl Cgroup {
     ///
     /// `Ok(None)`: the caller has no right to make one, and no limits were asked for, so the container runs in the caller's cgroup.
     /// With limits this is an error.
+    ///
+    /// `planned` is told of the directories before they are made, so that they can be found by those who clean up after a crash: by
+    /// [`Cgroup::remove`] alone, since they may turn out to be those of others.
     pub fn create(
         id: &str,
         path: Option<&Path>,
         systemd: bool,
         resources: Option<&LinuxResources>,
+        planned: impl FnOnce(&Cgroup) -> Result<()>,
     ) -> Result<Option<Cgroup>> {
         let layout = Layout::of_caller()?;
         let path = path.filter(|p| !p.as_os_str().is_empty());
         let made = match systemd {
-            true => Cgroup::create_systemd(&layout, id, path),
-            false => Cgroup::create_at(&layout, path.unwrap_or(Path::new(id))),
+            true => Cgroup::create_systemd(&layout, id, path, planned),
+            false => Cgroup::create_at(&layout, path.unwrap_or(Path::new(id)), planned),
         };
         match made {
             Ok(cgroup) => Ok(Some(cgroup)),
             Err(e) if !is_lack_of_rights(&e) => Err(e.context("making the container's cgroup")),
             Err(e) if resources.is_some_and(has_limits) => Err(e.context(
-                "the container's cgroup cannot be made, and its resources have limits: delegate a cgroup to this user, or leave them out",
+                "the container's cgroup cannot be made, and its resources have limits: delegate a cgroup to this \
+                 user, or leave them out",
             )),
             Err(e) => {
                 log::warn!("the container has no cgroup of its own: {e:#}");
@@ -92,17 +100,8 @@ impl Cgroup {
         }
     }
 
-    fn create_at(layout: &Layout, path: &Path) -> Result<Cgroup> {
+    fn create_at(layout: &Layout, path: &Path, planned: impl FnOnce(&Cgroup) -> Result<()>) -> Result<Cgroup> {
         let dirs = layout.dirs(&beneath_root(path))?;
-        for (i, dir) in dirs.iter().enumerate() {
-            if let Err(e) = make(layout, dir) {
-                // Those that were made must not stay.
-                for dir in dirs.iter().take(i) {
-                    let _ = fs::remove_dir(&dir.path);
-                }
-                return Err(e);
-            }
-        }
         let kind = match layout {
             Layout::V1(_) => Kind::V1,
             Layout::V2 { mount, .. } => {
@@ -111,11 +110,27 @@ impl Cgroup {
             }
             Layout::None => bail!("no cgroup file system is mounted"),
         };
-        Ok(Cgroup { kind, dirs })
+        let cgroup = Cgroup { kind, dirs };
+        planned(&cgroup)?;
+        for (i, dir) in cgroup.dirs.iter().enumerate() {
+            if let Err(e) = make(layout, dir) {
+                // Those that were made must not stay.
+                for dir in cgroup.dirs.iter().take(i) {
+                    let _ = fs::remove_dir(&dir.path);
+                }
+                return Err(e);
+            }
+        }
+        Ok(cgroup)
     }
 
     /// With version 1 systemd's scope is a directory in each hierarchy, without a unit of systemd's.
-    fn create_systemd(layout: &Layout, id: &str, path: Option<&Path>) -> Result<Cgroup> {
+    fn create_systemd(
+        layout: &Layout,
+        id: &str,
+        path: Option<&Path>,
+        planned: impl FnOnce(&Cgroup) -> Result<()>,
+    ) -> Result<Cgroup> {
         if !Path::new("/run/systemd/system").is_dir() {
             bail!("systemd cgroup flag passed, but systemd support for managing cgroups is not available");
         }
@@ -127,7 +142,7 @@ impl Cgroup {
                 cgroup.dirs = vec![Dir { controllers: Vec::new(), path: cgroup.systemd_dir()? }];
                 Ok(cgroup)
             }
-            _ => Cgroup::create_at(layout, &scope),
+            _ => Cgroup::create_at(layout, &scope, planned),
         }
     }
 
@@ -144,9 +159,9 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Moves the calling process, which has one thread. With version 1 this takes a fraction of a millisecond, and [`Cgroup::add`] some
-    /// ten: to move the threads of a process together the kernel stops all forks and exits first, and waits for a grace period; a thread
-    /// that moves itself does not need that. With systemd this makes the scope.
+    /// Moves the calling process, which has one thread. With version 1 this takes a fraction of a millisecond, and
+    /// [`Cgroup::add`] some ten: to move the threads of a process together the kernel stops all forks and exits first,
+    /// and waits for a grace period; a thread that moves itself does not need that. With systemd this makes the scope.
     pub fn join(&self) -> Result<()> {
         if self.kind != Kind::V1 {
             return self.add(nix::unistd::getpid());
@@ -178,7 +193,8 @@ impl Cgroup {
         }
     }
 
-    /// Stops or continues all host processes of the sandbox. (`pause` is the Sentry's; this is for a Sentry that does not answer.)
+    /// Stops or continues all host processes of the sandbox. (`pause` is the Sentry's; this is for a Sentry that does
+    /// not answer.)
     pub fn freeze(&self, frozen: bool) -> Result<()> {
         match self.kind {
             Kind::V1 => v1::freeze(&self.dirs, frozen),
@@ -194,7 +210,8 @@ impl Cgroup {
         processes::list(&self.dirs)
     }
 
-    /// Kills all processes in it and below it but the caller, and waits until they are gone, for a bounded time. A frozen one is thawed.
+    /// Kills all processes in it and below it but the caller, and waits until they are gone, for a bounded time. A
+    /// frozen one is thawed.
     pub fn kill(&self) -> Result<()> {
         processes::kill(&self.dirs, || {
             let _ = self.freeze(false);
@@ -299,8 +316,8 @@ fn beneath_root(path: &Path) -> PathBuf {
     clean
 }
 
-/// Makes a directory of a cgroup with those above it. One that exists and has processes is not the container's: its end is to be theirs
-/// alone.
+/// Makes a directory of a cgroup with those above it. One that exists and has processes is not the container's: its end
+/// is to be theirs alone.
 fn make(layout: &Layout, dir: &Dir) -> Result<()> {
     let shown = || format!("{}", dir.path.display());
     if let Layout::V2 { mount, .. } = layout {
@@ -326,8 +343,8 @@ fn is_lack_of_rights(e: &anyhow::Error) -> bool {
         || e.chain().any(|e| e.is::<layout::NotMounted>())
 }
 
-/// The limits for the whole sandbox: those of the container, with room for the sandbox's own processes where the limit is so low that these
-/// would not leave enough of it.
+/// The limits for the whole sandbox: those of the container, with room for the sandbox's own processes where the limit
+/// is so low that these would not leave enough of it.
 fn with_own_needs(resources: &LinuxResources) -> LinuxResources {
     let mut all = resources.clone();
     if let Some(pids) = resources.pids() {

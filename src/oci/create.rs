@@ -173,6 +173,7 @@ fn first_state(bundle: &Bundle, id: &str) -> Result<State> {
         monitor: ProcessId::me()?,
         sandbox: Vec::new(),
         cgroup: None,
+        planned_cgroup: None,
         process: bundle.process()?.clone(),
         seccomp: plan::seccomp(bundle)?,
         start_hooks: hooks(HookKind::StartContainer),
@@ -209,9 +210,14 @@ impl Draft {
         let linux = bundle.spec.linux().as_ref();
         let resources = linux.and_then(|l| l.resources().as_ref());
         let path = linux.and_then(|l| l.cgroups_path().as_deref());
-        container.save(state)?;
         let systemd = globals.systemd_cgroup || globals.cgroup_manager.as_deref() == Some("systemd");
-        state.cgroup = Cgroup::create(&container.id, path, systemd, resources)?;
+        container.save(state)?;
+        let made = Cgroup::create(&container.id, path, systemd, resources, |planned| {
+            state.planned_cgroup = Some(planned.clone());
+            container.save(state)
+        });
+        state.planned_cgroup = None;
+        state.cgroup = made?;
         container.save(state)?;
 
         let process = bundle.process()?;

@@ -10,8 +10,8 @@ use std::path::Path;
 /// What runc shows for a limit that there is not: the largest number of whole pages.
 const NO_LIMIT: u64 = 0x7fff_ffff_ffff_f000;
 
-/// One line of `events --stats`: `{"type":"stats","id":…,"data":{…}}`. The processor time, memory and processes of the container are the
-/// Sentry's figures where there are some; the rest are those of the sandbox's cgroup, if it has one.
+/// One line of `events --stats`: `{"type":"stats","id":…,"data":{…}}`. The processor time, memory and processes of the
+/// container are the Sentry's figures where there are some; the rest are those of the sandbox's cgroup, if it has one.
 pub fn stats_line(id: &str, inside: Option<&Stats>, cgroup: Option<&Cgroup>) -> String {
     let mut outside = match cgroup.map(Cgroup::stats) {
         Some(Ok(stats)) => stats,

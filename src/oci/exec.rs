@@ -47,7 +47,7 @@ pub fn exec(globals: &Globals, args: &ExecArgs) -> Result<u8> {
 
     if !terminal && !args.detach {
         let signals = Signals::take_over_all()?;
-        begin(&mut client, &container, config, &files, &argv0)?;
+        begin(&mut client, &container, config, &files, &argv0, false)?;
         drop(files);
         if let Some(file) = &args.pid_file {
             write_pid_file(file, std::process::id() as i32)?;
@@ -154,15 +154,16 @@ fn extend(list: &mut Value, more: impl Iterator<Item = Value>) {
     }
 }
 
-/// Asks the Sentry for the process, and waits until it runs.
+/// Asks the Sentry for the process, and waits until it runs. `tied`: it does not outlive this process.
 fn begin(
     client: &mut Client,
     container: &Container,
     config: ProcessConfig,
     files: &[OwnedFd],
     argv0: &str,
+    tied: bool,
 ) -> Result<()> {
-    let request = Request::Exec { container: container.id.clone(), process: Box::new(config) };
+    let request = Request::Exec { container: container.id.clone(), process: Box::new(config), tied };
     let files: Vec<_> = files.iter().map(|f| f.as_fd()).collect();
     match client.call(&request, &files) {
         Ok(Reply::Started { .. }) => Ok(()),
@@ -234,7 +235,7 @@ impl Agent {
                     let signals = Signals::take_over_all()?;
                     channel.read_exact(&mut [0u8]).context("the command is gone")?;
                     let mut client = client;
-                    begin(&mut client, container, config, &files, argv0)?;
+                    begin(&mut client, container, config, &files, argv0, true)?;
                     drop(files);
                     sys::let_go_of_streams().context("/dev/null")?;
                     std::env::set_current_dir("/").context("/")?;
@@ -296,12 +297,13 @@ fn run_hook(container: &Container, state: &State, hook: &Hook, told: &str) -> Re
     config.cwd = b"/".to_vec();
     config.files = vec![Some(0), Some(1), Some(2)];
     config.terminal = false;
-    let (stdin, mut state_end) = std::io::pipe()?;
+    let (stdin, state_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let mut state_end = File::from(state_end);
     let null: OwnedFd = File::options().read(true).write(true).open("/dev/null")?.into();
-    let files = [OwnedFd::from(stdin), null.try_clone()?, null];
+    let files = [stdin, null.try_clone()?, null];
     let mut client = Client::connect(container, None)?;
     let path = hook.path().display().to_string();
-    begin(&mut client, container, config, &files, &path)?;
+    begin(&mut client, container, config, &files, &path, true)?;
     drop(files);
     // It fits into the pipe, or it is cut: a hook need not read it.
     nix::fcntl::fcntl(&state_end, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;

@@ -1,4 +1,5 @@
-//! Hooks: programs of the host that a bundle has run at points of the life cycle, with the container's state on standard input.
+//! Hooks: programs of the host that a bundle has run at points of the life cycle, with the container's state on
+//! standard input.
 
 use crate::sys;
 use anyhow::{anyhow, bail, Context, Result};
@@ -16,9 +17,9 @@ use std::time::{Duration, Instant};
 /// What is kept of a hook's standard output and of its standard error, in bytes.
 const KEPT: usize = 32 << 10;
 
-/// Runs the hooks one after the other. Each gets `state` (JSON) on its standard input, the arguments and the environment that are
-/// configured and nothing else, and is killed when its timeout has passed. The first that fails ends the list: `error running hook #0: …`,
-/// with what it wrote to standard output and standard error.
+/// Runs the hooks one after the other. Each gets `state` (JSON) on its standard input, the arguments and the
+/// environment that are configured and nothing else, and is killed when its timeout has passed. The first that fails
+/// ends the list: `error running hook #0: …`, with what it wrote to standard output and standard error.
 ///
 /// `kind` is for the log.
 pub fn run(kind: &str, hooks: &[Hook], state: &str) -> Result<()> {
@@ -46,7 +47,8 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
     Ok(())
 }
 
-/// `None`: it may run for ever. A timeout that is not positive is a mistake, which runc refuses only by running out of it at once.
+/// `None`: it may run for ever. A timeout that is not positive is a mistake, which runc refuses only by running out of
+/// it at once.
 fn deadline(hook: &Hook) -> Result<Option<Instant>> {
     let Some(seconds) = hook.timeout() else { return Ok(None) };
     let seconds = u64::try_from(seconds).ok().filter(|s| *s > 0);
@@ -105,8 +107,8 @@ impl Running<'_> {
         Ok(Running { child, ended, stdin, state: state.as_bytes(), output })
     }
 
-    /// Feeds and drains the hook until it has ended; `None`: time ran out. A background process of the hook's may keep its streams
-    /// open, so that their end says nothing.
+    /// Feeds and drains the hook until it has ended; `None`: time ran out. A background process of the hook's may keep
+    /// its streams open, so that their end says nothing.
     fn until(&mut self, deadline: Option<Instant>) -> Result<Option<ExitStatus>> {
         loop {
             self.feed();
@@ -160,8 +162,8 @@ impl Drop for Running<'_> {
 }
 
 impl Output {
-    /// Reads what there is, in one go at most as much as a pipe holds by default: a hook that never stops writing does not hold up its
-    /// own timeout.
+    /// Reads what there is, in one go at most as much as a pipe holds by default: a hook that never stops writing does
+    /// not hold up its own timeout.
     fn drain(&mut self) {
         let mut block = [0; 8192];
         for _ in 0..8 {

@@ -85,7 +85,9 @@ pub fn kill(globals: &Globals, args: &KillArgs) -> Result<u8> {
             Some(r) if r.errno == libc::EINVAL => bail!("unable to signal init: invalid argument"),
             // A Sentry that does not listen is killed with all that it has.
             None if signal == libc::SIGKILL => {
-                kill_monitor(&state);
+                if let Some(pidfd) = state.monitor.open() {
+                    sys::pidfd_send(&pidfd, libc::SIGKILL).context("unable to signal init")?;
+                }
                 Ok(0)
             }
             _ => Err(e).context("unable to signal init"),
@@ -136,6 +138,12 @@ pub fn tear_down(container: &Container, state: &State) -> Result<()> {
         cgroup.kill()?;
         cgroup.remove()?;
     }
+    if let Some(planned) = &state.planned_cgroup {
+        // It is in use if it is that of others.
+        if let Err(e) = planned.remove() {
+            log::debug!("{e:#}");
+        }
+    }
     container.remove()?;
     let told = container.for_hooks(state, Status::Stopped);
     for hook in &state.poststop_hooks {
@@ -153,7 +161,12 @@ fn kill_monitor(state: &State) {
 /// Kills a process and waits until it is gone.
 fn end(process: &ProcessId) {
     let Some(pidfd) = process.open() else { return };
-    let _ = sys::pidfd_send(&pidfd, libc::SIGKILL);
+    if let Err(e) = sys::pidfd_send(&pidfd, libc::SIGKILL) {
+        if e != Errno::ESRCH {
+            log::warn!("killing process {}: {}", process.pid, e.desc());
+            return;
+        }
+    }
     let until = Instant::now() + PATIENCE;
     loop {
         let left = until.saturating_duration_since(Instant::now());

@@ -1,8 +1,9 @@
 //! From a bundle's seccomp profile to classic BPF.
 //!
-//! The rules are grouped by system call; calls with the same outcome make ranges, and a binary search over the ranges finds the one of a call.
-//! Within a call, rules that compare arguments are tried in the profile's order, before the call's unconditional rule; libseccomp, which other
-//! runtimes use, orders them by its own criteria, which differs only where rules of different actions overlap.
+//! The rules are grouped by system call; calls with the same outcome make ranges, and a binary search over the ranges
+//! finds the one of a call. Within a call, rules that compare arguments are tried in the profile's order, before the
+//! call's unconditional rule; libseccomp, which other runtimes use, orders them by its own criteria, which differs only
+//! where rules of different actions overlap.
 
 mod emit;
 #[cfg(test)]
@@ -21,7 +22,8 @@ const ARCH: u32 = 0xc000_003e;
 const X32: u32 = 0x4000_0000;
 /// Above those that carry an errno, `MAX_ERRNO` of the kernel.
 const MAX_ERRNO: u32 = 4095;
-/// `SECCOMP_FILTER_FLAG_NEW_LISTENER`: the filter's notifications go to a descriptor that the process gets at its start.
+/// `SECCOMP_FILTER_FLAG_NEW_LISTENER`: the filter's notifications go to a descriptor that the process gets at its
+/// start.
 pub const NEW_LISTENER: u32 = 1 << 3;
 /// More rules than any profile has. There are some 400 calls.
 const MAX_RULES: usize = 1 << 16;
@@ -68,7 +70,8 @@ fn verdict_kill() -> Verdict {
     verdict(Action::ScmpActKill, None)
 }
 
-/// The rules by number. Names that this architecture does not have are left out, as profiles are written for all architectures at once.
+/// The rules by number. Names that this architecture does not have are left out, as profiles are written for all
+/// architectures at once.
 fn calls(profile: &LinuxSeccomp, default: Verdict) -> Result<BTreeMap<u32, Call>> {
     let mut calls: BTreeMap<u32, Call> = BTreeMap::new();
     let mut count = 0;
@@ -112,7 +115,8 @@ fn check_args(args: &[LinuxSeccompArg]) -> Result<()> {
     }
 }
 
-/// As in runc: comparisons of different arguments must all hold; as soon as one argument is compared twice, each comparison stands for itself.
+/// As in runc: comparisons of different arguments must all hold; as soon as one argument is compared twice, each
+/// comparison stands for itself.
 fn alternatives(args: &[LinuxSeccompArg]) -> impl Iterator<Item = Vec<LinuxSeccompArg>> {
     let repeated = (0..6).any(|i| args.iter().filter(|a| a.index() == i).count() > 1);
     let all: Vec<Vec<LinuxSeccompArg>> =
@@ -120,7 +124,8 @@ fn alternatives(args: &[LinuxSeccompArg]) -> impl Iterator<Item = Vec<LinuxSecco
     all.into_iter()
 }
 
-/// Whether rules notify, after the checks of runc: a listener that has to answer the call by which it is set up waits for itself.
+/// Whether rules notify, after the checks of runc: a listener that has to answer the call by which it is set up waits
+/// for itself.
 fn check_notify(profile: &LinuxSeccomp, calls: &BTreeMap<u32, Call>) -> Result<bool> {
     let notify = verdict(Action::ScmpActNotify, None);
     if profile.default_action() == Action::ScmpActNotify {
@@ -138,8 +143,8 @@ fn check_notify(profile: &LinuxSeccomp, calls: &BTreeMap<u32, Call>) -> Result<b
     Ok(any)
 }
 
-/// Calls that are newer than all that the profile names answer ENOSYS, as in runc, unless the profile allows by default or says so itself:
-/// a C library falls back on ENOSYS and gives up on EPERM. `None`: they are as any other call.
+/// Calls that are newer than all that the profile names answer ENOSYS, as in runc, unless the profile allows by default
+/// or says so itself: a C library falls back on ENOSYS and gives up on EPERM. `None`: they are as any other call.
 fn unknown_calls(profile: &LinuxSeccomp, default: Verdict) -> Option<(u32, Verdict)> {
     let enosys = verdict(Action::ScmpActErrno, Some(libc::ENOSYS as u32));
     let permissive =

@@ -1,10 +1,12 @@
-//! `spec`: a bundle's configuration to start from. It has runc's form and values, so that what is known about runc's goes for it.
+//! `spec`: a bundle's configuration to start from. It has runc's form and values, so that what is known about runc's
+//! goes for it.
 
 use super::ordered::Json;
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
-/// The text of the `config.json` that `spec` writes. `rootless`: the caller's user and group, for a container of an ordinary user.
+/// The text of the `config.json` that `spec` writes. `rootless`: the caller's user and group, for a container of an
+/// ordinary user.
 pub fn default(rootless: Option<(u32, u32)>) -> String {
     let version = Json::from(super::features::VERSION_MAX);
     let root = Json::object([("path", "rootfs".into()), ("readonly", true.into())]);

@@ -91,6 +91,8 @@ pub struct State {
     /// The Gofer and the Sentry.
     pub sandbox: Vec<ProcessId>,
     pub cgroup: Option<Cgroup>,
+    /// While it is made; it may turn out to be that of others.
+    pub planned_cgroup: Option<Cgroup>,
     /// What `exec` starts from.
     pub process: Process,
     pub seccomp: Vec<SeccompFilter>,

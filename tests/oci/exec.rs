@@ -104,6 +104,13 @@ fn an_agent_stands_for_a_detached_process() {
     assert_eq!(host.json(&["ps", "-f", "json", "box"]).as_array().unwrap().len(), 2);
     assert!(kill(pid, libc::SIGTERM));
     assert_eq!(reaped(pid), libc::SIGTERM);
+    // An agent that is killed takes the process with it.
+    let pid = detached("exec sleep 1000");
+    assert!(kill(pid, libc::SIGKILL));
+    assert_eq!(reaped(pid), libc::SIGKILL);
+    crate::common::eventually("the process is gone", crate::LIMIT, || {
+        Ok(host.json(&["ps", "-f", "json", "box"]).as_array().unwrap().len() == 1)
+    });
     let pid = detached("exec sleep 1000");
     host.good(&["delete", "--force", "box"]);
     assert_eq!(reaped(pid), libc::SIGKILL);

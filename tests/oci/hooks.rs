@@ -35,7 +35,7 @@ fn hooks_run_in_their_order() {
     for (kind, status) in OUTSIDE.iter().zip(["creating", "creating", "creating", "running", "stopped"]) {
         let told: Value = serde_json::from_slice(&fs::read(host.path(kind)).unwrap()).unwrap();
         assert_eq!((&told["id"], &told["status"]), (&json!("box"), &json!(status)), "{kind}");
-        assert_eq!((&told["pid"] == &pid, &told["annotations"]["a"]), (status != "stopped", &json!("b")), "{kind}");
+        assert_eq!((told["pid"] == pid, &told["annotations"]["a"]), (status != "stopped", &json!("b")), "{kind}");
     }
 }
 

@@ -62,7 +62,10 @@ impl Host {
             std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
         }
         if user.is_some() {
-            chown(host.dir.0.join("state"), user, user).unwrap();
+            // Mount points are made in the root.
+            for dir in ["state", "rootfs"] {
+                chown(host.dir.0.join(dir), user, user).unwrap();
+            }
         }
         fs::set_permissions(host.dir.0.join("rootfs/tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
         host
@@ -88,6 +91,9 @@ impl Host {
         spec["process"]["args"] = json!(args);
         spec["process"]["terminal"] = json!(false);
         spec["root"]["path"] = json!(self.path("rootfs"));
+        // Tests run side by side.
+        let own = self.dir.0.file_name().unwrap().to_str().unwrap();
+        spec["linux"]["cgroupsPath"] = json!(format!("/{own}"));
         let kept = |mount: &Value| !["mqueue", "cgroup"].iter().any(|t| mount["type"] == *t);
         let mounts = spec["mounts"].as_array().unwrap().iter().filter(|m| kept(m)).cloned().collect();
         spec["mounts"] = Value::Array(mounts);
@@ -158,11 +164,6 @@ impl Host {
 
     fn status(&self, id: &str) -> String {
         self.json(&["state", id])["status"].as_str().unwrap().to_owned()
-    }
-
-    /// Waits until it is so.
-    fn until(&self, id: &str, status: &str) {
-        common::eventually(&format!("{id} is {status}"), LIMIT, || Ok(self.status(id) == status));
     }
 }
 

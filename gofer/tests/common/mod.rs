@@ -74,7 +74,7 @@ impl Fixture {
                 let trees = trees
                     .map(|(name, path, read_only)| Tree { name: name.into(), host_path: dir.join(path), read_only })
                     .to_vec();
-                let config = Config { trees, max_fids, tell_acls: false };
+                let config = Config { trees, max_fids, tell_acls: false, become_ids: None };
                 Server::Thread(Some(std::thread::spawn(move || gofer::serve(theirs, &config))))
             }
             Mode::Confined => {

@@ -238,6 +238,17 @@ pub(in crate::fs) fn id(text: &[u8]) -> Result<u32> {
     u32::try_from(number(text, 10)?).map_err(|_| Errno::EINVAL)
 }
 
+/// The options of a tmpfs, from the text of mount(2).
+pub(super) fn tmpfs(data: &[u8]) -> Result<TmpOptions> {
+    let mut config = Config::new(Type::Tmpfs);
+    config.set_all(data)?;
+    let mut o = TmpOptions::default();
+    for (key, value) in &config.options {
+        tmpfs_option(&mut o, key, value.as_deref())?;
+    }
+    Ok(o)
+}
+
 /// `size=`, `nr_inodes=`, `mode=`, `uid=`, `gid=` of tmpfs(5).
 fn tmpfs_option(o: &mut TmpOptions, key: &[u8], value: Option<&[u8]>) -> Result<()> {
     let most = TmpOptions::default();

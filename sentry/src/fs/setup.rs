@@ -4,7 +4,9 @@ use super::fstype::{Config, Mounter, Type};
 use super::gofer::GoferFs;
 use super::overlay::Overlay;
 use super::tmpfs::{Reopen, TmpFs, TmpInode, TmpOptions};
-use super::vfs::{Dentry, LookupFlags, Mount, MountFlags, MountNamespace, Path, Resolver, RootRef, SuperBlock};
+use super::vfs::{
+    Dentry, LookupFlags, Mount, MountFlags, MountNamespace, Path, PropagationType, Resolver, RootRef, SuperBlock,
+};
 use super::*;
 use crate::error::{Errno, Result, SysError};
 use crate::ipc::IpcNamespace;
@@ -32,7 +34,9 @@ pub struct MountSpec {
     /// Absolute; made if it is missing.
     pub target: Vec<u8>,
     pub source: Source,
-    /// `MS_*` flags of mount(2).
+    /// Shown as its source.
+    pub name: Vec<u8>,
+    /// `MS_*` flags of mount(2), of propagation too.
     pub flags: u64,
     /// Options of the file system.
     pub data: Vec<u8>,
@@ -46,6 +50,8 @@ pub struct RootOptions {
     /// The Gofer's tree that is the root.
     pub tree: String,
     pub read_only: bool,
+    /// `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE` or `MS_UNBINDABLE` for the root, perhaps with `MS_REC`; 0: private.
+    pub propagation: u64,
     /// Writes to the root stay in memory.
     pub overlay: bool,
     /// No other process changes the root while the sandbox runs.
@@ -148,6 +154,7 @@ pub fn build_root(
     for path in &options.read_only_paths {
         b.protect(path).map_err(at(path))?;
     }
+    b.propagate(&ns.root(), options.propagation)?;
     // Not before: mount points and device nodes that the tree lacks were made in it.
     if options.read_only {
         root.set_flags(flags | MountFlags::RDONLY);
@@ -171,6 +178,13 @@ fn dev(kernel: &Kernel, user: u32, flags: MountFlags) -> Result<Arc<Mount>> {
     }
     let sb = SuperBlock::new("tmpfs", b"tmpfs", "size=65536k,mode=755".into());
     Mount::of(root, sb, flags)
+}
+
+/// An option of a tmpfs that container runtimes have beside those of the kernel.
+const COPY_UP: &[u8] = b"tmpcopyup";
+
+fn copies_up(m: &MountSpec) -> bool {
+    m.data.split(|&b| b == b',').any(|option| option == COPY_UP)
 }
 
 struct Builder {
@@ -209,14 +223,23 @@ impl Builder {
         }
         Ok(at)
     }
+    /// Gives a mount the type of propagation that `MS_*` flags name, if they name one.
+    fn propagate(&self, at: &Path, flags: u64) -> Result<()> {
+        let flag = flags & (libc::MS_SHARED | libc::MS_SLAVE | libc::MS_PRIVATE | libc::MS_UNBINDABLE);
+        match flag {
+            0 => Ok(()),
+            flag => self.ns.change_type(at, PropagationType::of_flag(flag)?, flags & libc::MS_REC != 0),
+        }
+    }
     fn mount_spec(&self, kernel: &Arc<Kernel>, client: &Client, options: &RootOptions, m: &MountSpec) -> Result<()> {
         let flags = MountFlags::from_bits_truncate(m.flags as u32);
         let mount = match &m.source {
+            Source::Type("tmpfs") if copies_up(m) => return self.mount_filled(kernel, m, flags),
             Source::Tree(name) => GoferFs::mount(client, name, false, flags)?,
             Source::Dev => dev(kernel, options.user, flags)?,
             Source::Type(kind) => {
                 let mut config = Config::new(Type::find(kind.as_bytes())?);
-                config.source = kind.as_bytes().to_vec();
+                config.source = m.name.clone();
                 config.set_all(&m.data)?;
                 let find = |path: &[u8]| self.find(path);
                 let mounter = Mounter { kernel, cred: &self.cred, ipc: &self.ipc, ns: None, find: &find };
@@ -225,11 +248,26 @@ impl Builder {
             Source::Bind(from) => {
                 let from = self.find(from)?;
                 let place = self.place(&m.target, from.is_dir())?;
-                return self.ns.bind(&from, &place, m.flags & libc::MS_REC != 0).map(|new| new.set_flags(flags));
+                let new = self.ns.bind(&from, &place, m.flags & libc::MS_REC != 0)?;
+                new.set_flags(flags);
+                return self.propagate(&new.root(), m.flags);
             }
         };
         let place = self.place(&m.target, mount.root_dentry().is_dir())?;
-        self.ns.mount(&mount, &place)
+        self.ns.mount(&mount, &place)?;
+        self.propagate(&mount.root(), m.flags)
+    }
+    /// Mounts a tmpfs that begins with what is in its place. Nothing is copied before it is changed.
+    fn mount_filled(&self, kernel: &Arc<Kernel>, m: &MountSpec, flags: MountFlags) -> Result<()> {
+        let others: Vec<&[u8]> = m.data.split(|&b| b == b',').filter(|o| *o != COPY_UP).collect();
+        let place = self.place(&m.target, true)?;
+        let o = TmpOptions { first_ino: 1 << 40, ..super::fstype::tmpfs(&others.join(&b','))? };
+        let shown = format!("size={}k,mode={:o}", o.size / 1024, place.inode().attr()?.mode & 0o7777);
+        let upper = TmpFs::root(&o, kernel.reopen.get().cloned());
+        let root = Overlay::root(upper, place.inode().clone())?;
+        let mount = Mount::of(root, SuperBlock::new("tmpfs", &m.name, shown), flags)?;
+        self.ns.mount(&mount, &place)?;
+        self.propagate(&mount.root(), m.flags)
     }
     /// Makes a device node, unless there is the same one already.
     fn device(&self, d: &DeviceSpec) -> Result<()> {

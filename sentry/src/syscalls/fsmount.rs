@@ -2,7 +2,7 @@
 //! fspick(2), mount_setattr(2).
 
 use super::arg::*;
-use super::mount::{is_root, may_mount, propagation_type, with_mounter};
+use super::mount::{is_root, may_mount, with_mounter};
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::fscontext::{DetachedFile, FsContextFile, Phase};
@@ -252,7 +252,7 @@ impl Change {
         if set == 0 && clear == 0 && propagation == 0 {
             return Ok(None);
         }
-        let propagation = if propagation == 0 { None } else { Some(propagation_type(propagation)?) };
+        let propagation = if propagation == 0 { None } else { Some(PropagationType::of_flag(propagation)?) };
         // No file system here can be mounted with other ids.
         if (set | clear) & !(ATTR_PLAIN | ATTR_ATIME) != 0 || set & ATTR_IDMAP != 0 {
             return Err(Errno::EINVAL);

@@ -46,17 +46,7 @@ fn propagation(flags: u64) -> Result<(PropagationType, bool)> {
     if flags & !(KINDS | libc::MS_REC | libc::MS_SILENT) != 0 {
         return Err(Errno::EINVAL);
     }
-    Ok((propagation_type(flags & KINDS)?, flags & libc::MS_REC != 0))
-}
-
-pub(super) fn propagation_type(flag: u64) -> Result<PropagationType> {
-    match flag {
-        libc::MS_SHARED => Ok(PropagationType::Shared),
-        libc::MS_PRIVATE => Ok(PropagationType::Private),
-        libc::MS_SLAVE => Ok(PropagationType::Slave),
-        libc::MS_UNBINDABLE => Ok(PropagationType::Unbindable),
-        _ => Err(Errno::EINVAL),
-    }
+    Ok((PropagationType::of_flag(flags & KINDS)?, flags & libc::MS_REC != 0))
 }
 
 pub fn mount(cx: &mut Ctx<'_>, source: Addr, target: PathPtr, kind: Addr, flags: u64, data: Addr) -> SysResult {

@@ -45,6 +45,9 @@ struct State {
     greeted: bool,
     /// The process that this connection has started by `exec`.
     own: Option<Arc<ThreadGroup>>,
+    /// It is killed when the connection ends: it is of this container.
+    tied: Option<Arc<Container>>,
+    ended: bool,
     /// The container that this connection has created, which ends with it.
     created: Option<Created>,
     /// Requests that are not answered yet.
@@ -204,12 +207,28 @@ impl Connection {
         }
     }
 
+    /// Kills the process that must not outlive the connection, once that has ended.
+    fn kill_tied(&self) {
+        let (own, container) = {
+            let state = lock(&self.state);
+            match (&state.own, &state.tied) {
+                (Some(own), Some(container)) if state.ended => (own.pid, container.clone()),
+                _ => return,
+            }
+        };
+        if let Some(server) = self.server.upgrade() {
+            let _ = container.signal_process(&server.kernel, own, libc::SIGKILL);
+        }
+    }
+
     fn close(self: &Arc<Self>, why: &Closed) {
         if !matches!(why, Closed::ByPeer) {
             log::warn!("a control connection was ended: {why}");
         }
         let watch = lock(&self.watch).take();
         drop(watch);
+        lock(&self.state).ended = true;
+        self.kill_tied();
         let created = lock(&self.state).created.take();
         if let Some(server) = self.server.upgrade() {
             lock(&server.connections).remove(&self.id);

@@ -33,9 +33,14 @@ pub fn carry_out(server: &Arc<Server>, to: &Arc<Connection>, request: Request, d
     }
     let now = match request {
         Request::Create { container } => return create(server, to, *container, descriptors),
-        Request::Exec { container, process } => {
+        Request::Exec { container, process, tied } => {
             return match find(server, &container) {
-                Ok(c) => exec(server, to, c, *process, descriptors),
+                Ok(c) => {
+                    if tied {
+                        lock(&to.state).tied = Some(c.clone());
+                    }
+                    exec(server, to, c, *process, descriptors)
+                }
                 Err(e) => to.finish(&e),
             }
         }
@@ -273,10 +278,15 @@ fn exec(server: &Arc<Server>, to: &Arc<Connection>, c: Arc<Container>, process: 
         let started = c.exec(
             &kernel,
             spec,
-            move |status| report.finish(&Reply::Exited { status }),
+            move |status| {
+                // The number is another's soon.
+                lock(&report.state).tied = None;
+                report.finish(&Reply::Exited { status });
+            },
             move |group| {
                 lock(&began.state).own = Some(group.clone());
                 began.reply(&Reply::Started { pid: group.pid });
+                began.kill_tied();
             },
         );
         if let Err(StartError { status, errno, text }) = started.await {

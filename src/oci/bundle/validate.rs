@@ -1,5 +1,5 @@
-//! What can be said to be wrong with a configuration before anything is started: one clear error for each mistake, in runc's words where
-//! it has some.
+//! What can be said to be wrong with a configuration before anything is started: one clear error for each mistake, in
+//! runc's words where it has some.
 
 use anyhow::{anyhow, bail, Context, Result};
 use oci_spec::runtime::{Hook, Hooks, Linux, LinuxNamespaceType as Kind, PosixRlimit, Process, Spec};

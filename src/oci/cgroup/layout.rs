@@ -29,7 +29,8 @@ pub struct Hierarchy {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// Hierarchies of version 1. One of version 2 beside them has no controllers and is left alone: to enter it costs more than all others.
+    /// Hierarchies of version 1. One of version 2 beside them has no controllers and is left alone: to enter it costs
+    /// more than all others.
     V1(Vec<Hierarchy>),
     V2 {
         mount: PathBuf,
@@ -154,8 +155,8 @@ fn unescape(text: &str) -> String {
     out + rest
 }
 
-/// Lets the cgroups on the way to `dir` hand their controllers down. A cgroup with processes of its own cannot; a limit that needs the
-/// controller fails when it is set.
+/// Lets the cgroups on the way to `dir` hand their controllers down. A cgroup with processes of its own cannot; a limit
+/// that needs the controller fails when it is set.
 pub fn enable_controllers(mount: &Path, dir: &Path) {
     let Ok(path) = dir.strip_prefix(mount) else { return };
     let mut at = mount.to_path_buf();

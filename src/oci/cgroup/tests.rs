@@ -20,7 +20,7 @@ impl Made {
     fn new(name: &str, path: Option<&str>) -> Option<Made> {
         let id = format!("runsc-rs-test-{name}-{}", std::process::id());
         let path = path.map(|parent| Path::new(parent).join(&id));
-        let cgroup = Cgroup::create(&id, path.as_deref(), false, None).unwrap()?;
+        let cgroup = Cgroup::create(&id, path.as_deref(), false, None, |_| Ok(())).unwrap()?;
         let child = Command::new("sleep").arg("1000").spawn().unwrap();
         cgroup.add(Pid::from_raw(child.id() as i32)).unwrap();
         Some(Made { cgroup, child })
@@ -56,7 +56,7 @@ fn life_of_a_cgroup() {
         // A second container cannot have it.
         let id = cgroup.dirs[0].path.file_name().unwrap().to_str().unwrap();
         let again = path.map(|parent| Path::new(parent).join(id));
-        assert!(Cgroup::create(id, again.as_deref(), false, None).is_err());
+        assert!(Cgroup::create(id, again.as_deref(), false, None, |_| Ok(())).is_err());
         cgroup.freeze(true).unwrap();
         cgroup.kill().unwrap();
         made.child.wait().unwrap();
@@ -72,7 +72,7 @@ fn life_of_a_cgroup() {
 #[test]
 fn a_process_that_joins() {
     let id = format!("runsc-rs-test-join-{}", std::process::id());
-    let Some(cgroup) = Cgroup::create(&id, None, false, None).unwrap() else { return };
+    let Some(cgroup) = Cgroup::create(&id, None, false, None, |_| Ok(())).unwrap() else { return };
     if cgroup.kind == Kind::V1 {
         // Of a process with threads it moves the one that calls.
         let joining = cgroup.clone();
@@ -132,7 +132,7 @@ fn others_processes_are_not_touched() {
     }
     // The root, and the caller's own: their processes would be killed with the container.
     for path in ["/", "/..", "."] {
-        assert!(Cgroup::create("x", Some(Path::new(path)), false, None).is_err(), "{path}");
+        assert!(Cgroup::create("x", Some(Path::new(path)), false, None, |_| Ok(())).is_err(), "{path}");
     }
     // Not a cgroup.
     assert!(processes::remove(Path::new("/tmp")).is_err());

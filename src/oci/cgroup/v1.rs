@@ -14,7 +14,8 @@ use std::io::{Error, ErrorKind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What every container may do with devices of the host, as with runc: make nodes, and open those that all systems have.
+/// What every container may do with devices of the host, as with runc: make nodes, and open those that all systems
+/// have.
 const ALLOWED_DEVICES: [&str; 11] = [
     "c *:* m",
     "b *:* m",
@@ -76,7 +77,8 @@ fn set(dir: &Path, file: &str, value: Option<impl ToString>) -> Result<()> {
     value.map_or(Ok(()), |value| write(dir, file, value))
 }
 
-/// Writes two values of which the kernel takes the second only after the first, or the other way round, depending on those before.
+/// Writes two values of which the kernel takes the second only after the first, or the other way round, depending on
+/// those before.
 fn set_pair(dir: &Path, one: (&str, Option<i64>), other: (&str, Option<i64>)) -> Result<()> {
     let first = set(dir, one.0, one.1).and_then(|()| set(dir, other.0, other.1));
     if first.is_err() && one.1.is_some() && other.1.is_some() {
@@ -144,7 +146,8 @@ fn memory(dirs: &[Dir], limits: &LinuxMemory) -> Result<()> {
     let dir = need(dirs, "memory")?;
     let given = |value: Option<i64>| value.filter(|v| *v != 0);
     let limit = given(limits.limit());
-    // No limit of memory alone makes no sense with one of memory and swap; where swap is not accounted for there is none to lift.
+    // No limit of memory alone makes no sense with one of memory and swap; where swap is not accounted for there is
+    // none to lift.
     let memsw = "memory.memsw.limit_in_bytes";
     let lifted = if limit == Some(-1) && dir.join(memsw).exists() { Some(-1) } else { None };
     let swap = given(limits.swap()).or(lifted);
@@ -188,8 +191,8 @@ fn cpu(dirs: &[Dir], limits: &LinuxCpu) -> Result<()> {
     Ok(())
 }
 
-/// Rules for devices of the host. A guest cannot open any, so that they confine the sandbox's own processes; where the caller may not set
-/// them (in a container, say), nothing is lost.
+/// Rules for devices of the host. A guest cannot open any, so that they confine the sandbox's own processes; where the
+/// caller may not set them (in a container, say), nothing is lost.
 fn devices(dirs: &[Dir], rules: &[LinuxDeviceCgroup]) -> Result<()> {
     let Some(dir) = find(dirs, "devices") else { return Ok(()) };
     let lines = rules.iter().map(|rule| (rule.allow(), rule.to_string()));

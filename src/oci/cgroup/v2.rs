@@ -1,4 +1,5 @@
-//! Statistics of version 2. Each controller may be missing: a delegated cgroup has only some, and beside version 1 there are none.
+//! Statistics of version 2. Each controller may be missing: a delegated cgroup has only some, and beside version 1
+//! there are none.
 
 use libcgroups::stats::{
     BlkioDeviceStat, BlkioStats, CpuStats, HugeTlbStats, MemoryData, MemoryStats, PidStats, Stats,

@@ -9,7 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 const MAX_MAJOR: u32 = 0xfff;
 const MAX_MINOR: u32 = 0xf_ffff;
 
-/// The nodes, in their order. Those of devices that the Sentry does not have are made too, and answer ENXIO when they are opened.
+/// The nodes, in their order. Those of devices that the Sentry does not have are made too, and answer ENXIO when they
+/// are opened.
 pub fn plan(linux: &Linux) -> Result<Vec<DeviceNode>> {
     linux.devices().iter().flatten().map(node).collect()
 }

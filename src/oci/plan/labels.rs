@@ -1,5 +1,6 @@
-//! What a process may be configured with that is the host kernel's, and means nothing to the guest kernel. A sandbox confines its processes
-//! more tightly than these would; so a host that has them is no reason to refuse, and a host that lacks them refuses as with runc.
+//! What a process may be configured with that is the host kernel's, and means nothing to the guest kernel. A sandbox
+//! confines its processes more tightly than these would; so a host that has them is no reason to refuse, and a host
+//! that lacks them refuses as with runc.
 
 use anyhow::{bail, Result};
 use oci_spec::runtime::Process;

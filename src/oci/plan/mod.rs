@@ -1,7 +1,7 @@
 //! From a validated bundle to what the Sentry and the Gofer are told.
 //!
-//! What the guest kernel has is passed on; what belongs to the host kernel and means nothing inside is accepted with a line in the log; what
-//! the bundle relies on and a sandbox does not have is refused before anything is started.
+//! What the guest kernel has is passed on; what belongs to the host kernel and means nothing inside is accepted with a
+//! line in the log; what the bundle relies on and a sandbox does not have is refused before anything is started.
 
 mod devices;
 mod labels;
@@ -42,7 +42,8 @@ pub struct Options {
     pub overlay: bool,
     /// No other process changes the root while the container runs.
     pub exclusive: bool,
-    /// Binds that the runtime adds (the directory of `NOTIFY_SOCKET`), after the bundle's mounts: source on the host, target in the container.
+    /// Binds that the runtime adds (the directory of `NOTIFY_SOCKET`), after the bundle's mounts: source on the host,
+    /// target in the container.
     pub extra_binds: Vec<(PathBuf, PathBuf)>,
     /// Variables that the runtime adds (`LISTEN_FDS`, `NOTIFY_SOCKET`).
     pub extra_env: Vec<String>,
@@ -58,8 +59,8 @@ pub struct Plan {
     pub ids: IdMaps,
 }
 
-/// Plans the container of a bundle, whose process waits to be started and is process 1. What is accepted but has no meaning in a sandbox is
-/// logged.
+/// Plans the container of a bundle, whose process waits to be started and is process 1. What is accepted but has no
+/// meaning in a sandbox is logged.
 pub fn container(bundle: &Bundle, options: &Options) -> Result<Plan> {
     let spec = &bundle.spec;
     let linux = spec.linux().clone().unwrap_or_default();
@@ -92,7 +93,8 @@ pub fn container(bundle: &Bundle, options: &Options) -> Result<Plan> {
         limits: linux.resources().as_ref().map_or(Ok(Limits::default()), limits)?,
         share: Share::default(),
     };
-    // Mount points that are missing are made in it, so that a root that is read-only for the guest is not so for the Sentry.
+    // Mount points that are missing are made in it, so that a root that is read-only for the guest is not so for the
+    // Sentry.
     let source = bundle.rootfs.as_os_str().as_bytes().to_vec();
     let mut trees = vec![Tree { name: ROOT.into(), source, read_only: options.overlay }];
     trees.extend(mounts.trees);

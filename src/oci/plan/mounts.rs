@@ -39,6 +39,7 @@ fn standard_dev() -> GuestMount {
     GuestMount {
         target: b"/dev".to_vec(),
         kind: MountKind::Dev,
+        source: b"tmpfs".to_vec(),
         flags: libc::MS_NOSUID | libc::MS_STRICTATIME,
         data: b"mode=755,size=65536k".to_vec(),
         required: true,
@@ -75,7 +76,8 @@ impl Mounts {
         if parsed.copy_up && kind != MountKind::Tmpfs {
             bail!("mount {shown}: tmpcopyup is for tmpfs");
         }
-        self.push(&target, kind, parsed);
+        let source = mount.source().as_ref().map_or(b"none".as_slice(), |s| s.as_os_str().as_bytes());
+        self.push(&target, kind, source, parsed);
         Ok(())
     }
 
@@ -103,7 +105,7 @@ impl Mounts {
         let recursive = if parsed.bind == Some(true) { libc::MS_REC } else { 0 };
         // File system options have no meaning for a bind; the kernel ignores them.
         let parsed = Parsed { flags: parsed.flags | recursive, data: Vec::new(), ..parsed };
-        self.push(target, kind, parsed);
+        self.push(target, kind, source.as_os_str().as_bytes(), parsed);
         Ok(())
     }
 
@@ -134,14 +136,15 @@ impl Mounts {
         }
         match gofer::kernel_file_system(source)? {
             Some(kind) => bail!(
-                "{} is an interface of the host's kernel ({kind}), which no sandbox gets; it has a /proc, /sys and /dev of its own",
+                "{} is an interface of the host's kernel ({kind}), which no sandbox gets; it has a /proc, /sys \
+                 and /dev of its own",
                 source.display()
             ),
             None => Ok(None),
         }
     }
 
-    fn push(&mut self, target: &Path, kind: MountKind, parsed: Parsed) {
+    fn push(&mut self, target: &Path, kind: MountKind, source: &[u8], parsed: Parsed) {
         let mut data = parsed.data;
         if parsed.copy_up {
             data.push("tmpcopyup".into());
@@ -152,6 +155,7 @@ impl Mounts {
         self.mounts.push(GuestMount {
             target: target.as_os_str().as_bytes().to_vec(),
             kind,
+            source: source.to_vec(),
             flags: parsed.flags | parsed.propagation | atime,
             data: data.join(",").into_bytes(),
             required: true,
@@ -166,7 +170,8 @@ fn device(source: &Path, meta: &Metadata) -> Result<MountKind> {
     match known.filter(|_| meta.file_type().is_char_device()) {
         Some((name, ..)) => Ok(MountKind::Bind(format!("/dev/{name}").into_bytes())),
         None => bail!(
-            "{} is device {}:{} of the host, which no sandbox gets; it has the devices null, zero, full, random, urandom and tty",
+            "{} is device {}:{} of the host, which no sandbox gets; it has the devices null, zero, full, \
+             random, urandom and tty",
             source.display(),
             number.0,
             number.1
@@ -174,7 +179,8 @@ fn device(source: &Path, meta: &Metadata) -> Result<MountKind> {
     }
 }
 
-/// The mount point, from the container's root: `..` does not lead above it. Links in it are the Sentry's to follow, inside.
+/// The mount point, from the container's root: `..` does not lead above it. Links in it are the Sentry's to follow,
+/// inside.
 fn target(destination: &Path) -> Result<PathBuf> {
     if !destination.is_absolute() {
         log::warn!("mount destination {} is not absolute: it is taken from the root", destination.display());

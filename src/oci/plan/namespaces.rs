@@ -12,7 +12,8 @@ pub fn check(linux: &Linux) -> Result<()> {
     for namespace in linux.namespaces().iter().flatten() {
         let Some(path) = namespace.path().as_ref().filter(|p| !p.as_os_str().is_empty()) else { continue };
         match namespace.typ() {
-            // Pods and engines always give one. The container has an interface of its own, `lo`, and no packet goes out.
+            // Pods and engines always give one. The container has an interface of its own, `lo`, and no packet goes
+            // out.
             Kind::Network => log::warn!(
                 "network namespace {} is not used: the container has a loopback interface and no other",
                 path.display()
@@ -31,7 +32,8 @@ pub fn check(linux: &Linux) -> Result<()> {
     Ok(())
 }
 
-/// The ids of the container's user namespace. Mappings without such a namespace have no meaning, and runc does not look at them.
+/// The ids of the container's user namespace. Mappings without such a namespace have no meaning, and runc does not look
+/// at them.
 pub fn ids(linux: &Linux) -> Result<IdMaps> {
     let namespaces = linux.namespaces().as_deref().unwrap_or_default();
     if !namespaces.iter().any(|n| n.typ() == Kind::User) {

@@ -96,7 +96,8 @@ pub struct Parsed {
 pub fn parse(target: &str, options: &[String]) -> Result<Parsed> {
     let mut parsed = Parsed::default();
     for option in options {
-        // The recursive form of an attribute reaches the mounts below, and a tree of the Gofer's is one mount of the container's.
+        // The recursive form of an attribute reaches the mounts below, and a tree of the Gofer's is one mount of the
+        // container's.
         let plain = option.strip_prefix('r').filter(|plain| find(FLAGS, plain).is_some());
         let change = find(ONCE, option).or_else(|| find(FLAGS, option)).or_else(|| find(FLAGS, plain?));
         if let Some(change) = change {

@@ -54,8 +54,8 @@ pub const CAPABILITIES: [&str; 41] = [
 /// As runc: files of a container's first process are not to be writable for others unless the bundle says so.
 const UMASK: u32 = 0o022;
 
-/// Plans a process: the container's first one, or one more (`exec`). Descriptors 0, 1 and 2 are those that come along as such; resources
-/// without a limit have the caller's own.
+/// Plans a process: the container's first one, or one more (`exec`). Descriptors 0, 1 and 2 are those that come along
+/// as such; resources without a limit have the caller's own.
 pub fn process(process: &Process) -> Result<ProcessConfig> {
     super::labels::check(process)?;
     let bytes = |texts: &Option<Vec<String>>| -> Vec<Vec<u8>> {
@@ -109,8 +109,8 @@ fn resource(limit: Limit) -> u32 {
     }
 }
 
-/// The sets, within what a kernel allows: a permitted capability need not be in the bounding set, but an effective one is permitted, and
-/// an ambient one permitted and inheritable.
+/// The sets, within what a kernel allows: a permitted capability need not be in the bounding set, but an effective one
+/// is permitted, and an ambient one permitted and inheritable.
 pub fn capabilities(sets: &LinuxCapabilities) -> Capabilities {
     let permitted = bits(sets.permitted());
     let inheritable = bits(sets.inheritable());
@@ -160,9 +160,11 @@ mod tests {
     #[test]
     fn what_is_given() {
         let p = of(json!({
-            "user": { "uid": 1, "gid": 2, "umask": 63, "additionalGids": [7, 8] }, "noNewPrivileges": true, "oomScoreAdj": -5,
-            "terminal": true, "env": ["A=1"], "scheduler": { "policy": "SCHED_BATCH", "nice": 7 },
-            "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": 10, "hard": 20 }, { "type": "RLIMIT_CORE", "soft": 0, "hard": 0 }],
+            "user": { "uid": 1, "gid": 2, "umask": 63, "additionalGids": [7, 8] },
+            "noNewPrivileges": true, "oomScoreAdj": -5, "terminal": true, "env": ["A=1"],
+            "scheduler": { "policy": "SCHED_BATCH", "nice": 7 },
+            "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": 10, "hard": 20 },
+                { "type": "RLIMIT_CORE", "soft": 0, "hard": 0 }],
         }));
         assert_eq!((p.user.groups, p.umask), (vec![7, 8], 63));
         assert_eq!((p.no_new_privs, p.oom_score_adj, p.terminal, p.nice), (true, -5, true, 7));
@@ -174,7 +176,8 @@ mod tests {
     fn capability_sets() {
         let p = of(json!({ "capabilities": {
             "bounding": ["CAP_CHOWN", "CAP_KILL"], "permitted": ["CAP_CHOWN", "CAP_KILL", "CAP_BPF"],
-            "effective": ["CAP_CHOWN", "CAP_SYS_ADMIN"], "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL", "CAP_CHOWN"],
+            "effective": ["CAP_CHOWN", "CAP_SYS_ADMIN"], "inheritable": ["CAP_KILL"],
+            "ambient": ["CAP_KILL", "CAP_CHOWN"],
         }}));
         let want =
             Capabilities { bounding: 0x21, permitted: 0x21 | 1 << 39, effective: 1, inheritable: 0x20, ambient: 0x20 };

@@ -7,7 +7,8 @@ use oci_spec::runtime::LinuxResources;
 /// Longest and shortest period of the processor's bandwidth control, in microseconds, as in Linux.
 const PERIOD: std::ops::RangeInclusive<u64> = 1_000..=1_000_000;
 
-/// The limits that the Sentry enforces of a bundle's or an update's resources. `unified` (version 2's own files) wins over the others.
+/// The limits that the Sentry enforces of a bundle's or an update's resources. `unified` (version 2's own files) wins
+/// over the others.
 pub fn limits(resources: &LinuxResources) -> Result<Limits> {
     // Zero means "not given" for memory and processor, and no limit for processes.
     let given = |value: Option<i64>| value.filter(|v| *v != 0).map(|v| v.max(-1));

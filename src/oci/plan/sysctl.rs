@@ -15,7 +15,8 @@ const IPC: [&str; 8] = [
     "kernel.shm_rmid_forced",
 ];
 
-/// The parameters with their values, by name. Those of no namespace are the whole sandbox's, and refused as runc refuses those of the host.
+/// The parameters with their values, by name. Those of no namespace are the whole sandbox's, and refused as runc
+/// refuses those of the host.
 pub fn plan(linux: &Linux) -> Result<Vec<(String, String)>> {
     let has = |kind| linux.namespaces().iter().flatten().any(|n| n.typ() == kind);
     let mut all = Vec::new();
@@ -45,7 +46,8 @@ pub fn plan(linux: &Linux) -> Result<Vec<(String, String)>> {
     Ok(all)
 }
 
-/// With slashes a name may have dots in its parts, as names of interfaces do; these stay, as slashes between dots (sysctl(8)).
+/// With slashes a name may have dots in its parts, as names of interfaces do; these stay, as slashes between dots
+/// (sysctl(8)).
 fn dotted(name: &str) -> String {
     match name.find(['.', '/']).and_then(|at| name.get(at..at + 1)) {
         Some("/") => name

@@ -40,7 +40,8 @@ pub struct Range {
     pub leaf: Leaf,
 }
 
-/// The program: other architectures and x32 calls first, then a search for the call's range. `ranges` are in order, the first begins at 0.
+/// The program: other architectures and x32 calls first, then a search for the call's range. `ranges` are in order, the
+/// first begins at 0.
 pub fn program(ranges: &[Range], x32: Verdict) -> Result<BpfProgram> {
     let mut code = vec![(LD, 0, 0, DATA_ARCH), (JEQ, 1, 0, ARCH), (RET, 0, 0, super::verdict_kill())];
     code.extend([(LD, 0, 0, NR), (JGE, 0, 1, X32), (RET, 0, 0, x32)]);
@@ -69,7 +70,7 @@ fn search(ranges: &[Range]) -> Result<Vec<Insn>> {
             code.extend(right);
             // What cannot fit any more need not be put together.
             if code.len() > MAX_INSNS {
-                bail!("seccomp: the profile makes a program of more than {MAX_INSNS} instructions, which the kernel does not take");
+                bail!("seccomp: the profile makes a program of more than {MAX_INSNS} instructions");
             }
             Ok(code)
         }
@@ -102,8 +103,8 @@ fn comparison(arg: &LinuxSeccompArg, rest: u8) -> Vec<Insn> {
     let high = low + 4;
     let halves = |v: u64| ((v >> 32) as u32, v as u32);
     let (vh, vl) = halves(arg.value());
-    // Comparisons of two words: the high ones decide unless they are equal. `more` and `less`: where to go if they differ, relative to
-    // the end of the comparison.
+    // Comparisons of two words: the high ones decide unless they are equal. `more` and `less`: where to go if they
+    // differ, relative to the end of the comparison.
     let ordered = |more: u8, less: u8, op: u16, yes: u8, no: u8| {
         vec![(LD, 0, 0, high), (JGT, more + 3, 0, vh), (JEQ, 0, less + 2, vh), (LD, 0, 0, low), (op, yes, no, vl)]
     };

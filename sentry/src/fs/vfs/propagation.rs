@@ -9,6 +9,7 @@
 
 use super::dentry::Dentry;
 use super::mount::Mount;
+use crate::error::Errno;
 use crate::error::{later, Result};
 use parking_lot::Mutex;
 use platform::executor::Rounds;
@@ -96,6 +97,19 @@ pub enum PropagationType {
     Slave,
     Private,
     Unbindable,
+}
+
+impl PropagationType {
+    /// `MS_SHARED`, `MS_PRIVATE`, `MS_SLAVE` or `MS_UNBINDABLE`; `EINVAL` for another, or several.
+    pub fn of_flag(flag: u64) -> Result<PropagationType> {
+        match flag {
+            libc::MS_SHARED => Ok(PropagationType::Shared),
+            libc::MS_PRIVATE => Ok(PropagationType::Private),
+            libc::MS_SLAVE => Ok(PropagationType::Slave),
+            libc::MS_UNBINDABLE => Ok(PropagationType::Unbindable),
+            _ => Err(Errno::EINVAL),
+        }
+    }
 }
 
 pub(super) fn change(m: &Arc<Mount>, to: PropagationType) {
