@@ -8,7 +8,7 @@ use super::console::{self, Foreground, Pty};
 use super::lifecycle;
 use super::monitor::{Monitor, Order, Task, Word};
 use super::state::{Container, Lock, ProcessId, Root, State, Status};
-use super::{descriptors, hooks, plan, time};
+use super::{descriptors, home, hooks, plan, time};
 use crate::cli::RunArgs;
 use crate::config::Verbosity;
 use crate::launch::options::{self, Manner};
@@ -206,7 +206,9 @@ impl Draft {
             extra_env: passed.environment(),
             ..Default::default()
         };
-        let plan = plan::container(bundle, &options)?;
+        let mut plan = plan::container(bundle, &options)?;
+        let first = &mut plan.container.process;
+        home::provide(&mut first.env, first.user.uid, &bundle.rootfs);
         let linux = bundle.spec.linux().as_ref();
         let resources = linux.and_then(|l| l.resources().as_ref());
         let path = linux.and_then(|l| l.cgroups_path().as_deref());

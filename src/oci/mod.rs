@@ -1,30 +1,33 @@
 //! The OCI runtime: bundles in, containers of a sandbox out.
 //!
-//! A bundle goes through [`bundle`] (read and validated), [`plan`] (what the Sentry and the Gofer are told; [`seccomp`] makes the filters),
-//! [`cgroup`] (limits around the whole sandbox, on the host) and [`hooks`]. [`spec`] writes a bundle to start from, [`features`] says what
-//! there is, [`events`] what a container uses.
+//! A bundle goes through [`bundle`] (read and validated), [`plan`] (what the Sentry and the Gofer are told; [`seccomp`]
+//! makes the filters), [`cgroup`] (limits around the whole sandbox, on the host) and [`hooks`]. [`spec`] writes a
+//! bundle to start from, [`features`] says what there is, [`events`] what a container uses.
 //!
-//! The commands: [`create`] and `run` make a container, whose [`monitor`] stands for it on the host; [`lifecycle`] starts and ends it, [`exec`]
-//! runs more processes in it, [`show`] prints what it does, [`update`] changes its limits. They find it by its directory ([`state`]) and talk to
-//! its Sentry as [`client`]s.
+//! The commands: [`create`] and `run` make a container, whose [`monitor`] stands for it on the host; [`lifecycle`]
+//! starts and ends it, [`exec`] runs more processes in it, [`show`] prints what it does, [`update`] changes its limits.
+//! They find it by its directory ([`state`]) and talk to its Sentry as [`client`]s.
 
-// Until all is used.
-#![allow(dead_code)]
-
+// Their whole interface is not used yet.
+#[allow(dead_code)]
 pub mod bundle;
+#[allow(dead_code)]
 pub mod cgroup;
 pub mod cli;
 mod client;
 mod console;
 mod create;
 mod descriptors;
+#[allow(dead_code)]
 pub mod events;
 mod exec;
 pub mod features;
+mod home;
 pub mod hooks;
 mod lifecycle;
 mod monitor;
 mod ordered;
+#[allow(dead_code)]
 pub mod plan;
 mod report;
 pub mod seccomp;
@@ -90,8 +93,8 @@ fn rest(globals: &Globals, command: &Command) -> Result<u8> {
     }
 }
 
-/// Whether `run` means a bundle: an option says so, or its only operand is no command after `--` and there is a bundle in the current
-/// directory.
+/// Whether `run` means a bundle: an option says so, or its only operand is no command after `--` and there is a bundle
+/// in the current directory.
 pub fn is_bundle_run(args: &RunArgs) -> bool {
     let b = &args.bundle;
     let options = b.bundle.is_some()

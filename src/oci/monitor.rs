@@ -1,9 +1,9 @@
 //! The monitor: the process that stands for a container on the host.
 //!
-//! It is a clone of `create`, whose child it is, so that the engine's subreaper gets it when `create` ends; its number is the container's
-//! for engines, and it ends as the container's first process does. It starts the Gofer and the Sentry, passes on to the container's process what
-//! it is sent itself, has the container's terminal as its controlling one, and hands the connections of clients to the Sentry. Gofer and
-//! Sentry die with it.
+//! It is a clone of `create`, whose child it is, so that the engine's subreaper gets it when `create` ends; its number
+//! is the container's for engines, and it ends as the container's first process does. It starts the Gofer and the
+//! Sentry, passes on to the container's process what it is sent itself, has the container's terminal as its controlling
+//! one, and hands the connections of clients to the Sentry. Gofer and Sentry die with it.
 
 use super::cgroup::Cgroup;
 use super::state::{Container, ProcessId};

@@ -68,6 +68,24 @@ fn options_change_the_containers_own_process() {
 }
 
 #[test]
+fn home_is_that_of_the_images_user() {
+    let host = Host::new("home");
+    fs::create_dir(host.path("rootfs/etc")).unwrap();
+    fs::write(host.path("rootfs/etc/passwd"), "root:x:0:0::/the/root:/bin/sh\nu:x:5:5::/home/u:/bin/sh\n").unwrap();
+    let bundle = host.bundle("bundle", &["sh", "-c", "echo $HOME; sleep 1000"], |_| ());
+    host.good(&["run", "-d", "--bundle", bundle.to_str().unwrap(), "box"]);
+    crate::common::eventually(
+        "it says so",
+        crate::LIMIT,
+        || Ok(fs::read_to_string(host.path("out"))? == "/the/root\n"),
+    );
+    let home = |args: &[&str]| host.good(&[&["exec"], args, &["box", "sh", "-c", "echo $HOME"]].concat());
+    assert_eq!(home(&["-u", "5"]), "/home/u\n");
+    assert_eq!(home(&["-u", "6"]), "/\n");
+    assert_eq!(home(&["-e", "HOME=/x"]), "/x\n");
+}
+
+#[test]
 fn streams_and_descriptors_are_passed_on() {
     let host = with_box("streams");
     let mut child = host

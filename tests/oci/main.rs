@@ -1,5 +1,5 @@
-//! The commands that manage containers, with bundles of their own: the life cycle, `exec`, hooks, terminals, deaths. A busybox is the root
-//! file system.
+//! The commands that manage containers, with bundles of their own: the life cycle, `exec`, hooks, terminals, deaths. A
+//! busybox is the root file system.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -112,7 +112,8 @@ impl Host {
         command
     }
 
-    /// Runs a command to its end. What a container writes to is a file: a pipe would stay open as long as the container runs.
+    /// Runs a command to its end. What a container writes to is a file: a pipe would stay open as long as the container
+    /// runs.
     fn run(&self, args: &[&str]) -> Done {
         self.finish(self.command(args), &format!("{args:?}"))
     }
