@@ -55,7 +55,8 @@ fn options_change_the_containers_own_process() {
     ]);
     assert!(out.starts_with("uid=5 gid=6 groups=7\n12\n/bin\n"), "{out}");
     let process = host.path("process.json");
-    let value = json!({ "args": ["sh", "-c", "id; echo $A"], "cwd": "/", "user": { "uid": 3, "gid": 4 }, "env": ["PATH=/bin", "A=x"] });
+    let mut value = json!({ "args": ["sh", "-c", "id; echo $A"], "cwd": "/", "env": ["PATH=/bin", "A=x"] });
+    value["user"] = json!({ "uid": 3, "gid": 4 });
     fs::write(&process, value.to_string()).unwrap();
     assert_eq!(host.good(&["exec", "--process", process.to_str().unwrap(), "box"]), "uid=3 gid=4\nx\n");
     let caps = |args: &[&str]| {
