@@ -1,5 +1,5 @@
-//! Starts the Gofer and the Sentry, side by side: clones this process into their namespaces, maps their users, and re-executes this
-//! binary in both, with nothing inherited but the descriptors of [`crate::config::fd`].
+//! Starts the Gofer and the Sentry, side by side: clones this process into their namespaces, maps their users, and
+//! re-executes this binary in both, with nothing inherited but the descriptors of [`crate::config::fd`].
 
 use super::options::Plan;
 use super::terminal::opened_anew;
@@ -91,9 +91,11 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
         (opened_anew(plan.log.as_fd()), plan.strace.as_ref().and_then(|s| opened_anew(s.as_fd())));
     let log = log_anew.as_ref().unwrap_or(&plan.log);
 
-    // Its clone is cheap, and while the Sentry's namespaces are made it starts on another core; neither waits for the other's exec.
+    // Its clone is cheap, and while the Sentry's namespaces are made it starts on another core; neither waits for the
+    // other's exec.
     let gofer_config = to_memfd(&plan.gofer)?;
-    // Capabilities over files are all the same within a user namespace of its own, and none over the host. Without rights it makes one by itself.
+    // Capabilities over files are all the same within a user namespace of its own, and none over the host. Without
+    // rights it makes one by itself.
     let (namespaces, users) = match (&plan.gofer.ids, may_map_all()?) {
         (ids, _) if *ids != IdMaps::default() => (libc::CLONE_NEWUSER, Users::Mapped(ids.clone())),
         (_, true) => (libc::CLONE_NEWUSER, Users::All),
@@ -153,7 +155,8 @@ impl Starting {
     }
 }
 
-/// Starts one process; `who` is for messages. `ids` are those that it has if its namespaces include one of users; `None`: the caller's.
+/// Starts one process; `who` is for messages. `ids` are those that it has if its namespaces include one of users;
+/// `None`: the caller's.
 fn spawn(
     who: &'static str,
     namespaces: libc::c_int,
