@@ -1,4 +1,5 @@
-//! cgroup2: the hierarchy of control groups (cgroups(7)). There is its root alone, without controllers, which cannot be changed.
+//! cgroup2: the hierarchy of control groups (cgroups(7)). There is its root alone, without controllers, which cannot be
+//! changed.
 
 use super::pseudo::{Entries, Put, StaticDir, Super, TextFile};
 use super::types::*;

@@ -3,7 +3,7 @@
 //! A file system is described by a [`Config`], option after option, from the text of mount(2) or by fsconfig(2), and then made.
 
 use super::tmpfs::{TmpFs, TmpOptions};
-use super::vfs::{Dentry, MountNamespace, Path, SuperBlock};
+use super::vfs::{Dentry, Mount, MountFlags, MountNamespace, Path, SuperBlock};
 use super::{cgroupfs, mqueuefs, overlay, proc, sys, tty, Inode};
 use crate::error::{Errno, Result};
 use crate::ipc::IpcNamespace;
@@ -140,8 +140,8 @@ impl Config {
         }
     }
 
-    /// Whether `m` may mount it; `EPERM` if not. `place`: the namespace where it is to be mounted.
-    pub fn permit(&self, m: &Mounter<'_>, place: &MountNamespace) -> Result<()> {
+    /// Whether `m` may mount it; `EPERM` if not.
+    pub fn permit(&self, m: &Mounter<'_>) -> Result<()> {
         if !m.cred.capable_in(&m.cred.user_ns(), CAP_SYS_ADMIN) {
             return Err(Errno::EPERM);
         }
@@ -156,10 +156,17 @@ impl Config {
         if !m.cred.capable_in(&owner, CAP_SYS_ADMIN) {
             return Err(Errno::EPERM);
         }
-        if self.kind.reveals() && !place.is_first_users() && !place.shows_all_of(self.kind.name()) {
-            return Err(Errno::EPERM);
-        }
         Ok(())
+    }
+
+    /// The mount of a new file system (whose root this is) with these flags; `EPERM` if it would show the users of
+    /// `ns` what is hidden from them.
+    pub fn mount(&self, root: Arc<Dentry>, own: MountFlags, ns: &MountNamespace) -> Result<Arc<Mount>> {
+        let m = Mount::new(root, own);
+        if self.kind.reveals() && !ns.is_first_users() {
+            m.set_locks(ns.shows_all_of(self.kind.name(), own).ok_or(Errno::EPERM)?);
+        }
+        Ok(m)
     }
 
     /// Makes the file system: the dentry of its root.

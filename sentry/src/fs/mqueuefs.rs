@@ -1,4 +1,5 @@
-//! The file system of POSIX message queues (mq_overview(7)): a directory with a file for each queue of an IPC namespace.
+//! The file system of POSIX message queues (mq_overview(7)): a directory with a file for each queue of an IPC
+//! namespace.
 
 use super::file::FileOps;
 use super::pseudo::{open_dir, List, Super, FIRST};

@@ -1,6 +1,7 @@
 //! Files of namespaces (namespaces(7), ioctl_ns(2)): what the links in `/proc/PID/ns` lead to.
 //!
-//! Each is the root of a mount of its own that is nowhere. A bind mount of one, and an open file, keep the namespace alive.
+//! Each is the root of a mount of its own that is nowhere. A bind mount of one, and an open file, keep the namespace
+//! alive.
 
 use super::types::*;
 use super::vfs::{Dentry, Mount, MountFlags, Path, SuperBlock};

@@ -1,5 +1,5 @@
-//! The mount calls that work on descriptors: open_tree(2), move_mount(2), fsopen(2), fsconfig(2), fsmount(2), fspick(2),
-//! mount_setattr(2).
+//! The mount calls that work on descriptors: open_tree(2), move_mount(2), fsopen(2), fsconfig(2), fsmount(2),
+//! fspick(2), mount_setattr(2).
 
 use super::arg::*;
 use super::mount::{is_root, may_mount, with_mounter};
@@ -146,7 +146,6 @@ pub fn fsconfig(cx: &mut Ctx<'_>, fd: Fd, cmd: u32, key: Addr, value: Addr, aux:
 }
 
 fn create(cx: &Ctx<'_>, context: &FsContextFile) -> Result<()> {
-    let ns = cx.task.ns().mnt.clone();
     let config = {
         let mut s = context.state.lock();
         if !matches!(s.phase, Phase::Options) {
@@ -156,7 +155,7 @@ fn create(cx: &Ctx<'_>, context: &FsContextFile) -> Result<()> {
         s.config.clone()
     };
     let made = with_mounter(cx, |m| {
-        config.permit(m, &ns)?;
+        config.permit(m)?;
         config.create(m)
     });
     match made {
@@ -226,12 +225,15 @@ pub fn fsmount(cx: &mut Ctx<'_>, fd: Fd, flags: u32, attrs: u32) -> SysResult {
     let own = plain_flags(attrs) | atime_flags(attrs)?;
     let file = cx.io_file(fd.0)?;
     let context = FsContextFile::of(&file)?;
-    let root = match &context.state.lock().phase {
-        Phase::Made(root) => root.clone(),
-        Phase::Change(_) => return Err(Errno::EBUSY.into()),
-        Phase::Options | Phase::Failed => return Err(Errno::EINVAL.into()),
+    let (root, config) = {
+        let s = context.state.lock();
+        match &s.phase {
+            Phase::Made(root) => (root.clone(), s.config.clone()),
+            Phase::Change(_) => return Err(Errno::EBUSY.into()),
+            Phase::Options | Phase::Failed => return Err(Errno::EINVAL.into()),
+        }
     };
-    let tree = DetachedTree::new(Mount::new(root.clone(), own), ns.common().owner())?;
+    let tree = DetachedTree::new(config.mount(root.clone(), own, &ns)?, ns.common().owner())?;
     let fd = cx.task.install_fd(DetachedFile::open(tree), flags & CLOEXEC != 0)?;
     context.state.lock().phase = Phase::Change(root.sb().clone());
     Ok(fd as u64)

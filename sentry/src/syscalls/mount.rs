@@ -5,7 +5,7 @@ use super::fs_stat::at;
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
 use crate::fs::fstype::{Config, Mounter, Type};
-use crate::fs::vfs::{resolve, LookupFlags, Mount, MountFlags, MountNamespace, Path, PropagationType};
+use crate::fs::vfs::{resolve, LookupFlags, MountFlags, MountNamespace, Path, PropagationType};
 use crate::kernel::cred::CAP_SYS_ADMIN;
 use platform::executor::Rounds;
 use std::sync::Arc;
@@ -105,10 +105,10 @@ fn new_mount(
     config.read_only = flags & libc::MS_RDONLY != 0;
     config.set_all(data)?;
     let root = with_mounter(cx, |m| {
-        config.permit(m, ns)?;
+        config.permit(m)?;
         config.create(m)
     })?;
-    ns.mount(&Mount::new(root, own_flags(flags)), place)
+    ns.mount(&config.mount(root, own_flags(flags), ns)?, place)
 }
 
 fn remount(cx: &Ctx<'_>, ns: &MountNamespace, place: &Path, flags: u64, data: &[u8]) -> Result<()> {

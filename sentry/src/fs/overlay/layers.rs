@@ -1,6 +1,7 @@
 //! The lower layers of an overlay as one directory tree that never changes.
 //!
-//! Layers are looked at through their dentries, so that what the VFS has cached of them serves here. No lookup crosses mounts.
+//! Layers are looked at through their dentries, so that what the VFS has cached of them serves here. No lookup crosses
+//! mounts.
 
 use super::{is_opaque, Overlay};
 use crate::error::{later, Errno, Result};

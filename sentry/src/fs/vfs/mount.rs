@@ -1,8 +1,8 @@
 //! Mounts: which file system is where.
 //!
-//! A [`Mount`] shows a superblock's tree, or a part of it (bind mount), at a place of its parent mount. The table is the `children`
-//! lists of the mounts; a walk looks at them only at dentries whose `mounted` count is not zero. What changes the table is in
-//! [`super::mount_ns`]; [`super::propagation`] tells which mounts pass changes on.
+//! A [`Mount`] shows a superblock's tree, or a part of it (bind mount), at a place of its parent mount. The table is
+//! the `children` lists of the mounts; a walk looks at them only at dentries whose `mounted` count is not zero. What
+//! changes the table is in [`super::mount_ns`]; [`super::propagation`] tells which mounts pass changes on.
 
 use super::dentry::{Dentry, SuperBlock};
 use super::propagation::Sharing;
@@ -140,7 +140,8 @@ impl Below {
     }
 }
 
-/// The mounts on each dentry, in whatever namespace, by the dentry's address: a mountpoint lives as long as what is mounted on it.
+/// The mounts on each dentry, in whatever namespace, by the dentry's address: a mountpoint lives as long as what is
+/// mounted on it.
 static MOUNTPOINTS: Mutex<BTreeMap<usize, BTreeMap<u64, Weak<Mount>>>> = Mutex::new(BTreeMap::new());
 
 /// The mount `id` is not on `dentry` any more.
@@ -205,10 +206,11 @@ impl Mount {
     pub fn locks(&self) -> MountLocks {
         MountLocks::from_bits_truncate(self.locks.load(Ordering::Relaxed))
     }
-    pub(super) fn set_locks(&self, locks: MountLocks) {
+    pub fn set_locks(&self, locks: MountLocks) {
         self.locks.store(locks.bits(), Ordering::Relaxed);
     }
-    /// A namespace with fewer privileges has it: it stays as it is and (unless it is the topmost that the namespace got) where it is.
+    /// A namespace with fewer privileges has it: it stays as it is and (unless it is the topmost that the namespace
+    /// got) where it is.
     pub(super) fn lock_down(&self, place: bool) {
         let mut locks = self.locks() | self.flags().locks();
         locks.set(MountLocks::PLACE, place);

@@ -1,13 +1,14 @@
-//! Mount namespaces (mount_namespaces(7)) and all changes of the table of mounts: mount, bind, move, unmount, pivot_root, copies.
+//! Mount namespaces (mount_namespaces(7)) and all changes of the table of mounts: mount, bind, move, unmount,
+//! pivot_root, copies.
 //!
-//! One lock ([`TABLE`]) for all of them, like Linux's `namespace_sem`; walks do not take it. A change is planned as a whole, with what is
-//! passed on to other mounts ([`super::propagation`]), and counted, before anything happens; planning may be given up for a second try
-//! (`Rounds::step`), carrying out may not.
+//! One lock ([`TABLE`]) for all of them, like Linux's `namespace_sem`; walks do not take it. A change is planned as a
+//! whole, with what is passed on to other mounts ([`super::propagation`]), and counted, before anything happens;
+//! planning may be given up for a second try (`Rounds::step`), carrying out may not.
 //!
-//! No reference to a mount that goes is dropped under the lock: the last one can take a namespace along (a bind mount of its file), whose
-//! mounts then go as well.
+//! No reference to a mount that goes is dropped under the lock: the last one can take a namespace along (a bind mount
+//! of its file), whose mounts then go as well.
 
-use super::mount::{Home, Mount, MountLocks};
+use super::mount::{Home, Mount, MountFlags, MountLocks};
 use super::propagation::{self, change, copy, is_shared, is_unbindable, CopyType, PropagationType, Target};
 use super::walk::uppermost;
 use super::{Dentry, Path};
@@ -110,7 +111,8 @@ fn copy_nodes(of: &[Node], how: CopyType) -> Vec<Node> {
     out
 }
 
-/// Drops mounts, and what goes with them, one after the other: files of namespaces that are mounted in each other can make long chains.
+/// Drops mounts, and what goes with them, one after the other: files of namespaces that are mounted in each other can
+/// make long chains.
 fn let_go(mounts: Vec<Arc<Mount>>) {
     thread_local! {
         static GOING: RefCell<Vec<Arc<Mount>>> = const { RefCell::new(Vec::new()) };
@@ -144,7 +146,8 @@ fn dissolve(table: &mut Table, gone: &[Arc<Mount>]) {
     table.count = table.count.saturating_sub(gone.len());
 }
 
-/// Puts the tree `source` at `place`, and copies of it where that is passed on to. `there`: how many of the source are counted already.
+/// Puts the tree `source` at `place`, and copies of it where that is passed on to. `there`: how many of the source are
+/// counted already.
 fn attach_tree(table: &mut Table, source: Vec<Node>, place: &Path, there: usize) -> Result<()> {
     let plan = plan(place)?;
     let copies = plan.len().checked_mul(source.len()).ok_or(Errno::ENOSPC)?;
@@ -428,7 +431,8 @@ impl MountNamespace {
         attach_tree(&mut table, source, &place, there)
     }
 
-    /// The mount whose root `at` is, of this namespace or the root of a detached tree, and those below it if `recursive`: what may be changed.
+    /// The mount whose root `at` is, of this namespace or the root of a detached tree, and those below it if
+    /// `recursive`: what may be changed.
     pub fn changeable(&self, at: &Path, recursive: bool) -> Result<Vec<Arc<Mount>>> {
         let m = at.mount();
         if !Arc::ptr_eq(m.root_dentry(), at.dentry()) {
@@ -507,11 +511,13 @@ impl MountNamespace {
     pub fn is_first_users(&self) -> bool {
         Arc::ptr_eq(&self.common.owner(), &UserNs::first())
     }
-    /// Whether a file system of this type is mounted with all that it shows: its root, and nothing on it that its users could not take away.
-    pub fn shows_all_of(&self, fstype: &str) -> bool {
+    /// A mount of a file system of this type that hides nothing of it and may have the flags `own`: the locks that
+    /// another mount of the type then has.
+    pub fn shows_all_of(&self, fstype: &str, own: MountFlags) -> Option<MountLocks> {
         let whole = |m: &Arc<Mount>| m.sb().fstype == fstype && m.root_dentry().parent().is_none();
-        let locked = |m: &Arc<Mount>| m.children().iter().any(|c| c.locks().contains(MountLocks::PLACE));
-        self.list().iter().any(|m| whole(m) && !locked(m))
+        let covered = |m: &Arc<Mount>| m.children().iter().any(|c| c.locks().contains(MountLocks::PLACE));
+        let found = self.list().into_iter().find(|m| whole(m) && !covered(m) && m.may_become(own))?;
+        Some(found.locks() & (MountLocks::RDONLY | MountLocks::ATIME))
     }
     /// All mounts, parents before children, in the order they were made.
     pub fn list(&self) -> Vec<Arc<Mount>> {
@@ -612,9 +618,9 @@ fn is_reachable(p: &Path, top: &Path) -> Result<bool> {
     at.dentry().is_within(top.dentry())
 }
 
-/// The mounts that go with those of the tree `gone`, whose top `m` is on `parent`: what is at the same places of mounts that share with
-/// their parents, unless something is mounted on it that stays (a cover of its root apart), or it is locked. Not `lazy`: `EBUSY` if one
-/// is in use.
+/// The mounts that go with those of the tree `gone`, whose top `m` is on `parent`: what is at the same places of mounts
+/// that share with their parents, unless something is mounted on it that stays (a cover of its root apart), or it is
+/// locked. Not `lazy`: `EBUSY` if one is in use.
 fn passed_on(parent: &Path, m: &Arc<Mount>, gone: &[Arc<Mount>], lazy: bool) -> Result<Vec<Arc<Mount>>> {
     let mut going: BTreeSet<u64> = gone.iter().map(|m| m.id).collect();
     let mut found: Vec<Arc<Mount>> = Vec::new();

@@ -1,11 +1,11 @@
 //! Propagation: which mounts pass mounting and unmounting on to which others (mount_namespaces(7), "Shared subtrees").
 //!
-//! Mounts of one peer group ([`Group`]) have the same mounted on them. A group has slaves, which get what its members get and give
-//! nothing back; a slave can be in a group of its own. All members of a group have the same master, since a mount that gets another
-//! master leaves its group first.
+//! Mounts of one peer group ([`Group`]) have the same mounted on them. A group has slaves, which get what its members
+//! get and give nothing back; a slave can be in a group of its own. All members of a group have the same master, since
+//! a mount that gets another master leaves its group first.
 //!
-//! Groups change under the lock of the table of mounts; their own locks are leaves. No function here recurses: chains of slaves
-//! are as long as guests make them.
+//! Groups change under the lock of the table of mounts; their own locks are leaves. No function here recurses: chains
+//! of slaves are as long as guests make them.
 
 use super::dentry::Dentry;
 use super::mount::Mount;
@@ -67,7 +67,8 @@ impl Sharing {
     }
 }
 
-/// The mount `id` leaves `group`. If it was the last one, its slaves are those of `master` from now on. True if there are others.
+/// The mount `id` leaves `group`. If it was the last one, its slaves are those of `master` from now on. True if there
+/// are others.
 fn hand_over(group: &Arc<Group>, id: u64, master: Option<&Arc<Group>>) -> bool {
     let slaves = {
         let mut g = group.mounts.lock();
@@ -235,8 +236,8 @@ pub(super) fn targets(origin: &Arc<Mount>, mut shows: impl FnMut(&Arc<Mount>) ->
     Ok(out)
 }
 
-/// The optional fields of `/proc/PID/mountinfo`: `shared:`, `master:`, `propagate_from:`, `unbindable`. `reaches`: whether a mount is in
-/// what the reader sees.
+/// The optional fields of `/proc/PID/mountinfo`: `shared:`, `master:`, `propagate_from:`, `unbindable`. `reaches`:
+/// whether a mount is in what the reader sees.
 pub fn describe(m: &Mount, mut reaches: impl FnMut(&Mount) -> bool) -> String {
     let (group, master, unbindable) = {
         let s = m.sharing.lock();

@@ -38,7 +38,8 @@ impl NsSet {
         NsSet { cred: task.cred(), proxy: (*task.ns()).clone(), fs, new_cred: false, new_proxy: false, new_fs: false }
     }
 
-    /// New namespaces of the kinds in `flags`, for `task` or its child; the user namespace first, which the others then belong to.
+    /// New namespaces of the kinds in `flags`, for `task` or its child; the user namespace first, which the others then
+    /// belong to.
     pub fn create(&mut self, task: &Task, flags: u64) -> Result<()> {
         if flags & NEWUSER != 0 {
             self.cred = Arc::new(user_ns::create(task, &self.cred)?);

@@ -122,7 +122,8 @@ impl NsCommon {
         let owner = (kind != User).then(UserNs::first);
         NsCommon { kind, inum, owner, _counted: None }
     }
-    /// Of another one, which belongs to `owner` and is counted for the user `uid`, who makes it. `ENOSPC` beyond the limits.
+    /// Of another one, which belongs to `owner` and is counted for the user `uid`, who makes it. `ENOSPC` beyond the
+    /// limits.
     pub fn new(kind: NsKind, owner: Arc<UserNs>, uid: u32) -> Result<NsCommon> {
         let limit = kind.limit().load(Ordering::Relaxed);
         let counted = users::of(uid).charge(kind.resource(), limit).ok_or(Errno::ENOSPC)?;
@@ -263,8 +264,8 @@ impl CgroupNs {
     }
 }
 
-/// A time namespace. The first one is the only one: guests read the host's clocks in the vDSO without a call, so offsets could not be
-/// added.
+/// A time namespace. The first one is the only one: guests read the host's clocks in the vDSO without a call, so
+/// offsets could not be added.
 #[derive(Debug)]
 pub struct TimeNs {
     pub common: NsCommon,

@@ -1,4 +1,5 @@
-//! unshare(2), setns(2), clone(2) with namespaces of the kinds mount, UTS, IPC, network and cgroup; their files (ioctl_ns(2)).
+//! unshare(2), setns(2), clone(2) with namespaces of the kinds mount, UTS, IPC, network and cgroup; their files
+//! (ioctl_ns(2)).
 
 use super::*;
 use std::fs::read_link;

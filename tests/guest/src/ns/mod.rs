@@ -65,8 +65,8 @@ unsafe fn alone(f: impl FnOnce()) {
     });
 }
 
-/// The mounts at the working directory and below, one after the other, with what they share: `place`, or `place=shared1,master2`. Groups
-/// are numbered in the order in which they appear.
+/// The mounts at the working directory and below, one after the other, with what they share: `place`, or
+/// `place=shared1,master2`. Groups are numbered in the order in which they appear.
 fn mounts() -> String {
     let top = std::env::current_dir().unwrap().display().to_string();
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();

@@ -1,4 +1,5 @@
-//! open_tree(2), move_mount(2), fsopen(2), fsconfig(2), fsmount(2), fspick(2), mount_setattr(2); options and flags of mount(2).
+//! open_tree(2), move_mount(2), fsopen(2), fsconfig(2), fsmount(2), fspick(2), mount_setattr(2); options and flags of
+//! mount(2).
 
 use super::*;
 
