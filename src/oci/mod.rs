@@ -23,6 +23,7 @@ mod exec;
 pub mod features;
 pub mod hooks;
 mod lifecycle;
+pub mod member;
 mod monitor;
 mod ordered;
 pub mod plan;
@@ -32,8 +33,9 @@ mod show;
 mod signals;
 pub mod spec;
 mod state;
-mod time;
+pub mod time;
 mod update;
+mod view;
 
 use crate::cli::{Command, RunArgs};
 use anyhow::{bail, Context, Result};
