@@ -179,7 +179,7 @@ fn begin(
 }
 
 /// Passes signals on until the process has ended; its wait(2) status. If the sandbox ends, it was killed.
-fn serve(client: &mut Client, container: &Container, signals: &Signals) -> i32 {
+pub fn serve(client: &mut Client, container: &Container, signals: &Signals) -> i32 {
     loop {
         let mut fds = [PollFd::new(client.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {

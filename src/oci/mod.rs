@@ -25,6 +25,7 @@ pub mod features;
 mod home;
 pub mod hooks;
 mod lifecycle;
+pub mod member;
 mod monitor;
 mod ordered;
 #[allow(dead_code)]
@@ -35,8 +36,9 @@ mod show;
 mod signals;
 pub mod spec;
 mod state;
-mod time;
+pub mod time;
 mod update;
+mod view;
 
 use crate::cli::{Command, RunArgs};
 use anyhow::{bail, Context, Result};

@@ -94,6 +94,9 @@ pub struct State {
     pub cgroup: Option<Cgroup>,
     /// While it is made; it may turn out to be that of others.
     pub planned_cgroup: Option<Cgroup>,
+    /// The container whose sandbox this one has joined.
+    #[serde(default)]
+    pub member_of: Option<String>,
     /// What `exec` starts from.
     pub process: Process,
     pub seccomp: Vec<SeccompFilter>,

@@ -9,7 +9,9 @@ mod death;
 mod exec;
 mod hooks;
 mod life;
+mod pods;
 mod terminals;
+mod view;
 
 use common::{alive, Scratch, RUNSC};
 use serde_json::{json, Value};
@@ -175,6 +177,13 @@ impl Drop for Host {
             let id = entry.file_name().into_string().unwrap_or_default();
             let _ = self.command(&["delete", "--force", &id]).stderr(Stdio::null()).status();
         }
+    }
+}
+
+impl Host {
+    /// Waits until it is so.
+    fn until(&self, id: &str, status: &str) {
+        common::eventually(&format!("{id} is {status}"), LIMIT, || Ok(self.status(id) == status));
     }
 }
 
