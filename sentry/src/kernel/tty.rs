@@ -90,11 +90,11 @@ pub fn ioctl(line: &Line, task: &Task, cmd: u32, arg: u64) -> Option<SysResult<u
         libc::TIOCNOTTY => answer(release(line, task)),
         libc::TIOCGPGRP => {
             let pgrp = line.job.lock().pgrp;
-            answer(owner().and_then(|()| task.mem().write(arg, &pgrp)))
+            answer(owner().and_then(|()| task.mem().write(arg, &task.sees(pgrp))))
         }
         libc::TIOCGSID => {
             let sid = line.job.lock().session;
-            answer(owner().and_then(|()| task.mem().write(arg, &sid)))
+            answer(owner().and_then(|()| task.mem().write(arg, &task.sees(sid))))
         }
         libc::TIOCSPGRP => {
             if let Err(e) = owner() {
@@ -178,11 +178,12 @@ pub fn process_exit(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>) {
     }
 }
 
-/// `TIOCSPGRP`.
+/// `TIOCSPGRP`; `pgrp` is the task's number for the process group.
 pub fn set_foreground(line: &Line, task: &Task, pgrp: i32) -> Result<()> {
     if pgrp < 0 {
         return Err(Errno::EINVAL);
     }
+    let pgrp = task.global_of(pgrp).ok_or(Errno::ESRCH)?;
     let members = super::pgrp::members(&task.kernel, pgrp);
     let first = members.first().ok_or(Errno::ESRCH)?;
     let sid = first.links.lock().sid;
