@@ -19,7 +19,8 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// The exit status for a mistake in the command line: that of `run`, or for the commands that manage containers that of runc.
+/// The exit status for a mistake in the command line: that of `run`, or for the commands that manage containers that
+/// of runc.
 pub fn usage_failure() -> u8 {
     const MANAGING: [&str; 16] = [
         "create",
@@ -139,8 +140,8 @@ Examples:
       runsc-rs run --user 1000:1000 --bind /srv/data:/data:ro -- ./analyse /data
   See every system call:
       runsc-rs run --strace=calls.txt -- ls -l
-  Create and start a container of an OCI bundle, wait for it, and delete it (`run ID` alone means the bundle in the current directory, \
-if there is a ./config.json):
+  Create and start a container of an OCI bundle, wait for it, and delete it (`run ID` alone means the bundle in the \
+current directory, if there is a ./config.json):
       runsc-rs run --bundle ./bundle web
   The same in the background; the other commands (state, exec, kill, delete, ...) find it by its name:
       runsc-rs run --bundle ./bundle --detach web

@@ -14,7 +14,8 @@ use sentry::kernel::{cred, seccomp, Cred, Kernel};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Makes a container without processes. `first`: the sandbox's first container, whose namespaces it shares as configured.
+/// Makes a container without processes. `first`: the sandbox's first container, whose namespaces it shares as
+/// configured.
 pub fn make(
     kernel: &Arc<Kernel>,
     client: &Client,

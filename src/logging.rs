@@ -1,8 +1,8 @@
-//! A `log` backend that writes to standard error, where the command has put the log: a confined process opens no files. It never waits
-//! for whoever reads it ([`crate::outlet`]).
+//! A `log` backend that writes to standard error, where the command has put the log: a confined process opens no files.
+//! It never waits for whoever reads it ([`crate::outlet`]).
 //!
-//! A guest can cause lines as fast as it makes calls, so each place in the code that logs may do so [`MANY`] times in [`WINDOW`];
-//! what is left out is counted, and the count is logged.
+//! A guest can cause lines as fast as it makes calls, so each place in the code that logs may do so [`MANY`] times in
+//! [`WINDOW`]; what is left out is counted, and the count is logged.
 
 use crate::config::Verbosity;
 use crate::outlet::Outlet;
@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 /// Most bytes that wait for a reader.
 const KEPT: usize = 64 * 1024;
 
-/// Lines of one place in one window; then one says that there will be no more, and the next window's first is preceded by their number.
+/// Lines of one place in one window; then one says that there will be no more, and the next window's first is preceded
+/// by their number.
 const MANY: u64 = 200;
 const WINDOW: Duration = Duration::from_secs(10);
 

@@ -15,6 +15,7 @@ mod logging;
 mod oci;
 mod outlet;
 mod sentry_main;
+mod shim;
 mod stats;
 mod support;
 mod sys;
@@ -26,6 +27,9 @@ use std::process::ExitCode;
 const OWN_FAILURE: u8 = 125;
 
 fn main() -> ExitCode {
+    if shim::is_called() {
+        return ExitCode::from(shim::main());
+    }
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {

@@ -1,4 +1,5 @@
-//! The host calls of the command and of its processes' set-up that no crate offers safely. All `unsafe` of the binary is here.
+//! The host calls of the command and of its processes' set-up that no crate offers safely. All `unsafe` of the binary
+//! is here.
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -36,8 +37,8 @@ fn bound_allocator() {
     }
 }
 
-/// Run before `main`, while there is one thread. std opens /dev/null in place of streams that are closed, and nothing could be told
-/// afterwards; the allocator's arenas are bounded before there are any.
+/// Run before `main`, while there is one thread. std opens /dev/null in place of streams that are closed, and nothing
+/// could be told afterwards; the allocator's arenas are bounded before there are any.
 #[used]
 #[link_section = ".init_array"]
 static BEFORE_MAIN: extern "C" fn() = before_main;
@@ -62,8 +63,8 @@ pub fn clone_process(namespaces: libc::c_int) -> nix::Result<Cloned> {
     }
     let mut pidfd: RawFd = -1;
     let flags = namespaces | libc::CLONE_PIDFD | libc::SIGCHLD;
-    // SAFETY: no stack is given, so the child runs on a copy of this one as after fork; there is one thread, so no lock can be held
-    // by another; the kernel writes one int to `pidfd`, which outlives the call.
+    // SAFETY: no stack is given, so the child runs on a copy of this one as after fork; there is one thread, so no lock
+    // can be held by another; the kernel writes one int to `pidfd`, which outlives the call.
     let r = unsafe { libc::syscall(libc::SYS_clone, flags as libc::c_ulong, 0, &raw mut pidfd, 0, 0) };
     match Errno::result(r)? {
         0 => Ok(Cloned::Child),
@@ -88,8 +89,8 @@ pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// Takes over a descriptor that this process inherited under a number agreed upon. Fails with `EBADF` if it is not open.
-/// To be called once for each number.
+/// Takes over a descriptor that this process inherited under a number agreed upon. Fails with `EBADF` if it is not
+/// open. To be called once for each number.
 pub fn inherited_fd(number: RawFd) -> nix::Result<OwnedFd> {
     // SAFETY: F_GETFD takes no pointer.
     Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
@@ -319,7 +320,8 @@ pub fn set_caps(set: u64, inheritable: u64) -> nix::Result<()> {
     Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) }).map(drop)
 }
 
-/// Has SIGSYS, which the seccomp filter raises for a call that is not on the list, end the process with a line that names the call.
+/// Has SIGSYS, which the seccomp filter raises for a call that is not on the list, end the process with a line that
+/// names the call.
 pub fn report_sigsys() -> nix::Result<()> {
     // SAFETY: the handler makes a few system calls and touches nothing but its own stack and an atomic.
     unsafe {
@@ -339,8 +341,8 @@ pub fn ignore_sigxfsz() -> nix::Result<()> {
     }
 }
 
-/// Has a panic end the process with one line. What the standard library would do, abort(3), makes host calls that are not on
-/// the list.
+/// Has a panic end the process with one line. What the standard library would do, abort(3), makes host calls that are
+/// not on the list.
 pub fn report_panics(who: &'static str) {
     std::panic::set_hook(Box::new(move |panic| {
         crate::logging::say(&format!(

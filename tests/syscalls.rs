@@ -95,7 +95,8 @@ fn group_of(case: &str) -> String {
 groups! {
     files fileio fileattr dirs links rename perms mounts xattr acl locks inotify fasync aio
     mmap mprotect mremap memshare
-    fork wait clone exec signals signals_extra sigframe_fault sigproc threads rights privilege rseq futex pidfd jobs pty ids
+    fork wait clone exec signals signals_extra sigframe_fault sigproc threads rights privilege rseq futex pidfd
+    pidns userns jobs pty ids
     patched sysv mqueue system shortage
     inet tcp udp unix netlink splice
     namespaces propagation pivot newmounts overlays

@@ -184,7 +184,9 @@ fn root(kernel: &Arc<Kernel>) -> Path {
         sentry::fs::vfs::Resolver::new(&cred, fixed, LookupFlags::empty()).resolve(root.clone(), p.as_bytes())
     };
     let proc = SuperBlock::new("proc", b"proc", String::new());
-    let proc = Mount::of(sentry::fs::proc::new(kernel), proc, MountFlags::empty()).expect("proc");
+    let proc =
+        Mount::of(sentry::fs::proc::new(kernel, sentry::kernel::pid_ns::PidNs::first()), proc, MountFlags::empty())
+            .expect("proc");
     ns.mount(&proc, &find("/proc").expect("/proc")).expect("mount");
     let names = UtsNs::first("bench".into(), "(none)".into());
     let _ = kernel.first_ns.set(Arc::new(NsProxy::of_container(names, Arc::default(), Arc::default(), ns)));
@@ -195,7 +197,7 @@ fn task(kernel: &Arc<Kernel>, space: &Arc<Memory>, root: Path) -> Arc<Task> {
     let group = Arc::new(ThreadGroup::new(1, Arc::new(Mutex::new(SigActions::default())), Limits::default()));
     let task = Arc::new(Task::new(NewTask {
         kernel: kernel.clone(),
-        id: 1,
+        id: 1.into(),
         group: group.clone(),
         cred: Arc::new(Cred::user(0, 0, Vec::new(), cred::CAP_ALL)),
         files: FdTable::new(),

@@ -1,7 +1,7 @@
 //! Messages between the command and the Sentry, over a `SOCK_SEQPACKET` socket pair: one packet, one message.
 //!
-//! The command trusts nothing that comes in here beyond its form: a Sentry in a guest's hands could send anything, and all
-//! it gains is an exit status or a line on standard error.
+//! The command trusts nothing that comes in here beyond its form: a Sentry in a guest's hands could send anything, and
+//! all it gains is an exit status or a line on standard error.
 
 use nix::errno::Errno;
 use nix::sys::socket::{recv, send, MsgFlags};
@@ -13,11 +13,13 @@ const MAX_TEXT: usize = 4096;
 /// From the command to the Sentry.
 #[derive(Debug)]
 pub enum ToSentry {
-    /// A signal for the guest; `terminal`: the terminal made it (or must be told like that), so it is for the foreground process group.
+    /// A signal for the guest; `terminal`: the terminal made it (or must be told like that), so it is for the
+    /// foreground process group.
     Signal { signal: i32, terminal: bool },
     /// The answer to [`FromSentry::AskForeground`].
     Foreground(bool),
-    /// A connection of a client of the control protocol ([`super::protocol`]) that the monitor has accepted and checked.
+    /// A connection of a client of the control protocol ([`super::protocol`]) that the monitor has accepted and
+    /// checked.
     Client(OwnedFd),
 }
 
@@ -60,7 +62,8 @@ impl ToSentry {
         send_packet(socket, &packet, MsgFlags::MSG_DONTWAIT)
     }
 
-    /// The next message, if there is one; `None` means that the command is gone. Fails with `EAGAIN` when there is nothing yet.
+    /// The next message, if there is one; `None` means that the command is gone. Fails with `EAGAIN` when there is
+    /// nothing yet.
     pub fn receive(socket: impl AsFd) -> nix::Result<Option<Self>> {
         let mut buf = [0u8; 16];
         let received = match protocol::transport::receive(socket, &mut buf, false).map_err(|e| e.raw_os_error()) {

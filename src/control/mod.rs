@@ -1,8 +1,8 @@
 //! What the processes of a sandbox and those that manage it say to each other.
 //!
-//! [`command`]: between a command (or a monitor) and the Sentry that it has started, over a socket pair. [`protocol`]: between any process
-//! that may manage a container and the container's Sentry, over a connection to `control.sock` of the state directory; [`server`] is the
-//! Sentry's side of it.
+//! [`command`]: between a command (or a monitor) and the Sentry that it has started, over a socket pair. [`protocol`]:
+//! between any process that may manage a container and the container's Sentry, over a connection to `control.sock` of
+//! the state directory; [`server`] is the Sentry's side of it.
 
 mod command;
 pub mod frames;

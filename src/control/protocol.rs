@@ -43,9 +43,10 @@ pub enum Request {
     Create {
         container: Box<ContainerConfig>,
     },
-    /// Runs one more process in the container. Its descriptors 0, 1, 2, … come along: `process.files` says which. Answered by
-    /// [`Reply::Started`] or [`Reply::Failed`], and when the process has ended by [`Reply::Exited`]. Meanwhile the client may send
-    /// [`Request::Signal`] for it. A client that goes away takes nothing with it, but for a process that is `tied` to it, which is killed then.
+    /// Runs one more process in the container. Its descriptors 0, 1, 2, … come along: `process.files` says which.
+    /// Answered by [`Reply::Started`] or [`Reply::Failed`], and when the process has ended by [`Reply::Exited`].
+    /// Meanwhile the client may send [`Request::Signal`] for it. A client that goes away takes nothing with it, but for
+    /// a process that is `tied` to it, which is killed then.
     Exec {
         container: String,
         process: Box<ProcessConfig>,

@@ -1,7 +1,8 @@
-//! `runsc-rs run`: from options to an exit status. This process stays outside, trusted and idle, until the sandbox has ended.
+//! `runsc-rs run`: from options to an exit status. This process stays outside, trusted and idle, until the sandbox has
+//! ended.
 //!
-//! [`options`] checks the command line and makes the configurations, [`spawn`] starts the Gofer and the Sentry side by side,
-//! [`supervise`] passes signals on and waits for the end, [`terminal`] keeps the terminal's settings.
+//! [`options`] checks the command line and makes the configurations, [`spawn`] starts the Gofer and the Sentry side by
+//! side, [`supervise`] passes signals on and waits for the end, [`terminal`] keeps the terminal's settings.
 
 pub mod options;
 pub mod spawn;
@@ -40,7 +41,8 @@ impl Supervisor for Command {
     }
 }
 
-/// What the process has to say before it ends: as other programs do, it waits for a reader that takes nothing, and Ctrl-C ends it then.
+/// What the process has to say before it ends: as other programs do, it waits for a reader that takes nothing, and
+/// Ctrl-C ends it then.
 pub fn say_last(text: &str) {
     supervise::let_signals_end_us();
     // There is nobody to tell if this fails.

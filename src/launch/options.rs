@@ -1,4 +1,5 @@
-//! From the command line to the configurations of the two processes. Every mistake is found here, with a line that says what to do.
+//! From the command line to the configurations of the two processes. Every mistake is found here, with a line that says
+//! what to do.
 
 use crate::cli::{HandOff, Network, Overlay, PlatformKind, RunArgs, Switch};
 use crate::config::{
@@ -20,7 +21,8 @@ pub struct Plan {
     pub gofer: GoferConfig,
     pub log: OwnedFd,
     pub strace: Option<OwnedFd>,
-    /// What the first process may have open, in the order that [`ProcessConfig::files`] counts in; `None`: the standard streams.
+    /// What the first process may have open, in the order that [`ProcessConfig::files`] counts in; `None`: the standard
+    /// streams.
     pub files: Option<Vec<OwnedFd>>,
 }
 
@@ -201,8 +203,8 @@ pub fn manner(args: &RunArgs) -> Result<Manner> {
     Ok(Manner { log, verbosity, strace, hand_off: args.hand_off, workers: args.workers, patch, stats: args.stats })
 }
 
-/// Most processes and threads of a guest's: each is one of the host's, of which others need some as well. Half of what the user may
-/// have, a quarter of what there are.
+/// Most processes and threads of a guest's: each is one of the host's, of which others need some as well. Half of what
+/// the user may have, a quarter of what there are.
 fn max_tasks(limits: &[(u64, u64)]) -> usize {
     let setting = |file: &str| {
         let text = std::fs::read_to_string(format!("/proc/sys/kernel/{file}")).ok()?;

@@ -1,9 +1,9 @@
-//! Starts the Gofer and the Sentry, side by side: clones this process into their namespaces, maps their users, and re-executes this
-//! binary in both, with nothing inherited but the descriptors of [`crate::config::fd`].
+//! Starts the Gofer and the Sentry, side by side: clones this process into their namespaces, maps their users, and
+//! re-executes this binary in both, with nothing inherited but the descriptors of [`crate::config::fd`].
 
 use super::options::Plan;
 use super::terminal::opened_anew;
-use crate::config::{fd, to_memfd, HostIds, IdMaps, IdRange};
+use crate::config::{fd, to_memfd, GoferConfig, HostIds, IdMaps, IdRange};
 use crate::sys::{self, Cloned};
 use anyhow::{anyhow, bail, Context, Result};
 use nix::errno::Errno;
@@ -91,27 +91,9 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
         (opened_anew(plan.log.as_fd()), plan.strace.as_ref().and_then(|s| opened_anew(s.as_fd())));
     let log = log_anew.as_ref().unwrap_or(&plan.log);
 
-    // Its clone is cheap, and while the Sentry's namespaces are made it starts on another core; neither waits for the other's exec.
-    let gofer_config = to_memfd(&plan.gofer)?;
-    // Capabilities over files are all the same within a user namespace of its own, and none over the host. Without rights it makes one by itself.
-    let (namespaces, users) = match (&plan.gofer.ids, may_map_all()?) {
-        (ids, _) if *ids != IdMaps::default() => (libc::CLONE_NEWUSER, Users::Mapped(ids.clone())),
-        (_, true) => (libc::CLONE_NEWUSER, Users::All),
-        (_, false) => (0, Users::Same),
-    };
-    let gofer = spawn(
-        "Gofer",
-        namespaces,
-        users,
-        c"internal-gofer",
-        &[
-            (null.as_fd(), 0),
-            (null.as_fd(), 1),
-            (log.as_fd(), 2),
-            (gofer_config.as_fd(), fd::CONFIG),
-            (gofer_end.as_fd(), fd::GOFER),
-        ],
-    )?;
+    // Its clone is cheap, and while the Sentry's namespaces are made it starts on another core; neither waits for the
+    // other's exec.
+    let gofer = spawn_gofer(&plan.gofer, null.as_fd(), log.as_fd(), gofer_end.as_fd())?;
 
     let sentry_config = to_memfd(&plan.sentry)?;
     let mut fds = vec![
@@ -131,6 +113,34 @@ pub fn start(plan: Plan) -> Result<Sandbox> {
     let sentry = spawn("Sentry", SENTRY_NAMESPACES, Users::One(plan.sentry.become_ids), c"internal-sentry", &fds)?;
 
     Ok(Sandbox { sentry: sentry.executed()?, gofer: gofer.executed()?, control })
+}
+
+/// Starts a Gofer alone, for a container that joins a sandbox; with it comes the Sentry's end of its connection.
+pub fn start_gofer(config: &GoferConfig, log: &OwnedFd) -> Result<(Process, OwnedFd)> {
+    let (gofer_end, sentry_end) = protocol::transport::socketpair().context("socketpair")?;
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null").context("/dev/null")?;
+    let anew = opened_anew(log.as_fd());
+    let log = anew.as_ref().unwrap_or(log);
+    let gofer = spawn_gofer(config, null.as_fd(), log.as_fd(), gofer_end.as_fd())?;
+    Ok((gofer.executed()?, sentry_end))
+}
+
+fn spawn_gofer(
+    config: &GoferConfig,
+    null: BorrowedFd<'_>,
+    log: BorrowedFd<'_>,
+    connection: BorrowedFd<'_>,
+) -> Result<Starting> {
+    let settings = to_memfd(config)?;
+    // Capabilities over files are all the same within a user namespace of its own, and none over the host. Without rights it
+    // makes one by itself.
+    let (namespaces, users) = match (&config.ids, may_map_all()?) {
+        (ids, _) if *ids != IdMaps::default() => (libc::CLONE_NEWUSER, Users::Mapped(ids.clone())),
+        (_, true) => (libc::CLONE_NEWUSER, Users::All),
+        (_, false) => (0, Users::Same),
+    };
+    let fds = [(null, 0), (null, 1), (log, 2), (settings.as_fd(), fd::CONFIG), (connection, fd::GOFER)];
+    spawn("Gofer", namespaces, users, c"internal-gofer", &fds)
 }
 
 /// A process on its way to exec.
@@ -153,7 +163,8 @@ impl Starting {
     }
 }
 
-/// Starts one process; `who` is for messages. `ids` are those that it has if its namespaces include one of users; `None`: the caller's.
+/// Starts one process; `who` is for messages. `ids` are those that it has if its namespaces include one of users;
+/// `None`: the caller's.
 fn spawn(
     who: &'static str,
     namespaces: libc::c_int,

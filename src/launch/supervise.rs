@@ -29,14 +29,15 @@ const PASSED: [Signal; 9] = [
     Signal::SIGCONT,
 ];
 
-/// Those that ask for an end. As a rule a program that does not want to end may go on, as outside of a sandbox; but if it is the Sentry
-/// that does not listen, the second one means the sandbox.
+/// Those that ask for an end. As a rule a program that does not want to end may go on, as outside of a sandbox; but if
+/// it is the Sentry that does not listen, the second one means the sandbox.
 const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
 fn asks_for_an_end(signal: i32) -> bool {
     ENDING.iter().any(|s| *s as i32 == signal)
 }
-/// How long a Sentry may take to take up a signal. It needs far less than a millisecond, unless the machine is short of processors.
+/// How long a Sentry may take to take up a signal. It needs far less than a millisecond, unless the machine is short of
+/// processors.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The signals that have been passed on and that the Sentry has not taken up yet.
@@ -90,7 +91,8 @@ pub struct Signals {
 impl Signals {
     pub fn take_over() -> Result<Signals> {
         let mut mask: SigSet = PASSED.into_iter().collect();
-        // Not passed on: a closed pipe or a file too large is seen as an error, and restoring the terminal must not stop us.
+        // Not passed on: a closed pipe or a file too large is seen as an error, and restoring the terminal must not
+        // stop us.
         mask.add(Signal::SIGXFSZ);
         mask.add(Signal::SIGTTOU);
         mask.add(Signal::SIGPIPE);
@@ -98,8 +100,8 @@ impl Signals {
         Signals::of(&PASSED.into_iter().collect())
     }
 
-    /// All that can be passed on, for a process that stands for one in the container; real-time signals as well. Others are blocked that would
-    /// be in its way.
+    /// All that can be passed on, for a process that stands for one in the container; real-time signals as well. Others
+    /// are blocked that would be in its way.
     pub fn take_over_all() -> Result<Signals> {
         let mut mask = SigSet::all();
         // These are the process's own: its children end, it errs, or it is debugged.
@@ -157,11 +159,13 @@ pub trait Supervisor {
 pub enum End {
     /// With its first process; the wait(2) status.
     Exited(i32),
-    /// It could not be run: the exit status and what to say. The sandbox is gone, so that nothing in it can have a part in how this is said.
+    /// It could not be run: the exit status and what to say. The sandbox is gone, so that nothing in it can have a part
+    /// in how this is said.
     Failed { status: u8, text: String },
 }
 
-/// Passes signals on and waits until the sandbox has ended; returns the status to exit with. Whatever happens, both processes are gone then.
+/// Passes signals on and waits until the sandbox has ended; returns the status to exit with. Whatever happens, both
+/// processes are gone then.
 pub fn until_end(sandbox: Sandbox, signals: &Signals, supervisor: &mut impl Supervisor) -> Result<End> {
     let mut status = None;
     let mut passed = Passed::default();
@@ -230,7 +234,8 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, supervisor: &mut impl Supe
             return Ok(End::Failed { status: u8::try_from(128 + number).unwrap_or(crate::OWN_FAILURE), text });
         }
         if gofer_ended {
-            // A Gofer ends by itself when the Sentry's end of the connection is closed, which a dying Sentry does first of all.
+            // A Gofer ends by itself when the Sentry's end of the connection is closed, which a dying Sentry does first
+            // of all.
             if !died(&sandbox.gofer) && wait_for_end(&sandbox.sentry) {
                 continue;
             }
@@ -254,7 +259,8 @@ pub fn until_end(sandbox: Sandbox, signals: &Signals, supervisor: &mut impl Supe
     }
 }
 
-/// From now on signals that ask for an end are not taken as messages any more. Those that have come already are forgotten.
+/// From now on signals that ask for an end are not taken as messages any more. Those that have come already are
+/// forgotten.
 pub fn let_signals_end_us() {
     let set: SigSet = ENDING.into_iter().collect();
     if let Ok(fd) = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) {
@@ -263,8 +269,8 @@ pub fn let_signals_end_us() {
     let _ = set.thread_unblock();
 }
 
-/// The guest's first process has stopped: so do we, that the shell we were started from takes over, and both go on together. Tells who has
-/// continued us, if it was a [`Watcher`].
+/// The guest's first process has stopped: so do we, that the shell we were started from takes over, and both go on
+/// together. Tells who has continued us, if it was a [`Watcher`].
 fn stop_ourselves(sandbox: &Sandbox, terminal: &Saved, passed: &mut Passed) -> Option<Pid> {
     let settings = terminal.current();
     terminal.restore();
@@ -272,7 +278,8 @@ fn stop_ourselves(sandbox: &Sandbox, terminal: &Saved, passed: &mut Passed) -> O
     let mut stop = SigSet::empty();
     stop.add(Signal::SIGTSTP);
     let _ = raise(Signal::SIGTSTP);
-    // It is pending until it is let in: a SIGCONT that comes first takes it away. What we wait to hear from the Sentry would wake us at once.
+    // It is pending until it is let in: a SIGCONT that comes first takes it away. What we wait to hear from the Sentry
+    // would wake us at once.
     let watcher = if passed.0.is_empty() { Watcher::start(sandbox) } else { None };
     let _ = stop.thread_unblock();
     // Here we have been continued, or were not stopped at all. The SIGCONT of the former waits in the signalfd.
@@ -288,8 +295,8 @@ fn stop_ourselves(sandbox: &Sandbox, terminal: &Saved, passed: &mut Passed) -> O
     woken_by
 }
 
-/// A process that continues us when the Sentry has something to say while we are stopped: that another process of the sandbox has continued
-/// the first one, or that it has ended.
+/// A process that continues us when the Sentry has something to say while we are stopped: that another process of the
+/// sandbox has continued the first one, or that it has ended.
 struct Watcher(Pid);
 
 impl Watcher {

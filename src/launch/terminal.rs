@@ -1,5 +1,6 @@
-//! The caller's terminal: its settings are saved while the command is in the foreground, and restored when the sandbox stops or
-//! ends, however it ends. A command in the background leaves the terminal alone: it belongs to another job then.
+//! The caller's terminal: its settings are saved while the command is in the foreground, and restored when the sandbox
+//! stops or ends, however it ends. A command in the background leaves the terminal alone: it belongs to another job
+//! then.
 
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
@@ -44,8 +45,8 @@ impl Saved {
         saved
     }
 
-    /// Whether the command's process group is in the foreground of the terminal; true for one that is not its controlling
-    /// terminal, which has no job control for it. Saves the settings when they have not been saved yet.
+    /// Whether the command's process group is in the foreground of the terminal; true for one that is not its
+    /// controlling terminal, which has no job control for it. Saves the settings when they have not been saved yet.
     pub fn in_foreground(&self) -> bool {
         let Some(Terminal { fd, settings }) = &self.0 else { return true };
         let foreground = match tcgetpgrp(fd) {
@@ -88,8 +89,8 @@ impl Saved {
     }
 }
 
-/// The terminal that `fd` is, opened anew with `O_NONBLOCK`: the flags of `fd` itself are shared with the shell. `None` if it is no
-/// terminal, or may not be opened (it belongs to another user, say): then `fd` must do.
+/// The terminal that `fd` is, opened anew with `O_NONBLOCK`: the flags of `fd` itself are shared with the shell. `None`
+/// if it is no terminal, or may not be opened (it belongs to another user, say): then `fd` must do.
 pub fn opened_anew(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
     // A master would become another one.
     const PTMX: u64 = libc::makedev(5, 2);

@@ -68,11 +68,11 @@ pub struct Dir {
 impl Cgroup {
     /// Makes the cgroup of the container `id`: at `path` (`linux.cgroupsPath`), or without one below the caller's own.
     ///
-    /// `Ok(None)`: the caller has no right to make one, and no limits were asked for, so the container runs in the caller's cgroup.
-    /// With limits this is an error.
+    /// `Ok(None)`: the caller has no right to make one, and no limits were asked for, so the container runs in the
+    /// caller's cgroup. With limits this is an error.
     ///
-    /// `planned` is told of the directories before they are made, so that they can be found by those who clean up after a crash: by
-    /// [`Cgroup::remove`] alone, since they may turn out to be those of others.
+    /// `planned` is told of the directories before they are made, so that they can be found by those who clean up after
+    /// a crash: by [`Cgroup::remove`] alone, since they may turn out to be those of others.
     pub fn create(
         id: &str,
         path: Option<&Path>,

@@ -1,5 +1,5 @@
-//! Terminals of containers: a pseudo-terminal is made here; its slave goes to the guest, its master to an engine's socket, or to the foreground
-//! command, which copies between it and the caller's terminal.
+//! Terminals of containers: a pseudo-terminal is made here; its slave goes to the guest, its master to an engine's
+//! socket, or to the foreground command, which copies between it and the caller's terminal.
 
 use crate::launch::supervise::Signals;
 use crate::launch::terminal::Saved;
@@ -58,8 +58,8 @@ pub fn send_master(socket: &Path, master: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The foreground command: it waits for the process that stands for the container's (a monitor, or an agent of `exec`), passes signals on to it,
-/// and copies between the caller's terminal and the container's, if that has one.
+/// The foreground command: it waits for the process that stands for the container's (a monitor, or an agent of `exec`),
+/// passes signals on to it, and copies between the caller's terminal and the container's, if that has one.
 pub struct Foreground {
     signals: Signals,
     relay: Option<Relay>,

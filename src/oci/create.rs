@@ -6,9 +6,10 @@ use super::cli::{BundleArgs, CreateArgs, Globals};
 use super::client::SOCKET;
 use super::console::{self, Foreground, Pty};
 use super::lifecycle;
-use super::monitor::{Monitor, Order, Task, Word};
+use super::member;
+use super::monitor::{Monitor, Order, Reached, Task, Word};
 use super::state::{Container, Lock, ProcessId, Root, State, Status};
-use super::{descriptors, hooks, plan, time};
+use super::{descriptors, home, hooks, plan, time};
 use crate::cli::RunArgs;
 use crate::config::Verbosity;
 use crate::launch::options::{self, Manner};
@@ -81,7 +82,8 @@ impl New {
             }
         };
         let mut draft = Draft { container, state, monitor: None };
-        let made = draft.make(globals, args, run, detached, &bundle, passed);
+        let made = member::sandbox_of(&bundle, &root, id)
+            .and_then(|sandbox| draft.make(globals, args, run, detached, &bundle, passed, sandbox));
         match (made, draft.monitor.take()) {
             (Ok((foreground, master)), Some(monitor)) => {
                 Ok(New { container: draft.container, state: draft.state, monitor, foreground, master, lock })
@@ -174,6 +176,7 @@ fn first_state(bundle: &Bundle, id: &str) -> Result<State> {
         sandbox: Vec::new(),
         cgroup: None,
         planned_cgroup: None,
+        member_of: None,
         process: bundle.process()?.clone(),
         seccomp: plan::seccomp(bundle)?,
         start_hooks: hooks(HookKind::StartContainer),
@@ -198,17 +201,23 @@ impl Draft {
         detached: bool,
         bundle: &Bundle,
         passed: descriptors::Passed,
+        sandbox: Option<Container>,
     ) -> Result<(Option<Foreground>, Option<OwnedFd>)> {
         let (container, state) = (&self.container, &mut self.state);
         let options = plan::Options {
             id: container.id.clone(),
             preserve_fds: passed.count()?,
             extra_env: passed.environment(),
+            member: sandbox.is_some(),
             ..Default::default()
         };
-        let plan = plan::container(bundle, &options)?;
+        state.member_of = sandbox.as_ref().map(|s| s.id.clone());
+        let mut plan = plan::container(bundle, &options)?;
+        let first = &mut plan.container.process;
+        home::provide(&mut first.env, first.user.uid, &bundle.rootfs);
         let linux = bundle.spec.linux().as_ref();
-        let resources = linux.and_then(|l| l.resources().as_ref());
+        let resources = member::cgroup_resources(bundle);
+        let resources = resources.as_ref();
         let path = linux.and_then(|l| l.cgroups_path().as_deref());
         let systemd = globals.systemd_cgroup || globals.cgroup_manager.as_deref() == Some("systemd");
         container.save(state)?;
@@ -231,11 +240,17 @@ impl Draft {
             plan: manner.plan(plan.container, plan.trees, plan.ids, Some(files))?,
             cgroup: state.cgroup.clone(),
             terminal: pty.as_ref().map(|p| p.slave.try_clone()).transpose()?,
-            listener: listen(container)?,
+            reached: match &sandbox {
+                Some(sandbox) => {
+                    member::link_socket(container, sandbox)?;
+                    Reached::BySandbox
+                }
+                None => Reached::Here(listen(container)?),
+            },
             oom_score_adj: process.oom_score_adj(),
         };
         let foreground = if detached { None } else { Some(Foreground::begin()?) };
-        let monitor = self.monitor.insert(Monitor::start(task, log)?);
+        let monitor = self.monitor.insert(Monitor::start(task, log, File::open(&container.path)?)?);
         state.monitor = ProcessId::of(monitor.process.pid)?;
         container.save(state)?;
         match monitor.hear()? {

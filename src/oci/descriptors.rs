@@ -1,5 +1,5 @@
-//! Descriptors that a command passes on to the process in the container: the standard streams or a terminal, those of socket activation
-//! (`LISTEN_FDS`, sd_listen_fds(3)), and those of `--preserve-fds`.
+//! Descriptors that a command passes on to the process in the container: the standard streams or a terminal, those of
+//! socket activation (`LISTEN_FDS`, sd_listen_fds(3)), and those of `--preserve-fds`.
 
 use crate::sys;
 use anyhow::{anyhow, bail, Result};

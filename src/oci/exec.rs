@@ -1,14 +1,15 @@
 //! `exec`: one more process in a container.
 //!
-//! An *agent* stands for the process on the host: it has asked the Sentry for it, passes on signals, and ends as the process does. Without a
-//! terminal in the foreground the command itself is the agent; otherwise it is a clone of it, with the terminal as its controlling one.
+//! An *agent* stands for the process on the host: it has asked the Sentry for it, passes on signals, and ends as the
+//! process does. Without a terminal in the foreground the command itself is the agent; otherwise it is a clone of it,
+//! with the terminal as its controlling one.
 
 use super::cli::{ExecArgs, Globals};
 use super::client::{Client, Refused};
 use super::console::{self, Foreground, Pty};
 use super::create::{console_fits, exit_code, start_trouble, write_pid_file};
 use super::state::{Container, ProcessId, Root, State};
-use super::{bundle, descriptors, plan};
+use super::{bundle, descriptors, home, plan};
 use crate::config::ProcessConfig;
 use crate::control::protocol::{Reply, Request, Status as Told, Target};
 use crate::launch::spawn;
@@ -38,6 +39,7 @@ pub fn exec(globals: &Globals, args: &ExecArgs) -> Result<u8> {
     let argv0 = process.args().iter().flatten().next().cloned().unwrap_or_default();
     let mut config = plan::process(&process)?;
     config.seccomp = state.seccomp.clone();
+    home::provide(&mut config.env, config.user.uid, &state.rootfs);
     config.env.extend(passed.environment().into_iter().map(String::into_bytes));
     config.terminal = terminal;
     let size = process.console_size().map(|s| (s.height() as u16, s.width() as u16));
@@ -177,7 +179,7 @@ fn begin(
 }
 
 /// Passes signals on until the process has ended; its wait(2) status. If the sandbox ends, it was killed.
-fn serve(client: &mut Client, container: &Container, signals: &Signals) -> i32 {
+pub fn serve(client: &mut Client, container: &Container, signals: &Signals) -> i32 {
     loop {
         let mut fds = [PollFd::new(client.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {

@@ -1,4 +1,5 @@
-//! Where the commands that manage containers say what went wrong: standard error, and the file of `--log`, in the forms that engines read.
+//! Where the commands that manage containers say what went wrong: standard error, and the file of `--log`, in the forms
+//! that engines read.
 
 use super::cli::{Globals, LogFormat};
 use super::time;

@@ -1,8 +1,9 @@
 //! The state directory: what is known of each container, across crashes of any process.
 //!
-//! `<root>/<id>/` holds `state.json`, replaced by rename; `lock`, which the commands that change a container's life take; `control.sock`,
-//! which the monitor listens on; `sandbox.log`, the log of Sentry and Gofer; `exit`, the wait(2) status of the first process once it has
-//! ended. Whether a container runs is never read from a file: its monitor lives or not, and the Sentry says what it does.
+//! `<root>/<id>/` holds `state.json`, replaced by rename; `lock`, which the commands that change a container's life
+//! take; `control.sock`, which the monitor listens on; `sandbox.log`, the log of Sentry and Gofer; `exit`, the wait(2)
+//! status of the first process once it has ended. Whether a container runs is never read from a file: its monitor lives
+//! or not, and the Sentry says what it does.
 
 use super::cgroup::Cgroup;
 use super::client::Client;
@@ -93,6 +94,9 @@ pub struct State {
     pub cgroup: Option<Cgroup>,
     /// While it is made; it may turn out to be that of others.
     pub planned_cgroup: Option<Cgroup>,
+    /// The container whose sandbox this one has joined.
+    #[serde(default)]
+    pub member_of: Option<String>,
     /// What `exec` starts from.
     pub process: Process,
     pub seccomp: Vec<SeccompFilter>,
@@ -205,8 +209,8 @@ pub struct Container {
     pub id: String,
 }
 
-/// Held by the command that changes a container's life, until its descriptor is closed. (nix's `Flock` unlocks when it is dropped, which in a
-/// clone of the command would take the lock from the command.)
+/// Held by the command that changes a container's life, until its descriptor is closed. (nix's `Flock` unlocks when it
+/// is dropped, which in a clone of the command would take the lock from the command.)
 pub struct Lock(#[allow(dead_code)] File);
 
 impl Container {

@@ -1,4 +1,5 @@
-//! SIGKILL at varying moments to a command, the monitor, the Gofer or the Sentry: `delete --force` always works, and nothing is left.
+//! SIGKILL at varying moments to a command, the monitor, the Gofer or the Sentry: `delete --force` always works, and
+//! nothing is left.
 
 use crate::common::{alive, command_line, descendants, eventually, kill};
 use crate::{Host, LIMIT};

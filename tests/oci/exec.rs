@@ -55,7 +55,8 @@ fn options_change_the_containers_own_process() {
     ]);
     assert!(out.starts_with("uid=5 gid=6 groups=7\n12\n/bin\n"), "{out}");
     let process = host.path("process.json");
-    let value = json!({ "args": ["sh", "-c", "id; echo $A"], "cwd": "/", "user": { "uid": 3, "gid": 4 }, "env": ["PATH=/bin", "A=x"] });
+    let mut value = json!({ "args": ["sh", "-c", "id; echo $A"], "cwd": "/", "env": ["PATH=/bin", "A=x"] });
+    value["user"] = json!({ "uid": 3, "gid": 4 });
     fs::write(&process, value.to_string()).unwrap();
     assert_eq!(host.good(&["exec", "--process", process.to_str().unwrap(), "box"]), "uid=3 gid=4\nx\n");
     let caps = |args: &[&str]| {
@@ -65,6 +66,24 @@ fn options_change_the_containers_own_process() {
     };
     // CAP_SYS_NICE.
     assert_eq!((caps(&[]) >> 23 & 1, caps(&["--cap", "CAP_SYS_NICE"]) >> 23 & 1), (0, 1));
+}
+
+#[test]
+fn home_is_that_of_the_images_user() {
+    let host = Host::new("home");
+    fs::create_dir(host.path("rootfs/etc")).unwrap();
+    fs::write(host.path("rootfs/etc/passwd"), "root:x:0:0::/the/root:/bin/sh\nu:x:5:5::/home/u:/bin/sh\n").unwrap();
+    let bundle = host.bundle("bundle", &["sh", "-c", "echo $HOME; sleep 1000"], |_| ());
+    host.good(&["run", "-d", "--bundle", bundle.to_str().unwrap(), "box"]);
+    crate::common::eventually(
+        "it says so",
+        crate::LIMIT,
+        || Ok(fs::read_to_string(host.path("out"))? == "/the/root\n"),
+    );
+    let home = |args: &[&str]| host.good(&[&["exec"], args, &["box", "sh", "-c", "echo $HOME"]].concat());
+    assert_eq!(home(&["-u", "5"]), "/home/u\n");
+    assert_eq!(home(&["-u", "6"]), "/\n");
+    assert_eq!(home(&["-e", "HOME=/x"]), "/x\n");
 }
 
 #[test]

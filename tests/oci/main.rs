@@ -1,5 +1,5 @@
-//! The commands that manage containers, with bundles of their own: the life cycle, `exec`, hooks, terminals, deaths. A busybox is the root
-//! file system.
+//! The commands that manage containers, with bundles of their own: the life cycle, `exec`, hooks, terminals, deaths. A
+//! busybox is the root file system.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -9,7 +9,9 @@ mod death;
 mod exec;
 mod hooks;
 mod life;
+mod pods;
 mod terminals;
+mod view;
 
 use common::{alive, Scratch, RUNSC};
 use serde_json::{json, Value};
@@ -112,7 +114,8 @@ impl Host {
         command
     }
 
-    /// Runs a command to its end. What a container writes to is a file: a pipe would stay open as long as the container runs.
+    /// Runs a command to its end. What a container writes to is a file: a pipe would stay open as long as the container
+    /// runs.
     fn run(&self, args: &[&str]) -> Done {
         self.finish(self.command(args), &format!("{args:?}"))
     }
@@ -174,6 +177,13 @@ impl Drop for Host {
             let id = entry.file_name().into_string().unwrap_or_default();
             let _ = self.command(&["delete", "--force", &id]).stderr(Stdio::null()).status();
         }
+    }
+}
+
+impl Host {
+    /// Waits until it is so.
+    fn until(&self, id: &str, status: &str) {
+        common::eventually(&format!("{id} is {status}"), LIMIT, || Ok(self.status(id) == status));
     }
 }
 

@@ -85,15 +85,13 @@ impl Prepared {
     ) -> Result<Prepared, StartError> {
         // The thread that the program is loaded into.
         let first = poll_fn(|cx| kernel.platform.poll_new(cx)).await?;
-        let pid = match pid {
-            Some(pid) => pid,
-            None => fork::reserve_pid(kernel)?,
-        };
+        let id = fork::reserve_pid(kernel, &container.ns.pid_for_children, pid)?;
+        let pid = id.global();
         let instance = devpts::instance_below(&container.ns.mnt.root());
         let terminal = spec.terminal.then_some(Control::Session { sid: pid, instance });
-        let files = open_files(kernel, spec.files, terminal)?;
-        let mut group = ThreadGroup::new(pid, Arc::new(Mutex::new(SigActions::default())), spec.limits);
-        group.init = kernel.options.init && pid == kernel.first_pid();
+        let files = open_files(kernel, spec.files, terminal).inspect_err(|_| kernel.tree.lock().unreserve(pid))?;
+        let mut group = ThreadGroup::new(id.clone(), Arc::new(Mutex::new(SigActions::default())), spec.limits);
+        group.init = (kernel.options.init && pid == kernel.first_pid()) || (id.is_nested() && id.own() == 1);
         group.cgroup = container.cgroup.clone();
         *group.pid_charge.get_mut() = Some(container.cgroup.charge_pid_anyway());
         group.oom_score_adj.store(spec.oom_score_adj.clamp(-1000, 1000), Ordering::Relaxed);
@@ -103,7 +101,7 @@ impl Prepared {
         let attrs = TaskAttrs { nice: AtomicI32::new(spec.nice.clamp(-20, 19)), ..TaskAttrs::default() };
         let task = Arc::new(Task::new(NewTask {
             kernel: kernel.clone(),
-            id: pid,
+            id,
             group: group.clone(),
             cred: Arc::new(spec.cred),
             files,
@@ -187,7 +185,7 @@ impl Prepared {
         let group = &self.task.group;
         let mut tree = self.task.kernel.tree.lock();
         group.links.lock().threads.clear();
-        tree.tasks.remove(&self.task.tid());
+        tree.remove_task(self.task.tid());
         // A process without threads counts as a zombie until it is removed.
         tree.zombies += 1;
         tree.remove_group(group);
@@ -207,11 +205,16 @@ fn insert(task: &Arc<Task>) {
         r.threads.push(task.clone());
     }
     let mut tree = task.kernel.tree.lock();
-    if !tree.reserved.remove(&pid) {
-        tree.last_pid = pid;
-    }
     tree.tasks.insert(pid, task.clone());
     tree.insert_group(group);
+    tree.unreserve(pid);
+    if tree.last_pid == 0 {
+        // The first of all has a fixed number.
+        tree.last_pid = pid;
+    }
+    if group.init && group.id.is_nested() {
+        group.id.ns().set_init(group);
+    }
 }
 
 /// Descriptors for a new process. A terminal among them is the guest's own.

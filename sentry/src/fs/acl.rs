@@ -5,6 +5,7 @@
 
 use super::Perm;
 use crate::error::{Errno, Result};
+use crate::kernel::user_ns::Id;
 use crate::kernel::Cred;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -56,6 +57,21 @@ pub fn keep(list: &Arc<Acl>) {
         }
     };
     drop(oldest);
+}
+
+/// Maps the ids of the entries for users and groups of an encoded list, as far as it is one.
+pub fn map_ids(bytes: &mut [u8], map: impl Fn(Id, u32) -> Result<u32>) -> Result<()> {
+    let Some((_, entries)) = bytes.split_first_chunk_mut::<4>() else { return Ok(()) };
+    for e in entries.chunks_exact_mut(8) {
+        let (Some(tag), Some(id)) = (e.first_chunk::<2>().copied(), e.last_chunk_mut::<4>()) else { continue };
+        let kind = match u16::from_le_bytes(tag) {
+            USER => Id::User,
+            GROUP => Id::Group,
+            _ => continue,
+        };
+        *id = map(kind, u32::from_le_bytes(*id))?.to_le_bytes();
+    }
+    Ok(())
 }
 
 impl Acl {

@@ -10,7 +10,9 @@ use crate::ipc::IpcNamespace;
 use crate::kernel::cred::CAP_SYS_ADMIN;
 use crate::kernel::ns::NsCommon;
 use crate::kernel::nsproxy::NsProxy;
-use crate::kernel::{Cred, Kernel};
+use crate::kernel::pid_ns::PidNs;
+use crate::kernel::user_ns::Id;
+use crate::kernel::{current, Cred, Kernel};
 use std::sync::Arc;
 
 /// What mounts a file system.
@@ -22,6 +24,14 @@ pub struct Mounter<'a> {
     pub ns: Option<&'a NsProxy>,
     /// Looks a path up that is the value of an option.
     pub find: &'a dyn Fn(&[u8]) -> Result<Path>,
+}
+
+impl Mounter<'_> {
+    /// The pid namespace that a procfs shows: that of the task that mounts it, or of the processes of the container that is set up.
+    fn pid_ns(&self) -> Arc<PidNs> {
+        let of_task = current::get().map(|t| t.pid_ns());
+        of_task.or_else(|| self.ns.map(|n| n.pid_for_children.clone())).unwrap_or_else(PidNs::first)
+    }
 }
 
 /// A type of file system.
@@ -149,7 +159,8 @@ impl Config {
         let owner = match (self.kind, m.ns) {
             (Type::Mqueue, Some(ns)) => owner_of(&ns.ipc.common),
             (Type::Sysfs, Some(ns)) => owner_of(&ns.net.common),
-            (Type::Proc, Some(ns)) => owner_of(&ns.pid_for_children.common),
+            // It will show the numbers of the task's own namespace.
+            (Type::Proc, Some(_)) => m.pid_ns().owner(),
             (Type::Cgroup2, Some(ns)) => owner_of(&ns.cgroup.common),
             _ => m.cred.user_ns(),
         };
@@ -174,7 +185,7 @@ impl Config {
         let mut stacked = 0;
         let (root, shown): (Arc<dyn Inode>, String) = match self.kind {
             Type::Tmpfs | Type::Ramfs => {
-                let mut o = TmpOptions::default();
+                let mut o = TmpOptions { uid: m.cred.fsuid, gid: m.cred.fsgid, ..TmpOptions::default() };
                 if self.kind == Type::Ramfs {
                     o.mode = 0o755;
                 }
@@ -186,7 +197,7 @@ impl Config {
                 let shown = format!("size={}k,mode={:o}", o.size / 1024, o.mode);
                 (TmpFs::root(&o, m.kernel.reopen.get().cloned()), shown)
             }
-            Type::Proc => (proc::new(m.kernel), self.shown()),
+            Type::Proc => (proc::new(m.kernel, m.pid_ns()), self.shown()),
             Type::Sysfs => (sys::new(m.kernel), String::new()),
             Type::Devpts => {
                 let mut o = tty::devpts::Options::default();
@@ -233,9 +244,13 @@ pub(in crate::fs) fn number(text: &[u8], radix: u32) -> Result<u64> {
     u64::from_str_radix(text, radix).map_err(|_| Errno::EINVAL)
 }
 
-/// A user or group id of an option.
-pub(in crate::fs) fn id(text: &[u8]) -> Result<u32> {
-    u32::try_from(number(text, 10)?).map_err(|_| Errno::EINVAL)
+/// The kernel id of a user or group id that is the value of an option.
+pub(in crate::fs) fn id(kind: Id, text: &[u8]) -> Result<u32> {
+    let id = u32::try_from(number(text, 10)?).map_err(|_| Errno::EINVAL)?;
+    match current::get() {
+        Some(t) => t.cred().user_ns.id_in(kind, id).ok_or(Errno::EINVAL),
+        None => Ok(id),
+    }
 }
 
 /// The options of a tmpfs, from the text of mount(2).
@@ -270,8 +285,8 @@ fn tmpfs_option(o: &mut TmpOptions, key: &[u8], value: Option<&[u8]>) -> Result<
         b"nr_inodes" => o.inodes = Some(scaled()?).filter(|n| *n > 0).unwrap_or(most.inodes).min(most.inodes),
         b"nr_blocks" => o.size = scaled()?.saturating_mul(4096).min(most.size),
         b"mode" => o.mode = number(text?, 8)? as u32 & 0o7777,
-        b"uid" => o.uid = id(text?)?,
-        b"gid" => o.gid = id(text?)?,
+        b"uid" => o.uid = id(Id::User, text?)?,
+        b"gid" => o.gid = id(Id::Group, text?)?,
         b"huge" | b"mpol" | b"inode64" | b"inode32" | b"noswap" => {}
         _ => return Err(Errno::EINVAL),
     }
@@ -282,7 +297,7 @@ fn tmpfs_option(o: &mut TmpOptions, key: &[u8], value: Option<&[u8]>) -> Result<
 fn proc_option(key: &[u8], value: Option<&[u8]>) -> Result<()> {
     match (key, value.ok_or(Errno::EINVAL)?) {
         (b"hidepid", b"0" | b"off") => Ok(()),
-        (b"gid", v) => id(v).map(|_| ()),
+        (b"gid", v) => id(Id::Group, v).map(|_| ()),
         _ => Err(Errno::EINVAL),
     }
 }

@@ -13,6 +13,7 @@ use super::dir::{seek_without_end, Dir, DirFile};
 use super::file::{File, FileOps};
 use super::types::*;
 use crate::error::{later, Errno, Result, SysResult};
+use crate::kernel::pid_ns::PidNs;
 use crate::kernel::Kernel;
 use crate::mm::io::{Dst, Src};
 use parking_lot::Mutex;
@@ -54,18 +55,24 @@ pub struct Super {
     pub magic: u64,
     pub made: Timespec,
     pub blksize: u32,
+    /// The pid namespace whose numbers procfs shows.
+    pub pid_ns: Arc<PidNs>,
     next_ino: AtomicU64,
 }
 
 impl Super {
     /// `first_ino`: the numbers below it are the tree's to give out by itself.
     pub fn new(kernel: &Arc<Kernel>, magic: u64, blksize: u32, first_ino: u64) -> Arc<Self> {
+        Self::with_pids(kernel, magic, blksize, first_ino, PidNs::first())
+    }
+    pub fn with_pids(kernel: &Arc<Kernel>, magic: u64, blksize: u32, first_ino: u64, pid_ns: Arc<PidNs>) -> Arc<Self> {
         Arc::new(Super {
             dev: super::vfs::anonymous_dev(),
             kernel: kernel.clone(),
             magic,
             made: Timespec::now(),
             blksize,
+            pid_ns,
             next_ino: AtomicU64::new(first_ino),
         })
     }

@@ -12,7 +12,7 @@ use crate::error::{Errno, Result};
 use crate::fs::Timespec;
 use crate::kernel::cred::{CAP_IPC_OWNER, CAP_SYS_ADMIN};
 use crate::kernel::ns::{Maker, NsCommon, NsKind};
-use crate::kernel::Cred;
+use crate::kernel::{Cred, Task};
 use parking_lot::Mutex;
 use platform::budget::{Budget, Charge};
 use std::collections::BTreeMap;
@@ -60,7 +60,8 @@ impl Perm {
         }
     }
 
-    /// Whether `cred` may do what the mode bits `want` say (`ipcperms`). Bits of all three classes count.
+    /// Whether `cred` ([`Task::ipc_cred`]) may do what the mode bits `want` say (`ipcperms`). Bits of all three classes
+    /// count.
     pub fn check(&self, cred: &Cred, want: u32) -> Result<()> {
         let want = (want >> 6) | (want >> 3) | want;
         let in_group = |gid| cred.egid == gid || cred.has_group(gid);
@@ -70,7 +71,7 @@ impl Perm {
         } else if in_group(self.cgid) || in_group(self.gid) {
             granted >>= 3;
         }
-        if want & !granted & 0o7 != 0 && !cred.has(CAP_IPC_OWNER) {
+        if want & !granted & 0o7 != 0 && !cred.has_own(CAP_IPC_OWNER) {
             return Err(Errno::EACCES);
         }
         Ok(())
@@ -78,7 +79,7 @@ impl Perm {
 
     /// Whether `cred` may change or remove the object.
     pub fn check_owner(&self, cred: &Cred) -> Result<()> {
-        if cred.euid == self.cuid || cred.euid == self.uid || cred.has(CAP_SYS_ADMIN) {
+        if cred.euid == self.cuid || cred.euid == self.uid || cred.has_own(CAP_SYS_ADMIN) {
             Ok(())
         } else {
             Err(Errno::EPERM)
@@ -103,6 +104,30 @@ impl Perm {
             slot.copy_from_slice(&w.to_le_bytes());
         }
         b
+    }
+}
+
+impl Task {
+    /// Its credentials with the capabilities that count in its IPC namespace.
+    pub fn ipc_cred(&self) -> Arc<Cred> {
+        self.cred().over(&self.ns().ipc.common.owner())
+    }
+}
+
+/// Maps what a `*id64_ds` has of ids, and the process numbers at `pids`, to what `task` sees.
+pub fn show_to(task: &Task, raw: &mut [u8], pids: &[usize]) {
+    let cred = task.cred();
+    let mut map = |at: usize, f: &dyn Fn(u32) -> u32| {
+        if let Some(word) = raw.get_mut(at..at + 4).and_then(|b| b.first_chunk_mut::<4>()) {
+            *word = f(u32::from_le_bytes(*word)).to_le_bytes();
+        }
+    };
+    for (uid, gid) in [(4, 8), (12, 16)] {
+        map(uid, &|id| cred.user_ns.uid_out(id));
+        map(gid, &|id| cred.user_ns.gid_out(id));
+    }
+    for at in pids {
+        map(*at, &|pid| task.sees(pid as i32) as u32);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::kernel::cred::{CAP_FOWNER, CAP_SYS_RESOURCE};
 use crate::kernel::signal::{SigFields, SigInfo};
 use crate::kernel::users::{self, Resource};
 use crate::kernel::wait::{WaitError, WaitQueue};
-use crate::kernel::{send, Cred, Task, ThreadGroup};
+use crate::kernel::{current, send, Cred, Task, ThreadGroup};
 use crate::mm::io::Dst;
 use parking_lot::Mutex;
 use platform::budget::{Budget, Charge};
@@ -200,7 +200,8 @@ impl Names {
         valid(name)?;
         let mut names = self.named.lock();
         let q = names.get(name).ok_or(Errno::ENOENT)?;
-        if cred.fsuid != q.state.lock().perm.uid && cred.fsuid != 0 && !cred.has(CAP_FOWNER) {
+        let of = q.state.lock().perm;
+        if cred.fsuid != of.uid && cred.fsuid != 0 && !cred.capable_over(of.uid, of.gid, CAP_FOWNER) {
             return Err(Errno::EACCES);
         }
         names.remove(name);
@@ -404,7 +405,8 @@ impl FileOps for QueueFile {
         let (bytes, how, pid) = {
             let s = self.0.state.lock();
             let n = s.notify.as_ref();
-            let pid = n.and_then(|n| n.group.upgrade()).map_or(0, |g| g.pid);
+            let seen = |g: Arc<ThreadGroup>| current::get().map_or(g.pid, |t| t.nr_of(&g.id));
+            let pid = n.and_then(|n| n.group.upgrade()).map_or(0, seen);
             (s.bytes, n.map(|n| n.how.clone()), pid)
         };
         let (kind, signo) = match how {

@@ -142,7 +142,7 @@ impl Queue {
             if s.removed {
                 return Err(Errno::EIDRM.into());
             }
-            s.perm.check(&task.cred(), 0o222)?;
+            s.perm.check(&task.ipc_cred(), 0o222)?;
             if s.bytes + len > s.qbytes || s.messages.len() as u64 + 1 > s.qbytes {
                 return Ok(false);
             }
@@ -174,7 +174,7 @@ impl Queue {
             if s.removed {
                 return Err(Errno::EIDRM.into());
             }
-            s.perm.check(&task.cred(), 0o444)?;
+            s.perm.check(&task.ipc_cred(), 0o444)?;
             let Some(i) = select(&s.messages, kind, flags) else { return Ok(None) };
             let found = s.messages.get(i).ok_or(Errno::ENOMSG)?;
             if found.data.len() > max && flags & MSG_NOERROR == 0 {

@@ -219,7 +219,7 @@ impl Set {
             if ops.iter().any(|o| usize::from(o.num) >= s.sems.len()) {
                 return Err(Errno::EFBIG.into());
             }
-            s.perm.check(&task.cred(), want)?;
+            s.perm.check(&task.ipc_cred(), want)?;
         }
         let pid = task.group.pid;
         let mut waiter = None;
@@ -273,7 +273,7 @@ impl Set {
     pub fn set_values(&self, task: &Task, first: usize, values: &[i32]) -> Result<()> {
         {
             let mut s = self.state.lock();
-            s.perm.check(&task.cred(), 0o222)?;
+            s.perm.check(&task.ipc_cred(), 0o222)?;
             if s.removed {
                 return Err(Errno::EIDRM);
             }

@@ -139,7 +139,7 @@ impl Segment {
     /// The file to map, for a caller with the access `want`; records the attach.
     pub fn attach(&self, task: &Task, want: u32) -> Result<Arc<File>> {
         let mut s = self.state.lock();
-        s.perm.check(&task.cred(), want)?;
+        s.perm.check(&task.ipc_cred(), want)?;
         let file = s.weak.upgrade().ok_or(Errno::EIDRM)?;
         s.atime = now();
         s.lpid = task.group.pid;
@@ -174,7 +174,7 @@ impl Segment {
     /// `SHM_LOCK`, `SHM_UNLOCK`: shown by `IPC_STAT`; paging is the host's.
     pub fn lock(&self, cred: &Cred, on: bool, limit: u64) -> Result<()> {
         let mut s = self.state.lock();
-        if !cred.has(crate::kernel::cred::CAP_IPC_LOCK) {
+        if !cred.has_own(crate::kernel::cred::CAP_IPC_LOCK) {
             if cred.euid != s.perm.uid && cred.euid != s.perm.cuid {
                 return Err(Errno::EPERM);
             }

@@ -6,6 +6,7 @@
 //! A change of a process's parent updates `getppid` under the lock of its `links`.
 
 use super::process::ThreadGroup;
+use super::user_ns::Id;
 use super::Task;
 use platform::LocalAnswers;
 use std::sync::atomic::Ordering;
@@ -45,13 +46,15 @@ impl Task {
             return;
         }
         let cred = self.cred();
-        service.answer(libc::SYS_getpid as u64, Some(self.group.pid as u32));
-        service.answer(libc::SYS_gettid as u64, Some(self.tid() as u32));
-        service.answer(libc::SYS_getuid as u64, Some(cred.uid));
-        service.answer(libc::SYS_geteuid as u64, Some(cred.euid));
-        service.answer(libc::SYS_getgid as u64, Some(cred.gid));
-        service.answer(libc::SYS_getegid as u64, Some(cred.egid));
-        let parent = self.group.parent_pid_in(&r);
+        // An id without a number may get one when the maps are written; one with a number keeps it.
+        let ns = &cred.user_ns;
+        service.answer(libc::SYS_getpid as u64, Some(self.group.id.own() as u32));
+        service.answer(libc::SYS_gettid as u64, Some(self.number().own() as u32));
+        service.answer(libc::SYS_getuid as u64, ns.id_out(Id::User, cred.uid));
+        service.answer(libc::SYS_geteuid as u64, ns.id_out(Id::User, cred.euid));
+        service.answer(libc::SYS_getgid as u64, ns.id_out(Id::Group, cred.gid));
+        service.answer(libc::SYS_getegid as u64, ns.id_out(Id::Group, cred.egid));
+        let parent = self.group.parent_pid_in(&r, &self.pid_ns());
         service.answer(GETPPID, Some(parent as u32));
     }
 }

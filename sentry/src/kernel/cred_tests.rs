@@ -144,7 +144,7 @@ fn exec_with_file_capabilities() {
     raw[3] = 2;
     raw[5] = 0x20; // CAP_NET_RAW
     let caps = FileCaps::parse(&raw).unwrap();
-    assert_eq!(caps, FileCaps { permitted: CAP_NET_RAW, inheritable: 0, effective: true });
+    assert_eq!(caps, FileCaps { permitted: CAP_NET_RAW, inheritable: 0, effective: true, root: 0 });
     let file = ExecFile { mode: 0o755, caps: Some(caps), ..Default::default() };
     let e = exec_cred(&user(5, 5, 5), &file).unwrap();
     assert_eq!((e.cred.permitted, e.cred.effective, e.secure), (CAP_NET_RAW, CAP_NET_RAW, true));

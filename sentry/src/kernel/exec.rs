@@ -6,6 +6,7 @@
 
 use super::strings::Strings;
 use super::task::Completion;
+use super::user_ns::UserNs;
 use super::wait::Turn;
 use super::{cred, Cred, Task};
 use crate::arch::elf::{Elf, Phdr};
@@ -570,10 +571,11 @@ fn stack_content(map: &mut Map, prog: &Program, aux: &Aux<'_>) -> Result<(u64, V
     put(libc::AT_BASE, aux.base);
     put(libc::AT_FLAGS, 0);
     put(libc::AT_ENTRY, aux.entry);
-    put(libc::AT_UID, u64::from(aux.cred.uid));
-    put(libc::AT_EUID, u64::from(aux.cred.euid));
-    put(libc::AT_GID, u64::from(aux.cred.gid));
-    put(libc::AT_EGID, u64::from(aux.cred.egid));
+    let ns = &aux.cred.user_ns;
+    put(libc::AT_UID, u64::from(ns.uid_out(aux.cred.uid)));
+    put(libc::AT_EUID, u64::from(ns.uid_out(aux.cred.euid)));
+    put(libc::AT_GID, u64::from(ns.gid_out(aux.cred.gid)));
+    put(libc::AT_EGID, u64::from(ns.gid_out(aux.cred.egid)));
     put(libc::AT_SECURE, u64::from(aux.secure));
     put(libc::AT_RANDOM, random_at);
     put(libc::AT_HWCAP2, platform::aux::auxval(libc::AT_HWCAP2));
@@ -646,6 +648,8 @@ pub async fn execve(cx: &mut Ctx<'_>, file: Arc<File>, name: Vec<u8>, argv: Stri
         let fs = task.fs().lock().clone();
         *task.fs.write() = Arc::new(parking_lot::Mutex::new(fs));
     }
+    // A program that cannot be read belongs to the initial namespace, as far as looking into it is concerned.
+    *task.group.dump_ns.write() = if image.readable { image.cred.user_ns.clone() } else { UserNs::first() };
     if !own {
         // Before the new memory is visible to other processes.
         task.group.dumpable.store(0, Ordering::SeqCst);
@@ -757,9 +761,10 @@ async fn de_thread(task: &Arc<Task>) -> Result<()> {
     }
     if task.tid() != group.pid {
         let mut tree = task.kernel.tree.lock();
-        tree.tasks.remove(&task.tid());
+        let old = task.tid();
         task.take_over_tid(group.pid);
         tree.tasks.insert(group.pid, task.clone());
+        tree.remove_task(old);
     }
     Ok(())
 }

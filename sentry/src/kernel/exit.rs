@@ -146,21 +146,12 @@ pub async fn exit_task(task: &Arc<Task>, status: i32) {
         crate::time::cpu::settle(task);
     }
     let group = &task.group;
-    let last = {
-        let mut tree = kernel.tree.lock();
-        let mut r = group.links.lock();
-        r.threads.retain(|t| t.tid() != task.tid());
-        let last = r.threads.is_empty();
-        if last {
-            let st = r.exiting.unwrap_or(status);
-            r.exiting = Some(st);
-            r.exit_status = Some(st);
-            tree.zombies += 1;
-            let (comm, cred) = (task.comm.lock().clone(), task.cred());
-            *group.remains.lock() = Some(super::process::ZombieInfo { comm, cred, attrs: task.attrs.clone() });
+    let last = match remove_thread(task, status, group.init && group.id.is_nested()) {
+        Some(last) => last,
+        None => {
+            super::pid_ns::end_with_init(task).await;
+            remove_thread(task, status, false).unwrap_or(true)
         }
-        tree.tasks.remove(&task.tid());
-        last
     };
     if !last {
         super::send::retarget(task, SigSet(!task.signals.lock().mask.0));
@@ -175,6 +166,30 @@ pub async fn exit_task(task: &Arc<Task>, status: i32) {
         // A thread in execve waits for the others to end.
         group.exit_wait.wake_all();
     }
+}
+
+/// Takes an ending task out of its process and the table; true if it was the last thread. `None`, with nothing done: it
+/// is the last one, and `unless_last` is set.
+fn remove_thread(task: &Arc<Task>, status: i32, unless_last: bool) -> Option<bool> {
+    let group = &task.group;
+    let mut tree = task.kernel.tree.lock();
+    let mut r = group.links.lock();
+    if unless_last && r.threads.len() == 1 {
+        return None;
+    }
+    r.threads.retain(|t| t.tid() != task.tid());
+    let last = r.threads.is_empty();
+    if last {
+        let st = r.exiting.unwrap_or(status);
+        r.exiting = Some(st);
+        r.exit_status = Some(st);
+        tree.zombies += 1;
+        let (comm, cred) = (task.comm.lock().clone(), task.cred());
+        *group.remains.lock() = Some(super::process::ZombieInfo { comm, cred, attrs: task.attrs.clone() });
+    }
+    drop(r);
+    tree.remove_task(task.tid());
+    Some(last)
 }
 
 /// With all others in between, if there are many.
@@ -254,10 +269,11 @@ fn leave_children(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>) -> Option<Arc<
     parent
 }
 
-/// The nearest living subreaper among the ancestors, or init if there is one.
+/// The nearest living subreaper among the ancestors in the same pid namespace, or process 1 of it if there is one.
 fn find_reaper(tree: &super::kernel::Tree, group: &Arc<ThreadGroup>) -> Option<Arc<ThreadGroup>> {
+    let ns = group.id.ns();
     let mut at = group.links.lock().parent.upgrade();
-    while let Some(g) = at {
+    while let Some(g) = at.filter(|g| g.id.ns() == ns) {
         let r = g.links.lock();
         if r.subreaper && !r.threads.is_empty() {
             drop(r);
@@ -265,7 +281,11 @@ fn find_reaper(tree: &super::kernel::Tree, group: &Arc<ThreadGroup>) -> Option<A
         }
         at = r.parent.upgrade();
     }
-    tree.groups.get(&1).filter(|g| g.init).cloned()
+    if ns.is_initial() {
+        tree.groups.get(&1).filter(|g| g.init).cloned()
+    } else {
+        ns.init().filter(|g| !Arc::ptr_eq(g, group))
+    }
 }
 
 /// Sends PR_SET_PDEATHSIG signals to a child whose parent has died.
@@ -369,6 +389,13 @@ fn reap_all(kernel: &Kernel, zombies: &[Arc<ThreadGroup>]) -> usize {
         r.child_stime += system;
     }
     ours.len()
+}
+
+/// Reaps the children of `parent` that are zombies now.
+pub fn reap_zombies_of(kernel: &Kernel, parent: &ThreadGroup) {
+    let children = parent.links.lock().children.clone();
+    let zombies: Vec<_> = children.into_iter().filter(|c| c.links.lock().exit_status.is_some()).collect();
+    reap_all(kernel, &zombies);
 }
 
 /// Takes these out of a list of children, in one pass; gives those that were in it.

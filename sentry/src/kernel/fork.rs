@@ -1,7 +1,9 @@
 //! clone(2), fork(2), vfork(2).
 
 use super::cgroup::PidCharge;
+use super::cred::{CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN};
 use super::ns::change::{self, NsSet};
+use super::pid_ns::{Pid, PidNs};
 use super::process::ThreadGroup;
 use super::task::{Completion, NewTask, Rseq, TaskSignals};
 use super::{run, Kernel, Task};
@@ -20,7 +22,7 @@ use std::sync::Arc;
 pub const MAX_TASKS: usize = 16384;
 
 /// Checked arguments of clone(2)/clone3(2).
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct CloneArgs {
     pub flags: u64,
     pub exit_signal: i32,
@@ -30,6 +32,8 @@ pub struct CloneArgs {
     pub child_tid: u64,
     pub tls: u64,
     pub pidfd: u64,
+    /// Numbers asked for (`set_tid`), the innermost namespace first.
+    pub set_tid: Vec<i32>,
 }
 
 const CLONE_VM: u64 = libc::CLONE_VM as u64;
@@ -104,14 +108,20 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
             Some(set)
         }
     };
-    let (pid, charge) = alloc(&parent)?;
+    let ns = spaces.as_ref().map_or_else(|| parent.ns().pid_for_children.clone(), |s| s.proxy.pid_for_children.clone());
+    if has(CLONE_THREAD) && ns != parent.pid_ns() {
+        return Err(Errno::EINVAL.into());
+    }
+    let (id, charge) = alloc(&parent, &ns, &a.set_tid)?;
+    let pid = id.global();
     let mm = parent.mm();
     mm.begin(&parent).await;
-    let tid_bytes = || pid.to_le_bytes().to_vec();
+    // Parent and child may be in different namespaces.
+    let (seen, own) = (parent.nr_of(&id), id.own());
     // Queued before the child exists, which may read the word.
     let parent_tid_queued = has(CLONE_VM) && has(CLONE_PARENT_SETTID) && surely_writable(&mm, a.parent_tid);
     if parent_tid_queued {
-        cx.thread.queue(platform::Op::CopyOut { addr: a.parent_tid, data: tid_bytes() });
+        cx.thread.queue(platform::Op::CopyOut { addr: a.parent_tid, data: seen.to_le_bytes().to_vec() });
     }
     let thread = if has(CLONE_VM) {
         cx.thread.start_thread(has(CLONE_SETTLS).then_some(a.tls));
@@ -125,7 +135,7 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
     let mut thread = match thread {
         Ok(t) => t,
         Err(e) => {
-            parent.kernel.tree.lock().reserved.remove(&pid);
+            parent.kernel.tree.lock().unreserve(pid);
             return Err(e.into());
         }
     };
@@ -161,22 +171,22 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
         mm.end_with_space(&parent.kernel);
         mm
     };
-    let child = build(&parent, &a, pid, child_mm, files, &*thread, (charge, spaces));
+    let child = build(&parent, &a, id, child_mm, files, &*thread, (charge, spaces));
     let vfork = has(CLONE_VFORK).then(|| {
         let v = Arc::new(Completion::default());
         *child.vfork_done.lock() = Some(v.clone());
         v
     });
     if has(CLONE_PARENT_SETTID) && !parent_tid_queued {
-        let _ = parent.mem().write(a.parent_tid, &pid);
+        let _ = parent.mem().write(a.parent_tid, &seen);
     }
     if has(CLONE_CHILD_SETTID) {
         // The child's first operation where it cannot fail: a write from here would have to wait for the
         // process.
         if surely_writable(&child.mm(), a.child_tid) {
-            thread.queue(platform::Op::CopyOut { addr: a.child_tid, data: tid_bytes() });
+            thread.queue(platform::Op::CopyOut { addr: a.child_tid, data: own.to_le_bytes().to_vec() });
         } else {
-            let _ = child.mem().write(a.child_tid, &pid);
+            let _ = child.mem().write(a.child_tid, &own);
         }
     }
     if has(CLONE_PIDFD) {
@@ -189,7 +199,7 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
             done
         });
         if let Err(e) = installed {
-            parent.kernel.tree.lock().reserved.remove(&pid);
+            parent.kernel.tree.lock().unreserve(pid);
             child.mm().user_gone();
             return Err(e.into());
         }
@@ -202,7 +212,7 @@ pub async fn clone(cx: &mut Ctx<'_>, a: CloneArgs) -> SysResult {
     if let Some(v) = vfork {
         let _ = parent.wait_killable(&v.queue, || v.done.load(Ordering::SeqCst).then_some(())).await;
     }
-    Ok(pid as u64)
+    Ok(seen as u64)
 }
 
 /// Whether a store of the stub to this word cannot fail.
@@ -211,8 +221,9 @@ fn surely_writable(mm: &Mm, addr: u64) -> bool {
     mm.map().vmas.find(addr).is_some_and(|v| writable(v) && addr.saturating_add(4) <= v.end)
 }
 
-/// Reserves a free process id, within the limits of all, of the user and of the cgroup.
-fn alloc(parent: &Arc<Task>) -> Result<(i32, PidCharge)> {
+/// Reserves free numbers in `ns`, within the limits of all, of the user and of the cgroup.
+fn alloc(parent: &Arc<Task>, ns: &Arc<PidNs>, want: &[i32]) -> Result<(Pid, PidCharge)> {
+    may_set_tid(parent, ns, want)?;
     let charge = parent.group.cgroup.charge_pid().ok_or(Errno::EAGAIN)?;
     let mut tree = parent.kernel.tree.lock();
     if tree.count() >= parent.kernel.options.max_tasks.unwrap_or(MAX_TASKS) {
@@ -228,32 +239,54 @@ fn alloc(parent: &Arc<Task>) -> Result<(i32, PidCharge)> {
             return Err(Errno::EAGAIN);
         }
     }
-    let pid = tree.alloc_pid().ok_or(Errno::EAGAIN)?;
-    tree.reserved.insert(pid);
-    Ok((pid, charge))
+    Ok((tree.reserve(ns, want)?, charge))
 }
 
-/// Reserves a free process id for a process that comes from outside.
-pub fn reserve_pid(kernel: &Kernel) -> Result<i32> {
+/// Reserves free numbers in `ns` for a process that comes from outside; `global`: its number in the initial namespace,
+/// if it has one.
+pub fn reserve_pid(kernel: &Kernel, ns: &Arc<PidNs>, global: Option<i32>) -> Result<Pid> {
     let mut tree = kernel.tree.lock();
+    if let Some(global) = global {
+        return tree.reserve_as(global, ns, &[]);
+    }
     if tree.count() >= kernel.options.max_tasks.unwrap_or(MAX_TASKS) {
         return Err(Errno::EAGAIN);
     }
-    let pid = tree.alloc_pid().ok_or(Errno::EAGAIN)?;
-    tree.reserved.insert(pid);
-    Ok(pid)
+    tree.reserve(ns, &[])
+}
+
+/// The rules of `set_tid` (clone3(2)): for each namespace a number that may be asked for by a caller with rights there.
+fn may_set_tid(parent: &Task, ns: &Arc<PidNs>, want: &[i32]) -> Result<()> {
+    if want.len() > ns.level() as usize + 1 {
+        return Err(Errno::EINVAL);
+    }
+    let cred = parent.cred();
+    let mut at = Some(ns);
+    for nr in want {
+        let Some(ns) = at else { return Err(Errno::EINVAL) };
+        if !(1..super::kernel::PID_MAX).contains(nr) || (*nr != 1 && !ns.has_init()) {
+            return Err(Errno::EINVAL);
+        }
+        let owner = ns.owner();
+        if !cred.capable_in(&owner, CAP_SYS_ADMIN) && !cred.capable_in(&owner, CAP_CHECKPOINT_RESTORE) {
+            return Err(Errno::EPERM);
+        }
+        at = ns.parent();
+    }
+    Ok(())
 }
 
 fn build(
     parent: &Arc<Task>,
     a: &CloneArgs,
-    tid: i32,
+    id: Pid,
     mm: Arc<Mm>,
     files: Arc<super::FdTable>,
     thread: &dyn GuestThread,
     (charge, spaces): (PidCharge, Option<NsSet>),
 ) -> Arc<Task> {
     let has = |b| a.flags & b != 0;
+    let in_user_ns = spaces.as_ref().is_some_and(|s| !s.cred.user_ns.is_initial());
     let group = if has(CLONE_THREAD) {
         parent.kernel.texts.threaded();
         parent.group.clone()
@@ -268,10 +301,13 @@ fn build(
             }
             Arc::new(Mutex::new(copy))
         };
-        let mut g = ThreadGroup::new(tid, actions, parent.group.limits.read().clone());
+        let mut g = ThreadGroup::new(id.clone(), actions, parent.group.limits.read().clone());
         g.cgroup = parent.group.cgroup.clone();
+        g.init = id.is_nested() && id.own() == 1;
         g.oom_score_adj.store(parent.group.oom_score_adj.load(Ordering::Relaxed), Ordering::Relaxed);
         g.dumpable.store(parent.group.dumpable.load(Ordering::Relaxed), Ordering::Relaxed);
+        *g.dump_ns.write() = parent.group.dump_ns.read().clone();
+        g.maps_ids.store(in_user_ns || parent.group.maps_ids.load(Ordering::Relaxed), Ordering::Relaxed);
         Arc::new(g)
     };
     let attrs = Arc::new(parent.attrs.for_child());
@@ -295,7 +331,7 @@ fn build(
     };
     let mut task = Task::new(NewTask {
         kernel: parent.kernel.clone(),
-        id: tid,
+        id,
         group,
         cred,
         files,
@@ -321,8 +357,8 @@ fn build(
 fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
     let has = |b| a.flags & b != 0;
     let mut tree = parent.kernel.tree.lock();
-    tree.reserved.remove(&child.tid());
     tree.tasks.insert(child.tid(), child.clone());
+    tree.unreserve(child.tid());
     if has(CLONE_THREAD) {
         child.group.threaded.store(true, Ordering::SeqCst);
         let mut r = child.group.links.lock();
@@ -356,6 +392,14 @@ fn link(parent: &Arc<Task>, a: &CloneArgs, child: &Arc<Task>) {
         r.exit_signal = exit_signal;
         r.parent_execs = parent_execs;
         r.threads.push(child.clone());
+    }
+    if child.group.init {
+        child.pid_ns().set_init(&child.group);
+    } else if child.group.id.is_nested() && child.pid_ns().is_closed() {
+        // Process 1 has ended meanwhile, and has not seen this one.
+        child.group.links.lock().exiting = Some(super::exit::signaled(libc::SIGKILL, false));
+        child.killed.store(true, Ordering::SeqCst);
+        child.signal_flag.store(true, Ordering::SeqCst);
     }
     tree.insert_group(&child.group);
     if child.group.cgroup.is_held() {

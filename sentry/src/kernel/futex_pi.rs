@@ -1,9 +1,9 @@
 //! futex(2) with an owner: `FUTEX_LOCK_PI`, `FUTEX_LOCK_PI2`, `FUTEX_TRYLOCK_PI`, `FUTEX_UNLOCK_PI`.
 //!
-//! The futex word holds the owner's thread id, and `FUTEX_WAITERS` while threads queue here. No priority is
-//! raised: the host schedules guest threads. The rest of the contract holds: an unlock hands the lock to the
-//! first waiter, the lock of a dead owner passes on with `FUTEX_OWNER_DIED`, and a thread does not wait for
-//! itself.
+//! The futex word holds the owner's thread id (its number in its own pid namespace), and `FUTEX_WAITERS` while threads
+//! queue here. No priority is raised: the host schedules guest threads. The rest of the contract holds: an unlock hands
+//! the lock to the first waiter, the lock of a dead owner passes on with `FUTEX_OWNER_DIED`, and a thread does not wait
+//! for itself.
 //!
 //! The guest can change the word at any time, so each change here is one compare-and-exchange made by the
 //! caller's stub. Between choosing a waiter and storing its id in the word that waiter is in state
@@ -46,7 +46,7 @@ const LEAVES: u8 = 1;
 const HAS_LEFT: u8 = 2;
 
 fn owning(task: &Task, owner: i32) -> u8 {
-    task.kernel.task(owner).map_or(HAS_LEFT, |t| t.pi.0.load(Ordering::SeqCst))
+    task.find_task(owner).map_or(HAS_LEFT, |t| t.pi.0.load(Ordering::SeqCst))
 }
 
 struct Waiter {
@@ -112,7 +112,7 @@ fn remove(key: &Key, w: &Arc<Waiter>) -> bool {
 /// `deadline_ns` is host `CLOCK_MONOTONIC`.
 pub async fn lock(cx: &mut Ctx<'_>, addr: u64, private: bool, deadline_ns: Option<u64>, only_try: bool) -> SysResult {
     let task = cx.task.clone();
-    let me = task.tid();
+    let me = task.number().own();
     let key = key_of(&task, addr, private)?;
     loop {
         let word: u32 = cx.mem().read(addr)?;
@@ -191,7 +191,8 @@ pub async fn unlock(cx: &mut Ctx<'_>, addr: u64, private: bool) -> SysResult {
     let key = key_of(&task, addr, private)?;
     loop {
         let word: u32 = cx.mem().read(addr)?;
-        if word & FUTEX_TID_MASK != task.tid() as u32 {
+        let me = task.number().own();
+        if word & FUTEX_TID_MASK != me as u32 {
             return Err(Errno::EPERM.into());
         }
         let next = {
@@ -212,7 +213,7 @@ pub async fn unlock(cx: &mut Ctx<'_>, addr: u64, private: bool) -> SysResult {
             } else {
                 w.state.store(WAITING, Ordering::SeqCst);
                 let lock = locks.entry(key).or_default();
-                lock.owner = task.tid();
+                lock.owner = me;
                 lock.queue.push_front(w.clone());
             }
             COUNT.store(locks.len(), Ordering::SeqCst);
@@ -252,7 +253,7 @@ fn settle(locks: &mut HashMap<Key, Lock>, key: &Key, w: &Waiter) {
 
 /// Exit of a thread: each lock that it owns passes to the first waiter, marked `FUTEX_OWNER_DIED`.
 pub async fn exit(task: &Task) {
-    let tid = task.tid();
+    let tid = task.number().own();
     // A waiter is counted first and looks at this afterwards.
     task.pi.0.store(LEAVES, Ordering::SeqCst);
     if COUNT.load(Ordering::SeqCst) > 0 {

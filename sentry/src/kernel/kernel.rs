@@ -1,6 +1,8 @@
 //! The guest kernel: the process table and state that the whole sandbox shares.
 
+use super::pid_ns::{Pid, PidNs};
 use super::{Task, ThreadGroup};
+use crate::error::{Errno, Result};
 use parking_lot::Mutex;
 use platform::{Executor, Platform};
 use std::collections::BTreeMap;
@@ -29,12 +31,60 @@ pub struct Tree {
     pub zombies: usize,
     pub last_pid: i32,
     /// Ids reserved for tasks being created.
-    pub reserved: std::collections::BTreeSet<i32>,
+    reserved: std::collections::BTreeSet<i32>,
+    /// Numbers of what is in a child pid namespace, while any use of the global number is left.
+    nested: BTreeMap<i32, Pid>,
 }
 
 impl Tree {
-    /// A process id that no task, group, process group or session uses. Each process uses three numbers at most and each thread one,
-    /// so the search is no longer than that.
+    /// Reserves numbers for a task in `ns`: free ones, or those of `want` (`set_tid` of clone3(2), the innermost
+    /// namespace first).
+    pub fn reserve(&mut self, ns: &Arc<PidNs>, want: &[i32]) -> Result<Pid> {
+        let depth = ns.level() as usize;
+        let global = match want.get(depth) {
+            Some(nr) if self.uses(*nr) => return Err(Errno::EEXIST),
+            Some(nr) => *nr,
+            None => self.alloc_pid().ok_or(Errno::EAGAIN)?,
+        };
+        self.reserve_as(global, ns, want)
+    }
+
+    /// As [`Tree::reserve`], with a global number that is free.
+    pub fn reserve_as(&mut self, global: i32, ns: &Arc<PidNs>, want: &[i32]) -> Result<Pid> {
+        let depth = ns.level() as usize;
+        if ns.is_initial() {
+            self.reserved.insert(global);
+            return Ok(global.into());
+        }
+        let pid = Pid::take(global, ns, want.get(..depth).unwrap_or(want))?;
+        self.reserved.insert(global);
+        self.nested.insert(global, pid.clone());
+        Ok(pid)
+    }
+
+    /// The task for which a number was reserved has been made, or cannot be.
+    pub fn unreserve(&mut self, id: i32) {
+        self.reserved.remove(&id);
+        self.unused(id);
+    }
+
+    /// A task has gone, or has taken over another number.
+    pub fn remove_task(&mut self, id: i32) {
+        self.tasks.remove(&id);
+        self.unused(id);
+    }
+
+    /// One use of a number less: after the last one its numbers in namespaces are free.
+    fn unused(&mut self, id: i32) {
+        if !self.nested.is_empty() && !self.uses(id) {
+            if let Some(pid) = self.nested.remove(&id) {
+                pid.give_back();
+            }
+        }
+    }
+
+    /// A process id that no task, group, process group or session uses: the next one after the last, so that the search
+    /// passes numbers in use only. Each process uses three at most and each thread one.
     pub fn alloc_pid(&mut self) -> Option<i32> {
         for _ in 0..PID_MAX {
             if self.last_pid >= PID_MAX - 1 {
@@ -81,6 +131,9 @@ impl Tree {
             self.members.remove(&(pgid, group.pid));
             self.leave_session(sid);
             self.zombies = self.zombies.saturating_sub(1);
+            for id in [group.pid, pgid, sid] {
+                self.unused(id);
+            }
         }
     }
 
@@ -100,8 +153,12 @@ impl Tree {
         self.members.insert((pgid, group.pid), group.clone());
         *self.sessions.entry(sid).or_default() += 1;
         self.leave_session(old_sid);
-        let mut r = group.links.lock();
-        (r.pgid, r.sid) = (pgid, sid);
+        {
+            let mut r = group.links.lock();
+            (r.pgid, r.sid) = (pgid, sid);
+        }
+        self.unused(old_pgid);
+        self.unused(old_sid);
     }
 }
 

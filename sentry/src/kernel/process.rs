@@ -2,6 +2,7 @@
 
 use super::cgroup::{Cgroup, PidCharge};
 use super::limits::Limits;
+use super::pid_ns::{Pid, PidNs};
 use super::signal::{Pending, SigActions, SigSet};
 use super::wait::WaitQueue;
 use super::Task;
@@ -47,7 +48,10 @@ pub struct Links {
 }
 
 pub struct ThreadGroup {
+    /// Its global number (see [`pid_ns`](super::pid_ns)), as are those in [`Links`].
     pub pid: i32,
+    /// The same with the numbers in its namespaces.
+    pub id: Pid,
     pub links: Mutex<Links>,
     pub actions: RwLock<Arc<Mutex<SigActions>>>,
     /// Signals pending for the whole process.
@@ -70,9 +74,15 @@ pub struct ThreadGroup {
     pub threaded: AtomicBool,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: AtomicI32,
+    /// The user namespace in which the program was executed: `CAP_SYS_PTRACE` there is needed to look into it if it is
+    /// not dumpable.
+    pub dump_ns: RwLock<Arc<super::user_ns::UserNs>>,
+    /// A thread is, or was, in a user namespace that is not the initial one.
+    pub maps_ids: AtomicBool,
     /// Its end has begun, and the task that enforces it runs.
     pub ending: AtomicBool,
-    /// The sandbox's init: no signal from inside terminates it by default (pid_namespaces(7)).
+    /// Process 1 of the sandbox or of a pid namespace: no signal from inside terminates it by default
+    /// (pid_namespaces(7)).
     pub init: bool,
     /// For init: signals whose default action applies because they are faults of its own or come from outside
     /// the sandbox.
@@ -99,9 +109,11 @@ pub struct ZombieInfo {
 }
 
 impl ThreadGroup {
-    pub fn new(pid: i32, actions: Arc<Mutex<SigActions>>, limits: Limits) -> Self {
+    pub fn new(id: impl Into<Pid>, actions: Arc<Mutex<SigActions>>, limits: Limits) -> Self {
+        let id = id.into();
         ThreadGroup {
-            pid,
+            pid: id.global(),
+            id,
             links: Mutex::default(),
             actions: RwLock::new(actions),
             pending: Mutex::default(),
@@ -116,6 +128,8 @@ impl ThreadGroup {
             turns: Arc::default(),
             threaded: AtomicBool::new(false),
             dumpable: AtomicI32::new(1),
+            dump_ns: RwLock::new(super::user_ns::UserNs::first()),
+            maps_ids: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             init: false,
             forced_fatal: AtomicU64::new(0),
@@ -159,12 +173,17 @@ impl ThreadGroup {
         let r = self.links.lock();
         (r.pgid, r.sid)
     }
-    /// The result of getppid(2): 1 for orphans without a parent, as on a host where init adopts them.
+    /// The result of getppid(2).
     pub fn parent_pid(&self) -> i32 {
-        self.parent_pid_in(&self.links.lock())
+        self.parent_pid_in(&self.links.lock(), &self.id.ns())
     }
-    pub fn parent_pid_in(&self, r: &Links) -> i32 {
-        r.parent.upgrade().map_or(i32::from(!self.init), |p| p.pid)
+    /// The parent's number in `ns`: 1 for orphans of the initial namespace without a parent, as on a host where init
+    /// adopts them; 0 if it has none there.
+    pub fn parent_pid_in(&self, r: &Links, ns: &PidNs) -> i32 {
+        match r.parent.upgrade() {
+            Some(p) => p.id.nr_in(ns),
+            None => i32::from(!self.init && ns.is_initial()),
+        }
     }
     /// A live thread; the group leader if it lives.
     pub fn any_thread(&self) -> Option<Arc<Task>> {

@@ -54,6 +54,7 @@ pub async fn exit(task: &Task, thread: &mut dyn GuestThread, alive: bool) -> Vec
     if head == 0 {
         return Vec::new();
     }
+    let tid = task.number().own();
     let mem = task.mem();
     let known = thread.prefetched(head).and_then(|b| b.first_chunk::<24>());
     let Ok([first, offset, pending]) =
@@ -66,7 +67,7 @@ pub async fn exit(task: &Task, thread: &mut dyn GuestThread, alive: bool) -> Vec
     let mut look = |entry: u64| {
         let addr = (entry & !1).wrapping_add(offset);
         let word = words.of(&mem, addr).map(u32::from_ne_bytes).filter(|_| addr % 4 == 0);
-        held.extend(word.filter(|v| v & FUTEX_TID_MASK == task.tid() as u32).map(|v| (addr, v)));
+        held.extend(word.filter(|v| v & FUTEX_TID_MASK == tid as u32).map(|v| (addr, v)));
     };
     let mut at = first;
     for _ in 0..ROBUST_LIST_LIMIT {
@@ -83,7 +84,7 @@ pub async fn exit(task: &Task, thread: &mut dyn GuestThread, alive: bool) -> Vec
     if pending != 0 {
         look(pending);
     }
-    release(task.tid(), &mem, thread, alive, held).await
+    release(tid, &mem, thread, alive, held).await
 }
 
 fn died(word: u32) -> u32 {

@@ -4,6 +4,7 @@
 
 use super::attrs::TaskAttrs;
 use super::cred::CAP_SYS_NICE;
+use super::user_ns::Id;
 use super::{Cred, Kernel, Task, ThreadGroup};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -118,16 +119,21 @@ pub fn select(caller: &Arc<Task>, who: PrioWhich) -> Vec<SchedTarget> {
     let own = |tasks: Vec<Arc<Task>>| tasks.iter().map(SchedTarget::from).collect();
     match who {
         PrioWhich::Thread(0) => own(vec![caller.clone()]),
-        PrioWhich::Thread(tid) => SchedTarget::find(&caller.kernel, tid).into_iter().collect(),
+        PrioWhich::Thread(tid) => {
+            caller.global_of(tid).and_then(|tid| SchedTarget::find(&caller.kernel, tid)).into_iter().collect()
+        }
         PrioWhich::Group(pgid) => {
-            let pgid = if pgid == 0 { caller.group.links.lock().pgid } else { pgid };
+            let pgid = if pgid == 0 { Some(caller.group.links.lock().pgid) } else { caller.global_of(pgid) };
             let tasks: Vec<_> = caller.kernel.tree.lock().tasks.values().cloned().collect();
-            own(tasks.into_iter().filter(|t| t.group.links.lock().pgid == pgid).collect())
+            own(tasks.into_iter().filter(|t| Some(t.group.links.lock().pgid) == pgid).collect())
         }
         PrioWhich::User(uid) => {
-            let uid = if uid == 0 { caller.cred.read().uid } else { uid };
+            let cred = caller.cred();
+            let uid = if uid == 0 { Some(cred.uid) } else { cred.user_ns.id_in(Id::User, uid) };
             let tasks: Vec<_> = caller.kernel.tree.lock().tasks.values().cloned().collect();
-            own(tasks.into_iter().filter(|t| t.cred.read().uid == uid).collect())
+            // Of those that the caller has a number for.
+            let ours = |t: &Arc<Task>| Some(t.cred.read().uid) == uid && caller.nr_of(t.number()) != 0;
+            own(tasks.into_iter().filter(ours).collect())
         }
     }
 }

@@ -3,8 +3,10 @@
 //! Nothing here waits. A signal is queued and the chosen thread notified ([`Task::notify`]); the effect of
 //! the signal is decided when that thread takes it (`deliver`).
 
+use super::cred::NO_ID;
 use super::signal::{Quota, SigFields, SigInfo, SigSet, NSIG, SIGRTMIN};
-use super::{cred, Cred, Kernel, Task, ThreadGroup};
+use super::user_ns::{Id, OVERFLOW_ID};
+use super::{cred, current, Cred, Kernel, Task, ThreadGroup};
 use crate::error::{Errno, Result};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -105,18 +107,60 @@ fn ignored(group: &ThreadGroup, sig: i32, blocked: bool) -> bool {
     r
 }
 
-/// True if the signal has no effect on the sandbox's init, which takes only signals with a handler
-/// (pid_namespaces(7)).
+/// True if the signal has no effect on process 1 of the sandbox or of a pid namespace, which takes only signals with a
+/// handler (pid_namespaces(7)). From outside, any signal reaches the one of the sandbox; SIGKILL and SIGSTOP the one of
+/// a namespace.
 fn init_immune(group: &ThreadGroup, sig: i32, from_inside: bool) -> bool {
-    if !group.init || !from_inside {
+    if !group.init {
         return false;
     }
-    if sig == libc::SIGKILL || sig == libc::SIGSTOP {
+    let unconditional = sig == libc::SIGKILL || sig == libc::SIGSTOP;
+    if !from_inside && (unconditional || !group.id.is_nested()) {
+        return false;
+    }
+    if unconditional {
         return true;
     }
     let actions = group.actions.read().clone();
     let h = actions.lock().get(sig).handler;
     h == super::signal::SIG_DFL
+}
+
+/// Whether the calling task has a number in the pid namespace of the receiver.
+fn sender_is_inside(group: &ThreadGroup) -> bool {
+    !group.id.is_nested() || current::get().is_none_or(|t| t.group.id.nr_in(&group.id.ns()) != 0)
+}
+
+/// The signal's ids as the receiver sees them. `cred`: those of the receiver.
+fn translate(group: &ThreadGroup, info: &mut SigInfo, cred: impl FnOnce() -> Option<Arc<Cred>>) {
+    let mapped = |g: &ThreadGroup| g.maps_ids.load(Ordering::Relaxed) || g.id.is_nested();
+    let raw = matches!(info.fields, SigFields::Raw(_));
+    let concerned = mapped(group) || (raw && current::get().is_some_and(|t| mapped(&t.group)));
+    if !concerned {
+        return;
+    }
+    let Some(to) = cred().map(|c| c.user_ns.clone()) else { return };
+    match &mut info.fields {
+        SigFields::Kill { pid, uid } | SigFields::Queue { pid, uid, .. } | SigFields::Child { pid, uid, .. } => {
+            *pid = if *pid > 0 { group.id.ns().nr_of(*pid) } else { *pid };
+            *uid = to.uid_out(*uid);
+        }
+        // The bytes of rt_sigqueueinfo(2), as far as they are of a kind with ids.
+        SigFields::Raw(bytes) if info.code < 0 && !matches!(info.code, libc::SI_TIMER | libc::SI_SIGIO) => {
+            let Some(from) = current::get() else { return };
+            let sender = from.cred().user_ns.clone();
+            if sender != to {
+                if let Some(word) = bytes.get_mut(4..8).and_then(|b| b.first_chunk_mut::<4>()) {
+                    let uid = sender.id_in(Id::User, u32::from_le_bytes(*word)).unwrap_or(NO_ID);
+                    *word = to.id_out(Id::User, uid).unwrap_or(OVERFLOW_ID).to_le_bytes();
+                }
+            }
+            if !sender_is_inside(group) {
+                bytes[..4].fill(0);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Only real-time signals need a quota: a standard signal is queued at most once.
@@ -125,16 +169,22 @@ fn quota(sig: i32, group: &ThreadGroup, uid: impl FnOnce() -> u32) -> Option<Quo
 }
 
 /// Queues a signal for one thread.
-pub fn to_task(task: &Task, info: SigInfo) -> Result<()> {
+pub fn to_task(task: &Task, mut info: SigInfo) -> Result<()> {
     let sig = info.signo;
     if !(1..=NSIG).contains(&sig) {
         return Ok(());
     }
+    let inside = !task.group.init || sender_is_inside(&task.group);
+    // Also by a signal that is dropped then: SIGCONT continues any process.
+    prepare(&task.group, sig);
     // A blocked signal is queued: `sigwait` may wait for it.
-    if init_immune(&task.group, sig, true) && !task.signals.lock().mask.has(sig) {
+    if init_immune(&task.group, sig, inside) && !task.signals.lock().mask.has(sig) {
         return Ok(());
     }
-    prepare(&task.group, sig);
+    if task.group.init && !inside && sig == libc::SIGSTOP {
+        task.group.force_fatal(sig);
+    }
+    translate(&task.group, &mut info, || Some(task.cred()));
     if sig == libc::SIGKILL {
         super::exit::kill_group(&task.group, sig);
         return Ok(());
@@ -170,16 +220,21 @@ pub fn to_busy(group: &Arc<ThreadGroup>, info: SigInfo, nth: usize) -> Result<()
     to_group_from(group, info, false, Some(nth))
 }
 
-fn to_group_from(group: &Arc<ThreadGroup>, info: SigInfo, inside: bool, nth: Option<usize>) -> Result<()> {
+fn to_group_from(group: &Arc<ThreadGroup>, mut info: SigInfo, inside: bool, nth: Option<usize>) -> Result<()> {
     let sig = info.signo;
+    let inside = inside && (!group.init || sender_is_inside(group));
     let blocked = || group.links.lock().threads.clone().iter().all(|t| t.signals.lock().mask.has(sig));
-    if !(1..=NSIG).contains(&sig) || (init_immune(group, sig, inside) && !blocked()) {
+    if !(1..=NSIG).contains(&sig) {
         return Ok(());
     }
-    if !inside {
+    prepare(group, sig);
+    if init_immune(group, sig, inside) && !blocked() {
+        return Ok(());
+    }
+    if !inside && (!group.id.is_nested() || sig == libc::SIGSTOP) {
         group.force_fatal(sig);
     }
-    prepare(group, sig);
+    translate(group, &mut info, || group.any_thread().map(|t| t.cred()));
     if sig == libc::SIGKILL {
         super::exit::kill_group(group, sig);
         return Ok(());
@@ -246,5 +301,9 @@ pub fn to_pgrp(kernel: &Kernel, pgid: i32, info: SigInfo) -> Result<()> {
 
 /// Whether `from` may signal `to` (kill(2)).
 pub fn permitted(from: &Cred, to: &Cred) -> bool {
-    from.has(cred::CAP_KILL) || from.euid == to.suid || from.euid == to.uid || from.uid == to.suid || from.uid == to.uid
+    from.capable_in(&to.user_ns, cred::CAP_KILL)
+        || from.euid == to.suid
+        || from.euid == to.uid
+        || from.uid == to.suid
+        || from.uid == to.uid
 }

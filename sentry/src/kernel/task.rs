@@ -48,8 +48,10 @@ pub struct Delivered {
 
 pub struct Task {
     pub kernel: Arc<Kernel>,
-    /// Thread id; see [`Task::tid`].
+    /// Thread id (global); see [`Task::tid`].
     pub id: AtomicI32,
+    /// The numbers that it was made with.
+    pub own_id: super::pid_ns::Pid,
     pub group: Arc<ThreadGroup>,
     pub cred: RwLock<Arc<Cred>>,
     /// Shared by `CLONE_FILES`.
@@ -119,7 +121,7 @@ impl Completion {
 /// What distinguishes a new task; the rest of it begins empty.
 pub struct NewTask {
     pub kernel: Arc<Kernel>,
-    pub id: i32,
+    pub id: super::pid_ns::Pid,
     pub group: Arc<ThreadGroup>,
     pub cred: Arc<Cred>,
     pub files: Arc<FdTable>,
@@ -175,7 +177,8 @@ impl Task {
     pub fn new(t: NewTask) -> Task {
         Task {
             kernel: t.kernel,
-            id: AtomicI32::new(t.id),
+            id: AtomicI32::new(t.id.global()),
+            own_id: t.id,
             group: t.group,
             cred: RwLock::new(t.cred),
             files: RwLock::new(t.files),
@@ -332,12 +335,16 @@ impl Task {
             return true;
         }
         let (mine, its) = (self.cred(), other.cred());
-        if mine.has(super::cred::CAP_SYS_PTRACE) {
-            return true;
-        }
+        let capable = mine.capable_in(&its.user_ns, super::cred::CAP_SYS_PTRACE);
         let same = [its.uid, its.euid, its.suid].iter().all(|&u| u == uid)
-            && [its.gid, its.egid, its.sgid].iter().all(|&g| g == gid);
-        same && other.group.dumpable.load(Ordering::Relaxed) == 1 && its.permitted & !mine.permitted == 0
+            && [its.gid, its.egid, its.sgid].iter().all(|&g| g == gid)
+            && mine.user_ns == its.user_ns
+            && its.permitted & !mine.permitted == 0;
+        let dumpable = || {
+            other.group.dumpable.load(Ordering::Relaxed) == 1
+                || mine.capable_in(&other.group.dump_ns.read(), super::cred::CAP_SYS_PTRACE)
+        };
+        (same || capable) && dumpable()
     }
 
     /// Waits until `cond` returns a value, a signal is pending, or the deadline (host monotonic ns) has
@@ -437,6 +444,29 @@ impl Task {
             Poll::Pending
         })
         .await
+    }
+
+    /// As [`Task::wait_killable`], but nothing ends it: for what process 1 of a namespace waits for before it ends.
+    pub async fn wait_for_good<const N: usize>(
+        &self,
+        queues: [&WaitQueue; N],
+        mut cond: impl FnMut() -> Option<()> + Send,
+    ) {
+        let mut reg = Registrations::default();
+        self.sleeping.store(true, Ordering::Relaxed);
+        poll_fn(|cx| {
+            if reg.is_empty() {
+                for q in queues {
+                    reg.push(q, q.add_waker(PollEvents::all(), cx.waker().clone()));
+                }
+            }
+            match cond() {
+                Some(()) => Poll::Ready(()),
+                None => Poll::Pending,
+            }
+        })
+        .await;
+        self.sleeping.store(false, Ordering::Relaxed);
     }
 
     /// The call waits: the host thread need not spin on its answer.

@@ -57,8 +57,8 @@ pub fn to_foreground(kernel: &Kernel, line: &Line, sig: i32) {
     }
 }
 
-/// A signal from the host's terminal (such as ^C): goes to the foreground of the terminal that the first process was given, or else of the
-/// guest's console; without one to init.
+/// A signal from the host's terminal (such as ^C): goes to the foreground of the terminal that the first process was
+/// given, or else of the guest's console; without one to init.
 pub fn signal_foreground(kernel: &Kernel, sig: i32) {
     let own = kernel.group(kernel.first_pid()).and_then(|g| kernel.ttys.of_session(g.sid()));
     if let Some(line) = own.filter(|line| line.job.lock().pgrp > 0) {
@@ -70,7 +70,8 @@ pub fn signal_foreground(kernel: &Kernel, sig: i32) {
     }
 }
 
-/// A signal that the terminal of a process's session makes: goes to its foreground process group, or without one to the process.
+/// A signal that the terminal of a process's session makes: goes to its foreground process group, or without one to the
+/// process.
 pub fn signal_session(kernel: &Kernel, group: &Arc<ThreadGroup>, sig: i32) {
     match kernel.ttys.of_session(group.sid()) {
         Some(line) if line.job.lock().pgrp > 0 => to_foreground(kernel, &line, sig),
@@ -89,11 +90,11 @@ pub fn ioctl(line: &Line, task: &Task, cmd: u32, arg: u64) -> Option<SysResult<u
         libc::TIOCNOTTY => answer(release(line, task)),
         libc::TIOCGPGRP => {
             let pgrp = line.job.lock().pgrp;
-            answer(owner().and_then(|()| task.mem().write(arg, &pgrp)))
+            answer(owner().and_then(|()| task.mem().write(arg, &task.sees(pgrp))))
         }
         libc::TIOCGSID => {
             let sid = line.job.lock().session;
-            answer(owner().and_then(|()| task.mem().write(arg, &sid)))
+            answer(owner().and_then(|()| task.mem().write(arg, &task.sees(sid))))
         }
         libc::TIOCSPGRP => {
             if let Err(e) = owner() {
@@ -177,11 +178,12 @@ pub fn process_exit(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>) {
     }
 }
 
-/// `TIOCSPGRP`.
+/// `TIOCSPGRP`; `pgrp` is the task's number for the process group.
 pub fn set_foreground(line: &Line, task: &Task, pgrp: i32) -> Result<()> {
     if pgrp < 0 {
         return Err(Errno::EINVAL);
     }
+    let pgrp = task.global_of(pgrp).ok_or(Errno::ESRCH)?;
     let members = super::pgrp::members(&task.kernel, pgrp);
     let first = members.first().ok_or(Errno::ESRCH)?;
     let sid = first.links.lock().sid;
@@ -220,8 +222,8 @@ fn refuses(task: &Task, sig: i32) -> bool {
     handler == SIG_IGN || task.signals.lock().mask.has(sig)
 }
 
-/// Stops a background process group by SIGTTIN or SIGTTOU, after which its call is made again; `EIO` if nothing would stop or
-/// continue it.
+/// Stops a background process group by SIGTTIN or SIGTTOU, after which its call is made again; `EIO` if nothing would
+/// stop or continue it.
 fn stop_background(task: &Task, pgid: i32, sig: i32) -> SysError {
     if refuses(task, sig) || super::pgrp::orphaned(&task.kernel, pgid) {
         return Errno::EIO.into();
@@ -230,8 +232,8 @@ fn stop_background(task: &Task, pgid: i32, sig: i32) -> SysError {
     SysError::INTR
 }
 
-/// As [`check`], of a terminal whose foreground the whole sandbox does not have. A task that refuses the signal, or whose
-/// session the terminal does not control, gets `EIO`: what is typed there is for another program of the caller's.
+/// As [`check`], of a terminal whose foreground the whole sandbox does not have. A task that refuses the signal, or
+/// whose session the terminal does not control, gets `EIO`: what is typed there is for another program of the caller's.
 pub fn check_outside(line: &Line, sig: i32) -> SysError {
     match current::get().filter(|t| controls(line, t)) {
         Some(task) => {

@@ -31,12 +31,17 @@ pub enum Resource {
     TimeNamespaces,
     UserNamespaces,
     UtsNamespaces,
+    /// Bytes of the maps of user namespaces.
+    IdMaps,
 }
-const KINDS: usize = 15;
+const KINDS: usize = 16;
 
 /// Namespaces of one kind in the sandbox, and what one takes.
 const MAX_NAMESPACES: u64 = 1 << 14;
 const NAMESPACE_BYTES: u64 = 4096;
+
+/// Upper bound of the bytes of all maps of user namespaces.
+const MAX_ID_MAPS: u64 = 32 << 20;
 
 /// Upper bound of in-flight files in the sandbox.
 pub const MAX_IN_FLIGHT: u64 = 1 << 16;
@@ -65,6 +70,7 @@ pub fn all_max(resource: Resource) -> u64 {
             namespaces,
             namespaces,
             namespaces,
+            of(MAX_ID_MAPS, 1, 8),
         ]
     });
     ALL_MAX[resource as usize]

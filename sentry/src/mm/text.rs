@@ -87,10 +87,11 @@ pub struct Domain {
 }
 
 impl Domain {
-    /// `None` if its ids are not the same ones: others may not look into it then.
+    /// `None` if its ids are not the same ones: others may not look into it then. Also in a child user namespace, whose
+    /// capabilities are not those of the initial one.
     pub fn of(c: &Cred) -> Option<Domain> {
         let same = [c.euid, c.suid, c.fsuid] == [c.uid; 3] && [c.egid, c.sgid, c.fsgid] == [c.gid; 3];
-        same.then_some(Domain { uid: c.uid, gid: c.gid, permitted: c.permitted })
+        (same && c.user_ns.is_initial()).then_some(Domain { uid: c.uid, gid: c.gid, permitted: c.permitted })
     }
 
     /// That of a task as it is now.

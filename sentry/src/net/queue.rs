@@ -455,7 +455,10 @@ mod tests {
     #[test]
     fn marked_stretches_do_not_mix() {
         let q = Queue::new(false, 100);
-        let cred = |pid| Some(Box::new(Scm { cred: Some(Ucred { pid, uid: 0, gid: 0 }), ..Scm::default() }));
+        let cred = |pid: i32| {
+            let cred = Some(Ucred { pid: pid.into(), ..Ucred::default() });
+            Some(Box::new(Scm { cred, ..Scm::default() }))
+        };
         let send = |b: &[u8], mut scm| q.send_bytes(&mut Src::kernel(b), &mut scm).unwrap();
         send(b"aa", None);
         send(b"bb", cred(1));
@@ -464,11 +467,11 @@ mod tests {
         let (r, m) = get(&q, 9, 0);
         assert_eq!((r, m.scm.is_none()), (Ok(b"aa".to_vec()), true));
         let (r, m) = get(&q, 1, 0);
-        assert_eq!((r, m.scm.unwrap().cred.unwrap().pid), (Ok(b"b".to_vec()), 1));
+        assert_eq!((r, m.scm.unwrap().cred.unwrap().pid.global()), (Ok(b"b".to_vec()), 1));
         let (r, m) = get(&q, 9, 0);
-        assert_eq!((r, m.scm.unwrap().cred.unwrap().pid), (Ok(b"b".to_vec()), 1));
+        assert_eq!((r, m.scm.unwrap().cred.unwrap().pid.global()), (Ok(b"b".to_vec()), 1));
         let (r, m) = get(&q, 9, libc::MSG_PEEK);
-        assert_eq!((r, m.scm.unwrap().cred.unwrap().pid), (Ok(b"cc".to_vec()), 2));
+        assert_eq!((r, m.scm.unwrap().cred.unwrap().pid.global()), (Ok(b"cc".to_vec()), 2));
         assert_eq!(get(&q, 9, 0).0, Ok(b"cc".to_vec()));
         assert_eq!(get(&q, 9, 0).0, Ok(b"dd".to_vec()));
         assert_eq!(q.send_bytes(&mut Src::kernel(&[0; 200]), &mut None), Ok(100));

@@ -6,7 +6,9 @@
 use super::unix::gc;
 use crate::error::{Errno, Result};
 use crate::fs::File;
-use crate::kernel::cred::{CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, CAP_SYS_RESOURCE};
+use crate::kernel::cred::{CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, NO_ID};
+use crate::kernel::pid_ns::Pid;
+use crate::kernel::user_ns::{Id, OVERFLOW_ID};
 use crate::kernel::users::{self, Charge, Resource, MAX_IN_FLIGHT};
 use crate::kernel::Task;
 use platform::executor::Rounds;
@@ -22,11 +24,19 @@ const MAX_OF_USER: u64 = MAX_IN_FLIGHT / 2;
 pub const MAX_CONTROL: usize = 20480;
 const HDR: usize = 16;
 
-/// `struct ucred`.
+/// `struct ucred`: as one task sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
-pub struct Ucred {
+pub struct WireCred {
     pub pid: i32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Whom a message, or a connection, comes from: numbers in all namespaces, kernel ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ucred {
+    pub pid: Pid,
     pub uid: u32,
     pub gid: u32,
 }
@@ -35,15 +45,26 @@ impl Ucred {
     /// As `SCM_CREDENTIALS` shows a sender.
     pub fn real(task: &Task) -> Self {
         let c = task.cred();
-        Ucred { pid: task.group.pid, uid: c.uid, gid: c.gid }
+        Ucred { pid: task.group.id.clone(), uid: c.uid, gid: c.gid }
     }
     /// As `SO_PEERCRED` shows a peer.
     pub fn effective(task: &Task) -> Self {
         let c = task.cred();
-        Ucred { pid: task.group.pid, uid: c.euid, gid: c.egid }
+        Ucred { pid: task.group.id.clone(), uid: c.euid, gid: c.egid }
     }
-    /// Nobody known.
-    pub const NONE: Ucred = Ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    /// None known.
+    pub fn none() -> Self {
+        Ucred { pid: Pid::default(), uid: NO_ID, gid: NO_ID }
+    }
+    /// As `task` sees it; unknown and unmapped ids are [`OVERFLOW_ID`](crate::kernel::user_ns::OVERFLOW_ID).
+    pub fn seen_by(&self, task: &Task) -> WireCred {
+        let ns = &task.cred().user_ns;
+        WireCred {
+            pid: task.nr_of(&self.pid),
+            uid: ns.id_out(Id::User, self.uid).unwrap_or(OVERFLOW_ID),
+            gid: ns.id_out(Id::Group, self.gid).unwrap_or(OVERFLOW_ID),
+        }
+    }
 }
 
 /// Takes a control message of another level: level, type, data.
@@ -160,13 +181,13 @@ impl Scm {
                 .inspect(gc::peeked)
                 .map(|f| InFlight::new(f, None))
                 .collect(),
-            cred: self.cred,
+            cred: self.cred.clone(),
             header: self.header,
         })
     }
     /// What stays with the rest of a stretch that was read in part.
     pub fn rest(&self) -> Option<Box<Scm>> {
-        self.cred.map(|c| Box::new(Scm { cred: Some(c), ..Scm::default() }))
+        self.cred.clone().map(|c| Box::new(Scm { cred: Some(c), ..Scm::default() }))
     }
 
     /// Reads the control data of a sendmsg(2). Messages of other levels are handed to `other`.
@@ -188,9 +209,8 @@ impl Scm {
                     scm.get_or_insert_default().add_files(task, data)?;
                 }
                 (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
-                    let c = Ucred::read_from_bytes(data).map_err(|_| Errno::EINVAL)?;
-                    check_cred(task, c)?;
-                    scm.get_or_insert_default().cred = Some(c);
+                    let c = WireCred::read_from_bytes(data).map_err(|_| Errno::EINVAL)?;
+                    scm.get_or_insert_default().cred = Some(claimed(task, c)?);
                 }
                 (libc::SOL_SOCKET, _) => return Err(Errno::EINVAL),
                 _ => other(level, kind, data)?,
@@ -225,19 +245,19 @@ impl Scm {
     }
 }
 
-/// May `task` claim to be `c`?
-fn check_cred(task: &Task, c: Ucred) -> Result<()> {
+/// What `task` claims to be, if it may.
+fn claimed(task: &Task, c: WireCred) -> Result<Ucred> {
     let own = task.cred();
-    let pid_ok = c.pid == task.group.pid || own.has(CAP_SYS_ADMIN);
-    let uid_ok = [own.uid, own.euid, own.suid].contains(&c.uid) || own.has(CAP_SETUID);
-    let gid_ok = [own.gid, own.egid, own.sgid].contains(&c.gid) || own.has(CAP_SETGID);
+    let (uid, gid) = (own.user_ns.uid_in(c.uid)?, own.user_ns.gid_in(c.gid)?);
+    let itself = c.pid == task.group.id.own();
+    let pid_ok = itself || own.capable_in(&task.pid_ns().owner(), CAP_SYS_ADMIN);
+    let uid_ok = [own.uid, own.euid, own.suid].contains(&uid) || own.has_own(CAP_SETUID);
+    let gid_ok = [own.gid, own.egid, own.sgid].contains(&gid) || own.has_own(CAP_SETGID);
     if !(pid_ok && uid_ok && gid_ok) {
         return Err(Errno::EPERM);
     }
-    if c.pid != task.group.pid && task.kernel.group(c.pid).is_none() {
-        return Err(Errno::ESRCH);
-    }
-    Ok(())
+    let pid = if itself { task.group.id.clone() } else { task.find_group(c.pid).ok_or(Errno::ESRCH)?.id.clone() };
+    Ok(Ucred { pid, uid, gid })
 }
 
 /// Control data for the guest, within the space that it gave.

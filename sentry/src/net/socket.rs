@@ -1,11 +1,13 @@
 //! The open socket: what all families share (options of `SOL_SOCKET`, plain reads and writes), and [`Proto`], what each adds.
 
-use super::scm::{Scm, Ucred};
+use super::scm::{Scm, Ucred, WireCred};
 use super::NetNs;
 use crate::abi::PollEvents;
 use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::anon::AnonInode;
 use crate::fs::{Attr, File, FileOps, SetAttr};
+use crate::kernel::cred::NO_ID;
+use crate::kernel::current;
 use crate::kernel::wait::WaitQueue;
 use crate::kernel::Task;
 use crate::mm::io::{Dst, Src};
@@ -293,7 +295,11 @@ impl Socket {
             libc::SO_RCVTIMEO | 66 => time(o.rcv_timeo.load(Ordering::Relaxed)),
             libc::SO_SNDTIMEO | 67 => time(o.snd_timeo.load(Ordering::Relaxed)),
             libc::SO_PEERCRED => {
-                let c = self.proto.peer_cred().unwrap_or(Ucred::NONE);
+                // Ids that are not known are -1 to any task.
+                let c = match self.proto.peer_cred().filter(|c| c.uid != NO_ID).zip(current::get()) {
+                    Some((c, task)) => c.seen_by(&task),
+                    None => WireCred { pid: 0, uid: NO_ID, gid: NO_ID },
+                };
                 let mut v = c.pid.to_ne_bytes().to_vec();
                 v.extend_from_slice(&c.uid.to_ne_bytes());
                 v.extend_from_slice(&c.gid.to_ne_bytes());

@@ -34,10 +34,10 @@ pub fn capget(cx: &mut Ctx<'_>, hdr: Addr, data: Addr) -> SysResult {
     if pid < 0 {
         return Err(Errno::EINVAL.into());
     }
-    let c = if pid == 0 || pid == cx.task.tid() {
+    let c = if pid == 0 || pid == cx.task.number().own() {
         cx.task.cred()
     } else {
-        cx.kernel().task(pid).ok_or(Errno::ESRCH)?.cred()
+        cx.task.find_task(pid).ok_or(Errno::ESRCH)?.cred()
     };
     let mut raw = Vec::with_capacity(24);
     for part in 0..parts {
@@ -51,7 +51,7 @@ pub fn capget(cx: &mut Ctx<'_>, hdr: Addr, data: Addr) -> SysResult {
 
 pub fn capset(cx: &mut Ctx<'_>, hdr: Addr, data: Addr) -> SysResult {
     let (parts, pid) = header(cx, hdr)?;
-    if pid != 0 && pid != cx.task.tid() {
+    if pid != 0 && pid != cx.task.number().own() {
         return Err(Errno::EPERM.into());
     }
     let raw: Vec<[u32; 3]> = cx.mem().read_vec(data.0, parts)?;

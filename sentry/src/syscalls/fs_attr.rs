@@ -8,7 +8,7 @@ use crate::fs::vfs::ops::{self, SetTime};
 use crate::fs::vfs::perm::{self, owner_or_capable, permission, MAY_READ, MAY_WRITE};
 use crate::fs::vfs::Path;
 use crate::fs::{acl, deny, SetAttr, Timespec};
-use crate::kernel::cred::CAP_SYS_ADMIN;
+use crate::kernel::cred::{self, CAP_SETFCAP, CAP_SYS_ADMIN, NO_ID};
 use crate::kernel::wait::yield_now;
 
 fn do_chmod(cx: &Ctx<'_>, p: &Path, mode: Mode) -> SysResult {
@@ -41,19 +41,23 @@ pub fn fchmod(cx: &mut Ctx<'_>, fd: Fd, mode: Mode) -> SysResult {
     do_chmod(cx, &opened(cx, fd)?, mode)
 }
 
-fn id(v: u32) -> Option<u32> {
-    (v != u32::MAX).then_some(v)
+/// Changes the owner to ids of the caller's user namespace; -1 leaves one as it is.
+fn change_owner(cx: &Ctx<'_>, p: &Path, uid: u32, gid: u32) -> Result<()> {
+    let cred = cx.task.cred();
+    let kept = |id: u32| (id != NO_ID).then_some(id);
+    let (uid, gid) = (cred.user_ns.uid_or_none_in(uid)?, cred.user_ns.gid_or_none_in(gid)?);
+    ops::chown(p, kept(uid), kept(gid), &cred)
 }
 
 pub fn chown(cx: &mut Ctx<'_>, path: PathPtr, uid: u32, gid: u32) -> SysResult {
     let p = at(cx, libc::AT_FDCWD, path.0, true, false)?;
-    ops::chown(&p, id(uid), id(gid), &cx.task.cred())?;
+    change_owner(cx, &p, uid, gid)?;
     Ok(0)
 }
 
 pub fn lchown(cx: &mut Ctx<'_>, path: PathPtr, uid: u32, gid: u32) -> SysResult {
     let p = at(cx, libc::AT_FDCWD, path.0, false, false)?;
-    ops::chown(&p, id(uid), id(gid), &cx.task.cred())?;
+    change_owner(cx, &p, uid, gid)?;
     Ok(0)
 }
 
@@ -62,12 +66,12 @@ pub fn fchownat(cx: &mut Ctx<'_>, dirfd: Fd, path: PathPtr, uid: u32, gid: u32, 
         return Err(Errno::EINVAL.into());
     }
     let p = at(cx, dirfd.0, path.0, flags & libc::AT_SYMLINK_NOFOLLOW == 0, flags & libc::AT_EMPTY_PATH != 0)?;
-    ops::chown(&p, id(uid), id(gid), &cx.task.cred())?;
+    change_owner(cx, &p, uid, gid)?;
     Ok(0)
 }
 
 pub fn fchown(cx: &mut Ctx<'_>, fd: Fd, uid: u32, gid: u32) -> SysResult {
-    ops::chown(&opened(cx, fd)?, id(uid), id(gid), &cx.task.cred())?;
+    change_owner(cx, &opened(cx, fd)?, uid, gid)?;
     Ok(0)
 }
 
@@ -207,6 +211,7 @@ pub async fn ftruncate(cx: &mut Ctx<'_>, fd: Fd, size: i64) -> SysResult {
     }
 }
 
+const CAPABILITY: &[u8] = b"security.capability";
 const XATTR_NAME_MAX: usize = 255;
 const XATTR_SIZE_MAX: usize = 65536;
 
@@ -242,8 +247,14 @@ fn may_xattr(cx: &Ctx<'_>, p: &Path, name: &[u8], write: bool) -> Result<()> {
         };
     }
     if name.starts_with(b"security.") {
-        let cap = if name == b"security.capability" { crate::kernel::cred::CAP_SETFCAP } else { CAP_SYS_ADMIN };
-        return if !write || cred.has(cap) { Ok(()) } else { Err(Errno::EPERM) };
+        let allowed = || -> Result<bool> {
+            if name != CAPABILITY {
+                return Ok(cred.has(CAP_SYS_ADMIN));
+            }
+            let at = p.inode().perm()?;
+            Ok(cred.capable_over(at.uid, at.gid, CAP_SETFCAP))
+        };
+        return if !write || allowed()? { Ok(()) } else { Err(Errno::EPERM) };
     }
     if matches!(name, acl::ACCESS | acl::DEFAULT) && p.kind() != libc::S_IFLNK {
         return Ok(());
@@ -267,8 +278,14 @@ fn set(cx: &Ctx<'_>, p: &Path, name: Addr, value: Addr, size: usize, flags: i32)
     let mut v = vec![0u8; size];
     cx.mem().read_bytes(value.0, &mut v)?;
     if matches!(&*name, acl::ACCESS | acl::DEFAULT) {
-        ops::set_acl(p, &name, Some(&v), &cx.task.cred())?;
+        let cred = cx.task.cred();
+        acl::map_ids(&mut v, |kind, id| cred.user_ns.id_in(kind, id).ok_or(Errno::EINVAL))?;
+        ops::set_acl(p, &name, Some(&v), &cred)?;
         return Ok(0);
+    }
+    if name == CAPABILITY {
+        let at = p.inode().perm()?;
+        v = cred::caps_to_store(&cx.task.cred(), &v, at.uid, at.gid)?;
     }
     may_xattr(cx, p, &name, true)?;
     p.inode().set_xattr(&name, &v, flags)?;
@@ -304,7 +321,13 @@ fn answer(cx: &mut Ctx<'_>, buf: Addr, size: usize, data: &[u8]) -> SysResult {
 fn get(cx: &mut Ctx<'_>, p: &Path, name: Addr, buf: Addr, size: usize) -> SysResult {
     let name = xattr_name(cx, name.0)?;
     may_xattr(cx, p, &name, false)?;
-    let v = p.inode().get_xattr(&name)?;
+    let mut v = p.inode().get_xattr(&name)?;
+    let cred = cx.task.cred();
+    if name == CAPABILITY {
+        v = cred::caps_to_show(&cred.user_ns, v)?;
+    } else if matches!(&*name, acl::ACCESS | acl::DEFAULT) && !cred.user_ns.is_initial() {
+        acl::map_ids(&mut v, |kind, id| Ok(cred.user_ns.id_out(kind, id).unwrap_or(NO_ID)))?;
+    }
     answer(cx, buf, size, &v)
 }
 

@@ -167,7 +167,7 @@ pub fn chroot(cx: &mut Ctx<'_>, path: PathPtr) -> SysResult {
     let p = resolve(cx.task, libc::AT_FDCWD, &path, LookupFlags::FOLLOW | LookupFlags::DIRECTORY)?;
     let cred = cx.task.cred();
     permission(&p, &cred, MAY_EXEC)?;
-    if !cred.has(CAP_SYS_CHROOT) {
+    if !cred.has_own(CAP_SYS_CHROOT) {
         return Err(Errno::EPERM.into());
     }
     let old = std::mem::replace(&mut cx.task.fs().lock().root, p);

@@ -93,6 +93,11 @@ fn range(file: &File, fl: &Flock) -> Result<Range> {
     Ok(Range { start: start as u64, end: end as u64 })
 }
 
+/// The global number of what the caller calls `nr`.
+fn known(cx: &Ctx<'_>, nr: i32) -> Result<i32> {
+    cx.task.global_of(nr).ok_or(Errno::ESRCH)
+}
+
 async fn record_lock(cx: &mut Ctx<'_>, file: Arc<File>, cmd: i32, arg: u64) -> SysResult {
     let mut fl: Flock = cx.read(arg)?;
     let ofd = matches!(cmd, libc::F_OFD_GETLK | libc::F_OFD_SETLK | libc::F_OFD_SETLKW);
@@ -116,7 +121,7 @@ async fn record_lock(cx: &mut Ctx<'_>, file: Arc<File>, cmd: i32, arg: u64) -> S
                 fl.whence = libc::SEEK_SET as i16;
                 fl.start = l.range.start as i64;
                 fl.len = if l.range.end == i64::MAX as u64 { 0 } else { (l.range.end - l.range.start + 1) as i64 };
-                fl.pid = l.owner.pid();
+                fl.pid = if l.owner.pid() > 0 { cx.task.sees(l.owner.pid()) } else { l.owner.pid() };
             }
         }
         cx.write(arg, &fl)?;
@@ -210,16 +215,16 @@ pub async fn fcntl(cx: &mut Ctx<'_>, fd: Fd, cmd: i32, arg: u64) -> SysResult {
             let who = match arg as i32 {
                 0 => Recipient::Nobody,
                 i32::MIN => return Err(Errno::EINVAL.into()),
-                p if p > 0 => Recipient::Process(p),
-                p => Recipient::Group(-p),
+                p if p > 0 => Recipient::Process(known(cx, p)?),
+                p => Recipient::Group(known(cx, -p)?),
             };
             file.owner.lock().set(cx.task, who)?;
             Ok(0)
         }
         libc::F_GETOWN => Ok(match file.owner.lock().who() {
             Recipient::Nobody => 0,
-            Recipient::Thread(p) | Recipient::Process(p) => p as u64,
-            Recipient::Group(p) => -i64::from(p) as u64,
+            Recipient::Thread(p) | Recipient::Process(p) => cx.task.sees(p) as u64,
+            Recipient::Group(p) => -i64::from(cx.task.sees(p)) as u64,
         }),
         F_SETOWN_EX => {
             let [kind, id]: [i32; 2] = cx.read(arg)?;
@@ -227,9 +232,9 @@ pub async fn fcntl(cx: &mut Ctx<'_>, fd: Fd, cmd: i32, arg: u64) -> SysResult {
                 _ if !(0..=2).contains(&kind) => return Err(Errno::EINVAL.into()),
                 _ if id == 0 => Recipient::Nobody,
                 _ if id < 0 => return Err(Errno::ESRCH.into()),
-                0 => Recipient::Thread(id),
-                1 => Recipient::Process(id),
-                _ => Recipient::Group(id),
+                0 => Recipient::Thread(known(cx, id)?),
+                1 => Recipient::Process(known(cx, id)?),
+                _ => Recipient::Group(known(cx, id)?),
             };
             file.owner.lock().set(cx.task, who)?;
             Ok(0)
@@ -237,9 +242,9 @@ pub async fn fcntl(cx: &mut Ctx<'_>, fd: Fd, cmd: i32, arg: u64) -> SysResult {
         F_GETOWN_EX => {
             let who: [i32; 2] = match file.owner.lock().who() {
                 Recipient::Nobody => [1, 0],
-                Recipient::Thread(t) => [0, t],
-                Recipient::Process(p) => [1, p],
-                Recipient::Group(p) => [2, p],
+                Recipient::Thread(t) => [0, cx.task.sees(t)],
+                Recipient::Process(p) => [1, cx.task.sees(p)],
+                Recipient::Group(p) => [2, cx.task.sees(p)],
             };
             cx.write(arg, &who)?;
             Ok(0)

@@ -6,6 +6,7 @@ use crate::error::{Errno, Result, SysResult};
 use crate::fs::vfs::perm::{self, MAY_EXEC};
 use crate::fs::vfs::{resolve, LookupFlags, MountFlags, Path};
 use crate::fs::{Attr, File, StatFs, Timespec};
+use crate::kernel::user_ns::UserNs;
 use crate::kernel::Cred;
 use std::sync::Arc;
 use zerocopy::{Immutable, IntoBytes};
@@ -28,8 +29,9 @@ struct KStat {
     unused: [i64; 3],
 }
 
-impl From<&Attr> for KStat {
-    fn from(a: &Attr) -> Self {
+impl KStat {
+    /// As a task in user namespace `ns` sees it.
+    fn new(a: &Attr, ns: &UserNs) -> Self {
         let t = |t: Timespec| [t.sec, i64::from(t.nsec)];
         let ([a0, a1], [m0, m1], [c0, c1]) = (t(a.atime), t(a.mtime), t(a.ctime));
         KStat {
@@ -37,8 +39,8 @@ impl From<&Attr> for KStat {
             ino: a.ino,
             nlink: u64::from(a.nlink),
             mode: a.mode,
-            uid: a.uid,
-            gid: a.gid,
+            uid: ns.uid_out(a.uid),
+            gid: ns.gid_out(a.gid),
             pad: 0,
             rdev: a.rdev,
             size: a.size,
@@ -61,7 +63,7 @@ pub(super) fn at(cx: &Ctx<'_>, dirfd: i32, path: u64, follow: bool, empty: bool)
 }
 
 fn put_stat(cx: &mut Ctx<'_>, buf: Addr, a: &Attr) -> SysResult {
-    cx.write(buf.0, &KStat::from(a))?;
+    cx.write(buf.0, &KStat::new(a, &cx.task.cred.read().user_ns))?;
     Ok(0)
 }
 
@@ -155,11 +157,12 @@ pub fn statx(cx: &mut Ctx<'_>, dirfd: Fd, path: PathPtr, flags: i32, mask: u32, 
     if a.btime != Timespec::default() {
         have |= libc::STATX_BTIME;
     }
+    let ns = cx.task.cred().user_ns.clone();
     let mut s = Statx {
         blksize: a.blksize,
         nlink: a.nlink,
-        uid: a.uid,
-        gid: a.gid,
+        uid: ns.uid_out(a.uid),
+        gid: ns.gid_out(a.gid),
         mode: a.mode as u16,
         ino: a.ino,
         size: a.size,
@@ -193,7 +196,7 @@ fn real(cred: &Cred) -> Cred {
     (c.fsuid, c.fsgid) = (c.uid, c.gid);
     const SECBIT_NO_SETUID_FIXUP: u32 = 1 << 2;
     if c.securebits & SECBIT_NO_SETUID_FIXUP == 0 {
-        c.effective = if c.uid == 0 { c.permitted } else { 0 };
+        c.effective = if c.uid == c.user_ns.root() { c.permitted } else { 0 };
     }
     c
 }
@@ -207,7 +210,8 @@ fn do_access(cx: &Ctx<'_>, dirfd: i32, path: u64, mode: i32, flags: i32) -> SysR
     look.set(LookupFlags::EMPTY_PATH, flags & libc::AT_EMPTY_PATH != 0);
     let path = cx.read_path(path)?;
     let mine = cx.task.cred();
-    let same = mine.uid == mine.fsuid && mine.gid == mine.fsgid && (mine.uid == 0) == (mine.effective != 0);
+    let same =
+        mine.uid == mine.fsuid && mine.gid == mine.fsgid && (mine.uid == mine.user_ns.root()) == (mine.effective != 0);
     let cred = if flags & libc::AT_EACCESS != 0 || same { mine } else { Arc::new(real(&mine)) };
     let from = crate::fs::vfs::walk::start(cx.task, dirfd, &path, look)?;
     let fs = cx.task.fs();

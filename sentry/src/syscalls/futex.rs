@@ -145,7 +145,7 @@ pub async fn futex_waitv(cx: &mut Ctx<'_>, waiters: Addr, n: u32, flags: u32, ti
 
 pub fn set_tid_address(cx: &mut Ctx<'_>, addr: Addr) -> SysResult {
     cx.task.clear_child_tid.store(addr.0, Ordering::SeqCst);
-    Ok(cx.task.tid() as u64)
+    Ok(cx.task.number().own() as u64)
 }
 
 pub fn set_robust_list(cx: &mut Ctx<'_>, head: Addr, len: usize) -> SysResult {
@@ -157,7 +157,7 @@ pub fn set_robust_list(cx: &mut Ctx<'_>, head: Addr, len: usize) -> SysResult {
 }
 
 pub fn get_robust_list(cx: &mut Ctx<'_>, pid: i32, head: Addr, len: Addr) -> SysResult {
-    let t = if pid == 0 { cx.task.clone() } else { cx.kernel().task(pid).ok_or(Errno::ESRCH)? };
+    let t = if pid == 0 { cx.task.clone() } else { cx.task.find_task(pid).ok_or(Errno::ESRCH)? };
     if !t.inspectable_by(cx.task) {
         return Err(Errno::EPERM.into());
     }

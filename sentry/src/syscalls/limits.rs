@@ -66,7 +66,7 @@ pub fn prlimit64(cx: &mut Ctx<'_>, pid: i32, resource: u32, new: Addr, old: Addr
         let (me, it) = (cx.task.cred(), &t.cred);
         let same = [it.uid, it.euid, it.suid].iter().all(|u| *u == me.uid)
             && [it.gid, it.egid, it.sgid].iter().all(|g| *g == me.gid);
-        if !same && !me.has(CAP_SYS_RESOURCE) {
+        if !same && !me.capable_in(&it.user_ns, CAP_SYS_RESOURCE) {
             return Err(Errno::EPERM.into());
         }
     }

@@ -235,7 +235,7 @@ async fn recvmsg_one(cx: &mut Ctx<'_>, file: &Arc<File>, at: Addr, flags: i32) -
     }
     if let Some(scm) = msg.scm.take() {
         if let Some(c) = scm.cred {
-            control.put(libc::SOL_SOCKET, libc::SCM_CREDENTIALS, c.as_bytes());
+            control.put(libc::SOL_SOCKET, libc::SCM_CREDENTIALS, c.seen_by(cx.task).as_bytes());
         }
         if !scm.files.is_empty() {
             control.put_files(cx.task, scm.files, flags & libc::MSG_CMSG_CLOEXEC != 0);

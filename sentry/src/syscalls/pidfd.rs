@@ -12,11 +12,10 @@ pub fn pidfd_open(cx: &mut Ctx<'_>, pid: i32, flags: i32) -> SysResult {
     if flags & !libc::O_NONBLOCK != 0 || pid <= 0 {
         return Err(Errno::EINVAL.into());
     }
-    let kernel = cx.kernel();
-    let group = match kernel.group(pid) {
+    let group = match cx.task.find_group(pid) {
         Some(g) => g,
         // A thread that is not a thread group leader.
-        None if kernel.task(pid).is_some() => return Err(Errno::EINVAL.into()),
+        None if cx.task.find_task(pid).is_some() => return Err(Errno::EINVAL.into()),
         None => return Err(Errno::ESRCH.into()),
     };
     Ok(cx.task.install_fd(pidfd::open(group, flags), true)? as u64)
@@ -41,6 +40,10 @@ pub fn pidfd_send_signal(cx: &mut Ctx<'_>, fd: Fd, sig: Sig, info: Addr, flags: 
     }
     let file = cx.io_file(fd.0)?;
     let group = pidfd::group(&file).map(Ok).or_else(|| process_of(&file)).ok_or(Errno::EBADF)??;
+    // Only those that the caller has a number for.
+    if cx.task.nr_of(&group.id) == 0 {
+        return Err(Errno::EINVAL.into());
+    }
     let sig = sig.0;
     let what = if info.is_null() {
         signal::own_info(cx, sig)

@@ -96,7 +96,7 @@ fn prctl_now(cx: &mut Ctx<'_>, option: i32, a2: u64, a3: u64, a4: u64, a5: u64) 
         libc::PR_SET_SECUREBITS => commit(cx, |c| c.set_securebits(a2)),
         libc::PR_CAPBSET_READ => Ok(u64::from(task.cred.read().bounding & cap_bit(a2)? != 0)),
         libc::PR_CAPBSET_DROP => commit(cx, |c| {
-            if !c.has(CAP_SETPCAP) {
+            if !c.has_own(CAP_SETPCAP) {
                 return Err(Errno::EPERM);
             }
             Ok(Cred { bounding: c.bounding & !cap_bit(a2)?, ..c.clone() })

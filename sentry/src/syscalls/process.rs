@@ -7,6 +7,7 @@ use crate::error::{Errno, Result, SysError, SysResult};
 use crate::fs::vfs::LookupFlags;
 use crate::kernel::exit::{self, child_code, exited};
 use crate::kernel::fork::{self, CloneArgs};
+use crate::kernel::pid_ns::MAX_LEVEL;
 use crate::kernel::signal::{SigFields, SigInfo};
 use crate::kernel::strings::{self, Room, Strings};
 use crate::kernel::wait::{yield_now, WaitError};
@@ -35,6 +36,7 @@ pub async fn clone(
         child_tid: child_tid.0,
         tls: tls.0,
         pidfd: parent_tid.0,
+        set_tid: Vec::new(),
     };
     fork::clone(cx, a).await
 }
@@ -54,10 +56,6 @@ pub async fn clone3(cx: &mut Ctx<'_>, args: Addr, size: usize) -> SysResult {
         return Err(Errno::E2BIG.into());
     }
     let (flags, stack, stack_size) = (word(0), word(5), word(6));
-    if word(8) != 0 || word(9) != 0 {
-        // set_tid needs capabilities in the pid namespace.
-        return Err(Errno::EPERM.into());
-    }
     if flags & 0xff != 0
         || (stack == 0) != (stack_size == 0)
         || word(4) > 64
@@ -76,8 +74,20 @@ pub async fn clone3(cx: &mut Ctx<'_>, args: Addr, size: usize) -> SysResult {
         exit_signal: word(4) as i32,
         stack: if stack == 0 { 0 } else { stack.checked_add(stack_size).ok_or(Errno::EINVAL)? },
         tls: word(7),
+        set_tid: read_set_tid(cx, word(8), word(9))?,
     };
     fork::clone(cx, a).await
+}
+
+/// The numbers that clone3(2) asks for.
+fn read_set_tid(cx: &Ctx<'_>, addr: u64, count: u64) -> Result<Vec<i32>> {
+    if count > u64::from(MAX_LEVEL) || (addr == 0) != (count == 0) {
+        return Err(Errno::EINVAL);
+    }
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    cx.mem().read_vec(addr, count as usize)
 }
 
 pub async fn fork(cx: &mut Ctx<'_>) -> SysResult {
@@ -373,8 +383,9 @@ pub async fn wait4(cx: &mut Ctx<'_>, pid: i32, status: Addr, options: i32, usage
         i32::MIN => return Err(Errno::ESRCH.into()),
         -1 => WaitTarget::Any,
         0 => WaitTarget::Group(cx.task.group.links.lock().pgid),
-        p if p < 0 => WaitTarget::Group(-p),
-        p => WaitTarget::Pid(p),
+        // A number that the caller does not know is no child's.
+        p if p < 0 => WaitTarget::Group(cx.task.global_of(-p).unwrap_or(0)),
+        p => WaitTarget::Pid(cx.task.global_of(p).unwrap_or(0)),
     };
     let Some(f) = wait_for(cx, which, options | libc::WEXITED).await? else { return Ok(0) };
     if !status.is_null() {
@@ -383,7 +394,7 @@ pub async fn wait4(cx: &mut Ctx<'_>, pid: i32, status: Addr, options: i32, usage
     if !usage.is_null() {
         cx.write(usage.0, &rusage(&f))?;
     }
-    Ok(f.group.pid as u64)
+    Ok(cx.task.nr_of(&f.group.id) as u64)
 }
 
 pub async fn waitid(cx: &mut Ctx<'_>, kind: i32, id: i32, info: Addr, options: i32, usage: Addr) -> SysResult {
@@ -396,8 +407,8 @@ pub async fn waitid(cx: &mut Ctx<'_>, kind: i32, id: i32, info: Addr, options: i
     let behind;
     let which = match kind {
         0 => WaitTarget::Any,
-        1 if id > 0 => WaitTarget::Pid(id),
-        2 if id > 0 => WaitTarget::Group(id),
+        1 if id > 0 => WaitTarget::Pid(cx.task.global_of(id).unwrap_or(0)),
+        2 if id > 0 => WaitTarget::Group(cx.task.global_of(id).unwrap_or(0)),
         2 if id == 0 => WaitTarget::Group(cx.task.group.links.lock().pgid),
         3 if id >= 0 => {
             let file = cx.file(id)?;
@@ -419,7 +430,13 @@ pub async fn waitid(cx: &mut Ctx<'_>, kind: i32, id: i32, info: Addr, options: i
             signo: libc::SIGCHLD,
             errno: 0,
             code,
-            fields: SigFields::Child { pid: f.group.pid, uid: f.uid, status: st, utime: 0, stime: 0 },
+            fields: SigFields::Child {
+                pid: cx.task.nr_of(&f.group.id),
+                uid: cx.task.cred().user_ns.uid_out(f.uid),
+                status: st,
+                utime: 0,
+                stime: 0,
+            },
         };
         b = i.to_bytes();
         if !usage.is_null() {
@@ -440,13 +457,13 @@ fn target(cx: &Ctx<'_>, pid: i32) -> Result<Arc<ThreadGroup>> {
     if pid == 0 {
         return Ok(cx.task.group.clone());
     }
-    cx.kernel().group(pid).ok_or(Errno::ESRCH)
+    cx.task.find_group(pid).ok_or(Errno::ESRCH)
 }
 
 pub fn getpgid(cx: &mut Ctx<'_>, pid: i32) -> SysResult {
     let g = target(cx, pid)?;
     let r = g.links.lock().pgid;
-    Ok(r as u64)
+    Ok(cx.task.sees(r) as u64)
 }
 
 pub fn getpgrp(cx: &mut Ctx<'_>) -> SysResult {
@@ -456,16 +473,17 @@ pub fn getpgrp(cx: &mut Ctx<'_>) -> SysResult {
 pub fn getsid(cx: &mut Ctx<'_>, pid: i32) -> SysResult {
     let g = target(cx, pid)?;
     let r = g.links.lock().sid;
-    Ok(r as u64)
+    Ok(cx.task.sees(r) as u64)
 }
 
 pub fn setpgid(cx: &mut Ctx<'_>, pid: i32, pgid: i32) -> SysResult {
     let me = cx.task.group.clone();
-    let pid = if pid == 0 { me.pid } else { pid };
-    let pgid = if pgid == 0 { pid } else { pgid };
-    if pgid < 0 {
+    if pgid < 0 || (pgid == 0 && pid < 0) {
         return Err(Errno::EINVAL.into());
     }
+    let pid = if pid == 0 { me.pid } else { cx.task.global_of(pid).ok_or(Errno::ESRCH)? };
+    // A number that the caller does not know is no process group's.
+    let pgid = if pgid == 0 { pid } else { cx.task.global_of(pgid).unwrap_or(0) };
     let mut tree = cx.kernel().tree.lock();
     let g = tree.groups.get(&pid).cloned().ok_or(Errno::ESRCH)?;
     let my_sid = me.links.lock().sid;
@@ -500,5 +518,5 @@ pub fn setsid(cx: &mut Ctx<'_>) -> SysResult {
         return Err(Errno::EPERM.into());
     }
     tree.move_group(me, me.pid, me.pid);
-    Ok(me.pid as u64)
+    Ok(me.id.own() as u64)
 }

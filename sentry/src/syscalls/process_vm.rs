@@ -38,7 +38,7 @@ fn sides(
     if remote.iter().all(|v| v.len == 0) {
         return Ok(None);
     }
-    let target = cx.kernel().task(pid).ok_or(Errno::ESRCH)?;
+    let target = cx.task.find_task(pid).ok_or(Errno::ESRCH)?;
     // Before it is asked whose it is: the memory of a program that it execs meanwhile is not what the answer is about.
     let mm = target.mm();
     let mine = cx.task.cred();

@@ -25,11 +25,11 @@ const FLAG_KEEP_PARAMS: u64 = 16;
 
 /// The task of a pid argument; 0 is the caller.
 pub fn target(cx: &Ctx<'_>, pid: i32) -> Result<SchedTarget> {
-    if pid == 0 || pid == cx.task.tid() {
-        Ok(cx.task.into())
-    } else {
-        SchedTarget::find(cx.kernel(), pid).ok_or(Errno::ESRCH)
+    if pid == 0 || pid == cx.task.number().own() {
+        return Ok(cx.task.into());
     }
+    let global = cx.task.global_of(pid).ok_or(Errno::ESRCH)?;
+    SchedTarget::find(cx.kernel(), global).ok_or(Errno::ESRCH)
 }
 
 /// As [`target`], for calls that refuse negative numbers with `EINVAL`.
@@ -341,7 +341,7 @@ pub fn ioprio_set(cx: &mut Ctx<'_>, which: i32, id: i32, ioprio: u32) -> SysResu
     for t in tasks {
         let owner = &t.cred;
         let same_user = owner.uid == caller.euid || owner.uid == caller.uid;
-        if !(caller.has(CAP_SYS_NICE) || (same_user && caller.has_all_of(owner))) {
+        if !(caller.capable_in(&owner.user_ns, CAP_SYS_NICE) || (same_user && caller.has_all_of(owner))) {
             return Err(Errno::EPERM.into());
         }
         t.attrs.ioprio.store(ioprio & 0xffff, Relaxed);

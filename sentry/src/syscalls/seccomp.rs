@@ -26,7 +26,7 @@ pub async fn set_filter(cx: &mut Ctx<'_>, flags: u32, args: u64) -> SysResult {
     }
     {
         let c = cx.task.cred.read();
-        if !c.no_new_privs && !c.has(CAP_SYS_ADMIN) {
+        if !c.no_new_privs && !c.has_own(CAP_SYS_ADMIN) {
             return Err(Errno::EACCES.into());
         }
     }
@@ -39,7 +39,7 @@ pub async fn set_filter(cx: &mut Ctx<'_>, flags: u32, args: u64) -> SysResult {
     match seccomp::attach(cx.task, program, sync)? {
         0 => Ok(0),
         _ if flags & FLAG_TSYNC_ESRCH != 0 => Err(Errno::ESRCH.into()),
-        tid => Ok(tid as u64),
+        tid => Ok(cx.task.sees(tid) as u64),
     }
 }
 

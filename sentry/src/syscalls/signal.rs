@@ -175,13 +175,13 @@ pub(super) fn own_info(cx: &Ctx<'_>, sig: i32) -> SigInfo {
 /// The process with this id, or with a thread of this id, if the caller may send it `sig`. The credentials of the
 /// named thread count.
 fn process(cx: &Ctx<'_>, pid: i32, sig: i32) -> Result<Arc<ThreadGroup>> {
-    let (group, allowed) = match cx.kernel().group(pid) {
+    let (group, allowed) = match cx.task.find_group(pid) {
         Some(g) => {
             let allowed = may_signal(cx, &g, sig);
             (g, allowed)
         }
         None => {
-            let t = cx.kernel().task(pid).ok_or(Errno::ESRCH)?;
+            let t = cx.task.find_task(pid).ok_or(Errno::ESRCH)?;
             (t.group.clone(), may_signal_as(cx, &t.group, &t.cred(), sig))
         }
     };
@@ -211,11 +211,8 @@ pub fn kill(cx: &mut Ctx<'_>, pid: i32, sig: Sig) -> SysResult {
     }
     let targets: Vec<Arc<ThreadGroup>> = match pid {
         0 => pgrp::members(&kernel, cx.task.group.pgid()),
-        -1 => {
-            let t = kernel.tree.lock();
-            t.groups.values().filter(|g| g.pid != 1 && g.pid != cx.task.group.pid).cloned().collect()
-        }
-        p => pgrp::members(&kernel, -p),
+        -1 => all_seen(cx),
+        p => cx.task.global_of(-p).map_or_else(Vec::new, |p| pgrp::members(&kernel, p)),
     };
     if targets.is_empty() {
         return Err(Errno::ESRCH.into());
@@ -238,12 +235,24 @@ pub fn kill(cx: &mut Ctx<'_>, pid: i32, sig: Sig) -> SysResult {
     }
 }
 
+/// The processes that the caller sees, but for itself and process 1.
+fn all_seen(cx: &Ctx<'_>) -> Vec<Arc<ThreadGroup>> {
+    let me = &cx.task.group;
+    let ns = cx.task.pid_ns();
+    let tree = cx.kernel().tree.lock();
+    if ns.is_initial() {
+        return tree.groups.values().filter(|g| g.pid != 1 && g.pid != me.pid).cloned().collect();
+    }
+    let seen = ns.numbers(2).into_iter().filter_map(|(_, global)| tree.groups.get(&global).cloned());
+    seen.filter(|g| g.pid != me.pid).collect()
+}
+
 fn thread_target(cx: &Ctx<'_>, tgid: Option<i32>, tid: i32, sig: i32) -> Result<Arc<Task>> {
     if tid <= 0 || tgid.is_some_and(|g| g <= 0) || !(0..=NSIG).contains(&sig) {
         return Err(Errno::EINVAL);
     }
-    let t = cx.kernel().task(tid).ok_or(Errno::ESRCH)?;
-    if tgid.is_some_and(|g| g != t.group.pid) {
+    let t = cx.task.find_task(tid).ok_or(Errno::ESRCH)?;
+    if tgid.is_some_and(|g| g != cx.task.nr_of(&t.group.id)) {
         return Err(Errno::ESRCH);
     }
     if !may_signal_as(cx, &t.group, &t.cred(), sig) {
@@ -284,7 +293,7 @@ pub fn rt_sigqueueinfo(cx: &mut Ctx<'_>, pid: i32, sig: Sig, info: Addr) -> SysR
         return Err(Errno::EINVAL.into());
     }
     // A sender must not pose as the kernel or as kill(2).
-    if (i.code >= 0 || i.code == libc::SI_TKILL) && pid != cx.task.group.pid {
+    if (i.code >= 0 || i.code == libc::SI_TKILL) && pid != cx.task.group.id.own() {
         return Err(Errno::EPERM.into());
     }
     let g = process(cx, pid, sig.0)?;
@@ -297,7 +306,7 @@ pub fn rt_sigqueueinfo(cx: &mut Ctx<'_>, pid: i32, sig: Sig, info: Addr) -> SysR
 pub fn rt_tgsigqueueinfo(cx: &mut Ctx<'_>, tgid: i32, tid: i32, sig: Sig, info: Addr) -> SysResult {
     let i = read_info(cx, info.0, Some(sig.0))?;
     let t = thread_target(cx, Some(tgid), tid, sig.0)?;
-    if (i.code >= 0 || i.code == libc::SI_TKILL) && tgid != cx.task.group.pid {
+    if (i.code >= 0 || i.code == libc::SI_TKILL) && tgid != cx.task.group.id.own() {
         return Err(Errno::EPERM.into());
     }
     if sig.0 != 0 {

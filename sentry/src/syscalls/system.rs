@@ -4,7 +4,7 @@
 use super::arg::*;
 use super::Ctx;
 use crate::error::{Errno, Result, SysResult};
-use crate::kernel::cred::{CAP_SYSLOG, CAP_SYS_ADMIN};
+use crate::kernel::cred::{CAP_SYSLOG, CAP_SYS_ADMIN, CAP_SYS_BOOT};
 use crate::kernel::kernel::{RELEASE, VERSION};
 use crate::kernel::wait::Turn;
 use crate::kernel::Task;
@@ -35,7 +35,8 @@ pub fn uname(cx: &mut Ctx<'_>, buf: Addr) -> SysResult {
 }
 
 fn uts_name(cx: &Ctx<'_>, name: Addr, len: i32) -> Result<String> {
-    if !cx.task.cred.read().has(CAP_SYS_ADMIN) {
+    let owner = cx.task.ns().uts.common.owner();
+    if !cx.task.cred().capable_in(&owner, CAP_SYS_ADMIN) {
         return Err(Errno::EPERM);
     }
     let len = usize::try_from(len).ok().filter(|n| *n <= UTS_LEN).ok_or(Errno::EINVAL)?;
@@ -178,10 +179,36 @@ pub fn not_permitted(_cx: &mut Ctx<'_>) -> SysResult {
     Err(Errno::EPERM.into())
 }
 
+/// Ends process 1 of a child pid namespace; the machine is not the guest's to restart.
+pub fn reboot(cx: &mut Ctx<'_>, magic: Flags, magic2: Flags, cmd: Flags, _arg: Addr) -> SysResult {
+    const MAGIC: u32 = 0xfee1_dead;
+    const MAGIC2: [u32; 4] = [672_274_793, 85_072_278, 369_367_448, 537_993_216];
+    let ns = cx.task.pid_ns();
+    if !cx.task.cred().capable_in(&ns.owner(), CAP_SYS_BOOT) {
+        return Err(Errno::EPERM.into());
+    }
+    if magic.0 != MAGIC || !MAGIC2.contains(&magic2.0) {
+        return Err(Errno::EINVAL.into());
+    }
+    if ns.is_initial() {
+        return Err(Errno::EPERM.into());
+    }
+    let sig = match cmd.0 {
+        // RESTART, RESTART2.
+        0x0123_4567 | 0xa1b2_c3d4 => libc::SIGHUP,
+        // POWER_OFF, HALT.
+        0x4321_fedc | 0xcdef_0123 => libc::SIGINT,
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    ns.reboot(sig);
+    cx.exit = Some(0);
+    Ok(0)
+}
+
 /// Reports whether two kernel objects are the same; their order is not disclosed.
 pub fn kcmp(cx: &mut Ctx<'_>, pid1: i32, pid2: i32, kind: i32, idx1: u64, idx2: u64) -> SysResult {
     const DIFFERENT: u64 = 3;
-    let find = |pid: i32| cx.kernel().task(pid).ok_or(Errno::ESRCH);
+    let find = |pid: i32| cx.task.find_task(pid).ok_or(Errno::ESRCH);
     let (a, b) = (find(pid1)?, find(pid2)?);
     if !a.inspectable_by(cx.task) || !b.inspectable_by(cx.task) {
         return Err(Errno::EPERM.into());

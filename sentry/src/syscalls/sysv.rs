@@ -12,6 +12,8 @@ use crate::ipc::sem::{self, Op as SemOp};
 use crate::ipc::shm::{self, Segment, ShmFile};
 use crate::ipc::IpcNamespace;
 use crate::ipc::SetPerm;
+use crate::kernel::cred::NO_ID;
+use crate::kernel::user_ns::Id;
 use crate::mm::space::Map;
 use crate::mm::vma::{page_aligned, valid_range, Backing, Vma};
 use crate::time::clock::{timeout, UserTimespec};
@@ -25,9 +27,18 @@ const IPC_STAT: i32 = 2;
 const IPC_INFO: i32 = 3;
 
 /// The fields of `struct ipc64_perm` that `IPC_SET` reads.
-fn read_perm(raw: &[u8]) -> SetPerm {
+fn read_perm(cx: &Ctx<'_>, raw: &[u8]) -> SetPerm {
     let word = |at: usize| raw.get(at..at + 4).and_then(|b| <[u8; 4]>::try_from(b).ok()).map_or(0, u32::from_le_bytes);
-    SetPerm { uid: word(4), gid: word(8), mode: word(20) }
+    let ns = cx.task.cred().user_ns.clone();
+    // An id without a mapping is refused as -1 is.
+    let [uid, gid] = [(Id::User, 4), (Id::Group, 8)].map(|(kind, at)| ns.id_in(kind, word(at)).unwrap_or(NO_ID));
+    SetPerm { uid, gid, mode: word(20) }
+}
+
+/// A `*id64_ds` as the caller sees it; `pids`: where it has process numbers.
+fn seen<const N: usize>(cx: &Ctx<'_>, mut raw: [u8; N], pids: &[usize]) -> [u8; N] {
+    crate::ipc::show_to(cx.task, &mut raw, pids);
+    raw
 }
 
 fn ints(list: &[i32]) -> Vec<u8> {
@@ -45,7 +56,7 @@ fn ipc(cx: &Ctx<'_>) -> Arc<IpcNamespace> {
 }
 
 pub fn msgget(cx: &mut Ctx<'_>, key: i32, flags: i32) -> SysResult {
-    let cred = cx.task.cred();
+    let cred = cx.task.ipc_cred();
     let id = ipc(cx).msgs.get_or_create(key, flags, &cred, |_| Ok(()), |p| Ok(msg::Queue::new(p)))?;
     Ok(id as u64)
 }
@@ -85,7 +96,7 @@ pub fn msgctl(cx: &mut Ctx<'_>, id: i32, cmd: i32, buf: Addr) -> SysResult {
     }
     let ns = ipc(cx);
     let all = &ns.msgs;
-    let cred = cx.task.cred();
+    let cred = cx.task.ipc_cred();
     match cmd {
         IPC_INFO | MSG_INFO => {
             let (mut pool, mut map, mut tql) =
@@ -105,7 +116,8 @@ pub fn msgctl(cx: &mut Ctx<'_>, id: i32, cmd: i32, buf: Addr) -> SysResult {
         IPC_STAT => {
             let q = all.get(id)?;
             crate::ipc::Object::perm(&*q).check(&cred, 0o444)?;
-            cx.write_bytes(buf.0, &q.stat())?;
+            let shown = seen(cx, q.stat(), &[96, 100]);
+            cx.write_bytes(buf.0, &shown)?;
             Ok(0)
         }
         MSG_STAT | MSG_STAT_ANY => {
@@ -113,13 +125,14 @@ pub fn msgctl(cx: &mut Ctx<'_>, id: i32, cmd: i32, buf: Addr) -> SysResult {
             if cmd == MSG_STAT {
                 crate::ipc::Object::perm(&*q).check(&cred, 0o444)?;
             }
-            cx.write_bytes(buf.0, &q.stat())?;
+            let shown = seen(cx, q.stat(), &[96, 100]);
+            cx.write_bytes(buf.0, &shown)?;
             Ok(id as u64)
         }
         IPC_SET => {
             let raw: [u8; 120] = cx.read(buf.0)?;
             let qbytes: u64 = cx.read(buf.0.checked_add(88).ok_or(Errno::EFAULT)?)?;
-            all.get(id)?.set(&cred, read_perm(&raw), qbytes)?;
+            all.get(id)?.set(&cred, read_perm(cx, &raw), qbytes)?;
             Ok(0)
         }
         IPC_RMID => {
@@ -134,7 +147,7 @@ pub fn msgctl(cx: &mut Ctx<'_>, id: i32, cmd: i32, buf: Addr) -> SysResult {
 
 pub fn semget(cx: &mut Ctx<'_>, key: i32, nsems: i32, flags: i32) -> SysResult {
     let n = usize::try_from(nsems).ok().filter(|n| *n <= sem::SEMMSL).ok_or(Errno::EINVAL)?;
-    let cred = cx.task.cred();
+    let cred = cx.task.ipc_cred();
     let ns = ipc(cx);
     let all = &ns.sems;
     let fits = |s: &sem::Set| if n > s.len() { Err(Errno::EINVAL) } else { Ok(()) };
@@ -186,7 +199,7 @@ pub fn semctl(cx: &mut Ctx<'_>, id: i32, num: i32, cmd: i32, arg: u64) -> SysRes
     }
     let ns = ipc(cx);
     let all = &ns.sems;
-    let cred = cx.task.cred();
+    let cred = cx.task.ipc_cred();
     let index = || usize::try_from(num).map_err(|_| Errno::EINVAL);
     match cmd {
         IPC_INFO | SEM_INFO => {
@@ -204,7 +217,8 @@ pub fn semctl(cx: &mut Ctx<'_>, id: i32, num: i32, cmd: i32, arg: u64) -> SysRes
         IPC_STAT => {
             let s = all.get(id)?;
             crate::ipc::Object::perm(&*s).check(&cred, 0o444)?;
-            cx.write_bytes(arg, &s.stat())?;
+            let shown = seen(cx, s.stat(), &[]);
+            cx.write_bytes(arg, &shown)?;
             Ok(0)
         }
         SEM_STAT | SEM_STAT_ANY => {
@@ -212,12 +226,13 @@ pub fn semctl(cx: &mut Ctx<'_>, id: i32, num: i32, cmd: i32, arg: u64) -> SysRes
             if cmd == SEM_STAT {
                 crate::ipc::Object::perm(&*s).check(&cred, 0o444)?;
             }
-            cx.write_bytes(arg, &s.stat())?;
+            let shown = seen(cx, s.stat(), &[]);
+            cx.write_bytes(arg, &shown)?;
             Ok(id as u64)
         }
         IPC_SET => {
             let raw: [u8; 48] = cx.read(arg)?;
-            all.get(id)?.set_perm(&cred, read_perm(&raw))?;
+            all.get(id)?.set_perm(&cred, read_perm(cx, &raw))?;
             Ok(0)
         }
         IPC_RMID => {
@@ -225,7 +240,7 @@ pub fn semctl(cx: &mut Ctx<'_>, id: i32, num: i32, cmd: i32, arg: u64) -> SysRes
             Ok(0)
         }
         GETVAL => Ok(all.get(id)?.value(&cred, index()?)? as u64),
-        GETPID => Ok(all.get(id)?.last_pid(&cred, index()?)? as u64),
+        GETPID => Ok(cx.task.sees(all.get(id)?.last_pid(&cred, index()?)?) as u64),
         GETNCNT => Ok(all.get(id)?.waiters(&cred, index()?, false)?),
         GETZCNT => Ok(all.get(id)?.waiters(&cred, index()?, true)?),
         GETALL => {
@@ -256,7 +271,7 @@ pub fn semctl(cx: &mut Ctx<'_>, id: i32, num: i32, cmd: i32, arg: u64) -> SysRes
 // Shared memory.
 
 pub fn shmget(cx: &mut Ctx<'_>, key: i32, size: u64, flags: i32) -> SysResult {
-    let cred = cx.task.cred();
+    let cred = cx.task.ipc_cred();
     let shmmax = ipc(cx).shmmax.load(Ordering::Relaxed);
     let fits = |s: &Segment| if s.size() < size { Err(Errno::EINVAL) } else { Ok(()) };
     let id = ipc(cx).shms.get_or_create(key, flags, &cred, fits, |p| {
@@ -403,7 +418,7 @@ pub fn shmctl(cx: &mut Ctx<'_>, id: i32, cmd: i32, buf: Addr) -> SysResult {
     }
     let ns = ipc(cx);
     let all = &ns.shms;
-    let cred = cx.task.cred();
+    let cred = cx.task.ipc_cred();
     match cmd {
         IPC_INFO => {
             let mni = all.limit() as u64;
@@ -422,7 +437,8 @@ pub fn shmctl(cx: &mut Ctx<'_>, id: i32, cmd: i32, buf: Addr) -> SysResult {
         IPC_STAT => {
             let s = all.get(id)?;
             crate::ipc::Object::perm(&*s).check(&cred, 0o444)?;
-            cx.write_bytes(buf.0, &s.stat())?;
+            let shown = seen(cx, s.stat(), &[80, 84]);
+            cx.write_bytes(buf.0, &shown)?;
             Ok(0)
         }
         SHM_STAT | SHM_STAT_ANY => {
@@ -430,12 +446,13 @@ pub fn shmctl(cx: &mut Ctx<'_>, id: i32, cmd: i32, buf: Addr) -> SysResult {
             if cmd == SHM_STAT {
                 crate::ipc::Object::perm(&*s).check(&cred, 0o444)?;
             }
-            cx.write_bytes(buf.0, &s.stat())?;
+            let shown = seen(cx, s.stat(), &[80, 84]);
+            cx.write_bytes(buf.0, &shown)?;
             Ok(id as u64)
         }
         IPC_SET => {
             let raw: [u8; 48] = cx.read(buf.0)?;
-            all.get(id)?.set(&cred, read_perm(&raw))?;
+            all.get(id)?.set(&cred, read_perm(cx, &raw))?;
             Ok(0)
         }
         IPC_RMID => {

@@ -173,7 +173,7 @@ syscall_table! {
         159 adjtimex(buf: Addr) => time::adjtimex, Partial, "read only";
         160 setrlimit(resource: u32, rlim: Addr) => limits::setrlimit, Full, "";
         164 settimeofday(tv: Addr, tz: Addr) => time::settimeofday, Partial, "always EPERM";
-        169 reboot() => system::not_permitted, Partial, "always EPERM";
+        169 reboot(magic: Flags, magic2: Flags, cmd: Flags, arg: Addr) => system::reboot, Partial, "child pid namespaces only";
         170 sethostname(name: Addr, len: i32) => system::sethostname, Full, "";
         171 setdomainname(name: Addr, len: i32) => system::setdomainname, Full, "";
         201 time(tloc: Addr) => time::time, Full, "";

@@ -53,11 +53,11 @@ pub fn which(cx: &Ctx<'_>, id: i32) -> Result<ClockTarget> {
             };
             let pid = !(id >> 3);
             if id & 4 != 0 {
-                let t = if pid == 0 { Some(cx.task.clone()) } else { cx.kernel().task(pid) };
+                let t = if pid == 0 { Some(cx.task.clone()) } else { cx.task.find_task(pid) };
                 let t = t.filter(|t| Arc::ptr_eq(&t.group, &cx.task.group)).ok_or(Errno::EINVAL)?;
                 Ok(ClockTarget::Thread(t, part))
             } else {
-                let g = if pid == 0 { Some(cx.task.group.clone()) } else { cx.kernel().group(pid) };
+                let g = if pid == 0 { Some(cx.task.group.clone()) } else { cx.task.find_group(pid) };
                 Ok(ClockTarget::Group(g.ok_or(Errno::EINVAL)?, part))
             }
         }

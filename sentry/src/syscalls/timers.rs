@@ -101,7 +101,7 @@ pub fn timer_create(cx: &mut Ctx<'_>, clock: i32, event: Addr, id: Addr) -> SysR
             match e.notify {
                 libc::SIGEV_SIGNAL | THREAD => Box::new(move |_| Notify::Group { sig, value }),
                 libc::SIGEV_THREAD_ID => {
-                    let t = cx.kernel().task(e.tid).filter(|t| Arc::ptr_eq(&t.group, &cx.task.group));
+                    let t = cx.task.find_task(e.tid).filter(|t| Arc::ptr_eq(&t.group, &cx.task.group));
                     let task = Arc::downgrade(&t.ok_or(Errno::EINVAL)?);
                     Box::new(move |_| Notify::Thread { sig, value, task })
                 }

@@ -1,7 +1,7 @@
 //! One client's connection, as the Sentry sees it: frames in, frames out, nothing that waits.
 //!
-//! A client is trusted with the containers, and with nothing else: what it sends is bounded before it is looked at, what it does not take
-//! is kept up to a bound, and a mistake ends its connection.
+//! A client is trusted with the containers, and with nothing else: what it sends is bounded before it is looked at,
+//! what it does not take is kept up to a bound, and a mistake ends its connection.
 
 use crate::control::protocol::{Reply, Request, MAX_BODY, MAX_DESCRIPTORS};
 use nix::errno::Errno;

@@ -1,7 +1,8 @@
-//! The Sentry's side of the control protocol ([`super::protocol`]): clients' connections, and the containers that they manage.
+//! The Sentry's side of the control protocol ([`super::protocol`]): clients' connections, and the containers that they
+//! manage.
 //!
-//! All of it runs on the executor: a connection is read when it is ready ([`connection`]), requests that wait (`exec`, `wait`, `pause`)
-//! are futures, the others are answered at once ([`requests`]).
+//! All of it runs on the executor: a connection is read when it is ready ([`connection`]), requests that wait (`exec`,
+//! `wait`, `pause`) are futures, the others are answered at once ([`requests`]).
 
 mod connection;
 mod requests;

@@ -42,6 +42,8 @@ pub struct Options {
     pub overlay: bool,
     /// No other process changes the root while the container runs.
     pub exclusive: bool,
+    /// The container joins a sandbox.
+    pub member: bool,
     /// Binds that the runtime adds (the directory of `NOTIFY_SOCKET`), after the bundle's mounts: source on the host,
     /// target in the container.
     pub extra_binds: Vec<(PathBuf, PathBuf)>,
@@ -64,7 +66,7 @@ pub struct Plan {
 pub fn container(bundle: &Bundle, options: &Options) -> Result<Plan> {
     let spec = &bundle.spec;
     let linux = spec.linux().clone().unwrap_or_default();
-    check_linux(&linux)?;
+    check_linux(&linux, options.member)?;
     check_root(&bundle.rootfs)?;
     let mut process = process(bundle.process()?)?;
     process.env.extend(options.extra_env.iter().map(|line| line.clone().into_bytes()));
@@ -91,7 +93,7 @@ pub fn container(bundle: &Bundle, options: &Options) -> Result<Plan> {
         init: true,
         wait_for_start: true,
         limits: linux.resources().as_ref().map_or(Ok(Limits::default()), limits)?,
-        share: Share::default(),
+        share: if options.member { namespaces::share(&linux) } else { Share::default() },
     };
     // Mount points that are missing are made in it, so that a root that is read-only for the guest is not so for the
     // Sentry.
@@ -157,8 +159,8 @@ fn root_propagation(linux: &Linux) -> Result<u64> {
 }
 
 /// Refuses what the guest kernel does not have and a container would miss.
-fn check_linux(linux: &Linux) -> Result<()> {
-    namespaces::check(linux)?;
+fn check_linux(linux: &Linux, member: bool) -> Result<()> {
+    namespaces::check(linux, member)?;
     if linux.intel_rdt().as_ref().is_some_and(|rdt| *rdt != LinuxIntelRdt::default()) {
         bail!("intelRdt is specified in config, but Intel RDT is not supported or enabled");
     }

@@ -1,17 +1,18 @@
 //! Namespaces. A container has some of each kind, all of the guest kernel's: those of the host have no meaning to it.
 
-use crate::config::{IdMaps, IdRange};
+use crate::config::{IdMaps, IdRange, Share};
 use anyhow::{bail, Result};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType as Kind};
 
 /// An id mapping must leave room for what it maps.
 const MAX_MAPPINGS: usize = 340;
 
-/// Refuses what a sandbox cannot honour.
-pub fn check(linux: &Linux) -> Result<()> {
+/// Refuses what a sandbox cannot honour. A container that joins one may have namespaces by path: those of the sandbox.
+pub fn check(linux: &Linux, member: bool) -> Result<()> {
     for namespace in linux.namespaces().iter().flatten() {
         let Some(path) = namespace.path().as_ref().filter(|p| !p.as_os_str().is_empty()) else { continue };
         match namespace.typ() {
+            Kind::Network | Kind::Ipc | Kind::Uts | Kind::Pid if member => {}
             // Pods and engines always give one. The container has an interface of its own, `lo`, and no packet goes
             // out.
             Kind::Network => log::warn!(
@@ -30,6 +31,15 @@ pub fn check(linux: &Linux) -> Result<()> {
         bail!("timeOffsets: a container's clocks are the sandbox's");
     }
     Ok(())
+}
+
+/// What a container that joins a sandbox shares with it: those that it is given by path, or that would be the host's.
+pub fn share(linux: &Linux) -> Share {
+    let own = |kind: Kind| {
+        let of_kind = linux.namespaces().iter().flatten().find(|n| n.typ() == kind);
+        of_kind.is_some_and(|n| n.path().as_ref().is_none_or(|p| p.as_os_str().is_empty()))
+    };
+    Share { pid: !own(Kind::Pid), ipc: !own(Kind::Ipc), net: !own(Kind::Network), uts: !own(Kind::Uts) }
 }
 
 /// The ids of the container's user namespace. Mappings without such a namespace have no meaning, and runc does not look
@@ -79,7 +89,7 @@ mod tests {
     use serde_json::json;
 
     fn of(linux: serde_json::Value) -> Result<()> {
-        check(&serde_json::from_value(linux).unwrap())
+        check(&serde_json::from_value(linux).unwrap(), false)
     }
 
     #[test]
@@ -91,6 +101,20 @@ mod tests {
         }
         assert!(with("network", "/proc/1/ns/net").is_ok());
         assert!(of(json!({ "timeOffsets": { "boottime": { "secs": 1 } } })).is_err());
+    }
+
+    #[test]
+    fn a_member_shares_what_it_has_by_path() {
+        let linux: Linux = serde_json::from_value(json!({ "namespaces": [
+            { "type": "pid" }, { "type": "ipc", "path": "/proc/7/ns/ipc" }, { "type": "uts", "path": "/proc/7/ns/uts" },
+            { "type": "mount" },
+        ]}))
+        .unwrap();
+        assert!(check(&linux, true).is_ok() && check(&linux, false).is_err());
+        assert_eq!(share(&linux), Share { pid: false, ipc: true, net: true, uts: true });
+        let mount: Linux =
+            serde_json::from_value(json!({ "namespaces": [{ "type": "mount", "path": "/x" }] })).unwrap();
+        assert!(check(&mount, true).is_err());
     }
 
     #[test]

@@ -67,6 +67,13 @@ pub fn main(args: &[String]) -> i32 {
             crate::hostile::residue::look();
             0
         },
+        // Its effective capabilities, in hexadecimal.
+        Some("caps") => {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|l| l.strip_prefix("CapEff:")).unwrap();
+            println!("{:x}", u64::from_str_radix(line.trim(), 16).unwrap());
+            0
+        }
         Some("ids") => unsafe {
             let (mut r, mut e, mut s) = (0, 0, 0);
             getresuid(&mut r, &mut e, &mut s);

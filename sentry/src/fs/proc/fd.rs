@@ -3,11 +3,11 @@
 use super::pid::{LiveTask, TaskRef};
 use crate::error::{Errno, Result};
 use crate::fs::file::FileOps;
-use crate::fs::pseudo::{open_dir, Content, List, OpenText, Put, FIRST};
+use crate::fs::pseudo::{open_dir, Content, List, OpenText, Put, Super, FIRST};
 use crate::fs::types::*;
 use crate::fs::vfs::{anon_path, Path};
 use crate::kernel::fdtable::FdEntry;
-use crate::kernel::{current, Cred};
+use crate::kernel::{current, pidfd, Cred, ThreadGroup};
 use std::any::Any;
 use std::sync::Arc;
 
@@ -187,8 +187,27 @@ impl Content for FdInfo {
         };
         out.s("\nmnt_id:\t").d(mnt).s("\nino:\t").d(ino).s("\n");
         e.file.ops.fdinfo(out);
+        if let Some(g) = pidfd::group(&e.file) {
+            pidfd_info(&self.target.sup, &g, out);
+        }
         Ok(())
     }
+}
+
+/// The process of a pidfd: its number here, then in the namespaces below; -1 once it has been reaped.
+fn pidfd_info(sup: &Super, group: &Arc<ThreadGroup>, out: &mut Vec<u8>) {
+    let there = sup.kernel.group(group.pid).is_some_and(|g| Arc::ptr_eq(&g, group));
+    if !there {
+        out.s("Pid:\t-1\nNSpid:\t-1\n");
+        return;
+    }
+    let nr = group.id.nr_in(&sup.pid_ns);
+    out.s("Pid:\t").i(nr.into()).s("\nNSpid:\t").i(nr.into());
+    let below = group.id.numbers(sup.pid_ns.level() + 1);
+    for (_, nr) in below.filter(|_| nr > 0) {
+        out.s("\t").i(nr.into());
+    }
+    out.s("\n");
 }
 
 impl Inode for FdInfo {

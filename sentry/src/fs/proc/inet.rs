@@ -8,6 +8,11 @@ use platform::executor::Rounds;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 
+/// As the reader sees it.
+fn shown_uid(uid: u32) -> u32 {
+    crate::kernel::current::get().map_or(uid, |t| t.cred().user_ns.uid_out(uid))
+}
+
 const TCP: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode";
 const TCP6: &str = "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
 const UDP: &str = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops";
@@ -68,7 +73,7 @@ fn row(out: &mut Vec<u8>, n: usize, width: usize, r: &Row) {
     hex(out, r.tx as u64, 8);
     out.s(":");
     hex(out, r.rx as u64, 8);
-    out.s(" 00:00000000 00000000 ").dw(r.uid.into(), 5).s(" ").dw(0, 8).s(" ").d(r.ino);
+    out.s(" 00:00000000 00000000 ").dw(shown_uid(r.uid).into(), 5).s(" ").dw(0, 8).s(" ").d(r.ino);
 }
 
 fn tcp_table(net: &NetNs, v6: bool, out: &mut Vec<u8>) {

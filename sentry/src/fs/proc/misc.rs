@@ -97,10 +97,10 @@ pub(super) fn limits(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()
     Ok(())
 }
 
-pub(super) fn sched(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn sched(live: &LiveTask, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
     let [u, s, _, _] = status::times(live);
     let ms = (u + s) / 1_000_000;
-    out.b(&status::comm(live)).s(" (").d(live.id as u64).s(", #threads: ");
+    out.b(&status::comm(live)).s(" (").d(live.nr(sup) as u64).s(", #threads: ");
     out.d(live.group.links.lock().threads.len().max(1) as u64).s(")\n");
     out.s("-------------------------------------------------------------------\n");
     out.s("se.sum_exec_runtime                          :").dw(ms, 14).s(".").s("000000\n");
@@ -215,19 +215,8 @@ pub(super) fn io(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// One user namespace, the first: every id is itself.
-pub(super) fn id_map(_: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    out.dw(0, 10).s(" ").dw(0, 10).s(" ").dw(u64::from(u32::MAX), 10).s("\n");
-    Ok(())
-}
-
-pub(super) fn setgroups(_: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    out.s("allow\n");
-    Ok(())
-}
-
-pub(super) fn autogroup(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
-    out.s("/autogroup-").d(live.group.links.lock().sid as u64).s(" nice 0\n");
+pub(super) fn autogroup(live: &LiveTask, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
+    out.s("/autogroup-").d(sup.pid_ns.nr_of(live.group.sid()) as u64).s(" nice 0\n");
     Ok(())
 }
 
@@ -239,7 +228,10 @@ pub(super) fn coredump_filter(_: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Res
 /// The timer slack of others is for those to see and set who may change their scheduling.
 fn may_timerslack(live: &LiveTask) -> Result<()> {
     match current::get() {
-        Some(me) if !live.task.as_ref().is_some_and(|t| Arc::ptr_eq(t, &me)) && !me.cred().has(CAP_SYS_NICE) => {
+        Some(me)
+            if !live.task.as_ref().is_some_and(|t| Arc::ptr_eq(t, &me))
+                && !live.cred().is_some_and(|c| me.cred().capable_in(&c.user_ns, CAP_SYS_NICE)) =>
+        {
             Err(Errno::EPERM)
         }
         _ => Ok(()),
@@ -264,10 +256,10 @@ pub(super) fn set_timerslack(live: &LiveTask, _: &Super, text: &[u8]) -> Result<
     Ok(())
 }
 
-pub(super) fn children(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn children(live: &LiveTask, sup: &Super, out: &mut Vec<u8>) -> Result<()> {
     let children: Vec<_> = live.group.links.lock().children.clone();
     for c in children.iter().filter(|c| c.links.lock().parent_tid == live.id) {
-        out.d(c.pid as u64).s(" ");
+        out.d(sup.pid_ns.nr_of(c.pid) as u64).s(" ");
     }
     Ok(())
 }

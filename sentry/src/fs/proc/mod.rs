@@ -31,6 +31,7 @@ macro_rules! open_list {
 
 pub mod cpu;
 mod fd;
+mod idmap;
 mod inet;
 mod memory;
 mod misc;
@@ -47,6 +48,7 @@ use super::file::FileOps;
 use super::pseudo::{dir_kind, open_dir, List, Super, FIRST, PROC_SUPER_MAGIC};
 use super::types::*;
 use crate::error::{Errno, Result};
+use crate::kernel::pid_ns::PidNs;
 use crate::kernel::{current, Kernel};
 pub use pid::process_of;
 use pid::PidDir;
@@ -64,8 +66,8 @@ const THREAD_SELF_INO: u64 = STATIC_INO - 1;
 const PID_POS: u64 = 256;
 
 /// The procfs of a sandbox.
-pub fn new(kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
-    let sup = Super::new(kernel, PROC_SUPER_MAGIC, 1024, STATIC_INO);
+pub fn new(kernel: &Arc<Kernel>, pid_ns: Arc<PidNs>) -> Arc<dyn Inode> {
+    let sup = Super::with_pids(kernel, PROC_SUPER_MAGIC, 1024, STATIC_INO, pid_ns);
     let mut entries: Vec<(Vec<u8>, Arc<dyn Inode>)> = vec![
         (b"self".to_vec(), Arc::new(SelfLink { sup: sup.clone(), thread: false })),
         (b"thread-self".to_vec(), Arc::new(SelfLink { sup: sup.clone(), thread: true })),
@@ -93,11 +95,16 @@ impl Inode for Root {
         self
     }
     fn attr(&self) -> Result<Attr> {
-        let groups = self.sup.kernel.tree.lock().groups.len() as u32;
+        let ns = &self.sup.pid_ns;
+        let groups = match ns.is_initial() {
+            true => self.sup.kernel.tree.lock().groups.len(),
+            false => ns.numbers(0).len(),
+        } as u32;
         Ok(self.sup.attr(ROOT_INO, libc::S_IFDIR | 0o555, groups.saturating_add(4)))
     }
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
         if let Some(pid) = parse_pid(name) {
+            let pid = self.sup.pid_ns.global(pid).ok_or(Errno::ENOENT)?;
             let tree = self.sup.kernel.tree.lock();
             // The number of a thread that is not a leader works too, though it is not listed.
             let group = match tree.groups.get(&pid) {
@@ -117,6 +124,18 @@ impl Inode for Root {
     }
 }
 
+impl Root {
+    /// The numbers of the processes that it shows, from `from` on.
+    fn pids(&self, from: i32) -> Vec<i32> {
+        let ns = &self.sup.pid_ns;
+        let tree = self.sup.kernel.tree.lock();
+        if ns.is_initial() {
+            return tree.groups.range(from..).map(|(p, _)| *p).collect();
+        }
+        ns.numbers(from).into_iter().filter(|(_, global)| tree.groups.contains_key(global)).map(|(nr, _)| nr).collect()
+    }
+}
+
 impl List for Root {
     fn list(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
         for (i, (name, e)) in self.entries.iter().enumerate().skip((pos - FIRST) as usize) {
@@ -126,10 +145,9 @@ impl List for Root {
             }
         }
         let from = i32::try_from(pos.saturating_sub(PID_POS)).unwrap_or(i32::MAX);
-        let pids: Vec<i32> = self.sup.kernel.tree.lock().groups.range(from..).map(|(p, _)| *p).collect();
-        for pid in pids {
+        for pid in self.pids(from) {
             let next = pid as u64 + PID_POS + 1;
-            let ino = pid::ino(pid, false, 0);
+            let ino = pid::ino(self.sup.pid_ns.global(pid).unwrap_or(0), false, 0);
             if !sink(DirEntry { name: pid.to_string().as_bytes(), ino, kind: libc::DT_DIR, next }) {
                 break;
             }
@@ -154,8 +172,10 @@ impl Inode for SelfLink {
     }
     fn readlink(&self) -> Result<Vec<u8>> {
         let task = current::get().ok_or(Errno::ENOENT)?;
-        let pid = task.group.pid;
-        Ok(if self.thread { format!("{pid}/task/{}", task.tid()) } else { pid.to_string() }.into_bytes())
+        let ns = &self.sup.pid_ns;
+        // A task that the mount's namespace does not have is nothing there.
+        let pid = Some(task.group.id.nr_in(ns)).filter(|p| *p > 0).ok_or(Errno::ENOENT)?;
+        Ok(if self.thread { format!("{pid}/task/{}", task.number().nr_in(ns)) } else { pid.to_string() }.into_bytes())
     }
     fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
         Err(Errno::ELOOP)

@@ -40,6 +40,10 @@ impl NsLink {
             return Err(Errno::EACCES);
         }
         let task = live.live()?;
+        // Children have no namespace before the first of them is there.
+        if self.for_children && self.kind == NsKind::Pid && !task.ns().pid_for_children.has_init() {
+            return Err(Errno::ENOENT);
+        }
         Ok(if self.for_children { Namespace::for_children(task, self.kind) } else { Namespace::of(task, self.kind) })
     }
 }

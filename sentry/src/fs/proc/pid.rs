@@ -1,12 +1,13 @@
 //! `/proc/[pid]` and `/proc/[pid]/task/[tid]`: the directory, its entries, and who may look at them.
 
-use super::{fd, memory, misc, mounts, net, ns, status};
+use super::{fd, idmap, memory, misc, mounts, net, ns, status};
 use crate::error::{Errno, Result};
 use crate::fs::file::FileOps;
 use crate::fs::pseudo::{ignore_set_attr, open_dir, Content, List, OpenText, Super, FIRST};
 use crate::fs::types::*;
 use crate::fs::vfs::Path;
-use crate::kernel::cred::CAP_SYS_PTRACE;
+use crate::kernel::cred::{CAP_SYS_PTRACE, NO_ID};
+use crate::kernel::user_ns::Id;
 use crate::kernel::{current, Cred, Task, ThreadGroup};
 use crate::mm::Mm;
 use std::any::Any;
@@ -22,6 +23,7 @@ pub(super) fn ino(id: i32, thread: bool, index: usize) -> u64 {
 #[derive(Clone)]
 pub(super) struct TaskRef {
     pub sup: Arc<Super>,
+    /// Its global number.
     pub id: i32,
     group: Weak<ThreadGroup>,
     /// The thread, for `task/[tid]`.
@@ -45,6 +47,17 @@ impl LiveTask {
     pub fn live(&self) -> Result<&Arc<Task>> {
         self.task.as_ref().ok_or(Errno::ENOENT)
     }
+    /// Its credentials; a zombie keeps those that it had.
+    pub fn cred(&self) -> Option<Arc<Cred>> {
+        match &self.task {
+            Some(t) => Some(t.cred()),
+            None => self.group.remains.lock().as_ref().map(|r| r.cred.clone()),
+        }
+    }
+    /// The number that the tree shows.
+    pub fn nr(&self, sup: &Super) -> i32 {
+        sup.pid_ns.nr_of(self.id)
+    }
     /// The memory to show.
     pub fn mm(&self) -> Option<Arc<Mm>> {
         match &self.opened {
@@ -63,7 +76,7 @@ impl LiveTask {
                 let mine = me.cred();
                 me.may_access(task, mine.fsuid, mine.fsgid)
             }
-            None => me.cred().has(CAP_SYS_PTRACE),
+            None => self.cred().is_some_and(|c| me.cred().capable_in(&c.user_ns, CAP_SYS_PTRACE)),
         }
     }
 }
@@ -98,6 +111,11 @@ impl TaskRef {
         if let (true, Some(t)) = (owned, &live.task) {
             let c = t.cred.read();
             (a.uid, a.gid) = (c.euid, c.egid);
+        } else {
+            // What is not its own belongs to root of the namespace that the program was executed in.
+            let ns = live.group.dump_ns.read().clone();
+            let root = |id: u32| if id == NO_ID { 0 } else { id };
+            (a.uid, a.gid) = (root(ns.root()), root(ns.root_group()));
         }
         let k = &self.sup.kernel;
         let age = live.group.start_ns.load(Ordering::Relaxed).saturating_sub(k.boot_monotonic_ns);
@@ -122,6 +140,8 @@ pub(super) enum Kind {
     /// A link with a text that is also a place.
     Link(fn(&LiveTask) -> Result<Path>),
     Dir(fn(TaskRef, usize) -> Arc<dyn Inode>),
+    /// A file that depends on who opens it.
+    Opened(fn(&LiveTask, i32) -> Result<Box<dyn FileOps>>),
     Mem,
 }
 
@@ -175,10 +195,10 @@ const COMMON: &[Entry] = &[
     e("loginuid", 0o644, Writable(misc::loginuid, misc::refuse)),
     e("sessionid", 0o444, Text(misc::sessionid)),
     e("io", 0o400, Text(misc::io)),
-    e("uid_map", 0o644, Writable(misc::id_map, misc::refuse)),
-    e("gid_map", 0o644, Writable(misc::id_map, misc::refuse)),
-    e("projid_map", 0o644, Writable(misc::id_map, misc::refuse)),
-    e("setgroups", 0o644, Writable(misc::setgroups, misc::refuse)),
+    e("uid_map", 0o644, Kind::Opened(|live, flags| idmap::open(live, flags, Some(Id::User)))),
+    e("gid_map", 0o644, Kind::Opened(|live, flags| idmap::open(live, flags, Some(Id::Group)))),
+    e("projid_map", 0o644, Kind::Opened(|live, flags| idmap::open(live, flags, Some(Id::Project)))),
+    e("setgroups", 0o644, Kind::Opened(|live, flags| idmap::open(live, flags, None))),
 ];
 
 /// Entries of a process only.
@@ -343,12 +363,13 @@ impl Inode for Node {
         let Link(place) = self.entry.kind else { return None };
         Some(self.target.exists().and_then(|live| if live.may_access() { place(&live) } else { Err(Errno::EACCES) }))
     }
-    fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
+    fn open(self: Arc<Self>, flags: i32) -> Result<Box<dyn FileOps>> {
         let live = self.target.get()?;
         // The memory first: a program with rights of its own is protected before its memory is there.
         let mm = live.mm().map_or_else(Weak::new, |mm| Arc::downgrade(&mm));
         match self.entry.kind {
             Guarded(_) | OfMemory(_) | Mem if !live.may_access() => Err(Errno::EACCES),
+            Kind::Opened(open) => open(&live, flags),
             Mem => memory::open_mem(mm),
             OfMemory(_) => Ok(OpenText::open(Arc::new(Opened { node: self, mm }))),
             Link(_) => Err(Errno::ELOOP),
@@ -377,7 +398,7 @@ impl Inode for TaskDir {
         self.target.attr(self.index, libc::S_IFDIR | 0o555, 2 + threads)
     }
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
-        let tid = super::parse_pid(name).ok_or(Errno::ENOENT)?;
+        let tid = super::parse_pid(name).and_then(|nr| self.target.sup.pid_ns.global(nr)).ok_or(Errno::ENOENT)?;
         let live = self.target.exists()?;
         let r = live.group.links.lock();
         let task = r.threads.iter().find(|t| t.tid() == tid).ok_or(Errno::ENOENT)?;
@@ -390,12 +411,13 @@ impl Inode for TaskDir {
 impl List for TaskDir {
     fn list(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
         let live = self.target.exists()?;
-        let mut tids: Vec<i32> = live.group.links.lock().threads.iter().map(|t| t.tid()).collect();
+        let ns = &self.target.sup.pid_ns;
+        let mut tids: Vec<i32> = live.group.links.lock().threads.iter().map(|t| t.number().nr_in(ns)).collect();
         tids.sort_unstable();
         let from = (pos - FIRST) as i64;
         for tid in tids.into_iter().filter(|&t| i64::from(t) >= from) {
             let next = tid as u64 + FIRST + 1;
-            let ino = ino(tid, true, 0);
+            let ino = ino(ns.global(tid).unwrap_or(0), true, 0);
             if !sink(DirEntry { name: tid.to_string().as_bytes(), ino, kind: libc::DT_DIR, next }) {
                 break;
             }

@@ -4,12 +4,12 @@ use super::pid::LiveTask;
 use crate::error::Result;
 use crate::fs::pseudo::{Put, Super};
 use crate::kernel::signal::{SigSet, NSIG, SIG_DFL, SIG_IGN};
+use crate::kernel::user_ns::UserNs;
 use crate::kernel::users;
-use crate::kernel::{Cred, Task};
+use crate::kernel::{current, Task};
 use crate::mm::usage::sizes;
 use crate::time::cpu::group_time;
 use std::sync::atomic::Ordering;
-use std::sync::Arc;
 
 /// Clock ticks of user space (`USER_HZ`), in ns.
 pub(super) const TICK: u64 = 10_000_000;
@@ -34,13 +34,6 @@ pub(super) fn comm(live: &LiveTask) -> Vec<u8> {
     match &live.task {
         Some(t) => t.comm.lock().clone(),
         None => live.group.remains.lock().as_ref().map_or_else(Vec::new, |r| r.comm.clone()),
-    }
-}
-
-fn cred(live: &LiveTask) -> Option<Arc<Cred>> {
-    match &live.task {
-        Some(t) => Some(t.cred()),
-        None => live.group.remains.lock().as_ref().map(|r| r.cred.clone()),
     }
 }
 
@@ -81,9 +74,9 @@ pub(super) fn status(live: &LiveTask, sup: &Super, out: &mut Vec<u8>) -> Result<
     let (letter, word) = state(live);
     let (pgid, sid, ppid, threads) = {
         let r = live.group.links.lock();
-        (r.pgid, r.sid, live.group.parent_pid_in(&r), r.threads.len())
+        (r.pgid, r.sid, live.group.parent_pid_in(&r, &sup.pid_ns), r.threads.len())
     };
-    let pid = live.group.pid as u64;
+    let pid = live.group.id.nr_in(&sup.pid_ns) as u64;
     out.s("Name:\t").esc(&comm(live), b"\n");
     if let Some(t) = &live.task {
         let umask = t.fs().lock().umask;
@@ -92,29 +85,40 @@ pub(super) fn status(live: &LiveTask, sup: &Super, out: &mut Vec<u8>) -> Result<
             out.push(b'0' + (umask >> shift & 7) as u8);
         }
     }
-    out.s("\nState:\t").b(&[letter]).s(" (").s(word).s(")\nTgid:\t").d(pid).s("\nNgid:\t0\nPid:\t").d(live.id as u64);
+    out.s("\nState:\t")
+        .b(&[letter])
+        .s(" (")
+        .s(word)
+        .s(")\nTgid:\t")
+        .d(pid)
+        .s("\nNgid:\t0\nPid:\t")
+        .d(live.nr(sup) as u64);
     out.s("\nPPid:\t").d(ppid as u64).s("\nTracerPid:\t0\nUid:");
-    let cred = cred(live);
+    let cred = live.cred();
+    let viewer = current::get().map_or_else(UserNs::first, |t| t.cred().user_ns.clone());
     if let Some(c) = &cred {
         for id in [c.uid, c.euid, c.suid, c.fsuid] {
-            out.s("\t").d(u64::from(id));
+            out.s("\t").d(u64::from(viewer.uid_out(id)));
         }
         out.s("\nGid:");
         for id in [c.gid, c.egid, c.sgid, c.fsgid] {
-            out.s("\t").d(u64::from(id));
+            out.s("\t").d(u64::from(viewer.gid_out(id)));
         }
     }
     out.s("\nFDSize:\t").d(live.task.as_ref().map_or(0, |t| fd_size(t))).s("\nGroups:\t");
     if let Some(c) = &cred {
         for g in &c.groups {
-            out.d(u64::from(*g)).s(" ");
+            out.d(u64::from(viewer.gid_out(*g))).s(" ");
         }
         if c.groups.is_empty() {
             out.s(" ");
         }
     }
-    for (name, id) in [("NStgid", pid), ("NSpid", live.id as u64), ("NSpgid", pgid as u64), ("NSsid", sid as u64)] {
-        out.s("\n").s(name).s(":\t").d(id);
+    for (name, global) in [("NStgid", live.group.pid), ("NSpid", live.id), ("NSpgid", pgid), ("NSsid", sid)] {
+        out.s("\n").s(name).s(":");
+        for (ns, _) in live.group.id.numbers(sup.pid_ns.level()) {
+            out.s("\t").d(ns.nr_of(global) as u64);
+        }
     }
     out.s("\n");
     if let Some(t) = &live.task {
@@ -245,7 +249,7 @@ pub(super) fn stat(live: &LiveTask, sup: &Super, out: &mut Vec<u8>) -> Result<()
     let (pgid, sid, ppid, threads, exit_status, exit_signal) = {
         let r = live.group.links.lock();
         let status = r.exit_status.unwrap_or(0);
-        (r.pgid, r.sid, live.group.parent_pid_in(&r), r.threads.len(), status, r.exit_signal)
+        (r.pgid, r.sid, live.group.parent_pid_in(&r, &sup.pid_ns), r.threads.len(), status, r.exit_signal)
     };
     let (tty, tpgid) = crate::kernel::tty::stat_of(kernel, &live.group);
     let [ut, st, cut, cst] = times(live);
@@ -255,7 +259,9 @@ pub(super) fn stat(live: &LiveTask, sup: &Super, out: &mut Vec<u8>) -> Result<()
         _ => live.group.start_ns.load(Ordering::Relaxed),
     };
     let start = start_ns.saturating_sub(kernel.boot_monotonic_ns) / TICK;
-    out.d(live.id as u64).s(" (").esc(&comm(live), b"\n").s(") ").b(&[letter, b' ']);
+    let (pgid, sid, tpgid) =
+        (sup.pid_ns.nr_of(pgid), sup.pid_ns.nr_of(sid), if tpgid > 0 { sup.pid_ns.nr_of(tpgid) } else { tpgid });
+    out.d(live.nr(sup) as u64).s(" (").esc(&comm(live), b"\n").s(") ").b(&[letter, b' ']);
     out.d(ppid as u64).s(" ").d(pgid as u64).s(" ").d(sid as u64).s(" ").d(tty).s(" ").i(i64::from(tpgid));
     // Flags, minor and major faults (own, children's).
     out.s(" 4194304 0 0 0 0 ");

@@ -9,7 +9,7 @@ use crate::fs::pseudo::{parse_int, Put, StaticDir, Super, TextFile};
 use crate::fs::types::Inode;
 use crate::fs::vfs::perm;
 use crate::ipc::IpcNamespace;
-use crate::kernel::cred::CAP_SYS_ADMIN;
+use crate::kernel::cred::{CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN};
 use crate::kernel::kernel::{PID_MAX, RELEASE, VERSION};
 use crate::kernel::ns::NsKind;
 use crate::kernel::{current, fdtable, users, Kernel};
@@ -90,7 +90,7 @@ const TABLE: &[(&str, Node)] = &[
     ("kernel/msgmnb", Int(16384, 0, MAX)),
     ("kernel/msgmni", Live(msgmni, set_msgmni)),
     ("kernel/ngroups_max", Text("65536")),
-    ("kernel/ns_last_pid", Gen(last_pid)),
+    ("kernel/ns_last_pid", Live(last_pid, set_last_pid)),
     ("kernel/osrelease", Text(RELEASE)),
     ("kernel/ostype", Text("Linux")),
     ("kernel/overflowgid", Text("65534")),
@@ -255,7 +255,24 @@ fn nr_open(_: &Kernel, out: &mut Vec<u8>) {
     out.d(fdtable::NR_OPEN as u64);
 }
 fn last_pid(k: &Kernel, out: &mut Vec<u8>) {
-    out.d(k.tree.lock().last_pid as u64);
+    let ns = current::get().map(|t| t.pid_ns()).filter(|ns| !ns.is_initial());
+    let last = ns.map_or_else(|| k.tree.lock().last_pid, |ns| ns.last());
+    out.d(last as u64);
+}
+/// For checkpoint and restore: the next task of the caller's namespace gets the number after this one.
+fn set_last_pid(k: &Kernel, text: &[u8]) -> Result<()> {
+    let task = current::get().ok_or(Errno::EPERM)?;
+    let (cred, ns) = (task.cred(), task.pid_ns());
+    if !cred.capable_in(&ns.owner(), CAP_SYS_ADMIN) && !cred.capable_in(&ns.owner(), CAP_CHECKPOINT_RESTORE) {
+        return Err(Errno::EPERM);
+    }
+    let last = i32::try_from(parse_int(text)?).ok().filter(|n| (0..PID_MAX).contains(n)).ok_or(Errno::EINVAL)?;
+    if ns.is_initial() {
+        k.tree.lock().last_pid = last;
+    } else {
+        ns.set_last(last);
+    }
+    Ok(())
 }
 fn pid_max(_: &Kernel, out: &mut Vec<u8>) {
     out.d(PID_MAX as u64);
@@ -299,7 +316,7 @@ fn domainname(k: &Kernel, out: &mut Vec<u8>) {
 }
 /// A name as `echo` writes it, at most `__NEW_UTS_LEN` bytes.
 fn uts_name(text: &[u8]) -> Result<String> {
-    if current::get().is_some_and(|t| !t.cred().has(CAP_SYS_ADMIN)) {
+    if current::get().is_some_and(|t| !t.cred().capable_in(&t.ns().uts.common.owner(), CAP_SYS_ADMIN)) {
         return Err(Errno::EPERM);
     }
     let end = text.iter().position(|&c| c == b'\n' || c == 0).unwrap_or(text.len()).min(64);

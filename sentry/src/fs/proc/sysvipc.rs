@@ -27,6 +27,13 @@ pub(super) fn tree(sup: &Arc<Super>) -> Arc<dyn Inode> {
     StaticDir::make(sup, files.to_vec())
 }
 
+/// As the reader sees it.
+fn shown(raw: &mut [u8], pids: &[usize]) {
+    if let Some(task) = crate::kernel::current::get() {
+        crate::ipc::show_to(&task, raw, pids);
+    }
+}
+
 /// The words of a `*id64_ds` as `IPC_STAT` tells it.
 struct Stat<'a>(&'a [u8]);
 
@@ -60,7 +67,8 @@ fn msg(kernel: &Kernel, out: &mut Vec<u8>) {
     let Some(ns) = kernel.current_ns() else { return };
     for (id, q) in ns.ipc.msgs.all() {
         rounds.next();
-        let raw = q.stat();
+        let mut raw = q.stat();
+        shown(&mut raw, &[96, 100]);
         let s = Stat(&raw);
         s.head(out, id);
         s.longs(out, &[72, 80]);
@@ -76,7 +84,8 @@ fn sem(kernel: &Kernel, out: &mut Vec<u8>) {
     let Some(ns) = kernel.current_ns() else { return };
     for (id, set) in ns.ipc.sems.all() {
         rounds.next();
-        let raw = set.stat();
+        let mut raw = set.stat();
+        shown(&mut raw, &[]);
         let s = Stat(&raw);
         s.head(out, id);
         s.longs(out, &[80]);
@@ -91,7 +100,8 @@ fn shm(kernel: &Kernel, out: &mut Vec<u8>) {
     let Some(ns) = kernel.current_ns() else { return };
     for (id, segment) in ns.ipc.shms.all() {
         rounds.next();
-        let raw = segment.stat();
+        let mut raw = segment.stat();
+        shown(&mut raw, &[80, 84]);
         let s = Stat(&raw);
         s.head(out, id);
         out.s(" ").dw(s.long(48), 20).s(" ").dw(s.int(80), 5).s(" ").dw(s.int(84), 5).s("  ").dw(s.long(88), 5);

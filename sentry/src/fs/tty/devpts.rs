@@ -8,6 +8,7 @@ use crate::fs::pseudo::{open_dir, List, Super, DEVPTS_SUPER_MAGIC, FIRST};
 use crate::fs::types::*;
 use crate::fs::vfs::{LookupFlags, Path, Resolver, RootRef};
 use crate::kernel::cred::CAP_ALL;
+use crate::kernel::user_ns::Id;
 use crate::kernel::{Cred, Kernel};
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,8 +37,8 @@ impl Options {
         let text = value.ok_or(Errno::EINVAL);
         match key {
             b"newinstance" if value.is_none() => {}
-            b"uid" => self.uid = Some(id(text?)?),
-            b"gid" => self.gid = Some(id(text?)?),
+            b"uid" => self.uid = Some(id(Id::User, text?)?),
+            b"gid" => self.gid = Some(id(Id::Group, text?)?),
             b"mode" => self.mode = number(text?, 8)? as u32 & 0o777,
             b"ptmxmode" => self.ptmxmode = number(text?, 8)? as u32 & 0o777,
             // Terminals of one instance; that of all is the bound here.

@@ -242,14 +242,14 @@ impl Pty {
             libc::TIOCGETD => mem.write(arg, &0i32)?,
             libc::TIOCGPGRP => {
                 let pgrp = self.line.job.lock().pgrp;
-                mem.write(arg, &pgrp)?;
+                mem.write(arg, &task.sees(pgrp))?;
             }
             libc::TIOCGSID => {
                 let sid = self.line.job.lock().session;
                 if sid == 0 {
                     return Err(Errno::ENOTTY.into());
                 }
-                mem.write(arg, &sid)?;
+                mem.write(arg, &task.sees(sid))?;
             }
             _ => return Err(Errno::ENOTTY.into()),
         }

@@ -25,7 +25,7 @@ fn inherit(dir: &Arc<dyn Inode>, kind_dir: bool, mode: u32, cred: &Cred) -> Resu
         mode | libc::S_ISGID
     } else if mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID | libc::S_IXGRP
         && !cred.in_group(d.gid)
-        && !cred.has(CAP_FSETID)
+        && !cred.capable_over(d.uid, d.gid, CAP_FSETID)
     {
         mode & !libc::S_ISGID
     } else {
@@ -392,7 +392,7 @@ pub fn chmod(p: &Path, mode: u32, cred: &Cred) -> Result<()> {
         return Err(Errno::EPERM);
     }
     let mut mode = mode & 0o7777;
-    if !cred.in_group(now.gid) && !cred.has(CAP_FSETID) {
+    if !cred.in_group(now.gid) && !cred.capable_over(now.uid, now.gid, CAP_FSETID) {
         mode &= !libc::S_ISGID;
     }
     p.inode().set_attr(&SetAttr { mode: Some(mode), ..SetAttr::default() })?;
@@ -429,7 +429,7 @@ pub fn set_acl(p: &Path, name: &[u8], value: Option<&[u8]>, cred: &Cred) -> Resu
     }
     if let Some(list) = list.filter(|_| access) {
         let mut mode = now.mode & 0o7000 | list.mode();
-        if !cred.in_group(now.gid) && !cred.has(CAP_FSETID) {
+        if !cred.in_group(now.gid) && !cred.capable_over(now.uid, now.gid, CAP_FSETID) {
             mode &= !libc::S_ISGID;
         }
         inode.set_attr(&SetAttr { mode: Some(mode), ..SetAttr::default() })?;
@@ -444,7 +444,7 @@ pub fn chown(p: &Path, uid: Option<u32>, gid: Option<u32>, cred: &Cred) -> Resul
     settable(p)?;
     let now = p.inode().perm()?;
     let owner = cred.fsuid == now.uid;
-    let capable = cred.has(CAP_CHOWN);
+    let capable = cred.capable_over(now.uid, now.gid, CAP_CHOWN);
     let uid_ok = uid.is_none_or(|u| capable || (owner && u == now.uid));
     let gid_ok = gid.is_none_or(|g| capable || (owner && (g == now.gid || cred.in_group(g))));
     if !uid_ok || !gid_ok {

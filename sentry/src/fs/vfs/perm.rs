@@ -29,11 +29,12 @@ pub fn check(p: Perm, cred: &Cred, mask: u32) -> Result<()> {
 
 /// Whether capabilities allow it, whatever the mode says.
 fn by_cap(p: Perm, cred: &Cred, mask: u32) -> bool {
+    let has = |cap| cred.capable_over(p.uid, p.gid, cap);
     if p.mode & libc::S_IFMT == libc::S_IFDIR {
-        cred.has(CAP_DAC_OVERRIDE) || (mask & MAY_WRITE == 0 && cred.has(CAP_DAC_READ_SEARCH))
+        has(CAP_DAC_OVERRIDE) || (mask & MAY_WRITE == 0 && has(CAP_DAC_READ_SEARCH))
     } else {
-        (mask == MAY_READ && cred.has(CAP_DAC_READ_SEARCH))
-            || ((mask & MAY_EXEC == 0 || p.mode & 0o111 != 0) && cred.has(CAP_DAC_OVERRIDE))
+        (mask == MAY_READ && has(CAP_DAC_READ_SEARCH))
+            || ((mask & MAY_EXEC == 0 || p.mode & 0o111 != 0) && has(CAP_DAC_OVERRIDE))
     }
 }
 
@@ -59,7 +60,9 @@ fn check_list(inode: &Arc<dyn Inode>, cred: &Cred, mask: u32) -> Result<bool> {
 /// May the directory be searched? The check that every step of a walk makes. Tells whether an access control list was looked at.
 #[inline]
 pub fn search(dir: &Arc<dyn Inode>, cred: &Cred) -> Result<bool> {
-    if cred.effective & (CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH) != 0 {
+    if cred.effective & (CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH) != 0
+        && (cred.user_ns.is_initial() || by_cap(dir.perm()?, cred, MAY_EXEC))
+    {
         return Ok(false);
     }
     check_list(dir, cred, MAY_EXEC)
@@ -86,12 +89,13 @@ pub fn want_write(path: &Path) -> Result<()> {
 
 /// Owner of the object, or allowed to act as it.
 pub fn owner_or_capable(p: Perm, cred: &Cred) -> bool {
-    cred.fsuid == p.uid || cred.has(CAP_FOWNER)
+    cred.fsuid == p.uid || cred.capable_over_user(p.uid, CAP_FOWNER)
 }
 
 /// May `cred` remove or rename `victim` in the directory `dir`, on which it may write? (sticky bit)
 pub fn sticky(dir: Perm, victim: Perm, cred: &Cred) -> Result<()> {
-    if dir.mode & libc::S_ISVTX == 0 || cred.fsuid == victim.uid || cred.fsuid == dir.uid || cred.has(CAP_FOWNER) {
+    let owns = cred.fsuid == victim.uid || cred.fsuid == dir.uid;
+    if dir.mode & libc::S_ISVTX == 0 || owns || cred.capable_over(victim.uid, victim.gid, CAP_FOWNER) {
         return Ok(());
     }
     Err(Errno::EPERM)

@@ -68,7 +68,7 @@ impl NsSet {
             self.proxy.ipc = IpcNamespace::new(&maker)?;
         }
         if wants(Pid) {
-            self.proxy.pid_for_children = self.proxy.pid_for_children.create(&maker)?;
+            self.proxy.pid_for_children = self.proxy.pid_for_children.create(task, &maker)?;
         }
         if wants(Cgroup) {
             self.proxy.cgroup = CgroupNs::new(&maker)?;

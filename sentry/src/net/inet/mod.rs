@@ -48,7 +48,7 @@ pub fn create(task: &Task, v6: bool, kind: i32, protocol: i32) -> Result<(i32, B
         // No group is in `net.ipv4.ping_group_range`.
         (libc::SOCK_DGRAM, p) if p == icmp => Err(Errno::EACCES),
         (libc::SOCK_STREAM | libc::SOCK_DGRAM, _) | (libc::SOCK_RAW, 0) => Err(Errno::EPROTONOSUPPORT),
-        (libc::SOCK_RAW, _) if !task.cred().has(CAP_NET_RAW) => Err(Errno::EPERM),
+        (libc::SOCK_RAW, _) if !task.cred().capable_in(&task.ns().net.common.owner(), CAP_NET_RAW) => Err(Errno::EPERM),
         (libc::SOCK_RAW, _) => Err(Errno::EPROTONOSUPPORT),
         _ => Err(Errno::ESOCKTNOSUPPORT),
     }

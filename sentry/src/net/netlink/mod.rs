@@ -116,7 +116,7 @@ fn sockaddr(port: u32, groups: u32) -> Vec<u8> {
 impl Netlink {
     fn autobind(&self, task: &Task) {
         if self.port.load(Ordering::Relaxed) == 0 {
-            let port = self.ns.netlink.pick(task.group.pid);
+            let port = self.ns.netlink.pick(task.group.id.own());
             if self.port.compare_exchange(0, port, Ordering::Relaxed, Ordering::Relaxed).is_err() {
                 self.ns.netlink.taken.lock().remove(&port);
             }
@@ -250,7 +250,7 @@ impl Proto for Netlink {
         }
         let t = self.queue.recv(dst, msg)?;
         if s.pass_cred() {
-            let cred = Some(Ucred { pid: 0, uid: 0, gid: 0 });
+            let cred = Some(Ucred::default());
             msg.scm = Some(Box::new(Scm { cred, ..Scm::default() }));
         }
         Ok(t.n)

@@ -119,8 +119,9 @@ impl Conn {
             pass_cred: AtomicBool::new(false),
         };
         let framed = self.inner.kind == libc::SOCK_SEQPACKET;
+        let [own, others] = creds;
         let pair = Arc::new(Pair {
-            ends: [end(self, creds[0]), end(other, creds[1])],
+            ends: [end(self, own), end(other, others)],
             queues: [Queue::new(framed, BUF_DEFAULT), Queue::new(framed, BUF_DEFAULT)],
         });
         let _ = other.inner.link.set(Link { pair: pair.clone(), side: 1 });
@@ -130,7 +131,7 @@ impl Conn {
     /// socketpair(2).
     pub fn pair(ns: &Arc<NetNs>, kind: i32, cred: Ucred) -> (Self, Self) {
         let (a, b) = (Conn::new(ns, kind), Conn::new(ns, kind));
-        a.join(&b, [cred, cred]);
+        a.join(&b, [cred.clone(), cred]);
         (a, b)
     }
 
@@ -296,7 +297,7 @@ impl Proto for Conn {
                 return Ok(Connect::Wait(server.wake.clone()));
             }
             *child.unaccepted.lock() = Some(Unaccepted::new().ok_or(Errno::ENFILE)?);
-            self.join(&child, [Ucred::effective(task), l.cred]);
+            self.join(&child, [Ucred::effective(task), l.cred.clone()]);
             if let Some(link) = child.link() {
                 // Until it is accepted nobody knows what it wants.
                 link.own().pass_cred.store(true, Ordering::Relaxed);
@@ -390,8 +391,8 @@ impl Proto for Conn {
     }
     fn peer_cred(&self) -> Option<Ucred> {
         match self.link() {
-            Some(l) => Some(l.other().cred),
-            None => self.inner.listening.lock().as_ref().map(|l| l.cred),
+            Some(l) => Some(l.other().cred.clone()),
+            None => self.inner.listening.lock().as_ref().map(|l| l.cred.clone()),
         }
     }
     fn opts_changed(&self, s: &Socket) {
@@ -411,8 +412,7 @@ impl Proto for Conn {
 pub(super) fn finish_scm(s: &Socket, msg: &mut RecvMsg) {
     if s.pass_cred() {
         let scm = msg.scm.get_or_insert_with(|| Box::new(Scm::default()));
-        // 65534 is what overflowuid shows for nobody known.
-        scm.cred.get_or_insert(Ucred { pid: 0, uid: 65534, gid: 65534 });
+        scm.cred.get_or_insert_with(Ucred::none);
     } else if let Some(scm) = &mut msg.scm {
         scm.cred = None;
     }

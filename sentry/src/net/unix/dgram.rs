@@ -84,7 +84,7 @@ impl Dgram {
                 place: OnceLock::new(),
                 from: Mutex::new(None),
                 peer: Mutex::new(None),
-                cred: Mutex::new(Ucred::NONE),
+                cred: Mutex::new(Ucred::none()),
                 error: AtomicI32::new(0),
                 pass_cred: AtomicBool::new(false),
                 snd_buf: AtomicUsize::new(BUF_DEFAULT),
@@ -100,7 +100,7 @@ impl Dgram {
         let (a, b) = (Dgram::new(ns), Dgram::new(ns));
         for (x, y) in [(&a, &b), (&b, &a)] {
             *x.inner.peer.lock() = Some(Arc::downgrade(&y.inner));
-            *x.inner.cred.lock() = cred;
+            *x.inner.cred.lock() = cred.clone();
         }
         (a, b)
     }
@@ -213,7 +213,7 @@ impl Proto for Dgram {
         }
         let other = self.find(task, &name)?;
         // It may be this socket itself.
-        let cred = *other.cred.lock();
+        let cred = other.cred.lock().clone();
         *self.inner.cred.lock() = cred;
         *self.inner.peer.lock() = Some(Arc::downgrade(&other));
         self.inner.wake.wake(PollEvents::SOCKET_WRITABLE);
@@ -327,7 +327,7 @@ impl Proto for Dgram {
         self.inner.error.swap(0, Ordering::SeqCst)
     }
     fn peer_cred(&self) -> Option<Ucred> {
-        Some(*self.inner.cred.lock())
+        Some(self.inner.cred.lock().clone())
     }
     fn opts_changed(&self, s: &Socket) {
         self.inner.pass_cred.store(s.pass_cred(), Ordering::Relaxed);

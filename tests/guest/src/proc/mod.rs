@@ -7,6 +7,7 @@ mod futex;
 mod ids;
 mod jobs;
 mod pidfd;
+mod pidns;
 mod privilege;
 mod pty;
 mod rights;
@@ -16,6 +17,7 @@ mod signals;
 mod signals_extra;
 mod sigproc;
 mod threads;
+mod userns;
 mod wait;
 
 pub const GROUPS: &[(&str, &[crate::Case])] = &[
@@ -33,6 +35,8 @@ pub const GROUPS: &[(&str, &[crate::Case])] = &[
     ("rseq", rseq::CASES),
     ("futex", futex::CASES),
     ("pidfd", pidfd::CASES),
+    ("pidns", pidns::CASES),
+    ("userns", userns::CASES),
     ("jobs", jobs::CASES),
     ("pty", pty::CASES),
     ("ids", ids::CASES),
