@@ -35,13 +35,13 @@ const SIOCGIFHWADDR: u32 = 0x8927;
 const SIOCGIFINDEX: u32 = 0x8933;
 const SIOCGIFTXQLEN: u32 = 0x8942;
 const SIOCGIFMAP: u32 = 0x8970;
-/// Requests that change a device, all of which need `CAP_NET_ADMIN`.
+/// Requests that change a device; each needs `CAP_NET_ADMIN`.
 const CHANGES: &[u32] =
     &[SIOCSIFFLAGS, 0x8916, 0x8918, 0x891a, 0x891c, 0x891e, 0x8922, 0x8923, 0x8924, 0x8943, 0x890b, 0x890c];
 
 fn is_lo(req: &[u8; IFREQ]) -> bool {
     let name = req[..IFNAMSIZ].split(|&b| b == 0).next().unwrap_or(&[]);
-    // `lo:0` names an alias of it, of which there is none.
+    // `lo:0` would name an alias of `lo`; there are no aliases.
     name == LO_NAME
 }
 
@@ -139,7 +139,7 @@ fn conf(net: &NetNs, task: &Task, arg: u64) -> SysResult {
     Ok(0)
 }
 
-/// Entries that fit; without a buffer, those that there are.
+/// The number of entries written; without a buffer, the number that exist.
 fn entries(room: i32, buf: u64) -> Result<i32> {
     if room < 0 {
         return Err(Errno::EINVAL);

@@ -1,14 +1,14 @@
 //! Sockets.
 //!
-//! * [`socket`]: [`Socket`], the open socket ([`FileOps`](crate::fs::FileOps)) with the options that all families share, and
-//!   [`Proto`], what a family implements.
-//! * [`queue`]: bytes and messages on their way; every family's receive queue.
-//! * [`scm`]: descriptors and credentials that travel along (`SOL_SOCKET` control messages).
+//! * [`socket`]: [`Socket`], the open socket ([`FileOps`](crate::fs::FileOps)) with the options that all families
+//!   share, and [`Proto`], the interface of a family.
+//! * [`queue`]: the receive queue of every family.
+//! * [`scm`]: descriptors and credentials in control messages (`SOL_SOCKET`).
 //! * [`unix`]: local sockets (AF_UNIX).
 //! * [`inet`]: TCP and UDP over loopback (AF_INET, AF_INET6); [`device`]: the network device.
-//! * [`netlink`]: what programs ask to list interfaces and routes (AF_NETLINK).
+//! * [`netlink`]: listing interfaces and routes (AF_NETLINK).
 //!
-//! All of it is synchronous: what cannot go on answers `EAGAIN`, and `syscalls::socket` waits.
+//! Everything here is synchronous: an operation that would block returns `EAGAIN`, and `syscalls::socket` waits.
 
 pub mod device;
 pub mod inet;
@@ -109,7 +109,7 @@ pub fn create(task: &Task, domain: i32, kind: i32, protocol: i32) -> Result<Sock
             if protocol != 0 && protocol != PF_UNIX {
                 return Err(Errno::EPROTONOSUPPORT);
             }
-            // Linux takes SOCK_RAW for a datagram socket.
+            // Linux treats SOCK_RAW as SOCK_DGRAM here.
             let kind = if kind == libc::SOCK_RAW { libc::SOCK_DGRAM } else { kind };
             Ok(Socket::new(task, domain, kind, 0, unix::new(ns, kind)?))
         }
@@ -134,7 +134,7 @@ pub fn create(task: &Task, domain: i32, kind: i32, protocol: i32) -> Result<Sock
 pub fn create_pair(task: &Task, domain: i32, kind: i32, protocol: i32) -> Result<(Socket, Socket)> {
     check_domain(domain, kind)?;
     if domain != libc::AF_UNIX {
-        // As for any family that has no pairs; an unknown one is refused first.
+        // The family has no pairs. Creating a socket first gives the error of an unknown family precedence.
         create(task, domain, kind, protocol)?;
         return Err(Errno::EOPNOTSUPP);
     }

@@ -245,7 +245,7 @@ fn put_route(r: &Route, flags: u16, rtm_flags: u32, out: &mut Reply) {
     }
     out.attr_u32(4, LO_INDEX as u32);
     if r.dst.is_ipv6() {
-        // RTA_PREF: medium.
+        // RTA_PREF: medium preference.
         out.attr(20, &[0]);
     }
 }
@@ -277,7 +277,7 @@ fn one_route(body: &[u8], out: &mut Reply) -> Result<()> {
     Ok(())
 }
 
-/// The rules that a fresh network namespace has.
+/// The rules of a new network namespace.
 fn rules(family: u8, out: &mut Reply) {
     const TO_TABLE: u8 = 1;
     const TABLE_DEFAULT: u8 = 253;
