@@ -2,12 +2,14 @@
 //! those that guests mount by [`mount`]: their upper layer is a directory of a tmpfs that outlives the overlay ([`Overlay::stays`]), their
 //! lower one perhaps several directories ([`layers`]).
 //!
-//! An [`OvlInode`] begins with what the lower layer has and gets an upper inode when it is first changed ([`copy_up`]); from then on
-//! the upper one counts. An object made here has only an upper inode. A directory with both shows the entries of both, the upper ones
-//! hiding the lower; a *whiteout* (character device 0:0) in the upper directory hides a lower name. The upper inode of a copied directory remembers the
-//! lower one by reference (`below`), so that a directory can be renamed without copying what is in it.
+//! An [`OvlInode`] starts with the lower layer's inode and gets an upper one when it is first changed ([`copy_up`]);
+//! from then on the upper one is authoritative. An object created here has only an upper inode. A directory with both
+//! shows the entries of both layers; an upper entry hides a lower one of the same name, and a *whiteout* (character
+//! device 0:0) in the upper directory removes a lower name. The upper inode of a copied directory refers to the lower
+//! one (`below`), so that a directory can be renamed without copying its contents.
 //!
-//! Inode numbers are the lower layer's and stay through a copy-up; several lower names of one file are one inode here, before and after.
+//! Inode numbers are the lower layer's and survive a copy-up; several lower names of one file are one inode here,
+//! before and after.
 //!
 //! Locks: `copying`, then `dir_lock` of the parent, then the upper layer's own. `copying` may be held for long.
 
@@ -39,7 +41,7 @@ pub struct Overlay {
     links: Mutex<HashMap<(u64, u64, Timespec), Shared>>,
     /// The lower layer's root, until it has been asked for `lower_used`.
     lower: Mutex<Option<Arc<dyn Inode>>>,
-    /// Blocks that the lower layer has in use: it does not change.
+    /// Blocks in use in the lower layer, which does not change.
     lower_used: OnceLock<u64>,
     /// The upper layer is there before and after: what is to be known of it is in it, and not in `below`.
     stays: bool,
@@ -49,9 +51,9 @@ pub struct Overlay {
     _layers: Vec<Arc<Mount>>,
 }
 
-/// The inode of a lower file with several names, and the same to keep it alive.
+/// The inode of a lower file with several names, and a strong reference once it is copied up.
 type Shared = (Weak<OvlInode>, Option<Arc<OvlInode>>);
-/// The entries of a directory that is in both layers.
+/// The merged entries of a directory with both layers.
 struct Listing {
     /// Name, inode number, `DT_*`.
     list: Vec<(Box<[u8]>, u64, u8)>,
@@ -70,7 +72,7 @@ fn is_opaque(dir: &dyn Inode) -> bool {
 
 /// What an entry takes beside its name, with the room that a list has to grow.
 const LISTED_COST: u64 = 96;
-/// A listing of more entries takes some milliseconds to drop.
+/// Dropping a longer listing takes milliseconds.
 const LONG_LISTING: usize = 1 << 14;
 
 pub struct OvlInode {
@@ -80,9 +82,9 @@ pub struct OvlInode {
     ino: u64,
     lower: Option<Arc<dyn Inode>>,
     upper: OnceLock<Arc<TmpInode>>,
-    /// Where a copy-up puts it; nothing for what has an upper inode from the start.
+    /// Parent and name for a copy-up; `None` if the inode had an upper one from the start.
     place: Option<(Arc<OvlInode>, Box<[u8]>)>,
-    /// Its name was taken away before it was copied up.
+    /// The name was removed before the copy-up.
     gone: AtomicBool,
     copying: Mutex<()>,
     /// Held while an entry of this directory changes.
@@ -176,7 +178,7 @@ impl OvlInode {
         i
     }
 
-    /// The inode over an upper one: the one there is, or a new one.
+    /// The overlay inode of an upper inode; creates it if there is none.
     fn over(&self, upper: Arc<TmpInode>) -> Arc<OvlInode> {
         if let Some(i) = self.known(&upper) {
             return i;
@@ -217,7 +219,7 @@ impl OvlInode {
         }
     }
 
-    /// Hides the lower entry `name`, if there is one. The upper directory has no such entry any more.
+    /// Hides the lower entry `name`, if there is one. The upper directory must not have such an entry.
     fn whiteout(&self, upper: &TmpInode, name: &[u8]) -> Result<()> {
         if self.lower_has(name)? {
             let w = upper.node(&NewNode::Char(0), 0, 0, 0, None)?;
@@ -257,7 +259,7 @@ impl OvlInode {
         Ok(i)
     }
 
-    /// Whether a directory shows no entry.
+    /// Whether a directory shows no entries.
     fn is_empty(&self) -> Result<bool> {
         let mut hidden = vfs::dentry::NameMap::<()>::default();
         let mut rounds = Rounds::new();
@@ -276,7 +278,7 @@ impl OvlInode {
         Ok(empty)
     }
 
-    /// The entries that show.
+    /// The visible entries.
     fn entries(&self) -> Result<Listing> {
         let mut out = Listing { list: Vec::new(), room: dir::listing_room() };
         let mut rounds = Rounds::new();
@@ -298,7 +300,7 @@ impl OvlInode {
         full.map(|()| out)
     }
 
-    /// Shows `see` the entries of the lower layer, until it has seen enough.
+    /// Calls `see` for the entries of the lower layer until it returns false.
     fn each_lower(&self, see: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
         let Some(lower) = &self.lower else { return Ok(()) };
         let dir = File::new(lower.clone().open(libc::O_RDONLY | libc::O_DIRECTORY)?, libc::O_RDONLY, None);
@@ -321,7 +323,7 @@ impl OvlInode {
     }
 }
 
-/// The entries of a directory in memory, of which few are held at a time.
+/// The entries of an upper directory, fetched in small batches.
 fn batches(dir: &TmpInode) -> impl Iterator<Item = (Arc<[u8]>, Arc<TmpInode>)> + '_ {
     let mut pos = 0;
     std::iter::from_fn(move || {
@@ -382,7 +384,7 @@ impl Inode for OvlInode {
         };
         (a.dev, a.ino) = (self.fs.dev, self.ino);
         if self.kind == libc::S_IFDIR && self.lower.is_some() {
-            // The number of subdirectories of both layers is not known; 1 says so.
+            // The number of subdirectories is not known; a link count of 1 says so, as on other file systems.
             a.nlink = a.nlink.min(1);
         }
         Ok(a)
@@ -410,7 +412,7 @@ impl Inode for OvlInode {
             return Err(Errno::EEXIST);
         }
         if matches!(node, NewNode::Char(0)) {
-            // That would be a whiteout.
+            // The node would be a whiteout.
             return Err(Errno::EPERM);
         }
         let x = up.node(&node, mode, uid, gid, None)?;
@@ -435,10 +437,10 @@ impl Inode for OvlInode {
         if up.get(name).is_some() {
             up.take(name)?;
         } else {
-            // A lower name: of a file that was not changed, or was changed by another of its names.
+            // The name exists only in the lower layer: the file is unchanged, or was copied up by another name.
             match child.upper.get() {
                 Some(u) => u.unlinked(),
-                // A copy-up under way looks at this with our lock held, before it puts the name back.
+                // A concurrent copy-up checks `gone` under this lock before it adds the name.
                 None if child.attr()?.nlink < 2 => child.gone.store(true, Ordering::Release),
                 None => {}
             }
@@ -492,7 +494,7 @@ impl Inode for OvlInode {
             let last = v.upper.get().is_none() && (v.kind == libc::S_IFDIR || v.attr()?.nlink < 2);
             v.gone.store(last, Ordering::Release);
             if to_up.get(new_name).is_some() {
-                // What is left in a directory that shows empty are whiteouts.
+                // An upper directory that shows no entries may hold whiteouts.
                 to_up.take(new_name)?;
             } else if let Some(u) = v.upper.get() {
                 u.unlinked();
@@ -519,7 +521,7 @@ impl Inode for OvlInode {
         match (self.upper.get(), &self.lower) {
             (Some(u), _) => {
                 let mut s = StatFs { kind: OVERLAYFS_MAGIC, ..u.statfs()? };
-                // What shows of the lower layer takes room too, which nobody can free.
+                // The lower layer's blocks count as used, and no task can free them.
                 s.blocks = s.blocks.saturating_add(self.fs.lower_used(s.bsize));
                 Ok(s)
             }
@@ -572,7 +574,7 @@ impl Inode for OvlInode {
         self.upper.get().is_none() && self.lower.as_ref().is_some_and(|l| l.gone())
     }
     fn drop_caps(&self) {
-        // What has been changed is up there.
+        // Only a copied-up file can have been written to.
         if let Some(u) = self.upper.get() {
             u.drop_caps();
         }
@@ -583,7 +585,7 @@ impl Inode for OvlInode {
 }
 
 impl Drop for OvlInode {
-    /// Lets go of the parents one by one: a tree can be deeper than our stack is.
+    /// Releases the ancestors in a loop: a tree can be deeper than the stack allows recursion.
     fn drop(&mut self) {
         let mut up = self.place.take();
         while let Some((p, _)) = up {

@@ -76,7 +76,7 @@ pub struct Inner {
     pub ino: AtomicU64,
     shared: Arc<Shared>,
     opts: IpOpts,
-    /// Membership shows in /proc only: a stream receives nothing from a group. Accepted sockets do not inherit it.
+    /// Multicast memberships; a stream receives nothing from a group. Accepted sockets do not inherit them.
     groups: Multicast,
     reuse: AtomicBool,
     reuse_port: AtomicBool,

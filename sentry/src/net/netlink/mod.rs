@@ -86,7 +86,7 @@ pub fn create(task: &Task, kind: i32, protocol: i32) -> Result<Netlink> {
     })
 }
 
-/// Queues a message from the kernel that answers no request at the socket behind an open file.
+/// Queues an unsolicited message from the kernel at the socket behind an open file.
 pub fn notify(file: &crate::fs::File, data: &[u8]) {
     if let Some(n) = super::socket::of(file).ok().and_then(|s| s.proto.as_any().downcast_ref::<Netlink>()) {
         n.push(data);
@@ -125,7 +125,7 @@ impl Netlink {
     fn on(&self, name: i32) -> bool {
         self.switches.load(Ordering::Relaxed) & (1 << name) != 0
     }
-    /// Queues a datagram of answers. One that does not fit is lost: the reader gets `ENOBUFS`, the caller false.
+    /// Queues a datagram of answers; false if it does not fit. It is lost then, and the reader gets `ENOBUFS`.
     fn push(&self, data: &[u8]) -> bool {
         let from: Arc<[u8]> = sockaddr(0, 0).into();
         let fits = self.queue.send_record(&mut Src::kernel(data), &mut None, Some(from)).is_ok();
