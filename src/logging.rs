@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_falls_silent_and_says_how_much_it_left_out() {
+    fn lines_of_one_place_are_suppressed_and_counted() {
         let start = Instant::now();
         let mut place = Place { at: (None, None), since: start, lines: 0 };
         let fates: Vec<_> = (0..MANY + 50).map(|_| place.line(start)).collect();

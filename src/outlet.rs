@@ -96,7 +96,7 @@ mod tests {
     use std::io::Read;
 
     #[test]
-    fn a_full_pipe_is_not_waited_for_and_what_is_lost_is_counted() {
+    fn a_full_pipe_does_not_block_and_dropped_lines_are_counted() {
         let (mut read, write) = std::io::pipe().unwrap();
         let mut outlet = Outlet::new(write, 1000);
         let line = [b'x'; 99].iter().chain(b"\n").copied().collect::<Vec<u8>>();

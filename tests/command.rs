@@ -35,7 +35,7 @@ fn out(output: Output) -> String {
 }
 
 #[test]
-fn status_of_the_command_is_ours() {
+fn the_commands_status_is_passed_on() {
     assert_eq!(run(&["--", "/bin/true"]).status.code(), Some(0));
     assert_eq!(run(&["--", "/bin/sh", "-c", "exit 7"]).status.code(), Some(7));
     assert_eq!(run(&["/bin/sh", "-c", "exit 255"]).status.code(), Some(255));
@@ -315,7 +315,7 @@ fn strace_decodes_calls_signals_and_ends() {
 }
 
 #[test]
-fn strace_shows_what_stubs_answer_or_do_by_themselves() {
+fn strace_shows_calls_answered_by_stubs() {
     let dir = Scratch::new("answered");
     let trace = dir.0.join("trace");
     let script = "import os, threading\nfor i in range(2000): os.getppid(); os.sched_yield()\n\
@@ -329,7 +329,7 @@ fn strace_shows_what_stubs_answer_or_do_by_themselves() {
 }
 
 #[test]
-fn stats_tell_of_calls_and_requests() {
+fn stats_list_calls_and_requests() {
     let output = run(&["--stats", "--", "/bin/sh", "-c", "ls /usr >/dev/null; test -e /no/such"]);
     let text = String::from_utf8(output.stderr).unwrap();
     for part in [
@@ -380,7 +380,7 @@ fn a_script_without_an_interpreter_goes_to_the_shell() {
 }
 
 #[test]
-fn a_stopped_command_stops_us_until_it_is_continued() {
+fn a_stopped_command_stops_runsc_until_it_is_continued() {
     // With job control, the shell reports that a job has stopped, and continues it.
     let script = format!(
         "set -m; {} run -- /bin/sh -c 'kill -TSTP $$; echo on' & \
@@ -504,7 +504,7 @@ fn works_in_a_user_namespace() {
 }
 
 #[test]
-fn the_hosts_kernel_is_not_below_the_guests() {
+fn host_kernel_interfaces_are_hidden() {
     let mut secret = Command::new("sleep").arg0("CANARY_ARG").arg("1000").spawn().unwrap();
     let pid = secret.id().to_string();
     // Files below the guest's own mounts: in the root, in the guest's binds of it, and in the caller's binds.
@@ -531,7 +531,7 @@ fn the_hosts_kernel_is_not_below_the_guests() {
 }
 
 #[test]
-fn the_hosts_access_control_lists_count() {
+fn host_access_control_lists_apply() {
     let dir = Scratch::new("acl");
     let at = dir.path();
     let setup = format!(
@@ -563,7 +563,7 @@ fn the_hosts_access_control_lists_count() {
 }
 
 #[test]
-fn sentry_and_gofer_are_locked_in() {
+fn sentry_and_gofer_are_confined() {
     let (mut child, pid) = sleeper();
     let all = descendants(pid);
     for who in ["internal-sentry", "internal-gofer"] {

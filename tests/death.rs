@@ -236,7 +236,7 @@ fn of_a_stub() {
 }
 
 #[test]
-fn of_a_stub_that_is_being_born() {
+fn of_a_stub_during_its_fork() {
     deaths("newborn", &[9], 60);
 }
 

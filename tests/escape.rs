@@ -351,7 +351,7 @@ fn strays_are_ended_and_reaped() {
 
 /// Threads cloned by hostile code count against the sandbox's limit, and cost the process that made them.
 #[test]
-fn a_crowd_of_threads_takes_nobody_elses() {
+fn a_crowd_of_threads_leaves_others_alone() {
     let _alone = ALONE.lock();
     let host = Host::new();
     let plain = host.command(&[], "crowd");

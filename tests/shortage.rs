@@ -61,7 +61,7 @@ fn a_guest_does_not_use_up_the_address_space() {
 
 /// A process that has used up the caller's limit of processor time is killed, and the sandbox continues.
 #[test]
-fn processor_time_is_each_processs_own() {
+fn processor_time_is_limited_per_process() {
     let script = "/bin/sh -c 'while :; do :; done'; echo $?; /bin/sh -c 'while :; do :; done'; echo $?";
     let root = nix::unistd::geteuid().is_root();
     let all = [&[][..], &["--reuid", "54321", "--regid", "54321", "--clear-groups"]];

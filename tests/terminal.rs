@@ -83,7 +83,7 @@ fn goes_on(terminal: &OpenptyResult) {
 }
 
 #[test]
-fn a_stopped_terminal_holds_only_who_writes_to_it() {
+fn a_stopped_terminal_blocks_only_its_writers() {
     let terminal = openpty(None, None).unwrap();
     let (child, _out) = start(&terminal, "on");
     let (ended, text) = end_shown(child, &terminal);
@@ -103,7 +103,7 @@ fn a_signal_ends_a_sandbox_that_waits_for_its_terminal() {
 }
 
 #[test]
-fn a_log_that_is_not_read_holds_nothing() {
+fn an_unread_log_blocks_nothing() {
     let (read, mut write) = std::io::pipe().unwrap();
     nix::fcntl::fcntl(&write, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
     while write.write(&[b'.'; 4096]).is_ok() {}

@@ -58,7 +58,7 @@ def tell(what, path):
 ";
 
 #[test]
-fn a_file_is_judged_by_the_attributes_that_it_has_when_it_is_opened() {
+fn an_open_checks_the_current_attributes() {
     let Some(at) = scratch("judged") else { return };
     for (name, text, mode, owner) in [
         ("secret", "secret", 0o600, 0),
@@ -119,7 +119,7 @@ os.execv(L + '/bin/su', ['su', '-u'])
 }
 
 #[test]
-fn what_is_copied_up_is_what_was_judged() {
+fn copy_up_copies_the_file_that_was_checked() {
     let Some(at) = scratch("copied") else { return };
     file(&at.0.join("secret"), "secret", 0o600, 0);
     file(&at.0.join("mine"), "mine", 0o644, GUEST);
@@ -184,7 +184,7 @@ os.write(go, b'x')
 }
 
 #[test]
-fn what_a_mount_of_the_host_forbids_is_forbidden() {
+fn restrictions_of_host_mounts_hold() {
     let Some(at) = scratch("nosuid") else { return };
     // A mount namespace of its own, in which the mount ends.
     let script = "set -e; cd $1; mkdir suid exec; mount -t tmpfs -o nosuid none suid; mount -t tmpfs -o noexec none exec; \
@@ -200,7 +200,7 @@ fn what_a_mount_of_the_host_forbids_is_forbidden() {
 }
 
 #[test]
-fn a_running_program_is_not_shortened() {
+fn a_running_program_is_not_truncated() {
     let script = "
 import shutil, subprocess
 p = '/tmp/running'
@@ -218,7 +218,7 @@ sleep.kill()
 }
 
 #[test]
-fn others_ids_in_the_bind_of_an_ordinary_caller() {
+fn foreign_ids_in_an_ordinary_callers_bind() {
     let Some(at) = scratch("ordinary") else { return };
     let copy = at.0.join("runsc-rs");
     fs::copy(RUNSC, &copy).unwrap();

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_reaches_the_host_is_listed() {
+    fn calls_that_reach_the_host_are_not_listed() {
         for nr in [
             libc::SYS_open,
             libc::SYS_openat,

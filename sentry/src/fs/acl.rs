@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_what() {
+    fn permissions() {
         let list = acl(&[(1, 7, 0), (2, 6, 1001), (2, 0, 1002), (4, 4, 0), (8, 7, 60), (0x10, 6, 0), (0x20, 1, 0)]);
         assert_eq!(list.mode(), 0o761);
         let p = Perm { mode: 0o100_761, uid: 1000, gid: 50 };

@@ -350,7 +350,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_signal_tells_of_all_that_was_before_it() {
+    fn one_signal_covers_all_earlier_events() {
         let key = |signal: i32, fd| Owner { who: Recipient::Group(7), signal, ..Owner::default() }.key(fd, 1);
         let mut p = Pending { next: 10_000, ..Pending::default() };
         assert_eq!((0..10_000).filter(|n| p.is_news(key(0, *n as i32), *n)).count(), 1);

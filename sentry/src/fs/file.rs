@@ -350,7 +350,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_that_wait_count_as_descriptions() {
+    fn unaccepted_connections_count_as_descriptions() {
         let waiting: Vec<_> = (0..=FILE_MAX).map_while(|_| Unaccepted::new()).collect();
         assert!(waiting.len() as u64 <= FILE_MAX && count() >= FILE_MAX);
         assert!(Unaccepted::new().is_none());

@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn circles_of_waiters() {
+    fn deadlocks_are_found() {
         let w = Waits::default();
         assert!(w.enter((1, 1), 2));
         assert!(w.enter((2, 5), 3));

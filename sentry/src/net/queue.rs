@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_has_a_ceiling() {
+    fn memory_is_bounded() {
         let send = |q: &Queue, n: usize| match q.framed {
             true => q.send_record(&mut Src::kernel(&vec![1; n]), &mut None, None),
             false => q.send_bytes(&mut Src::kernel(&vec![1; n]), &mut None),

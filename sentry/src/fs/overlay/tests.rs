@@ -297,7 +297,7 @@ fn a_hard_link_that_is_replaced_leaves_its_file_the_other_name() {
 }
 
 #[test]
-fn what_has_no_name_gets_none() {
+fn linking_unnamed_files() {
     let t = Tree::new();
     for (name, changed) in [("/one", false), ("/d/x", true)] {
         if changed {
@@ -330,7 +330,7 @@ fn a_lower_device_with_the_number_of_a_whiteout_is_a_device() {
 }
 
 #[test]
-fn a_copy_keeps_what_the_hosts_mount_forbids() {
+fn a_copy_keeps_the_host_mounts_restrictions() {
     let t = Tree::new();
     let lower = ovl(t.root.inode()).unwrap().lower.clone().unwrap().lookup(b"one").unwrap();
     lower.as_any().downcast_ref::<TmpInode>().unwrap().limit(MountFlags::NOSUID);

@@ -151,7 +151,7 @@ fn seals() {
 }
 
 #[test]
-fn what_has_been_kept_of_a_file_does_not_write_to_it_once_it_is_sealed() {
+fn kept_descriptors_do_not_write_to_a_sealed_file() {
     use std::os::unix::fs::FileExt;
     let root = fs(8 << 20);
     let kept = |f: &TmpInode| {

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_and_back() {
+    fn round_trip() {
         let four: SocketAddr = "127.0.0.1:80".parse().unwrap();
         let six: SocketAddr = "[::1]:443".parse().unwrap();
         assert_eq!(parse(false, &sockaddr(false, four)), Ok(four));

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn reset_by_what_was_not_read() {
+    fn reset_by_unread_data() {
         let (a, l, _, m) = pair();
         assert_eq!((put(&l), put(&m)), (Ok(70), Ok(70)));
         m.close(false);

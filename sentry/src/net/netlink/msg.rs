@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_and_back() {
+    fn round_trip() {
         let mut r = Reply::new(7, 9);
         r.begin(16, NLM_F_MULTI, &[1; 5]);
         r.attr(3, b"lo\0");

@@ -4,7 +4,7 @@ use crate::t::*;
 use libc::*;
 
 pub const CASES: &[crate::Case] =
-    cases![vectors, attributes, at_links, syncs, mounts, tmpfs_size, handles, modes, leave_to_the_kernel];
+    cases![vectors, attributes, at_links, syncs, mounts, tmpfs_size, handles, modes, file_advice];
 
 unsafe fn vectors() {
     let t = Tmp::new();
@@ -205,7 +205,7 @@ unsafe fn modes() {
 }
 
 /// Advice and requests about files.
-unsafe fn leave_to_the_kernel() {
+unsafe fn file_advice() {
     let t = Tmp::new();
     let fd = t.open("f");
     put(fd, &[0; 4096]);

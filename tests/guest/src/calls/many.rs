@@ -5,7 +5,7 @@ use crate::t::*;
 use libc::*;
 
 pub const CASES: &[crate::Case] =
-    cases![polls, selects, epolls, ways_through_epolls, masks_are_put_back, timerfds, interrupted];
+    cases![polls, selects, epolls, epoll_chain_limits, masks_are_put_back, timerfds, interrupted];
 
 unsafe fn polls() {
     let (r, w) = pipe_pair();
@@ -25,7 +25,7 @@ unsafe fn polls() {
 }
 
 /// The number of epoll chains above one file is limited as by `path_limits`: 500 of length two.
-unsafe fn ways_through_epolls() {
+unsafe fn epoll_chain_limits() {
     let mut event = epoll_event { events: EPOLLIN as u32, u64: 0 };
     let mut add = |to: i32, what: i32| epoll_ctl(to, EPOLL_CTL_ADD, what, &mut event);
     let file = ok(eventfd(0, 0));

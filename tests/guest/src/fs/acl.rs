@@ -6,12 +6,12 @@ use libc::*;
 use std::ffi::CString;
 
 pub const CASES: &[crate::Case] = cases![
-    lists_are_obeyed,
+    lists_are_enforced,
     directories_are_searched_by_their_list,
     the_owner_and_capabilities_come_first,
     a_list_sets_the_mode,
     chmod_changes_the_mask,
-    default_lists_are_handed_down,
+    default_lists_are_inherited,
     small_default_lists_replace_the_umask,
     wrong_lists,
     rights_to_set,
@@ -94,7 +94,7 @@ unsafe fn allowed(f: &CString, uid: u32, groups: &[u32]) -> u16 {
     WEXITSTATUS(status) as u16
 }
 
-unsafe fn lists_are_obeyed() {
+unsafe fn lists_are_enforced() {
     let Some(t) = place() else { return };
     let f = t.file("f", b"secret");
     ok(chown(f.as_ptr(), 1000, 50));
@@ -196,7 +196,7 @@ unsafe fn chmod_changes_the_mask() {
     assert_eq!(allowed(&f, 1001, &[9]), 7);
 }
 
-unsafe fn default_lists_are_handed_down() {
+unsafe fn default_lists_are_inherited() {
     let Some(t) = place() else { return };
     ok(mkdir(t.p("d").as_ptr(), 0o777));
     let default = [(1, 7, NOBODY), (USER, 6, 1001), (4, 5, NOBODY), (MASK, 7, NOBODY), (OTHER, 5, NOBODY)];

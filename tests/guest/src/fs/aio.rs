@@ -12,7 +12,7 @@ pub const CASES: &[crate::Case] = cases![
     polls,
     many_polls,
     cancelled,
-    told_by_eventfd,
+    completion_on_eventfd,
     not_inherited
 ];
 
@@ -277,7 +277,7 @@ unsafe fn cancelled() {
     zero(syscall(SYS_io_destroy, id) as i32);
 }
 
-unsafe fn told_by_eventfd() {
+unsafe fn completion_on_eventfd() {
     let t = Tmp::new();
     t.file("f", b"0123456789");
     let fd = t.open("f");

@@ -6,7 +6,7 @@ use libc::*;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 pub const CASES: &[crate::Case] = cases![
-    leases_and_who_else_has_it_open,
+    leases_and_other_descriptions,
     owners,
     async_pipe,
     async_of_many,
@@ -439,7 +439,7 @@ unsafe fn events_of_an_unlinked_file() {
     }
 }
 
-unsafe fn leases_and_who_else_has_it_open() {
+unsafe fn leases_and_other_descriptions() {
     let t = Tmp::new();
     let f = t.file("f", b"x");
     ok(link(f.as_ptr(), t.p("g").as_ptr()));

@@ -18,7 +18,7 @@ pub const CASES: &[crate::Case] = cases![
     supplementary_groups,
     open_keeps_access,
     write_clears_setuid,
-    changes_take_rights_away,
+    changes_clear_rights,
     owner_class_first,
     utimes_not_owner,
     root_overrides,
@@ -359,7 +359,7 @@ unsafe fn root_overrides() {
 
 /// Every way to change a file's content or owner: each clears its capabilities, and for an unprivileged caller its
 /// set-id bits too.
-unsafe fn changes_take_rights_away() {
+unsafe fn changes_clear_rights() {
     if !root() {
         return;
     }

@@ -7,7 +7,7 @@ use libc::*;
 use std::ptr::null;
 
 pub const GROUPS: &[(&str, &[crate::Case])] = &[
-    ("sysv", cases![semaphores, undo_at_exit, messages, shared_memory, many_sets, limits_are_told, listed_in_proc]),
+    ("sysv", cases![semaphores, undo_at_exit, messages, shared_memory, many_sets, limits_are_reported, listed_in_proc]),
     ("mqueue", mqueue::CASES),
 ];
 
@@ -134,7 +134,7 @@ unsafe fn listed_in_proc() {
     ok(shmctl(id, IPC_RMID, std::ptr::null_mut()));
 }
 
-unsafe fn limits_are_told() {
+unsafe fn limits_are_reported() {
     let mut info = [0u64; 14];
     ok(shmctl(0, 3, info.as_mut_ptr().cast()));
     let told = |name: &str| std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap();

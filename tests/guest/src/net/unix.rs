@@ -7,12 +7,12 @@ use std::mem::{size_of, zeroed};
 pub const CASES: &[crate::Case] = cases![
     connected_to_itself,
     connected_to_its_listener,
-    files_under_way,
+    files_in_flight,
     cycles_are_collected,
     many_cycles,
-    what_can_be_received_stays,
+    receivable_sockets_stay,
     mode_before_bind,
-    listener_with_many_that_wait,
+    listener_with_many_waiting,
 ];
 
 /// An abstract name that no other process uses, and its length.
@@ -70,7 +70,7 @@ unsafe fn pass(sock: i32, fd: i32) -> i64 {
 }
 
 /// Files in flight are charged to the sending user (`ETOOMANYREFS` of unix(7)), and to no other.
-unsafe fn files_under_way() {
+unsafe fn files_in_flight() {
     if geteuid() != 0 {
         return;
     }
@@ -200,7 +200,7 @@ unsafe fn many_cycles() {
 }
 
 /// A socket that can still be received keeps the contents of its queue, however it is passed on in the meantime.
-unsafe fn what_can_be_received_stays() {
+unsafe fn receivable_sockets_stay() {
     let [to, from] = sockets(SOCK_SEQPACKET);
     // Garbage is made and collected all the time.
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -261,7 +261,7 @@ unsafe fn mode_before_bind() {
 }
 
 /// Closing the listener wakes all of them.
-unsafe fn listener_with_many_that_wait() {
+unsafe fn listener_with_many_waiting() {
     let (fd, a, len) = named(SOCK_STREAM, 0);
     ok(listen(fd, 300));
     let waiting: Vec<i32> = (0..300)

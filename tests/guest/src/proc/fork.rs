@@ -4,7 +4,7 @@ use crate::t::*;
 use libc::*;
 
 pub const CASES: &[crate::Case] = cases![
-    killed_at_birth,
+    killed_right_after_fork,
     child_sees_zero,
     memory_is_private,
     descriptors_are_shared,
@@ -365,7 +365,7 @@ unsafe fn children_in_parallel() {
 }
 
 /// The signal hits a child that has just been created, by a call site that has run often.
-unsafe fn killed_at_birth() {
+unsafe fn killed_right_after_fork() {
     for i in 0..300 {
         let child = spawn(|| loop {
             pause();

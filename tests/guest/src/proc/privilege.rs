@@ -10,13 +10,13 @@ pub const CASES: &[crate::Case] = cases![
     filter_for_all_threads_during_execve,
     filters_of_several_threads,
     attributes_of_nameless_files,
-    asked_for_by_the_program_before,
-    scheduling_of_who_can_do_more,
+    mq_notify_before_execve,
+    scheduling_of_privileged_processes,
     personality_of_other_programs,
     signals_to_threads_of_other_users,
     signals_to_zombies,
     own_descriptors_as_another_user,
-    terminal_that_may_only_be_written,
+    write_only_terminal,
     foreground_set_at_the_master,
     console_of_others,
 ];
@@ -151,7 +151,7 @@ unsafe fn attributes_of_nameless_files() {
 }
 
 /// The signal of mq_notify(3) goes to the program that asked for it, not to the one that the process executed later.
-unsafe fn asked_for_by_the_program_before() {
+unsafe fn mq_notify_before_execve() {
     let t = Tmp::new();
     let Some(p) = set_user_id(&t) else { return };
     let name = c(&format!("/guest-tests-{}", getpid()));
@@ -187,7 +187,7 @@ unsafe fn asked_for_by_the_program_before() {
     }
 }
 
-unsafe fn scheduling_of_who_can_do_more() {
+unsafe fn scheduling_of_privileged_processes() {
     if !root() {
         return;
     }
@@ -355,7 +355,7 @@ unsafe fn terminal() -> (i32, std::ffi::CString) {
     (m, std::ffi::CStr::from_ptr(n.as_ptr()).to_owned())
 }
 
-unsafe fn terminal_that_may_only_be_written() {
+unsafe fn write_only_terminal() {
     if !root() {
         return;
     }

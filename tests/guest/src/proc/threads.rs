@@ -32,7 +32,7 @@ pub const CASES: &[crate::Case] = cases![
     task_directory,
     tid_address,
     robust_list_calls,
-    ends_are_told_by_the_word,
+    exit_clears_the_tid_word,
     the_first_threads_end_too,
     stacks_unmapped_at_once,
     yield_call,
@@ -498,7 +498,7 @@ unsafe fn wait_zero(word: *mut i32) {
     }
 }
 
-unsafe fn ends_are_told_by_the_word() {
+unsafe fn exit_clears_the_tid_word() {
     let len = 64 * 1024;
     // In private memory, and in memory that could be shared.
     for place in [anon(PAGE, RW), shared(PAGE)] {
