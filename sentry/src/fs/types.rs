@@ -186,11 +186,12 @@ pub trait Inode: Send + Sync {
     fn follow_magic(&self, _cred: &Cred) -> Option<Result<super::vfs::Path>> {
         None
     }
-    /// What stands for the path of an object that has a name of its own kind instead (`pipe:[123]`, `net:[4026531840]`).
+    /// The text shown in place of a path for an object of a kind with names of its own (`pipe:[123]`,
+    /// `net:[4026531840]`).
     fn own_name(&self) -> Option<Vec<u8>> {
         None
     }
-    /// Opens the object; `flags` are `O_*` as given (creation flags removed; truncation is done by the VFS through `set_attr`).
+    /// Opens the object; `flags` are `O_*` without creation flags. The VFS truncates through `set_attr`.
     fn open(self: Arc<Self>, flags: i32) -> Result<Box<dyn FileOps>>;
     fn statfs(&self) -> Result<StatFs>;
     fn get_xattr(&self, _name: &[u8]) -> Result<Vec<u8>> {

@@ -9,7 +9,7 @@ pub const LO_INDEX: i32 = 1;
 pub const LO_NAME: &[u8] = b"lo";
 pub const LO_MTU: i32 = 65536;
 pub const LO_TXQLEN: i32 = 1000;
-/// `IFF_UP | IFF_LOOPBACK | IFF_RUNNING`, without the first and the last while it is down; netlink adds `IFF_LOWER_UP`.
+/// The interface flags: `IFF_LOOPBACK`, and while it is up `IFF_UP` and `IFF_RUNNING`; netlink adds `IFF_LOWER_UP`.
 pub fn lo_flags(net: &NetNs) -> u32 {
     let up = if net.is_up() { libc::IFF_UP | libc::IFF_RUNNING } else { 0 };
     (libc::IFF_LOOPBACK | up) as u32
@@ -52,7 +52,7 @@ fn inet(addr: [u8; 4]) -> [u8; 16] {
     v
 }
 
-/// A request of any internet socket.
+/// An ioctl(2) that every internet socket accepts.
 pub fn ioctl(net: &NetNs, task: &Task, cmd: u32, arg: u64) -> SysResult {
     let mem = task.mem();
     match cmd {
@@ -106,7 +106,7 @@ pub fn ioctl(net: &NetNs, task: &Task, cmd: u32, arg: u64) -> SysResult {
     Ok(0)
 }
 
-/// A request that changes the device: it can be set up and down, no more.
+/// Changes the interface: the only change supported is setting it up or down.
 fn change(net: &NetNs, task: &Task, cmd: u32, req: &[u8; IFREQ]) -> SysResult {
     let cred = task.cred();
     if !cred.capable_in(&net.common.owner(), CAP_NET_ADMIN) {
@@ -123,7 +123,7 @@ fn change(net: &NetNs, task: &Task, cmd: u32, req: &[u8; IFREQ]) -> SysResult {
     Ok(0)
 }
 
-/// `SIOCGIFCONF`: `struct ifconf` with room for so many bytes of `struct ifreq`.
+/// `SIOCGIFCONF`: fills `struct ifconf` with as many `struct ifreq` as its buffer holds.
 fn conf(net: &NetNs, task: &Task, arg: u64) -> SysResult {
     let mem = task.mem();
     let [len, buf]: [u64; 2] = mem.read(arg)?;

@@ -20,10 +20,10 @@ pub mod unix;
 
 pub use socket::{Connect, Proto, RecvMsg, SendMsg, Socket};
 
-/// What the sockets of a network namespace share.
+/// A network namespace: the state that its sockets share.
 pub struct NetNs {
     pub common: NsCommon,
-    /// `lo` is up. It is down in a new namespace until a process with `CAP_NET_ADMIN` has set it up.
+    /// Whether `lo` is up. In a new namespace it is down until a process with `CAP_NET_ADMIN` sets it up.
     lo_up: AtomicBool,
     /// `lo` has its address 127.0.0.1/8: since it was set up for the first time, or was given it.
     lo_address: AtomicBool,
@@ -40,18 +40,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 impl Default for NetNs {
-    /// The first one.
+    /// The initial namespace.
     fn default() -> Self {
         Self::with(NsCommon::first(NsKind::Net), true)
     }
 }
 
 impl NetNs {
-    /// One in which nothing is up.
+    /// A new namespace, in which `lo` is down.
     pub fn new(maker: &Maker) -> Result<Arc<Self>> {
         Ok(Arc::new(Self::with(maker.common(NsKind::Net)?, false)))
     }
-    /// Sets `lo` up or down; `EPERM` for who may not change the network.
+    /// Sets `lo` up or down; `EPERM` without `CAP_NET_ADMIN` in the namespace's owner.
     pub fn set_up(&self, cred: &Cred, up: bool) -> Result<()> {
         if !cred.capable_in(&self.common.owner(), CAP_NET_ADMIN) {
             return Err(Errno::EPERM);

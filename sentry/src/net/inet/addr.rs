@@ -41,7 +41,7 @@ pub fn kind(ip: IpAddr) -> Kind {
     }
 }
 
-/// Whether anything can be sent to `ip`: nothing while `lo` is down.
+/// Fails while `lo` is down: then nothing can be sent to `ip`.
 pub fn reachable(net: &NetNs, ip: IpAddr) -> Result<()> {
     match ip {
         _ if net.is_up() => Ok(()),
@@ -50,7 +50,7 @@ pub fn reachable(net: &NetNs, ip: IpAddr) -> Result<()> {
     }
 }
 
-/// The wildcard of a family.
+/// The wildcard address of a family.
 pub fn any(v6: bool) -> IpAddr {
     if v6 {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED)

@@ -285,7 +285,7 @@ impl<S> Table<S> {
     }
 }
 
-/// The address that bind(2) gives a socket of the family, if `task` may have it. `stream`: of TCP.
+/// Parses the address of a bind(2) and checks that `task` may bind it. `stream`: the socket is TCP.
 pub fn to_bind(net: &NetNs, task: &Task, v6: bool, v6_only: bool, sockaddr: &[u8], stream: bool) -> Result<SocketAddr> {
     let a = addr::parse_bind(v6, sockaddr)?;
     if v6_only && a.is_ipv4() {

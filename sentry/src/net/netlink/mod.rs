@@ -1,7 +1,8 @@
-//! AF_NETLINK (netlink(7)): `NETLINK_ROUTE` only, for programs that list interfaces, addresses and routes.
+//! AF_NETLINK (netlink(7)): `NETLINK_ROUTE` only, for programs that list interfaces, addresses and routes, and set `lo`
+//! up or down.
 //!
 //! A request is answered while it is sent: the answers are in the socket's queue when `send` returns. Multicast groups
-//! never receive a message, because interfaces and routes do not change.
+//! never receive a message; changes of `lo` are not announced.
 
 pub mod msg;
 mod route;
@@ -143,7 +144,7 @@ impl Netlink {
             }
             let mut out = Reply::new(h.seq, port);
             let r = route::answer(&self.ns, cred, &h, body, &mut out);
-            // The answers to all further requests would be lost as well.
+            // Answers to the remaining requests would be lost too.
             if !out.data.is_empty() && !self.push(&out.data) {
                 return;
             }

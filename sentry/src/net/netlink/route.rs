@@ -1,4 +1,4 @@
-//! `NETLINK_ROUTE` (rtnetlink(7)): what there is to say of `lo`, and to set it up or down.
+//! `NETLINK_ROUTE` (rtnetlink(7)): describes `lo` and its routes, and sets `lo` up or down.
 
 use super::msg::{attributes, Header, Reply, NLM_F_DUMP, NLM_F_MULTI};
 use crate::error::{Errno, Result};
@@ -39,7 +39,7 @@ const AF_ANY: u8 = libc::AF_UNSPEC as u8;
 const AF4: u8 = libc::AF_INET as u8;
 const AF6: u8 = libc::AF_INET6 as u8;
 
-/// Answers a request into `out`; true if it was a dump, which ends with a message of its own.
+/// Answers a request into `out`; true for a dump, which ends with `NLMSG_DONE`.
 pub fn answer(net: &NetNs, cred: &Cred, h: &Header, body: &[u8], out: &mut Reply) -> Result<bool> {
     if h.kind < RTM_BASE {
         return Ok(false);
@@ -95,7 +95,7 @@ fn change(net: &NetNs, cred: &Cred, kind: u16, body: &[u8]) -> Result<()> {
     }
     let up = libc::IFF_UP as u32;
     if named && mask & !up == 0 {
-        // Programs of old leave the mask out.
+        // Old programs leave the mask 0.
         return if mask == 0 && flags & up == 0 { Ok(()) } else { net.set_up(cred, flags & up != 0) };
     }
     Err(Errno::EOPNOTSUPP)
@@ -142,7 +142,7 @@ fn link(net: &NetNs, out: &mut Reply, flags: u16) {
     // IFLA_* of linux/if_link.h.
     out.attr(IFLA_IFNAME, b"lo\0");
     out.attr_u32(13, LO_TXQLEN as u32);
-    // Operational state: unknown, or down.
+    // Operational state: unknown (as of every loopback that is up), or down.
     out.attr(16, &[if up { 0 } else { 2 }]);
     out.attr(17, &[0]);
     out.attr_u32(4, LO_MTU as u32);
