@@ -535,7 +535,8 @@ fn host_access_control_lists_apply() {
     let dir = Scratch::new("acl");
     let at = dir.path();
     let setup = format!(
-        "cd {at} && mkdir d && for f in grp neg named d/in; do echo text >$f; done && chown 0:50 grp && chmod 660 grp && chmod 644 neg named d/in && \
+        "cd {at} && mkdir d && for f in grp neg named d/in; do echo text >$f; done && chown 0:50 grp && \
+         chmod 660 grp && chmod 644 neg named d/in && \
          setfacl -m u::rw,u:1001:rw,g::-,o::-,m::rw grp && setfacl -m u:1002:- neg && setfacl -m u:1003:rw named && \
          setfacl -m u:1002:- d && ln -s neg link"
     );
@@ -543,7 +544,8 @@ fn host_access_control_lists_apply() {
         return left_out("command: the host's access control lists");
     }
     let script = format!(
-        "cd / && for f in {at}/grp {at}/neg {at}/link {at}/named {at}/d/in; do cat $f 2>&1 >/dev/null | grep -o 'Permission denied' || echo yes; \
+        "cd / && for f in {at}/grp {at}/neg {at}/link {at}/named {at}/d/in; do \
+         cat $f 2>&1 >/dev/null | grep -o 'Permission denied' || echo yes; \
          test -w $f && echo writes; done; echo x 2>/dev/null >>{at}/named && getfacl -cn {at}/named || :"
     );
     let bind = format!("{at}:{at}");

@@ -324,8 +324,8 @@ macro_rules! attacks {
 }
 
 attacks! {
-    jumps allowed strays unstoppable cells answers lies stub_overwrite stub_overwrite_threads entries frames sites forged walks rights residue host signals network descriptors
-    stalls
+    jumps allowed strays unstoppable cells answers lies stub_overwrite stub_overwrite_threads entries frames sites
+    forged walks rights residue host signals network descriptors stalls
 }
 
 /// Processes cloned by hostile code are killed and reaped.

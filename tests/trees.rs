@@ -125,7 +125,8 @@ fn copy_up_copies_the_file_that_was_checked() {
     file(&at.0.join("mine"), "mine", 0o644, GUEST);
     let script = "
 os.stat(L + '/mine'); os.rename(B + '/secret', B + '/mine')
-for what, do in (('chmod:', lambda p: os.chmod(p, 0o644)), ('open:', lambda p: open(p, 'r+')), ('rename:', lambda p: os.rename(p, L + '/new'))):
+for what, do in (('chmod:', lambda p: os.chmod(p, 0o644)), ('open:', lambda p: open(p, 'r+')),
+                 ('rename:', lambda p: os.rename(p, L + '/new'))):
     try: do(L + '/mine'); print(what, 'done')
     except OSError as e: print(what, e.strerror)
 tell('', L + '/new')
@@ -187,9 +188,11 @@ os.write(go, b'x')
 fn restrictions_of_host_mounts_hold() {
     let Some(at) = scratch("nosuid") else { return };
     // A mount namespace of its own, in which the mount ends.
-    let script = "set -e; cd $1; mkdir suid exec; mount -t tmpfs -o nosuid none suid; mount -t tmpfs -o noexec none exec; \
+    let script = "set -e; cd $1; mkdir suid exec; mount -t tmpfs -o nosuid none suid; \
+                  mount -t tmpfs -o noexec none exec; \
                   for d in . suid exec; do cp /usr/bin/id $d/id; chmod 4755 $d/id; done; chown 1000 suid; \
-                  guest='for d in . suid exec; do $d/id -u 2>/dev/null || echo no; done; mv suid/id suid/moved; suid/moved -u'; \
+                  guest='for d in . suid exec; do $d/id -u 2>/dev/null || echo no; done; \
+                  mv suid/id suid/moved; suid/moved -u'; \
                   for with in --overlay=memory --bind=$1:$1; do $2 run --user 1000 $with --cwd $1 -- sh -c \"$guest\"; \
                   test -e suid/id || mv suid/moved suid/id; done; \
                   setpriv --reuid 1000 --clear-groups sh -c \"$guest\"";

@@ -163,7 +163,7 @@ pub struct Socket {
     /// `SOCK_*`.
     pub kind: i32,
     pub protocol: i32,
-    /// The network namespace that it was made in.
+    /// The network namespace of its creator.
     pub net: Arc<NetNs>,
     pub opts: Options,
     anon: AnonInode,

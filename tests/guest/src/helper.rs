@@ -85,7 +85,8 @@ pub fn main(args: &[String]) -> i32 {
             // The vector state and the page at the given address.
             let (mut mxcsr, mut fcw, mut xmm) = (0u32, 0u16, 0u64);
             std::arch::asm!(
-                "stmxcsr [{m}]", "fnstcw [{f}]", "movq {x}, xmm15", m = in(reg) &mut mxcsr, f = in(reg) &mut fcw, x = out(reg) xmm
+                "stmxcsr [{m}]", "fnstcw [{f}]", "movq {x}, xmm15",
+                m = in(reg) &mut mxcsr, f = in(reg) &mut fcw, x = out(reg) xmm
             );
             let page = args[1].parse::<usize>().unwrap() as *mut c_void;
             let mapped = msync(page, 4096, MS_ASYNC) == 0;

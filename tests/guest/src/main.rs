@@ -73,7 +73,10 @@ fn main() {
         Some("helper") => exit(helper::main(&args[2..])),
         Some("hostile") => exit(hostile::main(&args[2..])),
         _ => {
-            eprintln!("usage: guest-tests list | run GROUP/CASE | all [PREFIX…] | fuzz NAME SEED SECONDS | helper … | hostile NAME");
+            eprintln!(
+                "usage: guest-tests list | run GROUP/CASE | all [PREFIX…] | fuzz NAME SEED SECONDS | helper … \
+                 | hostile NAME"
+            );
             exit(2)
         }
     }

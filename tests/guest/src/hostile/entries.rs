@@ -14,8 +14,10 @@ unsafe fn low(code: &[u8]) -> *mut u8 {
 /// int 0x80 with the registers of `call`: eax, ebx, ecx, edx, esi, edi.
 unsafe fn int80(gate: *const u8, nr: u32, a: [u64; 5]) -> i64 {
     let r: i64;
-    std::arch::asm!("push rbx", "mov rbx, {b}", "call {g}", "pop rbx", b = in(reg) a[0], g = in(reg) gate, inout("rax") nr as i64 => r,
-        in("rcx") a[1], in("rdx") a[2], in("rsi") a[3], in("rdi") a[4], out("r8") _, out("r9") _, out("r10") _, out("r11") _);
+    std::arch::asm!("push rbx", "mov rbx, {b}", "call {g}", "pop rbx",
+        b = in(reg) a[0], g = in(reg) gate, inout("rax") nr as i64 => r,
+        in("rcx") a[1], in("rdx") a[2], in("rsi") a[3], in("rdi") a[4],
+        out("r8") _, out("r9") _, out("r10") _, out("r11") _);
     r
 }
 

@@ -547,7 +547,8 @@ unsafe fn state_is_new() {
             let at = 0x2000_0000_0000usize as *mut c_void;
             assert_eq!(mmap(at, PAGE, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), at);
             let (mxcsr, fcw, mark) = (0x7f80u32, 0x27fu16, 0x1234_5678_9abcu64);
-            std::arch::asm!("ldmxcsr [{m}]", "fldcw [{f}]", "movq xmm15, {x}", m = in(reg) &mxcsr, f = in(reg) &fcw, x = in(reg) mark, out("xmm15") _);
+            std::arch::asm!("ldmxcsr [{m}]", "fldcw [{f}]", "movq xmm15, {x}",
+                m = in(reg) &mxcsr, f = in(reg) &fcw, x = in(reg) mark, out("xmm15") _);
             exec(&me(), &["guest-tests", "helper", "state", &(at as usize).to_string()], &[]);
         });
         exited(&o, 0, "1f80 37f false false\n");

@@ -373,9 +373,12 @@ unsafe fn two_at_once() {
 }
 
 // Like `hit`, without writing to its stack, which may be read-only.
-core::arch::global_asm!(".text", ".globl noroom_hit", "noroom_hit:", "lock inc dword ptr [rip + {hits}]", "ret", hits = sym HITS);
+core::arch::global_asm!(
+    ".text", ".globl frame_fault_hit", "frame_fault_hit:", "lock inc dword ptr [rip + {hits}]", "ret",
+    hits = sym HITS
+);
 extern "C" {
-    fn noroom_hit();
+    fn frame_fault_hit();
 }
 
 /// Another thread protects and unprotects the alternate stack all the time.
@@ -393,7 +396,7 @@ unsafe fn protected_meanwhile() {
                 prot ^= PROT_WRITE;
             }
         });
-        on(SIGUSR1, noroom_hit as *const () as usize, SA_ONSTACK);
+        on(SIGUSR1, frame_fault_hit as *const () as usize, SA_ONSTACK);
         let (mut ran, mut not) = (0, 0);
         for _ in 0..2000 {
             is(syscall(SYS_tgkill, getpid(), gettid(), SIGUSR1), 0);

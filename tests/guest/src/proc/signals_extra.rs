@@ -169,9 +169,11 @@ extern "C" fn clobber(_: i32) {
     HITS.fetch_add(1, SeqCst);
     unsafe {
         asm!(
-            "mov r8, 1", "mov r9, 1", "mov r10, 1", "mov r11, 1", "mov rsi, 1", "mov rdi, 1", "mov rcx, 1", "mov rdx, 1",
+            "mov r8, 1", "mov r9, 1", "mov r10, 1", "mov r11, 1", "mov rsi, 1", "mov rdi, 1",
+            "mov rcx, 1", "mov rdx, 1",
             "pcmpeqb xmm0, xmm0", "pcmpeqb xmm7, xmm7", "pcmpeqb xmm15, xmm15",
-            out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("rsi") _, out("rdi") _, out("rcx") _, out("rdx") _,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("rsi") _, out("rdi") _,
+            out("rcx") _, out("rdx") _,
             out("xmm0") _, out("xmm7") _, out("xmm15") _,
         );
     }
