@@ -26,7 +26,7 @@ pub fn die_with_parent() -> Result<()> {
 pub fn become_ids(ids: HostIds) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(ids.uid), Gid::from_raw(ids.gid));
     sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0).context("prctl(PR_SET_KEEPCAPS)")?;
-    setgroups(&[]).context("giving up the supplementary groups")?;
+    setgroups(&[]).context("dropping the supplementary groups")?;
     setresgid(gid, gid, gid).with_context(|| format!("changing to group {gid}"))?;
     setresuid(uid, uid, uid).with_context(|| format!("changing to user {uid}"))?;
     let caps = sys::permitted_caps()?;
@@ -36,7 +36,7 @@ pub fn become_ids(ids: HostIds) -> Result<()> {
 
 /// Moves the process to an empty, read-only root without any mount of the host.
 pub fn empty_root() -> Result<()> {
-    const HINT: &str = "the host lets this user namespace mount nothing (AppArmor or SELinux may restrict it)";
+    const HINT: &str = "the host permits no mounts in this user namespace (AppArmor or SELinux may restrict it)";
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).context(HINT)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     // Any existing directory can be the mount point.
@@ -77,7 +77,7 @@ pub fn raise_limits() -> Result<()> {
     }
     let without = (libc::RLIM_INFINITY, libc::RLIM_INFINITY);
     if getrlimit(RLIMIT_CPU)? != without && setrlimit(RLIMIT_CPU, without.0, without.1).is_err() {
-        log::debug!("the host's limit of processor time stays");
+        log::debug!("the host's limit of processor time cannot be raised");
     }
     setrlimit(RLIMIT_CORE, 0, 0).context("switching off core dumps")?;
     Ok(())
@@ -98,7 +98,7 @@ pub fn drop_privileges() -> Result<()> {
     // NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each locked; KEEP_CAPS off and locked.
     const SECUREBITS: u64 = 0b11 | 0b11 << 2 | 0b10 << 4 | 0b11 << 6;
     sys::prctl(libc::PR_SET_SECUREBITS, SECUREBITS, 0, 0).context("locking the secure bits")?;
-    sys::set_caps(0, 0).context("giving up the capabilities")?;
+    sys::set_caps(0, 0).context("dropping the capabilities")?;
     sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0).context("prctl(PR_SET_NO_NEW_PRIVS)")?;
     Ok(())
 }

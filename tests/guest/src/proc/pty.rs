@@ -124,7 +124,7 @@ unsafe fn end_of_file() {
     put(p.m, b"\x04");
     assert_eq!(get(p.s, 100), b"");
     put(p.m, b"abc\x04");
-    assert_eq!(get(p.s, 100), b"abc"); // what there is, without a line end
+    assert_eq!(get(p.s, 100), b"abc"); // the pending input, without a line end
     put(p.m, b"x\n");
     assert_eq!(get(p.s, 100), b"x\n");
 }
