@@ -309,7 +309,8 @@ unsafe fn robust_mutex_process() {
     }
 }
 
-/// A thread ends that holds 2000 words, while others mark them as having waiters: each of these is woken.
+/// A thread ends that holds 2000 robust words, while another sets their waiters bits: each word gets
+/// `FUTEX_OWNER_DIED`, and a bit set before that is kept.
 unsafe fn robust_long_list() {
     #[repr(C)]
     struct Entry {
