@@ -25,7 +25,7 @@ pub struct NetNs {
     pub common: NsCommon,
     /// Whether `lo` is up. In a new namespace it is down until a process with `CAP_NET_ADMIN` sets it up.
     lo_up: AtomicBool,
-    /// `lo` has its address 127.0.0.1/8: since it was set up for the first time, or was given it.
+    /// Whether `lo` has its address 127.0.0.1/8. It gets it when it is first set up, or by a request for it.
     lo_address: AtomicBool,
     pub unix: unix::Names,
     pub inet: inet::InetNs,
@@ -60,11 +60,11 @@ impl NetNs {
         self.lo_address.fetch_or(up, Ordering::Relaxed);
         Ok(())
     }
-    /// Whether `lo` has its IPv4 address. It has the one of IPv6 while it is up.
+    /// Whether `lo` has its IPv4 address. It has its IPv6 address while it is up.
     pub fn has_address(&self) -> bool {
         self.lo_address.load(Ordering::Relaxed)
     }
-    /// Gives `lo` its IPv4 address; `EEXIST` if it has it.
+    /// Adds the IPv4 address of `lo`; `EEXIST` if it is there.
     pub fn add_address(&self) -> Result<()> {
         if self.lo_address.swap(true, Ordering::Relaxed) {
             return Err(Errno::EEXIST);

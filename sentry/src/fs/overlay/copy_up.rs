@@ -90,7 +90,7 @@ impl OvlInode {
         new.copy_times(&a);
         if self.fs.stays {
             new.used_by_overlay();
-            // It is found again by its name; other names of a file are other files from now on.
+            // The copy is found by its name; the file's other names refer to different files from now on.
         } else if self.kind == libc::S_IFDIR {
             *new.below.lock() = Some(lower.clone());
         } else {
@@ -108,7 +108,7 @@ impl OvlInode {
         }
         let _ = self.upper.set(new);
         if !self.fs.stays && self.kind != libc::S_IFDIR && a.nlink > 1 {
-            // Its other names are only in the lower layer: they must find this one again.
+            // The other names exist only in the lower layer; lookups of them must find this inode.
             if let Some(entry) = self.fs.links.lock().get_mut(&(a.dev, a.ino, a.btime)) {
                 entry.1 = self.me.upgrade();
             }

@@ -15,10 +15,10 @@ use platform::executor::Rounds;
 use std::any::Any;
 use std::sync::Arc;
 
-/// A directory that is in one layer or several, the topmost first; never empty.
+/// A directory in one or more layers, the topmost first; never empty.
 pub(super) struct LayersDir {
     dirs: Arc<[Arc<Dentry>]>,
-    /// As [`Overlay::devices`].
+    /// Like [`Overlay::devices`].
     devices: Arc<[u64]>,
 }
 
@@ -89,7 +89,7 @@ impl Inode for LayersDir {
     }
 }
 
-/// The entries of all layers.
+/// The merged entries of all layers.
 #[derive(Default)]
 struct Listing {
     list: Vec<(Box<[u8]>, u64, u8)>,
@@ -101,7 +101,7 @@ struct Open {
     listing: Snapshot<Listing>,
 }
 
-/// What an entry takes beside its name.
+/// Memory of an entry in addition to its name.
 const ENTRY_COST: u64 = 96;
 
 impl LayersDir {

@@ -1,6 +1,6 @@
-//! Overlay: one upper layer in memory over one lower layer that never changes. That of a container's root is made by [`Overlay::root`],
-//! those that guests mount by [`mount`]: their upper layer is a directory of a tmpfs that outlives the overlay ([`Overlay::stays`]), their
-//! lower one perhaps several directories ([`layers`]).
+//! Overlay: one in-memory upper layer over one lower layer that never changes. [`Overlay::root`] creates that of a
+//! container's root. [`mount`] creates those that guests mount: their upper layer is a directory of a tmpfs that
+//! outlives the overlay ([`Overlay::stays`]), and their lower layer may consist of several directories ([`layers`]).
 //!
 //! An [`OvlInode`] starts with the lower layer's inode and gets an upper one when it is first changed ([`copy_up`]);
 //! from then on the upper one is authoritative. An object created here has only an upper inode. A directory with both
@@ -37,15 +37,16 @@ const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
 
 pub struct Overlay {
     dev: u64,
-    /// Inodes of lower files with several names, by device, number and birth (numbers are given out again); kept alive once copied up.
+    /// Inodes of lower files with several names, by device, inode number and birth time (numbers are reused). An inode
+    /// stays alive once copied up.
     links: Mutex<HashMap<(u64, u64, Timespec), Shared>>,
-    /// The lower layer's root, until it has been asked for `lower_used`.
+    /// The lower layer's root, until `lower_used` has been computed.
     lower: Mutex<Option<Arc<dyn Inode>>>,
     /// Blocks in use in the lower layer, which does not change.
     lower_used: OnceLock<u64>,
-    /// The upper layer is there before and after: what is to be known of it is in it, and not in `below`.
+    /// The upper layer exists before and after the overlay: all state is in the layer itself, and `below` is not used.
     stays: bool,
-    /// Devices of the layers, the upper one first, where they are several: inode numbers tell them apart.
+    /// The devices of the layers, the upper one first, if there are several: they make inode numbers unique.
     devices: Vec<u64>,
     /// Keeps the layers' file systems mounted.
     _layers: Vec<Arc<Mount>>,
@@ -60,9 +61,9 @@ struct Listing {
     room: Charge,
 }
 
-/// Where the number of a layer is in an inode number.
+/// The position of the layer's index in an inode number.
 const LAYER_SHIFT: u32 = 56;
-/// The attribute of a directory of a layer that hides what lower ones have.
+/// The attribute of an upper directory that hides the entries of lower ones.
 const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 const PRIVATE: &[u8] = b"trusted.overlay.";
 
@@ -70,7 +71,7 @@ fn is_opaque(dir: &dyn Inode) -> bool {
     dir.get_xattr(OPAQUE).is_ok_and(|v| v == b"y")
 }
 
-/// What an entry takes beside its name, with the room that a list has to grow.
+/// Memory of an entry in addition to its name, including the list's spare capacity.
 const LISTED_COST: u64 = 96;
 /// Dropping a longer listing takes milliseconds.
 const LONG_LISTING: usize = 1 << 14;
@@ -121,7 +122,7 @@ impl Overlay {
         Ok(OvlInode::make(&fs, a.file_type(), a.ino, Some(lower), Some(upper), None))
     }
 
-    /// The number of an inode of a layer's.
+    /// The overlay's number for an inode of a layer.
     fn number(&self, dev: u64, ino: u64) -> u64 {
         Self::number_in(&self.devices, dev, ino)
     }
@@ -130,7 +131,7 @@ impl Overlay {
         ino ^ ((layer as u64) << LAYER_SHIFT)
     }
 
-    /// Blocks of `bsize` bytes that the lower layer's file system has in use.
+    /// Blocks of `bsize` bytes in use in the lower layer's file system.
     fn lower_used(&self, bsize: u64) -> u64 {
         *self.lower_used.get_or_init(|| {
             let lower = self.lower.lock().take();
@@ -186,12 +187,12 @@ impl OvlInode {
         let below = if self.fs.stays { None } else { upper.below.lock().clone() };
         OvlInode::make(&self.fs, upper.kind(), upper.ino(), below, Some(upper), None)
     }
-    /// The inode that there is over an upper one, which another overlay may have had.
+    /// The overlay inode of an upper inode, if it belongs to this overlay rather than an earlier one.
     fn known(&self, upper: &TmpInode) -> Option<Arc<OvlInode>> {
         let i = upper.owner.lock().as_ref().and_then(Weak::upgrade)?;
         Arc::ptr_eq(&i.fs, &self.fs).then_some(i)
     }
-    /// As `over`, for the entry `name` of this directory.
+    /// Like `over`, for the entry `name` of this directory.
     fn over_entry(&self, upper: Arc<TmpInode>, name: &[u8]) -> Result<Arc<OvlInode>> {
         if !self.fs.stays || !upper.is_dir() {
             return Ok(self.over(upper));
@@ -228,7 +229,7 @@ impl OvlInode {
         Ok(())
     }
 
-    /// A directory of the upper layer alone comes to where the lower one has a name: it shows nothing of that.
+    /// Marks a directory of the upper layer as opaque if the lower layer has an entry of the same name.
     fn hide_lower(&self, dir: &TmpInode, name: &[u8]) -> Result<()> {
         if self.fs.stays && dir.is_dir() && self.lower_has(name)? {
             dir.set_xattr(OPAQUE, b"y", 0)?;
@@ -466,7 +467,7 @@ impl Inode for OvlInode {
         let old = ovl(moved)?;
         let victim = target.replaced.map(ovl).transpose()?;
         if self.fs.stays {
-            // As without `redirect_dir`: what shows a lower directory stays where that is.
+            // As on Linux without `redirect_dir`: a directory with lower entries cannot be moved.
             let merged = |i: &OvlInode| i.kind == libc::S_IFDIR && i.lower.is_some();
             if merged(old) || (flags.contains(RenameFlags::EXCHANGE) && victim.is_some_and(merged)) {
                 return Err(Errno::EXDEV);
@@ -527,7 +528,7 @@ impl Inode for OvlInode {
             }
             (None, Some(l)) => match &self.place {
                 Some((p, _)) => p.statfs(),
-                // Without an upper layer.
+                // The overlay has no upper layer.
                 None if self.fs.stays => Ok(StatFs { kind: OVERLAYFS_MAGIC, ..l.statfs()? }),
                 None => Err(Errno::ESTALE),
             },

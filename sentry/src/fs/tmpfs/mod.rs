@@ -284,9 +284,9 @@ pub struct TmpInode {
     /// Overlay: the lower directory whose entries are merged in; and the overlay inode of this one.
     pub below: Mutex<Option<Arc<dyn Inode>>>,
     pub owner: Mutex<Option<Weak<super::overlay::OvlInode>>>,
-    /// An overlay changes this directory's entries.
+    /// Set for a directory that an overlay may change.
     in_overlay: AtomicBool,
-    /// Overlay: what the mount forbids that this was copied from ([`Inode::limits`]).
+    /// Overlay: restrictions of the mount that this was copied from ([`Inode::limits`]).
     limits: AtomicU32,
 }
 
@@ -347,7 +347,7 @@ impl TmpInode {
     pub fn fs(&self) -> &Arc<TmpFs> {
         &self.fs
     }
-    /// An overlay changes this directory's entries from now on.
+    /// Marks this directory as changeable by an overlay: the dentry cache must not rely on its entries.
     pub fn used_by_overlay(&self) {
         if self.is_dir() && !self.in_overlay.swap(true, Ordering::Relaxed) {
             super::vfs::dentry::something_is_volatile();

@@ -1,4 +1,4 @@
-//! `NETLINK_ROUTE` (rtnetlink(7)): describes `lo` and its routes, and sets `lo` up or down.
+//! `NETLINK_ROUTE` (rtnetlink(7)): describes `lo` and its routes, sets `lo` up or down, and adds its address.
 
 use super::msg::{attributes, Header, Reply, NLM_F_DUMP, NLM_F_MULTI};
 use crate::error::{Errno, Result};
@@ -22,7 +22,7 @@ const RTM_GETNEIGHTBL: u16 = 66;
 const RTM_GETADDRLABEL: u16 = 74;
 const RTM_NEWNSID: u16 = 88;
 const RTM_GETNSID: u16 = 90;
-/// Kinds come in fours: new, delete, get, set.
+/// Message types come in groups of four: new, delete, get, set.
 const RTM_BASE: u16 = 16;
 const GET: u16 = 2;
 
@@ -58,7 +58,7 @@ pub fn answer(net: &NetNs, cred: &Cred, h: &Header, body: &[u8], out: &mut Reply
             RTM_GETROUTE if !net.is_up() => return Err(Errno::ENETUNREACH),
             RTM_GETROUTE => one_route(body, out)?,
             RTM_GETNSID => {
-                // No other namespace has a number here.
+                // Other namespaces have no number here.
                 out.begin(RTM_NEWNSID, 0, &[AF_ANY, 0, 0, 0]);
                 out.attr_u32(1, u32::MAX);
             }
@@ -78,7 +78,7 @@ pub fn answer(net: &NetNs, cred: &Cred, h: &Header, body: &[u8], out: &mut Reply
     Ok(true)
 }
 
-/// The changes that there are: `lo` up or down, and its address.
+/// Carries out the supported changes: `lo` up or down, and its address.
 fn change(net: &NetNs, cred: &Cred, kind: u16, body: &[u8]) -> Result<()> {
     let word = |at: usize| body.get(at..).and_then(|b| b.first_chunk()).map(|c| u32::from_ne_bytes(*c));
     if kind == RTM_NEWADDR {
@@ -101,7 +101,7 @@ fn change(net: &NetNs, cred: &Cred, kind: u16, body: &[u8]) -> Result<()> {
     Err(Errno::EOPNOTSUPP)
 }
 
-/// `lo` can be given the one address that it has as soon as it is up.
+/// Adds an address to `lo`: only 127.0.0.1/8, the one that it also gets when it is set up.
 fn add_address(net: &NetNs, body: &[u8]) -> Result<()> {
     const IFA_ADDRESS: u16 = 1;
     const IFA_LOCAL: u16 = 2;
