@@ -1,8 +1,8 @@
 //! A `log` backend that writes to standard error, where the command has put the log: a confined process opens no files.
-//! It never waits for whoever reads it ([`crate::outlet`]).
+//! Logging never waits for the reader ([`crate::outlet`]).
 //!
-//! A guest can cause lines as fast as it makes calls, so each place in the code that logs may do so [`MANY`] times in
-//! [`WINDOW`]; what is left out is counted, and the count is logged.
+//! A guest can cause log lines as fast as it makes calls, so each place in the code logs at most [`MANY`] lines in
+//! [`WINDOW`]. Further lines are counted, and the count is logged.
 
 use crate::config::Verbosity;
 use crate::outlet::Outlet;
@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 /// Limit of the bytes kept for a slow reader.
 const KEPT: usize = 64 * 1024;
 
-/// Lines of one place in one window; then one says that there will be no more, and the next window's first is preceded
-/// by their number.
+/// Lines of one place in one window. The last of them announces the suppression; the first line of the next window is
+/// preceded by the number of lines suppressed.
 const MANY: u64 = 200;
 const WINDOW: Duration = Duration::from_secs(10);
 

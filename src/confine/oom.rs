@@ -1,8 +1,8 @@
-//! Which process of the sandbox the host's OOM killer takes first: a stub, so that a guest process dies as on Linux,
-//! and not the Sentry with all others.
+//! Makes stubs the preferred victims of the host's OOM killer, so that a guest process is killed as on Linux, and not
+//! the Sentry with all guests.
 //!
 //! A process inherits its `oom_score_adj` (proc(5)). The Sentry raises its own while it starts the zygote, from which
-//! all stubs descend, and lowers it again afterwards; a process without rights may go back to where it began.
+//! all stubs descend, and lowers it again afterwards. An unprivileged process may lower it as far as its initial value.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};

@@ -61,7 +61,7 @@ pub fn keep(list: &Arc<Acl>) {
     drop(oldest);
 }
 
-/// Maps the ids of the entries for users and groups of an encoded list, as far as it is one.
+/// Maps the ids of the user and group entries in an encoded list; stops where the encoding is invalid.
 pub fn map_ids(bytes: &mut [u8], map: impl Fn(Id, u32) -> Result<u32>) -> Result<()> {
     let Some((_, entries)) = bytes.split_first_chunk_mut::<4>() else { return Ok(()) };
     for e in entries.chunks_exact_mut(8) {

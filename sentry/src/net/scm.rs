@@ -24,7 +24,7 @@ const MAX_OF_USER: u64 = MAX_IN_FLIGHT / 2;
 pub const MAX_CONTROL: usize = 20480;
 const HDR: usize = 16;
 
-/// `struct ucred`: as one task sees it.
+/// `struct ucred`, in the view of one task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct WireCred {
@@ -33,7 +33,7 @@ pub struct WireCred {
     pub gid: u32,
 }
 
-/// Whom a message, or a connection, comes from: numbers in all namespaces, kernel ids.
+/// The sender of a message or the peer of a connection: its pid in all namespaces, and kernel ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ucred {
     pub pid: Pid,
@@ -52,11 +52,11 @@ impl Ucred {
         let c = task.cred();
         Ucred { pid: task.group.id.clone(), uid: c.euid, gid: c.egid }
     }
-    /// None known.
+    /// Unknown credentials.
     pub fn none() -> Self {
         Ucred { pid: Pid::default(), uid: NO_ID, gid: NO_ID }
     }
-    /// As `task` sees it; unknown and unmapped ids are [`OVERFLOW_ID`](crate::kernel::user_ns::OVERFLOW_ID).
+    /// The view of `task`; unknown and unmapped ids are [`OVERFLOW_ID`](crate::kernel::user_ns::OVERFLOW_ID).
     pub fn seen_by(&self, task: &Task) -> WireCred {
         let ns = &task.cred().user_ns;
         WireCred {
@@ -246,7 +246,7 @@ impl Scm {
     }
 }
 
-/// What `task` claims to be, if it may.
+/// The credentials that `task` sends as `c`, if it may.
 fn claimed(task: &Task, c: WireCred) -> Result<Ucred> {
     let own = task.cred();
     let (uid, gid) = (own.user_ns.uid_in(c.uid)?, own.user_ns.gid_in(c.gid)?);

@@ -296,7 +296,7 @@ impl Socket {
             libc::SO_RCVTIMEO | 66 => time(o.rcv_timeo.load(Ordering::Relaxed)),
             libc::SO_SNDTIMEO | 67 => time(o.snd_timeo.load(Ordering::Relaxed)),
             libc::SO_PEERCRED => {
-                // Ids that are not known are -1 to any task.
+                // Unknown ids are -1 to every task.
                 let c = match self.proto.peer_cred().filter(|c| c.uid != NO_ID).zip(current::get()) {
                     Some((c, task)) => c.seen_by(&task),
                     None => WireCred { pid: 0, uid: NO_ID, gid: NO_ID },

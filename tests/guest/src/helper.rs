@@ -67,7 +67,7 @@ pub fn main(args: &[String]) -> i32 {
             crate::hostile::residue::look();
             0
         },
-        // Its effective capabilities, in hexadecimal.
+        // Prints the effective capabilities in hexadecimal.
         Some("caps") => {
             let status = std::fs::read_to_string("/proc/self/status").unwrap();
             let line = status.lines().find_map(|l| l.strip_prefix("CapEff:")).unwrap();

@@ -1,7 +1,6 @@
 //! The lower layers of an overlay as one directory tree that never changes.
 //!
-//! Layers are looked at through their dentries, so that what the VFS has cached of them serves here. No lookup crosses
-//! mounts.
+//! Layers are accessed through their dentries, so that the VFS's caches serve here too. No lookup crosses mounts.
 
 use super::{is_opaque, Overlay};
 use crate::error::{later, Errno, Result};

@@ -1,7 +1,7 @@
 //! Overlays that guests mount (`lowerdir=`, `upperdir=`, `workdir=`).
 //!
-//! The upper layer is a directory of a tmpfs, marked as Linux marks it: a device 0:0 hides a lower name,
-//! `trusted.overlay.opaque` what lower directories have. Without an upper layer the overlay cannot be written to.
+//! The upper layer is a directory of a tmpfs with the marks that Linux uses: a device 0:0 hides a lower name,
+//! `trusted.overlay.opaque` hides the entries of lower directories. Without an upper layer the overlay is read-only.
 
 use super::layers::LayersDir;
 use super::{Overlay, OvlInode};

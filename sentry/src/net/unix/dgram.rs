@@ -213,7 +213,7 @@ impl Proto for Dgram {
             self.bind_name(task, Name::Auto, 0)?;
         }
         let other = self.find(task, &name)?;
-        // It may be this socket itself.
+        // `other` may be this socket itself.
         let cred = other.cred.lock().clone();
         *self.inner.cred.lock() = cred;
         *self.inner.peer.lock() = Some(Arc::downgrade(&other));

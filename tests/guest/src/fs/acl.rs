@@ -112,13 +112,13 @@ unsafe fn lists_are_enforced() {
     assert_eq!(list(&f, ACCESS), entries);
     for (uid, groups, wanted) in [
         (1000, &[9][..], 6),
-        (1001, &[9], 6), // limited by the mask
-        (1002, &[9], 0), // although others may read
+        (1001, &[9], 6),      // limited by the mask
+        (1002, &[9], 0),      // although others may read
         (1002, &[50, 60], 0), // a user's entry precedes groups'
         (1003, &[50], 4),
         (1003, &[9, 60], 6),
         (1003, &[50, 60], 6), // any matching group that grants it
-        (1003, &[70], 0), // a group's entry, although others may
+        (1003, &[70], 0),     // a group's entry, although others may
         (1003, &[9], 4),
     ] {
         assert_eq!(allowed(&f, uid, groups), wanted, "{uid} {groups:?}");
