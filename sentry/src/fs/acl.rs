@@ -61,7 +61,7 @@ pub fn keep(list: &Arc<Acl>) {
     drop(oldest);
 }
 
-/// Maps the ids of the user and group entries in an encoded list; stops where the encoding is invalid.
+/// Maps the ids of the user and group entries of an encoded list. Whether the list is valid is not checked.
 pub fn map_ids(bytes: &mut [u8], map: impl Fn(Id, u32) -> Result<u32>) -> Result<()> {
     let Some((_, entries)) = bytes.split_first_chunk_mut::<4>() else { return Ok(()) };
     for e in entries.chunks_exact_mut(8) {

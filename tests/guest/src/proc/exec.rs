@@ -235,7 +235,7 @@ unsafe fn broken_elf() {
         (16usize, 1u8), // relocatable
         (18, 3),        // another machine
         (54, 1),        // size of a program header
-        (56, 0), // no program headers
+        (56, 0),        // no program headers
     ] {
         let mut b = good[..good.len().min(4096)].to_vec();
         b[off] = val;
