@@ -1,8 +1,8 @@
 //! A `log` backend that writes to standard error, where the command has put the log: a confined process opens no files.
-//! It never waits for whoever reads it ([`crate::outlet`]).
+//! Logging never waits for the reader ([`crate::outlet`]).
 //!
-//! A guest can cause lines as fast as it makes calls, so each place in the code that logs may do so [`MANY`] times in
-//! [`WINDOW`]; what is left out is counted, and the count is logged.
+//! A guest can cause log lines as fast as it makes calls, so each place in the code logs at most [`MANY`] lines in
+//! [`WINDOW`]. Further lines are counted, and the count is logged.
 
 use crate::config::Verbosity;
 use crate::outlet::Outlet;
@@ -12,37 +12,37 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Most bytes that wait for a reader.
+/// Limit of the bytes kept for a slow reader.
 const KEPT: usize = 64 * 1024;
 
-/// Lines of one place in one window; then one says that there will be no more, and the next window's first is preceded
-/// by their number.
+/// Lines of one place in one window. The last of them announces the suppression; the first line of the next window is
+/// preceded by the number of lines suppressed.
 const MANY: u64 = 200;
 const WINDOW: Duration = Duration::from_secs(10);
 
 struct Logger {
-    /// Which process speaks.
+    /// The name of the process in each line.
     who: &'static str,
     out: Mutex<Outlet<Stderr>>,
-    /// Those places that have logged. There are as many as there are in the code.
+    /// The places that have logged; bounded by the number of places in the code.
     places: Mutex<Vec<Place>>,
 }
 
-/// What was logged in one place of the code.
+/// The count of one place in the code.
 struct Place {
     at: (Option<&'static str>, Option<u32>),
     since: Instant,
     lines: u64,
 }
 
-/// What becomes of a line.
+/// The decision about a line.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Kept,
-    /// It is the last for now.
+    /// It is logged, as the last one of the window.
     Last,
     LeftOut,
-    /// It is kept, and so many were left out before it.
+    /// It is logged, after a note with the number of lines suppressed before it.
     After(u64),
 }
 
@@ -64,7 +64,7 @@ impl Place {
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// To be called once.
+/// Called once.
 pub fn init(who: &'static str, verbosity: Verbosity) {
     let out = Outlet::new(std::io::stderr(), KEPT);
     crate::sys::STDERR_NEVER_WAITS.store(out.never_waits(), Ordering::Relaxed);
@@ -80,7 +80,7 @@ pub fn init(who: &'static str, verbosity: Verbosity) {
 
 fn with_outlet(f: impl FnOnce(&mut Outlet<Stderr>)) {
     let Some(logger) = LOGGER.get() else { return };
-    // One who panics while it speaks has it, and must not wait for it.
+    // A thread that panics while it logs holds the lock itself, so the wait is limited.
     let until = Instant::now() + Duration::from_millis(100);
     loop {
         if let Ok(mut out) = logger.out.try_lock() {
@@ -93,12 +93,12 @@ fn with_outlet(f: impl FnOnce(&mut Outlet<Stderr>)) {
     }
 }
 
-/// Writes lines to the log as they are, in a process that has called [`init`].
+/// Writes lines to the log verbatim, in a process that has called [`init`].
 pub fn say(lines: &str) {
     with_outlet(|out| out.put(lines.as_bytes()));
 }
 
-/// Before the process ends.
+/// Called before the process ends.
 pub fn finish() {
     with_outlet(Outlet::finish);
 }
@@ -128,8 +128,8 @@ impl Log for Logger {
         let (before, after) = match verdict {
             Verdict::LeftOut => return,
             Verdict::Kept => (String::new(), ""),
-            Verdict::Last => (String::new(), " (more such lines are left out for a while)"),
-            Verdict::After(n) => (format!("runsc-rs {}: {n} lines such as the next were left out\n", self.who), ""),
+            Verdict::Last => (String::new(), " (similar lines are suppressed for a while)"),
+            Verdict::After(n) => (format!("runsc-rs {}: {n} lines like the next were suppressed\n", self.who), ""),
         };
         let level = match record.level() {
             Level::Error => "error: ",
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_falls_silent_and_says_how_much_it_left_out() {
+    fn lines_of_one_place_are_suppressed_and_counted() {
         let start = Instant::now();
         let mut place = Place { at: (None, None), since: start, lines: 0 };
         let fates: Vec<_> = (0..MANY + 50).map(|_| place.line(start)).collect();

@@ -1,8 +1,8 @@
-//! A stream for lines (the log, a trace) that never makes its writer wait: what the reader does not take is kept, up to a bound, and
-//! goes out with the next line; beyond the bound lines are left out and counted.
+//! A stream of lines (the log, a trace) that never blocks its writer. Bytes that the reader does not take are kept, up
+//! to a limit, and written with the next line; beyond the limit lines are dropped and counted.
 //!
-//! A regular file is written to as it is. A terminal must be open with `O_NONBLOCK` ([`crate::launch`] opens it anew). Anything else (pipe,
-//! socket) is written to with `RWF_NOWAIT`, since its flags are shared with other programs.
+//! A regular file is written directly. A terminal must have `O_NONBLOCK` ([`crate::launch`] opens it anew). Anything
+//! else (pipe, socket) is written with `RWF_NOWAIT`, since its flags are shared with other programs.
 
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 pub struct Outlet<F> {
     fd: F,
-    /// Its writes do not wait, whatever the reader does.
+    /// Writes do not block, whatever the reader does.
     never_waits: bool,
     kept: VecDeque<u8>,
-    /// Most bytes in `kept`.
+    /// Limit of the bytes in `kept`.
     most: usize,
     left_out: u64,
 }
@@ -30,17 +30,17 @@ impl<F: AsFd> Outlet<F> {
         Outlet { fd, never_waits, kept: VecDeque::new(), most, left_out: 0 }
     }
 
-    /// See the field.
+    /// Whether plain writes to the stream never block.
     pub fn never_waits(&self) -> bool {
         self.never_waits
     }
 
-    /// Writes a line, with its newline, or keeps it, or leaves it out.
+    /// Writes a line, which includes its newline; keeps or drops it if the reader is slow.
     pub fn put(&mut self, line: &[u8]) {
         self.push();
         if self.left_out > 0 {
             let n = self.left_out;
-            let note = format!("runsc-rs: {n} lines were left out here: they were not taken\n");
+            let note = format!("runsc-rs: {n} lines were dropped here: the reader was too slow\n");
             if self.keep(note.as_bytes()) {
                 self.left_out = 0;
             }
@@ -59,7 +59,7 @@ impl<F: AsFd> Outlet<F> {
         fits
     }
 
-    /// Writes what is kept, as far as it is taken.
+    /// Writes the kept bytes, as far as the reader takes them.
     fn push(&mut self) {
         while !self.kept.is_empty() {
             let bytes = self.kept.make_contiguous();
@@ -71,13 +71,13 @@ impl<F: AsFd> Outlet<F> {
                 Ok(n) if n > 0 => drop(self.kept.drain(..n)),
                 Err(Errno::EINTR) => {}
                 Ok(_) | Err(Errno::EAGAIN) => return,
-                // There is no place for it any more.
+                // The reader is gone.
                 Err(_) => self.kept.clear(),
             }
         }
     }
 
-    /// At the end: waits a little for a reader that is slow.
+    /// Called at the end: gives a slow reader a little time.
     pub fn finish(&mut self) {
         const PATIENCE: Duration = Duration::from_millis(300);
         let until = Instant::now() + PATIENCE;
@@ -96,7 +96,7 @@ mod tests {
     use std::io::Read;
 
     #[test]
-    fn a_full_pipe_is_not_waited_for_and_what_is_lost_is_counted() {
+    fn a_full_pipe_does_not_block_and_dropped_lines_are_counted() {
         let (mut read, write) = std::io::pipe().unwrap();
         let mut outlet = Outlet::new(write, 1000);
         let line = [b'x'; 99].iter().chain(b"\n").copied().collect::<Vec<u8>>();
@@ -114,7 +114,7 @@ mod tests {
         read.read_to_end(&mut taken).unwrap();
         let text = String::from_utf8(taken).unwrap();
         assert!(text.ends_with("last\n"));
-        assert!(text.contains(&format!("runsc-rs: {lost} lines were left out")), "{lost}");
+        assert!(text.contains(&format!("runsc-rs: {lost} lines were dropped")), "{lost}");
         assert_eq!(text.lines().filter(|l| l.len() == 99).count() as u64 + lost, 2000);
     }
 }

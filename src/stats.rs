@@ -1,4 +1,4 @@
-//! `--stats`: what a sandbox did, so that one can see why a program in it is slow. To the log, at the end.
+//! `--stats`: counters of a sandbox's work, logged at its end, for finding out why a program is slow.
 
 use protocol::Client;
 use sentry::kernel::Kernel;
@@ -6,36 +6,36 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-/// Calls that get a line of their own.
+/// Calls with a line of their own.
 const LISTED: usize = 15;
 
-/// What the platform's counters mean to somebody who looks for the reason of slowness.
+/// The meaning of the platform's counters for a user who looks for the cause of slowness.
 const MEANINGS: &[(&str, &str)] = &[
-    ("calls trapped", "by a signal: the slow way, until their sites are patched"),
+    ("calls trapped", "by SIGSYS, which is slow; until their sites are patched"),
     ("calls from patched sites", "handed over to the Sentry without a signal"),
-    ("calls answered by stubs", "getpid(2) and similar calls, without the Sentry (counted as threads end)"),
-    ("calls made by stubs", "private futexes: the host's own (counted as threads end); sched_yield is not seen at all"),
+    ("calls answered by stubs", "getpid(2) and similar calls, without the Sentry (counted when a thread ends)"),
+    ("calls made by stubs", "private futexes, by the host (counted when a thread ends); sched_yield is not counted"),
     ("patched sites", "in the newest copies of code"),
     ("patched copies", "of files' code made"),
-    ("moves to patched code", "running processes that got such a copy; new ones start with it"),
-    ("faults", "exceptions that became signals"),
+    ("moves to patched code", "running processes that switched to such a copy; new ones start with it"),
+    ("faults", "processor exceptions that became signals"),
     ("interrupts", "running guest threads stopped for a signal"),
-    ("forks", "address spaces made, some ahead of need"),
+    ("forks", "address spaces created, some in advance"),
     ("threads", "started"),
-    ("memory-op rounds", "times a stub carried out mmap, mprotect and such"),
-    ("process_vm_readv", "arguments that did not come with the call: a host call each"),
-    ("process_vm_writev", "results that could not go with the answer: a host call each"),
-    ("task polls", "times the Sentry took up a guest thread"),
-    ("posts found by looking", "calls that met a Sentry awake: the fast way"),
-    ("sleeps", "times the Sentry went to sleep; the next call has to wake it"),
-    ("looks in vain", "times the Sentry looked for calls and there were none: it spins"),
-    ("stubs woken", "answers whose thread had gone to sleep: a host call each, and perhaps an idle core"),
+    ("memory-op rounds", "times a stub carried out mmap, mprotect and the like"),
+    ("process_vm_readv", "reads of arguments that did not come with the call: a host call each"),
+    ("process_vm_writev", "writes of results that did not fit into the answer: a host call each"),
+    ("task polls", "times the Sentry ran the task of a guest thread"),
+    ("posts found by looking", "calls found by a spinning Sentry, which is fast"),
+    ("sleeps", "times the Sentry went to sleep; the next call wakes it"),
+    ("looks in vain", "polls that found no call: the Sentry spins"),
+    ("stubs woken", "answers to a sleeping thread: a host call each, and perhaps an idle core to wake"),
     ("stubs killed", "processes that have ended"),
-    ("wakes", "wake-ups of the Sentry by itself"),
-    ("handovers", "times another thread took over while one was in a slow host call"),
+    ("wakes", "wake-ups of the Sentry by its own threads"),
+    ("handovers", "times another thread took over during a slow host call"),
 ];
 
-/// From the start of the guest on.
+/// The statistics of a run, from the start of the guest on.
 pub struct Stats {
     began: Instant,
     client: Client,
@@ -48,7 +48,7 @@ impl Stats {
 
     pub fn print(&self, kernel: &Kernel) {
         let mut out = String::new();
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = self.write(kernel, &mut out);
         crate::logging::say(&out);
     }

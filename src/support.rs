@@ -1,4 +1,4 @@
-//! `runsc-rs syscalls`: the table of supported system calls, from the very table that dispatches them.
+//! `runsc-rs syscalls`: prints the supported system calls, from the table that dispatches them.
 
 use crate::cli::SyscallsArgs;
 use anyhow::Result;

@@ -1,4 +1,5 @@
-//! The command from outside: exit statuses, what carries over, where writes go, mistakes, signals, and the death of each process.
+//! The command from outside: exit statuses, inherited state, destinations of writes, usage errors, signals, and the
+//! death of each process.
 
 mod common;
 
@@ -22,7 +23,7 @@ fn run(args: &[&str]) -> Output {
     output
 }
 
-/// Standard output of a script that must succeed.
+/// Standard output of a script, which must succeed.
 fn sh(script: &str) -> String {
     out(run(&["--", "/bin/sh", "-c", script]))
 }
@@ -34,7 +35,7 @@ fn out(output: Output) -> String {
 }
 
 #[test]
-fn status_of_the_command_is_ours() {
+fn the_commands_status_is_passed_on() {
     assert_eq!(run(&["--", "/bin/true"]).status.code(), Some(0));
     assert_eq!(run(&["--", "/bin/sh", "-c", "exit 7"]).status.code(), Some(7));
     assert_eq!(run(&["/bin/sh", "-c", "exit 255"]).status.code(), Some(255));
@@ -136,7 +137,7 @@ fn streams_carry_over() {
     let dir = Scratch::new("streams");
     let file = dir.0.join("file");
     fs::write(&file, "first\nsecond\n").unwrap();
-    // Files keep their offset…
+    // Inherited files keep their offset …
     let mut input = fs::File::open(&file).unwrap();
     input.read_exact(&mut [0; 6]).unwrap();
     let output = runsc(&["run", "cat"]).stdin(input.try_clone().unwrap()).output().unwrap();
@@ -146,7 +147,7 @@ fn streams_carry_over() {
     let append = fs::OpenOptions::new().append(true).open(&file).unwrap();
     runsc(&["run", "echo", "third"]).stdout(append).status().unwrap();
     assert_eq!(fs::read_to_string(&file).unwrap(), "first\nsecond\nthird\n");
-    // Opened again by its name in /dev a file has another offset, on bare Linux too.
+    // A file reopened by its name in /dev has another offset, as on bare Linux.
     let script = "read a; read b </dev/stdin; read c; read d </proc/self/fd/0; echo $a $b $c $d; \
                   echo out; echo err >/dev/stderr; cat <&3; head -c 5 /dev/fd/3";
     let both = |mut command: Command| {
@@ -208,7 +209,7 @@ fn log_and_strace_go_to_files() {
     assert!(strace.contains("execve(") || strace.contains("exit_group("), "{strace}");
 }
 
-/// The command with a guest that sleeps, once that runs.
+/// A command whose guest sleeps and has started.
 fn sleeper() -> (Child, i32) {
     let mut child = runsc(&["run", "/bin/sh", "-c", "echo ready; exec sleep 1000"]).spawn().unwrap();
     let mut byte = [0; 6];
@@ -279,7 +280,7 @@ fn the_sandbox_ends_with_its_gofer() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(125));
     let text = String::from_utf8(output.stderr).unwrap();
-    // The guest may have met the loss, too.
+    // The guest's own error may come first.
     assert!(text.lines().last().is_some_and(|l| l.starts_with("runsc-rs: ") && l.contains("Gofer")), "{text}");
     assert_gone(&all);
 }
@@ -314,7 +315,7 @@ fn strace_decodes_calls_signals_and_ends() {
 }
 
 #[test]
-fn strace_shows_what_stubs_answer_or_do_by_themselves() {
+fn strace_shows_calls_answered_by_stubs() {
     let dir = Scratch::new("answered");
     let trace = dir.0.join("trace");
     let script = "import os, threading\nfor i in range(2000): os.getppid(); os.sched_yield()\n\
@@ -328,7 +329,7 @@ fn strace_shows_what_stubs_answer_or_do_by_themselves() {
 }
 
 #[test]
-fn stats_tell_of_calls_and_requests() {
+fn stats_list_calls_and_requests() {
     let output = run(&["--stats", "--", "/bin/sh", "-c", "ls /usr >/dev/null; test -e /no/such"]);
     let text = String::from_utf8(output.stderr).unwrap();
     for part in [
@@ -346,7 +347,7 @@ fn stats_tell_of_calls_and_requests() {
 
 #[test]
 fn sites_of_calls_that_stubs_make_are_patched() {
-    // FUTEX_WAKE of a private word, where nobody waits.
+    // FUTEX_WAKE on a private word without waiters.
     let script = "my $word = pack('Q', 0); syscall(202, $word, 129, 1) for 1..20000";
     let output = run(&["--stats", "--", "/usr/bin/perl", "-e", script]);
     let text = String::from_utf8(output.stderr).unwrap();
@@ -379,8 +380,8 @@ fn a_script_without_an_interpreter_goes_to_the_shell() {
 }
 
 #[test]
-fn a_stopped_command_stops_us_until_it_is_continued() {
-    // With job control, the shell tells that a job has stopped, and goes on with it.
+fn a_stopped_command_stops_runsc_until_it_is_continued() {
+    // With job control, the shell reports that a job has stopped, and continues it.
     let script = format!(
         "set -m; {} run -- /bin/sh -c 'kill -TSTP $$; echo on' & \
          while ! jobs -s | grep -q .; do sleep 0.05; done; fg >/dev/null; echo $?",
@@ -392,7 +393,7 @@ fn a_stopped_command_stops_us_until_it_is_continued() {
 
 #[test]
 fn a_stopped_command_goes_on_with_its_guest() {
-    // Another process of the sandbox continues the first one, or ends it, once our own shell has seen that we have stopped.
+    // Another process of the sandbox continues the first one, or kills it, once the outer shell has noticed the stop.
     let dir = Scratch::new("goes-on");
     for (signal, told) in [("CONT", "on\n0\n"), ("KILL", "137\n")] {
         let go = dir.0.join(signal);
@@ -421,7 +422,7 @@ fn limits_and_umask_carry_over() {
 #[test]
 fn nice_value_carries_over() {
     for n in ["0", "7", "19"] {
-        // `nice` alone tells the value.
+        // `nice` without arguments prints the value.
         let output = runsc(&["run", "--", "sh", "-c", "nice; cut -d' ' -f19 /proc/self/stat"]);
         let args =
             [output.get_program()].into_iter().chain(output.get_args()).map(|a| a.to_owned()).collect::<Vec<_>>();
@@ -444,7 +445,7 @@ fn the_callers_limits_do_not_hinder_the_runtime() {
 fn the_callers_hard_limit_of_file_sizes_ends_no_sandbox() {
     let dir = Scratch::new("fsize");
     let at = dir.path();
-    // By the Gofer's hand, by the Sentry's, and by the Sentry's in a stream. Nothing is written.
+    // Written by the Gofer, by the Sentry, and by the Sentry in a stream. Nothing is written.
     let guest = "ulimit -f unlimited; truncate -s 200G /x/t && echo truncated >&2; \
                  echo x | dd bs=1 seek=200G conv=notrunc of=/x/u && echo written >&2; \
                  echo x | dd bs=1 seek=200G conv=notrunc && echo streamed >&2; echo alive >/x/end";
@@ -473,9 +474,9 @@ fn a_log_file_tells_what_is_not_supported() {
 #[test]
 fn works_without_root() {
     if !out(Command::new("id").arg("-u").output().unwrap()).starts_with("0\n") {
-        return; // all the other tests have shown it
+        return; // all other tests have shown it
     }
-    // A copy that "nobody" can execute, wherever the build is.
+    // A copy that the user "nobody" can execute, wherever the build directory is.
     let dir = Scratch::new("rootless");
     fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o755)).unwrap();
     let copy = dir.0.join("runsc-rs");
@@ -490,7 +491,7 @@ fn works_without_root() {
     assert_eq!(out(output), "65533\ndenied\n");
 }
 
-/// Root of a user namespace, which may have no other ids.
+/// Root of a user namespace without any other mapped ids.
 #[test]
 fn works_in_a_user_namespace() {
     let script = "id -u; cat /proc/self/comm; echo x > /tmp/there; cat /tmp/there";
@@ -503,10 +504,10 @@ fn works_in_a_user_namespace() {
 }
 
 #[test]
-fn the_hosts_kernel_is_not_below_the_guests() {
+fn host_kernel_interfaces_are_hidden() {
     let mut secret = Command::new("sleep").arg0("CANARY_ARG").arg("1000").spawn().unwrap();
     let pid = secret.id().to_string();
-    // What is below the guest's own mounts, in the root, in binds of it by the guest, and in binds of the caller's.
+    // Files below the guest's own mounts: in the root, in the guest's binds of it, and in the caller's binds.
     let script = "for i in 1 2 3; do umount -l /proc/ 2>/dev/null || break; done; mkdir /tmp/m /tmp/r; \
                   mount --bind / /tmp/m; mount --rbind / /tmp/r; mount --bind /all /tmp/r/mnt; \
                   cat /proc/$1/cmdline /tmp/m/proc/$1/cmdline /all/proc/$1/cmdline /tmp/r/mnt/proc/$1/cmdline; \
@@ -514,7 +515,7 @@ fn the_hosts_kernel_is_not_below_the_guests() {
                   echo $d $(ls -A $d | wc -l); done; cat /proc/self/status /proc/version /all/proc/cmdline; echo end";
     let command = ["--user", "0", "--bind", "/:/all:ro", "--", "sh", "-c", script, "sh", &pid];
     for overlay in [&[][..], &["--overlay", "none"]] {
-        // It mounts nothing on the host's; what it makes there is a directory, which need not work.
+        // Mounting does nothing on the host's side; the mount point is a directory that need not work.
         let dir = Scratch::new("kernel");
         let bind = format!("{}:/tmp", dir.path());
         let output = run(&[overlay, &["--bind", &bind], &command].concat());
@@ -530,11 +531,12 @@ fn the_hosts_kernel_is_not_below_the_guests() {
 }
 
 #[test]
-fn the_hosts_access_control_lists_count() {
+fn host_access_control_lists_apply() {
     let dir = Scratch::new("acl");
     let at = dir.path();
     let setup = format!(
-        "cd {at} && mkdir d && for f in grp neg named d/in; do echo text >$f; done && chown 0:50 grp && chmod 660 grp && chmod 644 neg named d/in && \
+        "cd {at} && mkdir d && for f in grp neg named d/in; do echo text >$f; done && chown 0:50 grp && \
+         chmod 660 grp && chmod 644 neg named d/in && \
          setfacl -m u::rw,u:1001:rw,g::-,o::-,m::rw grp && setfacl -m u:1002:- neg && setfacl -m u:1003:rw named && \
          setfacl -m u:1002:- d && ln -s neg link"
     );
@@ -542,7 +544,8 @@ fn the_hosts_access_control_lists_count() {
         return left_out("command: the host's access control lists");
     }
     let script = format!(
-        "cd / && for f in {at}/grp {at}/neg {at}/link {at}/named {at}/d/in; do cat $f 2>&1 >/dev/null | grep -o 'Permission denied' || echo yes; \
+        "cd / && for f in {at}/grp {at}/neg {at}/link {at}/named {at}/d/in; do \
+         cat $f 2>&1 >/dev/null | grep -o 'Permission denied' || echo yes; \
          test -w $f && echo writes; done; echo x 2>/dev/null >>{at}/named && getfacl -cn {at}/named || :"
     );
     let bind = format!("{at}:{at}");
@@ -555,14 +558,14 @@ fn the_hosts_access_control_lists_count() {
             let output = run(&[options, &["--user", user, "--", "sh", "-c", &script]].concat());
             assert_eq!(out(output), native, "{user} {options:?}");
         }
-        // Somebody who gives up root's rights inside, where lists are not told of but asked for.
+        // A user without root's rights inside, for whom access control lists are fetched instead of announced.
         let boxed = run(&[&["--", "setpriv"], &ids[..]].concat());
         assert_eq!(out(boxed), native, "{user} after root");
     }
 }
 
 #[test]
-fn sentry_and_gofer_are_locked_in() {
+fn sentry_and_gofer_are_confined() {
     let (mut child, pid) = sleeper();
     let all = descendants(pid);
     for who in ["internal-sentry", "internal-gofer"] {
@@ -595,20 +598,20 @@ fn sentry_and_gofer_are_locked_in() {
     assert_gone(&all);
 }
 
-/// `--init`: the command is process 1, with an init's duties and protections.
+/// `--init`: the command is process 1, with the duties and protections of an init process.
 #[test]
 fn a_command_can_be_process_1() {
     let init = |script: &str| out(run(&["--init", "--", "/bin/sh", "-c", script]));
     assert_eq!(init("echo $$ $PPID; readlink /proc/1/exe | grep -c sh"), "1 0\n1\n");
     assert_eq!(sh("echo $$ $PPID"), "2 1\n");
-    // Orphans are its children, which it can wait for.
+    // Orphans become its children, so it can wait for them.
     let orphan = "sh -c '(sleep 0.3; grep PPid /proc/self/status > /tmp/p) & echo $! > /tmp/n'; \
                   while ! test -s /tmp/p; do sleep 0.05; done; cat /tmp/p";
     assert_eq!(init(orphan), "PPid:\t1\n");
-    // Nothing that comes from inside and that it has no handler for reaches it.
+    // A signal from inside reaches it only if it has a handler.
     assert_eq!(init("kill -TERM $$; kill -KILL $$; kill -STOP $$; sh -c 'kill -9 1'; echo alive"), "alive\n");
     assert_eq!(init("trap 'echo taken' TERM; kill -TERM $$; echo on"), "taken\non\n");
-    // With it ends everything.
+    // Its end is the end of the namespace.
     let output = run(&["--init", "--", "/bin/sh", "-c", "sleep 1000 & exit 3"]);
     assert_eq!(output.status.code(), Some(3));
 }
@@ -620,7 +623,7 @@ fn ticks(pid: i32) -> u64 {
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// A writer that waits for room sleeps; it is not tried again and again.
+/// A writer that waits for room sleeps and does not poll.
 #[test]
 fn waiting_takes_no_processor_time() {
     for what in ["master", "slave", "pipe", "stream", "datagram"] {
@@ -632,7 +635,7 @@ fn waiting_takes_no_processor_time() {
         assert_eq!(&line, b"ready\n");
         let all = descendants(child.id() as i32);
         let sentry = all.into_iter().find(|p| command_line(*p).contains("internal-sentry")).unwrap();
-        // Until it has filled it.
+        // Until the writer has filled the pipe.
         std::thread::sleep(Duration::from_millis(700));
         let before = ticks(sentry);
         std::thread::sleep(Duration::from_millis(700));

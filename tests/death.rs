@@ -1,7 +1,8 @@
-//! Whatever dies, everything ends: kills of the Sentry, the Gofer, a stub and the command, and signals to the command, at varying
-//! moments of a sandbox's life. It must end by itself with a clear message and a status that is not 0, and leave nothing.
+//! The death of any process ends the sandbox: the Sentry, the Gofer, a stub or the command is killed, or the command is
+//! signalled, at varying moments of a sandbox's life. The sandbox must end by itself with a clear message and a nonzero
+//! status, and leave nothing behind.
 //!
-//! The test adopts what loses its parent, so that a process left behind shows as a child of its own.
+//! The test is a subreaper, so that a process left behind shows as its child.
 
 mod common;
 
@@ -12,12 +13,12 @@ use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// One sandbox at a time, should these run as threads of one process.
+/// Serializes the tests if they run as threads of one process.
 static ALONE: Mutex<()> = Mutex::new(());
-/// Far more than it should take (a second), since machines can be slow.
+/// Much longer than an end takes (a second), since machines can be slow.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What the guest is doing when it happens.
+/// The guest's activity at the time.
 const LIVES: [(&str, &str); 5] = [
     ("starting", "exec sleep 1000"),
     ("idle", "echo ready; exec sleep 1000"),
@@ -26,7 +27,7 @@ const LIVES: [(&str, &str); 5] = [
     ("piping", "echo ready; while :; do yes | cat | head -c 10000000 | wc -c >/dev/null; done"),
 ];
 
-/// A varying number, the same in each run.
+/// Pseudo-random numbers, the same in each run.
 struct Dice(u64);
 
 impl Dice {
@@ -38,7 +39,7 @@ impl Dice {
     }
 }
 
-/// Mounts, cgroups and temporary files that could be of a sandbox.
+/// Mounts, cgroups and temporary files that a sandbox might leave.
 fn traces(tmp: &Scratch) -> Vec<String> {
     let mut all: Vec<String> = fs::read_to_string("/proc/self/mountinfo")
         .unwrap()
@@ -64,7 +65,7 @@ fn pid(child: &Child) -> i32 {
     i32::try_from(child.id()).unwrap()
 }
 
-/// Waits until the guest has said that it runs.
+/// Waits for the guest's first output.
 fn ready(child: &mut Child) {
     let mut line = [0; 6];
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
@@ -75,18 +76,18 @@ fn kill(pid: i32, signal: i32) -> bool {
     common::kill(pid, signal)
 }
 
-/// The next stub that comes to be, as soon as it does or a few hundred microseconds later: while it is made, or born, or runs its first
-/// instructions. `None` if none comes.
+/// The next stub to appear, found at once or up to two milliseconds later: while it is created, during the fork
+/// handshake, or at its first instructions. `None` if none appears.
 fn newborn(command: i32, dice: &mut Dice) -> Option<i32> {
     let sentry = children(command).into_iter().find(|p| command_line(*p).contains("internal-sentry"))?;
-    // The Sentry's first thread is parent to all of them.
+    // All stubs are children of the Sentry's first thread.
     let list = format!("/proc/{sentry}/task/{sentry}/children");
     let stubs = || -> Vec<i32> {
         let text = fs::read_to_string(&list).unwrap_or_default();
         text.split_whitespace().filter_map(|p| p.parse().ok()).collect()
     };
     let mut known = stubs();
-    // Which one to take: among the first are the zygote, those that are kept ready, and the first program's.
+    // Varies the choice: the zygote, the prepared stubs and the first program's are among the first.
     let mut skip = dice.below(4);
     let delay = Duration::from_micros([0, dice.below(300), dice.below(2000)][dice.below(3) as usize]);
     let end = Instant::now() + Duration::from_millis(100);
@@ -109,13 +110,13 @@ fn newborn(command: i32, dice: &mut Dice) -> Option<i32> {
     None
 }
 
-/// A process of the sandbox, by what it is called; `None` if there is none (yet).
+/// A process of the sandbox by its role; `None` if there is none (yet).
 fn find(command: i32, who: &str, dice: &mut Dice) -> Option<i32> {
     let direct = |text: &str| children(command).into_iter().find(|p| command_line(*p).contains(text));
     match who {
         "Sentry" => direct("internal-sentry"),
         "Gofer" => direct("internal-gofer"),
-        // If none comes any more, one that is kept ready.
+        // If no new stub appears, one that exists.
         "newborn" => newborn(command, dice).or_else(|| find(command, "stub", dice)),
         "stub" => {
             let stubs = descendants(direct("internal-sentry")?);
@@ -126,10 +127,10 @@ fn find(command: i32, who: &str, dice: &mut Dice) -> Option<i32> {
     }
 }
 
-/// What happened, for messages.
+/// The description of a failure.
 type Failure = Option<String>;
 
-/// One sandbox's life and death.
+/// Runs one sandbox and kills one of its processes.
 fn once(life: (&str, &str), who: &str, signal: i32, dice: &mut Dice) -> Failure {
     let tmp = Scratch::new("death");
     let before = traces(&tmp);
@@ -152,7 +153,7 @@ fn once(life: (&str, &str), who: &str, signal: i32, dice: &mut Dice) -> Failure 
             if !a_stub {
                 break;
             }
-            // One that was dead already (an old program's, say) takes nothing with it: then another one.
+            // A stub that was ending anyway (an old program's) does not end the sandbox; then another one is killed.
             let end = Instant::now() + Duration::from_millis(400);
             while child.try_wait().unwrap().is_none() && Instant::now() < end {
                 sleep(Duration::from_millis(2));
@@ -170,7 +171,7 @@ fn once(life: (&str, &str), who: &str, signal: i32, dice: &mut Dice) -> Failure 
     let mut fail = |why: String| failure.get_or_insert(format!("{what}: {why}; it said: {text:?}")).truncate(2000);
     match (who, signal) {
         ("command", 9) => {}
-        // Signals are the guest's, or end the command where there is no guest yet.
+        // Signals go to the guest, or end the command if there is no guest yet.
         ("command", n) => {
             use std::os::unix::process::ExitStatusExt;
             if ended.status.code() != Some(128 + n) && ended.status.signal() != Some(n) {
@@ -181,7 +182,7 @@ fn once(life: (&str, &str), who: &str, signal: i32, dice: &mut Dice) -> Failure 
             if ended.status.code() != Some(125) {
                 fail(format!("{}", ended.status));
             }
-            // The guest may have complained before.
+            // The guest's own output may come before.
             let last = text.rfind("runsc-rs: ").map_or("", |at| &text[at..]);
             let named =
                 last.contains(who) || (a_stub && (last.contains("process of the sandbox") || last.contains("zygote")));
@@ -203,7 +204,7 @@ fn once(life: (&str, &str), who: &str, signal: i32, dice: &mut Dice) -> Failure 
     failure
 }
 
-/// `times` deaths in each life.
+/// Runs `times` sandboxes for each activity.
 fn deaths(who: &str, signals: &[i32], times: usize) {
     let _alone = ALONE.lock();
     nix::sys::prctl::set_child_subreaper(true).unwrap();
@@ -235,7 +236,7 @@ fn of_a_stub() {
 }
 
 #[test]
-fn of_a_stub_that_is_being_born() {
+fn of_a_stub_during_its_fork() {
     deaths("newborn", &[9], 60);
 }
 
@@ -251,7 +252,7 @@ fn of_a_stuck_sentry_by_a_second_signal() {
         let command = pid(&child);
         let sentry = find(command, "Sentry", &mut Dice(1)).unwrap();
         assert!(kill(sentry, 19));
-        // Not before it has stopped, or it may take the first signal.
+        // A Sentry that is not stopped yet might handle the first signal.
         eventually("the Sentry has stopped", LIMIT, || {
             for task in fs::read_dir(format!("/proc/{sentry}/task"))? {
                 let stat = fs::read_to_string(task?.path().join("stat"))?;
@@ -262,10 +263,10 @@ fn of_a_stuck_sentry_by_a_second_signal() {
             Ok(true)
         });
         assert!(kill(command, first));
-        // One signal may be for the guest, who may take its time.
+        // The first signal may be meant for the guest, which may take its time to end.
         sleep(Duration::from_millis(800));
         assert!(child.try_wait().unwrap().is_none());
-        // Others than those that ask for an end do not count.
+        // Signals that do not ask for an end do not count.
         assert!(kill(command, 28) && kill(command, 10));
         sleep(Duration::from_millis(100));
         assert!(child.try_wait().unwrap().is_none());
@@ -295,7 +296,7 @@ fn not_of_many_signals_that_the_guest_ignores() {
     assert_eq!((ended.status.code(), ended.err), (Some(7), Vec::new()));
 }
 
-/// As a cgroup's freezer does it: whatever the Sentry waits for on the host is cut short.
+/// Like a cgroup freezer: every host call that the Sentry waits in is interrupted.
 #[test]
 fn not_of_being_stopped_and_continued() {
     let _alone = ALONE.lock();
@@ -320,6 +321,6 @@ fn of_the_command() {
 
 #[test]
 fn by_a_signal_to_the_command() {
-    // SIGINT is not among them: a shell that waits for a child does not die of it.
+    // SIGINT is left out: a shell that waits for a child does not die of it.
     deaths("command", &[15, 1, 10], 6);
 }

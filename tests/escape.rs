@@ -1,8 +1,9 @@
-//! Attacks from inside (`guest-tests hostile …`) against a real sandbox, and what the host has seen of them: nothing. Each in every
-//! mode: patched calls or not, hand-off by sleeping or by spinning.
+//! Attacks from inside (`guest-tests hostile …`) on a real sandbox: the host must not notice any of them. Each runs in
+//! every mode: with and without patched calls, with hand-off by sleeping and by spinning.
 //!
-//! The host has secrets (in files, in a process's environment and arguments, in an inherited descriptor), a process that waits for
-//! signals, sockets that listen, and files that must stay as they are. The guest says what it got; the test looks at the rest.
+//! The host has secrets (in files, in a process's environment and arguments, in an inherited descriptor), a process
+//! that waits for signals, listening sockets, and files that must not change. The guest reports what it obtained; the
+//! test checks the rest.
 
 mod common;
 
@@ -21,9 +22,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// One at a time, should these run as threads of one process.
+/// Serializes the tests if they run as threads of one process.
 static ALONE: Mutex<()> = Mutex::new(());
-/// Far more than it should take.
+/// Much longer than an attack takes.
 const LIMIT: Duration = Duration::from_secs(120);
 
 const MODES: [&[&str]; 4] = [&[], &["--patch", "off"], &["--hand-off", "sleep"], &["--hand-off", "spin"]];
@@ -38,16 +39,16 @@ const SETTINGS: [&str; 6] = [
     "/proc/sys/net/ipv4/ip_forward",
 ];
 
-/// What is at stake.
+/// The host's assets.
 struct Host {
     scratch: Scratch,
-    /// Waits for signals, all blocked, and keeps secrets in its arguments and its environment.
+    /// A process that waits for signals, with all of them blocked, and has secrets in its arguments and environment.
     waiting: Child,
     tcp: TcpListener,
     udp: UdpSocket,
     sockets: Vec<UnixListener>,
     abstract_name: String,
-    /// Inherited by the command.
+    /// A descriptor that the command inherits.
     inherited: OwnedFd,
     trees: BTreeMap<PathBuf, String>,
     settings: Vec<String>,
@@ -74,7 +75,7 @@ impl Host {
         for name in ["secret", "kept", "dir/inner"] {
             fs::write(outside.join(name), secret("FILE")).unwrap();
         }
-        // A small root of its own: the C library and the program.
+        // A small root file system: the C library and the guest program.
         for name in ["proc", "sys", "dev", "tmp", "usr", "ro", "rw"] {
             dir(&format!("root/{name}"));
         }
@@ -131,9 +132,9 @@ impl Host {
         };
         let waiting = waiting.spawn().unwrap();
         let file = fs::File::open(outside.join("secret")).unwrap();
-        // Without close-on-exec.
+        // F_DUPFD does not set close-on-exec.
         let inherited = nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_DUPFD(50)).unwrap();
-        // SAFETY: just made, and nobody else's.
+        // SAFETY: the descriptor is new, so no other object owns it.
         let inherited = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(inherited) };
         let settings = settings();
         let trees = trees(&scratch);
@@ -141,7 +142,7 @@ impl Host {
         Host { scratch, waiting, tcp, udp, sockets, abstract_name, inherited, trees, settings, mounts }
     }
 
-    /// A sandbox with an attack in it.
+    /// A sandbox that runs an attack.
     fn command(&self, mode: &[&str], attack: &str) -> Command {
         let at = |name: &str| self.scratch.0.join(name).display().to_string();
         let mut command = Command::new(RUNSC);
@@ -161,7 +162,7 @@ impl Host {
         command
     }
 
-    /// What has changed, or came through to the host.
+    /// The changes to the host, and what reached it from the guest.
     fn harm(&self) -> Vec<String> {
         let mut harm = Vec::new();
         let pid = self.waiting.id();
@@ -217,7 +218,7 @@ fn settings() -> Vec<String> {
     SETTINGS.iter().map(|s| fs::read_to_string(s).unwrap_or_default()).collect()
 }
 
-/// Every file that must stay as it is, with what can be seen of it.
+/// The state of every file that must not change.
 fn trees(scratch: &Scratch) -> BTreeMap<PathBuf, String> {
     let mut all = BTreeMap::new();
     let mut todo: Vec<PathBuf> = ["outside", "root", "ro", "rw/owned", "rw/links"].map(|d| scratch.0.join(d)).into();
@@ -256,7 +257,7 @@ fn devices(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// One attack, in each mode.
+/// Runs one attack in each mode.
 fn attack(name: &str) {
     let _alone = ALONE.lock();
     let host = Host::new();
@@ -269,7 +270,7 @@ fn attack(name: &str) {
         if out != "done\n" {
             wrong.push(format!("it said {out:?}"));
         }
-        // An attack that ends its own first process would have shown nothing.
+        // An attack that ended its first process would have tested nothing.
         if ended.status.code() != Some(0) {
             wrong.push(format!("it ended with {}", ended.status));
         }
@@ -278,7 +279,7 @@ fn attack(name: &str) {
                 wrong.push(format!("there is {sign:?} in what it said"));
             }
         }
-        // The guest program tells of its own panics without naming a thread.
+        // The guest program reports its own panics without a thread's name.
         if err.lines().any(|l| l.starts_with("thread '") && l.contains("panicked at")) {
             wrong.push("a process of the sandbox panicked".into());
         }
@@ -293,7 +294,7 @@ fn attack(name: &str) {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// The test has adopted whatever lost its parent.
+/// The test adopts processes that lost their parent, so it sees them.
 fn nothing_is_left(host: &Host, name: &str) {
     let waiting = i32::try_from(host.waiting.id()).unwrap();
     let me = i32::try_from(std::process::id()).unwrap();
@@ -306,13 +307,13 @@ fn nothing_is_left(host: &Host, name: &str) {
     });
 }
 
-/// Attacks with a test of their own.
+/// Attacks that other tests run.
 const ELSEWHERE: [&str; 5] = ["hold", "litter", "crowd", "insistent", "untaken"];
 
 macro_rules! attacks {
     ($($name:ident)*) => {
         $(#[test] fn $name() { attack(stringify!($name)) })*
-        /// What the guest program has, and what is run.
+        /// The attacks of the guest program are those that tests run.
         #[test]
         fn all_attacks_are_made() {
             let list = Command::new(guest_tests()).arg("hostile").output().unwrap();
@@ -323,11 +324,11 @@ macro_rules! attacks {
 }
 
 attacks! {
-    jumps allowed strays unstoppable cells answers lies stub_overwrite stub_overwrite_threads entries frames sites forged walks rights residue host signals network descriptors
-    stalls
+    jumps allowed strays unstoppable cells answers lies stub_overwrite stub_overwrite_threads entries frames sites
+    forged walks rights residue host signals network descriptors stalls
 }
 
-/// Processes that hostile code has cloned by itself do not stay: neither dead nor alive.
+/// Processes cloned by hostile code are killed and reaped.
 #[test]
 fn strays_are_ended_and_reaped() {
     let _alone = ALONE.lock();
@@ -339,7 +340,7 @@ fn strays_are_ended_and_reaped() {
         assert_eq!(&line, b"ready\n");
         let all = descendants(i32::try_from(child.id()).unwrap());
         let sentry = all.into_iter().find(|p| command_line(*p).contains("internal-sentry")).unwrap();
-        // The zygote, those kept ready, the guest's first process, its bystander and a child.
+        // The zygote, the prepared stubs, the guest's first process, its bystander and a child.
         eventually("few processes are left", LIMIT, || Ok(common::children(sentry).len() < 16));
         drop(child.stdin.take());
         let ended = end_within(child, LIMIT);
@@ -348,9 +349,9 @@ fn strays_are_ended_and_reaped() {
     }
 }
 
-/// What hostile code clones by itself is bounded by the sandbox's own bound, and costs its process.
+/// Threads cloned by hostile code count against the sandbox's limit, and cost the process that made them.
 #[test]
-fn a_crowd_of_threads_takes_nobody_elses() {
+fn a_crowd_of_threads_leaves_others_alone() {
     let _alone = ALONE.lock();
     let host = Host::new();
     let plain = host.command(&[], "crowd");
@@ -360,7 +361,7 @@ fn a_crowd_of_threads_takes_nobody_elses() {
     let ended = end_within(command.spawn().unwrap(), LIMIT);
     let (out, err) = (String::from_utf8_lossy(&ended.out), String::from_utf8_lossy(&ended.err));
     let made = out.lines().find_map(|l| l.strip_prefix("made ")).and_then(|n| n.parse::<u32>().ok());
-    // Half of the 400 is the guest's.
+    // The guest may use half of the 400.
     assert!(made.is_some_and(|n| (100..300).contains(&n)), "{out} {err}");
     assert!(out.ends_with("ended 9\ndone\n"), "{out} {err}");
     nothing_is_left(&host, "crowd");
@@ -371,7 +372,7 @@ fn status_field(pid: i32, name: &str) -> String {
     status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim).unwrap_or("").to_owned()
 }
 
-/// Descriptors of a process: number, what it is, and how it was opened.
+/// The descriptors of a process: number, link and open flags.
 fn held_by(pid: i32) -> Vec<(i32, String, u32)> {
     let mut all = Vec::new();
     for e in fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
@@ -384,7 +385,7 @@ fn held_by(pid: i32) -> Vec<(i32, String, u32)> {
     all
 }
 
-/// What each process of a sandbox holds, seen from the host while the guest runs.
+/// Checks what each process of a sandbox holds, from the host, while the guest runs.
 #[test]
 fn processes_hold_no_more_than_they_need() {
     let _alone = ALONE.lock();
@@ -408,8 +409,8 @@ fn processes_hold_no_more_than_they_need() {
                 assert_eq!(status_field(p, name), wanted, "{who} {name}");
             }
             let caps = |set: &str| u64::from_str_radix(&status_field(p, set), 16).unwrap();
-            // CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID: the Sentry checks permissions. SETGID, SETUID: files are
-            // made with the guest's ids.
+            // CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID: the Sentry checks permissions. SETGID, SETUID: the
+            // Gofer creates files with the guest's ids.
             let allowed = if who == "internal-gofer" { 0b1101_1111 } else { 0 };
             for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
                 assert_eq!(caps(set) & !allowed, 0, "{who} {set}");
@@ -428,16 +429,16 @@ fn processes_hold_no_more_than_they_need() {
             let environment = fs::read_to_string(format!("/proc/{p}/environ")).unwrap_or_default();
             assert!(!environment.contains("CANARY"), "{who} has the caller's environment");
             if who == "stub" {
-                // The Sentry's doorbells (the poller's and each worker's) and its control socket.
+                // A stub holds the Sentry's doorbells (the poller's and each worker's) and its control socket.
                 let bells = held.iter().filter(|(_, what, _)| what == "anon_inode:[eventfd]").count();
                 assert!(held[9].1.starts_with("socket:") && held.len() == 9 + 1 && bells == 9, "{who} {held:?}");
-                // The guest's memory and files, and what all stubs have; files of the host's never to be written to.
+                // Only guest memory, files and the parts of the stub are mapped, and no host file is writable.
                 for line in fs::read_to_string(format!("/proc/{p}/maps")).unwrap().lines() {
                     let path = line.splitn(6, ' ').nth(5).map_or("", str::trim);
                     let memory = path.is_empty()
                         || path.starts_with('[')
                         || ["/memfd:", "/dev/zero (deleted)", "/anon_hugepage"].iter().any(|m| path.starts_with(m));
-                    // As seen from the Gofer's detached trees.
+                    // Paths are relative to the Gofer's detached mounts.
                     let file = host.scratch.0.join("root").join(path.trim_start_matches('/')).exists()
                         || Path::new("/usr").join(path.trim_start_matches('/')).exists();
                     assert!(memory || file, "{who} maps {line}");

@@ -1,9 +1,9 @@
-//! The cases of `guest-tests` in each other mode (calls not patched, hand-off by sleeping, by spinning), all of them in one sandbox
-//! per mode: a sandbox of its own for every case, as in `tests/syscalls.rs`, would take three times as long again, and cases that
-//! run beside the remains of others find other faults.
+//! The cases of `guest-tests` in each of the other modes (calls not patched, hand-off by sleeping, by spinning), all in
+//! one sandbox per mode. A sandbox for each case, as in `tests/syscalls.rs`, would take three times as long, and cases
+//! that share a sandbox find other defects.
 //!
-//! The run without patching writes a trace, by which it is checked that each row of the table of system calls is exercised:
-//! that it succeeds, that it fails, and, where it can wait, that its wait is interrupted.
+//! The run without patching writes a trace. The trace shows whether each row of the table of system calls was
+//! exercised: that it succeeded, that it failed, and, if it can wait, that its wait was interrupted.
 
 mod common;
 
@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Every case, each in a process of its own, in one sandbox.
+/// Runs every case in one sandbox, each in a process of its own.
 fn all_cases(options: &[&str]) {
     let mut boxed = Command::new(RUNSC);
     boxed.stdin(Stdio::null()).arg("run").args(options).arg("--").arg(common::guest_tests()).arg("all");
@@ -36,7 +36,7 @@ fn hand_off_by_spinning() {
     all_cases(&["--hand-off", "spin"]);
 }
 
-/// What the cases did with one call.
+/// How often one call succeeded, failed and was interrupted.
 #[derive(Default)]
 struct Seen {
     succeeded: usize,
@@ -44,12 +44,12 @@ struct Seen {
     interrupted: usize,
 }
 
-/// Counts by the trace of a run.
+/// Counts the results in a trace.
 fn counts(trace: &Path) -> BTreeMap<String, Seen> {
     let mut all: BTreeMap<String, Seen> = BTreeMap::new();
     let text = std::fs::read(trace).expect("the trace");
     for line in String::from_utf8_lossy(&text).lines() {
-        // [pid] time name(arguments) = result, or [pid] time <... name resumed>arguments) = result
+        // Lines look like `[pid] time name(arguments) = result` or `[pid] time <... name resumed>arguments) = result`.
         let Some(rest) = line.splitn(3, ' ').nth(2) else { continue };
         let name = rest.strip_prefix("<... ").unwrap_or(rest).split(['(', ' ']).next().unwrap_or("");
         let Some((_, result)) = rest.rsplit_once(" = ") else { continue };
@@ -65,7 +65,7 @@ fn counts(trace: &Path) -> BTreeMap<String, Seen> {
     all
 }
 
-/// Names and notes of the table.
+/// Names and notes of the rows in the table.
 fn table() -> Vec<(String, String)> {
     let ended = run_within(Command::new(RUNSC).args(["syscalls", "--json"]), Duration::from_secs(20));
     let rows: Vec<serde_json::Value> = serde_json::from_slice(&ended.out).expect("the table");
@@ -73,9 +73,9 @@ fn table() -> Vec<(String, String)> {
     rows.iter().map(|r| (text(r, "name"), text(r, "note"))).collect()
 }
 
-/// Calls that cannot fail, whatever they are given. (Those that always fail say so in the table.)
+/// Calls that cannot fail. (A row for a call that always fails says so in its note.)
 const NEVER_FAIL: &[&str] = &[
-    // Of a signal in its way.
+    // Fails only when interrupted.
     "pause",
     "restart_syscall",
     "alarm",
@@ -97,16 +97,16 @@ const NEVER_FAIL: &[&str] = &[
     "setfsuid",
     "sync",
     "umask",
-    // Of anything but an address that cannot be had, which is no error.
+    // Refuses an address without an error.
     "brk",
 ];
 
-/// Calls that do nothing but wait for a signal.
+/// Calls that only wait for a signal.
 const ONLY_INTERRUPTED: &[&str] = &["pause", "rt_sigsuspend"];
 
-/// Rows that wait while another thread of the process is in execve(2), which no case can be sure to meet.
+/// Rows that wait only while another thread of the process is in execve(2); no case can rely on hitting that.
 const WAIT_FOR_EXECVE: [&str; 3] = ["execve", "execveat", "seccomp"];
-/// Rows that can wait for somebody else, a signal, or time.
+/// Rows that can wait for another process, a signal, or time.
 const CAN_BE_INTERRUPTED: &[&str] = &[
     "read",
     "write",

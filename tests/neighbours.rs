@@ -1,5 +1,5 @@
-//! Two sandboxes beside each other, of one caller: what the programs in one of them do to what the host counts for a user or a process
-//! must not be noticed in the other one. One runs attacks, one after the other; the other's programs must all succeed.
+//! Two sandboxes of one caller side by side: what one does with resources that the host counts for a user or a process
+//! must not affect the other. One runs attacks, one after the other; the other's programs must all succeed.
 
 mod common;
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// What is done next door: forged posts, words and clones; calls of great length; whatever is bounded taken to its bound.
+/// The attacks: forged posts, words and clones; very long calls; every bounded resource taken to its limit.
 const ATTACKS: &[&[&str]] = &[
     &["hostile", "lies"],
     &["hostile", "litter"],
@@ -30,7 +30,7 @@ const ATTACKS: &[&[&str]] = &[
     &["fuzz", "terminals", "1", "3"],
 ];
 
-/// Starts programs, maps files, makes processes and threads, writes.
+/// Starts programs, maps files, creates processes and threads, writes files.
 const WORK: &str = "set -e
 for i in 1 2 3 4 5 6; do
     /bin/true
@@ -76,7 +76,7 @@ fn beside(user: Option<&str>) {
             runs
         });
         for attack in ATTACKS {
-            // How it ends is for other tests to say; here it has to end.
+            // Other tests check how an attack ends; here it only has to end.
             run_within(&mut sandbox(user, attacker.as_os_str(), attack), LIMIT);
             if neighbour.is_finished() {
                 break;

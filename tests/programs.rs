@@ -1,7 +1,8 @@
-//! Real programs, each run natively and in sandboxes by the same code: standard output, standard error, status and the files left behind
-//! must be the same to the byte. The scripts are in `tests/programs/`.
+//! Real programs, each run natively and in sandboxes by the same code: standard output, standard error, status and the
+//! files left behind must be identical. The scripts are in `tests/programs/`.
 //!
-//! Three times each: on the host; in a sandbox with an in-memory overlay; and in one with the directory bound. The scripts themselves say nothing that may differ (times, process ids).
+//! Each runs three times: on the host, in a sandbox with an in-memory overlay, and in one with a bound directory. The
+//! scripts print nothing that may differ (times, process ids).
 
 mod common;
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Tells what is in the working directory: paths, types, modes, sizes, links, and the contents' checksums.
+/// Prints the contents of the working directory: paths, types, modes, sizes, links, checksums.
 const MANIFEST: &str = r#"
 find . -mindepth 1 \( -type d -printf '%P/ %m %u\n' \) -o -printf '%P %y %m %n %s %l %u\n' | LC_ALL=C sort
 find . -type f -print0 | LC_ALL=C sort -z | xargs -0r sha256sum
@@ -38,7 +39,7 @@ fn programs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs")
 }
 
-/// An empty directory of the same name each time.
+/// Creates an empty directory of the same name for each run.
 fn fresh(dir: &Path) {
     let _ = fs::remove_dir_all(dir);
     fs::create_dir(dir).unwrap();
@@ -57,7 +58,7 @@ fn manifest(dir: &Path) -> Vec<u8> {
     ended.out
 }
 
-/// On the host.
+/// Runs on the host.
 fn natively(program: &[&str], dir: &Path) -> Outcome {
     fresh(dir);
     let mut command = Command::new(program[0]);
@@ -67,7 +68,7 @@ fn natively(program: &[&str], dir: &Path) -> Outcome {
     outcome(ended, &files)
 }
 
-/// In a sandbox whose writes stay in memory: a shell runs the program, then tells which files there are.
+/// Runs in a sandbox whose writes stay in memory: a shell runs the program, then lists the files.
 fn in_memory(program: &[&str], dir: &Path) -> Outcome {
     fresh(dir);
     let mut command = Command::new(RUNSC);
@@ -82,7 +83,7 @@ fn in_memory(program: &[&str], dir: &Path) -> Outcome {
     outcome(ended, &files)
 }
 
-/// In a sandbox that writes to the host's directory.
+/// Runs in a sandbox that writes to a host directory.
 fn bound(program: &[&str], dir: &Path) -> Outcome {
     fresh(dir);
     let mut command = Command::new(RUNSC);
@@ -93,7 +94,7 @@ fn bound(program: &[&str], dir: &Path) -> Outcome {
     outcome(ended, &files)
 }
 
-/// The lines in which two texts differ.
+/// The differing lines of two texts.
 fn difference(what: &str, native: &[u8], boxed: &[u8]) -> String {
     if native == boxed {
         return String::new();
@@ -124,7 +125,7 @@ fn compare(mode: &str, native: &Outcome, boxed: &Outcome) -> String {
     }
 }
 
-/// Runs a script each way. `needed` are the programs that it starts.
+/// Runs a script in each way. `needed`: the programs that it starts.
 fn check(name: &str, interpreter: &[&str], script: &str, needed: &[&str]) {
     for program in interpreter.iter().chain(needed) {
         let found =
@@ -180,7 +181,7 @@ fn perl() {
     check("perl", &["perl"], "perl.pl", &["seq", "sort"]);
 }
 
-/// With Debian's Python, and with the first one in `PATH` should that be another.
+/// Runs with Debian's Python, and with the first one in `PATH` if that is another.
 fn python(name: &str) {
     let script = format!("python-{name}.py");
     check(&format!("python-{name}"), &["/usr/bin/python3"], &script, &[]);

@@ -1,4 +1,4 @@
-//! A sandbox that the host gives little of what it counts for a process. Its programs see calls that fail; the sandbox lives.
+//! Sandboxes under low host limits: their programs see calls fail, and the sandbox continues.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs a case of `guest-tests` in a sandbox below a limit, given as ulimit(1) has it.
+/// Runs a case of `guest-tests` in a sandbox under a limit in the form of ulimit(1).
 fn case(limit: &str, name: &str) {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", &format!("ulimit {limit} && exec \"$0\" run -- \"$1\" run {name}"), RUNSC]);
@@ -32,7 +32,7 @@ fn no_number_of_host_files_or_processes_ends_the_sandbox() {
     }
 }
 
-/// A guest's processes are the host user's: half of what that may have is left to others.
+/// Guest processes count for the host user; half of the user's limit is left to others.
 #[test]
 fn processes_are_left_for_others() {
     let script = "i=0; while [ $i -lt 400 ]; do sleep 20 & i=$((i + 1)); echo $i; done";
@@ -47,11 +47,11 @@ fn processes_are_left_for_others() {
 
 #[test]
 fn little_address_space_is_enough() {
-    // Kilobytes: 8 GiB.
+    // In kilobytes: 8 GiB.
     case("-v 8388608", "shortage/sparse_files");
 }
 
-/// What a guest has in the Sentry's heap is bounded by what the Sentry can have.
+/// A guest's use of the Sentry's heap stays below the Sentry's limit.
 #[test]
 fn a_guest_does_not_use_up_the_address_space() {
     for kib in ["-v 1600000", "-v 2000000"] {
@@ -59,9 +59,9 @@ fn a_guest_does_not_use_up_the_address_space() {
     }
 }
 
-/// A process that has used up the caller's limit of processor time ends, and the sandbox goes on.
+/// A process that has used up the caller's limit of processor time is killed, and the sandbox continues.
 #[test]
-fn processor_time_is_each_processs_own() {
+fn processor_time_is_limited_per_process() {
     let script = "/bin/sh -c 'while :; do :; done'; echo $?; /bin/sh -c 'while :; do :; done'; echo $?";
     let root = nix::unistd::geteuid().is_root();
     let all = [&[][..], &["--reuid", "54321", "--regid", "54321", "--clear-groups"]];
@@ -77,12 +77,12 @@ fn processor_time_is_each_processs_own() {
     }
 }
 
-/// Most memory, in MiB, that the Sentry had while a case ran.
+/// The Sentry's peak memory in MiB while a case runs.
 fn memory_of_sentry(name: &str) -> u64 {
     most_memory(&["run", name], "VmHWM:")
 }
 
-/// The most, in MiB, that a field of the Sentry's status told while a command of `guest-tests` ran.
+/// The maximum, in MiB, of a field of the Sentry's status while a command of `guest-tests` runs.
 fn most_memory(args: &[&str], field: &str) -> u64 {
     let mut command = Command::new(RUNSC);
     command.args(["run", "--"]).arg(guest_tests()).args(args);
@@ -133,5 +133,5 @@ fn a_guest_does_not_fill_the_log() {
     let text = std::fs::read_to_string(&log).unwrap();
     let lines = text.lines().filter(|l| l.contains("seccomp filter logs")).count();
     assert!((100..1000).contains(&lines), "{lines} lines");
-    assert!(text.contains("more such lines are left out"), "{text}");
+    assert!(text.contains("similar lines are suppressed"), "{text}");
 }

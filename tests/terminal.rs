@@ -1,4 +1,4 @@
-//! The caller's terminal, and readers of the log that take nothing: neither may hold the sandbox or the command.
+//! The caller's terminal, and readers of the log that take nothing: neither may hold up the sandbox or the command.
 
 mod common;
 
@@ -13,7 +13,8 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The helper `stopped` in a sandbox that logs everything to the terminal that it stops, having said that its child waits.
+/// Runs the helper `stopped` in a sandbox that logs everything to the same terminal, which the helper stops; returns
+/// once it reports that its child waits.
 fn start(terminal: &OpenptyResult, on: &str) -> (Child, BufReader<std::process::ChildStdout>) {
     let program = guest_tests();
     let mut child = Command::new(RUNSC)
@@ -43,7 +44,7 @@ fn start(terminal: &OpenptyResult, on: &str) -> (Child, BufReader<std::process::
     }
 }
 
-/// What can be read at the terminal now.
+/// The output available at the terminal now.
 fn shown(terminal: &OpenptyResult) -> String {
     use nix::poll::{poll, PollFd, PollFlags};
     let mut text = Vec::new();
@@ -56,7 +57,7 @@ fn shown(terminal: &OpenptyResult) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// The end of a sandbox whose terminal is read meanwhile, and what was read: the log alone may fill it.
+/// Reads the terminal until the sandbox ends, since the log alone may fill it; returns the output too.
 fn end_shown(child: Child, terminal: &OpenptyResult) -> (Ended, String) {
     let ending = std::thread::spawn(move || end_within(child, LIMIT));
     let mut text = String::new();
@@ -70,10 +71,10 @@ fn end_shown(child: Child, terminal: &OpenptyResult) -> (Ended, String) {
     }
 }
 
-/// That another program can write to it.
+/// Checks that another program can still write to the terminal.
 fn goes_on(terminal: &OpenptyResult) {
     use nix::poll::{poll, PollFd, PollFlags};
-    // What the sandbox has said may have filled it.
+    // The sandbox's output may have filled it.
     shown(terminal);
     let mut out = [PollFd::new(terminal.slave.as_fd(), PollFlags::POLLOUT)];
     assert_eq!(poll(&mut out, 0u8), Ok(1), "the terminal stays stopped");
@@ -82,7 +83,7 @@ fn goes_on(terminal: &OpenptyResult) {
 }
 
 #[test]
-fn a_stopped_terminal_holds_only_who_writes_to_it() {
+fn a_stopped_terminal_blocks_only_its_writers() {
     let terminal = openpty(None, None).unwrap();
     let (child, _out) = start(&terminal, "on");
     let (ended, text) = end_shown(child, &terminal);
@@ -102,7 +103,7 @@ fn a_signal_ends_a_sandbox_that_waits_for_its_terminal() {
 }
 
 #[test]
-fn a_log_that_is_not_read_holds_nothing() {
+fn an_unread_log_blocks_nothing() {
     let (read, mut write) = std::io::pipe().unwrap();
     nix::fcntl::fcntl(&write, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
     while write.write(&[b'.'; 4096]).is_ok() {}
@@ -120,7 +121,7 @@ fn a_log_that_is_not_read_holds_nothing() {
     drop(read);
 }
 
-/// An interactive shell on a pseudo terminal of its own.
+/// An interactive shell on a pseudo terminal.
 struct Shell {
     child: Child,
     terminal: OpenptyResult,
@@ -143,7 +144,7 @@ impl Shell {
         File::from(self.terminal.master.try_clone().unwrap()).write_all(text.as_bytes()).unwrap();
     }
 
-    /// Waits until the terminal shows `text`, and forgets all before it.
+    /// Waits until the terminal shows `text`, and discards the output before it.
     fn expect(&mut self, text: &str) {
         eventually(text, LIMIT, || {
             self.shown += &shown(&self.terminal);
@@ -169,7 +170,7 @@ impl Drop for Shell {
     }
 }
 
-/// As a program of the caller's that reads in the background: it is stopped, and reads on in the foreground.
+/// Like any background program that reads the terminal: it is stopped, and continues reading in the foreground.
 #[test]
 fn a_background_sandbox_does_not_read_the_terminal() {
     let dir = Scratch::new("terminal");
@@ -197,7 +198,7 @@ fn a_background_sandbox_does_not_read_the_terminal() {
     }
 }
 
-/// Neither what a guest sets nor what the command restores at its end reaches a terminal that another job has.
+/// A terminal that belongs to another job is changed neither by the guest nor by the command's restoring at its end.
 #[test]
 fn a_background_sandbox_does_not_change_the_terminal() {
     let mut shell = Shell::start();

@@ -1,4 +1,5 @@
-//! Trees of the host that others change meanwhile: what a guest gets to see and may do goes by the files that are there now.
+//! Host trees that host processes change at the same time: the guest's view and its permissions follow the current
+//! files.
 
 mod common;
 
@@ -8,7 +9,7 @@ use std::os::unix::fs::{chown, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-/// The guest's user, who owns the bind and could change it on the host just as well.
+/// The guest's user, who owns the bound directory and could change it on the host too.
 const GUEST: u32 = 1000;
 
 fn run(options: &[&str], script: &str, args: &[&str]) -> Output {
@@ -35,7 +36,7 @@ fn dir(path: &Path, mode: u32, owner: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// A directory of the guest's user; nothing if this is not root.
+/// A directory owned by the guest's user; `None` without root.
 fn scratch(name: &str) -> Option<Scratch> {
     if !nix::unistd::geteuid().is_root() {
         left_out(&format!("trees: {name}"));
@@ -46,7 +47,8 @@ fn scratch(name: &str) -> Option<Scratch> {
     Some(dir)
 }
 
-/// Start of the scripts: the same directory in the root (`L`) and as a bind (`B`), and how to tell of a file.
+/// The beginning of the scripts: the same directory in the root (`L`) and as a bind (`B`), and a function that prints a
+/// file.
 const HEAD: &str = "
 import os, sys
 L, B = sys.argv[1], '/mnt'
@@ -56,7 +58,7 @@ def tell(what, path):
 ";
 
 #[test]
-fn a_file_is_judged_by_the_attributes_that_it_has_when_it_is_opened() {
+fn an_open_checks_the_current_attributes() {
     let Some(at) = scratch("judged") else { return };
     for (name, text, mode, owner) in [
         ("secret", "secret", 0o600, 0),
@@ -65,7 +67,7 @@ fn a_file_is_judged_by_the_attributes_that_it_has_when_it_is_opened() {
         ("third", "third", 0o644, GUEST),
         ("closing", "closing", 0o644, GUEST),
     ] {
-        // Too long to be read ahead: of what was read before it is changed the guest may see the old content.
+        // Too long for read-ahead: content read ahead before the change may be outdated.
         file(&at.0.join(name), &format!("{text}{}", " ".repeat(32 << 10)), mode, owner);
     }
     dir(&at.0.join("d"), 0o755, GUEST);
@@ -112,18 +114,19 @@ os.execv(L + '/bin/su', ['su', '-u'])
 ";
     let bind = format!("{}:/mnt", at.path());
     let output = run(&["--user", "1000:1000", "--bind", &bind], &[HEAD, script].concat(), &[at.path()]);
-    // The program that is there now copies nothing to nowhere.
+    // The program in place now is `cat`, which copies an empty standard input.
     assert_eq!(out(output), "No data available\n");
 }
 
 #[test]
-fn what_is_copied_up_is_what_was_judged() {
+fn copy_up_copies_the_file_that_was_checked() {
     let Some(at) = scratch("copied") else { return };
     file(&at.0.join("secret"), "secret", 0o600, 0);
     file(&at.0.join("mine"), "mine", 0o644, GUEST);
     let script = "
 os.stat(L + '/mine'); os.rename(B + '/secret', B + '/mine')
-for what, do in (('chmod:', lambda p: os.chmod(p, 0o644)), ('open:', lambda p: open(p, 'r+')), ('rename:', lambda p: os.rename(p, L + '/new'))):
+for what, do in (('chmod:', lambda p: os.chmod(p, 0o644)), ('open:', lambda p: open(p, 'r+')),
+                 ('rename:', lambda p: os.rename(p, L + '/new'))):
     try: do(L + '/mine'); print(what, 'done')
     except OSError as e: print(what, e.strerror)
 tell('', L + '/new')
@@ -182,23 +185,25 @@ os.write(go, b'x')
 }
 
 #[test]
-fn what_a_mount_of_the_host_forbids_is_forbidden() {
+fn restrictions_of_host_mounts_hold() {
     let Some(at) = scratch("nosuid") else { return };
-    // In a mount namespace of its own; the mount ends with it.
-    let script = "set -e; cd $1; mkdir suid exec; mount -t tmpfs -o nosuid none suid; mount -t tmpfs -o noexec none exec; \
+    // A mount namespace of its own, in which the mount ends.
+    let script = "set -e; cd $1; mkdir suid exec; mount -t tmpfs -o nosuid none suid; \
+                  mount -t tmpfs -o noexec none exec; \
                   for d in . suid exec; do cp /usr/bin/id $d/id; chmod 4755 $d/id; done; chown 1000 suid; \
-                  guest='for d in . suid exec; do $d/id -u 2>/dev/null || echo no; done; mv suid/id suid/moved; suid/moved -u'; \
+                  guest='for d in . suid exec; do $d/id -u 2>/dev/null || echo no; done; \
+                  mv suid/id suid/moved; suid/moved -u'; \
                   for with in --overlay=memory --bind=$1:$1; do $2 run --user 1000 $with --cwd $1 -- sh -c \"$guest\"; \
                   test -e suid/id || mv suid/moved suid/id; done; \
                   setpriv --reuid 1000 --clear-groups sh -c \"$guest\"";
     let args = ["-m", "sh", "-c", script, "sh", at.path(), RUNSC];
     let output = Command::new("unshare").args(args).stdin(Stdio::null()).output().unwrap();
-    // As on the host itself, which is asked last.
+    // The script ends with a run on the host; all results must be the same.
     assert_eq!(out(output), "0\n1000\nno\n1000\n".repeat(3));
 }
 
 #[test]
-fn a_running_program_is_not_shortened() {
+fn a_running_program_is_not_truncated() {
     let script = "
 import shutil, subprocess
 p = '/tmp/running'
@@ -216,7 +221,7 @@ sleep.kill()
 }
 
 #[test]
-fn others_ids_in_the_bind_of_an_ordinary_caller() {
+fn foreign_ids_in_an_ordinary_callers_bind() {
     let Some(at) = scratch("ordinary") else { return };
     let copy = at.0.join("runsc-rs");
     fs::copy(RUNSC, &copy).unwrap();

@@ -1,13 +1,14 @@
-//! Host calls of the Sentry, each with its reason and the arguments it may have. Together with the platform's own list
-//! (`platform::systrap::HOST_CALLS`, narrowed by [`PLATFORM`]) this is all that the Sentry can ask of the host;
-//! [`super::seccomp`] makes the filter of it. A call may be in several lists: what one of them allows is allowed.
+//! Host calls of the Sentry, each with a reason and its permitted arguments. Together with the platform's own list
+//! (`platform::systrap::HOST_CALLS`, narrowed by [`PLATFORM`]) this is everything that the Sentry can ask of the host;
+//! [`super::seccomp`] builds the filter from it. If a call is in several lists, each of them can allow it.
 //!
-//! What is missing matters as much: no `open*`, `socket`, `connect`, `exec*`, `ptrace`, `mount`, `set*id`, `bpf`, `io_uring_*`, `keyctl`,
-//! `rt_sigaction` (the handlers are set before the filter), and no executable memory.
+//! Deliberately absent: `open*`, `socket`, `connect`, `exec*`, `ptrace`, `mount`, `set*id`, `bpf`, `io_uring_*`,
+//! `keyctl`, `rt_sigaction` (the handlers are installed before the filter), and executable memory.
 
 use libc::c_long;
 
-/// A condition on an argument. All of a rule's conditions must hold; one of a call's rules must.
+/// A condition on an argument. A rule matches if all its conditions hold; a call is allowed if one of its rules
+/// matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     /// Argument (counted from 0), taken as 32 bits, equals the value.
@@ -23,7 +24,7 @@ pub enum When {
 pub struct Call {
     pub nr: c_long,
     pub why: &'static str,
-    /// Empty: with any arguments.
+    /// Empty: any arguments.
     pub rules: &'static [&'static [When]],
 }
 
@@ -37,7 +38,7 @@ const fn only(nr: c_long, rules: &'static [&'static [When]], why: &'static str) 
 
 use When::{Is, Is64, Without};
 
-/// What glibc's `pthread_create` passes to `clone`.
+/// The flags of glibc's `pthread_create` for `clone`.
 const THREAD_FLAGS: u64 = (libc::CLONE_VM
     | libc::CLONE_FS
     | libc::CLONE_FILES
@@ -49,7 +50,7 @@ const THREAD_FLAGS: u64 = (libc::CLONE_VM
     | libc::CLONE_CHILD_CLEARTID) as u64;
 const EXEC: u64 = libc::PROT_EXEC as u64;
 
-/// Of Rust's standard library, the allocator and glibc's threads.
+/// Calls of Rust's standard library, the allocator and glibc's threads.
 pub const RUNTIME: &[Call] = &[
     any(libc::SYS_futex, "locks"),
     any(libc::SYS_brk, "allocator"),
@@ -61,19 +62,19 @@ pub const RUNTIME: &[Call] = &[
     only(libc::SYS_mprotect, &[&[Without(2, EXEC)]], "allocator, guard pages of stacks; never executable"),
     any(libc::SYS_munmap, "allocator, thread stacks"),
     any(libc::SYS_mremap, "allocator: growing large blocks"),
-    any(libc::SYS_madvise, "allocator: giving memory back; stacks of ended threads"),
+    any(libc::SYS_madvise, "allocator: freeing memory; stacks of ended threads"),
     only(libc::SYS_clone, &[&[Is64(0, THREAD_FLAGS)]], "threads of the executor; never a process"),
     any(
         libc::SYS_clone3,
-        "glibc tries it first for a thread: a second filter answers ENOSYS, since its flags cannot be looked at",
+        "glibc tries it first for a thread: a second filter answers ENOSYS, since a filter cannot read its flags",
     ),
     any(libc::SYS_set_robust_list, "start of a thread"),
     any(libc::SYS_rseq, "start of a thread"),
-    any(libc::SYS_sigaltstack, "std gives each thread a stack for its overflow handler"),
+    any(libc::SYS_sigaltstack, "std gives each thread a signal stack for its overflow handler"),
     any(libc::SYS_rt_sigprocmask, "start of a thread, abort()"),
     any(libc::SYS_rt_sigreturn, "return from a signal handler"),
     only(libc::SYS_prctl, &[&[Is(0, libc::PR_SET_NAME as u32)]], "names of threads"),
-    any(libc::SYS_sched_getaffinity, "std and glibc ask for the number of processors; guest's sched_getaffinity"),
+    any(libc::SYS_sched_getaffinity, "the number of processors, for std and glibc; the guest's sched_getaffinity"),
     any(libc::SYS_gettid, "std: thread identity; abort()"),
     any(libc::SYS_getpid, "abort()"),
     only(
@@ -87,14 +88,14 @@ pub const RUNTIME: &[Call] = &[
     any(libc::SYS_restart_syscall, "the host restarts an interrupted sleep"),
     any(libc::SYS_sched_yield, "spin locks"),
     any(libc::SYS_clock_nanosleep, "std::thread::sleep"),
-    any(libc::SYS_clock_gettime, "where the vDSO cannot tell the time"),
-    any(libc::SYS_clock_getres, "guest's clock_getres"),
-    any(libc::SYS_gettimeofday, "where the vDSO cannot tell the time"),
+    any(libc::SYS_clock_gettime, "where the vDSO cannot read the clock"),
+    any(libc::SYS_clock_getres, "the guest's clock_getres"),
+    any(libc::SYS_gettimeofday, "where the vDSO cannot read the clock"),
     any(libc::SYS_poll, "waiting for one descriptor; std checks its streams"),
-    any(libc::SYS_ppoll, "as poll"),
+    any(libc::SYS_ppoll, "like poll"),
 ];
 
-/// Of the guest kernel: files that the Gofer has donated or that the command passed, and the connection to both.
+/// Calls of the guest kernel: for files donated by the Gofer or passed by the command, and for the connections to both.
 pub const SENTRY: &[Call] = &[
     any(libc::SYS_read, "donated files and standard streams"),
     any(libc::SYS_readv, "donated files and standard streams"),
@@ -109,7 +110,7 @@ pub const SENTRY: &[Call] = &[
     any(libc::SYS_lseek, "size, holes and shared offsets of donated files and standard streams"),
     any(libc::SYS_close, "descriptors"),
     any(libc::SYS_fstat, "attributes of a descriptor"),
-    only(libc::SYS_newfstatat, &[&[Is(3, libc::AT_EMPTY_PATH as u32)]], "fstat as glibc makes it: no path"),
+    only(libc::SYS_newfstatat, &[&[Is(3, libc::AT_EMPTY_PATH as u32)]], "glibc's fstat: no path"),
     only(
         libc::SYS_statx,
         &[&[Is(2, libc::AT_EMPTY_PATH as u32)], &[Is(2, (libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC) as u32)]],
@@ -153,19 +154,19 @@ pub const SENTRY: &[Call] = &[
             &[Is(1, libc::TIOCGPGRP as u32)],
             &[Is(1, libc::TIOCGSID as u32)],
         ],
-        "settings of a terminal among the standard streams; never TIOCSTI, TIOCLINUX, or TCXONC, which stops it for all",
+        "settings of a terminal among the standard streams; not TIOCSTI, TIOCLINUX or TCXONC, which affect others",
     ),
     any(libc::SYS_sendmsg, "requests to the Gofer, descriptors for stubs; all sockets are connected pairs"),
     any(libc::SYS_recvmsg, "answers of the Gofer, with descriptors"),
     only(libc::SYS_sendto, &[&[Is64(4, 0)]], "send() on a connected socket: no address"),
     any(libc::SYS_recvfrom, "recv()"),
-    any(libc::SYS_shutdown, "giving up a connection to the Gofer that makes no sense any more"),
+    any(libc::SYS_shutdown, "ending a connection to the Gofer that has failed"),
     any(libc::SYS_getsockopt, "type of an inherited socket"),
     any(libc::SYS_sysinfo, "memory of the host, for the guest's sysinfo and /proc/meminfo"),
     any(libc::SYS_getrusage, "processor time of the sandbox"),
 ];
 
-/// Requests to the seccomp listener, through which stubs are born: `SECCOMP_IOCTL_NOTIF_*` of linux/seccomp.h.
+/// Requests to the seccomp listener, through which stubs are created: `SECCOMP_IOCTL_NOTIF_*` of linux/seccomp.h.
 const NOTIF_RECV: u32 = 0xc050_2100;
 const NOTIF_SEND: u32 = 0xc018_2101;
 const NOTIF_ID_VALID: u32 = 0x4008_2102;
@@ -173,7 +174,7 @@ const NOTIF_ADDFD: u32 = 0x4018_2103;
 
 const LOOK_ONLY: u32 = (libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL) as u32;
 
-/// What the platform's calls may have as arguments; those of its list that are missing here may have any.
+/// Permitted arguments of the platform's calls; calls of its list that are missing here take any arguments.
 pub const PLATFORM: &[(c_long, &[&[When]])] = &[
     (libc::SYS_mmap, &[&[Without(2, EXEC)]]),
     (libc::SYS_fcntl, &[&[Is(1, libc::F_ADD_SEALS as u32)], &[Is(1, libc::F_DUPFD_CLOEXEC as u32)]]),
@@ -191,7 +192,8 @@ pub const PLATFORM: &[(c_long, &[&[When]])] = &[
     (libc::SYS_pidfd_open, &[&[Is(1, 0)]]),
     (libc::SYS_pidfd_send_signal, &[&[Is(1, libc::SIGKILL as u32)]]),
     (libc::SYS_waitid, &[&[Is(3, LOOK_ONLY)]]),
-    // Only stubs are to be reached, all of them children; the Sentry itself is process 1, and there is nobody else.
+    // Signals are for stubs, which are the Sentry's children. The Sentry is process 1 of its namespace, and no other
+    // processes exist there.
     (libc::SYS_tgkill, &[&[Is(2, libc::SIGUSR1 as u32)], &[Is(2, 0)]]),
     (libc::SYS_kill, &[&[Is(1, 0)]]),
 ];

@@ -1,13 +1,13 @@
-//! Which process of the sandbox the host's OOM killer takes first: a stub, so that a guest process dies as on Linux,
-//! and not the Sentry with all others.
+//! Makes stubs the preferred victims of the host's OOM killer, so that a guest process is killed as on Linux, and not
+//! the Sentry with all guests.
 //!
 //! A process inherits its `oom_score_adj` (proc(5)). The Sentry raises its own while it starts the zygote, from which
-//! all stubs descend, and lowers it again afterwards; a process without rights may go back to where it began.
+//! all stubs descend, and lowers it again afterwards. An unprivileged process may lower it as far as its initial value.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 
-/// Added for stubs, in thousandths of the memory that is allowed.
+/// The increment for stubs, in thousandths of the permitted memory.
 const STUBS: i32 = 500;
 const MAX: i32 = 1000;
 
@@ -17,7 +17,7 @@ pub struct OomScore {
 }
 
 impl OomScore {
-    /// Raises the score. `None`: the host does not allow it, and all processes have the same.
+    /// Raises the score. `None`: the host does not allow it, and all processes have the same score.
     pub fn raise() -> Option<OomScore> {
         let mut file = OpenOptions::new().read(true).write(true).open("/proc/self/oom_score_adj").ok()?;
         let mut text = String::new();
@@ -28,7 +28,7 @@ impl OomScore {
         Some(score)
     }
 
-    /// Lowers it again; what has been started in between keeps the raised one.
+    /// Restores the score; processes started in between keep the raised one.
     pub fn restore(mut self) -> std::io::Result<()> {
         let own = self.own;
         self.set(own)

@@ -1,7 +1,8 @@
-//! Makes the Sentry's seccomp filter from the reviewed lists and locks the process in.
+//! Builds the Sentry's seccomp filter from the reviewed lists, and applies it to the process.
 //!
-//! A call that is not listed raises SIGSYS; the handler ([`crate::sys::report_sigsys`]) names the call and ends the process. Since
-//! `rt_sigaction` is not on the list the handler stays, and SIGSYS cannot be blocked: the kernel would then kill at once.
+//! A call that is not listed raises SIGSYS; the handler ([`crate::sys::report_sigsys`]) names the call and ends the
+//! process. Since `rt_sigaction` is not on the list the handler cannot be replaced. A forced SIGSYS cannot be blocked
+//! either: the kernel kills the process then.
 
 use super::calls::{When, PLATFORM, RUNTIME, SENTRY};
 use crate::sys;
@@ -16,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 type Rules = &'static [&'static [When]];
 
-/// Everything the Sentry may ask of the host: number, reason, arguments.
+/// All permitted host calls of the Sentry: number, reason, rules.
 pub fn all_calls() -> impl Iterator<Item = (c_long, &'static str, Rules)> {
     let ours = RUNTIME.iter().chain(SENTRY).map(|c| (c.nr, c.why, c.rules));
     let platforms = HOST_CALLS.iter().map(|&(nr, why)| {
@@ -26,10 +27,10 @@ pub fn all_calls() -> impl Iterator<Item = (c_long, &'static str, Rules)> {
     ours.chain(platforms)
 }
 
-/// The Sentry's filter, ready to be put in force.
+/// The Sentry's compiled filter.
 pub struct Filter {
     list: BpfProgram,
-    /// Answers `clone3` with ENOSYS (the stricter of two verdicts counts).
+    /// Answers `clone3` with ENOSYS; of two filters' verdicts the stricter one counts.
     clone3: BpfProgram,
 }
 
@@ -59,11 +60,11 @@ impl Filter {
         })
     }
 
-    /// From here on, no thread of this process can make any other call.
+    /// Applies the filter to all threads, for good.
     pub fn lock(&self) -> Result<()> {
         sys::report_sigsys().context("sigaction(SIGSYS)")?;
         const HINT: &str = "the host refuses a seccomp filter (a kernel with CONFIG_SECCOMP_FILTER is needed)";
-        // The second one first: afterwards seccomp(2) is no longer to be had.
+        // The main list comes last, because seccomp(2) is not on it.
         apply_filter_all_threads(&self.clone3).context(HINT)?;
         apply_filter_all_threads(&self.list).context(HINT)?;
         Ok(())
@@ -108,7 +109,7 @@ mod tests {
         }
     }
 
-    /// A call that one list leaves open cannot be narrowed by another: then the other's conditions would mislead.
+    /// A list that allows a call with any arguments makes the conditions of other lists ineffective, and so misleading.
     #[test]
     fn conditions_take_effect() {
         for (nr, why, rules) in all_calls() {
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_reaches_the_host_is_listed() {
+    fn calls_that_reach_the_host_are_not_listed() {
         for nr in [
             libc::SYS_open,
             libc::SYS_openat,
@@ -153,11 +154,11 @@ mod tests {
         Filter::make().unwrap();
     }
 
-    /// In the process that [`many_threads_allocate_under_the_filter`] starts.
+    /// Set in the process that [`many_threads_allocate_under_the_filter`] starts.
     const CONFINED: &str = "RUNSC_RS_TEST_CONFINED";
 
-    /// 64 threads that live at the same time allocate, free each other's memory and end. The filter stays in force for good,
-    /// so this is done in a process of its own.
+    /// 64 concurrent threads allocate, free each other's memory and end. The filter cannot be removed, so a separate
+    /// process does this.
     #[test]
     fn many_threads_allocate_under_the_filter() {
         if std::env::var_os(CONFINED).is_none() {
@@ -168,7 +169,7 @@ mod tests {
             assert_eq!(ended.status.code(), Some(77), "{err}");
             return;
         }
-        // As in the Sentry, a thread before the filter.
+        // A thread exists before the filter is applied, as in the Sentry.
         let filter = std::thread::spawn(Filter::make).join().unwrap().unwrap();
         filter.lock().unwrap();
         let all = std::sync::Arc::new(std::sync::Barrier::new(64));

@@ -1,7 +1,8 @@
-//! POSIX access control lists (acl(5)), in the form in which extended attributes hold them.
+//! POSIX access control lists (acl(5)), in the encoding of the extended attributes.
 //!
-//! An [`Acl`] is valid: its entries are in order, each kind that must be there is there once. The file systems keep the bytes; permission checks
-//! (`vfs/perm.rs`) get a list by [`Inode::acl`](super::Inode::acl). The group bits of a mode are the list's mask, if it has one.
+//! An [`Acl`] is always valid: its entries are in order, and each mandatory kind occurs exactly once. File systems
+//! store the bytes; permission checks (`vfs/perm.rs`) get a list from [`Inode::acl`](super::Inode::acl). The group bits
+//! of a mode are the list's mask, if it has one.
 
 use super::Perm;
 use crate::error::{Errno, Result};
@@ -34,18 +35,19 @@ struct Entry {
 /// A valid list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acl {
-    /// As they were given: by their tags, but those of one tag in any order.
+    /// In the order given: by tag, entries of one tag in any order.
     entries: Vec<Entry>,
-    /// Id and permissions of the entries for users and for groups, by id: there may be thousands, and each step of a walk asks.
+    /// Id and permissions of the user and the group entries, sorted by id: there may be thousands, and every step of a
+    /// walk searches them.
     users: Vec<(u32, u16)>,
     groups: Vec<(u32, u16)>,
 }
 
-/// The lists that were asked for last, so that a walk does not decode them at each step.
+/// The most recently used lists, so that a walk does not decode one at each step.
 static KEPT: Mutex<VecDeque<Arc<Acl>>> = Mutex::new(VecDeque::new());
 const KEPT_MAX: usize = 64;
 
-/// Keeps a decoded list for a while, for those who have only a weak reference to it.
+/// Keeps a decoded list alive for a while for the caches that hold only a weak reference.
 pub fn keep(list: &Arc<Acl>) {
     let oldest = {
         let mut kept = KEPT.lock();
@@ -59,7 +61,7 @@ pub fn keep(list: &Arc<Acl>) {
     drop(oldest);
 }
 
-/// Maps the ids of the entries for users and groups of an encoded list, as far as it is one.
+/// Maps the ids of the user and group entries of an encoded list. Whether the list is valid is not checked.
 pub fn map_ids(bytes: &mut [u8], map: impl Fn(Id, u32) -> Result<u32>) -> Result<()> {
     let Some((_, entries)) = bytes.split_first_chunk_mut::<4>() else { return Ok(()) };
     for e in entries.chunks_exact_mut(8) {
@@ -85,7 +87,8 @@ impl Acl {
         }
     }
 
-    /// As `parse`, for what the Gofer has read. Ids that its user namespace does not know have no number there, and are nobody's here.
+    /// Like `parse`, for an attribute read by the Gofer. An id without a mapping in the Gofer's user namespace matches
+    /// no user or group here.
     pub fn parse_of_host(bytes: &[u8]) -> Result<Option<Acl>> {
         let (version, rest) = bytes.split_first_chunk::<4>().ok_or(Errno::EINVAL)?;
         if u32::from_le_bytes(*version) != VERSION {
@@ -106,7 +109,7 @@ impl Acl {
         }
         let named = |tag| {
             let mut list: Vec<_> = acl.entries.iter().filter(|e| e.tag == tag).map(|e| (e.id, e.perm)).collect();
-            // Of several for one user, the first counts.
+            // Of several entries for one user the first counts; the sort is stable.
             list.sort_by_key(|(id, _)| *id);
             list
         };
@@ -135,7 +138,7 @@ impl Acl {
         out
     }
 
-    /// Where the entries of a tag begin.
+    /// The index of the first entry of a tag.
     fn first(&self, tag: u16) -> usize {
         self.entries.partition_point(|e| e.tag < tag)
     }
@@ -148,7 +151,7 @@ impl Acl {
             e.perm = (perm & 7) as u16;
         }
     }
-    /// The entry that the group bits of the mode stand for.
+    /// The entry that the group bits of the mode stand for: the mask, or else the owning group's.
     fn group_class(&self) -> u16 {
         if self.perm(MASK).is_some() {
             MASK
@@ -157,25 +160,25 @@ impl Acl {
         }
     }
 
-    /// Whether it says more than a mode can.
+    /// Whether the list has more than the three entries that a mode expresses.
     pub fn is_extended(&self) -> bool {
         self.entries.len() > 3
     }
 
-    /// The permission bits that stand for it.
+    /// The permission bits equivalent to the list.
     pub fn mode(&self) -> u32 {
         let perm = |tag| self.perm(tag).unwrap_or(0);
         perm(USER_OBJ) << 6 | perm(self.group_class()) << 3 | perm(OTHER)
     }
 
-    /// chmod(2) of an object that has it.
+    /// Updates the list for chmod(2).
     pub fn chmod(&mut self, mode: u32) {
         self.set(USER_OBJ, mode >> 6);
         self.set(self.group_class(), mode >> 3);
         self.set(OTHER, mode);
     }
 
-    /// The list and the mode of an object that is made with `mode` in a directory of which this is the default list.
+    /// The list and the mode of an object created with `mode` in a directory whose default list this is.
     pub fn for_new(&self, mode: u32) -> (Acl, u32) {
         let mut acl = self.clone();
         acl.chmod(self.mode() & mode);
@@ -183,7 +186,7 @@ impl Acl {
         (acl, mode)
     }
 
-    /// The permissions of the entries for groups that `cred` is in. The shorter of the two lists is gone over.
+    /// The permissions of the entries for groups of `cred`. Iterates over the shorter of the two lists.
     fn of_groups<'a>(&'a self, cred: &'a Cred) -> Box<dyn Iterator<Item = u16> + 'a> {
         if self.groups.len() <= cred.groups.len() {
             return Box::new(self.groups.iter().filter(|(id, _)| cred.in_group(*id)).map(|e| e.1));
@@ -192,7 +195,7 @@ impl Acl {
         Box::new(ids.flat_map(|id| of_id(&self.groups, *id)))
     }
 
-    /// Whether `cred`, which does not own it, may do `mask` (`MAY_*`) to an object of this list.
+    /// Whether `cred`, which is not the owner, has the access `mask` (`MAY_*`).
     pub fn permits(&self, p: Perm, cred: &Cred, mask: u32) -> bool {
         let has = |perm: u16| u32::from(perm) & mask == mask;
         let masked = |perm: u16| has(perm) && self.perm(MASK).is_none_or(|m| m & mask == mask);
@@ -256,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_what() {
+    fn permissions() {
         let list = acl(&[(1, 7, 0), (2, 6, 1001), (2, 0, 1002), (4, 4, 0), (8, 7, 60), (0x10, 6, 0), (0x20, 1, 0)]);
         assert_eq!(list.mode(), 0o761);
         let p = Perm { mode: 0o100_761, uid: 1000, gid: 50 };
@@ -274,7 +277,7 @@ mod tests {
     fn named_entries_in_any_order() {
         let mut entries = vec![(1, 7, u32::MAX)];
         entries.extend((0..4000).rev().map(|id| (2, if id % 2 == 0 { 7 } else { 0 }, id)));
-        // A second one of the same user does not count, of a group each does.
+        // A second entry for a user does not count; for a group each entry does.
         entries.push((2, 7, 5));
         entries.push((4, 0, u32::MAX));
         entries.extend((0..4000).rev().map(|id| (8, if id % 2 == 0 { 7 } else { 0 }, id)));
@@ -285,7 +288,7 @@ mod tests {
         let p = Perm { mode: 0o040_070, uid: 100_000, gid: 100_000 };
         let may = |uid, groups: Vec<u32>| list.permits(p, &Cred::user(uid, 9, groups, 0), 1);
         assert!(may(2000, vec![]) && !may(2001, vec![2000]) && !may(5, vec![2000]));
-        // With more groups than there are entries, and with fewer.
+        // Both cases: more groups than entries, and fewer.
         let many = |odd: u32| (0..5000).map(|n| 10_001 + n * 2 + odd).collect::<Vec<u32>>();
         assert!(may(9000, vec![7, 5]) && !may(9000, vec![7, 9]) && !may(9000, vec![70_000]));
         assert!(may(9000, [many(0), vec![2000]].concat()) && !may(9000, [many(1), vec![2001]].concat()));

@@ -1,4 +1,4 @@
-//! Inodes without a place in the tree of names: pipes, sockets, and the one behind `anon_inode:[…]` descriptors.
+//! Inodes without a name: pipes, sockets, and the shared inode of `anon_inode:[…]` descriptors.
 
 use super::types::{Attr, SetAttr, Timespec};
 use crate::error::{Errno, Result};
@@ -11,7 +11,7 @@ const SOCKFS_DEV: u64 = 0x8;
 const ANON_DEV: u64 = 0xf;
 const SHARED_INO: u64 = 1;
 
-/// Attributes of a nameless object; its owner is whoever made it.
+/// Attributes of a nameless object; its creator owns it.
 #[derive(Debug)]
 pub struct AnonInode {
     attr: Mutex<Attr>,
@@ -73,7 +73,7 @@ pub fn anon_attr() -> Attr {
     Attr { dev: ANON_DEV, ino: SHARED_INO, mode: 0o600, nlink: 1, blksize: 4096, ..Attr::default() }
 }
 
-/// Whether these are of that inode.
+/// Whether these are the attributes of the shared inode.
 pub fn is_shared(attr: &Attr) -> bool {
     (attr.dev, attr.ino) == (ANON_DEV, SHARED_INO)
 }

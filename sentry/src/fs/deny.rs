@@ -1,27 +1,28 @@
-//! Who writes to a file and who runs it: one excludes the other (`ETXTBSY`, open(2) and execve(2)).
+//! Mutual exclusion of writing and executing a file (`ETXTBSY`, open(2) and execve(2)).
 //!
-//! The count hangs on the inode, as Linux's `i_writecount`. Files without [`InodeExtra`](super::InodeExtra) are not counted.
+//! The count is attached to the inode, like Linux's `i_writecount`. Files without [`InodeExtra`](super::InodeExtra) are
+//! not counted.
 
 use super::vfs::Path;
 use crate::error::{Errno, Result};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::Arc;
 
-/// Above 0: descriptions open for writing; below: programs that run from it.
+/// Positive: the number of descriptions open for writing. Negative: the number of address spaces that execute the file.
 #[derive(Default)]
 struct Count(AtomicI64);
 
 /// Held by a description that is open for writing.
 pub struct WriteAccess(Arc<Count>);
 
-/// Held by an address space that runs the file, and while it is being loaded.
+/// Held by an address space that executes the file, and while it is loaded.
 pub struct DenyWrite(Arc<Count>);
 
 fn count(p: &Path) -> Option<Arc<Count>> {
     Some(p.inode().extra()?.get_or_insert(Count::default))
 }
 
-/// Adds `step` unless the count is on the other side of 0.
+/// Adds `step` unless the count has the other sign.
 fn enter(c: &Count, step: i64) -> Result<()> {
     let f = |v: i64| (v * step >= 0).then_some(v + step);
     match c.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, f) {
@@ -30,14 +31,14 @@ fn enter(c: &Count, step: i64) -> Result<()> {
     }
 }
 
-/// Counts one that writes; `ETXTBSY` if the file is being run.
+/// Counts a description open for writing; `ETXTBSY` if the file is being executed.
 pub fn write_access(p: &Path) -> Result<Option<WriteAccess>> {
     let Some(c) = count(p) else { return Ok(None) };
     enter(&c, 1)?;
     Ok(Some(WriteAccess(c)))
 }
 
-/// Counts one that runs; `ETXTBSY` if the file is open for writing.
+/// Counts an execution; `ETXTBSY` if the file is open for writing.
 pub fn deny_write(p: &Path) -> Result<Option<DenyWrite>> {
     let Some(c) = count(p) else { return Ok(None) };
     enter(&c, -1)?;

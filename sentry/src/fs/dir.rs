@@ -1,4 +1,5 @@
-//! Open directories, the same for all file systems that keep entries: `.` and `..` at offsets 0 and 1, the entries from 2 on.
+//! Open directories, the part that all file systems share: `.` and `..` have the offsets 0 and 1, the entries follow
+//! from 2 on.
 
 use super::*;
 use crate::error::{Errno, Result, SysResult};
@@ -8,17 +9,17 @@ use platform::budget::{Budget, Charge};
 use std::any::Any;
 use std::sync::Arc;
 
-/// What a file system knows of a directory that is open.
+/// The operations that a file system provides for an open directory.
 pub trait Dir: Send + Sync + 'static {
     fn attr(&self) -> Result<Attr>;
     fn ino(&self) -> Result<u64> {
         Ok(self.attr()?.ino)
     }
-    /// A listing begins: what was kept for the last one is old.
+    /// Called when a listing starts over: a kept snapshot is dropped.
     fn rewind(&self) -> Result<()> {
         Ok(())
     }
-    /// The entries from offset `pos` (at least 2) on, each with the offset of the next.
+    /// The entries from offset `pos` (at least 2) on, each with the offset of the next one.
     fn list(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()>;
     fn fsync(&self, _data_only: bool) -> Result<()> {
         Ok(())
@@ -38,7 +39,7 @@ impl<D: Dir> FileOps for DirFile<D> {
     fn seekable(&self) -> bool {
         true
     }
-    /// Offsets are cookies: there is no `SEEK_END`.
+    /// Offsets are cookies, so there is no `SEEK_END`.
     fn seek(&self, _file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
         seek_without_end(offset, whence, current)
     }
@@ -59,7 +60,7 @@ impl<D: Dir> FileOps for DirFile<D> {
     }
 }
 
-/// lseek(2) in what has no end to seek from.
+/// lseek(2) on a file without an end.
 pub fn seek_without_end(offset: i64, whence: i32, current: u64) -> Result<u64> {
     let base = match whence {
         libc::SEEK_SET => 0,
@@ -69,7 +70,7 @@ pub fn seek_without_end(offset: i64, whence: i32, current: u64) -> Result<u64> {
     base.checked_add(offset).and_then(|v| u64::try_from(v).ok()).ok_or(Errno::EINVAL)
 }
 
-/// Entries `.` and `..`; false when the sink is full.
+/// Emits `.` and `..`; false when the sink is full.
 fn emit_dots(file: &File, pos: u64, ino: u64, sink: &mut DirSink<'_>) -> bool {
     if pos == 0 && !sink(DirEntry { name: b".", ino, kind: libc::DT_DIR, next: 1 }) {
         return false;
@@ -86,16 +87,16 @@ fn emit_dots(file: &File, pos: u64, ino: u64, sink: &mut DirSink<'_>) -> bool {
     true
 }
 
-/// Memory of the listings that open directories keep.
+/// Memory limit of the snapshots that open directories keep.
 const LISTINGS_MAX: u64 = if cfg!(test) { 1 << 20 } else { 256 << 20 };
 static LISTINGS: Budget = Budget::new(LISTINGS_MAX);
 
-/// Room for a listing while it grows.
+/// A charge for a growing listing.
 pub fn listing_room() -> Charge {
     LISTINGS.nothing()
 }
 
-/// The entries as they were when the listing began.
+/// The entries as they were when the listing started.
 pub struct Snapshot<T>(Mutex<Option<Arc<T>>>);
 
 impl<T> Default for Snapshot<T> {
@@ -109,7 +110,7 @@ impl<T> Snapshot<T> {
         let old = self.0.lock().take();
         drop(old);
     }
-    /// What was taken, or else is taken now.
+    /// The snapshot; `take` makes it on the first call.
     pub fn get(&self, take: impl FnOnce() -> Result<Arc<T>>) -> Result<Arc<T>> {
         let mut s = self.0.lock();
         if let Some(l) = &*s {

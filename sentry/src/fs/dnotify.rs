@@ -1,8 +1,9 @@
-//! Directory notification of old: fcntl(2) `F_NOTIFY`. A mark hangs on the directory's inode and ends with its file description, or, unless it
-//! says otherwise, with the first event. Marks are charged to their user as watches of inotify(7) are.
+//! Directory notification by fcntl(2) `F_NOTIFY`. A mark is attached to the directory's inode. It ends with its file
+//! description, or with the first event unless it has `DN_MULTISHOT`. Marks are charged to their user like watches of
+//! inotify(7).
 //!
-//! A description takes its mark with it ([`release`]), under the lock of the marks: one that this module has got hold of is let go only
-//! without that lock.
+//! Closing a description removes its mark ([`release`]) under the lock of the marks. So this module drops a reference
+//! to a description only when that lock is not held: it may be the last one.
 
 use super::{inotify, File};
 use crate::error::{Errno, Result};
@@ -23,10 +24,10 @@ const DN_ATTRIB: u32 = 32;
 /// `DN_MULTISHOT`.
 const MULTISHOT: u32 = 1 << 31;
 
-/// No event of inotify(7): a name was changed within the directory.
+/// A name was changed within the directory; inotify(7) has no such event.
 const RENAMED: u32 = 1 << 20;
 
-/// What each kind of notification means in events of inotify(7).
+/// The inotify(7) events of each kind of notification.
 const KINDS: [(u32, u32); 6] = [
     (DN_ACCESS, libc::IN_ACCESS),
     (DN_MODIFY, libc::IN_MODIFY),
@@ -47,9 +48,9 @@ struct Mark {
 /// The marks of one directory.
 #[derive(Default)]
 pub struct Marks {
-    /// By the address of the description.
+    /// Keyed by the address of the description.
     list: Mutex<BTreeMap<usize, Mark>>,
-    /// `DN_*` that some mark asks for, or asked for lately.
+    /// The `DN_*` kinds that some mark asks for, or asked for recently.
     asked: AtomicU32,
 }
 
@@ -57,7 +58,7 @@ fn key(file: &File) -> usize {
     std::ptr::from_ref(file) as usize
 }
 
-/// `F_NOTIFY`: what to tell about is added to what it was; nothing ends it.
+/// `F_NOTIFY`: adds to the kinds that the description asks for; 0 removes its mark.
 pub fn set(task: &Task, file: &Arc<File>, fd: i32, mask: u32) -> Result<()> {
     let dir = file.path.as_ref().filter(|p| p.is_dir()).ok_or(Errno::ENOTDIR)?;
     let extra = dir.inode().extra().ok_or(Errno::EINVAL)?;
@@ -85,7 +86,7 @@ pub fn set(task: &Task, file: &Arc<File>, fd: i32, mask: u32) -> Result<()> {
     Ok(())
 }
 
-/// The description goes, or wants to hear no more.
+/// Removes the mark of a description: it is closed, or asks for no kinds.
 pub fn release(file: &File) {
     let marks = file.path.as_ref().and_then(|p| p.inode().extra()?.get::<Marks>());
     if let Some(marks) = marks {
@@ -93,7 +94,7 @@ pub fn release(file: &File) {
     }
 }
 
-/// A name in the directory has become another one there.
+/// Reports that an entry of the directory was renamed within it.
 pub fn renamed(dir: &Arc<dyn super::Inode>) {
     if let Some(marks) = dir.extra().and_then(|e| e.get::<Marks>()) {
         marks.event(RENAMED);
@@ -101,7 +102,7 @@ pub fn renamed(dir: &Arc<dyn super::Inode>) {
 }
 
 impl Marks {
-    /// Something (a set of `IN_*`) happened in the directory.
+    /// Reports the `IN_*` events that happened in the directory.
     pub fn event(&self, events: u32) {
         let kinds = KINDS.iter().filter(|(_, ev)| events & ev != 0).fold(0, |all, (dn, _)| all | dn);
         if self.asked.load(Ordering::Relaxed) & kinds == 0 {

@@ -1,11 +1,11 @@
 //! epoll(7).
 //!
 //! An [`Item`] is registered on the wait queue of the file it watches. A wake puts it on the ready list of its epoll
-//! (once) and wakes that epoll's own queue. [`Epoll::harvest`] takes items from the ready list, asks each file what is
-//! ready, and puts level-triggered ones back: nothing ever goes through all items. Files know their items
-//! (`File::watchers`) and take them along when they are gone.
+//! (once) and wakes that epoll's own queue. [`Epoll::harvest`] takes items from the ready list, polls each file, and
+//! puts level-triggered items back: no operation visits all items. Files know their items (`File::watchers`) and remove
+//! them when they are closed.
 //!
-//! Locks: `items`, `ready`, `above` and `conf` are leaves; no file is asked and no queue is woken while one is held.
+//! Locks: `items`, `ready`, `above` and `conf` are leaves; no file is polled and no queue is woken while one is held.
 
 use super::anon::anon_attr;
 use super::types::Attr;
@@ -27,17 +27,17 @@ const EXCLUSIVE: u32 = libc::EPOLLEXCLUSIVE as u32;
 const WAKEUP: u32 = libc::EPOLLWAKEUP as u32;
 /// Bits that are not events.
 const PRIVATE: u32 = ET | ONESHOT | EXCLUSIVE | WAKEUP;
-/// What may stand beside `EPOLLEXCLUSIVE`.
+/// The bits allowed together with `EPOLLEXCLUSIVE`.
 const EXCLUSIVE_OK: u32 =
     PollEvents::IN.union(PollEvents::OUT).union(PollEvents::ALWAYS).bits() | WAKEUP | ET | EXCLUSIVE;
-/// Longest chain of epolls that watch each other (`EP_MAX_NESTS`).
+/// Longest chain of epolls that watch one another (`EP_MAX_NESTS`).
 const MAX_NESTS: usize = 4;
-/// Most items that watch one file: one event wakes them all.
+/// Limit of the items that watch one file: one event wakes them all.
 const MAX_WATCHERS: usize = 1 << 17;
-/// Most chains of each length that lead from one file upwards (`path_limits`).
+/// Limit of the chains of each length that lead upwards from one file (`path_limits`).
 const PATHS: [u32; MAX_NESTS + 1] = [1000, 500, 100, 50, 10];
 
-/// An event as the guest gets it: events and user data.
+/// An event as returned to the guest: events and user data.
 pub type Event = (u32, u64);
 
 /// The events that an item with this configuration reports.
@@ -52,15 +52,15 @@ pub struct Item {
     file: Weak<File>,
     fd: i32,
     conf: Mutex<Event>,
-    /// Events of `conf` that count now; 0 once a one-shot item has fired.
+    /// The events reported now: those of `conf`, or 0 once a one-shot item has fired.
     mask: AtomicU32,
     queued: AtomicBool,
     gone: AtomicBool,
     /// Registration on the file's queue.
     reg: Mutex<Option<u64>>,
-    /// Its place among the file's `watchers`, under their lock.
+    /// Index in the file's `watchers`; changes under their lock.
     place: AtomicUsize,
-    /// None: there was no room for it.
+    /// `None` if the user's limit was reached: the item is not added.
     charge: Option<Charge>,
 }
 
@@ -84,7 +84,7 @@ impl Item {
             }
         }
     }
-    /// What of the wanted is ready now.
+    /// The wanted events that are ready now.
     fn ready(&self, file: &File) -> PollEvents {
         let mask = self.mask();
         if mask.is_empty() {
@@ -98,7 +98,7 @@ impl Item {
     fn key(&self) -> (i32, usize) {
         (self.fd, self.file.as_ptr() as usize)
     }
-    /// The file's last descriptor was closed.
+    /// Called when the last reference to the file goes.
     pub fn file_gone(&self, ops: &dyn FileOps) {
         self.leave_queue(ops);
         if let Some(ep) = self.epoll.upgrade() {
@@ -112,7 +112,7 @@ impl Item {
         self.place.store(list.len(), Ordering::Relaxed);
         list.push(me);
     }
-    /// However many watch the file, this costs the same.
+    /// Takes constant time however many items watch the file.
     fn unwatch(&self, file: &File) {
         let mut list = file.watchers.lock();
         let at = self.place.load(Ordering::Relaxed);
@@ -139,7 +139,7 @@ impl Item {
 #[derive(Default)]
 struct Ready {
     list: VecDeque<Arc<Item>>,
-    /// Entries of the list that are gone; it is swept when they are many.
+    /// The number of entries whose items are gone; the list is swept when they are the majority.
     dead: usize,
 }
 
@@ -148,7 +148,8 @@ struct Shared {
     items: Mutex<BTreeMap<(i32, usize), Arc<Item>>>,
     ready: Mutex<Ready>,
     queue: WaitQueue,
-    /// Items of epolls that watch this one. Here and not at an open file, so that no second one could hide a part of a chain.
+    /// Items of epolls that watch this one. They are kept here rather than at the open file, so that a second
+    /// description cannot hide a part of a chain.
     above: Mutex<Vec<Weak<Item>>>,
 }
 
@@ -156,7 +157,7 @@ impl Shared {
     fn key(self: &Arc<Self>) -> usize {
         Arc::as_ptr(self) as usize
     }
-    /// Marks an item that has been taken out of `items`.
+    /// Disables an item that has been removed from `items`.
     fn forget(&self, item: &Item) {
         item.gone.store(true, Ordering::SeqCst);
         item.mask.store(0, Ordering::SeqCst);
@@ -169,11 +170,11 @@ impl Shared {
             }
         }
     }
-    /// The next item; it may be one that is gone.
+    /// Takes the next item, which may be gone.
     fn pop(&self) -> Option<Arc<Item>> {
         let mut r = self.ready.lock();
         let item = r.list.pop_front()?;
-        // Before its file is asked: a wake from here on queues it again.
+        // Cleared before the file is polled: a wake from here on queues the item again.
         item.queued.store(false, Ordering::SeqCst);
         if item.gone.load(Ordering::SeqCst) {
             r.dead = r.dead.saturating_sub(1);
@@ -182,35 +183,36 @@ impl Shared {
     }
 }
 
-/// What is found on a walk over epolls that watch each other. Each is looked at once, however many ways lead to it.
+/// The state of a walk over nested epolls. Each is visited once, however many paths lead to it.
 #[derive(Default)]
 struct Walk {
-    /// Longest chain from it on.
+    /// Length of the longest chain that starts at an epoll, by its address.
     known: HashMap<usize, usize>,
-    /// Files that are no epolls.
+    /// Watched files that are not epolls.
     leaves: Vec<Arc<File>>,
     rounds: Rounds,
 }
 
-/// One round through the ready list. Level-triggered items come back at its end, so it is as long as the list was.
+/// One round through the ready list. Level-triggered items return to its end, so a round visits as many items as the
+/// list had at the start.
 pub struct Round {
     left: usize,
     max: usize,
     pub events: Vec<Event>,
 }
 
-/// Items that are asked while all others wait.
+/// Items polled before other tasks get to run.
 const HARVESTED_AT_ONCE: usize = 1024;
-/// More items than this leave their files later.
+/// Above this many items, a background worker removes them from their files.
 const ENDED_AT_ONCE: usize = 1024;
 
 pub struct Epoll {
     shared: Arc<Shared>,
-    /// Who made it, whom its items are counted for.
+    /// The user that created it; the items are charged to it.
     user: Arc<User>,
 }
 
-/// Serializes changes that could build a cycle of epolls.
+/// Serializes changes that could close a cycle of epolls.
 static NESTING: Mutex<()> = Mutex::new(());
 
 /// The epoll behind an open file.
@@ -223,7 +225,8 @@ pub fn new() -> Arc<File> {
 }
 
 impl Epoll {
-    /// Length of the longest chain of epolls from this one down, itself included; `None` if `target` is on one, or if it is too long.
+    /// Length of the longest chain downwards from this epoll, itself included; `None` if `target` is on a chain or a
+    /// chain is too long.
     fn depth(&self, target: &Epoll, level: usize, walk: &mut Walk) -> Option<usize> {
         if Arc::ptr_eq(&self.shared, &target.shared) || level > MAX_NESTS + 1 {
             return None;
@@ -252,7 +255,7 @@ impl Epoll {
         if event.0 & EXCLUSIVE != 0 && (nested.is_some() || event.0 & !EXCLUSIVE_OK != 0) {
             return Err(Errno::EINVAL);
         }
-        // What is alone, and watches no other, needs no look at the others.
+        // The walk is needed only if this epoll watches another one or is watched.
         let watched = !self.shared.above.lock().is_empty();
         let _nesting = (nested.is_some() || watched).then(|| NESTING.lock());
         let mut walk = Walk::default();
@@ -343,12 +346,12 @@ impl Epoll {
         Ok(())
     }
 
-    /// Begins a round through what may be ready, for up to `max` events.
+    /// Starts a round through the ready list, for up to `max` events.
     pub fn begin(&self, max: usize) -> Round {
         Round { left: self.shared.ready.lock().list.len(), max, events: Vec::new() }
     }
 
-    /// Goes on with a round, for a moment; true when it is done.
+    /// Continues a round for a bounded time; true when it is done.
     pub fn harvest(&self, round: &mut Round) -> bool {
         let out = &mut round.events;
         for _ in 0..HARVESTED_AT_ONCE {
@@ -392,7 +395,7 @@ impl Epoll {
     }
 }
 
-/// Length of the longest chain of epolls that watch `epoll`, itself included.
+/// Length of the longest chain upwards from `epoll`, itself included.
 fn height(epoll: &Arc<Shared>, level: usize, walk: &mut Walk) -> Result<usize> {
     if level > MAX_NESTS + 1 {
         return Err(Errno::ELOOP);
@@ -410,7 +413,8 @@ fn height(epoll: &Arc<Shared>, level: usize, walk: &mut Walk) -> Result<usize> {
     Ok(most + 1)
 }
 
-/// Whether no more chains of epolls lead from a file upwards than Linux allows (`reverse_path_check`): a wake-up follows each.
+/// Whether the chains of epolls above a file are within Linux's limits (`reverse_path_check`): a wake follows each
+/// chain.
 fn few_paths(file: &File, rounds: &mut Rounds) -> bool {
     let mut left = PATHS;
     let items = file.watchers.lock().clone();
@@ -425,7 +429,7 @@ fn paths(item: &Item, nests: usize, left: &mut [u32; MAX_NESTS + 1], rounds: &mu
         return nests < MAX_NESTS && above.iter().all(|i| paths(i, nests + 1, left, rounds));
     }
     match left.get_mut(nests) {
-        // As many epolls as there may be at all watch a file directly.
+        // Epolls that watch the file directly are limited by [`MAX_WATCHERS`] only.
         _ if nests == 0 => true,
         Some(n) if *n > 0 => {
             *n -= 1;
@@ -435,7 +439,7 @@ fn paths(item: &Item, nests: usize, left: &mut [u32; MAX_NESTS + 1], rounds: &mu
     }
 }
 
-/// The items of an epoll that is gone.
+/// The remaining items of a dropped epoll.
 struct Left(BTreeMap<(i32, usize), Arc<Item>>);
 
 impl Drop for Epoll {
@@ -465,7 +469,7 @@ impl FileOps for Epoll {
         self
     }
     fn poll(&self, _file: &File) -> PollEvents {
-        // Drops what is not ready any more, keeps what is.
+        // Drops items that are not ready any more, until one is.
         let round = self.shared.ready.lock().list.len();
         let mut rounds = Rounds::new();
         for _ in 0..round {
@@ -561,7 +565,7 @@ mod tests {
         assert!(!f.ops.wait_queue().unwrap().has_waiters());
     }
 
-    /// More than are asked at once, all of one file; they leave it in any order.
+    /// More items than one step of a round visits, all for one file; they are removed from it out of order.
     #[test]
     fn a_round_in_parts() {
         const N: usize = 3 * HARVESTED_AT_ONCE;
@@ -575,7 +579,7 @@ mod tests {
         let mut round = ep.begin(N);
         assert!(!ep.harvest(&mut round));
         assert_eq!((ready(ep, N).len(), ready(ep, 5).len()), (N, 5));
-        // 7 and N have no common divisor.
+        // 7 and N are coprime, so every index occurs once.
         for i in 0..N - 10 {
             ep.delete(&f, (i * 7 % N) as i32).unwrap();
         }
@@ -593,7 +597,7 @@ mod tests {
             add(e, &f).unwrap();
         }
         let mut high = Vec::new();
-        // Chains of two: 500.
+        // The limit for chains of two is 500.
         let refused = 'more: loop {
             let e = new();
             for l in &low {
@@ -604,7 +608,7 @@ mod tests {
             high.push(e);
         };
         assert_eq!((refused, high.len()), (Errno::EINVAL, 16));
-        // What was refused is not there, nor does it keep others from being added.
+        // The refused item is not registered and does not count.
         let other = eventfd::new(0, false, 0);
         add(&low[0], &other).unwrap();
         f.ops.write(&f, &mut Src::kernel(&1u64.to_ne_bytes()), 0).unwrap();

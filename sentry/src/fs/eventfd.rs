@@ -1,4 +1,4 @@
-//! eventfd(2): a counter that can be waited for.
+//! eventfd(2): a counter with a wait queue.
 
 use super::anon::anon_attr;
 use super::types::Attr;
@@ -17,14 +17,14 @@ pub struct EventFd {
     queue: WaitQueue,
 }
 
-/// An open eventfd with status flags `flags`.
+/// Creates an eventfd with status flags `flags`.
 pub fn new(initial: u32, semaphore: bool, flags: i32) -> Arc<File> {
     let ops = EventFd { count: Mutex::new(initial.into()), semaphore, queue: WaitQueue::new() };
     File::new(Box::new(ops), libc::O_RDWR | flags, None)
 }
 
 impl EventFd {
-    /// Counts one more, as the kernel does by itself: unlike a write it can overflow.
+    /// Adds one on behalf of the kernel; unlike a write this can overflow.
     pub fn signal(&self) {
         let full = {
             let mut c = self.count.lock();

@@ -1,8 +1,10 @@
-//! Who is told by a signal that something happened to an open file: fcntl(2) `F_SETOWN`, `F_SETSIG`, `O_ASYNC`.
+//! Signal-driven I/O: the owner of an open file and the signals that it gets, fcntl(2) `F_SETOWN`, `F_SETSIG`,
+//! `O_ASYNC`.
 //!
-//! Signals are sent a little later: what happens to a file is announced under the locks of whoever made it happen, and those come after the locks
-//! of tasks. They are sent at the end of the system call during which it happened ([`send_late`]), so that they are there when it returns,
-//! and at the latest by a future of their own: also what is left of very many, since thousands of descriptions may be owned by a large group.
+//! Signals are deferred: file events are reported under locks of the subsystem that causes them, and these come after
+//! the locks of tasks. The signals are sent at the end of the system call that caused the event ([`send_late`]), so
+//! that they are pending when it returns. A background future sends those that remain: events outside of a system call,
+//! and the rest of a very large batch, as thousands of descriptions may be owned by a large process group.
 
 use super::File;
 use crate::abi::PollEvents;
@@ -15,7 +17,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 
-/// `si_code` with the `si_band` that goes with it, and the events that mean it.
+/// The events of each reason, its `si_code` and its `si_band`.
 const REASONS: [(PollEvents, i32, PollEvents); 5] = [
     (PollEvents::READABLE, 1, PollEvents::READABLE),
     (PollEvents::WRITABLE, 2, PollEvents::SOCKET_WRITABLE),
@@ -24,7 +26,7 @@ const REASONS: [(PollEvents, i32, PollEvents); 5] = [
     (PollEvents::HUP, 6, PollEvents::ALWAYS),
 ];
 const PRIORITY: PollEvents = PollEvents::PRI.union(PollEvents::RDBAND);
-/// `POLL_MSG`: leases and directory notification.
+/// `POLL_MSG`: `si_code` and `si_band` for leases and directory notification.
 const MSG: (i32, PollEvents) = (3, PollEvents::READABLE.union(PollEvents::MSG));
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -51,16 +53,16 @@ impl Recipient {
 #[derive(Clone, Default)]
 pub struct Owner {
     who: Recipient,
-    /// `F_SETSIG`; 0: plain `SIGIO`.
+    /// `F_SETSIG`; 0 stands for plain `SIGIO`.
     signal: i32,
-    /// Of whoever set it: the signal is sent in its name.
+    /// The ids of the process that set the owner; they decide which processes may be signalled.
     uid: u32,
     euid: u32,
     kernel: Weak<Kernel>,
 }
 
 impl Owner {
-    /// Whom signals go to; nobody if it is gone.
+    /// The recipient of the signals; `Nobody` if it does not exist any more.
     pub fn who(&self) -> Recipient {
         match self.kernel.upgrade() {
             Some(k) if self.who.exists(&k) => self.who,
@@ -74,7 +76,7 @@ impl Owner {
         self.signal = i32::try_from(signal).ok().filter(|s| *s <= NSIG).ok_or(Errno::EINVAL)?;
         Ok(())
     }
-    /// `F_SETOWN`; `ESRCH` if there is no such one.
+    /// `F_SETOWN`; `ESRCH` if the recipient does not exist.
     pub fn set(&mut self, task: &Task, who: Recipient) -> Result<()> {
         if !who.exists(&task.kernel) {
             return Err(Errno::ESRCH);
@@ -84,24 +86,24 @@ impl Owner {
         *self = Owner { who, signal, uid: cred.uid, euid: cred.euid, kernel: Arc::downgrade(&task.kernel) };
         Ok(())
     }
-    /// The caller becomes the owner of a file that has none.
+    /// Makes the caller the owner if the file has none.
     pub fn claim(&mut self, task: &Task) {
         if self.who() == Recipient::Nobody {
-            // The caller exists.
+            // The caller exists, so this cannot fail.
             let _ = self.set(task, Recipient::Process(task.group.pid));
         }
     }
     fn may(&self, to: &Cred) -> bool {
         self.euid == 0 || [self.uid, self.euid].iter().any(|u| *u == to.suid || *u == to.uid)
     }
-    /// The signal that tells of this.
+    /// The signal for an event.
     fn signal_for(&self, fd: i32, (code, band): (i32, PollEvents)) -> SigInfo {
         match self.signal {
             0 => SigInfo::kernel(libc::SIGIO),
             signo => SigInfo { signo, errno: 0, code, fields: SigFields::Poll { band: band.bits().into(), fd } },
         }
     }
-    /// Sends a signal to the owner if it is one thread or process; else gives the processes of the group.
+    /// Sends a signal to an owner that is one thread or process; for a process group returns the members.
     fn deliver(&self, kernel: &Kernel, info: SigInfo) -> Vec<Arc<ThreadGroup>> {
         match self.who {
             Recipient::Nobody => {}
@@ -117,17 +119,17 @@ impl Owner {
     }
     fn deliver_to(&self, group: &Arc<ThreadGroup>, info: SigInfo) {
         if group.any_thread().is_some_and(|t| self.may(&t.cred())) {
-            // A full queue loses it, as on Linux.
+            // If the queue of signals is full the signal is lost, as on Linux.
             let _ = send::to_group(group, info);
         }
     }
-    /// What two signals have in common of which a process can only ever have one.
+    /// The key of a signal: a process can have at most one pending signal per key.
     fn key(&self, fd: i32, code: i32) -> Key {
-        // Plain SIGIO does not say what it is about, and of other signals that do not queue the first one stays.
+        // Plain SIGIO carries no descriptor, and a pending non-queueing signal absorbs later ones.
         let about = if self.signal < SIGRTMIN { (-1, 0) } else { (fd, code) };
         (self.who, self.signal, self.uid, self.euid, about)
     }
-    /// Tells the owner that something other than readiness happened to what it has open as `fd`.
+    /// Signals the owner for an event other than readiness on the descriptor `fd`.
     pub fn notify(&self, fd: i32) {
         let Some(k) = self.kernel.upgrade().filter(|_| self.who != Recipient::Nobody) else { return };
         later(&k, |late| {
@@ -138,37 +140,38 @@ impl Owner {
     }
 }
 
-/// Recipient, signal, the ids in whose name, and descriptor and code if they count.
+/// Recipient, signal, sender's uid and euid; descriptor and code, if the signal carries them.
 type Key = (Recipient, i32, u32, u32, (i32, i32));
 
-/// What is to be sent as soon as no lock is held.
+/// A deferred signal.
 enum Late {
     /// From [`Owner::notify`].
     Told(Owner, i32),
     Watch(Arc<AsyncWatch>),
-    /// To those of a group who have not had it yet, the last of them first.
+    /// The rest of a process group, in reverse order.
     Rest(Owner, SigInfo, Vec<Arc<ThreadGroup>>),
 }
 
 #[derive(Default)]
 struct Pending {
     queue: VecDeque<(u64, Late)>,
-    /// Number of the next.
+    /// The number of the next entry.
     next: u64,
-    /// Of [`Late::Told`]: each signal to one and about one descriptor is there once, however often it is asked for.
+    /// The keys of the queued [`Late::Told`] entries: each is queued once.
     told: HashSet<Key>,
-    /// Before which number all is told by a signal that was sent, while there is anything in the queue.
+    /// For each key the number below which all entries are covered by a signal already sent. Cleared when the queue is
+    /// empty.
     sent: HashMap<Key, u64>,
-    /// There is a future that sends.
+    /// The background future is running.
     running: bool,
 }
 static LATE: LazyLock<Mutex<Pending>> = LazyLock::new(Default::default);
-/// There is something.
+/// The queue is not empty.
 static ANY: AtomicBool = AtomicBool::new(false);
 
-/// What is sent before others are served: one signal to one process counts one or, if it has many threads, more.
+/// Signals sent before other tasks get to run; a signal to a process with many threads counts more than once.
 const AT_ONCE: usize = 256;
-/// So many sent signals are remembered.
+/// Limit of the remembered sent signals.
 const SENT_MAX: usize = 1 << 16;
 
 impl Pending {
@@ -176,7 +179,7 @@ impl Pending {
         self.queue.push_back((self.next, late));
         self.next += 1;
     }
-    /// Whether a signal of this key has to be sent for what has number `n`: not if one was sent since then.
+    /// Whether entry number `n` needs a signal of this key: not if one was sent after `n` was queued.
     fn is_news(&mut self, key: Key, n: u64) -> bool {
         if self.sent.get(&key).is_some_and(|before| n < *before) {
             return false;
@@ -189,7 +192,7 @@ impl Pending {
     }
 }
 
-/// Puts something off by `put`.
+/// Queues deferred signals by `put`, and starts the background future if it is not running.
 fn later(kernel: &Kernel, put: impl FnOnce(&mut Pending)) {
     let begin = {
         let mut late = LATE.lock();
@@ -206,14 +209,14 @@ fn later(kernel: &Kernel, put: impl FnOnce(&mut Pending)) {
     }
 }
 
-/// Sends the signals that have been put off, or the first of very many. Called with nothing locked.
+/// Sends the deferred signals, or the first of a very large batch. The caller holds no lock.
 pub fn send_late() {
     if ANY.load(Ordering::Acquire) {
         send_some(false);
     }
 }
 
-/// Sends some; true if that was all. `last`: then the future that sends ends.
+/// Sends some of the signals; true if none remain. `last`: the caller is the background future, which ends then.
 fn send_some(last: bool) -> bool {
     let mut left = AT_ONCE;
     while left > 0 {
@@ -262,14 +265,14 @@ fn send_rest(n: u64, owner: Owner, info: SigInfo, mut members: Vec<Arc<ThreadGro
     }
 }
 
-/// Turns the wakes of a file with `O_ASYNC` into signals.
+/// Turns wakes of a file with `O_ASYNC` into signals.
 pub struct AsyncWatch {
     file: Weak<File>,
     fd: i32,
     kernel: Weak<Kernel>,
-    /// Events not told yet; someone is about to when it is not zero.
+    /// Events not reported yet; nonzero while the watch is queued.
     events: AtomicU32,
-    /// The registration.
+    /// Its registration on the file's wait queue.
     id: std::sync::OnceLock<u64>,
 }
 
@@ -286,7 +289,7 @@ impl Waiter for AsyncNotifier {
 }
 
 impl AsyncWatch {
-    /// Tells what has happened since the last time.
+    /// Reports the events since the last call.
     fn send(&self, n: u64, left: &mut usize) {
         let events = PollEvents::from_raw(self.events.swap(0, Ordering::AcqRel));
         let Some(file) = self.file.upgrade() else { return };
@@ -307,7 +310,7 @@ impl AsyncWatch {
 
 struct AsyncNotifier(Arc<AsyncWatch>);
 
-/// `O_ASYNC` was set or cleared through descriptor `fd`.
+/// Sets or clears `O_ASYNC` through descriptor `fd`.
 pub fn set_async(task: &Task, file: &Arc<File>, fd: i32, on: bool) {
     let mut slot = file.async_watch.lock();
     let Some(queue) = file.ops.wait_queue() else { return };
@@ -333,7 +336,7 @@ pub fn set_async(task: &Task, file: &Arc<File>, fd: i32, on: bool) {
     }
 }
 
-/// The description goes.
+/// Removes the registration of a description that is closed.
 pub fn release(file: &mut File) {
     if let Some(w) = file.async_watch.get_mut().take() {
         if let (Some(id), Some(q)) = (w.id.get(), file.ops.wait_queue()) {
@@ -347,12 +350,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_signal_tells_of_all_that_was_before_it() {
+    fn one_signal_covers_all_earlier_events() {
         let key = |signal: i32, fd| Owner { who: Recipient::Group(7), signal, ..Owner::default() }.key(fd, 1);
         let mut p = Pending { next: 10_000, ..Pending::default() };
         assert_eq!((0..10_000).filter(|n| p.is_news(key(0, *n as i32), *n)).count(), 1);
         assert_eq!((0..10_000).filter(|n| p.is_news(key(libc::SIGUSR1, *n as i32), *n)).count(), 1);
-        // What comes later is news again, and signals that queue are sent for each descriptor.
+        // Later events need a new signal, and queueing signals are sent for each descriptor.
         assert!(p.is_news(key(0, 5), 10_000));
         assert!((0..100).all(|fd| p.is_news(key(SIGRTMIN, fd), 3)));
     }

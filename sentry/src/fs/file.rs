@@ -12,12 +12,12 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
-/// State that hangs on an inode whatever file system it is of: the AF_UNIX socket bound there, the pipe of a FIFO,
-/// file locks. Keyed by type.
+/// State attached to an inode of any file system, keyed by type: a bound AF_UNIX socket, the pipe of a FIFO, file
+/// locks.
 #[derive(Default)]
 pub struct InodeExtra {
     slots: Mutex<Vec<Arc<dyn Any + Send + Sync>>>,
-    /// Descriptions that are open on it, and those of them that are for writing.
+    /// Open descriptions, and those open for writing.
     opens: AtomicU32,
     writers: AtomicU32,
 }
@@ -41,12 +41,12 @@ impl InodeExtra {
         slots.push(t.clone());
         t
     }
-    /// Descriptions that are open on it, and those of them that are for writing.
+    /// The number of open descriptions, and of those open for writing.
     pub fn opens(&self) -> (u32, u32) {
         (self.opens.load(Ordering::Relaxed), self.writers.load(Ordering::Relaxed))
     }
     pub fn clear(&self) {
-        // What they hold may take long to drop.
+        // The values are dropped without the lock, since that may take long.
         let old = std::mem::take(&mut *self.slots.lock());
         drop(old);
     }
@@ -61,33 +61,33 @@ impl InodeExtra {
     }
 }
 
-/// What backs a mapping of a file.
+/// The backing of a file mapping.
 #[derive(Clone, Debug)]
 pub enum MapSource {
     /// Anonymous memory (`/dev/zero`).
     Anon,
-    /// A host descriptor; the file's byte 0 is the descriptor's byte 0. Its access mode is no more than the open file's.
+    /// A host descriptor; offsets are the same as in the file. Its access mode is at most that of the open file.
     Host(Arc<OwnedFd>),
 }
 
-/// What an open object can do. All calls are non-blocking: `EAGAIN` means "wait on `wait_queue` for POLLIN/POLLOUT".
-/// `offset` is meaningful only for seekable files.
+/// The operations of an open object. None blocks: `EAGAIN` means "wait on `wait_queue` for POLLIN or POLLOUT". `offset`
+/// is meaningful only for seekable files.
 pub trait FileOps: Send + Sync {
     fn as_any(&self) -> &dyn Any;
     /// Reads at `offset` into `dst`; returns the count (0: end of file).
     fn read(&self, _file: &File, _dst: &mut Dst<'_>, _offset: u64) -> SysResult<usize> {
         Err(Errno::EINVAL.into())
     }
-    /// Writes at `offset`. With `O_APPEND` the implementation writes at the end under its own lock. Returns the count and the
-    /// position after the write.
+    /// Writes at `offset`. With `O_APPEND` the implementation writes at the end under its own lock. Returns the count
+    /// and the position after the write.
     fn write(&self, _file: &File, _src: &mut Src<'_>, _offset: u64) -> SysResult<(usize, u64)> {
         Err(Errno::EINVAL.into())
     }
-    /// True for files with an offset (`lseek`, `pread`); others answer `ESPIPE`.
+    /// True for files with an offset (`lseek`, `pread`); others return `ESPIPE`.
     fn seekable(&self) -> bool {
         false
     }
-    /// True if `read` and `write` go by an offset of the object's own: they get [`NO_OFFSET`].
+    /// True if `read` and `write` use an offset of the object's own; they are passed [`NO_OFFSET`].
     fn own_offset(&self) -> bool {
         false
     }
@@ -95,34 +95,36 @@ pub trait FileOps: Send + Sync {
     fn seek(&self, file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
         file.default_seek(offset, whence, current)
     }
-    /// Ready `POLL*` bits now. Default: always readable and writable.
+    /// The `POLL*` bits that are ready now. Default: always readable and writable.
     fn poll(&self, _file: &File) -> PollEvents {
         PollEvents::READABLE | PollEvents::WRITABLE
     }
-    /// True if a write that meets `EPIPE` raises SIGPIPE (pipes, stream sockets).
+    /// True if a write that fails with `EPIPE` raises SIGPIPE (pipes, stream sockets).
     fn sigpipe(&self) -> bool {
         true
     }
-    /// How long a blocking read (or write) waits, in ns (`SO_RCVTIMEO`, `SO_SNDTIMEO`).
+    /// The timeout of a blocking read or write, in ns (`SO_RCVTIMEO`, `SO_SNDTIMEO`).
     fn timeout(&self, _write: bool) -> Option<u64> {
         None
     }
-    /// Where readiness changes are announced, if it can change.
+    /// The queue that is woken when readiness changes, if it can change.
     fn wait_queue(&self) -> Option<&WaitQueue> {
         None
     }
     fn ioctl(&self, _file: &File, _task: &Task, _cmd: u32, _arg: u64) -> SysResult<u64> {
         Err(Errno::ENOTTY.into())
     }
-    /// Requests may take long or wait: `EAGAIN` means "wait on `wait_queue`", and [`FileOps::ioctl`] may block the host thread.
+    /// Whether requests may take long: `EAGAIN` means "wait on `wait_queue`", and [`FileOps::ioctl`] may block the host
+    /// thread.
     fn ioctl_waits(&self) -> bool {
         false
     }
     fn map(&self, _file: &File, _write_shared: bool) -> Result<MapSource> {
         Err(Errno::ENODEV)
     }
-    /// What `len` bytes at `offset` of a private mapping begin with, of a small file that nobody changes and whose bytes are at hand: then they
-    /// can be copied where a descriptor would have to be had and passed on. `None` also where a part of the mapping lies behind the file's last page.
+    /// The leading bytes of a private mapping of `len` bytes at `offset`, for a small file of an exclusive tree whose
+    /// content is cached: copying them is cheaper than passing a descriptor. `None` if a part of the mapping lies
+    /// beyond the file's last page.
     fn copied(&self, _offset: u64, _len: u64) -> Option<Vec<u8>> {
         None
     }
@@ -143,26 +145,26 @@ pub trait FileOps: Send + Sync {
     fn set_attr(&self, _set: &SetAttr) -> Result<()> {
         Err(Errno::EINVAL)
     }
-    /// What `/proc/self/fd/N` shows for an object without a path, e.g. `pipe:[123]`.
+    /// The link text in `/proc/self/fd` of an object without a path, such as `pipe:[123]`.
     fn anon_name(&self) -> String {
         String::from("anon_inode:[unknown]")
     }
-    /// Whether an object without a path can be opened again through its link in `/proc`. What Linux keeps in anon_inodefs
-    /// cannot (`ENXIO`), nor can a socket.
+    /// Whether an object without a path can be reopened through its link in `/proc`. Linux refuses that for sockets and
+    /// for objects in anon_inodefs (`ENXIO`).
     fn reopens(&self) -> bool {
         false
     }
-    /// Appends the lines that `/proc/pid/fdinfo/N` shows for this kind of object.
+    /// Appends the lines in `/proc/pid/fdinfo/N` for this kind of object.
     fn fdinfo(&self, _out: &mut Vec<u8>) {}
-    /// Called when a descriptor of it is closed in one table (`flush`), before the last reference goes.
+    /// Called when a descriptor table closes a descriptor (Linux's `flush`), before the last reference goes.
     fn on_close(&self, _file: &File, _task: &Task) {}
-    /// The status flags were changed by `fcntl(F_SETFL)`.
+    /// Called when `fcntl(F_SETFL)` changes the status flags.
     fn set_flags(&self, _flags: i32) -> Result<()> {
         Ok(())
     }
 }
 
-/// An `O_PATH` description: nothing but a place.
+/// An `O_PATH` description: it only refers to a path.
 pub struct Noop;
 impl FileOps for Noop {
     fn as_any(&self) -> &dyn Any {
@@ -177,32 +179,32 @@ impl FileOps for Noop {
 pub struct File {
     pub ops: Box<dyn FileOps>,
     flags: AtomicI32,
-    /// Offset; held locked for the length of a `read`/`write` that uses it, as Linux's `f_pos_lock`.
+    /// The file offset. A `read` or `write` that uses it holds the lock throughout, like Linux's `f_pos_lock`.
     pub offset: Mutex<u64>,
-    /// Where it was opened, for files with a name.
+    /// The path of the open, for files with a name.
     pub path: Option<super::vfs::Path>,
-    /// Who is told of what happens to it.
+    /// The recipient of signals about the file.
     pub owner: Mutex<super::fasync::Owner>,
     /// Set with `O_ASYNC`.
     pub async_watch: Mutex<Option<Arc<super::fasync::AsyncWatch>>>,
-    /// It may hold file locks, a lease or a mark, which end with it.
+    /// It may hold file locks, a lease or a directory mark; all end with the description.
     pub has_locks: std::sync::atomic::AtomicBool,
-    /// `epoll` items that watch it; they end with it.
+    /// The epoll items that watch it; they end with the description.
     pub watchers: Mutex<Vec<Arc<super::epoll::Item>>>,
-    /// Open for writing: nobody may run it meanwhile.
+    /// Excludes execution of the file while it is open for writing.
     _writer: Option<super::deny::WriteAccess>,
 }
 
-/// Open file descriptions of the sandbox, and how many there may be (`/proc/sys/fs/file-max`): each is memory of the Sentry.
+/// Open file descriptions of the sandbox, and their limit (`/proc/sys/fs/file-max`): each takes memory of the Sentry.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 pub const FILE_MAX: u64 = 256 << 10;
 
-/// Descriptions that there are.
+/// The number of open descriptions.
 pub fn count() -> u64 {
     COUNT.load(Ordering::Relaxed)
 }
 
-/// May another description have a descriptor? Some are left for whoever administers the system.
+/// Checks that another description may get a descriptor. A reserve is left for `CAP_SYS_ADMIN`.
 pub fn admit(task: &Task) -> Result<()> {
     let spare = || if task.cred().has(crate::kernel::cred::CAP_SYS_ADMIN) { FILE_MAX / 16 } else { 0 };
     match count() > FILE_MAX && count() > FILE_MAX + spare() {
@@ -211,11 +213,11 @@ pub fn admit(task: &Task) -> Result<()> {
     }
 }
 
-/// What will be a description once a process takes it, and counts as one until then: a connection that waits to be accepted.
+/// Charge for a connection that has not been accepted: it counts as a description until accept(2) makes it one.
 pub struct Unaccepted(());
 
 impl Unaccepted {
-    /// One more, if there may be as many descriptions.
+    /// Charges one more, within the limit.
     pub fn new() -> Option<Unaccepted> {
         let fits = |n: u64| (n < FILE_MAX).then_some(n + 1);
         COUNT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok().map(|_| Unaccepted(()))
@@ -252,7 +254,7 @@ impl File {
     pub fn new(ops: Box<dyn FileOps>, flags: i32, path: Option<super::vfs::Path>) -> Arc<File> {
         Self::with_writer(ops, flags, path, None)
     }
-    /// As [`File::new`], for a file that `_writer` counts as one that is written to.
+    /// Like [`File::new`]; `_writer` counts the file as being written to.
     pub fn with_writer(
         ops: Box<dyn FileOps>,
         flags: i32,
@@ -277,11 +279,11 @@ impl File {
         }
         Arc::new(file)
     }
-    /// Where it counts as open.
+    /// The inode state that counts this description.
     fn counted(&self) -> Option<&InodeExtra> {
         self.path.as_ref().filter(|_| self.flags() & libc::O_PATH == 0)?.inode().extra()
     }
-    /// `O_*` status and access flags, without creation flags and `O_CLOEXEC`.
+    /// `O_*` access mode and status flags, without creation flags and `O_CLOEXEC`.
     pub fn flags(&self) -> i32 {
         self.flags.load(Ordering::Relaxed)
     }
@@ -308,11 +310,11 @@ impl File {
             None => self.ops.attr(),
         }
     }
-    /// The inode, if it is a file in memory.
+    /// The inode, for a file of a tmpfs.
     pub fn tmp(&self) -> Option<&super::tmpfs::TmpInode> {
         self.path.as_ref()?.inode().as_any().downcast_ref()
     }
-    /// Whether reading it is an access that `atime` tells of: not with `O_NOATIME` or on such a mount.
+    /// Whether reading updates `atime`: not with `O_NOATIME` or on a `noatime` mount.
     pub fn updates_atime(&self) -> bool {
         use super::vfs::MountFlags;
         self.flags() & libc::O_NOATIME == 0
@@ -321,7 +323,7 @@ impl File {
                 .as_ref()
                 .is_none_or(|p| !p.mount().flags().intersects(MountFlags::NOATIME | MountFlags::RDONLY))
     }
-    /// lseek(2) over a file of `attr().size` bytes.
+    /// lseek(2) on a file of `attr().size` bytes.
     pub fn default_seek(&self, offset: i64, whence: i32, current: u64) -> Result<u64> {
         let size = || -> Result<i64> { i64::try_from(self.attr()?.size).map_err(|_| Errno::EOVERFLOW) };
         let base = match whence {
@@ -348,7 +350,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_that_wait_count_as_descriptions() {
+    fn unaccepted_connections_count_as_descriptions() {
         let waiting: Vec<_> = (0..=FILE_MAX).map_while(|_| Unaccepted::new()).collect();
         assert!(waiting.len() as u64 <= FILE_MAX && count() >= FILE_MAX);
         assert!(Unaccepted::new().is_none());

@@ -1,8 +1,9 @@
 //! Open files inherited from the host: the guest's standard streams.
 //!
-//! A regular file is read and written at the *host's* offset, which other descriptions of ours (`2>&1`) and programs outside share. Everything
-//! else (pipe, socket, terminal, device) is only touched when `poll` says that it will not block, in pieces that a pipe takes whole
-//! (`PIPE_BUF`): the descriptor may be in blocking mode, and that is not ours to change. Terminals the command opens anew, without it.
+//! A regular file is read and written at the *host's* offset, which other descriptors of the guest (`2>&1`) and host
+//! programs share. Anything else (pipe, socket, terminal, device) is accessed only when `poll` reports that the access
+//! will not block, in pieces that a pipe takes at once (`PIPE_BUF`). The descriptor may be in blocking mode, and the
+//! Sentry must not change that for the other holders; the command opens terminals anew in non-blocking mode instead.
 
 use super::file::{File, FileOps, MapSource};
 use super::types::*;
@@ -18,7 +19,7 @@ use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-/// Largest write that is sure not to block once `poll` has said yes.
+/// Largest write that does not block after `poll` has reported POLLOUT.
 const PIPE_BUF: usize = 4096;
 const CHUNK: usize = 64 * 1024;
 
@@ -26,13 +27,13 @@ pub struct HostFile {
     fd: Arc<OwnedFd>,
     /// `S_IFMT` bits.
     kind: u32,
-    /// A write to it never waits: a regular file, or open with `O_NONBLOCK`, as the command opens terminals.
+    /// Writes never block: a regular file, or `O_NONBLOCK`, which the command sets on the terminals it opens.
     never_waits: bool,
-    /// Opened again by the guest: not at the host's offset, but at one of its own.
+    /// The guest opened it again: it has an offset of its own instead of the host's.
     again: bool,
     queue: Arc<WaitQueue>,
     _watch: Option<WatchHandle>,
-    /// One operation at a time, so that what `poll` said still holds.
+    /// Held from `poll` to the end of the access, so that the result of `poll` stays valid.
     reading: Mutex<()>,
     writing: Mutex<()>,
 }
@@ -74,13 +75,13 @@ impl HostFile {
         Ok(HostFile { fd, kind, never_waits, again: false, queue, _watch: watch, reading, writing })
     }
 
-    /// The description for a guest, with the access mode of the host's.
+    /// Creates the guest's description, with the access mode of the host's.
     pub fn open(executor: &Arc<Executor>, fd: OwnedFd) -> Result<Arc<File>> {
         let flags = fcntl(&fd, FcntlArg::F_GETFL)? & (libc::O_ACCMODE | libc::O_APPEND);
         Ok(File::new(Box::new(HostFile::new(executor, fd)?), flags, None))
     }
 
-    /// The same regular file as if opened anew (`/dev/stdin`).
+    /// The same regular file with an offset of its own, for an open of `/dev/stdin`.
     pub fn reopened(&self) -> Option<HostFile> {
         self.regular().then(|| HostFile {
             fd: self.fd.clone(),
@@ -107,20 +108,20 @@ impl HostFile {
     pub fn ready(&self) -> PollEvents {
         let all = libc::POLLIN | libc::POLLOUT | libc::POLLPRI | libc::POLLRDHUP;
         let mut ready = PollEvents::from_raw(platform::host::poll_now(self.fd.as_fd(), all) as u32 & 0xffff);
-        // epoll and select ask for these names of the same thing.
+        // epoll and select use these synonyms.
         ready.set(PollEvents::RDNORM, ready.contains(PollEvents::IN));
         ready.set(PollEvents::WRNORM, ready.contains(PollEvents::OUT));
         ready
     }
-    /// A terminal that the command could not open anew: a write to it may block whatever `poll` says, since a program outside may
-    /// write to it as well and the terminal may take less than it is given.
+    /// True for a terminal that the command could not open anew. A write to it may block although `poll` reported
+    /// POLLOUT: a host program may write to it too, and the terminal may take less than it is given.
     fn may_block(&self) -> bool {
         self.kind == libc::S_IFCHR && !self.never_waits
     }
     fn write_locked(&self, file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
         let append = src.append == Some(true) || (self.again && src.appends(file.flags()));
         if self.regular() && append {
-            // The host's description need not be in append mode. Whoever writes to the file outside is not kept from it.
+            // The host's descriptor need not be in append mode. Writes by host programs are not excluded.
             let end = attr_of(&self.fd)?.size;
             let n = super::gofer::write_fd(&self.fd, src, end)?;
             return Ok((n, end.saturating_add(n as u64)));
@@ -231,7 +232,7 @@ impl FileOps for HostFile {
         if !self.again {
             return Ok(lseek(&*self.fd, offset, how)? as u64);
         }
-        // The host's offset is not ours to move.
+        // The guest has its own offset here, so the host's is restored.
         let before = lseek(&*self.fd, 0, Whence::SeekCur)?;
         let found = lseek(&*self.fd, offset, how);
         lseek(&*self.fd, before, Whence::SeekSet)?;

@@ -1,9 +1,10 @@
-//! inotify(7): who wants to know what happens to an inode.
+//! inotify(7).
 //!
-//! A watch hangs on the inode ([`InodeExtra`](super::InodeExtra)) and belongs to an instance, which queues events until they are read.
-//! The places where things happen call [`event`] or [`entry`]; without any watch in the sandbox that is one load.
+//! A watch is attached to an inode ([`InodeExtra`](super::InodeExtra)) and belongs to an instance, which queues events
+//! until they are read. File operations call [`event`] or [`entry`]; without any watch in the sandbox that costs one
+//! load.
 //!
-//! Locks: an instance's state, then an inode's list; events are queued with neither the list nor a directory's entries needed.
+//! Locks: an instance's state, then an inode's list. An event is queued without holding the list.
 
 use super::anon::anon_attr;
 use super::file::{File, FileOps};
@@ -23,16 +24,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 
-/// Events that wait in one instance at most (as the default of `/proc/sys/fs/inotify/max_queued_events`).
+/// Limit of the events queued in one instance (the default of `/proc/sys/fs/inotify/max_queued_events`).
 const QUEUE_MAX: usize = 16384;
-/// Memory of the events that wait in all instances.
+/// Memory budget of the queued events of all instances.
 static QUEUED: LazyLock<Budget> = LazyLock::new(|| Budget::new(of_heap(64 << 20, 2)));
-/// Bits of a mask that name events.
+/// The bits of a mask that stand for events.
 pub const EVENTS: u32 = libc::IN_ALL_EVENTS;
 
-/// Watches in the whole sandbox.
+/// Watches and marks in the whole sandbox.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
-/// A mark of another kind that [`event`] and [`entry`] tell of.
+/// Counts a mark of dnotify, which [`event`] and [`entry`] report to as well.
 pub struct Live(());
 
 impl Live {
@@ -70,14 +71,14 @@ struct Event {
 }
 
 impl Event {
-    /// Memory that counts for it: none for the word that events are missing, which is there once and always has room.
+    /// The memory charged for it. `IN_Q_OVERFLOW` is free: a queue ends with at most one, and it must always fit.
     fn cost(&self) -> usize {
         match self.mask {
             libc::IN_Q_OVERFLOW => 0,
             _ => std::mem::size_of::<Event>() + self.name.len(),
         }
     }
-    /// Bytes in a read: the name is padded with at least one NUL to a multiple of the header.
+    /// Its size in a read: the name is padded with at least one NUL to a multiple of the header size.
     fn size(&self) -> usize {
         16 + if self.name.is_empty() { 0 } else { (self.name.len() + 1).next_multiple_of(16) }
     }
@@ -87,7 +88,7 @@ struct State {
     last_wd: i32,
     watches: BTreeMap<i32, (Arc<Watch>, Path)>,
     queue: VecDeque<Event>,
-    /// What they take.
+    /// The charge for the queued events.
     room: budget::Charge,
 }
 
@@ -95,7 +96,7 @@ impl State {
     fn new() -> State {
         State { last_wd: 0, watches: BTreeMap::new(), queue: VecDeque::new(), room: QUEUED.nothing() }
     }
-    /// Queues an event if there is room for it.
+    /// Queues an event; false if there is no room.
     fn queue(&mut self, e: Event) -> bool {
         let fits = self.queue.len() < QUEUE_MAX && self.room.set(self.room.amount() + e.cost() as u64);
         if fits {
@@ -103,7 +104,7 @@ impl State {
         }
         fits
     }
-    /// The first `n` events are gone.
+    /// Removes the first `n` events.
     fn taken(&mut self, n: usize) {
         let cost: usize = self.queue.drain(..n).map(|e| e.cost()).sum();
         self.room.set(self.room.amount().saturating_sub(cost as u64));
@@ -116,12 +117,12 @@ impl State {
 struct Shared {
     state: Mutex<State>,
     wait: WaitQueue,
-    /// Who made it, whom its watches are counted for.
+    /// The user that created it; its watches are charged to it.
     user: Arc<User>,
     _charge: Charge,
 }
 
-/// An instance, open.
+/// An open inotify instance.
 pub struct Inotify(Arc<Shared>);
 
 impl Shared {
@@ -139,7 +140,7 @@ impl Shared {
         drop(s);
         self.wait.wake(PollEvents::READABLE);
     }
-    /// Ends a watch and says so.
+    /// Removes a watch and queues `IN_IGNORED`.
     fn end(&self, w: &Watch) {
         if w.gone.swap(true, Ordering::AcqRel) {
             return;
@@ -159,7 +160,7 @@ fn detach(w: &Arc<Watch>, path: &Path) {
     }
 }
 
-/// `gone`: what it happened to has no name any more.
+/// Reports events to the watches of `inode`. `gone`: the object concerned has no name any more.
 fn report(inode: &Arc<dyn Inode>, mask: u32, cookie: u32, name: &[u8], gone: bool) {
     let Some(extra) = inode.extra() else { return };
     if let Some(marks) = extra.get::<super::dnotify::Marks>() {
@@ -181,7 +182,7 @@ fn report(inode: &Arc<dyn Inode>, mask: u32, cookie: u32, name: &[u8], gone: boo
     }
 }
 
-/// Something happened to the object at `path`: its own watches hear of it, and its directory's.
+/// Reports an event on the object at `path` to its own watches and to its directory's.
 #[inline]
 pub fn event(path: &Path, mask: u32) {
     if LIVE.load(Ordering::Relaxed) != 0 {
@@ -197,7 +198,7 @@ fn event_slow(path: &Path, mask: u32) {
     report(path.inode(), mask | dir, 0, &[], false);
 }
 
-/// An entry of a directory came or went.
+/// Reports that an entry of a directory was added or removed.
 #[inline]
 pub fn entry(dir: &Arc<dyn Inode>, name: &[u8], is_dir: bool, mask: u32, cookie: u32) {
     if LIVE.load(Ordering::Relaxed) != 0 {
@@ -205,19 +206,19 @@ pub fn entry(dir: &Arc<dyn Inode>, name: &[u8], is_dir: bool, mask: u32, cookie:
     }
 }
 
-/// A number that ties the two events of a rename together.
+/// A number that connects the two events of a rename.
 pub fn cookie() -> u32 {
     COOKIE.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Only the object's own watches.
+/// Reports an event to the object's own watches only.
 pub fn itself(inode: &Arc<dyn Inode>, mask: u32) {
     if LIVE.load(Ordering::Relaxed) != 0 {
         report(inode, mask, 0, &[], false);
     }
 }
 
-/// A name of the object was removed; if it was the last, its watches end.
+/// Reports that a name of the object was removed; removing the last one ends its watches.
 pub fn removed(inode: &Arc<dyn Inode>, is_dir: bool) {
     if LIVE.load(Ordering::Relaxed) == 0 {
         return;
@@ -238,7 +239,7 @@ pub fn removed(inode: &Arc<dyn Inode>, is_dir: bool) {
     }
 }
 
-/// The last reference to an open file goes.
+/// Reports that the last reference to an open file was closed.
 pub fn closed(file: &File) {
     if LIVE.load(Ordering::Relaxed) == 0 || file.flags() & libc::O_PATH != 0 {
         return;
@@ -249,7 +250,7 @@ pub fn closed(file: &File) {
 }
 
 impl Inotify {
-    /// `EMFILE`: the user has as many as there may be.
+    /// Creates an instance. `EMFILE`: the user's limit is reached.
     pub fn open(flags: i32) -> Result<Arc<File>> {
         let user = users::current();
         let limit = MAX_INOTIFY_INSTANCES.load(Ordering::Relaxed);
@@ -258,7 +259,7 @@ impl Inotify {
         Ok(File::new(Box::new(Inotify(Arc::new(shared))), libc::O_RDONLY | flags, None))
     }
 
-    /// inotify_add_watch(2), for a place that was found and may be read.
+    /// inotify_add_watch(2); the caller has resolved the path and checked read permission.
     pub fn add(&self, path: Path, mask: u32) -> Result<i32> {
         let list = path.inode().extra().ok_or(Errno::EOPNOTSUPP)?.get_or_insert(Watches::default);
         let mut s = self.0.state.lock();

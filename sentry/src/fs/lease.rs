@@ -1,7 +1,7 @@
-//! Leases: fcntl(2) `F_SETLEASE`. The holder hears (by a signal) that someone else wants to open or truncate the file, and has some time to
-//! put its house in order; the other waits meanwhile.
+//! Leases: fcntl(2) `F_SETLEASE`. When another process opens or truncates the file, the holder gets a signal and a
+//! limited time to give the lease up; the other process waits meanwhile.
 //!
-//! Leases hang on the inode. Without any lease in the sandbox an open costs one load.
+//! Leases are attached to the inode. Without any lease in the sandbox an open costs one load.
 
 use super::{File, Inode};
 use crate::abi::PollEvents;
@@ -23,7 +23,7 @@ struct Lease {
     file: Weak<File>,
     fd: i32,
     kind: i32,
-    /// What it must become, and when it does by itself (host monotonic ns).
+    /// The kind that it is being lowered to, and the time when that is forced (host monotonic ns).
     breaking: Option<(i32, u64)>,
 }
 
@@ -81,7 +81,7 @@ pub fn set(task: &Task, file: &Arc<File>, fd: i32, kind: i32) -> Result<()> {
     let write = kind == libc::F_WRLCK;
     let extra = place.inode().extra().ok_or(Errno::EINVAL)?;
     let (opens, writers) = extra.opens();
-    // A lease for writing wants no other description but this one, one for reading no writer.
+    // A write lease requires that this description is the only one, a read lease that the file is not open for writing.
     if if write { opens > 1 } else { writers > 0 } {
         return Err(Errno::EAGAIN);
     }
@@ -111,14 +111,14 @@ pub fn set(task: &Task, file: &Arc<File>, fd: i32, kind: i32) -> Result<()> {
     Ok(())
 }
 
-/// `F_GETLEASE`: of one that is being broken, what it must become.
+/// `F_GETLEASE`: a lease being broken reports the kind it is lowered to.
 pub fn get(file: &File) -> i32 {
     let Some(leases) = file.path.as_ref().and_then(|p| of(p.inode())) else { return libc::F_UNLCK };
     let l = leases.list.lock();
     l.iter().find(|x| x.of(file)).map_or(libc::F_UNLCK, |x| x.breaking.map_or(x.kind, |b| b.0))
 }
 
-/// The description goes.
+/// Drops the leases of a description that is closed.
 pub fn release(file: &File) {
     if let Some(leases) = file.path.as_ref().and_then(|p| of(p.inode())) {
         leases.list.lock().retain(|x| !x.of(file));
@@ -126,12 +126,13 @@ pub fn release(file: &File) {
     }
 }
 
-/// Someone wants to open the object (to `write` to it or only to read): tells whose lease stands in the way, and gives what to wait for.
+/// Breaks the leases that conflict with an open (for writing if `write`): signals their holders, and returns the leases
+/// to wait for.
 pub fn stop(inode: &Arc<dyn Inode>, write: bool) -> Option<Arc<Leases>> {
     let leases = of(inode)?;
     leases.expire();
     let mut any = false;
-    // Let go only without the lock: a description's end takes it.
+    // Dropped without the lock: the end of a description takes it.
     let mut told = Vec::new();
     for x in leases.list.lock().iter_mut().filter(|x| x.stops(write)) {
         any = true;
@@ -149,7 +150,7 @@ pub fn stop(inode: &Arc<dyn Inode>, write: bool) -> Option<Arc<Leases>> {
 }
 
 impl Leases {
-    /// Ends or lowers what was not given up in time; the next time that this will be due.
+    /// Forces the leases whose time has passed; returns the next such time.
     fn expire(&self) -> Option<u64> {
         let now = now_ns();
         let mut next = None;
@@ -167,7 +168,7 @@ impl Leases {
         });
         next
     }
-    /// Waits until no lease stops an open.
+    /// Waits until no lease conflicts with the open.
     pub async fn wait(&self, task: &Task, write: bool) -> SysResult<()> {
         loop {
             let until = self.expire();

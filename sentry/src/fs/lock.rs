@@ -1,8 +1,8 @@
 //! File locks: POSIX record locks and open-file-description locks (fcntl(2)), and flock(2).
 //!
-//! They hang on the inode ([`InodeExtra`](super::InodeExtra)). A record lock belongs to a descriptor table (that is how Linux defines "process"
-//! here) or to an open file description. The owner's end releases them: [`release_posix`] when a descriptor is closed,
-//! [`release_table`] when a table goes, [`release_file`] when a description goes.
+//! Locks are attached to the inode ([`InodeExtra`](super::InodeExtra)). A record lock belongs to a descriptor table
+//! (Linux's notion of "process" here) or to an open file description. The locks end with their owner: [`release_posix`]
+//! when a descriptor is closed, [`release_table`] with the table, [`release_file`] with the description.
 
 use super::File;
 use crate::abi::PollEvents;
@@ -13,10 +13,10 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Locks that one inode can have; more is `ENOLCK`.
+/// Limit of the locks on one inode (`ENOLCK`).
 const MAX_LOCKS: usize = 64 * 1024;
 
-/// Bytes, both ends included.
+/// A range of bytes, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     pub start: u64,
@@ -27,7 +27,8 @@ impl Range {
     const ALL: Range = Range { start: 0, end: u64::MAX };
 }
 
-/// Who holds a record lock: the number of a descriptor table (with the process id for `F_GETLK`) or the address of a description.
+/// The owner of a record lock: the number of a descriptor table (with the process id for `F_GETLK`) or the address of a
+/// description.
 #[derive(Clone, Copy, Debug)]
 pub enum Owner {
     Posix { table: u64, pid: i32 },
@@ -68,19 +69,20 @@ pub struct RecordLock {
     pub write: bool,
 }
 
-/// Locks of one owner and kind, which never meet: where each begins, to where it ends and who set it.
+/// Disjoint locks of one owner and kind: start, then end and the owner as given (its pid is the process that set the
+/// lock).
 #[derive(Default)]
 struct Ranges(BTreeMap<u64, (u64, Owner)>);
 
 impl Ranges {
-    /// The first that meets `range`.
+    /// The first lock that overlaps `range`.
     fn first(&self, range: Range) -> Option<(Range, Owner)> {
         let before = self.0.range(..range.start).next_back().filter(|(_, (end, _))| *end >= range.start);
         let hit = before.or_else(|| self.0.range(range.start..=range.end).next());
         hit.map(|(start, (end, owner))| (Range { start: *start, end: *end }, *owner))
     }
 
-    /// Takes `range` out.
+    /// Removes `range`.
     fn cut(&mut self, range: Range) {
         if range == Range::ALL {
             return self.0.clear();
@@ -99,7 +101,7 @@ impl Ranges {
         }
     }
 
-    /// Puts `range` in, which is free, as one with those that it touches.
+    /// Adds `range`, which must be free, and merges it with its neighbours.
     fn join(&mut self, mut range: Range, owner: Owner) {
         let before = self.0.range(..range.start).next_back().map(|(start, (end, _))| range_of(*start, *end));
         if let Some(b) = before.filter(|b| b.end.checked_add(1) == Some(range.start)) {
@@ -117,7 +119,7 @@ fn range_of(start: u64, end: u64) -> Range {
     Range { start, end }
 }
 
-/// What one owner holds.
+/// The locks of one owner.
 #[derive(Default)]
 struct Held {
     reads: Ranges,
@@ -132,14 +134,14 @@ impl Held {
 
 #[derive(Default)]
 struct Lists {
-    /// By owner: a call costs little however many locks there are; of owners there are few as a rule.
+    /// Keyed by owner: a call stays cheap however many locks there are, because there are usually few owners.
     records: BTreeMap<(bool, u64), Held>,
-    /// How many records.
+    /// The number of record locks.
     count: usize,
     flocks: Flocks,
 }
 
-/// What flock(2) has locked: by address of the description, whether exclusive (then it is alone).
+/// The flock(2) locks: address of the description, and whether exclusive (then it is the only one).
 #[derive(Default)]
 struct Flocks(BTreeMap<usize, bool>);
 
@@ -156,7 +158,7 @@ pub struct FileLocks {
     queue: WaitQueue,
 }
 
-/// The locks of the object that `file` has open.
+/// The locks of the inode behind `file`.
 pub fn of(file: &File) -> Result<Arc<FileLocks>> {
     let extra = file.path.as_ref().and_then(|p| p.inode().extra());
     match extra {
@@ -169,19 +171,19 @@ fn existing(file: &File) -> Option<Arc<FileLocks>> {
     file.path.as_ref()?.inode().extra()?.get::<FileLocks>()
 }
 
-/// close(2): all POSIX locks of the table on that file go, whichever descriptor they were made through.
+/// close(2) releases all POSIX locks of the table on that file, through whichever descriptor they were set.
 pub fn release_posix(files: &Arc<FdTable>, file: &File) {
     release_table(files.id(), file);
 }
 
-/// The table of this number goes.
+/// Releases the locks of a descriptor table.
 pub fn release_table(table: u64, file: &File) {
     if let Some(l) = existing(file) {
         l.unlock(&Owner::Posix { table, pid: 0 }, Range::ALL);
     }
 }
 
-/// The description goes.
+/// Releases the locks of a description.
 pub fn release_file(file: &File) {
     if let Some(l) = existing(file) {
         let id = file as *const File as usize;
@@ -191,7 +193,7 @@ pub fn release_file(file: &File) {
 }
 
 impl FileLocks {
-    /// The first lock of someone else that stands in the way.
+    /// The first conflicting lock of another owner.
     pub fn conflict(&self, owner: &Owner, range: Range, write: bool) -> Option<RecordLock> {
         Self::find(&self.lists.lock(), owner, range, write)
     }
@@ -205,7 +207,7 @@ impl FileLocks {
         hits.min_by_key(|r| r.range.start)
     }
 
-    /// Takes `range` out of what `owner` holds.
+    /// Removes `range` from the locks of `owner`.
     fn cut(l: &mut Lists, owner: &Owner, range: Range) {
         let Some(held) = l.records.get_mut(&owner.key()) else { return };
         let before = held.len();
@@ -259,7 +261,7 @@ impl FileLocks {
         let edge = Edge::new(task, owner);
         self.waiting(task, || loop {
             match self.try_lock(owner, range, write) {
-                // Who is in the way may have gone since.
+                // The conflicting lock may have been released since.
                 Err(Errno::EAGAIN) => match self.conflict(&owner, range, write) {
                     Some(holder) if edge.waits_for(holder.owner) => return Some(Err(Errno::EDEADLK)),
                     Some(_) => return None,
@@ -282,7 +284,7 @@ impl FileLocks {
         let mut l = self.lists.lock();
         let had = l.flocks.0.remove(&id);
         if l.flocks.stands_in_the_way(exclusive) {
-            // As Linux, a conversion that cannot be made at once loses the old lock.
+            // A conversion that has to wait loses the old lock, as on Linux.
             drop(l);
             if had.is_some() {
                 self.queue.wake_all();
@@ -320,15 +322,15 @@ impl FileLocks {
     }
 }
 
-/// Who waits for whose POSIX lock: waiting table and thread, then the table that holds the lock.
+/// The wait-for graph of POSIX locks: waiting table and thread, then the table that holds the lock.
 #[derive(Default)]
 pub struct Waits(Mutex<BTreeMap<(u64, i32), u64>>);
 
-/// The longest circle of processes that is looked for, as on Linux.
+/// Longest cycle that is detected, as on Linux.
 const MAX_CIRCLE: usize = 10;
 
 impl Waits {
-    /// Enters that `me` waits for `holder`; false if `holder` waits for `me`, directly or through others.
+    /// Records that `me` waits for `holder`; false if that would close a cycle.
     fn enter(&self, me: (u64, i32), holder: u64) -> bool {
         let mut map = self.0.lock();
         let next = |t: u64| map.range((t, 0)..=(t, i32::MAX)).next().map(|(_, h)| *h);
@@ -340,7 +342,8 @@ impl Waits {
     }
 }
 
-/// A thread that waits for a record lock. Locks of descriptions have no part in it: nobody knows who will release them.
+/// A thread that waits for a record lock. Locks of descriptions are left out: any process with a descriptor may release
+/// them.
 struct Edge<'a> {
     waits: &'a Waits,
     me: Option<(u64, i32)>,
@@ -354,7 +357,7 @@ impl<'a> Edge<'a> {
         };
         Edge { waits: &task.kernel.lock_waits, me }
     }
-    /// True if waiting for `holder` would never end.
+    /// True if waiting for `holder` would be a deadlock.
     fn waits_for(&self, holder: Owner) -> bool {
         match (self.me, holder) {
             (Some(me), Owner::Posix { table, .. }) => !self.waits.enter(me, table),
@@ -393,19 +396,19 @@ mod tests {
         l.try_lock(a, r(40, 59), true).unwrap();
         assert_eq!(l.lists.lock().count, 1);
         assert_eq!(l.conflict(&b, r(50, 50), true).unwrap().range, r(0, 99));
-        // Reading locks of two owners live together.
+        // Read locks of two owners coexist.
         l.try_lock(a, r(0, 99), false).unwrap();
         l.try_lock(b, r(0, 99), false).unwrap();
         assert_eq!(l.try_lock(a, r(0, 0), true), Err(Errno::EAGAIN));
     }
 
-    /// What a plain list of bytes says, after calls that cut, join and replace at random.
+    /// Compares with a plain array of bytes, over random calls that cut, join and replace.
     #[test]
     fn as_a_list_of_bytes() {
         const BYTES: u64 = 40;
         let l = FileLocks::default();
         let owners = [Owner::Posix { table: 1, pid: 1 }, Owner::Posix { table: 2, pid: 2 }, Owner::Ofd(2)];
-        // For each owner and byte: none, reading, writing.
+        // For each owner and byte: unlocked, read or write.
         let mut model = [[0u8; BYTES as usize]; 3];
         let mut x = 1u64;
         let mut random = |n: u64| {
@@ -441,7 +444,7 @@ mod tests {
         assert_eq!((lists.count, lists.records.len()), (0, 0));
     }
 
-    /// So many that calls which go through all of them would take hours.
+    /// So many locks that calls which visit all of them would take hours.
     #[test]
     fn many_locks() {
         let (l, a, b) = (FileLocks::default(), Owner::Ofd(1), Owner::Ofd(2));
@@ -458,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn circles_of_waiters() {
+    fn deadlocks_are_found() {
         let w = Waits::default();
         assert!(w.enter((1, 1), 2));
         assert!(w.enter((2, 5), 3));
@@ -468,7 +471,7 @@ mod tests {
         assert!(w.enter((3, 7), 1));
     }
 
-    /// Each end wakes those that wait only if it held something.
+    /// The end of an owner wakes waiters only if it held a lock.
     #[test]
     fn many_flocks() {
         #[derive(Default)]

@@ -2,10 +2,11 @@
 //!
 //! One [`Pipe`] is a bounded ring of bytes with counts of its readers and writers; a [`PipeEnd`] is an open end of it.
 //! Both ends share one wait queue: readers wait for POLLIN, writers for POLLOUT. A pipe counts as writable when
-//! `PIPE_BUF` bytes fit, so that an atomic write never finds itself woken in vain. Packets (`O_DIRECT`) are marks over
-//! the ring that name where a packet starts and how long it is.
+//! `PIPE_BUF` bytes fit, so that an atomic write is never woken in vain. Packets (`O_DIRECT`) are marks over the ring
+//! with the start and the length of each packet.
 //!
-//! What open pipes may hold is counted as on Linux: for the user that made them, in pages. A user with many gets small ones.
+//! The capacity of open pipes is charged as on Linux: in pages, to the user that created them. A user above the limit
+//! gets small pipes.
 
 use super::anon::AnonInode;
 use super::file::InodeExtra;
@@ -27,16 +28,16 @@ use std::sync::Arc;
 
 pub const PIPE_BUF: usize = 4096;
 const PAGE: usize = 4096;
-/// Capacity of a new pipe, and the most that an unprivileged user may ask for (`fs.pipe-max-size`).
+/// Capacity of a new pipe, and the largest that an unprivileged user may set (`fs.pipe-max-size`).
 pub const PIPE_DEFAULT: usize = 16 * PAGE;
 pub const PIPE_MAX: usize = 1 << 20;
-/// Capacity of a new pipe of a user that has many.
+/// Capacity of a new pipe of a user above the limit.
 const PIPE_SMALL: usize = 2 * PAGE;
 
 pub struct State {
     ring: Ring,
     cap: usize,
-    /// Counts `cap` while it is open.
+    /// The charge for `cap`, while the pipe is open.
     charge: Option<Charge>,
     /// Position of the ring's first byte in the stream.
     pos: u64,
@@ -44,10 +45,10 @@ pub struct State {
     packets: VecDeque<(u64, usize)>,
     readers: usize,
     writers: usize,
-    /// How many have ever opened each end, so that a blocking open sees a peer that came and went.
+    /// The number of opens of each end, so that a blocking open notices a peer that came and went.
     reader_opens: u64,
     writer_opens: u64,
-    /// Room that is promised to [`Reserved`] writes.
+    /// Room promised to [`Reserved`] writes.
     reserved: usize,
 }
 
@@ -58,7 +59,7 @@ impl State {
     fn writable(&self) -> bool {
         self.free() >= PIPE_BUF && self.packets.len() < self.cap / PAGE
     }
-    /// Takes bytes for one `read`; 0 when empty.
+    /// Takes the bytes for one `read`; 0 if empty.
     fn pop(&mut self, dst: &mut Dst<'_>) -> Result<usize> {
         match self.packets.front().copied() {
             None => {
@@ -67,7 +68,7 @@ impl State {
                 Ok(n)
             }
             Some((start, len)) if start == self.pos => {
-                // What of a packet does not fit is lost.
+                // The part of a packet that does not fit is lost.
                 let n = self.ring.peek(dst, 0, len)?;
                 self.ring.consume(len);
                 self.pos += len as u64;
@@ -169,8 +170,8 @@ impl Pipe {
         Ok(done)
     }
 
-    /// Moves bytes from this pipe to `sink`, which says how many of the offered it took; `EAGAIN` when empty with writers.
-    /// With `keep`, the bytes stay (tee). The pipe is locked meanwhile: `sink` must not come back to it.
+    /// Moves bytes from this pipe to `sink`, which returns how many of the offered bytes it took; `EAGAIN` if empty
+    /// with writers. With `keep`, the bytes stay (tee). The pipe is locked meanwhile, so `sink` must not use it.
     pub fn drain(&self, max: usize, keep: bool, sink: &mut dyn FnMut(&[u8]) -> SysResult<usize>) -> SysResult<usize> {
         let mut s = self.state.lock();
         if s.ring.is_empty() {
@@ -210,8 +211,8 @@ impl Pipe {
         Ok(taken)
     }
 
-    /// Sets room aside for at most `max` bytes that are yet to be fetched, so that none of them is lost for want of it.
-    /// `EAGAIN` when full, `EPIPE` without readers.
+    /// Reserves room for at most `max` bytes that are yet to be fetched, so that none of them is lost. `EAGAIN` when
+    /// full, `EPIPE` without readers.
     pub fn reserve(&self, max: usize) -> Result<Reserved<'_>> {
         let mut s = self.state.lock();
         if s.readers == 0 {
@@ -225,7 +226,7 @@ impl Pipe {
         Ok(Reserved { pipe: self, room })
     }
 
-    /// Bytes that a writer could add now; `EPIPE` without readers.
+    /// Bytes that a write could add now; `EPIPE` without readers.
     pub fn room(&self) -> Result<usize> {
         let s = self.state.lock();
         if s.readers == 0 {
@@ -234,7 +235,7 @@ impl Pipe {
         Ok(s.free())
     }
 
-    /// Bytes in it (`FIONREAD`).
+    /// Bytes queued (`FIONREAD`).
     pub fn available(&self) -> usize {
         self.state.lock().ring.len()
     }
@@ -250,14 +251,14 @@ impl Pipe {
         }
         let cap = (want as usize).max(PAGE).next_power_of_two();
         let mut s = self.state.lock();
-        // Even a privileged guest gets no more than this: the memory is the Sentry's.
+        // This limit holds for a privileged guest too: the memory is the Sentry's.
         if cap > s.cap && cap > if has(&[CAP_SYS_RESOURCE]) { PIPE_MAX * 16 } else { PIPE_MAX } {
             return Err(Errno::EPERM);
         }
         if cap < s.ring.len() || cap / PAGE < s.packets.len() {
             return Err(Errno::EBUSY);
         }
-        // Some must be left for small ones.
+        // A reserve is kept for small pipes.
         let too_much = cap > s.cap && users::scarce(Resource::PipePages, ((cap - s.cap) / PAGE) as u64);
         if too_much || s.charge.as_mut().is_some_and(|c| !c.set((cap / PAGE) as u64, user_pages())) {
             return Err(Errno::EPERM);
@@ -269,12 +270,12 @@ impl Pipe {
     }
 }
 
-/// Has the current task one of these capabilities? (Without a task, it is the kernel.)
+/// Whether the current task has one of these capabilities. Without a current task the caller is the kernel.
 fn has(caps: &[u64]) -> bool {
     current::get().is_none_or(|t| caps.iter().any(|c| t.cred().has(*c)))
 }
 
-/// Most pages that the current user's pipes may have.
+/// The limit of the current user's pipes, in pages.
 fn user_pages() -> u64 {
     match PIPE_USER_PAGES.load(Ordering::Relaxed) {
         limit if limit == 0 || has(&[CAP_SYS_RESOURCE, CAP_SYS_ADMIN]) => u64::MAX,
@@ -282,10 +283,10 @@ fn user_pages() -> u64 {
     }
 }
 
-/// Counts a pipe that is opened first: its capacity. `ENFILE` when all pipes together have too much.
+/// Charges a pipe on its first open; returns its capacity. `ENFILE` if the pages of all pipes are used up.
 fn first_charge() -> Result<(usize, Charge)> {
     let user = users::current();
-    // With little left of what all pipes may have, new ones are small whoever makes them.
+    // When few pages are left, new pipes are small for every user.
     let usual = if !users::scarce(Resource::PipePages, 1) {
         user.charge_many(Resource::PipePages, (PIPE_DEFAULT / PAGE) as u64, user_pages())
     } else {
@@ -300,14 +301,14 @@ fn first_charge() -> Result<(usize, Charge)> {
     }
 }
 
-/// Room in a pipe; what of it is not used is given back.
+/// Reserved room in a pipe; the unused part is returned when dropped.
 pub struct Reserved<'a> {
     pipe: &'a Pipe,
     pub room: usize,
 }
 
 impl Reserved<'_> {
-    /// Appends `data`, at most as much as was reserved.
+    /// Appends `data`, limited to the reserved room.
     pub fn put(&mut self, data: &[u8]) -> Result<usize> {
         let n = {
             let mut s = self.pipe.state.lock();
@@ -340,7 +341,7 @@ pub struct PipeEnd {
     pub pipe: Arc<Pipe>,
     read: bool,
     write: bool,
-    /// Of a FIFO opened for reading without waiting: no POLLHUP until a writer has come after this many.
+    /// A FIFO opened for reading without blocking: no POLLHUP while the count of writer opens is still this.
     quiet_until: Option<u64>,
     anon: Option<Arc<AnonInode>>,
 }
@@ -445,7 +446,7 @@ impl FileOps for PipeEnd {
     }
 }
 
-/// A new pipe: its reading and its writing end, with status flags `flags` (`O_NONBLOCK`, `O_DIRECT`).
+/// Creates a pipe: its read and its write end, with status flags `flags` (`O_NONBLOCK`, `O_DIRECT`).
 pub fn new_pipe(anon: Option<AnonInode>, flags: i32) -> Result<(Arc<File>, Arc<File>)> {
     let anon = anon.map(Arc::new);
     let pipe = Arc::new(Pipe::default());
@@ -464,7 +465,7 @@ pub fn end_of(file: &File) -> Option<&PipeEnd> {
 }
 
 impl PipeEnd {
-    /// Opens the same pipe once more, as its FIFO would be (`/proc/self/fd/N`).
+    /// Opens the same pipe again, like a FIFO (`/proc/self/fd/N`).
     pub async fn again(&self, task: &Task, flags: i32) -> SysResult<Box<dyn FileOps>> {
         open_end(task, self.pipe.clone(), self.anon.clone(), flags).await
     }
@@ -480,7 +481,7 @@ pub fn fcntl_size(file: &File, set: Option<u64>) -> SysResult {
     Ok(size as u64)
 }
 
-/// The pipe of a FIFO: hangs on the inode as long as that lives; empties when nobody has it open.
+/// The pipe of a FIFO: it stays attached to the inode, and is emptied when the last end is closed.
 struct Fifo(Arc<Pipe>);
 
 /// Opens a FIFO (fifo(7)): waits for the other end unless `O_NONBLOCK` or `O_RDWR`. The VFS has checked permissions.
@@ -503,7 +504,7 @@ async fn open_end(
     }
     let reading = mode == libc::O_RDONLY;
     if anon.is_some() {
-        // A pipe without a name does not wait for its other end.
+        // An open of an unnamed pipe does not wait for the other end.
         let end = PipeEnd::open(pipe.clone(), reading, !reading, anon)?;
         pipe.queue.wake_all();
         return Ok(Box::new(end));
@@ -618,7 +619,7 @@ mod tests {
         assert_eq!(p.reserve(1).err(), Some(Errno::EPIPE));
     }
 
-    /// All pipes together hold only so much, and there is room for small ones when large ones have taken most.
+    /// The capacity of all pipes is bounded, and small pipes still get room after large ones have taken most of it.
     #[test]
     fn all_pipes_together_have_a_bound() {
         let large = || {

@@ -1,7 +1,7 @@
 //! A ring of bytes that grows as it fills: the buffer of pipes and stream sockets.
 //!
-//! Bytes are copied once, straight between guest memory and the ring. When the ring runs empty it starts over at its
-//! beginning, so that small messages always meet the same warm cache lines.
+//! Bytes are copied once, directly between guest memory and the ring. When the ring runs empty it starts over at its
+//! beginning, so that small messages always use the same warm cache lines.
 
 use crate::error::Result;
 use crate::mm::io::{Dst, Src};
@@ -20,7 +20,7 @@ impl Ring {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
-    /// Bytes of memory that it holds.
+    /// Bytes of memory allocated.
     pub fn capacity(&self) -> usize {
         self.buf.len()
     }
@@ -28,11 +28,11 @@ impl Ring {
     pub fn get(&self, off: usize) -> Option<u8> {
         self.slices(off, 1).0.first().copied()
     }
-    /// Gives the memory back.
+    /// Frees the memory.
     pub fn clear(&mut self) {
         *self = Ring::default();
     }
-    /// Makes room for `more` bytes.
+    /// Allocates room for `more` bytes.
     fn reserve(&mut self, more: usize) {
         let need = self.len + more;
         if need <= self.buf.len() {
@@ -45,7 +45,7 @@ impl Ring {
         self.buf = buf;
         self.head = 0;
     }
-    /// The `n` bytes from `off` on, in two pieces.
+    /// The `n` bytes from `off` on, as two slices.
     fn slices(&self, off: usize, n: usize) -> (&[u8], &[u8]) {
         let n = n.min(self.len.saturating_sub(off));
         if n == 0 {
@@ -56,7 +56,7 @@ impl Ring {
         let first = n.min(cap - start);
         (&self.buf[start..start + first], &self.buf[..n - first])
     }
-    /// Appends up to `max` bytes of `src`; an error only if not a byte came.
+    /// Appends up to `max` bytes of `src`; fails only if no byte was copied.
     pub fn push(&mut self, src: &mut Src<'_>, max: usize) -> Result<usize> {
         let want = max.min(src.remaining());
         self.reserve(want);
@@ -78,7 +78,7 @@ impl Ring {
         }
         Ok(done)
     }
-    /// Copies up to `max` bytes from `off` on to `dst`, leaving them here.
+    /// Copies up to `max` bytes from `off` on to `dst` without removing them.
     pub fn peek(&self, dst: &mut Dst<'_>, off: usize, max: usize) -> Result<usize> {
         let (a, b) = self.slices(off, max.min(dst.remaining()));
         if a.is_empty() {
@@ -90,7 +90,7 @@ impl Ring {
         }
         Ok(n + dst.put(b).unwrap_or(0))
     }
-    /// Drops `n` bytes from the front.
+    /// Removes `n` bytes from the front.
     pub fn consume(&mut self, n: usize) {
         let n = n.min(self.len);
         self.len -= n;
@@ -100,7 +100,7 @@ impl Ring {
             self.head = (self.head + n) % self.buf.len();
         }
     }
-    /// Takes the last `n` bytes back.
+    /// Keeps the first `n` bytes.
     pub fn truncate(&mut self, n: usize) {
         self.len -= n.min(self.len);
     }

@@ -1,4 +1,4 @@
-//! signalfd(2): reads take pending signals of the calling task. Wakes come from the process that made it.
+//! signalfd(2): reads take pending signals of the calling task. Only signals to the creating process wake a waiter.
 
 use super::anon::anon_attr;
 use super::types::Attr;
@@ -31,7 +31,7 @@ pub fn of(file: &File) -> Option<&SignalFd> {
 }
 
 impl SignalFd {
-    /// The mask was changed: what is pending may count now.
+    /// Wakes waiters after a change of the mask, which may include pending signals.
     pub fn announce(&self) {
         self.group.signal_wait.wake_all();
     }
@@ -41,7 +41,7 @@ impl SignalFd {
     }
 }
 
-/// The `signalfd_siginfo` of a signal, from the `siginfo_t` that a handler would get.
+/// Converts the `siginfo_t` that a handler would get into `signalfd_siginfo`.
 fn layout(info: &SigInfo) -> [u8; SIZE] {
     let s = info.to_bytes();
     let mut b = [0u8; SIZE];

@@ -1,4 +1,4 @@
-//! timerfd_create(2): a timer that is read.
+//! timerfd_create(2): a timer that is read from a descriptor.
 
 use super::anon::anon_attr;
 use super::types::Attr;
@@ -20,7 +20,7 @@ pub struct TimerFd {
     queue: Arc<WaitQueue>,
 }
 
-/// An open timerfd with status flags `flags`.
+/// Creates a timerfd with status flags `flags`.
 pub fn new(executor: &Arc<Executor>, clock: Clock, flags: i32) -> Arc<File> {
     let queue = Arc::new(WaitQueue::new());
     let announce = queue.clone();
@@ -37,7 +37,7 @@ pub fn of(file: &File) -> Option<&TimerFd> {
 }
 
 impl TimerFd {
-    /// Arms it (`value_ns` 0 disarms), at a time of its clock or after a delay; returns what was left.
+    /// Arms the timer (`value_ns` 0 disarms it), at a time of its clock or after a delay; returns the previous setting.
     pub fn set(&self, value_ns: u64, interval_ns: u64, absolute: bool) -> Left {
         let deadline_ns = match (value_ns, absolute) {
             (0, _) => None,

@@ -15,7 +15,7 @@ pub struct Timespec {
 }
 
 impl Timespec {
-    /// Host `CLOCK_REALTIME`.
+    /// The host's `CLOCK_REALTIME`.
     pub fn now() -> Self {
         let t =
             nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
@@ -23,7 +23,7 @@ impl Timespec {
     }
 }
 
-/// Attributes of an inode, as `statx` gives them.
+/// Attributes of an inode, as statx(2) reports them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attr {
     pub dev: u64,
@@ -59,7 +59,7 @@ impl Attr {
     }
 }
 
-/// What permission checks look at.
+/// The attributes that permission checks use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Perm {
     /// File type and permission bits.
@@ -68,7 +68,7 @@ pub struct Perm {
     pub gid: u32,
 }
 
-/// What `set_attr` changes; `None` leaves as it is. The VFS has checked permissions and cleared set-id bits.
+/// Attributes to change; `None` leaves one as it is. The VFS has checked permissions and cleared set-id bits.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SetAttr {
     /// Permission bits only (07777).
@@ -80,10 +80,10 @@ pub struct SetAttr {
     pub mtime: Option<Timespec>,
 }
 
-/// Offset given to `read` and `write` of files that have none, or keep their own ([`FileOps::own_offset`]).
+/// The offset passed to `read` and `write` of files that have none, or have their own ([`FileOps::own_offset`]).
 pub const NO_OFFSET: u64 = u64::MAX;
 
-/// What `create` makes in a directory. `mode` has the umask applied already.
+/// The kind of object for `create`. The umask has been applied to `mode`.
 #[derive(Clone, Debug)]
 pub enum NewNode<'a> {
     File,
@@ -102,14 +102,14 @@ pub struct DirEntry<'a> {
     pub ino: u64,
     /// `DT_*`.
     pub kind: u8,
-    /// Directory offset of the *next* entry (what `d_off` says and `lseek` accepts).
+    /// Directory offset of the *next* entry (`d_off`, accepted by `lseek`).
     pub next: u64,
 }
 
-/// Takes directory entries; returns false when full (that entry was not taken).
+/// Receives directory entries; returns false when full (that entry was not taken).
 pub type DirSink<'a> = dyn FnMut(DirEntry<'_>) -> bool + 'a;
 
-/// `statfs` numbers, as the Gofer tells them. A file system that says no `frsize` means that it is its `bsize`; `flags` are the mount's to tell.
+/// `statfs` numbers, as the Gofer reports them. `frsize` 0 means the same as `bsize`; the mount adds `flags`.
 pub use protocol::StatFs;
 
 bitflags::bitflags! {
@@ -121,37 +121,38 @@ bitflags::bitflags! {
     }
 }
 
-/// Where a rename leads.
+/// The destination of a rename.
 pub struct RenameTarget<'a> {
     pub dir: &'a Arc<dyn Inode>,
     pub name: &'a [u8],
-    /// What has the name now.
+    /// The object that has the name now.
     pub replaced: Option<&'a Arc<dyn Inode>>,
 }
 
-/// A file-system object. Names are single components, never empty, `.` or `..`; permission checks, mount crossing,
-/// read-only mounts and the directory tree are the VFS's. Implementations keep their own locks (leaf level).
-/// Every default answers with the errno that Linux gives when a file system lacks the operation.
+/// A file-system object. Names are single components, never empty, `.` or `..`. Permission checks, mount crossing,
+/// read-only mounts and the directory tree are the VFS's task. Implementations have their own locks (leaf level). Each
+/// default returns the errno that Linux gives when a file system lacks the operation.
 pub trait Inode: Send + Sync {
     fn as_any(&self) -> &dyn Any;
     fn attr(&self) -> Result<Attr>;
-    /// Mode and owner, which every walk asks for: to be overridden where that is cheaper than `attr`.
+    /// Mode and owner, which every step of a walk needs: overridden where that is cheaper than `attr`.
     fn perm(&self) -> Result<Perm> {
         self.attr().map(|a| Perm { mode: a.mode, uid: a.uid, gid: a.gid })
     }
-    /// The access control list, which every check asks for that the owner does not make: it must be cheap to tell that there is none.
+    /// The access control list. Checks for all but the owner ask for it, so the answer "none" must be cheap.
     fn acl(&self) -> Result<Option<Arc<Acl>>> {
         Ok(None)
     }
-    /// The list that what is made in this directory starts with. Where the host makes it, the host sees to that.
+    /// The initial list of objects created in this directory. `None` where the host applies it.
     fn default_acl(&self) -> Result<Option<Acl>> {
         Ok(None)
     }
     fn set_attr(&self, _set: &SetAttr) -> Result<()> {
         Err(Errno::EPERM)
     }
-    /// A walk is about to look up `names`, one below the other, starting here; with `open`, a regular file at the end will be opened for
-    /// reading. A file system with slow lookups may fetch them all at once and keep what it got for the lookups to come.
+    /// Announces lookups of `names`, one below the other, starting here; with `open`, a regular file at the end will be
+    /// opened for reading. A file system with slow lookups may fetch them all at once and cache the results for the
+    /// lookups to come.
     fn prefetch(&self, _names: &[&[u8]], _open: bool) {}
     fn lookup(&self, _name: &[u8]) -> Result<Arc<dyn Inode>> {
         Err(Errno::ENOTDIR)
@@ -172,23 +173,25 @@ pub trait Inode: Send + Sync {
     fn rmdir(&self, _name: &[u8], _child: &Arc<dyn Inode>) -> Result<()> {
         Err(Errno::EPERM)
     }
-    /// `moved` is what `name` stands for, `replaced` what `new_name` does.
+    /// `moved` is the object named `name`; [`RenameTarget`] names the destination.
     fn rename(&self, _name: &[u8], _moved: &Arc<dyn Inode>, _to: &RenameTarget<'_>, _flags: RenameFlags) -> Result<()> {
         Err(Errno::EPERM)
     }
-    /// Target of a symbolic link.
+    /// The target of a symbolic link.
     fn readlink(&self) -> Result<Vec<u8>> {
         Err(Errno::EINVAL)
     }
-    /// A "magic" link of procfs (`/proc/self/fd/N`, `exe`, `cwd`): resolves to a place instead of a text.
+    /// The target of a "magic" link of procfs (`/proc/self/fd/N`, `exe`, `cwd`), which is a path object rather than a
+    /// text.
     fn follow_magic(&self, _cred: &Cred) -> Option<Result<super::vfs::Path>> {
         None
     }
-    /// What stands for the path of an object that has a name of its own kind instead (`pipe:[123]`, `net:[4026531840]`).
+    /// The text shown in place of a path for an object of a kind with names of its own (`pipe:[123]`,
+    /// `net:[4026531840]`).
     fn own_name(&self) -> Option<Vec<u8>> {
         None
     }
-    /// Opens the object; `flags` are `O_*` as given (creation flags removed; truncation is done by the VFS through `set_attr`).
+    /// Opens the object; `flags` are `O_*` without creation flags. The VFS truncates through `set_attr`.
     fn open(self: Arc<Self>, flags: i32) -> Result<Box<dyn FileOps>>;
     fn statfs(&self) -> Result<StatFs>;
     fn get_xattr(&self, _name: &[u8]) -> Result<Vec<u8>> {
@@ -204,24 +207,24 @@ pub trait Inode: Send + Sync {
     fn remove_xattr(&self, _name: &[u8]) -> Result<()> {
         Err(Errno::ENOTSUP)
     }
-    /// Takes `security.capability` away, as whoever changes a file's content or owner does; this happens after that change, for
-    /// each of them, so it costs next to nothing where there is none. Where the host makes the change, the host does it.
+    /// Removes `security.capability` after a change of content or owner. It is called for each change, so it must be
+    /// cheap when there is nothing to remove. Where the host makes the change, the host removes it.
     fn drop_caps(&self) {}
-    /// True when names and attributes can change without the VFS's doing (procfs, shared gofer trees): the dentry
-    /// cache asks `lookup` again.
+    /// True if names and attributes can change without the VFS (procfs, shared Gofer trees): the dentry cache calls
+    /// `lookup` every time.
     fn volatile(&self) -> bool {
         false
     }
-    /// What is forbidden of `NOSUID` and `NOEXEC` beside what the mount says: the file is on a mount of the host's that does.
+    /// `NOSUID` and `NOEXEC` restrictions of the host mount that the file is on, in addition to the guest mount's.
     fn limits(&self) -> super::vfs::MountFlags {
         super::vfs::MountFlags::empty()
     }
-    /// True once its name stands for something else, without the VFS's doing: the name is looked up anew. Asked only after
-    /// `dentry::something_is_gone`.
+    /// True once the name has come to stand for another object without the VFS: the name is looked up again. Called
+    /// only after `dentry::something_is_gone`.
     fn gone(&self) -> bool {
         false
     }
-    /// State of other parts of the kernel that hangs on this inode (AF_UNIX socket bound here, FIFO, file locks, inotify).
+    /// State of other subsystems attached to this inode (bound AF_UNIX socket, FIFO, file locks, inotify).
     fn extra(&self) -> Option<&super::file::InodeExtra> {
         None
     }

@@ -9,7 +9,7 @@ pub const LO_INDEX: i32 = 1;
 pub const LO_NAME: &[u8] = b"lo";
 pub const LO_MTU: i32 = 65536;
 pub const LO_TXQLEN: i32 = 1000;
-/// `IFF_UP | IFF_LOOPBACK | IFF_RUNNING`, without the first and the last while it is down; netlink adds `IFF_LOWER_UP`.
+/// The interface flags: `IFF_LOOPBACK`, and while it is up `IFF_UP` and `IFF_RUNNING`; netlink adds `IFF_LOWER_UP`.
 pub fn lo_flags(net: &NetNs) -> u32 {
     let up = if net.is_up() { libc::IFF_UP | libc::IFF_RUNNING } else { 0 };
     (libc::IFF_LOOPBACK | up) as u32
@@ -35,13 +35,13 @@ const SIOCGIFHWADDR: u32 = 0x8927;
 const SIOCGIFINDEX: u32 = 0x8933;
 const SIOCGIFTXQLEN: u32 = 0x8942;
 const SIOCGIFMAP: u32 = 0x8970;
-/// Requests that change a device, all of which need `CAP_NET_ADMIN`.
+/// Requests that change a device; each needs `CAP_NET_ADMIN`.
 const CHANGES: &[u32] =
     &[SIOCSIFFLAGS, 0x8916, 0x8918, 0x891a, 0x891c, 0x891e, 0x8922, 0x8923, 0x8924, 0x8943, 0x890b, 0x890c];
 
 fn is_lo(req: &[u8; IFREQ]) -> bool {
     let name = req[..IFNAMSIZ].split(|&b| b == 0).next().unwrap_or(&[]);
-    // `lo:0` names an alias of it, of which there is none.
+    // `lo:0` would name an alias of `lo`; there are no aliases.
     name == LO_NAME
 }
 
@@ -52,7 +52,7 @@ fn inet(addr: [u8; 4]) -> [u8; 16] {
     v
 }
 
-/// A request of any internet socket.
+/// An ioctl(2) that every internet socket accepts.
 pub fn ioctl(net: &NetNs, task: &Task, cmd: u32, arg: u64) -> SysResult {
     let mem = task.mem();
     match cmd {
@@ -106,7 +106,7 @@ pub fn ioctl(net: &NetNs, task: &Task, cmd: u32, arg: u64) -> SysResult {
     Ok(0)
 }
 
-/// A request that changes the device: it can be set up and down, no more.
+/// Changes the interface: the only change supported is setting it up or down.
 fn change(net: &NetNs, task: &Task, cmd: u32, req: &[u8; IFREQ]) -> SysResult {
     let cred = task.cred();
     if !cred.capable_in(&net.common.owner(), CAP_NET_ADMIN) {
@@ -123,7 +123,7 @@ fn change(net: &NetNs, task: &Task, cmd: u32, req: &[u8; IFREQ]) -> SysResult {
     Ok(0)
 }
 
-/// `SIOCGIFCONF`: `struct ifconf` with room for so many bytes of `struct ifreq`.
+/// `SIOCGIFCONF`: fills `struct ifconf` with as many `struct ifreq` as its buffer holds.
 fn conf(net: &NetNs, task: &Task, arg: u64) -> SysResult {
     let mem = task.mem();
     let [len, buf]: [u64; 2] = mem.read(arg)?;
@@ -139,7 +139,7 @@ fn conf(net: &NetNs, task: &Task, arg: u64) -> SysResult {
     Ok(0)
 }
 
-/// Entries that fit; without a buffer, those that there are.
+/// The number of entries written; without a buffer, the number that exist.
 fn entries(room: i32, buf: u64) -> Result<i32> {
     if room < 0 {
         return Err(Errno::EINVAL);

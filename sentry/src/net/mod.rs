@@ -1,14 +1,14 @@
 //! Sockets.
 //!
-//! * [`socket`]: [`Socket`], the open socket ([`FileOps`](crate::fs::FileOps)) with the options that all families share, and
-//!   [`Proto`], what a family implements.
-//! * [`queue`]: bytes and messages on their way; every family's receive queue.
-//! * [`scm`]: descriptors and credentials that travel along (`SOL_SOCKET` control messages).
+//! * [`socket`]: [`Socket`], the open socket ([`FileOps`](crate::fs::FileOps)) with the options that all families
+//!   share, and [`Proto`], the interface of a family.
+//! * [`queue`]: the receive queue of every family.
+//! * [`scm`]: descriptors and credentials in control messages (`SOL_SOCKET`).
 //! * [`unix`]: local sockets (AF_UNIX).
 //! * [`inet`]: TCP and UDP over loopback (AF_INET, AF_INET6); [`device`]: the network device.
-//! * [`netlink`]: what programs ask to list interfaces and routes (AF_NETLINK).
+//! * [`netlink`]: listing interfaces and routes (AF_NETLINK).
 //!
-//! All of it is synchronous: what cannot go on answers `EAGAIN`, and `syscalls::socket` waits.
+//! Everything here is synchronous: an operation that would block returns `EAGAIN`, and `syscalls::socket` waits.
 
 pub mod device;
 pub mod inet;
@@ -20,12 +20,12 @@ pub mod unix;
 
 pub use socket::{Connect, Proto, RecvMsg, SendMsg, Socket};
 
-/// What the sockets of a network namespace share.
+/// A network namespace: the state that its sockets share.
 pub struct NetNs {
     pub common: NsCommon,
-    /// `lo` is up. It is down in a new namespace until a process with `CAP_NET_ADMIN` has set it up.
+    /// Whether `lo` is up. In a new namespace it is down until a process with `CAP_NET_ADMIN` sets it up.
     lo_up: AtomicBool,
-    /// `lo` has its address 127.0.0.1/8: since it was set up for the first time, or was given it.
+    /// Whether `lo` has its address 127.0.0.1/8. It gets it when it is first set up, or by a request for it.
     lo_address: AtomicBool,
     pub unix: unix::Names,
     pub inet: inet::InetNs,
@@ -40,18 +40,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 impl Default for NetNs {
-    /// The first one.
+    /// The initial namespace.
     fn default() -> Self {
         Self::with(NsCommon::first(NsKind::Net), true)
     }
 }
 
 impl NetNs {
-    /// One in which nothing is up.
+    /// A new namespace, in which `lo` is down.
     pub fn new(maker: &Maker) -> Result<Arc<Self>> {
         Ok(Arc::new(Self::with(maker.common(NsKind::Net)?, false)))
     }
-    /// Sets `lo` up or down; `EPERM` for who may not change the network.
+    /// Sets `lo` up or down; `EPERM` without `CAP_NET_ADMIN` in the namespace's owner.
     pub fn set_up(&self, cred: &Cred, up: bool) -> Result<()> {
         if !cred.capable_in(&self.common.owner(), CAP_NET_ADMIN) {
             return Err(Errno::EPERM);
@@ -60,11 +60,11 @@ impl NetNs {
         self.lo_address.fetch_or(up, Ordering::Relaxed);
         Ok(())
     }
-    /// Whether `lo` has its IPv4 address. It has the one of IPv6 while it is up.
+    /// Whether `lo` has its IPv4 address. It has its IPv6 address while it is up.
     pub fn has_address(&self) -> bool {
         self.lo_address.load(Ordering::Relaxed)
     }
-    /// Gives `lo` its IPv4 address; `EEXIST` if it has it.
+    /// Adds the IPv4 address of `lo`; `EEXIST` if it is there.
     pub fn add_address(&self) -> Result<()> {
         if self.lo_address.swap(true, Ordering::Relaxed) {
             return Err(Errno::EEXIST);
@@ -109,7 +109,7 @@ pub fn create(task: &Task, domain: i32, kind: i32, protocol: i32) -> Result<Sock
             if protocol != 0 && protocol != PF_UNIX {
                 return Err(Errno::EPROTONOSUPPORT);
             }
-            // Linux takes SOCK_RAW for a datagram socket.
+            // Linux treats SOCK_RAW as SOCK_DGRAM here.
             let kind = if kind == libc::SOCK_RAW { libc::SOCK_DGRAM } else { kind };
             Ok(Socket::new(task, domain, kind, 0, unix::new(ns, kind)?))
         }
@@ -134,7 +134,7 @@ pub fn create(task: &Task, domain: i32, kind: i32, protocol: i32) -> Result<Sock
 pub fn create_pair(task: &Task, domain: i32, kind: i32, protocol: i32) -> Result<(Socket, Socket)> {
     check_domain(domain, kind)?;
     if domain != libc::AF_UNIX {
-        // As for any family that has no pairs; an unknown one is refused first.
+        // The family has no pairs. Creating a socket first gives the error of an unknown family precedence.
         create(task, domain, kind, protocol)?;
         return Err(Errno::EOPNOTSUPP);
     }

@@ -1,12 +1,12 @@
 //! A queue of bytes or messages between two sockets.
 //!
 //! The bytes lie in a [`Ring`]; a [`Record`] marks a stretch of them. In a framed queue (datagrams, seqpacket) every
-//! message is a record and is read as one. In a stream only stretches that carry descriptors or credentials are marked:
-//! one `recv` never joins them with their neighbours (unix(7)).
+//! message is a record and is read as one. In a stream only stretches with descriptors or credentials are marked: one
+//! `recv` never joins them with their neighbours (unix(7)).
 //!
-//! Memory: a queue grows up to its own bound as it fills, and all queues of the sandbox together up to [`pool_max`];
-//! beyond it each takes a page at most, so that nothing stands still, as long as all have not taken an eighth more;
-//! then an empty queue takes nothing (`ENOBUFS`).
+//! Memory: a queue grows up to its own limit as it fills, and all queues of the sandbox together up to [`pool_max`].
+//! Beyond that each may still hold a page, so that every connection makes progress, until the total reaches
+//! [`pool_end`]. From there on a send to an empty queue fails with `ENOBUFS`.
 
 use super::scm::{InFlight, Scm};
 use super::socket::RecvMsg;
@@ -19,24 +19,24 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
-/// Memory of all queues.
+/// Memory limit of all queues together.
 fn pool_max() -> usize {
     static MAX: LazyLock<usize> = LazyLock::new(|| platform::budget::of_heap(512 << 20, 10) as usize);
     *MAX
 }
-/// With what queues may take beyond it, a page each.
+/// `pool_max` and the reserve for queues that hold at most a page.
 fn pool_end() -> usize {
     pool_max() + pool_max() / 8
 }
 static POOL: AtomicUsize = AtomicUsize::new(0);
-/// What a queue may hold when the pool is used up.
+/// Capacity of a queue when the pool is used up.
 const POOR: usize = 4096;
 
-/// What a message costs beside its bytes.
+/// Charge for a message in addition to its bytes.
 const RECORD_COST: usize = 256;
 
 struct Record {
-    /// Position of its first byte in the stream.
+    /// Position of the first byte in the stream.
     start: u64,
     len: usize,
     scm: Option<Box<Scm>>,
@@ -50,25 +50,25 @@ struct State {
     pos: u64,
     records: VecDeque<Record>,
     cap: usize,
-    /// Nothing more is put in; what is there can still be read.
+    /// Nothing more is added; the contents can still be read.
     closed: bool,
-    /// Whoever would read is gone.
+    /// The reader is gone.
     deserted: bool,
-    /// The share of the pool that the ring and the records have.
+    /// This queue's charge to the pool: the ring and the records.
     pooled: usize,
     urgent: Option<Urgent>,
 }
 
 /// The last byte sent with `MSG_OOB` (tcp(7)).
 struct Urgent {
-    /// Its position in the stream.
+    /// Position in the stream.
     pos: u64,
-    /// The byte, until it is received as such.
+    /// The byte, until `MSG_OOB` receives it.
     byte: Option<u8>,
 }
 
 impl State {
-    /// Room for a queue that is `used` full.
+    /// Free capacity when `used` bytes are taken.
     fn free(&self, used: usize) -> usize {
         let cap = match POOL.load(Ordering::Relaxed) {
             p if p <= pool_max() => self.cap,
@@ -77,7 +77,8 @@ impl State {
         };
         cap.saturating_sub(used)
     }
-    /// `ENOBUFS` if the queue is empty and there is no memory left: no reader would tell when there is.
+    /// Fails with `ENOBUFS` if the queue is empty and the pool is exhausted: waiting would not help, since no reader of
+    /// this queue frees memory.
     fn admit(&self) -> Result<()> {
         let idle = self.ring.is_empty() && self.records.is_empty();
         match idle && POOL.load(Ordering::Relaxed) > pool_end() {
@@ -85,7 +86,7 @@ impl State {
             false => Ok(()),
         }
     }
-    /// Tells the pool what the ring and the records hold now.
+    /// Updates this queue's charge to the pool.
     fn account(&mut self) {
         let now = self.ring.capacity() + self.records.capacity() * size_of::<Record>();
         if now > self.pooled {
@@ -95,7 +96,7 @@ impl State {
         }
         self.pooled = now;
     }
-    /// After bytes were taken: an empty ring gives its memory back when memory is short.
+    /// After a read: frees an empty ring's memory when memory is short.
     fn settle(&mut self) {
         let idle = self.ring.is_empty() && self.records.is_empty();
         if idle && self.pooled > POOR && POOL.load(Ordering::Relaxed) > pool_max() / 2 {
@@ -104,7 +105,7 @@ impl State {
             self.account();
         }
     }
-    /// Is the next byte urgent and not for reading in line?
+    /// Whether the next byte is urgent and must not be read in line.
     fn at_urgent(&self, inline: bool) -> bool {
         !inline && self.urgent.as_ref().is_some_and(|u| u.pos == self.pos) && !self.ring.is_empty()
     }
@@ -126,10 +127,10 @@ impl Drop for State {
     }
 }
 
-/// What a read took.
+/// The result of a read.
 pub struct Taken {
     pub n: usize,
-    /// Writers may have become ready to go on.
+    /// Waiting writers may have become ready.
     pub room: bool,
 }
 
@@ -152,21 +153,21 @@ impl Queue {
     pub fn set_cap(&self, cap: usize) {
         self.state.lock().cap = cap;
     }
-    /// Nothing more comes.
+    /// Marks the end of the data.
     pub fn close(&self) {
         self.state.lock().closed = true;
     }
     pub fn closed(&self) -> bool {
         self.state.lock().closed
     }
-    /// The reader is gone: what was not read is dropped; true if there was something.
+    /// Marks the reader as gone and drops the unread data; true if there was any.
     pub fn desert(&self) -> bool {
         let (ring, records);
         {
             let mut s = self.state.lock();
             s.deserted = true;
             ring = std::mem::take(&mut s.ring);
-            // Descriptors under way are closed outside of the lock.
+            // Dropping them closes descriptors, which must happen outside the lock.
             records = std::mem::take(&mut s.records);
             s.account();
             s.pos = 0;
@@ -174,13 +175,13 @@ impl Queue {
         }
         !ring.is_empty() || !records.is_empty()
     }
-    /// Shows each file that lies in it.
+    /// Calls `look` for each file in a queued message.
     pub fn each_file(&self, look: &mut dyn FnMut(&Arc<File>)) {
         let s = self.state.lock();
         let files = s.records.iter().filter_map(|r| r.scm.as_ref()).flat_map(|scm| &scm.files);
         files.filter_map(|f| f.file()).for_each(look);
     }
-    /// Takes the files out of the messages that lie in it; what they lay beside stays.
+    /// Moves the files out of the queued messages; bytes and credentials stay.
     pub fn take_files(&self, to: &mut Vec<InFlight>) {
         let mut s = self.state.lock();
         for scm in s.records.iter_mut().filter_map(|r| r.scm.as_mut()) {
@@ -190,7 +191,7 @@ impl Queue {
     pub fn deserted(&self) -> bool {
         self.state.lock().deserted
     }
-    /// Bytes there.
+    /// Bytes queued.
     pub fn len(&self) -> usize {
         self.state.lock().ring.len()
     }
@@ -198,21 +199,21 @@ impl Queue {
         let s = self.state.lock();
         s.ring.is_empty() && s.records.is_empty()
     }
-    /// Bytes that a read of a stream could get now.
+    /// Bytes that a stream read could return now.
     pub fn readable(&self, inline: bool) -> usize {
         let s = self.state.lock();
         s.ring.len() - usize::from(s.at_urgent(inline))
     }
-    /// An urgent byte waits to be received.
+    /// Whether an urgent byte waits for `MSG_OOB`.
     pub fn urgent(&self) -> bool {
         self.state.lock().urgent.as_ref().is_some_and(|u| u.byte.is_some())
     }
-    /// Is the next byte the urgent one (`SIOCATMARK`)?
+    /// Whether the next byte is the urgent one (`SIOCATMARK`).
     pub fn at_mark(&self) -> bool {
         let s = self.state.lock();
         s.urgent.as_ref().is_some_and(|u| u.pos == s.pos)
     }
-    /// Receives the urgent byte; `EINVAL` if there is none (any more).
+    /// Receives the urgent byte; `EINVAL` if there is none or it was received before.
     pub fn recv_urgent(&self, dst: &mut Dst<'_>, peek: bool) -> Result<usize> {
         let mut s = self.state.lock();
         let u = s.urgent.as_mut().ok_or(Errno::EINVAL)?;
@@ -222,7 +223,7 @@ impl Queue {
         }
         dst.put(&[byte])
     }
-    /// Bytes that one read would meet (`FIONREAD`).
+    /// Bytes that one read would return (`FIONREAD`).
     pub fn next_len(&self) -> usize {
         let s = self.state.lock();
         match s.records.front() {
@@ -230,13 +231,14 @@ impl Queue {
             _ => s.ring.len(),
         }
     }
-    /// Readable, closed, writable: what poll wants to know, at once.
+    /// Readable, closed, writable, as one consistent snapshot for poll(2).
     pub fn status(&self) -> (bool, bool, bool) {
         let s = self.state.lock();
         (!s.ring.is_empty() || !s.records.is_empty(), s.closed, s.used(self.framed) * 2 <= s.cap)
     }
 
-    /// Appends bytes to a stream, as many as fit. `EAGAIN` when full, `EPIPE` when closed. Takes `scm` along if any byte went.
+    /// Appends as many bytes to a stream as fit. `EAGAIN` when full, `EPIPE` when closed. Takes `scm` if at least one
+    /// byte was queued.
     pub fn send_bytes(&self, src: &mut Src<'_>, scm: &mut Option<Box<Scm>>) -> Result<usize> {
         let mut s = self.state.lock();
         if s.closed || s.deserted {
@@ -260,7 +262,7 @@ impl Queue {
         Ok(n)
     }
 
-    /// As [`Queue::send_bytes`], with the last byte marked as urgent if it went.
+    /// Like [`Queue::send_bytes`]; marks the last byte as urgent if it was queued.
     pub fn send_urgent(&self, src: &mut Src<'_>) -> Result<usize> {
         let n = self.send_bytes(src, &mut None)?;
         let mut s = self.state.lock();
@@ -272,7 +274,7 @@ impl Queue {
         Ok(n)
     }
 
-    /// Appends one message, whole. `EMSGSIZE` if it can never fit.
+    /// Appends one whole message. `EMSGSIZE` if it can never fit.
     pub fn send_record(&self, src: &mut Src<'_>, scm: &mut Option<Box<Scm>>, from: Option<Arc<[u8]>>) -> Result<usize> {
         let len = src.remaining();
         let mut s = self.state.lock();
@@ -302,17 +304,17 @@ impl Queue {
         Ok(len)
     }
 
-    /// Reads bytes or one message. `EAGAIN` when empty; 0 at the end. With `MSG_PEEK` all stays.
+    /// Reads bytes or one message. `EAGAIN` when empty; 0 at the end of file. `MSG_PEEK` leaves the data queued.
     pub fn recv(&self, dst: &mut Dst<'_>, msg: &mut RecvMsg) -> Result<Taken> {
         let peek = msg.flags & libc::MSG_PEEK != 0;
-        // What leaves the queue is dropped after the lock.
+        // Dropped after the lock is released: dropping closes descriptors.
         let mut leftover = None;
         let mut s = self.state.lock();
         if s.ring.is_empty() && s.records.is_empty() {
             return if s.closed { Ok(Taken { n: 0, room: false }) } else { Err(Errno::EAGAIN) };
         }
         if s.at_urgent(msg.inline) {
-            // Not part of the stream: it is skipped, or a peek looks past it.
+            // The urgent byte is not part of the stream: a read skips it, a peek looks past it.
             if s.ring.len() == 1 && !s.closed {
                 return Err(Errno::EAGAIN);
             }
@@ -359,7 +361,7 @@ impl Queue {
             }
             let skip = usize::from(s.at_urgent(msg.inline));
             if let Some(u) = &s.urgent {
-                // A read ends before the urgent byte.
+                // A read stops before the urgent byte.
                 if u.pos > pos {
                     max = max.min((u.pos - pos) as usize);
                 }
@@ -375,7 +377,7 @@ impl Queue {
                     msg.scm = if peek {
                         r.scm.as_ref().map(|x| x.peek())
                     } else {
-                        // The rest of the stretch keeps the credentials, not the descriptors.
+                        // The rest of the stretch keeps the credentials but not the descriptors.
                         let rest = r.scm.as_ref().and_then(|x| x.rest());
                         std::mem::replace(&mut r.scm, rest)
                     };
@@ -392,7 +394,7 @@ impl Queue {
         if let (false, Some(scm)) = (peek, &mut msg.scm) {
             scm.unqueued();
         }
-        // With little memory a writer may wait at less than half.
+        // When memory is short, a writer may be waiting although the queue is less than half full.
         let was = was && POOL.load(Ordering::Relaxed) <= pool_max();
         let room = !peek && (self.framed || (!was && s.used(false) * 2 <= s.cap));
         s.settle();
@@ -415,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_has_a_ceiling() {
+    fn memory_is_bounded() {
         let send = |q: &Queue, n: usize| match q.framed {
             true => q.send_record(&mut Src::kernel(&vec![1; n]), &mut None, None),
             false => q.send_bytes(&mut Src::kernel(&vec![1; n]), &mut None),
@@ -423,10 +425,10 @@ mod tests {
         for framed in [true, false] {
             let (idle, full) = (Queue::new(framed, 10_000), Queue::new(framed, 10_000));
             assert_eq!(send(&full, 5000), Ok(5000));
-            // As if other queues had it all.
+            // Simulates other queues using the whole pool.
             POOL.fetch_add(pool_end(), Ordering::Relaxed);
             assert_eq!((send(&idle, 1), send(&full, 1)), (Err(Errno::ENOBUFS), Err(Errno::EAGAIN)));
-            // What is read gives its memory back.
+            // Reading frees the queue's memory.
             assert!(full.recv(&mut Dst::kernel(&mut [0; 5000]), &mut RecvMsg::new(0)).unwrap().room);
             assert_eq!(full.state.lock().pooled, 0);
             POOL.fetch_sub(pool_end(), Ordering::Relaxed);

@@ -1,7 +1,7 @@
-//! What travels with a message beside its bytes: open files and credentials (unix(7), cmsg(3)).
+//! Ancillary data of a message: open files and credentials (unix(7), cmsg(3)).
 //!
-//! Files under way are charged to the user that sends them, and bounded ([`MAX_IN_FLIGHT`]); no user can take more
-//! than half of it from the others. Sockets that are under way in each other's queues only are collected ([`gc`]).
+//! Files in flight are charged to the sending user and bounded by [`MAX_IN_FLIGHT`]; one user gets at most half of it.
+//! Sockets in flight that are referenced only from each other's queues are garbage-collected ([`gc`]).
 
 use super::unix::gc;
 use crate::error::{Errno, Result};
@@ -18,13 +18,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Most descriptors in one message (`SCM_MAX_FD`).
 const MAX_FDS: usize = 253;
-/// Most files that one user may have under way.
+/// Limit of the files that one user may have in flight.
 const MAX_OF_USER: u64 = MAX_IN_FLIGHT / 2;
 /// Longest control data (`net.core.optmem_max`).
 pub const MAX_CONTROL: usize = 20480;
 const HDR: usize = 16;
 
-/// `struct ucred`: as one task sees it.
+/// `struct ucred`, in the view of one task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct WireCred {
@@ -33,7 +33,7 @@ pub struct WireCred {
     pub gid: u32,
 }
 
-/// Whom a message, or a connection, comes from: numbers in all namespaces, kernel ids.
+/// The sender of a message or the peer of a connection: its pid in all namespaces, and kernel ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ucred {
     pub pid: Pid,
@@ -42,21 +42,21 @@ pub struct Ucred {
 }
 
 impl Ucred {
-    /// As `SCM_CREDENTIALS` shows a sender.
+    /// The credentials of a sender for `SCM_CREDENTIALS`.
     pub fn real(task: &Task) -> Self {
         let c = task.cred();
         Ucred { pid: task.group.id.clone(), uid: c.uid, gid: c.gid }
     }
-    /// As `SO_PEERCRED` shows a peer.
+    /// The credentials of a peer for `SO_PEERCRED`.
     pub fn effective(task: &Task) -> Self {
         let c = task.cred();
         Ucred { pid: task.group.id.clone(), uid: c.euid, gid: c.egid }
     }
-    /// None known.
+    /// Unknown credentials.
     pub fn none() -> Self {
         Ucred { pid: Pid::default(), uid: NO_ID, gid: NO_ID }
     }
-    /// As `task` sees it; unknown and unmapped ids are [`OVERFLOW_ID`](crate::kernel::user_ns::OVERFLOW_ID).
+    /// The view of `task`; unknown and unmapped ids are [`OVERFLOW_ID`](crate::kernel::user_ns::OVERFLOW_ID).
     pub fn seen_by(&self, task: &Task) -> WireCred {
         let ns = &task.cred().user_ns;
         WireCred {
@@ -67,14 +67,14 @@ impl Ucred {
     }
 }
 
-/// Takes a control message of another level: level, type, data.
+/// Handles a control message of another level: level, type, data.
 pub type Other<'a> = dyn FnMut(i32, i32, &[u8]) -> Result<()> + 'a;
 
-/// A file under way. What a peek sees is a copy that no queue keeps, and is not charged.
+/// A file in flight. A peek returns a copy that is not charged.
 pub struct InFlight {
     file: Option<Arc<File>>,
     _charge: Option<Charge>,
-    /// It lies in a queue, and is counted there.
+    /// It is in a queue and counted by [`gc`].
     queued: bool,
 }
 
@@ -104,7 +104,8 @@ impl InFlight {
 }
 
 thread_local! {
-    /// Files being dropped by this thread: a file may be a socket whose queue holds files, and so on without end.
+    /// Files that this thread is dropping. A file may be a socket whose queue holds files, and so on: the list replaces
+    /// unbounded recursion.
     static DROPPING: RefCell<Option<Vec<Arc<File>>>> = const { RefCell::new(None) };
 }
 
@@ -144,11 +145,11 @@ impl Drop for InFlight {
     }
 }
 
-/// What of a datagram's IP header a receiver may ask for.
+/// The IP header fields of a datagram that a receiver may ask for.
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
     pub to: std::net::IpAddr,
-    /// Hops that it could still have gone.
+    /// The remaining hop limit.
     pub hops: u8,
     /// Type of service, traffic class.
     pub class: u8,
@@ -163,15 +164,15 @@ pub struct Scm {
 }
 
 impl Scm {
-    /// It is put into a queue, whose lock is held.
+    /// Marks the files as queued. The caller holds the queue's lock.
     pub fn queued(&mut self) {
         self.files.iter_mut().for_each(InFlight::queued);
     }
-    /// It is taken out of a queue, whose lock is held.
+    /// Marks the files as taken out of a queue. The caller holds its lock.
     pub fn unqueued(&mut self) {
         self.files.iter_mut().for_each(InFlight::unqueued);
     }
-    /// What a peek sees. The lock of its queue is held.
+    /// The copy for `MSG_PEEK`. The caller holds the queue's lock.
     pub fn peek(&self) -> Box<Scm> {
         Box::new(Scm {
             files: self
@@ -185,12 +186,12 @@ impl Scm {
             header: self.header,
         })
     }
-    /// What stays with the rest of a stretch that was read in part.
+    /// The part that stays with the rest of a partly read stretch.
     pub fn rest(&self) -> Option<Box<Scm>> {
         self.cred.clone().map(|c| Box::new(Scm { cred: Some(c), ..Scm::default() }))
     }
 
-    /// Reads the control data of a sendmsg(2). Messages of other levels are handed to `other`.
+    /// Parses the control data of a sendmsg(2). Messages of other levels go to `other`.
     pub fn parse(task: &Task, control: &[u8], other: &mut Other<'_>) -> Result<Option<Box<Scm>>> {
         let mut scm: Option<Box<Scm>> = None;
         let mut at = 0usize;
@@ -245,7 +246,7 @@ impl Scm {
     }
 }
 
-/// What `task` claims to be, if it may.
+/// The credentials that `task` sends as `c`, if it may.
 fn claimed(task: &Task, c: WireCred) -> Result<Ucred> {
     let own = task.cred();
     let (uid, gid) = (own.user_ns.uid_in(c.uid)?, own.user_ns.gid_in(c.gid)?);
@@ -260,7 +261,7 @@ fn claimed(task: &Task, c: WireCred) -> Result<Ucred> {
     Ok(Ucred { pid, uid, gid })
 }
 
-/// Control data for the guest, within the space that it gave.
+/// Control data for the guest, limited to its buffer.
 pub struct Control {
     pub data: Vec<u8>,
     room: usize,
@@ -271,7 +272,7 @@ impl Control {
     pub fn new(room: usize) -> Self {
         Control { data: Vec::new(), room, truncated: false }
     }
-    /// Adds one message, cut to what fits.
+    /// Adds one message, truncated to the room left.
     pub fn put(&mut self, level: i32, kind: i32, data: &[u8]) {
         let left = self.room.saturating_sub(self.data.len());
         if left < HDR {
@@ -286,15 +287,15 @@ impl Control {
         self.data.extend_from_slice(&level.to_ne_bytes());
         self.data.extend_from_slice(&kind.to_ne_bytes());
         self.data.extend_from_slice(&data[..n]);
-        // The padding counts too, as far as there is room for it.
+        // Padding counts as far as there is room for it.
         let padded = self.data.len().next_multiple_of(8).min(self.room);
         self.data.resize(padded, 0);
     }
-    /// Descriptors that still fit.
+    /// How many descriptors still fit.
     fn fds_that_fit(&self) -> usize {
         self.room.saturating_sub(self.data.len()).saturating_sub(HDR) / 4
     }
-    /// Installs the files of a message as descriptors of `task`; those that do not fit are dropped.
+    /// Installs the files of a message as descriptors of `task`; files that do not fit are dropped.
     pub fn put_files(&mut self, task: &Task, files: Vec<InFlight>, cloexec: bool) {
         let fit = self.fds_that_fit();
         let mut fds = Vec::new();

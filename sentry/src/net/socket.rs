@@ -1,4 +1,5 @@
-//! The open socket: what all families share (options of `SOL_SOCKET`, plain reads and writes), and [`Proto`], what each adds.
+//! The open socket: the part that all families share (options of `SOL_SOCKET`, plain reads and writes), and [`Proto`],
+//! the interface of a family.
 
 use super::scm::{Scm, Ucred, WireCred};
 use super::NetNs;
@@ -15,38 +16,38 @@ use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::Arc;
 
-/// `net.core.wmem_default` and its maximum (doubled, as the options show them).
+/// `net.core.wmem_default` and `wmem_max`, doubled as the options report them.
 pub const BUF_DEFAULT: usize = 212_992;
 const BUF_MAX: u32 = 212_992;
 const SNDBUF_MIN: usize = 4608;
 const RCVBUF_MIN: usize = 2304;
 
-/// A message on its way out.
+/// A message to send.
 #[derive(Default)]
 pub struct SendMsg {
     /// `MSG_*`.
     pub flags: i32,
-    /// Destination, if given.
+    /// The destination address, if given.
     pub addr: Option<Vec<u8>>,
     pub scm: Option<Box<Scm>>,
     /// Control messages of other levels: level, type, data.
     pub control: Vec<(i32, i32, Vec<u8>)>,
 }
 
-/// What a receive wants and what it got.
+/// The parameters of a receive, and its results.
 #[derive(Default)]
 pub struct RecvMsg {
-    /// `MSG_*` as asked.
+    /// The `MSG_*` flags of the call.
     pub flags: i32,
-    /// The bytes are counted, not copied (`MSG_TRUNC` on TCP).
+    /// Count the bytes without copying them (`MSG_TRUNC` on TCP).
     pub discard: bool,
-    /// An urgent byte is read like the others (`SO_OOBINLINE`).
+    /// Read an urgent byte in line (`SO_OOBINLINE`).
     pub inline: bool,
-    /// `MSG_*` as answered.
+    /// The `MSG_*` flags of the result.
     pub out_flags: i32,
     pub from: Option<Arc<[u8]>>,
     pub scm: Option<Box<Scm>>,
-    /// The bytes came from a stretch that does not mix with others.
+    /// The bytes came from a stretch with ancillary data: the read ends with it.
     pub marked: bool,
     /// Length of the whole message.
     pub real_len: usize,
@@ -60,17 +61,17 @@ impl RecvMsg {
     }
 }
 
-/// How far a connect got.
+/// The state of a connect(2).
 pub enum Connect {
     Done,
-    /// Try again when this queue is woken.
+    /// Retry when this queue is woken.
     Wait(Arc<WaitQueue>),
 }
 
-/// One socket of a family. Dropping it closes it.
+/// A socket of one family. Dropping it closes it.
 pub trait Proto: Send + Sync {
     fn as_any(&self) -> &dyn Any;
-    /// Where changes of `poll` are announced.
+    /// The queue that is woken when `poll` changes.
     fn queue(&self) -> &Arc<WaitQueue>;
     fn poll(&self) -> PollEvents;
     fn bind(&self, _s: &Socket, _task: &Task, _addr: &[u8]) -> Result<()> {
@@ -79,28 +80,28 @@ pub trait Proto: Send + Sync {
     fn listen(&self, _s: &Socket, _task: &Task, _backlog: i32) -> Result<()> {
         Err(Errno::EOPNOTSUPP)
     }
-    /// A connection that has come in; `EAGAIN` if none.
+    /// Takes a pending connection; `EAGAIN` if there is none.
     fn accept(&self, _s: &Socket) -> Result<Box<dyn Proto>> {
         Err(Errno::EOPNOTSUPP)
     }
-    /// `again`: the same call goes on after [`Connect::Wait`].
+    /// `again`: the call continues after [`Connect::Wait`].
     fn connect(&self, _s: &Socket, _task: &Task, _addr: &[u8], _nonblock: bool, _again: bool) -> Result<Connect> {
         Err(Errno::EOPNOTSUPP)
     }
-    /// `sockaddr` of this end.
+    /// The local address as `sockaddr`.
     fn local(&self) -> Vec<u8>;
     fn peer(&self) -> Result<Vec<u8>>;
-    /// What accept(2) says of where a connection came from.
+    /// The peer address that accept(2) reports.
     fn accepted_from(&self) -> Option<Vec<u8>> {
         self.peer().ok()
     }
     fn shutdown(&self, _how: i32) -> Result<()> {
         Err(Errno::EOPNOTSUPP)
     }
-    /// Takes `msg.scm` when it succeeds.
+    /// Sends a message; takes `msg.scm` on success.
     fn send(&self, s: &Socket, src: &mut Src<'_>, msg: &mut SendMsg) -> Result<usize>;
     fn recv(&self, s: &Socket, dst: &mut Dst<'_>, msg: &mut RecvMsg) -> Result<usize>;
-    /// The pending error, cleared by asking (`SO_ERROR`).
+    /// Returns the pending error and clears it (`SO_ERROR`).
     fn take_error(&self) -> i32 {
         0
     }
@@ -110,16 +111,16 @@ pub trait Proto: Send + Sync {
     fn peer_cred(&self) -> Option<Ucred> {
         None
     }
-    /// An option that the socket layer does not know.
+    /// Reads an option of the family's own levels.
     fn get_opt(&self, _s: &Socket, _level: i32, _name: i32) -> Result<Vec<u8>> {
         Err(Errno::ENOPROTOOPT)
     }
     fn set_opt(&self, _s: &Socket, _task: &Task, _level: i32, _name: i32, _value: &[u8]) -> Result<()> {
         Err(Errno::ENOPROTOOPT)
     }
-    /// An option of the socket layer has changed that the family acts upon.
+    /// A `SOL_SOCKET` option has changed that the family may depend on.
     fn opts_changed(&self, _s: &Socket) {}
-    /// Bytes that the next read would meet (`FIONREAD`), and sent ones not read yet (`SIOCOUTQ`).
+    /// Bytes that the next read would return (`FIONREAD`), and bytes sent but not yet read (`SIOCOUTQ`).
     fn pending(&self) -> (usize, usize) {
         (0, 0)
     }
@@ -147,12 +148,12 @@ pub struct Options {
     pub priority: AtomicI32,
     pub mark: AtomicI32,
     pub rcv_lowat: AtomicI32,
-    /// ns; 0 for none.
+    /// In ns; 0 for none.
     pub rcv_timeo: AtomicU64,
     pub snd_timeo: AtomicU64,
     pub snd_buf: AtomicU64,
     pub rcv_buf: AtomicU64,
-    /// Set by the guest: the family's own sizes no longer count.
+    /// The guest set a size, which replaces the family's default.
     pub snd_buf_set: AtomicBool,
     pub rcv_buf_set: AtomicBool,
 }
@@ -162,14 +163,14 @@ pub struct Socket {
     /// `SOCK_*`.
     pub kind: i32,
     pub protocol: i32,
-    /// The network namespace that it was made in.
+    /// The network namespace of its creator.
     pub net: Arc<NetNs>,
     pub opts: Options,
     anon: AnonInode,
     pub proto: Box<dyn Proto>,
 }
 
-/// The socket behind an open file.
+/// The socket behind an open file, or `ENOTSOCK`.
 pub fn of(file: &File) -> Result<&Socket> {
     file.ops.as_any().downcast_ref().ok_or(Errno::ENOTSOCK)
 }
@@ -195,7 +196,7 @@ impl Socket {
         s.proto.opts_changed(&s);
         s
     }
-    /// The socket that `accept` gives out: options are the listener's.
+    /// The socket that accept(2) returns: it inherits the listener's options.
     pub fn accepted(&self, task: &Task, proto: Box<dyn Proto>) -> Self {
         let mut s = Socket::new(task, self.domain, self.kind, self.protocol, proto);
         s.net = self.net.clone();
@@ -223,18 +224,18 @@ impl Socket {
     pub fn ino(&self) -> u64 {
         self.anon.ino()
     }
-    /// Its permissions, which fchmod(2) changes.
+    /// The inode's permissions, which fchmod(2) changes.
     pub fn mode(&self) -> u32 {
         self.anon.attr().mode & 0o7777
     }
-    /// Nothing of a message is lost in a short write: stream sockets.
+    /// A short write loses nothing: true for stream sockets.
     pub fn is_stream(&self) -> bool {
         self.kind == libc::SOCK_STREAM
     }
     pub fn pass_cred(&self) -> bool {
         self.opts.pass_cred.load(Ordering::Relaxed)
     }
-    /// How long a blocking call waits.
+    /// The timeout of a blocking call.
     pub fn timeout(&self, sending: bool) -> Option<u64> {
         let t = if sending { &self.opts.snd_timeo } else { &self.opts.rcv_timeo };
         Some(t.load(Ordering::Relaxed)).filter(|&t| t != 0)
@@ -291,11 +292,11 @@ impl Socket {
                 v.extend_from_slice(&l.max(0).to_ne_bytes());
                 Ok(v)
             }
-            // The 64-bit and the "new" forms are the same on this architecture.
+            // The old and the "new" form are the same on a 64-bit architecture.
             libc::SO_RCVTIMEO | 66 => time(o.rcv_timeo.load(Ordering::Relaxed)),
             libc::SO_SNDTIMEO | 67 => time(o.snd_timeo.load(Ordering::Relaxed)),
             libc::SO_PEERCRED => {
-                // Ids that are not known are -1 to any task.
+                // Unknown ids are -1 to every task.
                 let c = match self.proto.peer_cred().filter(|c| c.uid != NO_ID).zip(current::get()) {
                     Some((c, task)) => c.seen_by(&task),
                     None => WireCred { pid: 0, uid: NO_ID, gid: NO_ID },
@@ -386,7 +387,7 @@ impl Socket {
     }
 }
 
-/// `struct timeval` of a timeout in ns; 0 for none.
+/// Parses `struct timeval` into ns; 0 for no timeout.
 fn timeout(value: &[u8]) -> Result<u64> {
     if value.len() < TIMEVAL {
         return Err(Errno::EINVAL);
@@ -397,7 +398,7 @@ fn timeout(value: &[u8]) -> Result<u64> {
         return Err(Errno::EDOM);
     }
     if sec < 0 {
-        // Linux: returns at once; the shortest timeout does.
+        // Linux returns at once; the shortest timeout has the same effect.
         return Ok(1);
     }
     Ok((sec as u64).saturating_mul(1_000_000_000).saturating_add(usec as u64 * 1000))

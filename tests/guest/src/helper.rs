@@ -1,4 +1,4 @@
-//! What the cases of `execve` and others start as a program of its own.
+//! Programs that the cases execute.
 
 use libc::*;
 
@@ -9,7 +9,7 @@ pub fn main(args: &[String]) -> i32 {
             println!("{}", args[1..].join("|"));
             0
         }
-        // Waits for room at what nobody reads: a pseudo terminal's master and slave, a pipe, sockets.
+        // Waits for room in a file without a reader: a pseudo terminal's master or slave, a pipe, sockets.
         Some("full") => unsafe {
             let mut ends = [0; 2];
             match args[1].as_str() {
@@ -43,7 +43,7 @@ pub fn main(args: &[String]) -> i32 {
         }
         // Exits with 0 if the descriptor is closed, 1 if it is open.
         Some("isopen") => i32::from(unsafe { fcntl(args[1].parse().unwrap(), F_GETFD) } != -1),
-        // Prints how each named signal is dealt with and whether it is blocked.
+        // Prints the action of each named signal and whether it is blocked.
         Some("signals") => {
             for a in &args[1..] {
                 let sig: i32 = a.parse().unwrap();
@@ -62,12 +62,12 @@ pub fn main(args: &[String]) -> i32 {
             }
             0
         }
-        // What is left of a program that this process executed before.
+        // Looks for memory of a program that this process executed before.
         Some("residue") => unsafe {
             crate::hostile::residue::look();
             0
         },
-        // Its effective capabilities, in hexadecimal.
+        // Prints the effective capabilities in hexadecimal.
         Some("caps") => {
             let status = std::fs::read_to_string("/proc/self/status").unwrap();
             let line = status.lines().find_map(|l| l.strip_prefix("CapEff:")).unwrap();
@@ -82,10 +82,11 @@ pub fn main(args: &[String]) -> i32 {
         },
         Some("euid") => i32::from(unsafe { geteuid() } != args[1].parse().unwrap()),
         Some("state") => unsafe {
-            // The processor's state and the page at the address given.
+            // The vector state and the page at the given address.
             let (mut mxcsr, mut fcw, mut xmm) = (0u32, 0u16, 0u64);
             std::arch::asm!(
-                "stmxcsr [{m}]", "fnstcw [{f}]", "movq {x}, xmm15", m = in(reg) &mut mxcsr, f = in(reg) &mut fcw, x = out(reg) xmm
+                "stmxcsr [{m}]", "fnstcw [{f}]", "movq {x}, xmm15",
+                m = in(reg) &mut mxcsr, f = in(reg) &mut fcw, x = out(reg) xmm
             );
             let page = args[1].parse::<usize>().unwrap() as *mut c_void;
             let mapped = msync(page, 4096, MS_ASYNC) == 0;
@@ -101,18 +102,18 @@ pub fn main(args: &[String]) -> i32 {
                 crate::t::errno()
             }
         },
-        // Waits for all children.
+        // Reaps all children.
         Some("reap") => unsafe {
             while waitpid(-1, std::ptr::null_mut(), __WALL) > 0 {}
             0
         },
-        // Until the other end of standard input is closed.
+        // Waits until the other end of standard input is closed.
         Some("idle") => unsafe {
             let mut b = [0u8; 8];
             while read(0, b.as_mut_ptr().cast(), 8) > 0 {}
             0
         },
-        // Bits: it has another user's rights; it has a seccomp filter.
+        // Bits: the user ids differ; a seccomp filter is in force.
         Some("confined") => unsafe {
             let gained = geteuid() != getuid();
             i32::from(gained) | i32::from(prctl(PR_GET_SECCOMP) != 0) << 1
@@ -122,7 +123,7 @@ pub fn main(args: &[String]) -> i32 {
             println!("{}", unsafe { personality(0xffff_ffff) });
             0
         }
-        // Says that it runs, and waits for standard input to end.
+        // Reports that it runs, and waits for the end of standard input.
         Some("ready") => unsafe {
             println!("ready");
             let mut b = [0u8; 8];
@@ -140,12 +141,12 @@ pub fn main(args: &[String]) -> i32 {
     }
 }
 
-/// Standard error is the terminal, standard output tells how far it is: stops the terminal's output and has a child write there. `on`: starts
-/// it again once it is sure that the child waits, else waits with it.
+/// Standard error is the terminal; standard output reports progress. Stops the terminal's output and has a child write
+/// there. `on`: restarts the output once the child certainly waits; otherwise waits for the child.
 fn stopped_terminal(on: bool) -> i32 {
     unsafe {
         assert_eq!(tcflow(2, TCOOFF), 0);
-        // Calls that do not exist are told in the log, at the same terminal.
+        // Calls that do not exist are logged, on the same terminal.
         for nr in 4000..4200 {
             assert_eq!(syscall(nr), -1);
         }

@@ -1,21 +1,21 @@
-//! Tests of what a Linux kernel promises to programs. The same binary runs on the host and inside the sandbox: a case
-//! that bare Linux fails is wrong, a case that only the sandbox fails is a defect of the sandbox.
+//! Tests of the promises that a Linux kernel makes to programs. The same binary runs on the host and inside the
+//! sandbox: a case that fails on bare Linux is wrong, a case that fails only in the sandbox is a defect of the sandbox.
 //!
 //! `guest-tests list` prints one case a line as `group/name`; `guest-tests run group/name` runs one in this process
-//! (exit 0 = passed, otherwise a message is on stderr); `guest-tests all [PREFIX…]` runs each matching case in a process
-//! of its own and prints a tally; `guest-tests helper …` is what the cases themselves execute;
-//! `guest-tests fuzz NAME SEED SECONDS` makes hostile input at random (sandbox only);
-//! `guest-tests hostile NAME …` are attacks, for the escape suite only.
+//! (exit 0: passed; otherwise a message is on stderr); `guest-tests all [PREFIX…]` runs each matching case in a process
+//! of its own and prints a tally. `guest-tests helper …` is executed by the cases themselves. `guest-tests fuzz NAME
+//! SEED SECONDS` generates random hostile input (sandbox only); `guest-tests hostile NAME …` are the attacks of the
+//! escape suite.
 //!
 //! # `unsafe`
-//! The whole point of this crate is to make raw system calls, wrong ones included: bad pointers, racing memory, hand-made
-//! stacks. Marking each of them would say nothing, so cases are `unsafe fn` and their bodies are one unsafe context.
-//! None of this code is part of the runtime.
+//! The purpose of this crate is to make raw system calls, wrong ones included: bad pointers, racing memory, hand-made
+//! stacks. Marking each of them would carry no information, so cases are `unsafe fn` and their bodies are one unsafe
+//! context. None of this code is part of the runtime.
 #![allow(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
-// Endless recursion, made-up pointers and ignored results are what some cases are about.
+// Some cases need endless recursion, invalid pointers and ignored results.
 #![allow(unconditional_recursion, dropping_copy_types, clippy::manual_dangling_ptr)]
 
-/// Names each function of a list after itself.
+/// Pairs each function of a list with its name.
 macro_rules! cases {
     ($($f:ident),* $(,)?) => { &[$((stringify!($f), $f as unsafe fn())),*] };
 }
@@ -36,7 +36,7 @@ mod t;
 use std::io::Write;
 use std::process::exit;
 
-/// One case: a function that returns if all is well and panics if not.
+/// A case: a function that returns on success and panics on failure.
 pub type Case = (&'static str, unsafe fn());
 
 fn groups() -> Vec<(&'static str, &'static [Case])> {
@@ -73,13 +73,16 @@ fn main() {
         Some("helper") => exit(helper::main(&args[2..])),
         Some("hostile") => exit(hostile::main(&args[2..])),
         _ => {
-            eprintln!("usage: guest-tests list | run GROUP/CASE | all [PREFIX…] | fuzz NAME SEED SECONDS | helper … | hostile NAME");
+            eprintln!(
+                "usage: guest-tests list | run GROUP/CASE | all [PREFIX…] | fuzz NAME SEED SECONDS | helper … \
+                 | hostile NAME"
+            );
             exit(2)
         }
     }
 }
 
-/// Runs every case whose name starts with one of `prefixes`, each in its own process, and says how it went.
+/// Runs every case whose name starts with one of `prefixes`, each in its own process, and prints the results.
 fn all(prefixes: &[String]) -> i32 {
     let exe = std::env::current_exe().unwrap();
     let (mut passed, mut failed) = (0, Vec::new());

@@ -1,4 +1,4 @@
-//! What the cases share: assertions about system calls, scratch directories, child processes, bounded waiting.
+//! Helpers of the cases: assertions about system calls, scratch directories, child processes, bounded waiting.
 
 use libc::*;
 use std::ffi::CString;
@@ -6,12 +6,13 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Longest time that a case waits for something that must happen.
+/// Longest time that a case waits for an event.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Brings the process into a known state: default signal actions, nothing blocked, umask 022.
+/// Puts the process into a known state: default signal actions, no blocked signals, umask 022.
 pub fn prepare() {
-    // A failure says where and what on one line, and ends the whole process whatever thread or child it is in.
+    // A failure prints place and message on one line, and ends the whole process, in whatever thread or child it
+    // happens.
     std::panic::set_hook(Box::new(|p| {
         let line = format!("{}\n", p.to_string().replace('\n', " "));
         // SAFETY: a plain buffer; `_exit` runs no destructors.
@@ -35,7 +36,7 @@ pub fn prepare() {
     }
 }
 
-/// Value that a system call returns.
+/// The return value of a system call.
 pub trait Ret: Copy + Debug {
     fn value(self) -> i64;
 }
@@ -64,7 +65,7 @@ pub fn name_of(e: i32) -> String {
     std::io::Error::from_raw_os_error(e).to_string()
 }
 
-/// The call must have succeeded; gives its value back.
+/// The call must succeed; returns its value.
 #[track_caller]
 pub fn ok<T: Ret>(r: T) -> T {
     if r.value() == -1 {
@@ -84,7 +85,7 @@ pub fn fails<T: Ret>(r: T, want: i32) {
     }
 }
 
-/// The call must return exactly `want`.
+/// The call must return `want`.
 #[track_caller]
 pub fn is<T: Ret>(r: T, want: i64) {
     if r.value() != want {
@@ -92,7 +93,7 @@ pub fn is<T: Ret>(r: T, want: i64) {
     }
 }
 
-/// For the calls that return an error number (`pthread_*`, `posix_*`).
+/// For calls that return an error number (`pthread_*`, `posix_*`).
 #[track_caller]
 pub fn zero(r: i32) {
     assert!(r == 0, "call returned {}", name_of(r));
@@ -106,7 +107,7 @@ pub unsafe fn zeroed<T>() -> T {
     std::mem::zeroed()
 }
 
-/// True as root; otherwise says that the case was left out. Cases that need privilege begin with it.
+/// True for root; otherwise prints that the case was skipped. Cases that need privilege begin with it.
 pub fn root() -> bool {
     let is = unsafe { geteuid() } == 0;
     if !is {
@@ -115,7 +116,7 @@ pub fn root() -> bool {
     is
 }
 
-/// A scratch directory, removed with all that is in it at the end.
+/// A scratch directory, removed with its contents at the end.
 pub struct Tmp(pub PathBuf, i32);
 
 impl Tmp {
@@ -132,7 +133,7 @@ impl Tmp {
     pub fn p(&self, name: &str) -> CString {
         c(&self.s(name))
     }
-    /// Makes a file with this content.
+    /// Creates a file with this content.
     pub fn file(&self, name: &str, data: &[u8]) -> CString {
         std::fs::write(self.s(name), data).unwrap();
         self.p(name)
@@ -151,7 +152,7 @@ impl Drop for Tmp {
     }
 }
 
-/// Runs `f` in a forked child, which exits with what it returns.
+/// Runs `f` in a forked child, whose exit status is the result.
 pub unsafe fn spawn(f: impl FnOnce() -> i32) -> pid_t {
     let pid = ok(fork());
     if pid == 0 {
@@ -161,7 +162,7 @@ pub unsafe fn spawn(f: impl FnOnce() -> i32) -> pid_t {
     pid
 }
 
-/// Waits for a child to end and gives its raw status.
+/// Waits for a child to end and returns its raw status.
 #[track_caller]
 pub unsafe fn reap(pid: pid_t) -> i32 {
     let mut st = 0;
@@ -182,14 +183,14 @@ pub unsafe fn exits(pid: pid_t, code: i32) {
     assert!(WIFEXITED(st) && WEXITSTATUS(st) == code, "child status {st:#x}, wanted exit {code}");
 }
 
-/// Waits for a child and requires that signal `sig` ended it.
+/// Waits for a child and requires that signal `sig` killed it.
 #[track_caller]
 pub unsafe fn dies(pid: pid_t, sig: i32) {
     let st = reap(pid);
     assert!(WIFSIGNALED(st) && WTERMSIG(st) == sig, "child status {st:#x}, wanted signal {sig}");
 }
 
-/// Runs `f` in a child; assertions in it count.
+/// Runs `f` in a child; a failed assertion in it fails the case.
 #[track_caller]
 pub unsafe fn in_child(f: impl FnOnce()) {
     let pid = spawn(|| {
@@ -199,7 +200,7 @@ pub unsafe fn in_child(f: impl FnOnce()) {
     exits(pid, 0);
 }
 
-/// Checks `f` again and again until it holds, at most [`PATIENCE`] long.
+/// Repeats `f` until it is true, for at most [`PATIENCE`].
 #[track_caller]
 pub fn eventually(what: &str, mut f: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -209,7 +210,7 @@ pub fn eventually(what: &str, mut f: impl FnMut() -> bool) {
     }
 }
 
-/// State letter of a process (`R`, `S`, `T`, `Z` …) as /proc tells, `-` when it is gone.
+/// State letter of a process (`R`, `S`, `T`, `Z` …) from /proc, `-` when it is gone.
 pub fn state_of(pid: pid_t) -> char {
     let Ok(s) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return '-' };
     s.rsplit_once(") ").and_then(|(_, r)| r.chars().next()).unwrap_or('-')
@@ -270,7 +271,7 @@ pub unsafe fn fstat_of(fd: i32) -> stat {
     st
 }
 
-/// Installs a handler without `SA_RESTART` unless `flags` says so.
+/// Installs a handler with `flags` (no `SA_RESTART` by default).
 pub unsafe fn on(sig: i32, f: usize, flags: i32) {
     let mut a: sigaction = zeroed();
     a.sa_sigaction = f;
@@ -295,7 +296,7 @@ pub unsafe fn block(sigs: &[i32]) {
     ok(sigprocmask(SIG_BLOCK, &set_of(sigs), std::ptr::null_mut()));
 }
 
-/// Sends `sig` to this process from a child after it has gone to sleep: for interrupting a wait. Reap it with `exits(pid, 0)`.
+/// Sends `sig` to this process from a child once it sleeps, to interrupt a wait. Reap it with `exits(pid, 0)`.
 pub unsafe fn interrupt_me(sig: i32) -> pid_t {
     let me = getpid();
     spawn(|| {
@@ -305,7 +306,7 @@ pub unsafe fn interrupt_me(sig: i32) -> pid_t {
     })
 }
 
-/// Gives up root for good: for checks of permissions, in a child.
+/// Gives up root for good, in a child: for permission checks.
 pub unsafe fn become_nobody() {
     ok(setgroups(0, std::ptr::null()));
     ok(setresgid(65534, 65534, 65534));
@@ -327,10 +328,10 @@ pub unsafe fn shared(len: usize) -> *mut u8 {
 pub const PAGE: usize = 4096;
 pub const RW: i32 = PROT_READ | PROT_WRITE;
 
-/// Where the code of an [`elf`] begins.
+/// The offset of the code in an [`elf`].
 pub const ELF_CODE: usize = 256;
 
-/// An ELF file of `len` bytes, a program that begins with its only function: `code`, which has a symbol and stands among nops.
+/// An ELF program of `len` bytes whose only function is `code`, surrounded by nops, with a symbol.
 pub fn elf(len: usize, code: &[u8]) -> Vec<u8> {
     const SYMBOLS: usize = 0x800;
     let mut file = vec![0x90u8; len];
@@ -340,7 +341,7 @@ pub fn elf(len: usize, code: &[u8]) -> Vec<u8> {
         }
     };
     let (entry, all) = (ELF_CODE as u64, len as u64);
-    // The header, one segment, two section headers.
+    // The ELF header, one program header, two section headers.
     put(0, &[0x0001_0102_464c_457f, 0, 0x0000_0001_003e_0003, entry, 64, 120, 0x0038_0040_0000_0000, 0x2_0040_0001]);
     put(64, &[0x5_0000_0001, 0, 0, 0, all, all, 0x1000]);
     put(120, &[0; 8]);

@@ -5,10 +5,10 @@ use crate::fs::file::{File, FileOps, MapSource};
 use crate::mm::io::{Dst, Src};
 use std::any::Any;
 
-/// Most random bytes made in one go.
+/// Random bytes generated per request to the host.
 const CHUNK: usize = 64 * 1024;
 
-/// What they have in common: position does not matter, `lseek` answers 0.
+/// The parts that the devices share: the position does not matter, and `lseek` returns 0.
 macro_rules! mem_device {
     ($($body:tt)*) => {
         fn as_any(&self) -> &dyn Any {
@@ -67,7 +67,8 @@ impl FileOps for Full {
     }
 }
 
-/// `/dev/random` and `/dev/urandom`: the host's generator. What is written goes nowhere (the host's pool is not the guest's to stir).
+/// `/dev/random` and `/dev/urandom`, from the host's generator. Writes are discarded: the guest must not influence the
+/// host's entropy pool.
 pub struct Random;
 impl FileOps for Random {
     mem_device! {

@@ -1,6 +1,7 @@
-//! `/dev`: which nodes it has, and what character devices do when they are opened.
+//! `/dev`: its nodes, and the devices behind them.
 //!
-//! [`open_char`] is the one place that knows device numbers: a device node of any file system comes here.
+//! [`open_char`] is the only place that interprets device numbers: opening a character device of any file system ends
+//! here.
 
 mod mem;
 
@@ -29,7 +30,7 @@ pub const NODES: &[(&str, u32, u32, u32, u32)] = &[
     ("random", 0o666, 0, 1, 8),
     ("urandom", 0o666, 0, 1, 9),
     ("tty", 0o666, 5, 5, 0),
-    // The terminal of the sandbox's caller. It belongs to the first process's user.
+    // The terminal of the process that started the sandbox; the container's first user owns it.
     ("console", 0o620, 5, 5, 1),
 ];
 

@@ -1,7 +1,8 @@
-//! What is known of a host file's access control list.
+//! The cached access control list of a host file.
 //!
-//! Where permissions have to be checked from the start, the Gofer's attributes tell whether there is one, so that most files cost nothing more. Otherwise
-//! it is asked for when it first matters. A list is kept for as long as the file's ctime stays.
+//! In trees whose permissions the Sentry checks from the start, the Gofer's attributes say whether a list exists, so
+//! that most files cost no extra request. Otherwise the list is fetched when it is first needed. A cached list is valid
+//! as long as the file's ctime stays the same.
 
 use super::super::acl::Acl;
 use crate::error::{Errno, Result};
@@ -12,9 +13,9 @@ use std::sync::Arc;
 
 #[derive(Debug)]
 pub struct AclCache {
-    /// There is none.
+    /// The file has no list.
     absent: AtomicBool,
-    /// The list, once it has been fetched.
+    /// The list, once fetched.
     list: Mutex<Option<Arc<Acl>>>,
 }
 
@@ -23,7 +24,7 @@ impl AclCache {
         AclCache { absent: AtomicBool::new(state == AclState::Absent), list: Mutex::default() }
     }
 
-    /// Attributes have come, which are `changed`.
+    /// Updates the cache from new attributes; `changed`: the ctime differs.
     pub fn reported(&self, state: AclState, changed: bool) {
         match state {
             AclState::Absent => self.absent.store(true, Ordering::Release),
@@ -38,7 +39,7 @@ impl AclCache {
         }
     }
 
-    /// It may have another one now.
+    /// Invalidates the cache.
     pub fn forget(&self) {
         self.list.lock().take();
         self.absent.store(false, Ordering::Release);
@@ -48,14 +49,14 @@ impl AclCache {
         self.absent.load(Ordering::Acquire)
     }
 
-    /// The list; `fetch` gets the attribute.
+    /// The list; `fetch` reads the attribute.
     pub fn get(&self, fetch: impl FnOnce() -> Result<Vec<u8>>) -> Result<Option<Arc<Acl>>> {
         if let Some(list) = self.list.lock().as_ref() {
             return Ok(Some(list.clone()));
         }
         let list = match fetch() {
             Ok(bytes) => Acl::parse_of_host(&bytes).map_err(|_| Errno::EACCES)?,
-            // Of a file that the Gofer may not open, the host sees to it that its list counts.
+            // The host enforces the list of a file that the Gofer may not open.
             Err(Errno::ENODATA | Errno::EOPNOTSUPP | Errno::EACCES | Errno::EPERM) => None,
             Err(e) => return Err(e),
         };

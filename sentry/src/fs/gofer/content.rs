@@ -1,7 +1,9 @@
-//! Small files read ahead: when the files of a listed directory are opened one after the other, one request brings the contents of many.
+//! Read-ahead of small files: when the files of a listed directory are opened one after the other, one request fetches
+//! the contents of many.
 //!
-//! Only in trees that nobody changes, and on file systems that hold what they list (reading a file of another kind may do something). Which files come
-//! along is told by the order of the listing, in which most programs go. How many is told by what has become of those read before.
+//! Only in exclusive trees, and only on file systems whose files can be read without side effects. The order of the
+//! listing, which most programs follow, decides which files are fetched; the hit rate of earlier read-ahead decides how
+//! many.
 
 use super::*;
 use protocol::client::DirEntry;
@@ -9,48 +11,50 @@ use protocol::MAX_FILES;
 
 /// Largest file that is read ahead.
 const FILE_MAX: u32 = 16 * 1024;
-/// Bytes of contents that are kept.
+/// Limit of the contents kept, in bytes.
 const READ_MAX: usize = 8 << 20;
-/// Files in the first request of a directory, and in the later ones. The first are about as much work as the request itself.
+/// Files in the first request of a directory, and in later ones. Reading [`FIRST`] files costs about as much as the
+/// request itself.
 const FIRST: usize = 32;
 const MANY: usize = MAX_FILES - WAY_MAX;
-/// Directories side by side whose files are read that make it likely that the others' will be.
+/// Once the files of this many sibling directories have been read, the other siblings' files are expected to be read
+/// too.
 const HABIT: u32 = 4;
-/// Longest way to their directory that is told in the same request.
+/// Longest path to the directory that fits into the same request.
 const WAY_MAX: usize = 16;
 
-/// Bytes of the listing of one directory with which contents are fetched.
+/// Bytes of one directory's listing that are fetched together with contents.
 const LISTED_WITH: usize = 1 << 20;
 
-/// All of a small file.
+/// The whole content of a small file.
 pub(super) struct Content {
     pub(super) bytes: Box<[u8]>,
 }
 
-/// How far a directory's files have been read ahead.
+/// The state of read-ahead in a directory.
 #[derive(Default)]
 pub(super) struct Reading {
-    /// Files in it that were opened and not there.
+    /// Files opened whose content was not cached.
     opened: u32,
-    /// A bit for each entry of the listing, set once it has been asked for.
+    /// One flag for each entry of the listing, set once its content has been requested.
     asked: Vec<bool>,
-    /// The files are mapped, which needs descriptors.
+    /// The files get mapped, which needs descriptors: read-ahead is disabled.
     off: bool,
-    /// It was tried to have them come with the listing after all.
+    /// The listing has been fetched again to get the contents with it.
     listed_again: bool,
-    /// The directory above has counted this one.
+    /// The parent directory has counted this one in `read_below`.
     counted: bool,
 }
 
 impl Reading {
-    /// No file has been read ahead by itself.
+    /// No content has been requested outside a listing.
     pub(super) fn is_unread(&self) -> bool {
         self.asked.is_empty()
     }
 }
 
 impl GoferInode {
-    /// All of this file, if it was read ahead or is now, along with others.
+    /// The whole content of this file, if it is cached or read-ahead fetches it now.
     pub(super) fn content(&self) -> Option<Arc<Content>> {
         let mut content = self.content.lock().clone();
         if content.is_none() {
@@ -80,8 +84,9 @@ impl GoferInode {
         Some(c)
     }
 
-    /// The content of the file `name` in here, which is `file`, if it came along with the listing. A copy: who has it open shall not keep all of the
-    /// listing. It is that of the time at which the file had the attributes that are known.
+    /// The content of `name` (the inode `file`) in this directory, if it came with the listing. The result is a copy,
+    /// so that an open file does not keep the whole listing alive. It is used only if its ctime equals that of the
+    /// cached attributes.
     fn listed_content(&self, name: &[u8], file: &GoferInode) -> Option<Arc<Content>> {
         let listing = self.listing.lock().clone()?;
         let entry = listing.find(name)?;
@@ -96,7 +101,7 @@ impl GoferInode {
         Some(Arc::new(Content { bytes: bytes.into() }))
     }
 
-    /// Files of this directory are read.
+    /// Records that files of this directory are read.
     fn is_read(&self, r: &mut Reading) {
         if let (false, Some((dir, _))) = (r.counted, &self.origin) {
             r.counted = true;
@@ -104,14 +109,14 @@ impl GoferInode {
         }
     }
 
-    /// Whether files are read in directories of this one, and in a quarter of those that were listed. Some do so in another order than the
-    /// listing's, and come to the others later.
+    /// Whether files are read in at least [`HABIT`] subdirectories and in a quarter of those listed. A quarter is
+    /// enough because a program may visit them in another order than the listing's.
     fn reads_below(&self) -> bool {
         let (listed, read) = (self.listed_below.load(Ordering::Relaxed), self.read_below.load(Ordering::Relaxed));
         read >= HABIT && read.saturating_mul(4) >= listed
     }
 
-    /// Whether this is the first file in here to be read, and there are others to be read beside this directory.
+    /// Whether this is the first file read in this directory while its siblings' files are read too.
     fn starts_reading(&self) -> bool {
         if !self.origin.as_ref().is_some_and(|(dir, _)| dir.reads_below()) || self.fs.changed.load(Ordering::Acquire) {
             return false;
@@ -121,7 +126,7 @@ impl GoferInode {
         bare && r.is_unread() && !r.off && !std::mem::replace(&mut r.listed_again, true)
     }
 
-    /// What to ask of listings of directories in this one: contents too, where what is listed is read.
+    /// The detail to request with listings of subdirectories: contents, if listed files are usually read.
     pub(super) fn detail_below(&self, full: bool) -> Detail {
         match full {
             true if (self.fs.trust.proven() || self.reads_below()) && self.lists_all() => Detail::Content(FILE_MAX),
@@ -130,7 +135,7 @@ impl GoferInode {
         }
     }
 
-    /// The same for this directory's own listing, of which there are `before` bytes.
+    /// The detail to request with this directory's own listing, of which `before` bytes have been fetched.
     pub(super) fn detail(&self, full: bool, before: usize) -> Detail {
         let most = if self.fs.trust.proven() { LISTED_WITH } else { 0 };
         match &self.origin {
@@ -140,7 +145,7 @@ impl GoferInode {
         }
     }
 
-    /// A listing has come: how many contents there are with it.
+    /// Counts the contents that came with a listing.
     pub(super) fn came_with(&self, listing: &mut Listing) {
         let n = listing.iter(0).filter(|e| e.content.is_some()).count();
         listing.with_contents = n > 0;
@@ -149,14 +154,15 @@ impl GoferInode {
         }
     }
 
-    /// The content of this file would have better been a descriptor; and so would that of its neighbours.
+    /// The file has been mapped, so a descriptor would have served better than its content; the same is expected of its
+    /// siblings.
     pub(super) fn is_mapped(&self) {
         if let Some((dir, _)) = &self.origin {
             dir.reading.lock().off = true;
         }
     }
 
-    /// The file `name` is being opened: reads it and some of those listed after it, if that is likely to pay.
+    /// Called when `name` is opened: reads it and some of the files listed after it, if that is likely to pay.
     fn read_ahead(self: &Arc<Self>, name: &[u8]) {
         if !self.lists_all() || self.fs.changed.load(Ordering::Acquire) {
             return;
@@ -202,7 +208,7 @@ impl GoferInode {
         }
         let Some(files) = self.read_files(&names) else { return };
         if let Some(left) = asked.get(files.len()..).filter(|l| !l.is_empty()) {
-            // The reply was full.
+            // The reply was full, so the last files are still to be requested.
             let mut r = self.reading.lock();
             for i in left {
                 if let Some(bit) = r.asked.get_mut(*i) {

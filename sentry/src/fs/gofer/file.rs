@@ -1,4 +1,4 @@
-//! Open files and directories of the Gofer's.
+//! Open files and directories of a Gofer tree.
 
 use super::listing::Listing;
 use super::{Content, GoferInode};
@@ -47,7 +47,8 @@ pub fn write_fd(fd: &OwnedFd, src: &mut Src<'_>, offset: u64) -> Result<usize> {
     })
 }
 
-/// Has `put` write all of `src` piece by piece: it gets the bytes and how many came before, and tells how many of them it has written.
+/// Writes all of `src` in pieces. `put` gets the bytes and the count written before, and returns how many it has
+/// written.
 fn write_by(src: &mut Src<'_>, put: impl Fn(&[u8], u64) -> Result<usize>) -> Result<usize> {
     let mut done = 0usize;
     let mut buf = vec![0u8; src.remaining().min(CHUNK)];
@@ -86,9 +87,9 @@ pub(super) fn retry<T>(mut f: impl FnMut() -> nix::Result<T>) -> Result<T> {
 
 pub(super) struct GoferFile {
     inode: Arc<GoferInode>,
-    /// All of it, if it was read ahead. Then it is open for reading, in a tree that nobody changes.
+    /// The whole content, if read-ahead fetched it: then the file is open for reading, in an exclusive tree.
     content: Option<Arc<Content>>,
-    /// Opened when it is needed.
+    /// Opened on first use.
     fd: OnceLock<Arc<OwnedFd>>,
 }
 
@@ -124,7 +125,7 @@ impl FileOps for GoferFile {
     fn write(&self, file: &File, src: &mut Src<'_>, offset: u64) -> SysResult<(usize, u64)> {
         let fd = self.fd()?;
         let (n, end) = if src.appends(file.flags()) {
-            // Others on the host may append as well: only the host knows where the end is.
+            // Host processes may append too, so only the host knows where the end is.
             let _position = self.inode.appending.lock();
             let n = write_by(src, |bytes, _| retry(|| platform::host::append(fd.as_fd(), bytes)))?;
             let end = nix::unistd::lseek(&**fd, 0, nix::unistd::Whence::SeekCur)? as u64;
@@ -147,7 +148,7 @@ impl FileOps for GoferFile {
             libc::SEEK_HOLE => nix::unistd::Whence::SeekHole,
             _ => return file.default_seek(offset, whence, current),
         };
-        // The descriptor's own offset is used for nothing else but appending.
+        // Only appending and seeking use the descriptor's own offset.
         let _position = self.inode.appending.lock();
         Ok(nix::unistd::lseek(&**self.fd()?, offset, how)? as u64)
     }

@@ -1,21 +1,23 @@
-//! Getting at what the Gofer holds, or could: handles, and descriptors of files.
+//! Handles, and descriptors of files, obtained from the Gofer.
 //!
-//! The Sentry judges by attributes that it has, and then asks the Gofer for a file by its name; others may have put another one there, or given
-//! this one to somebody else, between the two. So every reply tells what the names have led through ([`Way::check`]): another file is not taken for this one, and where
-//! owner or mode are not those by which was judged the call begins anew with those of now. Both show as `ESTALE`, upon which a system call is made once
-//! more (`syscalls::dispatch`) and the names of lost inodes are looked up again ([`Inode::gone`]).
+//! The Sentry checks permissions against attributes that it has cached, then asks the Gofer for the file by name. In
+//! between, a host process may have replaced the file or changed its owner. So every reply carries the attributes of
+//! each file along the path, and [`Way::check`] compares them: another file is never taken for this one, and if owner
+//! or mode differ from those that were checked, the call starts over with the new ones. Both show as `ESTALE`. The
+//! system call is then repeated once (`syscalls::dispatch`), and the names of lost inodes are looked up again
+//! ([`Inode::gone`]).
 
 use super::*;
 use crate::fs::vfs::dentry;
 
-/// Levels above an inode among which it looks for a lost one.
+/// Number of ancestors that are checked for being lost.
 const LOOK_UP: usize = 256;
 
-/// How to get from a directory that the Gofer holds to an inode.
+/// The path to an inode from a directory whose handle the Sentry has.
 pub(super) struct Way<'a> {
     pub(super) start: Arc<Handle>,
     pub(super) names: Vec<&'a [u8]>,
-    /// What each name led to.
+    /// The inode that each name led to.
     nodes: Vec<&'a GoferInode>,
 }
 
@@ -25,11 +27,12 @@ impl<'a> Way<'a> {
         self.nodes.push(node);
     }
 
-    /// `ESTALE` unless these attributes, as many as the Gofer has found, are of what the way led through before, with the same owners and modes.
+    /// Compares the attributes that the Gofer found (possibly fewer than names) with the inodes of the path. `ESTALE`
+    /// if one is another file or has another owner or mode.
     pub(super) fn check<'b>(&self, found: impl IntoIterator<Item = &'b protocol::Attr>) -> Result<()> {
         let mut result = Ok(());
         for (node, a) in self.nodes.iter().zip(found) {
-            // What is below a lost one is not what it was either; else all is learned at once.
+            // Below a lost inode nothing is the same, so the check ends there; otherwise all attributes are taken in.
             match node.confirm(a) {
                 Err(e) if node.lost.load(Ordering::Acquire) => return Err(e),
                 Err(e) => result = Err(e),
@@ -39,7 +42,7 @@ impl<'a> Way<'a> {
         result
     }
 
-    /// The same for a walk, which has to have got to the end of the way at least.
+    /// Like `check`, for a walk, which must have reached the end of the path.
     pub(super) fn check_walk(&self, walk: &Walk) -> Result<()> {
         self.check(walk.nodes.iter().map(|n| &n.attr))?;
         match (self.nodes.get(walk.nodes.len()), walk.end) {
@@ -50,7 +53,7 @@ impl<'a> Way<'a> {
     }
 }
 
-/// The Gofer holds as many files as it may: that is no limit of the calling process.
+/// The Gofer's limit of open files is the system's (`ENFILE`), not the calling process's.
 pub(super) fn full(e: Errno) -> Errno {
     if e == Errno::EMFILE {
         Errno::ENFILE
@@ -60,7 +63,7 @@ pub(super) fn full(e: Errno) -> Errno {
 }
 
 impl GoferFs {
-    /// A walk. If the Gofer has no room left, once more with room.
+    /// Walks; if the Gofer has no room left, releases handles and walks again.
     pub(super) fn walk(
         &self,
         start: &Handle,
@@ -95,16 +98,16 @@ impl GoferInode {
             drop(handle);
         }
     }
-    /// Keeps the handle for good: its name is about to go.
+    /// Keeps the handle until the inode goes: its name is about to disappear.
     pub(super) fn pin(&self) -> Result<()> {
         self.pinned.store(true, Ordering::Release);
         self.handle().map(drop)
     }
 
-    /// Whether these attributes are of this very file.
+    /// Whether these attributes belong to this inode's file.
     pub(super) fn is(&self, a: &protocol::Attr) -> bool {
         let born = a.btime != protocol::Time::default();
-        // An inode of a shared tree holds its file: its number is not given out again.
+        // An inode of a shared tree holds its file open, so the inode number cannot be reused.
         self.key == key(a) && self.kind == a.mode & libc::S_IFMT && (born || !self.fs.exclusive || self.is_as_judged(a))
     }
 
@@ -113,10 +116,10 @@ impl GoferInode {
         (now.mode, now.uid, now.gid) == (a.mode, a.uid, a.gid)
     }
 
-    /// Attributes have come of what was found where this inode was. If they are of another file this one is lost; if owner or mode have
-    /// changed, whoever judged by the old ones has to do so again.
+    /// Takes in attributes of the file found under this inode's name. If it is another file, this inode is lost; if
+    /// owner or mode changed, `ESTALE` has the caller check permissions again.
     fn confirm(&self, a: &protocol::Attr) -> Result<()> {
-        // An inode of a shared tree is found by what the Gofer holds, and whoever judges it has just asked.
+        // In a shared tree the handle identifies the file, and the attributes were fetched just before the check.
         let same = !self.fs.exclusive || self.is_as_judged(a);
         if self.fs.exclusive && !self.is(a) {
             return Err(self.lose());
@@ -129,7 +132,7 @@ impl GoferInode {
         }
     }
 
-    /// Its name is to be looked up again, and what is known about it forgotten.
+    /// Marks the inode as lost and drops the cached state that led to it.
     fn lose(&self) -> Errno {
         self.lost.store(true, Ordering::Release);
         self.fs.losses.store(true, Ordering::Release);
@@ -142,7 +145,7 @@ impl GoferInode {
         Errno::ESTALE
     }
 
-    /// Whether it is lost, or a directory above it, without which it cannot be found.
+    /// Whether this inode or one of its ancestors is lost.
     pub(super) fn is_lost(&self) -> bool {
         if !self.fs.losses.load(Ordering::Acquire) {
             return false;
@@ -158,11 +161,11 @@ impl GoferInode {
         false
     }
 
-    /// From a directory above that the Gofer holds to here; no names if it holds this one.
+    /// The path to this inode from the nearest ancestor with a handle; without names if this inode has one.
     pub(super) fn way(&self) -> Result<Way<'_>> {
         let mut way = self.nearest()?;
         let Some((parent, name)) = self.origin.as_ref().filter(|_| way.names.len() > 1) else { return Ok(way) };
-        // Where many ways lead through a directory, they are better begun there.
+        // After several paths through the parent, fetching its handle pays.
         if parent.passed.fetch_add(1, Ordering::Relaxed) < PASSED {
             return Ok(way);
         }
@@ -174,7 +177,7 @@ impl GoferInode {
         Ok(Way { start: parent.take_handle(handle), names: vec![name], nodes: vec![self] })
     }
 
-    /// As `way`, with room for one more name.
+    /// Like `way`, with room for one more name.
     pub(super) fn way_on(&self) -> Result<Way<'_>> {
         let way = self.way()?;
         if way.names.len() < MAX_WALK {
@@ -203,7 +206,7 @@ impl GoferInode {
         Ok(Way { start, names, nodes })
     }
 
-    /// Walks here again from the nearest directory that the Gofer holds.
+    /// Walks to this inode from the nearest ancestor with a handle.
     pub(super) fn again(&self, fids: WalkFids, open: Option<OpenFlags>) -> Result<Walk> {
         let (parent, name) = self.origin.as_ref().ok_or(Errno::ESTALE)?;
         let mut way = parent.way_on()?;
@@ -221,21 +224,22 @@ impl GoferInode {
         Ok(self.take_handle(walk.nodes.pop().and_then(|n| n.handle).ok_or(Errno::EIO)?))
     }
 
-    /// Keeps a handle for as long as there are not too many.
+    /// Stores a handle; the oldest handles are released when there are too many.
     fn take_handle(&self, new: Handle) -> Arc<Handle> {
         let handle = self.handle.lock().get_or_insert(Arc::new(new)).clone();
         self.fs.hold(self);
         handle
     }
 
-    /// Whether what is known of the file is what its descriptor shows now. In a shared tree whoever judges has just asked.
+    /// Whether the cached attributes are those of the open file (same ctime). In a shared tree they were fetched just
+    /// before.
     fn is_judged(&self, fd: &OwnedFd) -> bool {
         let ctime = self.attr.read().ctime;
         let now = |st: nix::sys::stat::FileStat| (st.st_ctime, st.st_ctime_nsec) == (ctime.sec, i64::from(ctime.nsec));
         !self.fs.exclusive || nix::sys::stat::fstat(fd).is_ok_and(now)
     }
 
-    /// A descriptor of a regular file for this access, shared with other opens.
+    /// A descriptor of a regular file for this access mode, shared with other opens.
     pub fn descriptor(&self, access: i32) -> Result<Arc<OwnedFd>> {
         let (slot, flags) = match access {
             libc::O_RDONLY => (RO, OpenFlags::READ),

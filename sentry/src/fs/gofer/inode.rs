@@ -1,16 +1,16 @@
-//! The operations that the VFS asks for.
+//! The [`Inode`] operations.
 
 use super::super::acl::Acl;
 use super::handles::full;
 use super::*;
 
-/// The inode behind a trait object, if it is of the Gofer.
+/// The Gofer inode behind a trait object; `EXDEV` for others.
 pub fn gofer(inode: &Arc<dyn Inode>) -> Result<&GoferInode> {
     inode.as_any().downcast_ref().ok_or(Errno::EXDEV)
 }
 
-/// With the owner that the guest means; without, where the Gofer may not make files for others. Then it is the caller's, whose rights no guest's
-/// program is to have.
+/// Creates with the owner that the guest expects. Where the Gofer may not set owners, the file belongs to the Gofer's
+/// user; then set-user-ID is dropped, because it would grant that user's rights.
 fn with_owner<T>(mode: u32, uid: u32, gid: u32, f: impl Fn(Fresh) -> Result<T>) -> Result<T> {
     match f(Fresh { mode: mode & 0o7777, uid: Some(uid), gid: Some(gid) }) {
         Err(Errno::EPERM | Errno::EINVAL | Errno::EOVERFLOW) => f(Fresh::with_mode(mode & 0o1777)),
@@ -160,7 +160,7 @@ impl Inode for GoferInode {
             |make: &dyn Fn(Fresh) -> Result<protocol::client::Node>| with_owner(mode, uid, gid, make).map_err(full);
         let inode = match node {
             NewNode::File => {
-                // Whatever the mode says, the one who makes a file may write it.
+                // The creator may write the new file whatever its mode.
                 let (n, fd) =
                     with_owner(mode, uid, gid, |new| h.create(name, new, OpenFlags::READ_WRITE)).map_err(full)?;
                 let inode = me.add_child(n, name, share);
@@ -218,7 +218,7 @@ impl Inode for GoferInode {
         self.handle()?.rename(name, &*to.handle()?, new_name, f)?;
         self.entries_changed(name);
         to.entries_changed(new_name);
-        // A replaced file has lost a name, a moved one has a new ctime.
+        // A replaced file has lost a name, and a moved one has a new ctime.
         let all: Vec<_> = self.fs.nodes.lock().values().filter_map(Weak::upgrade).collect();
         for i in all {
             i.mark_stale();

@@ -1,4 +1,4 @@
-//! A directory's entries as the Gofer told them, kept in the bytes they came in.
+//! The entries of a directory in the encoding of the Gofer's reply.
 
 use crate::error::{Errno, Result};
 use crate::fs::dir::listing_room;
@@ -11,19 +11,19 @@ use std::sync::OnceLock;
 /// Entries of a directory without `.` and `..`: entry `i` is at directory offset `i + 2`.
 pub struct Listing {
     bytes: Vec<u8>,
-    /// Where each entry begins.
+    /// The offset of each entry in `bytes`.
     at: Vec<u32>,
-    /// The same in the order of the names; made for the first search.
+    /// The same, sorted by name; built on the first search.
     by_name: OnceLock<Box<[u32]>>,
-    /// With attributes.
+    /// The entries have attributes.
     pub full: bool,
-    /// And with contents of small files.
+    /// The entries have contents of small files.
     pub with_contents: bool,
-    /// Someone has asked for it.
+    /// A reader or a lookup has used it.
     pub used: AtomicBool,
-    /// The entry that will be looked up next, if they are in their order.
+    /// The entry that a lookup in listing order asks for next.
     next: AtomicUsize,
-    /// What it takes of the memory that there is for listings; nothing if there was not enough.
+    /// Its charge against the memory for listings; zero if there was not enough.
     room: Charge,
 }
 
@@ -40,7 +40,7 @@ impl Listing {
             room: listing_room(),
         }
     }
-    /// Appends a page; gives the cookie of its last entry.
+    /// Appends a page; returns the cookie of its last entry.
     pub fn push(&mut self, page: DirPage) -> Result<Option<u64>> {
         let last = page.last();
         let (bytes, at) = page.into_parts();
@@ -59,21 +59,21 @@ impl Listing {
         self.at.shrink_to_fit();
         self.room.set(self.size() as u64);
     }
-    /// Whether there was memory for it: if not, no open directory may keep it.
+    /// Whether its memory could be charged: if not, no open directory may keep it.
     pub fn counted(&self) -> bool {
         self.room.amount() > 0
     }
     pub fn len(&self) -> usize {
         self.at.len()
     }
-    /// Memory that it takes, about.
+    /// Its approximate size in memory.
     pub fn size(&self) -> usize {
         self.bytes.len() + 8 * self.at.len() + 64
     }
     fn tail(&self, at: u32) -> &[u8] {
         self.bytes.get(at as usize..).unwrap_or(&[])
     }
-    /// The entries from number `from` on.
+    /// The entries starting with number `from`.
     pub fn iter(&self, from: usize) -> impl Iterator<Item = DirEntry<'_>> {
         self.at
             .get(from..)
@@ -81,7 +81,7 @@ impl Listing {
             .iter()
             .map_while(|at| DirEntry::decode(&mut Reader::new(self.tail(*at))).ok())
     }
-    /// The number of an entry.
+    /// The number of the entry `name`.
     pub fn index(&self, name: &[u8]) -> Option<usize> {
         let at = self.position(name)?;
         self.at.binary_search(&at).ok()
@@ -89,7 +89,7 @@ impl Listing {
     pub fn find(&self, name: &[u8]) -> Option<DirEntry<'_>> {
         DirEntry::decode(&mut Reader::new(self.tail(self.position(name)?))).ok()
     }
-    /// Where the entry of this name begins.
+    /// The offset of the entry `name`.
     fn position(&self, name: &[u8]) -> Option<u32> {
         let named = |at: &u32| DirEntry::peek_name(self.tail(*at)).unwrap_or(&[]);
         let next = self.next.load(Ordering::Relaxed);

@@ -1,20 +1,23 @@
-//! Files of the host, through the Gofer.
+//! Files of the host, accessed through the Gofer.
 //!
-//! An *exclusive* tree is changed by nobody else: names (the dentry cache), attributes and listings are kept, and a repeated `stat`
-//! or `open` asks nobody. A *shared* tree is asked every time.
+//! An *exclusive* tree is changed only by this sandbox: names (the dentry cache), attributes and listings are cached,
+//! and a repeated `stat` or `open` sends no request. In a *shared* tree every operation asks the Gofer.
 //!
-//! # How little is asked of an exclusive tree
-//! * A cold walk fetches all its names in one request ([`Inode::prefetch`]); what the later lookups will want waits in `ahead`.
-//! * An inode needs no handle (a file that the Gofer holds open): the tree stays as it is, so whatever needs one can be found again by the way
-//!   that led there, in the same request. Only directories listed in several pages and objects asked for other things get one.
-//!   What is found there is not believed to be the same: see `handles`.
-//! * A listing with attributes answers the lookups of all its names, and of those that are not there. It is fetched instead of single names
-//!   once those have cost about as much ([`GoferInode::worth_listing`]), and right away while programs look up what they list.
+//! # How an exclusive tree saves requests
+//! * A cold walk fetches all its names in one request ([`Inode::prefetch`]); the results wait in `ahead` for the
+//!   lookups that follow.
+//! * An inode needs no handle (a file that the Gofer holds open): the tree does not change, so an operation that needs
+//!   the file can find it again by its path, in the same request. Only directories listed in several pages and objects
+//!   used otherwise get a handle. The file found that way is verified: see `handles`.
+//! * A listing with attributes answers the lookups of all its names, and of names that do not exist. It is fetched
+//!   instead of single names once these have cost about as much ([`GoferInode::worth_listing`]), and at once while
+//!   programs look up what they list.
 //!
-//! Content is read, written and mapped through descriptors that the Gofer donates; opens of one file for the same access share one, and
-//! a few hundred recently used ones are kept open. Listings, handles and descriptors that are kept are bounded; the oldest go first.
+//! Content is read, written and mapped through descriptors that the Gofer donates. Opens of one file for the same
+//! access share one, and a few hundred recently used ones are kept open. Cached listings, handles and descriptors are
+//! bounded; the oldest are dropped first.
 //!
-//! Locks are leaves, each held for a few instructions, but for `fds`, which is held over an open; none while the Gofer is asked otherwise.
+//! Locks are leaves, each held for a few instructions. Only `fds` is held over a request, an open.
 
 mod acl;
 mod content;
@@ -47,69 +50,69 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-/// Descriptors kept open though no open file has them.
+/// Recently used descriptors kept open.
 const KEEP_OPEN: usize = 256;
-/// Names that one directory keeps for the lookups to come, or as missing.
+/// Names that one directory caches for coming lookups, or as missing.
 const AHEAD_MAX: usize = 4096;
-/// Handles that can be had again and are kept all the same.
+/// Handles kept although the file could be found again by its path.
 const HOLD_MAX: usize = 512;
-/// Ways through a directory before its handle is worth having.
+/// Paths through a directory after which its handle is fetched.
 const PASSED: u32 = 2;
-/// Bytes of listings that are kept.
+/// Limit of the cached listings, in bytes.
 const LISTED_MAX: usize = 32 << 20;
-/// Entries of the largest directory whose attributes are fetched all at once.
+/// Largest number of entries whose attributes are fetched with the listing.
 const FULL_MAX: usize = 16 * 1024;
-/// Size of the largest root that is listed as soon as it is attached.
+/// Largest root directory (`st_size`) that is listed when attached.
 const LISTED_FIRST: u64 = 4096;
-/// Listings to come with attributes after a lookup of a listed name.
+/// How many listings are fetched with attributes after a lookup of a listed name.
 const LOOKED_UP: u32 = 32;
 
 /// One attached tree.
 pub struct GoferFs {
     dev: u64,
-    /// Files that the Gofer can hold.
+    /// The number of files that the Gofer can hold open.
     most: u32,
     exclusive: bool,
-    /// Inodes in use: two names of one file are one inode.
+    /// Inodes in use: two names of one file share one inode.
     nodes: Mutex<HashMap<Key, Weak<GoferInode>>>,
-    /// Devices of the host that inodes are on; the first is the root's.
+    /// Host devices of the inodes; the first is the root's.
     devs: Mutex<Vec<u64>>,
     recent: Mutex<VecDeque<Arc<OwnedFd>>>,
-    /// Inodes whose handle may be dropped.
+    /// Inodes whose handle may be released.
     held: Mutex<VecDeque<Weak<GoferInode>>>,
     listed: Mutex<Kept>,
-    /// Contents that are kept.
+    /// Cached contents.
     read: Mutex<Kept>,
-    /// How much of what is read ahead is used.
+    /// The hit rate of read-ahead.
     trust: Trust,
-    /// The same for listings of whole trees.
+    /// The hit rate of listings fetched for subdirectories.
     trees: Trust,
-    /// The listing that the last of those broke off in, of which directory, and from where to go on.
+    /// The last such listing that ended early: its directory, the entries so far, and the cookie to continue from.
     begun: Mutex<Option<(Weak<GoferInode>, Listing, u64)>>,
-    /// Programs look up what they list: how many listings to fetch with attributes.
+    /// Programs look up what they list: the number of listings still to fetch with attributes.
     looked_up: AtomicU32,
-    /// We have changed something: attributes in listings may be old.
+    /// The sandbox has changed something, so attributes in listings may be outdated.
     changed: AtomicBool,
-    /// Some inode has been lost.
+    /// At least one inode has been lost.
     losses: AtomicBool,
 }
 
-/// Identity of a file of the host: device, inode number and birth time. Inode numbers alone are reused, and an inode here
-/// need not hold its file. On file systems without birth times (zero), owner and mode must stay the same, too.
+/// Identity of a host file: device, inode number and birth time. Inode numbers alone are reused, and an inode here need
+/// not hold its file. On file systems without birth times (zero) owner and mode must stay the same too.
 type Key = (u64, u64, protocol::Time);
 
 fn key(a: &protocol::Attr) -> Key {
     (a.dev, a.ino, a.btime)
 }
 
-/// Who keeps listings, or contents, oldest first.
+/// The inodes that cache listings, or contents, oldest first.
 #[derive(Default)]
 struct Kept {
     inodes: VecDeque<Weak<GoferInode>>,
     bytes: usize,
 }
 
-/// Access of a donated descriptor, as index.
+/// Index of a donated descriptor by its access mode.
 const RO: usize = 0;
 const WO: usize = 1;
 const RW: usize = 2;
@@ -119,47 +122,47 @@ pub struct GoferInode {
     fs: Arc<GoferFs>,
     key: Key,
     kind: u32,
-    /// Where it was found, in a tree that stays as it is.
+    /// Parent and name under which it was found, in an exclusive tree.
     origin: Option<(Arc<GoferInode>, Box<[u8]>)>,
-    /// Always there if there is no origin.
+    /// Always present if there is no origin.
     handle: Mutex<Option<Arc<Handle>>>,
-    /// Whose part that one is of.
+    /// The charge for that handle.
     share: OnceLock<Share>,
-    /// The handle must stay: the origin does not lead here any more.
+    /// The handle must be kept: the origin does not lead here any more.
     pinned: AtomicBool,
     attr: RwLock<Attr>,
     acl: AclCache,
-    /// What its mount on the host forbids, as [`MountFlags`].
+    /// Restrictions of its host mount, as [`MountFlags`].
     limits: AtomicU32,
-    /// `attr` must be asked for again.
+    /// `attr` must be fetched again.
     stale: AtomicBool,
-    /// Its origin does not lead here any more: something else has its name, and this inode is not to be found by it again.
+    /// The origin leads to another file now; this inode cannot be found by its path any more.
     lost: AtomicBool,
     target: OnceLock<Box<[u8]>>,
     fds: [Mutex<Weak<OwnedFd>>; 3],
-    /// Children that a compound walk brought along.
+    /// Children that a compound walk found.
     ahead: Mutex<NameMap<Option<Arc<GoferInode>>>>,
     listing: Mutex<Option<Arc<Listing>>>,
-    /// Lookups in this directory that the Gofer was asked for.
+    /// Lookups in this directory that needed a request.
     misses: AtomicU32,
-    /// All of a small file, read ahead of its being opened.
+    /// The whole content of a small file, from read-ahead.
     content: Mutex<Option<Arc<Content>>>,
-    /// What was read ahead of it has been used.
+    /// The content has been used.
     used: AtomicBool,
-    /// How far the files of this directory have been read ahead.
+    /// The state of read-ahead in this directory.
     reading: Mutex<Reading>,
-    /// Ways that led through this directory.
+    /// Paths that led through this directory.
     passed: AtomicU32,
-    /// Directories in this one whose listings came, how many of those were used, and of how many the Gofer was asked for the files.
+    /// Subdirectories whose listings were fetched, those whose listings were used, and those whose files were read.
     listed_below: AtomicU32,
     used_below: AtomicU32,
     read_below: AtomicU32,
-    /// Held while the position of a descriptor counts.
+    /// Held while a descriptor's offset is in use.
     appending: Mutex<()>,
     extra: InodeExtra,
 }
 
-/// What is known about a name without asking.
+/// The cached answer for a name.
 enum CachedName {
     Node(Arc<GoferInode>),
     Missing,
@@ -178,7 +181,7 @@ fn time(t: protocol::Time) -> Timespec {
 }
 
 impl GoferFs {
-    /// The root inode of the tree that the launcher calls `name`.
+    /// Attaches the tree that the launcher calls `name`; returns its root inode.
     pub fn attach(client: &Client, name: &str, exclusive: bool) -> Result<Arc<GoferInode>> {
         let fs = Arc::new(GoferFs {
             dev: anonymous_dev(),
@@ -200,19 +203,19 @@ impl GoferFs {
         let node = client.attach(name)?;
         let root = fs.inode(&node.attr, None, Some(node.handle), None);
         if exclusive && root.kind == libc::S_IFDIR && node.attr.size <= LISTED_FIRST {
-            // Programs look up one name in here after the other. If it fails they do it one by one.
+            // Programs usually look up several names in the root. If listing fails they are looked up one by one.
             let _ = root.list(true);
         }
         Ok(root)
     }
 
-    /// A mount of such a tree.
+    /// Mounts such a tree.
     pub fn mount(client: &Client, name: &str, exclusive: bool, flags: MountFlags) -> Result<Arc<Mount>> {
         let root = Self::attach(client, name, exclusive)?;
         Mount::of(root, SuperBlock::new("gofer", name.as_bytes(), String::new()), flags)
     }
 
-    /// Guest's view of attributes.
+    /// Converts the Gofer's attributes into the guest's.
     fn convert(&self, a: &protocol::Attr) -> Attr {
         Attr {
             dev: self.dev,
@@ -232,7 +235,8 @@ impl GoferFs {
         }
     }
 
-    /// Inode numbers stay as they are on the root's device; those of other devices get its index on top.
+    /// Inode numbers of the root's device stay as they are; those of other devices get the device's index in the upper
+    /// bits.
     fn number(&self, dev: u64, ino: u64) -> u64 {
         let mut devs = self.devs.lock();
         let i = devs.iter().position(|d| *d == dev).unwrap_or_else(|| {
@@ -242,7 +246,7 @@ impl GoferFs {
         ino ^ ((i as u64) << 48)
     }
 
-    /// The inode of these attributes. A new one is to be found by `origin` (of an exclusive tree) or has a handle.
+    /// The inode with these attributes. A new one gets `origin` (in an exclusive tree) or a handle.
     fn inode(
         self: &Arc<Self>,
         a: &protocol::Attr,
@@ -253,7 +257,7 @@ impl GoferFs {
         self.inode_or_new(a, origin, handle, target).0
     }
 
-    /// As `inode`, and whether it is a new one.
+    /// Like `inode`; also returns whether it is new.
     fn inode_or_new(
         self: &Arc<Self>,
         a: &protocol::Attr,
@@ -263,7 +267,7 @@ impl GoferFs {
     ) -> (Arc<GoferInode>, bool) {
         let attr = self.convert(a);
         let key = key(a);
-        // An inode must not be dropped with the table locked.
+        // The last reference to an inode must not be dropped while the table is locked.
         let known = self.nodes.lock().get(&key).and_then(Weak::upgrade);
         if let Some(i) = known.filter(|i| i.is(a) && !i.is_lost()) {
             i.store(a);
@@ -305,7 +309,7 @@ impl GoferFs {
         (i, true)
     }
 
-    /// `inode` has got a handle that it can do without.
+    /// Registers a handle of `inode` that can be released; releases the oldest one above the limit.
     fn hold(&self, inode: &GoferInode) {
         let mut h = self.held.lock();
         h.push_back(inode.me.clone());
@@ -316,7 +320,7 @@ impl GoferFs {
         }
     }
 
-    /// Gives the Gofer back all handles that can be had again.
+    /// Releases all handles whose files can be found again by path.
     fn let_go(&self) {
         let all = std::mem::take(&mut *self.held.lock());
         for i in all.iter().filter_map(Weak::upgrade) {
@@ -324,7 +328,7 @@ impl GoferFs {
         }
     }
 
-    /// Room for one more inode.
+    /// Charges one more inode of a shared tree.
     fn share(&self) -> Result<Option<Share>> {
         if self.exclusive {
             Ok(None)
@@ -342,11 +346,11 @@ impl GoferFs {
     }
 }
 
-/// Counts what was fetched ahead and how much of that was used; both fade.
+/// Counts what was fetched ahead and how much of it was used; both decay.
 struct Trust {
     read: AtomicU32,
     used: AtomicU32,
-    /// What part of it must be used for it to pay: the first of so many.
+    /// Fetching ahead pays if at least one in `part` is used.
     part: u32,
 }
 
@@ -364,11 +368,11 @@ impl Trust {
     fn used(&self) {
         self.used.fetch_add(1, Ordering::Relaxed);
     }
-    /// Much was read for nothing.
+    /// Much was fetched and too little of it used.
     fn disproven(&self) -> bool {
         self.read.load(Ordering::Relaxed) > 512 && !self.proven()
     }
-    /// Enough of what was read has been used, or is about to be.
+    /// Enough of what was fetched has been used.
     fn proven(&self) -> bool {
         let (read, used) = (self.read.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed));
         used >= 32 && used.saturating_mul(self.part) >= read
@@ -376,7 +380,8 @@ impl Trust {
 }
 
 impl Kept {
-    /// `inode` keeps `new` bytes instead of `old`. If that is too much in all, the oldest have to `forget` theirs, and say how many those are.
+    /// Records that `inode` caches `new` bytes instead of `old`. Above `max` in total the oldest inodes `forget`
+    /// theirs; `forget` returns the bytes freed.
     fn add(
         kept: &Mutex<Kept>,
         inode: &GoferInode,
@@ -392,7 +397,7 @@ impl Kept {
             let Some(first) = k.inodes.pop_front() else { break };
             let Some(i) = first.upgrade() else { continue };
             k.bytes = k.bytes.saturating_sub(forget(&i));
-            // An inode may not be dropped with the list locked.
+            // The last reference to an inode must not be dropped while the list is locked.
             doomed.push(i);
         }
         drop(k);
@@ -416,7 +421,7 @@ impl Drop for GoferInode {
         if let Some(c) = self.content.get_mut() {
             Kept::less(&self.fs.read, c.bytes.len());
         }
-        // The parents one by one: a tree can be deeper than our stack is.
+        // Releases the ancestors in a loop: a tree can be deeper than the stack allows recursion.
         let mut up = self.origin.take();
         while let Some((p, _)) = up {
             up = Arc::into_inner(p).and_then(|mut i| i.origin.take());
@@ -456,7 +461,7 @@ impl GoferInode {
         self.store(&a);
         Ok(())
     }
-    /// The directory's entries changed.
+    /// An entry of this directory was added or removed.
     fn entries_changed(&self, name: &[u8]) {
         self.ahead.lock().remove(name);
         self.forget_listing();

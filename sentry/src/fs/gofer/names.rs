@@ -1,4 +1,4 @@
-//! Names in a directory: what is known without asking, what is asked for along with others, listings.
+//! Name lookups in a directory: the cached names, names fetched together with others, and listings.
 
 use super::handles::full;
 use super::*;
@@ -6,15 +6,15 @@ use platform::executor::Rounds;
 use protocol::client::{DirEntry, DirPage, List};
 use protocol::{FileKind, MAX_DIR_BYTES};
 
-/// Bytes of listings that are fetched ahead as long as nothing is known about what for.
+/// Bytes of listings to fetch ahead before the hit rate is known.
 const FIRST_TREE: u32 = 16 * 1024;
-/// Directories listed in the same directory that make it likely that the others are next.
+/// Subdirectories listed after which the next ones are expected to be listed.
 const HABIT: u32 = 2;
-/// Entries of a directory that is listed at once while it is the habit.
+/// Largest directory that is listed at once while programs look up what they list.
 const FEW: u64 = 256;
 
 impl GoferInode {
-    /// The entries, for a reader.
+    /// The entries, for readdir.
     pub(super) fn entries(&self) -> Result<Arc<Listing>> {
         let left = self.fs.looked_up.load(Ordering::Relaxed);
         if left > 0 {
@@ -23,7 +23,7 @@ impl GoferInode {
         Ok(self.list(self.fs.exclusive && left > 0)?.0)
     }
 
-    /// The entries, `full`: with attributes, unless there are very many; and whether they can be kept.
+    /// The entries, and whether they can be cached. `full`: with attributes, unless there are too many.
     pub(super) fn list(&self, full: bool) -> Result<(Arc<Listing>, bool)> {
         let full = full && !self.fs.changed.load(Ordering::Acquire);
         if self.fs.exclusive {
@@ -70,11 +70,11 @@ impl GoferInode {
         Ok((l, keep))
     }
 
-    /// The first part of the listing, if one broke off in this directory.
+    /// The first part of the listing, if a listing ahead ended early in this directory.
     fn begun(&self, full: bool) -> Option<(Listing, u64)> {
         let mut begun = self.fs.begun.lock();
         let (_, l, cookie) = begun.take_if(|(i, l, _)| Weak::ptr_eq(i, &self.me) && (l.full || !full))?;
-        // What was fetched of it is of use, too.
+        // This counts as a use of the listing fetched ahead.
         self.fs.trees.used();
         Some((l, cookie))
     }
@@ -89,7 +89,7 @@ impl GoferInode {
                 self.fs.let_go();
                 way.start.list(&way.names, detail)
             }
-            // Which of them is not there any more a walk tells.
+            // A walk tells which name of the path is gone.
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {
                 return Ok((None, self.handle()?.read_dir(0, detail)?));
             }
@@ -107,12 +107,12 @@ impl GoferInode {
         Kept::add(&self.fs.listed, self, sizes, LISTED_MAX, |i| i.listing.lock().take().map_or(0, |l| l.size()));
     }
 
-    /// The entries, if the directory above was listed: then this looks like a walk down a tree, and what the walk will come to next is fetched
-    /// along with them.
+    /// The entries, if the parent directory was listed. That looks like a walk down a tree, so the listings that the
+    /// walk will need next are fetched too.
     fn list_ahead(&self, full: bool) -> Option<Arc<Listing>> {
         let (dir, name) = self.origin.as_ref()?;
         let above = dir.listing.lock().clone()?;
-        // Directories side by side often have the same fate, so what happened in this one counts more than what happened elsewhere.
+        // Sibling directories tend to be used alike, so the parent's own counts take precedence over the tree's.
         let most = match (dir.lists_below(), &self.fs.trees) {
             (true, _) => MAX_DIR_BYTES,
             (_, trees) if trees.proven() => MAX_DIR_BYTES,
@@ -123,7 +123,8 @@ impl GoferInode {
         self.listed_before(full)
     }
 
-    /// The files of this directory are about to be read, and those of others beside it are, too: lists it and them once more, with the contents.
+    /// Fetches the listings of this directory and its siblings again, with contents: files of the siblings are read,
+    /// and now the first file of this one.
     pub(super) fn list_contents(&self) -> Option<()> {
         let (dir, name) = self.origin.as_ref()?;
         let above = dir.listing.lock().clone()?;
@@ -135,7 +136,8 @@ impl GoferInode {
         })
     }
 
-    /// Fetches the listing of the directory `name` in this one, which lists `above`, of those beside it that are `wanted`, and of those below them.
+    /// Fetches the listing of the directory `name` in this one, those of its `wanted` siblings in the listing `above`,
+    /// and those of their subdirectories.
     fn fetch_below(
         self: &Arc<Self>,
         above: &Listing,
@@ -145,7 +147,7 @@ impl GoferInode {
         wanted: impl Fn(&GoferInode) -> bool,
     ) -> Option<()> {
         let first = above.index(name)?;
-        // Who lists what it looks up goes by another order: then those before this one are still to come.
+        // A program that looks up what it lists uses another order, so the entries before this one are still to come.
         let before = if above.full { first } else { 0 };
         let order = above.iter(first).chain(above.iter(0).take(before)).take(4 * MAX_WALK);
         let wanted = |e: &DirEntry<'_>| {
@@ -186,14 +188,14 @@ impl GoferInode {
         Some(())
     }
 
-    /// The listing that there is, if it will do.
+    /// The cached listing, if it has the detail asked for.
     fn listed_before(&self, full: bool) -> Option<Arc<Listing>> {
         let l = self.listing.lock().as_ref().filter(|l| l.full || !full || l.len() > FULL_MAX)?.clone();
         self.uses(&l);
         Some(l)
     }
 
-    /// The listing of this directory has been of use.
+    /// Records the first use of this directory's listing.
     fn uses(&self, l: &Listing) {
         if !l.used.load(Ordering::Relaxed) && !l.used.swap(true, Ordering::Relaxed) {
             self.fs.trees.used();
@@ -203,24 +205,24 @@ impl GoferInode {
         }
     }
 
-    /// Directories in this one are listed, and a quarter of those that were fetched for it: who goes by another order than the listing's comes to the
-    /// others later.
+    /// Whether at least [`HABIT`] subdirectories were listed by programs, and a quarter of those fetched. A quarter is
+    /// enough because a program may visit them in another order than the listing's.
     fn lists_below(&self) -> bool {
         let (came, used) = (self.listed_below.load(Ordering::Relaxed), self.used_below.load(Ordering::Relaxed));
         used >= HABIT && used.saturating_mul(4) >= came
     }
 
-    /// Whether a name that is not listed is missing: file systems that make up names on demand are not on a disk.
+    /// Whether an unlisted name does not exist. File systems that create names on lookup (autofs) have no block device.
     pub(super) fn lists_all(&self) -> bool {
         libc::major(self.key.0) != 0 || self.fs.devs.lock().first() == Some(&self.key.0)
     }
 
-    /// What is known about a name. Takes it out of `ahead`.
+    /// The cached answer for a name. A node is taken out of `ahead`.
     pub(super) fn known(self: &Arc<Self>, name: &[u8]) -> CachedName {
         {
             let mut ahead = self.ahead.lock();
             match ahead.get(name) {
-                // What does not exist is kept: the overlay asks again for names it has made itself.
+                // A missing name stays cached: the overlay asks again for names that exist in its upper layer.
                 Some(None) => return CachedName::Missing,
                 Some(Some(_)) => {
                     if let Some(Some(i)) = ahead.remove(name) {
@@ -236,7 +238,7 @@ impl GoferInode {
         match listing.find(name) {
             None if self.lists_all() => CachedName::Missing,
             Some(DirEntry { attr: Some(a), .. }) if !self.fs.changed.load(Ordering::Acquire) => {
-                // The root is listed unasked.
+                // The root is listed without a program's request, so its use says nothing.
                 if self.origin.is_some() {
                     self.fs.looked_up.store(LOOKED_UP, Ordering::Relaxed);
                 }
@@ -246,18 +248,19 @@ impl GoferInode {
         }
     }
 
-    /// Notes what was found, for a lookup to come.
+    /// Caches an answer for a coming lookup.
     pub(super) fn expect(&self, name: &[u8], found: Option<Arc<GoferInode>>) {
         let mut ahead = self.ahead.lock();
         let old = if ahead.len() >= AHEAD_MAX { std::mem::take(&mut *ahead) } else { NameMap::default() };
         ahead.insert(name.into(), found);
         drop(ahead);
-        // Inodes go with nothing locked.
+        // Inodes must not be dropped while `ahead` is locked.
         drop(old);
     }
 
-    /// The Gofer is about to be asked for one more name: is it better asked for all? An entry of a listing costs it about a sixteenth of
-    /// a request, so this waits until the single requests have cost as much; but listing and then looking up is a habit.
+    /// Whether to fetch the whole listing rather than one more name. An entry of a listing costs the Gofer about a
+    /// sixteenth of a request, so this waits until single requests have cost as much, unless programs look up what they
+    /// list.
     pub(super) fn worth_listing(&self) -> bool {
         let misses = self.misses.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if self.fs.changed.load(Ordering::Acquire) {
@@ -269,7 +272,7 @@ impl GoferInode {
             None => {
                 let guess = self.attr.read().size / 48;
                 if self.fs.looked_up.load(Ordering::Relaxed) > 0 && guess <= FEW {
-                    // What has been listed is being looked up name by name: this directory's turn has come.
+                    // Programs look up what they list, and this directory is next.
                     return misses >= 2 || self.origin.as_ref().is_some_and(|(d, _)| d.lists_below());
                 }
                 misses >= 4 && u64::from(misses) * 16 > guess && guess < FULL_MAX as u64
@@ -277,7 +280,7 @@ impl GoferInode {
         }
     }
 
-    /// As `known`, after fetching the listing if that is worth it.
+    /// Like `known`, after fetching the listing if that pays.
     pub(super) fn find_out(self: &Arc<Self>, name: &[u8]) -> Result<CachedName> {
         let known = self.known(name);
         if !matches!(known, CachedName::Unknown) || !self.worth_listing() {

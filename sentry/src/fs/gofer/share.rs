@@ -1,7 +1,7 @@
-//! Who has how many of the files that the Gofer can hold.
+//! Fair shares of the files that the Gofer can hold open.
 //!
-//! In a shared tree each inode in use is one, and a guest decides how many it uses. So one user gets no more than a half, all users without
-//! privileges three quarters; an eighth is left for the trees that need few.
+//! In a shared tree each inode in use holds one file, and a guest decides how many inodes it uses. So one user gets at
+//! most half, all users without privileges three quarters; an eighth is reserved for exclusive trees, which need few.
 
 use crate::error::{Errno, Result};
 use crate::kernel::{cred::CAP_SYS_ADMIN, current};
@@ -16,12 +16,12 @@ struct Given {
 
 static GIVEN: Mutex<Given> = Mutex::new(Given { all: 0, users: BTreeMap::new() });
 
-/// One file, held for a user.
+/// One open file, charged to a user.
 #[derive(Debug)]
 pub(super) struct Share(u32);
 
 impl Share {
-    /// One for the calling task, of `most` in all. `ENFILE` if it has its part.
+    /// Charges one file of `most` to the calling task. `ENFILE` above its share.
     pub(super) fn take(most: u32) -> Result<Share> {
         let (user, privileged) = match current::get() {
             Some(t) => (t.cred().uid, t.cred().has(CAP_SYS_ADMIN)),

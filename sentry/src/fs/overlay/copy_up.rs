@@ -1,4 +1,4 @@
-//! Copy-up: giving an object of the lower layer its place in the upper one, when it is changed for the first time.
+//! Copy-up: copying an object of the lower layer to the upper one when it is first changed.
 
 use super::OvlInode;
 use crate::error::{later, Errno, Result};
@@ -10,12 +10,12 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 const CHUNK: usize = 256 * 1024;
-/// Bytes that are copied while all others wait.
+/// A larger file is copied by a background worker.
 const MAX_INLINE_COPY: u64 = 4 << 20;
 
 impl OvlInode {
-    /// The upper inode; made now if there is none yet, with its parents. Without `content` a file stays empty (it is
-    /// about to be truncated).
+    /// The upper inode; creates it and those of its ancestors if needed. Without `content` a file stays empty, because
+    /// the caller truncates it.
     pub(super) fn copy_up(&self, content: bool) -> Result<&Arc<TmpInode>> {
         if let Some(u) = self.upper.get() {
             return Ok(u);
@@ -30,21 +30,21 @@ impl OvlInode {
             missing.push(p);
         }
         for dir in missing.iter().rev() {
-            // Once more if what was known of it was old.
+            // `ESTALE` means that cached attributes were outdated: they are fresh on the second attempt.
             dir.copy_one(true).or_else(|e| if e == Errno::ESTALE { dir.copy_one(true) } else { Err(e) })?;
         }
         self.copy_one(content)?;
         self.upper.get().ok_or(Errno::EIO)
     }
 
-    /// As `copy_up`, with the parent there already.
+    /// Like `copy_up`; the parent must have an upper inode.
     fn copy_one(&self, content: bool) -> Result<()> {
         let none = if self.fs.stays { Errno::EROFS } else { Errno::ESTALE };
         let (parent, name) = self.place.as_ref().ok_or(none)?;
         let lower = self.lower.as_ref().ok_or(Errno::ESTALE)?;
         let _one = match self.copying.try_lock() {
             Some(guard) => guard,
-            // Others are served while somebody else copies.
+            // Another task copies this inode; waiting for it must not hold up the executor.
             None => {
                 ask_room().map_err(later)?;
                 executor::aside(|| self.copying.lock())
@@ -82,7 +82,7 @@ impl OvlInode {
             }
         }
         copy_xattrs(lower, &new)?;
-        // The lower layer may have learned better on the way.
+        // Reading the file may have refreshed the lower layer's attributes.
         let now = lower.perm()?;
         if (now.mode, now.uid, now.gid) != (a.mode, a.uid, a.gid) {
             return Err(Errno::ESTALE);
@@ -90,7 +90,7 @@ impl OvlInode {
         new.copy_times(&a);
         if self.fs.stays {
             new.used_by_overlay();
-            // It is found again by its name; other names of a file are other files from now on.
+            // The copy is found by its name; the file's other names refer to different files from now on.
         } else if self.kind == libc::S_IFDIR {
             *new.below.lock() = Some(lower.clone());
         } else {
@@ -101,14 +101,14 @@ impl OvlInode {
         if self.gone.load(Ordering::Acquire) {
             new.forget_name();
         } else if into.get(name).is_some() {
-            // Of a file with several names this one was taken away meanwhile.
+            // The name was removed or replaced in the meantime; the file has other names.
             new.unlinked();
         } else {
             into.put_quietly(name, new.clone())?;
         }
         let _ = self.upper.set(new);
         if !self.fs.stays && self.kind != libc::S_IFDIR && a.nlink > 1 {
-            // Its other names are only in the lower layer: they must find this one again.
+            // The other names exist only in the lower layer; lookups of them must find this inode.
             if let Some(entry) = self.fs.links.lock().get_mut(&(a.dev, a.ino, a.btime)) {
                 entry.1 = self.me.upgrade();
             }
@@ -116,8 +116,8 @@ impl OvlInode {
         Ok(())
     }
 
-    /// Makes sure that the upper directory has an entry `name` for `child`, which has an upper inode: of a file with several lower names,
-    /// only the one by which it was copied up has.
+    /// Ensures that the upper directory has the entry `name` for `child`, which has an upper inode: of a file with
+    /// several lower names, only the name by which it was copied up has one.
     pub(super) fn own_name(&self, up: &TmpInode, name: &[u8], child: &OvlInode) -> Result<()> {
         let _dir = self.dir_lock.lock();
         if up.get(name).is_none() {
@@ -128,8 +128,8 @@ impl OvlInode {
     }
 }
 
-/// Copies the extended attributes. One that does not fit is left behind, as an attribute that the upper layer does not know would be; but not an
-/// access control list: without it the mode would mean something else.
+/// Copies the extended attributes. An attribute that cannot be stored is skipped. An access control list must be
+/// stored, since without it the mode has another meaning.
 pub(super) fn copy_xattrs(lower: &Arc<dyn Inode>, to: &Arc<TmpInode>) -> Result<()> {
     let keys = match lower.list_xattr() {
         Err(Errno::ESTALE) => return Err(Errno::ESTALE),
@@ -147,7 +147,7 @@ pub(super) fn copy_xattrs(lower: &Arc<dyn Inode>, to: &Arc<TmpInode>) -> Result<
     }
 }
 
-/// Copies the data. Holes stay holes.
+/// Copies the data and keeps holes.
 pub(super) fn copy_content(lower: &Arc<dyn Inode>, to: &Arc<TmpInode>, a: &Attr) -> Result<()> {
     let from = File::new(lower.clone().open(libc::O_RDONLY)?, libc::O_RDONLY, None);
     if a.blocks.saturating_mul(512) >= a.size {
@@ -160,7 +160,7 @@ pub(super) fn copy_content(lower: &Arc<dyn Inode>, to: &Arc<TmpInode>, a: &Attr)
             Err(Errno::ENXIO) => break,
             found => found.unwrap_or(at),
         };
-        // The lower file may have grown since it was asked for its size.
+        // The lower file may have grown since `a` was read.
         if data >= a.size {
             break;
         }

@@ -1,4 +1,5 @@
-//! Open files and directories of an overlay. A file opened for reading follows its inode to the upper layer when it is copied up.
+//! Open files and directories of an overlay. A file opened for reading switches to the upper file when its inode is
+//! copied up.
 
 use super::{Listing, OvlInode};
 use crate::error::{Errno, Result, SysResult};
@@ -34,7 +35,7 @@ pub(super) fn open(inode: Arc<OvlInode>, flags: i32) -> Result<Box<dyn FileOps>>
 
 struct OvlFile {
     inode: Arc<OvlInode>,
-    /// What was open before the copy-up, if it was.
+    /// The lower file, if it was opened before the copy-up.
     lower: Option<Box<dyn FileOps>>,
 }
 
@@ -102,9 +103,9 @@ struct OvlDir {
 }
 
 enum Entries {
-    /// Nothing was changed here: the lower layer's.
+    /// The directory is unchanged: the lower layer's file.
     Lower(Box<dyn FileOps>),
-    /// Those of both layers, as they were when the listing began; entry `i` is at offset `i + 2`.
+    /// The merged entries of both layers, taken when the listing began; entry `i` is at offset `i + 2`.
     Merged(Listing),
 }
 
@@ -130,7 +131,7 @@ impl Dir for OvlDir {
     }
     fn list(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<()> {
         if let (Some(upper), None) = (self.inode.upper.get(), &self.inode.lower) {
-            // Nothing has to be kept: entries of a directory in memory have lasting offsets.
+            // No snapshot is needed: the offsets of an in-memory directory are stable.
             return list_upper(upper, pos, sink);
         }
         let entries = self.entries.get(|| self.take())?;

@@ -1,7 +1,6 @@
 //! The lower layers of an overlay as one directory tree that never changes.
 //!
-//! Layers are looked at through their dentries, so that what the VFS has cached of them serves here. No lookup crosses
-//! mounts.
+//! Layers are accessed through their dentries, so that the VFS's caches serve here too. No lookup crosses mounts.
 
 use super::{is_opaque, Overlay};
 use crate::error::{later, Errno, Result};
@@ -15,10 +14,10 @@ use platform::executor::Rounds;
 use std::any::Any;
 use std::sync::Arc;
 
-/// A directory that is in one layer or several, the topmost first; never empty.
+/// A directory in one or more layers, the topmost first; never empty.
 pub(super) struct LayersDir {
     dirs: Arc<[Arc<Dentry>]>,
-    /// As [`Overlay::devices`].
+    /// Like [`Overlay::devices`].
     devices: Arc<[u64]>,
 }
 
@@ -89,7 +88,7 @@ impl Inode for LayersDir {
     }
 }
 
-/// The entries of all layers.
+/// The merged entries of all layers.
 #[derive(Default)]
 struct Listing {
     list: Vec<(Box<[u8]>, u64, u8)>,
@@ -101,7 +100,7 @@ struct Open {
     listing: Snapshot<Listing>,
 }
 
-/// What an entry takes beside its name.
+/// Memory of an entry in addition to its name.
 const ENTRY_COST: u64 = 96;
 
 impl LayersDir {

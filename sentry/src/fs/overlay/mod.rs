@@ -1,13 +1,15 @@
-//! Overlay: one upper layer in memory over one lower layer that never changes. That of a container's root is made by [`Overlay::root`],
-//! those that guests mount by [`mount`]: their upper layer is a directory of a tmpfs that outlives the overlay ([`Overlay::stays`]), their
-//! lower one perhaps several directories ([`layers`]).
+//! Overlay: one in-memory upper layer over one lower layer that never changes. [`Overlay::root`] creates that of a
+//! container's root. [`mount`] creates those that guests mount: their upper layer is a directory of a tmpfs that
+//! outlives the overlay ([`Overlay::stays`]), and their lower layer may consist of several directories ([`layers`]).
 //!
-//! An [`OvlInode`] begins with what the lower layer has and gets an upper inode when it is first changed ([`copy_up`]); from then on
-//! the upper one counts. An object made here has only an upper inode. A directory with both shows the entries of both, the upper ones
-//! hiding the lower; a *whiteout* (character device 0:0) in the upper directory hides a lower name. The upper inode of a copied directory remembers the
-//! lower one by reference (`below`), so that a directory can be renamed without copying what is in it.
+//! An [`OvlInode`] starts with the lower layer's inode and gets an upper one when it is first changed ([`copy_up`]);
+//! from then on the upper one is authoritative. An object created here has only an upper inode. A directory with both
+//! shows the entries of both layers; an upper entry hides a lower one of the same name, and a *whiteout* (character
+//! device 0:0) in the upper directory removes a lower name. The upper inode of a copied directory refers to the lower
+//! one (`below`), so that a directory can be renamed without copying its contents.
 //!
-//! Inode numbers are the lower layer's and stay through a copy-up; several lower names of one file are one inode here, before and after.
+//! Inode numbers are the lower layer's and survive a copy-up; several lower names of one file are one inode here,
+//! before and after.
 //!
 //! Locks: `copying`, then `dir_lock` of the parent, then the upper layer's own. `copying` may be held for long.
 
@@ -35,32 +37,33 @@ const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
 
 pub struct Overlay {
     dev: u64,
-    /// Inodes of lower files with several names, by device, number and birth (numbers are given out again); kept alive once copied up.
+    /// Inodes of lower files with several names, by device, inode number and birth time (numbers are reused). An inode
+    /// stays alive once copied up.
     links: Mutex<HashMap<(u64, u64, Timespec), Shared>>,
-    /// The lower layer's root, until it has been asked for `lower_used`.
+    /// The lower layer's root, until `lower_used` has been computed.
     lower: Mutex<Option<Arc<dyn Inode>>>,
-    /// Blocks that the lower layer has in use: it does not change.
+    /// Blocks in use in the lower layer, which does not change.
     lower_used: OnceLock<u64>,
-    /// The upper layer is there before and after: what is to be known of it is in it, and not in `below`.
+    /// The upper layer exists before and after the overlay: all state is in the layer itself, and `below` is not used.
     stays: bool,
-    /// Devices of the layers, the upper one first, where they are several: inode numbers tell them apart.
+    /// The devices of the layers, the upper one first, if there are several: they make inode numbers unique.
     devices: Vec<u64>,
     /// Keeps the layers' file systems mounted.
     _layers: Vec<Arc<Mount>>,
 }
 
-/// The inode of a lower file with several names, and the same to keep it alive.
+/// The inode of a lower file with several names, and a strong reference once it is copied up.
 type Shared = (Weak<OvlInode>, Option<Arc<OvlInode>>);
-/// The entries of a directory that is in both layers.
+/// The merged entries of a directory with both layers.
 struct Listing {
     /// Name, inode number, `DT_*`.
     list: Vec<(Box<[u8]>, u64, u8)>,
     room: Charge,
 }
 
-/// Where the number of a layer is in an inode number.
+/// The position of the layer's index in an inode number.
 const LAYER_SHIFT: u32 = 56;
-/// The attribute of a directory of a layer that hides what lower ones have.
+/// The attribute of an upper directory that hides the entries of lower ones.
 const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 const PRIVATE: &[u8] = b"trusted.overlay.";
 
@@ -68,9 +71,9 @@ fn is_opaque(dir: &dyn Inode) -> bool {
     dir.get_xattr(OPAQUE).is_ok_and(|v| v == b"y")
 }
 
-/// What an entry takes beside its name, with the room that a list has to grow.
+/// Memory of an entry in addition to its name, including the list's spare capacity.
 const LISTED_COST: u64 = 96;
-/// A listing of more entries takes some milliseconds to drop.
+/// Dropping a longer listing takes milliseconds.
 const LONG_LISTING: usize = 1 << 14;
 
 pub struct OvlInode {
@@ -80,9 +83,9 @@ pub struct OvlInode {
     ino: u64,
     lower: Option<Arc<dyn Inode>>,
     upper: OnceLock<Arc<TmpInode>>,
-    /// Where a copy-up puts it; nothing for what has an upper inode from the start.
+    /// Parent and name for a copy-up; `None` if the inode had an upper one from the start.
     place: Option<(Arc<OvlInode>, Box<[u8]>)>,
-    /// Its name was taken away before it was copied up.
+    /// The name was removed before the copy-up.
     gone: AtomicBool,
     copying: Mutex<()>,
     /// Held while an entry of this directory changes.
@@ -119,7 +122,7 @@ impl Overlay {
         Ok(OvlInode::make(&fs, a.file_type(), a.ino, Some(lower), Some(upper), None))
     }
 
-    /// The number of an inode of a layer's.
+    /// The overlay's number for an inode of a layer.
     fn number(&self, dev: u64, ino: u64) -> u64 {
         Self::number_in(&self.devices, dev, ino)
     }
@@ -128,7 +131,7 @@ impl Overlay {
         ino ^ ((layer as u64) << LAYER_SHIFT)
     }
 
-    /// Blocks of `bsize` bytes that the lower layer's file system has in use.
+    /// Blocks of `bsize` bytes in use in the lower layer's file system.
     fn lower_used(&self, bsize: u64) -> u64 {
         *self.lower_used.get_or_init(|| {
             let lower = self.lower.lock().take();
@@ -176,7 +179,7 @@ impl OvlInode {
         i
     }
 
-    /// The inode over an upper one: the one there is, or a new one.
+    /// The overlay inode of an upper inode; creates it if there is none.
     fn over(&self, upper: Arc<TmpInode>) -> Arc<OvlInode> {
         if let Some(i) = self.known(&upper) {
             return i;
@@ -184,12 +187,12 @@ impl OvlInode {
         let below = if self.fs.stays { None } else { upper.below.lock().clone() };
         OvlInode::make(&self.fs, upper.kind(), upper.ino(), below, Some(upper), None)
     }
-    /// The inode that there is over an upper one, which another overlay may have had.
+    /// The overlay inode of an upper inode, if it belongs to this overlay rather than an earlier one.
     fn known(&self, upper: &TmpInode) -> Option<Arc<OvlInode>> {
         let i = upper.owner.lock().as_ref().and_then(Weak::upgrade)?;
         Arc::ptr_eq(&i.fs, &self.fs).then_some(i)
     }
-    /// As `over`, for the entry `name` of this directory.
+    /// Like `over`, for the entry `name` of this directory.
     fn over_entry(&self, upper: Arc<TmpInode>, name: &[u8]) -> Result<Arc<OvlInode>> {
         if !self.fs.stays || !upper.is_dir() {
             return Ok(self.over(upper));
@@ -217,7 +220,7 @@ impl OvlInode {
         }
     }
 
-    /// Hides the lower entry `name`, if there is one. The upper directory has no such entry any more.
+    /// Hides the lower entry `name`, if there is one. The upper directory must not have such an entry.
     fn whiteout(&self, upper: &TmpInode, name: &[u8]) -> Result<()> {
         if self.lower_has(name)? {
             let w = upper.node(&NewNode::Char(0), 0, 0, 0, None)?;
@@ -226,7 +229,7 @@ impl OvlInode {
         Ok(())
     }
 
-    /// A directory of the upper layer alone comes to where the lower one has a name: it shows nothing of that.
+    /// Marks a directory of the upper layer as opaque if the lower layer has an entry of the same name.
     fn hide_lower(&self, dir: &TmpInode, name: &[u8]) -> Result<()> {
         if self.fs.stays && dir.is_dir() && self.lower_has(name)? {
             dir.set_xattr(OPAQUE, b"y", 0)?;
@@ -257,7 +260,7 @@ impl OvlInode {
         Ok(i)
     }
 
-    /// Whether a directory shows no entry.
+    /// Whether a directory shows no entries.
     fn is_empty(&self) -> Result<bool> {
         let mut hidden = vfs::dentry::NameMap::<()>::default();
         let mut rounds = Rounds::new();
@@ -276,7 +279,7 @@ impl OvlInode {
         Ok(empty)
     }
 
-    /// The entries that show.
+    /// The visible entries.
     fn entries(&self) -> Result<Listing> {
         let mut out = Listing { list: Vec::new(), room: dir::listing_room() };
         let mut rounds = Rounds::new();
@@ -298,7 +301,7 @@ impl OvlInode {
         full.map(|()| out)
     }
 
-    /// Shows `see` the entries of the lower layer, until it has seen enough.
+    /// Calls `see` for the entries of the lower layer until it returns false.
     fn each_lower(&self, see: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
         let Some(lower) = &self.lower else { return Ok(()) };
         let dir = File::new(lower.clone().open(libc::O_RDONLY | libc::O_DIRECTORY)?, libc::O_RDONLY, None);
@@ -321,7 +324,7 @@ impl OvlInode {
     }
 }
 
-/// The entries of a directory in memory, of which few are held at a time.
+/// The entries of an upper directory, fetched in small batches.
 fn batches(dir: &TmpInode) -> impl Iterator<Item = (Arc<[u8]>, Arc<TmpInode>)> + '_ {
     let mut pos = 0;
     std::iter::from_fn(move || {
@@ -382,7 +385,7 @@ impl Inode for OvlInode {
         };
         (a.dev, a.ino) = (self.fs.dev, self.ino);
         if self.kind == libc::S_IFDIR && self.lower.is_some() {
-            // The number of subdirectories of both layers is not known; 1 says so.
+            // The number of subdirectories is not known; a link count of 1 says so, as on other file systems.
             a.nlink = a.nlink.min(1);
         }
         Ok(a)
@@ -410,7 +413,7 @@ impl Inode for OvlInode {
             return Err(Errno::EEXIST);
         }
         if matches!(node, NewNode::Char(0)) {
-            // That would be a whiteout.
+            // The node would be a whiteout.
             return Err(Errno::EPERM);
         }
         let x = up.node(&node, mode, uid, gid, None)?;
@@ -435,10 +438,10 @@ impl Inode for OvlInode {
         if up.get(name).is_some() {
             up.take(name)?;
         } else {
-            // A lower name: of a file that was not changed, or was changed by another of its names.
+            // The name exists only in the lower layer: the file is unchanged, or was copied up by another name.
             match child.upper.get() {
                 Some(u) => u.unlinked(),
-                // A copy-up under way looks at this with our lock held, before it puts the name back.
+                // A concurrent copy-up checks `gone` under this lock before it adds the name.
                 None if child.attr()?.nlink < 2 => child.gone.store(true, Ordering::Release),
                 None => {}
             }
@@ -464,7 +467,7 @@ impl Inode for OvlInode {
         let old = ovl(moved)?;
         let victim = target.replaced.map(ovl).transpose()?;
         if self.fs.stays {
-            // As without `redirect_dir`: what shows a lower directory stays where that is.
+            // As on Linux without `redirect_dir`: a directory with lower entries cannot be moved.
             let merged = |i: &OvlInode| i.kind == libc::S_IFDIR && i.lower.is_some();
             if merged(old) || (flags.contains(RenameFlags::EXCHANGE) && victim.is_some_and(merged)) {
                 return Err(Errno::EXDEV);
@@ -492,7 +495,7 @@ impl Inode for OvlInode {
             let last = v.upper.get().is_none() && (v.kind == libc::S_IFDIR || v.attr()?.nlink < 2);
             v.gone.store(last, Ordering::Release);
             if to_up.get(new_name).is_some() {
-                // What is left in a directory that shows empty are whiteouts.
+                // An upper directory that shows no entries may hold whiteouts.
                 to_up.take(new_name)?;
             } else if let Some(u) = v.upper.get() {
                 u.unlinked();
@@ -519,13 +522,13 @@ impl Inode for OvlInode {
         match (self.upper.get(), &self.lower) {
             (Some(u), _) => {
                 let mut s = StatFs { kind: OVERLAYFS_MAGIC, ..u.statfs()? };
-                // What shows of the lower layer takes room too, which nobody can free.
+                // The lower layer's blocks count as used, and no task can free them.
                 s.blocks = s.blocks.saturating_add(self.fs.lower_used(s.bsize));
                 Ok(s)
             }
             (None, Some(l)) => match &self.place {
                 Some((p, _)) => p.statfs(),
-                // Without an upper layer.
+                // The overlay has no upper layer.
                 None if self.fs.stays => Ok(StatFs { kind: OVERLAYFS_MAGIC, ..l.statfs()? }),
                 None => Err(Errno::ESTALE),
             },
@@ -572,7 +575,7 @@ impl Inode for OvlInode {
         self.upper.get().is_none() && self.lower.as_ref().is_some_and(|l| l.gone())
     }
     fn drop_caps(&self) {
-        // What has been changed is up there.
+        // Only a copied-up file can have been written to.
         if let Some(u) = self.upper.get() {
             u.drop_caps();
         }
@@ -583,7 +586,7 @@ impl Inode for OvlInode {
 }
 
 impl Drop for OvlInode {
-    /// Lets go of the parents one by one: a tree can be deeper than our stack is.
+    /// Releases the ancestors in a loop: a tree can be deeper than the stack allows recursion.
     fn drop(&mut self) {
         let mut up = self.place.take();
         while let Some((p, _)) = up {

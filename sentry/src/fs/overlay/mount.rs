@@ -1,7 +1,7 @@
 //! Overlays that guests mount (`lowerdir=`, `upperdir=`, `workdir=`).
 //!
-//! The upper layer is a directory of a tmpfs, marked as Linux marks it: a device 0:0 hides a lower name,
-//! `trusted.overlay.opaque` what lower directories have. Without an upper layer the overlay cannot be written to.
+//! The upper layer is a directory of a tmpfs with the marks that Linux uses: a device 0:0 hides a lower name,
+//! `trusted.overlay.opaque` hides the entries of lower directories. Without an upper layer the overlay is read-only.
 
 use super::layers::LayersDir;
 use super::{Overlay, OvlInode};
@@ -14,10 +14,10 @@ use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
 
 const LOWER_MAX: usize = 500;
-/// How many overlays may lie on each other, that of a container's root apart: each lookup goes through all of them.
+/// Limit of the overlays on top of each other, not counting a container's root: each lookup goes through all of them.
 const DEPTH_MAX: u32 = 2;
 
-/// Options with the values that change nothing here.
+/// Options with the values that have no effect here.
 const FIXED: [(&[u8], &[&[u8]]); 7] = [
     (b"redirect_dir", &[b"off", b"nofollow"]),
     (b"index", &[b"off"]),
@@ -38,7 +38,7 @@ pub fn check_option(key: &[u8], value: Option<&[u8]>) -> Result<()> {
     known.then_some(()).ok_or(Errno::EINVAL)
 }
 
-/// Splits at `:`; `\` before a character takes its meaning away.
+/// Splits at `:`; `\` escapes a character.
 fn split(text: &[u8]) -> Vec<Vec<u8>> {
     let mut out = vec![Vec::new()];
     let mut chars = text.iter();
@@ -98,7 +98,7 @@ fn overlap(a: &Path, b: &Path) -> Result<bool> {
     Ok(a.dentry().is_within(b.dentry())? || b.dentry().is_within(a.dentry())?)
 }
 
-/// The upper layer's directory, if it can be one.
+/// The upper layer's directory, if it is suitable.
 fn upper_dir(upper: &Path, work: &Path) -> Result<Arc<TmpInode>> {
     if !Arc::ptr_eq(upper.mount(), work.mount()) || overlap(upper, work)? || upper.mount().read_only() {
         return Err(Errno::EINVAL);
@@ -115,12 +115,12 @@ fn tmp(p: &Path) -> Option<&TmpInode> {
     p.inode().as_any().downcast_ref()
 }
 
-/// How many overlays are one on the other in what `p` is on.
+/// The number of overlays on top of each other below `p`.
 fn depth(p: &Path) -> u32 {
     p.mount().sb().stacked()
 }
 
-/// The root of a new overlay, and how deep it lies on others.
+/// The root of a new overlay, and its depth.
 pub fn make(options: &[(Vec<u8>, Option<Vec<u8>>)], m: &Mounter<'_>) -> Result<(Arc<dyn Inode>, u32)> {
     let paths = Paths::of(options)?;
     let mut lower = Vec::new();

@@ -68,7 +68,7 @@ impl Tree {
     fn list(&self, p: &str) -> Vec<String> {
         let f = self.open(p, libc::O_RDONLY | libc::O_DIRECTORY).unwrap();
         let mut out = Vec::new();
-        // One entry at a time, so that offsets are used.
+        // One entry per call, so that the offsets are tested.
         let mut pos = 0;
         loop {
             let mut got = None;
@@ -146,7 +146,7 @@ fn directories_move_with_their_lower_entries() {
     assert_eq!(t.list("/"), ["f", "f2", "moved", "one"]);
     assert_eq!(t.list("/moved"), ["e", "x"]);
     assert_eq!(deep.display(&t.root).unwrap(), b"/moved/e/deep");
-    // A change below copies up into the moved directory, and the old name stays away.
+    // A change below the moved directory is copied up into it, and the old name stays gone.
     t.rm("/moved/e/deep").unwrap();
     t.rmdir("/moved/e").unwrap();
     assert_eq!(t.list("/"), ["f", "f2", "moved", "one"]);
@@ -190,7 +190,7 @@ fn removed_but_open_files_live_on() {
     assert_eq!(Tree::read_file(&f), "22");
     assert_eq!(f.attr().unwrap().nlink, 0);
     assert_eq!(f.path.as_ref().unwrap().display(&t.root).unwrap(), b"/one (deleted)");
-    // Not yet copied up when its name goes: a later change does not bring the name back.
+    // The name is removed before the copy-up: a later change does not bring it back.
     let place = t.find("/d/x").unwrap();
     t.rm("/d/x").unwrap();
     ops::chmod(&place, 0o600, &t.cred).unwrap();
@@ -232,7 +232,7 @@ fn a_removed_name_stays_removed_when_another_is_copied_up() {
     assert_eq!((t.read("f2").as_str(), Tree::read_file(&open).as_str()), ("new", "new"));
 }
 
-/// The size that is known of the lower file may be that of a moment ago.
+/// The cached size of the lower file may be outdated.
 #[test]
 fn a_sparse_file_that_has_grown_is_copied_up_to_the_size_that_was_known() {
     let lower = TmpFs::root(&TmpOptions::default(), None);
@@ -263,7 +263,7 @@ fn only_listings_of_both_layers_are_kept_and_they_have_a_bound() {
         });
         r.map(|()| f)
     };
-    // Far more than there is memory for, if each kept its entries.
+    // The memory would not suffice if each open directory kept its entries.
     let open: Vec<_> = (0..100).map(|_| begin("new").unwrap()).collect();
     let merged: Vec<_> = (0..100).map_while(|_| begin("d").ok()).collect();
     assert!(!merged.is_empty() && merged.len() < 10);
@@ -271,7 +271,7 @@ fn only_listings_of_both_layers_are_kept_and_they_have_a_bound() {
     drop(merged);
     assert_eq!(t.list("d").len(), 2002);
     assert_eq!(t.list("new").len(), 2000);
-    // An entry that goes meanwhile changes no other's offset.
+    // Removing an entry changes the offset of no other.
     t.rm(&format!("new/{:0200}", 0)).unwrap();
     let mut at = Vec::new();
     open[0]
@@ -297,7 +297,7 @@ fn a_hard_link_that_is_replaced_leaves_its_file_the_other_name() {
 }
 
 #[test]
-fn what_has_no_name_gets_none() {
+fn linking_unnamed_files() {
     let t = Tree::new();
     for (name, changed) in [("/one", false), ("/d/x", true)] {
         if changed {
@@ -307,7 +307,7 @@ fn what_has_no_name_gets_none() {
         t.rm(name).unwrap();
         assert_eq!(ops::link(&place, &t.parent("/again"), &t.cred), Err(Errno::ENOENT), "{name}");
     }
-    // But for one that was made without.
+    // A file created without a name can be linked once, unless it was opened with `O_EXCL`.
     let f = t.open("/d", libc::O_TMPFILE | libc::O_RDWR).unwrap();
     let place = f.path.as_ref().unwrap();
     ops::link(place, &t.parent("/first"), &t.cred).unwrap();
@@ -330,7 +330,7 @@ fn a_lower_device_with_the_number_of_a_whiteout_is_a_device() {
 }
 
 #[test]
-fn a_copy_keeps_what_the_hosts_mount_forbids() {
+fn a_copy_keeps_the_host_mounts_restrictions() {
     let t = Tree::new();
     let lower = ovl(t.root.inode()).unwrap().lower.clone().unwrap().lookup(b"one").unwrap();
     lower.as_any().downcast_ref::<TmpInode>().unwrap().limit(MountFlags::NOSUID);

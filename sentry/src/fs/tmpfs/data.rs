@@ -1,11 +1,11 @@
-//! Content of a regular file of a tmpfs: small ones in the heap, grown or mapped ones in a memfd, which guests can map and which may be sparse.
-//! A memfd takes a descriptor of the Sentry's, which are few: where too many are in use already, a file that is not mapped
-//! has [`Pages`] of the heap, with holes too.
+//! Content of a regular file of a tmpfs. Small files are in the heap. Large or mapped ones are in a memfd, which guests
+//! can map and which may be sparse. A memfd takes a descriptor of the Sentry: when too many are in use, an unmapped
+//! file is stored in heap [`Pages`], which may have holes too.
 //!
-//! What a write may take is counted before it is written, so that files together never hold more than is counted.
-//! Where there are no holes the length says exactly what that is; where there are, every byte counts as new until the
-//! host is asked (`settle`). What is in the heap counts against what all files together may have of that ([`Heap`]),
-//! too: what finds no more room goes to a memfd.
+//! A write is charged before it is carried out, so that all files together never hold more than is charged. Without
+//! holes the length determines the exact charge; with holes every byte written counts as new until the host is asked
+//! (`settle`). Content in the heap also counts against the heap budget of all files ([`Heap`]); content beyond that
+//! budget goes to a memfd.
 
 use super::pages::Pages;
 use super::{TmpFs, HEAP, PAGE};
@@ -21,17 +21,17 @@ use std::sync::Arc;
 const HEAP_MAX: u64 = 128 * 1024;
 /// Bytes moved at a time between a memfd and a guest.
 const CHUNK: usize = 1 << 20;
-/// A file that has more than this in pages gets a memfd if there is one to be had at all.
+/// A larger file in pages is moved to a memfd if any descriptor is left.
 const PAGES_MAX: u64 = 4 << 20;
 /// Bytes moved at a time between pages and a guest.
 const PART: usize = 64 * 1024;
-/// Bytes that a memfd with holes may have counted too much before the host is asked.
+/// Limit of the overestimated charge of a sparse memfd before the host is asked.
 const RECOUNT: u64 = 128 * 1024;
 
-/// Bytes that the host takes milliseconds to give back.
+/// Freeing more than this takes the host milliseconds.
 const LONG: u64 = 16 << 20;
 
-/// What a content has of [`HEAP`]: what its store holds, or is about to.
+/// A file's charge against [`HEAP`]: what its store holds, or is about to hold.
 struct Heap(Charge);
 
 impl Default for Heap {
@@ -46,15 +46,15 @@ pub struct Data {
     heap: Heap,
     /// Bytes counted against the file system's limit.
     charged: u64,
-    /// Of those, what was counted without a look at whether it was there before.
+    /// The part of `charged` that may have been charged twice: pages that may have existed before.
     unsettled: u64,
-    /// What `blocks` said, plus one; 0 when that may have changed.
+    /// The cached result of `blocks` plus one; 0 if it may have changed.
     blocks: AtomicU64,
-    /// Guests may change it behind our back.
+    /// The file is mapped shared and writable: guests may change it without a call.
     mapped: bool,
-    /// A guest's process was given a descriptor that can write: it may have kept it, or a mapping that is not known.
+    /// A guest process has received a writable descriptor and may keep it or an unknown mapping.
     given: bool,
-    /// There may be holes in it. To look at one through a mapping would fill it.
+    /// There may be holes. Reading one through a mapping would allocate it.
     sparse: bool,
 }
 
@@ -74,7 +74,7 @@ fn pages(n: u64) -> u64 {
     n.div_ceil(PAGE) * PAGE
 }
 
-/// Gives back what a content that became shorter does not need any more: only its length is counted.
+/// Releases capacity after a truncation: only the length is charged.
 fn trim(v: &mut Vec<u8>) {
     let keep = pages(v.len() as u64) as usize;
     if v.capacity() > 2 * keep {
@@ -110,13 +110,13 @@ impl Data {
             }
         }
     }
-    /// It is about to be mapped writable and shared.
+    /// Records that the file is about to be mapped shared and writable.
     pub fn set_mapped(&mut self) {
         self.mapped = true;
         *self.blocks.get_mut() = 0;
     }
 
-    /// A guest's process gets the memfd's own descriptor.
+    /// Records that a guest process gets the memfd's own descriptor.
     pub fn set_given(&mut self) {
         self.given = true;
     }
@@ -136,7 +136,7 @@ impl Data {
         }
     }
 
-    /// Counts what is in the heap now: no more than was counted before it was put there.
+    /// Lowers the charge to what the heap holds now.
     fn recount(&mut self) {
         let now = match &self.store {
             Store::Heap(v) => pages(v.len() as u64),
@@ -146,7 +146,7 @@ impl Data {
         self.heap.0.set(now);
     }
 
-    /// Counts `bytes` of heap; if there is no more, has the content in a memfd.
+    /// Charges `bytes` of heap; if the budget is used up, moves the content to a memfd.
     fn have_heap(&mut self, fs: &TmpFs, bytes: u64) -> Result<()> {
         if self.heap.0.set(bytes) {
             return Ok(());
@@ -159,7 +159,7 @@ impl Data {
         self.move_to(fs, f)
     }
 
-    /// Writes at `offset` and grows as needed.
+    /// Writes at `offset` and grows the file as needed.
     pub fn write(&mut self, fs: &TmpFs, src: &mut Src<'_>, offset: u64) -> Result<usize> {
         let r = self.write_counted(fs, src, offset);
         self.recount();
@@ -173,7 +173,7 @@ impl Data {
             return Ok(0);
         }
         let end = offset.checked_add(want as u64).filter(|e| *e <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
-        // On the heap there are no holes.
+        // Content in the heap vector has no holes.
         self.sparse |= offset > pages(self.len());
         if end > HEAP_MAX || offset > pages(self.len()) {
             self.outgrow(fs)?;
@@ -194,7 +194,7 @@ impl Data {
                 let r = src.take(&mut v[from..end]);
                 let n = *r.as_ref().unwrap_or(&0);
                 if n < want {
-                    // What was not written does not make the file longer.
+                    // A partial write extends the file only by what was written.
                     let keep = if n == 0 { len } else { (from + n).max(len) };
                     v.truncate(keep);
                     trim(v);
@@ -216,7 +216,7 @@ impl Data {
             let mut n = buf.len().min(want - done);
             let mut more = p.missing(at, at + n as u64);
             if more > fs.room() {
-                // There may be room for this page.
+                // There may be room for one more page.
                 n = n.min((PAGE - at % PAGE) as usize);
                 more = p.missing(at, at + n as u64);
             }
@@ -271,7 +271,7 @@ impl Data {
             let n = *r.as_ref().unwrap_or(&0);
             if n < part {
                 if f.len() > len {
-                    // What was not written does not make the file longer.
+                    // A partial write extends the file only by what was written.
                     f.set_len((at + n as u64).max(len))?;
                 }
                 self.settle(fs);
@@ -286,7 +286,7 @@ impl Data {
         Ok(done)
     }
 
-    /// Counts what writing up to `want` bytes at `at` of the memfd may take; gives how many of them there is room for.
+    /// Charges a write of up to `want` bytes at `at` of the memfd; returns how many bytes there is room for.
     fn reserve(&mut self, fs: &TmpFs, at: u64, want: usize) -> Result<usize> {
         if self.unsettled >= RECOUNT {
             self.settle(fs);
@@ -295,7 +295,7 @@ impl Data {
             return Ok(want);
         }
         self.settle(fs);
-        // Whole pages of what is left, and what the last page has anyway.
+        // The room left in whole pages, plus the rest of the last page, which is charged already.
         let first = if self.sparse { at / PAGE * PAGE } else { pages(self.len()).max(at / PAGE * PAGE) };
         let end = first.saturating_add(fs.room() / PAGE * PAGE);
         let want = want.min(usize::try_from(end.saturating_sub(at)).unwrap_or(want));
@@ -373,7 +373,7 @@ impl Data {
         }
     }
 
-    /// Finds out what there is (of a memfd, from the host), and counts that.
+    /// Sets the charge to the memory in use; for a memfd the host tells it.
     fn settle(&mut self, fs: &TmpFs) {
         let now = match &self.store {
             Store::Heap(_) => return,
@@ -384,7 +384,7 @@ impl Data {
         (self.charged, self.unsettled) = (now, 0);
     }
 
-    /// Has a store that may be long and have holes.
+    /// Switches to a store that may be large and sparse.
     fn outgrow(&mut self, fs: &TmpFs) -> Result<()> {
         let what = match &self.store {
             Store::Heap(_) => Use::Content,
@@ -394,7 +394,7 @@ impl Data {
         match (SharedFile::new(what), &self.store) {
             (Ok(f), _) => self.move_to(fs, f),
             (Err(Errno::EMFILE | Errno::ENFILE), Store::Heap(v)) => {
-                // What is there is counted.
+                // This memory is charged already.
                 let mut p = Pages::default();
                 p.write(0, v);
                 self.store = Store::Pages(p);
@@ -406,7 +406,7 @@ impl Data {
         }
     }
 
-    /// Moves the content to a memfd, if it is not there. `ENFILE` if there is none to be had.
+    /// Moves the content to a memfd unless it is in one. `ENFILE` if no descriptor is left.
     pub fn share(&mut self, fs: &TmpFs) -> Result<&SharedFile> {
         *self.blocks.get_mut() = 0;
         if !matches!(self.store, Store::Shared(_)) {
@@ -425,19 +425,19 @@ impl Data {
                 for (at, piece) in p.pieces() {
                     f.copy_in(at, piece)?;
                 }
-                // Pages behind the end come with fallocate(2) only, and are not kept.
+                // Pages beyond the end exist only after fallocate(2); they are not moved.
                 self.sparse = true;
             }
             Store::Shared(_) => return Ok(()),
         }
-        // It is counted already.
+        // The content is charged already.
         self.store = Store::Shared(Arc::new(f));
         self.recount();
         self.settle(fs);
         Ok(())
     }
 
-    /// Moves the content out of a memfd that nothing but this refers to, so that its descriptor is free again. Says whether it did.
+    /// Moves the content out of a memfd that has no other user, which frees its descriptor. True if it did.
     pub fn unshare(&mut self, fs: &TmpFs) -> bool {
         let done = self.unshare_counted(fs);
         self.recount();
@@ -446,14 +446,14 @@ impl Data {
 
     fn unshare_counted(&mut self, fs: &TmpFs) -> bool {
         let Store::Shared(f) = &self.store else { return false };
-        // It may have changed since it was counted, through mappings that are gone.
+        // The size is read from the host: mappings that are gone may have changed it since it was charged.
         if f.fd_is_used() || self.charged > PAGES_MAX || !self.heap.0.set((f.blocks() * 512).min(pages(f.len()))) {
             return false;
         }
         let mut p = Pages::default();
         let mut buf = [0; PAGE as usize];
         let mut at = 0;
-        // Of a sparse file, what has data.
+        // Only data is copied; holes stay holes.
         while let Some(from) = self.seek(at, libc::SEEK_DATA).ok().map(|d| d / PAGE * PAGE) {
             let n = f.copy_out(from, &mut buf);
             if n == 0 {
@@ -470,7 +470,7 @@ impl Data {
         true
     }
 
-    /// Moves the content to a new memfd if anything but this could write to the one that it is in.
+    /// Moves the content to a new memfd if a guest may still be able to write to the current one.
     pub fn renew(&mut self, fs: &TmpFs) -> Result<()> {
         let Store::Shared(old) = &self.store else { return Ok(()) };
         if !self.given {
@@ -485,7 +485,7 @@ impl Data {
         Ok(())
     }
 
-    /// Copies a content of `len` bytes; holes stay holes.
+    /// Copies `len` bytes of content; holes stay holes.
     fn copy_to(&self, to: &SharedFile, len: u64) -> Result<()> {
         let Store::Shared(from) = &self.store else { return Ok(()) };
         let mut buf = vec![0; CHUNK.min(usize::try_from(len).unwrap_or(CHUNK))];
@@ -515,7 +515,7 @@ impl Data {
         Ok(())
     }
 
-    /// fallocate(2): `offset + len` has been checked.
+    /// fallocate(2); the caller has checked `offset + len`.
     pub fn fallocate(&mut self, fs: &TmpFs, mode: i32, offset: u64, len: u64) -> Result<()> {
         *self.blocks.get_mut() = 0;
         let end = offset.checked_add(len).filter(|e| *e <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
@@ -526,7 +526,7 @@ impl Data {
                     return Err(Errno::ENOSPC);
                 }
                 let was = self.len();
-                // Pages behind the end: the length does not tell any more what there is.
+                // Pages beyond the end: the length does not determine the charge any more.
                 self.sparse |= keep && end > pages(was);
                 if !keep && end > self.len() {
                     self.set_len(fs, end)?;
@@ -541,7 +541,7 @@ impl Data {
                         return Err(e);
                     }
                 }
-                // Counted first; what was there before is found out afterwards.
+                // Charges the maximum first; `settle` corrects it afterwards.
                 let most = self.charged + (pages(end) - offset / PAGE * PAGE);
                 if let Err(e) = fs.charge(self.charged, most) {
                     self.set_len(fs, was)?;
@@ -615,7 +615,7 @@ impl Data {
                 } else {
                     nix::unistd::Whence::SeekHole
                 };
-                // The host looks at each page.
+                // The host scans every page.
                 let find = || nix::unistd::lseek(&*f.fd(), offset as i64, how);
                 let at = if f.len() - offset > 16 * LONG { platform::executor::aside(find) } else { find() }?;
                 Ok(at as u64)
@@ -623,7 +623,7 @@ impl Data {
         }
     }
 
-    /// Gives the memory back to the limit, and at once or soon to the host.
+    /// Returns the charge, and frees the memory (a large content in the background).
     pub fn release(&mut self, fs: &TmpFs) {
         fs.recharge(self.charged, 0);
         self.charged = 0;

@@ -11,17 +11,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-/// Marks a nameless file that linkat(2) may name (`O_TMPFILE` without `O_EXCL`), until it has.
+/// Marks an unnamed file that linkat(2) may link once (`O_TMPFILE` without `O_EXCL`); true once linked.
 #[derive(Default)]
 pub struct Linkable(pub std::sync::atomic::AtomicBool);
 
-/// Content of a regular file, for tmpfs and overlay alike.
+/// Content of a regular file, shared by tmpfs and overlay.
 impl TmpInode {
     pub fn read_at(&self, dst: &mut Dst<'_>, offset: u64) -> Result<usize> {
         self.data()?.read().read(dst, offset)
     }
 
-    /// Writes at `offset`, or at the end. Returns the count and the position after it.
+    /// Writes at `offset`, or at the end. Returns the count and the new position.
     pub fn write_at(&self, src: &mut Src<'_>, offset: u64, append: bool) -> Result<(usize, u64)> {
         let mut d = self.data()?.write();
         let at = if append { d.len() } else { offset };
@@ -62,7 +62,7 @@ impl TmpInode {
         Ok(())
     }
 
-    /// A descriptor to map: writable only for a file open for writing.
+    /// A descriptor to map: writable only if the file is open for writing.
     pub fn map_source(&self, writable: bool, write_shared: bool) -> Result<MapSource> {
         let fd = match self.mappable(writable, write_shared) {
             Err(Errno::EMFILE | Errno::ENFILE) if super::mapped::make_room() => self.mappable(writable, write_shared),
@@ -76,7 +76,7 @@ impl TmpInode {
         if write_shared && seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 {
             return Err(Errno::EPERM);
         }
-        // Held to the end: until then nothing but this lock keeps the memfd.
+        // Held to the end: only this lock keeps [`unmap`](Self::unmap) from moving the content.
         let mut d = self.data()?.write();
         if write_shared {
             d.set_mapped();
@@ -86,7 +86,7 @@ impl TmpInode {
             d.set_given();
         }
         if write_shared {
-            // One for writable shared mappings alone: it is in use as long as there is one.
+            // A separate descriptor for shared writable mappings: its reference count tells whether any exists.
             let mut writable = self.mapped_writable.lock();
             if let Some(fd) = writable.upgrade() {
                 return Ok(fd);
@@ -108,7 +108,7 @@ impl TmpInode {
         Ok(fd)
     }
 
-    /// Moves the content out of its memfd if there is no mapping of it any more. Says whether it did.
+    /// Moves the content out of its memfd if the file is not mapped any more. True if it did.
     pub(super) fn unmap(&self) -> bool {
         let Some(mut d) = self.data().ok().and_then(|d| d.try_write()) else { return false };
         let mut read_only = self.read_only.lock();
@@ -124,7 +124,7 @@ impl TmpInode {
     pub fn seals(&self) -> i32 {
         self.seals.load(Ordering::Relaxed) as i32
     }
-    /// memfd_create(2): whether seals can be added.
+    /// Sets whether seals can be added (memfd_create(2)).
     pub fn allow_sealing(&self, allow: bool) {
         self.seals.store(if allow { 0 } else { libc::F_SEAL_SEAL as u32 }, Ordering::Relaxed);
     }
@@ -138,7 +138,7 @@ impl TmpInode {
         if add & !all != 0 {
             return Err(Errno::EINVAL);
         }
-        // The lock keeps a write from being in progress.
+        // The lock excludes a write in progress.
         let mut d = self.data()?.write();
         if self.seals() & libc::F_SEAL_SEAL != 0 {
             return Err(Errno::EPERM);
@@ -147,8 +147,8 @@ impl TmpInode {
         if add & libc::F_SEAL_WRITE != 0 && mapped {
             return Err(Errno::EBUSY);
         }
-        // A process may have kept a descriptor to write with, or a mapping that is not known: what it keeps is not the
-        // file's any more. Known mappings may write on below `F_SEAL_FUTURE_WRITE`, for all to see.
+        // A process may have kept a writable descriptor or an unknown mapping, so the content is moved away from it.
+        // Known mappings may continue to write under `F_SEAL_FUTURE_WRITE`, and their writes must stay visible.
         if add & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0 && !mapped {
             d.renew(self.fs()).map_err(|e| if e == Errno::ENFILE { Errno::ENOMEM } else { e })?;
             *self.read_only.lock() = None;
@@ -158,7 +158,7 @@ impl TmpInode {
     }
 }
 
-/// `lseek` for a file with content in `inode`.
+/// `lseek` for a file whose content is in `inode`.
 pub fn seek(inode: &TmpInode, file: &File, offset: i64, whence: i32, current: u64) -> Result<u64> {
     match whence {
         libc::SEEK_DATA | libc::SEEK_HOLE => inode.seek_data(u64::try_from(offset).map_err(|_| Errno::ENXIO)?, whence),

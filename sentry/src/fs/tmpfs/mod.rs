@@ -1,8 +1,8 @@
-//! tmpfs: files in memory (tmpfs(5)). Also the upper layer of the overlay, and what `memfd_create` makes.
+//! tmpfs: files in memory (tmpfs(5)). Also the upper layer of the overlay, and the files of `memfd_create`.
 //!
-//! An inode's mode, owner and link count are atomics, so that the checks of a path walk take no lock; its content is in [`data`]. Entries of
-//! a directory are kept in the order they were made, each under a number that never changes: that number is the directory offset.
-//! All memory counts against the limit of the file system (`ENOSPC`).
+//! An inode's mode, owner and link count are atomics, so that the checks of a path walk take no lock; its content is in
+//! [`data`]. Directory entries are kept in creation order under a number that never changes: the directory offset. All
+//! memory counts against the limit of the file system (`ENOSPC`).
 
 pub mod data;
 pub mod file;
@@ -28,22 +28,21 @@ use std::sync::{Arc, LazyLock, Weak};
 
 pub const TMPFS_MAGIC: u64 = 0x0102_1994;
 pub const PAGE: u64 = 4096;
-/// Most bytes of extended attributes on one inode.
-/// The attribute that gives a program capabilities.
+/// The extended attribute with the capabilities of a program.
 const FILE_CAPS: &[u8] = b"security.capability";
 const HAS_ACL: u8 = 1;
 const HAS_DEFAULT: u8 = 2;
+/// Limit of the extended attributes of one inode, in bytes.
 const XATTR_TOTAL: u64 = 128 * 1024;
 
-/// Longest text of a symbolic link that is part of its inode; a longer one takes a page.
+/// A shorter symbolic link text is stored in the inode; a longer one is charged a page.
 const SHORT_TEXT: usize = 128;
-/// What the inodes, names, attributes and contents of all tmpfs take of the heap. Contents go to memory files when
-/// there is no more.
+/// The heap budget of all tmpfs: inodes, names, attributes and contents. Contents go to memfds when it is used up.
 static HEAP: LazyLock<Budget> = LazyLock::new(|| Budget::new(of_heap(u64::MAX, 20)));
-/// What an inode, or a further name of one, takes at most.
+/// Charge for an inode, or for an additional name of one.
 const NODE_COST: u64 = 1024;
 
-/// What an extended attribute takes beside its name and its value.
+/// Charge for an extended attribute in addition to its name and value.
 const XATTR_COST: usize = 64;
 
 fn text_cost(text: &[u8]) -> u64 {
@@ -57,13 +56,13 @@ fn xattr_cost(name: &[u8], value: &[u8]) -> u64 {
     (name.len() + value.len() + XATTR_COST) as u64
 }
 
-/// Gives a read-only descriptor of a memfd.
+/// Reopens a memfd read-only.
 pub type Reopen = dyn Fn(BorrowedFd<'_>) -> Result<OwnedFd> + Send + Sync;
 
-/// What one tmpfs may take, and how its root looks.
+/// The limits of a tmpfs, and the attributes of its root.
 #[derive(Clone, Debug)]
 pub struct TmpOptions {
-    /// Most bytes of content.
+    /// Limit of the content, in bytes.
     pub size: u64,
     pub inodes: u64,
     pub mode: u32,
@@ -74,7 +73,7 @@ pub struct TmpOptions {
 }
 
 impl Default for TmpOptions {
-    /// Half of the host's memory, as Linux.
+    /// Half of the host's memory, as on Linux.
     fn default() -> Self {
         let pages = nix::unistd::sysconf(nix::unistd::SysconfVar::_PHYS_PAGES).ok().flatten().unwrap_or(1 << 18);
         let pages = u64::try_from(pages).unwrap_or(1 << 18) / 2;
@@ -82,7 +81,7 @@ impl Default for TmpOptions {
     }
 }
 
-/// What all inodes of one tmpfs share.
+/// The state that all inodes of one tmpfs share.
 pub struct TmpFs {
     pub dev: u64,
     limit: u64,
@@ -94,7 +93,7 @@ pub struct TmpFs {
 }
 
 impl TmpFs {
-    /// A new file system's root directory.
+    /// Creates a file system; returns its root directory.
     pub fn root(options: &TmpOptions, reopen: Option<Arc<Reopen>>) -> Arc<TmpInode> {
         let fs = Arc::new(TmpFs {
             dev: anonymous_dev(),
@@ -112,13 +111,13 @@ impl TmpFs {
         TmpInode::make(&fs, ino, mode, options.uid, options.gid, 0, Body::Dir(RwLock::default()))
     }
 
-    /// A mount of a new tmpfs.
+    /// Mounts a new tmpfs.
     pub fn mount(options: &TmpOptions, flags: MountFlags, reopen: Option<Arc<Reopen>>) -> Result<Arc<Mount>> {
         let shown = format!("size={}k,mode={:o}", options.size / 1024, options.mode);
         Mount::of(TmpFs::root(options, reopen), SuperBlock::new("tmpfs", b"tmpfs", shown), flags)
     }
 
-    /// Counts `new` bytes instead of `old`.
+    /// Changes the charge from `old` to `new` bytes.
     fn charge(&self, old: u64, new: u64) -> Result<()> {
         if new <= old {
             self.used.fetch_sub(old - new, Ordering::Relaxed);
@@ -131,7 +130,7 @@ impl TmpFs {
         }
         Ok(())
     }
-    /// As `charge`, for what is in the heap and is no content.
+    /// Like `charge`, for heap memory other than content.
     fn charge_heap(&self, old: u64, new: u64) -> Result<()> {
         self.charge(old, new)?;
         if new <= old {
@@ -146,7 +145,7 @@ impl TmpFs {
         self.recharge(old, 0);
         HEAP.give_back(old);
     }
-    /// Counts one more inode, or a name of one that has another already.
+    /// Charges one more inode, or an additional name.
     fn count_node(&self) -> Result<()> {
         if self.inodes.load(Ordering::Relaxed) >= self.inode_limit || !HEAP.add(NODE_COST) {
             return Err(Errno::ENOSPC);
@@ -158,7 +157,7 @@ impl TmpFs {
         self.inodes.fetch_sub(n, Ordering::Relaxed);
         HEAP.give_back(n * NODE_COST);
     }
-    /// As `charge`, for what has happened already.
+    /// Like `charge`, after the fact: cannot fail.
     fn recharge(&self, old: u64, new: u64) {
         self.used.fetch_add(new.wrapping_sub(old), Ordering::Relaxed);
     }
@@ -193,7 +192,7 @@ struct Times {
 /// Offset of the first entry after `.` and `..`.
 const FIRST: u64 = 2;
 
-/// A table of more names takes some milliseconds to grow.
+/// Growing a larger table takes milliseconds.
 const MANY_NAMES: usize = 1 << 16;
 
 struct Dir {
@@ -220,7 +219,7 @@ impl Dir {
         }
         let (len, room) = (self.names.len(), self.names.capacity());
         if len == room && len > MANY_NAMES {
-            // Each name is hashed again.
+            // Growing rehashes every name.
             platform::executor::aside(|| self.names.reserve(len));
         }
         let name: Arc<[u8]> = name.into();
@@ -229,7 +228,7 @@ impl Dir {
         self.next += 1;
         None
     }
-    /// Takes all out. There may be millions.
+    /// Moves all entries out, of which there may be millions.
     fn clear(&mut self, into: &mut Vec<Arc<TmpInode>>, rounds: &mut Rounds) {
         for name in std::mem::take(&mut self.names) {
             rounds.next();
@@ -262,37 +261,37 @@ pub struct TmpInode {
     uid: AtomicU32,
     gid: AtomicU32,
     nlink: AtomicU32,
-    /// Names that link(2) gave it: each counts as an inode, since it takes about as much.
+    /// Names added by link(2): each is charged like an inode.
     links: AtomicU32,
     rdev: u64,
     times: Mutex<Times>,
     body: Body,
     xattrs: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
-    /// `xattrs` may hold file capabilities; changes under its lock.
+    /// `xattrs` may hold file capabilities; changes under the lock of `xattrs`.
     caps: AtomicBool,
-    /// Which access control lists `xattrs` holds ([`HAS_ACL`], [`HAS_DEFAULT`]); changes under its lock.
+    /// The access control lists in `xattrs` ([`HAS_ACL`], [`HAS_DEFAULT`]); changes under the lock of `xattrs`.
     acls: AtomicU8,
-    /// The access control list decoded, while it is kept; changes under the lock of `xattrs`.
+    /// The decoded access control list, while in use; changes under the lock of `xattrs`.
     decoded: Mutex<Weak<Acl>>,
     extra: InodeExtra,
-    /// `F_SEAL_*` of a memfd; files in a tree have `F_SEAL_SEAL`.
+    /// `F_SEAL_*` of a memfd; files in a directory tree have `F_SEAL_SEAL`.
     seals: AtomicU32,
-    /// What its writable shared mappings hold.
+    /// The descriptor that the shared writable mappings hold.
     mapped_writable: Mutex<Weak<OwnedFd>>,
     read_only: Mutex<Option<Arc<OwnedFd>>>,
-    /// It is among those that [`mapped`] knows.
+    /// [`mapped`] has recorded it.
     was_mapped: AtomicBool,
-    /// Overlay: the lower directory whose entries show through; and the overlay's inode over this one.
+    /// Overlay: the lower directory whose entries are merged in; and the overlay inode of this one.
     pub below: Mutex<Option<Arc<dyn Inode>>>,
     pub owner: Mutex<Option<Weak<super::overlay::OvlInode>>>,
-    /// An overlay changes this directory's entries.
+    /// Set for a directory that an overlay may change.
     in_overlay: AtomicBool,
-    /// Overlay: what the mount forbids that this was copied from ([`Inode::limits`]).
+    /// Overlay: restrictions of the mount that this was copied from ([`Inode::limits`]).
     limits: AtomicU32,
 }
 
 impl TmpInode {
-    /// It has been counted.
+    /// Creates an inode that the caller has charged.
     fn make(fs: &Arc<TmpFs>, ino: u64, mode: u32, uid: u32, gid: u32, rdev: u64, body: Body) -> Arc<TmpInode> {
         let now = Timespec::now();
         let nlink = if matches!(body, Body::Dir(_)) { 2 } else { 1 };
@@ -324,7 +323,7 @@ impl TmpInode {
         })
     }
 
-    /// A node in no directory yet. `ino`: a number to have instead of the next free one.
+    /// Creates a node without a name. `ino`: its inode number, instead of the next free one.
     pub fn node(&self, node: &NewNode<'_>, mode: u32, uid: u32, gid: u32, ino: Option<u64>) -> Result<Arc<TmpInode>> {
         let fs = &self.fs;
         let (kind, rdev, body) = match node {
@@ -348,7 +347,7 @@ impl TmpInode {
     pub fn fs(&self) -> &Arc<TmpFs> {
         &self.fs
     }
-    /// An overlay changes this directory's entries from now on.
+    /// Marks this directory as changeable by an overlay: the dentry cache must not rely on its entries.
     pub fn used_by_overlay(&self) {
         if self.is_dir() && !self.in_overlay.swap(true, Ordering::Relaxed) {
             super::vfs::dentry::something_is_volatile();
@@ -372,12 +371,12 @@ impl TmpInode {
     pub fn is_dir(&self) -> bool {
         matches!(self.body, Body::Dir(_))
     }
-    /// Overlay: forbids this as well.
+    /// Overlay: adds restrictions.
     pub fn limit(&self, limits: super::vfs::MountFlags) {
         self.limits.fetch_or(limits.bits(), Ordering::Relaxed);
     }
-    /// Overlay: the mark of a name that the lower layer has and that is gone. A device of the lower layer's can have this number as well, but no
-    /// mark is an inode of the overlay's.
+    /// Overlay: whether this marks a removed lower name. A lower device may have the number 0:0 too, but a whiteout
+    /// never has an overlay inode.
     pub fn is_whiteout(&self) -> bool {
         self.rdev == 0 && self.kind() == libc::S_IFCHR && self.owner.lock().is_none()
     }
@@ -399,14 +398,14 @@ impl TmpInode {
         let now = Timespec::now();
         f(&mut self.times.lock(), now);
     }
-    /// The content or the entries changed.
+    /// Updates the times after the content or the entries changed.
     pub(super) fn modified(&self) {
         self.touch(|t, now| (t.mtime, t.ctime) = (now, now));
     }
     fn changed(&self) {
         self.touch(|t, now| t.ctime = now);
     }
-    /// It was read: atime as `relatime` has it.
+    /// Updates atime after a read, by the rules of `relatime`.
     pub fn accessed(&self) {
         let mut t = self.times.lock();
         if t.atime <= t.mtime || t.atime <= t.ctime {
@@ -417,7 +416,7 @@ impl TmpInode {
     pub fn get(&self, name: &[u8]) -> Option<Arc<TmpInode>> {
         self.dir().ok()?.read().get(name).cloned()
     }
-    /// Puts a node under a name, instead of what has the name now.
+    /// Adds an entry, or replaces the one of that name.
     pub fn put(&self, name: &[u8], inode: Arc<TmpInode>) -> Result<()> {
         let is_dir = inode.is_dir();
         let old = self.dir()?.write().put(name, inode);
@@ -430,7 +429,7 @@ impl TmpInode {
         self.modified();
         Ok(())
     }
-    /// As `put` for a name that shows already, only from a lower layer: no time changes.
+    /// Like `put`, for a copy-up: the name is visible already, so no time changes.
     pub fn put_quietly(&self, name: &[u8], inode: Arc<TmpInode>) -> Result<()> {
         if inode.is_dir() {
             self.nlink.fetch_add(1, Ordering::Relaxed);
@@ -441,13 +440,13 @@ impl TmpInode {
     pub fn set_nlink(&self, n: u32) {
         self.nlink.store(n, Ordering::Relaxed);
     }
-    /// A name of it that no directory of this file system has was removed.
+    /// Updates inode and link count after a name outside of this file system was removed.
     pub fn unlinked(&self) {
-        // The count of a lower layer's names cannot be trusted to be right.
+        // The link count of a lower layer's file may be wrong.
         let _ = self.nlink.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
         self.changed();
     }
-    /// A regular file in no directory (`O_TMPFILE`).
+    /// A regular file without a name (`O_TMPFILE`).
     pub fn nameless_file(&self, mode: u32, uid: u32, gid: u32, linkable: bool) -> Result<Arc<TmpInode>> {
         self.dir()?;
         let i = self.node(&NewNode::File, mode, uid, gid, None)?;
@@ -457,9 +456,9 @@ impl TmpInode {
         }
         Ok(i)
     }
-    /// Gives a node another name, in this directory.
+    /// Adds an entry for an existing node to this directory.
     pub fn link_node(&self, name: &[u8], t: &Arc<TmpInode>) -> Result<()> {
-        // What has no name gets none any more, but for the first of a file that was made to get one.
+        // A file without names cannot be linked, except once after `O_TMPFILE`.
         let may = || t.extra.get::<file::Linkable>().is_some_and(|l| !l.0.swap(true, Ordering::Relaxed));
         if !Arc::ptr_eq(&t.fs, &self.fs) || (t.nlink() == 0 && !may()) {
             return Err(Errno::ENOENT);
@@ -472,14 +471,14 @@ impl TmpInode {
         t.linked();
         self.put(name, t.clone())
     }
-    /// Takes a name away.
+    /// Removes an entry.
     pub fn take(&self, name: &[u8]) -> Result<Arc<TmpInode>> {
         let old = self.dir()?.write().take(name).ok_or(Errno::ENOENT)?;
         self.dropped(&old);
         self.modified();
         Ok(old)
     }
-    /// Book-keeping for an entry that has left this directory for good.
+    /// Updates the counts after an entry has left this directory.
     fn dropped(&self, old: &TmpInode) {
         if old.is_dir() {
             self.nlink.fetch_sub(1, Ordering::Relaxed);
@@ -492,12 +491,12 @@ impl TmpInode {
         }
         old.changed();
     }
-    /// Adds a link count for a name that was [`put`](Self::put) for an inode with names already.
+    /// Raises the link count for an additional name that was [`put`](Self::put).
     pub fn linked(&self) {
         self.nlink.fetch_add(1, Ordering::Relaxed);
         self.changed();
     }
-    /// A node that no directory has.
+    /// Marks a node as having no name.
     pub fn forget_name(&self) {
         self.nlink.store(0, Ordering::Relaxed);
     }
@@ -507,12 +506,12 @@ impl TmpInode {
     pub fn is_empty_dir(&self) -> bool {
         self.dir().is_ok_and(|d| d.read().entries.is_empty())
     }
-    /// Up to `max` entries at offsets from `pos` on: offset of the next one, name, inode.
+    /// Up to `max` entries at offsets `pos` and above: offset of the next entry, name, inode.
     pub fn entries(&self, pos: u64, max: usize) -> Vec<(u64, Arc<[u8]>, Arc<TmpInode>)> {
         let Ok(d) = self.dir() else { return Vec::new() };
         d.read().entries.range(pos.max(FIRST)..).take(max).map(|(c, (n, i))| (c + 1, n.clone(), i.clone())).collect()
     }
-    /// Takes over times, for a copy of another file.
+    /// Copies the times of another file.
     pub fn copy_times(&self, a: &Attr) {
         let mut t = self.times.lock();
         (t.atime, t.mtime, t.ctime) = (a.atime, a.mtime, a.ctime);
@@ -569,7 +568,7 @@ impl TmpInode {
         }
         self.xattrs.lock().get(name).map_or(Ok(None), |v| Acl::parse_of_host(v))
     }
-    /// Changes the permissions. An access control list goes along.
+    /// Changes the permissions, and the access control list with them.
     fn set_mode(&self, mode: u32) {
         if self.acls.load(Ordering::Acquire) & HAS_ACL != 0 {
             if let Some(value) = self.xattrs.lock().get_mut(acl::ACCESS) {
@@ -802,7 +801,7 @@ impl Inode for TmpInode {
 }
 
 impl Drop for TmpInode {
-    /// Frees the tree below without recursion: a guest can nest directories deeper than our stack is.
+    /// Frees the tree below in a loop: a guest can nest directories deeper than the stack allows recursion.
     fn drop(&mut self) {
         self.fs.discount_nodes(1 + u64::from(*self.links.get_mut()));
         let attrs: u64 = self.xattrs.get_mut().iter().map(|(k, v)| xattr_cost(k, v)).sum();

@@ -1,4 +1,4 @@
-//! Content of a file in pages of the heap, with holes: it needs no descriptor, and cannot be mapped.
+//! File content in heap pages, with holes: it needs no descriptor, and cannot be mapped.
 
 use super::PAGE;
 use crate::error::{Errno, Result};
@@ -16,7 +16,7 @@ fn zeros() -> Page {
 
 #[derive(Default)]
 pub struct Pages {
-    /// By number. What is missing reads as zeroes; so does the last page behind the end.
+    /// Pages by number. A missing page reads as zeroes; the last page is zero beyond the end.
     map: BTreeMap<u64, Page>,
     len: u64,
 }
@@ -25,24 +25,24 @@ impl Pages {
     pub fn len(&self) -> u64 {
         self.len
     }
-    /// Bytes that it takes.
+    /// Bytes in use.
     pub fn taken(&self) -> u64 {
         self.map.len() as u64 * PAGE
     }
-    /// Bytes more that it takes if `start..end` is written.
+    /// Additional bytes that writing `start..end` would allocate.
     pub fn missing(&self, start: u64, end: u64) -> u64 {
         let (first, last) = (start / PAGE, end.div_ceil(PAGE).max(start / PAGE));
         (last - first - self.map.range(first..last).count() as u64) * PAGE
     }
 
-    /// Fills `buf` with what there is at `offset`; gives how much that is.
+    /// Copies the content at `offset` into `buf`; returns the count.
     pub fn copy_out(&self, offset: u64, buf: &mut [u8]) -> usize {
         let n = buf.len().min(usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX));
         let buf = &mut buf[..n];
         buf.fill(0);
         let end = offset + n as u64;
         for (number, page) in self.map.range(offset / PAGE..end.div_ceil(PAGE).max(offset / PAGE)) {
-            // Where the page and what is asked for overlap.
+            // The overlap of the page and the requested range.
             let (from, to) = ((number * PAGE).max(offset), ((number + 1) * PAGE).min(end));
             let source = page.get((from - number * PAGE) as usize..(to - number * PAGE) as usize);
             let target = buf.get_mut((from - offset) as usize..(to - offset) as usize);
@@ -65,7 +65,7 @@ impl Pages {
         Ok(done)
     }
 
-    /// Writes and grows.
+    /// Writes, and grows the file.
     pub fn write(&mut self, offset: u64, data: &[u8]) {
         let mut done = 0;
         while let Some(rest) = data.get(done..).filter(|r| !r.is_empty()) {
@@ -87,7 +87,7 @@ impl Pages {
         self.len = len;
     }
 
-    /// Gives the whole pages of a range back and clears the rest.
+    /// Frees the whole pages of a range and clears the rest.
     pub fn punch(&mut self, start: u64, end: u64) {
         let (first, last) = (start.div_ceil(PAGE), end / PAGE);
         if first >= last {
@@ -110,14 +110,14 @@ impl Pages {
             }
         }
     }
-    /// Has a page for each byte of a range.
+    /// Allocates every page of a range.
     pub fn allocate(&mut self, start: u64, end: u64) {
         for number in start / PAGE..end.div_ceil(PAGE) {
             self.map.entry(number).or_insert_with(zeros);
         }
     }
 
-    /// `SEEK_DATA` and `SEEK_HOLE`, from before the end.
+    /// `SEEK_DATA` and `SEEK_HOLE`; `offset` is before the end.
     pub fn seek(&self, offset: u64, whence: i32) -> Result<u64> {
         let first = offset / PAGE;
         if whence == libc::SEEK_DATA {
@@ -134,7 +134,7 @@ impl Pages {
         Ok((next * PAGE).max(offset).min(self.len))
     }
 
-    /// Each piece of what is not zero, with its offset.
+    /// The pieces that have pages, with their offsets.
     pub fn pieces(&self) -> impl Iterator<Item = (u64, &[u8])> {
         self.map.iter().filter_map(|(number, page)| {
             let at = number * PAGE;

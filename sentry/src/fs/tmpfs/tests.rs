@@ -1,4 +1,4 @@
-//! Content, limits and book-keeping of a tmpfs.
+//! Content, limits and accounting of a tmpfs.
 
 use super::*;
 use crate::mm::io::{Dst, Src};
@@ -90,7 +90,7 @@ fn many_files_together_never_take_more_than_the_limit() {
         };
         assert_eq!(full, Errno::ENOSPC);
         assert!((4 << 20) - held < 8 * PAGE, "all of it can be used: {held}");
-        // What is there already can be written again.
+        // Existing content can be overwritten.
         for f in &files[..files.len() - 2] {
             for _ in 0..3 {
                 let r = write(f, &chunk, 0);
@@ -151,7 +151,7 @@ fn seals() {
 }
 
 #[test]
-fn what_has_been_kept_of_a_file_does_not_write_to_it_once_it_is_sealed() {
+fn kept_descriptors_do_not_write_to_a_sealed_file() {
     use std::os::unix::fs::FileExt;
     let root = fs(8 << 20);
     let kept = |f: &TmpInode| {
@@ -172,7 +172,7 @@ fn what_has_been_kept_of_a_file_does_not_write_to_it_once_it_is_sealed() {
         assert_eq!((read(&f, 0, 4), read(&f, far, 9)), (b"harm".to_vec(), b"far".to_vec()), "{name}");
         assert_eq!((f.size(), f.attr().unwrap().blocks), (far + 3, before), "{name}");
     }
-    // A mapping that may go on is still one of the file.
+    // A mapping that is allowed to continue still maps the file.
     let f = file(&root, "future");
     f.allow_sealing(true);
     write(&f, b"before", 0).unwrap();

@@ -1,6 +1,7 @@
-//! Addresses: `sockaddr_in` and `sockaddr_in6`, and what the addresses of a network with nothing but `lo` mean.
+//! Addresses: `sockaddr_in` and `sockaddr_in6`, and the routing decision of a network whose only interface is `lo`.
 //!
-//! Inside, a v4-mapped IPv6 address is always its IPv4 address; only [`sockaddr`] maps it back for an AF_INET6 socket.
+//! Internally a v4-mapped IPv6 address is always held as its IPv4 address; only [`sockaddr`] maps it back for an
+//! AF_INET6 socket.
 
 use crate::error::{Errno, Result};
 use crate::net::NetNs;
@@ -8,22 +9,22 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// `sizeof(struct sockaddr_in)`.
 pub const SIN_LEN: usize = 16;
-/// `sizeof(struct sockaddr_in6)`, and its length before `sin6_scope_id` (RFC 2133), which is enough.
+/// `sizeof(struct sockaddr_in6)`, and the length without `sin6_scope_id` (RFC 2133), which is accepted too.
 pub const SIN6_LEN: usize = 28;
 const SIN6_MIN: usize = 24;
 
 pub const V4_LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub const V6_LOOPBACK: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
-/// What an address is to this host.
+/// How an address routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The wildcard.
+    /// The wildcard address.
     Any,
     Local,
     Broadcast,
     Multicast,
-    /// Somewhere that no route leads to.
+    /// No route leads to it.
     Elsewhere,
 }
 
@@ -40,7 +41,7 @@ pub fn kind(ip: IpAddr) -> Kind {
     }
 }
 
-/// Whether anything can be sent to `ip`: nothing while `lo` is down.
+/// Fails while `lo` is down: then nothing can be sent to `ip`.
 pub fn reachable(net: &NetNs, ip: IpAddr) -> Result<()> {
     match ip {
         _ if net.is_up() => Ok(()),
@@ -49,7 +50,7 @@ pub fn reachable(net: &NetNs, ip: IpAddr) -> Result<()> {
     }
 }
 
-/// The wildcard of a family.
+/// The wildcard address of a family.
 pub fn any(v6: bool) -> IpAddr {
     if v6 {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED)
@@ -58,7 +59,7 @@ pub fn any(v6: bool) -> IpAddr {
     }
 }
 
-/// The source that a packet to `dst` gets.
+/// The source address of a packet to `dst`.
 pub fn source_for(dst: IpAddr) -> IpAddr {
     if dst.is_ipv4() {
         V4_LOOPBACK
@@ -67,7 +68,7 @@ pub fn source_for(dst: IpAddr) -> IpAddr {
     }
 }
 
-/// `sa_family`; `EINVAL` when there is not even that.
+/// `sa_family`; `EINVAL` if the buffer is too short for it.
 pub fn family(addr: &[u8]) -> Result<i32> {
     match addr {
         [a, b, ..] => Ok(i32::from(u16::from_ne_bytes([*a, *b]))),
@@ -75,7 +76,7 @@ pub fn family(addr: &[u8]) -> Result<i32> {
     }
 }
 
-/// A whole `sockaddr_in`.
+/// Parses a whole `sockaddr_in`.
 pub fn parse_v4(addr: &[u8]) -> Result<SocketAddr> {
     match addr {
         [_, _, p, q, a, b, c, d, ..] if addr.len() >= SIN_LEN => {
@@ -85,7 +86,7 @@ pub fn parse_v4(addr: &[u8]) -> Result<SocketAddr> {
     }
 }
 
-/// A whole `sockaddr_in6`; a v4-mapped address comes out as IPv4.
+/// Parses a whole `sockaddr_in6`; a v4-mapped address is returned as IPv4.
 pub fn parse_v6(addr: &[u8]) -> Result<SocketAddr> {
     let (Some(&[_, _, p, q]), Some(Ok(ip))) =
         (addr.first_chunk::<4>(), addr.get(8..SIN6_MIN).map(<[u8; 16]>::try_from))
@@ -95,7 +96,7 @@ pub fn parse_v6(addr: &[u8]) -> Result<SocketAddr> {
     Ok(SocketAddr::new(Ipv6Addr::from(ip).to_canonical(), u16::from_be_bytes([p, q])))
 }
 
-/// The address that a call gives to a socket of this family.
+/// Parses the address that a call passes to a socket of this family.
 pub fn parse(v6: bool, addr: &[u8]) -> Result<SocketAddr> {
     let fam = family(addr)?;
     if v6 {
@@ -116,7 +117,7 @@ pub fn parse(v6: bool, addr: &[u8]) -> Result<SocketAddr> {
     parse_v4(addr)
 }
 
-/// As [`parse`], for bind(2): an AF_UNSPEC wildcard passes for AF_INET.
+/// Like [`parse`], for bind(2): an AF_UNSPEC wildcard counts as AF_INET.
 pub fn parse_bind(v6: bool, addr: &[u8]) -> Result<SocketAddr> {
     if !v6 && addr.len() >= SIN_LEN && family(addr)? == libc::AF_UNSPEC {
         let a = parse_v4(addr)?;
@@ -125,7 +126,7 @@ pub fn parse_bind(v6: bool, addr: &[u8]) -> Result<SocketAddr> {
     parse(v6, addr)
 }
 
-/// `sockaddr` as a socket of the family shows it.
+/// Encodes `a` as a `sockaddr` of the socket's family.
 pub fn sockaddr(v6: bool, a: SocketAddr) -> Vec<u8> {
     let mut v = Vec::with_capacity(SIN6_LEN);
     if v6 {
@@ -154,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_and_back() {
+    fn round_trip() {
         let four: SocketAddr = "127.0.0.1:80".parse().unwrap();
         let six: SocketAddr = "[::1]:443".parse().unwrap();
         assert_eq!(parse(false, &sockaddr(false, four)), Ok(four));

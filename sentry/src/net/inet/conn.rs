@@ -1,7 +1,8 @@
-//! An established TCP connection over loopback: two [`Queue`]s between two ends, with what of TCP's states a program can see.
+//! An established TCP connection over loopback: two [`Queue`]s between two ends, and the TCP states that a program can
+//! observe.
 //!
-//! A queue that is closed has carried a FIN: what is in it can still be read, then comes the end of file. A reset leaves the queue
-//! open and puts an error on the other end. Whoever sends to an end that is gone gets its bytes accepted and a reset back.
+//! A closed queue has carried a FIN: its bytes can still be read, then comes the end of file. A reset leaves the queue
+//! open and sets an error on the other end. A send to an end that is gone succeeds, and the sender's end is then reset.
 
 use crate::abi::PollEvents;
 use crate::error::{Errno, Result};
@@ -22,13 +23,13 @@ pub mod state {
     pub const LISTEN: u8 = 10;
 }
 
-/// What a socket and the connection's other end share of it.
+/// The part of a socket that the connection's other end uses too.
 #[derive(Default)]
 pub struct Shared {
     pub wake: Arc<WaitQueue>,
     /// Pending error (`SO_ERROR`).
     pub error: AtomicI32,
-    /// What it adds to the size of the queues it sends to and receives from.
+    /// This socket's contribution to the capacity of the queues that it sends to and receives from.
     pub snd: AtomicUsize,
     pub rcv: AtomicUsize,
 }
@@ -44,9 +45,9 @@ impl Shared {
 
 struct End {
     shared: Arc<Shared>,
-    /// Closed: nobody will read or write here.
+    /// The socket is closed: it reads and writes no more.
     gone: AtomicBool,
-    /// The connection was reset under it.
+    /// The connection was reset.
     reset: AtomicBool,
 }
 
@@ -56,7 +57,7 @@ struct Pair {
     queues: [Queue; 2],
 }
 
-/// One end's hold on a connection.
+/// One end's handle to a connection.
 #[derive(Clone)]
 pub struct Link {
     pair: Arc<Pair>,
@@ -85,7 +86,7 @@ impl Link {
     fn other(&self) -> &End {
         &self.pair.ends[1 - self.side]
     }
-    /// `SO_SNDBUF` or `SO_RCVBUF` of an end has changed.
+    /// Recomputes the queue capacities after `SO_SNDBUF` or `SO_RCVBUF` of an end has changed.
     pub fn resize(&self) {
         for (i, q) in self.pair.queues.iter().enumerate() {
             let (to, from) = (&self.pair.ends[i].shared, &self.pair.ends[1 - i].shared);
@@ -104,7 +105,7 @@ impl Link {
         }
     }
 
-    /// The other end sees a RST.
+    /// Delivers a RST to the other end.
     fn reset_other(&self) {
         let o = self.other();
         let over = self.rx().closed() && self.tx().closed();
@@ -116,7 +117,7 @@ impl Link {
         o.shared.wake.wake_all();
     }
 
-    /// Gives the connection up: with a FIN, or with a RST if bytes are lost by it or if `abort`.
+    /// Closes this end: with a FIN, or with a RST if unread bytes are lost or `abort` is set.
     pub fn close(&self, abort: bool) {
         self.own().gone.store(true, Ordering::SeqCst);
         if self.rx().desert() || abort {
@@ -155,7 +156,7 @@ impl Link {
             }
             Err(Errno::EPIPE) if !self.tx().closed() && before == 0 => Ok(0),
             Err(Errno::EPIPE) if !self.tx().closed() => {
-                // Nobody there: the bytes are on their way, and the answer to them is a reset.
+                // The other end is gone: the bytes count as sent, and the reset that answers them arrives at once.
                 let e = if self.rx().closed() { libc::EPIPE } else { libc::ECONNRESET };
                 if !own.reset.swap(true, Ordering::SeqCst) {
                     own.shared.error.store(e, Ordering::SeqCst);
@@ -190,7 +191,7 @@ impl Link {
         }
     }
 
-    /// Readable bytes, no more will come, urgent byte, writable, nothing more may be sent.
+    /// The state that poll(2) reports on.
     pub fn status(&self, inline: bool) -> Status {
         let reset = self.own().reset.load(Ordering::SeqCst);
         let (_, rx_closed, _) = self.rx().status();
@@ -205,15 +206,15 @@ impl Link {
     }
 }
 
-/// What poll wants to know of a connection.
+/// The state of a connection that poll(2) reports.
 pub struct Status {
     /// Bytes to read.
     pub readable: usize,
     pub urgent: bool,
-    /// No more will come.
+    /// The end of file has been reached or will follow the readable bytes.
     pub ended: bool,
     pub writable: bool,
-    /// Nothing more can be sent.
+    /// Sending is no longer possible.
     pub shut: bool,
 }
 
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn reset_by_what_was_not_read() {
+    fn reset_by_unread_data() {
         let (a, l, _, m) = pair();
         assert_eq!((put(&l), put(&m)), (Ok(70), Ok(70)));
         m.close(false);

@@ -1,6 +1,7 @@
-//! Multicast on `lo`: the groups that a socket has joined, and the interface that it sends by (ip(7), ipv6(7)).
+//! Multicast on `lo`: a socket's group memberships and its outgoing interface (ip(7), ipv6(7)).
 //!
-//! There is no multicast route, so a program has to name the interface, as on a Linux host with nothing but `lo`.
+//! No route for multicast exists, so a program must name the interface, as on a Linux host whose only interface is
+//! `lo`.
 
 use super::addr::{self, Kind};
 use crate::error::{Errno, Result};
@@ -19,7 +20,7 @@ const GROUP_REQ: usize = 136;
 #[derive(Default)]
 pub struct Multicast {
     groups: Mutex<Vec<IpAddr>>,
-    /// The interface to send by is `lo`; else there is none.
+    /// Whether the outgoing interface is set to `lo`, for IPv4 and IPv6; if not, none is set.
     by_lo: [AtomicBool; 2],
 }
 
@@ -31,7 +32,7 @@ fn int(b: Option<&[u8]>) -> Option<i32> {
     b?.first_chunk::<4>().map(|o| i32::from_ne_bytes(*o))
 }
 
-/// Does `struct ip_mreq` or `ip_mreqn`, after the group, name `lo`?
+/// Whether the part of `struct ip_mreq` or `ip_mreqn` after the group names `lo`.
 fn names_lo(rest: &[u8]) -> Result<bool> {
     let address = v4(rest).ok_or(Errno::EINVAL)?;
     Ok(match int(rest.get(4..)) {
@@ -44,7 +45,7 @@ impl Multicast {
     pub fn joined(&self, group: IpAddr) -> bool {
         self.groups.lock().contains(&group)
     }
-    /// May packets to a group leave?
+    /// Whether a packet to `group` has an interface to leave by.
     pub fn routed(&self, group: IpAddr) -> bool {
         self.by_lo[usize::from(group.is_ipv6())].load(Ordering::Relaxed)
     }
@@ -88,7 +89,7 @@ impl Multicast {
         }
     }
 
-    /// `None`: not an option of multicast.
+    /// Sets a multicast option. `None`: `name` is not one.
     pub fn set(&self, v6: bool, level: i32, name: i32, value: &[u8]) -> Option<Result<()>> {
         match (level, name) {
             (libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP | libc::IP_DROP_MEMBERSHIP) => {

@@ -1,10 +1,13 @@
-//! AF_INET and AF_INET6 on a host with nothing but `lo` (`127.0.0.0/8`, `::1`): no packet is ever made.
+//! AF_INET and AF_INET6 on a host whose only interface is `lo` (`127.0.0.0/8`, `::1`). No packets are built: data goes
+//! from queue to queue.
 //!
-//! * [`addr`]: addresses and what they mean here.  * [`ports`]: who has which port.
-//! * [`tcp`]: sockets that connect and listen; [`conn`]: a connection.  * [`udp`]: datagrams; [`mcast`]: groups.
+//! * [`addr`]: addresses and how they route.
+//! * [`ports`]: the port tables.
+//! * [`tcp`]: sockets that connect and listen; [`conn`]: a connection.
+//! * [`udp`]: datagrams; [`mcast`]: groups.
 //! * [`opts`], [`tcp_info`]: socket options.
 //!
-//! Raw and ICMP sockets do not exist. `TIME_WAIT` does not either: a port is free when its last socket is closed.
+//! Raw and ICMP sockets do not exist, and neither does `TIME_WAIT`: a port is free when its last socket is closed.
 
 pub mod addr;
 pub mod conn;
@@ -35,7 +38,7 @@ pub struct InetNs {
     pub udplite: ports::Table<udp::Inner>,
 }
 
-/// socket(2): the protocol that it comes to.
+/// Creates a socket for socket(2); returns its protocol number too.
 pub fn create(task: &Task, v6: bool, kind: i32, protocol: i32) -> Result<(i32, Box<dyn Proto>)> {
     if !(0..PROTO_MAX).contains(&protocol) {
         return Err(Errno::EINVAL);
@@ -45,7 +48,7 @@ pub fn create(task: &Task, v6: bool, kind: i32, protocol: i32) -> Result<(i32, B
         (libc::SOCK_STREAM, 0 | libc::IPPROTO_TCP) => Ok((libc::IPPROTO_TCP, Box::new(tcp::Tcp::new(task, v6)))),
         (libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP) => Ok((libc::IPPROTO_UDP, Box::new(udp::Udp::new(task, v6, false)))),
         (libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE) => Ok((protocol, Box::new(udp::Udp::new(task, v6, true)))),
-        // No group is in `net.ipv4.ping_group_range`.
+        // `net.ipv4.ping_group_range` is empty.
         (libc::SOCK_DGRAM, p) if p == icmp => Err(Errno::EACCES),
         (libc::SOCK_STREAM | libc::SOCK_DGRAM, _) | (libc::SOCK_RAW, 0) => Err(Errno::EPROTONOSUPPORT),
         (libc::SOCK_RAW, _) if !task.cred().capable_in(&task.ns().net.common.owner(), CAP_NET_RAW) => Err(Errno::EPERM),
@@ -54,7 +57,7 @@ pub fn create(task: &Task, v6: bool, kind: i32, protocol: i32) -> Result<(i32, B
     }
 }
 
-/// An option that all sockets of the family show the same way.
+/// An option that all sockets of the family report alike.
 fn get_opt(
     o: &opts::IpOpts,
     shape: opts::Shape,

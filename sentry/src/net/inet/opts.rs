@@ -1,13 +1,15 @@
-//! Options of the levels `IPPROTO_IP`, `IPPROTO_IPV6`, `IPPROTO_TCP` and `IPPROTO_UDPLITE` (ip(7), ipv6(7), tcp(7), udplite(7)).
+//! Options of the levels `IPPROTO_IP`, `IPPROTO_IPV6`, `IPPROTO_TCP` and `IPPROTO_UDPLITE` (ip(7), ipv6(7), tcp(7),
+//! udplite(7)).
 //!
-//! Most have no effect where no packet is sent; they are kept within their limits and shown again, as a program may check.
+//! Most have no effect where no packet is sent; their values are range-checked, stored and reported back, as programs
+//! may check.
 
 use crate::error::{Errno, Result};
 use crate::kernel::cred::{CAP_NET_ADMIN, CAP_NET_RAW};
 use crate::kernel::Task;
 use parking_lot::Mutex;
 
-/// What of a socket decides which options it has.
+/// The properties of a socket that decide which options it has.
 #[derive(Clone, Copy)]
 pub struct Shape {
     pub v6: bool,
@@ -17,13 +19,13 @@ pub struct Shape {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Any number within the limits; else `EINVAL`.
+    /// An integer within the limits; others give `EINVAL`.
     Int(i32, i32),
-    /// 0 or 1, whatever was given.
+    /// Any integer, stored as 0 or 1.
     Bool,
-    /// A number of hops: -1 stands for the default.
+    /// A hop limit: -1 stands for the default.
     Hops,
-    /// Bool that needs `CAP_NET_ADMIN` or `CAP_NET_RAW` to be set.
+    /// A boolean; setting it needs `CAP_NET_ADMIN` or `CAP_NET_RAW`.
     Privileged,
 }
 use Kind::*;
@@ -44,7 +46,7 @@ const V6: i32 = libc::IPPROTO_IPV6;
 const TCP: i32 = libc::IPPROTO_TCP;
 const ANY: Kind = Int(i32::MIN, i32::MAX);
 const HOPS: i32 = 64;
-/// `IP_BIND_ADDRESS_NO_PORT`, `IP_RECVFRAGSIZE`, `IP_RECVERR_RFC4884` and others that libc lacks.
+/// Constants that the libc crate lacks.
 const IP_MULTICAST_ALL: i32 = 49;
 const IP_CHECKSUM: i32 = 23;
 const IP_NODEFRAG: i32 = 22;
@@ -125,13 +127,13 @@ fn known(level: i32, name: i32) -> Option<&'static OptionRow> {
     KNOWN.iter().find(|k| k.level == level && k.name == name)
 }
 
-/// The options of one socket: those that are not at their default.
+/// The options of a socket that differ from their defaults.
 #[derive(Default)]
 pub struct IpOpts {
     set: Mutex<Vec<(i32, i32, i32)>>,
 }
 
-/// A number as the options of IP take it: an `int`, or one byte.
+/// Parses an integer as the IP level takes it: an `int`, or one byte.
 fn number(value: &[u8]) -> i32 {
     match value {
         [a, b, c, d, ..] => i32::from_ne_bytes([*a, *b, *c, *d]),
@@ -156,7 +158,7 @@ impl IpOpts {
             None => set.push((level, name, value)),
         }
     }
-    /// As another socket has them: accepted connections.
+    /// The options that an accepted connection takes over from its listener.
     pub fn inherit(&self) -> Self {
         IpOpts { set: Mutex::new(self.set.lock().clone()) }
     }
@@ -193,7 +195,7 @@ impl IpOpts {
             v = v.max(0);
         }
         if (level, name) == (IP, libc::IP_TOS) && shape.tcp {
-            // The two ECN bits are TCP's own.
+            // TCP manages the two ECN bits itself.
             v &= !3;
         }
         self.put(level, name, v);
@@ -201,7 +203,7 @@ impl IpOpts {
     }
 
     pub fn show(&self, shape: Shape, level: i32, name: i32) -> Result<Vec<u8>> {
-        // Reading at an unknown level is another error than writing, on IPv4.
+        // On IPv4, getsockopt(2) and setsockopt(2) give different errors for an unknown level.
         check_level(shape, level).map_err(|e| if shape.v6 { e } else { Errno::EOPNOTSUPP })?;
         match self.get(level, name) {
             Some(v) => Ok(v.to_ne_bytes().to_vec()),

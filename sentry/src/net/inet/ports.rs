@@ -1,9 +1,10 @@
-//! Who has which port: one [`Table`] for each protocol.
+//! The port tables: one [`Table`] for each protocol.
 //!
-//! A [`PortBinding`] is a socket's hold on a port at an address (or at the wildcard). Claims of one port lie in one bucket; those of
-//! accepted connections, of which a server has many, lie apart from the few that are bound, which every lookup goes through.
+//! A [`PortBinding`] holds a port at an address, or at the wildcard, for a socket. The bindings of a port share a
+//! bucket. Those of accepted connections, of which a server has many, are kept apart from the few bound ones, because
+//! every lookup walks the latter.
 //!
-//! Locks: a table's lock is a leaf; nothing else is locked and no socket is dropped while it is held.
+//! Locks: a table's lock is a leaf; no other lock is taken and no socket is dropped while it is held.
 
 use super::addr;
 use crate::error::{Errno, Result};
@@ -18,27 +19,27 @@ use std::sync::{Arc, OnceLock, Weak};
 
 /// `net.ipv4.ip_local_port_range`.
 pub const EPHEMERAL: (u16, u16) = (32768, 60999);
-/// The first port that anyone may bind.
+/// The first port that needs no capability to bind.
 const PRIVILEGED: u16 = 1024;
 
-/// A socket's hold on a port.
+/// Holds a port for a socket.
 pub struct PortBinding<S> {
     pub ip: IpAddr,
     pub port: u16,
-    /// An IPv6 wildcard that leaves IPv4 alone.
+    /// An IPv6 wildcard with `IPV6_V6ONLY`: IPv4 packets do not match.
     v6_only: bool,
     uid: u32,
-    /// `SO_REUSEADDR`, `SO_REUSEPORT` as they are now.
+    /// The current values of `SO_REUSEADDR` and `SO_REUSEPORT`.
     pub reuse: AtomicBool,
     pub reuse_port: AtomicBool,
     pub listening: AtomicBool,
-    /// The other end, once there is one.
+    /// The address of the other end, once connected.
     pub remote: OnceLock<SocketAddr>,
     sock: Weak<S>,
     accepted: bool,
 }
 
-/// What a new claim asks for.
+/// The parameters of a new binding.
 pub struct BindRequest<'a, S> {
     pub ip: IpAddr,
     pub v6_only: bool,
@@ -76,7 +77,7 @@ impl<S> PortBinding<S> {
         let family = [true, false].into_iter().any(|v4| self.covers_family(v4) && other.covers_family(v4));
         family && (self.ip.is_unspecified() || other.ip.is_unspecified() || self.ip == other.ip)
     }
-    /// How well it fits packets to `ip`: not at all, or the more the better.
+    /// How closely the binding matches packets to `ip`: `None` for no match, otherwise higher is closer.
     fn score(&self, ip: IpAddr) -> Option<u32> {
         if self.ip == ip {
             return Some(4);
@@ -115,7 +116,7 @@ impl<S> Bucket<S> {
 
 struct Ports<S> {
     buckets: HashMap<u16, Bucket<S>>,
-    /// Where the search for a free port goes on.
+    /// Where the next search for a free port starts.
     next: u16,
 }
 
@@ -144,7 +145,7 @@ impl<S> Ports<S> {
             b.bound.push(claim.clone());
         }
     }
-    /// A port that nobody uses.
+    /// A port without bindings.
     fn free(&mut self) -> Option<u16> {
         let (low, high) = EPHEMERAL;
         for _ in low..=high {
@@ -159,7 +160,7 @@ impl<S> Ports<S> {
 }
 
 impl<S> Table<S> {
-    /// bind(2): claims `port`, or a free one if it is 0.
+    /// bind(2): binds `port`, or a free one if it is 0.
     pub fn bind(&self, want: &BindRequest<'_, S>, port: u16) -> Result<Arc<PortBinding<S>>> {
         let mut t = self.ports.lock();
         let port = if port == 0 { t.free().ok_or(Errno::EADDRINUSE)? } else { port };
@@ -173,7 +174,7 @@ impl<S> Table<S> {
         Ok(claim)
     }
 
-    /// The claim of a connection that comes in at `port`.
+    /// The binding of a connection accepted at `port`.
     pub fn accepted(&self, want: &BindRequest<'_, S>, port: u16, remote: SocketAddr) -> Arc<PortBinding<S>> {
         let claim = want.claim(port, true);
         let _ = claim.remote.set(remote);
@@ -181,8 +182,8 @@ impl<S> Table<S> {
         claim
     }
 
-    /// Replaces a bound claim by one at another address or to another end: the source of a connection is chosen when it is
-    /// made. `unique`: no other may connect the same two ends.
+    /// Replaces a binding by one with another address or peer: the source address is chosen at connect(2). With
+    /// `unique`, fails if another binding has the same two addresses.
     pub fn moved(
         &self,
         old: &Arc<PortBinding<S>>,
@@ -222,7 +223,7 @@ impl<S> Table<S> {
         drop(gone);
     }
 
-    /// listen(2): marks a claim as listening unless another one listens there already.
+    /// listen(2): marks a binding as listening; fails if another socket already listens there.
     pub fn listen(&self, claim: &Arc<PortBinding<S>>) -> Result<()> {
         let t = self.ports.lock();
         if let Some(b) = t.buckets.get(&claim.port) {
@@ -234,12 +235,12 @@ impl<S> Table<S> {
         Ok(())
     }
 
-    /// Who listens for connections from `src` to `dst`.
+    /// The listener for connections from `src` to `dst`.
     pub fn listener(&self, src: SocketAddr, dst: SocketAddr) -> Option<Arc<S>> {
         self.best(src, dst, |c| if c.listening.load(Ordering::Relaxed) { c.score(dst.ip()) } else { None })
     }
 
-    /// Who gets a datagram from `src` to `dst`: a socket that is connected to the sender before one that is not.
+    /// The receiver of a datagram from `src` to `dst`. A socket connected to the sender takes precedence.
     pub fn receiver(&self, src: SocketAddr, dst: SocketAddr) -> Option<Arc<S>> {
         self.best(src, dst, |c| match c.remote.get() {
             Some(r) if *r != src => None,
@@ -254,7 +255,7 @@ impl<S> Table<S> {
         let top = b.bound.iter().filter_map(|c| score(c)).max()?;
         let mut fit = b.bound.iter().filter(|c| score(c) == Some(top));
         let last = b.bound.iter().rev().find(|c| score(c) == Some(top))?;
-        // Sockets that share a port share its traffic, by sender; otherwise the latest bound gets it.
+        // Sockets with `SO_REUSEPORT` share the traffic by sender; otherwise the latest binding wins.
         if last.reuse_port.load(Ordering::Relaxed) {
             let n = fit.clone().count();
             return fit.nth(usize::from(src.port()).wrapping_mul(0x9e37) / 7 % n.max(1))?.socket();
@@ -262,19 +263,19 @@ impl<S> Table<S> {
         last.socket()
     }
 
-    /// All that are bound to `port` and take packets to it at the wildcard (multicast).
+    /// All sockets bound to `port` that receive wildcard packets (multicast).
     pub fn all_at(&self, port: u16) -> Vec<Arc<S>> {
         let t = self.ports.lock();
         t.buckets.get(&port).map_or_else(Vec::new, |b| b.bound.iter().filter_map(|c| c.socket()).collect())
     }
 
-    /// Shows `see` each claim, in any order.
+    /// Calls `see` for each binding, in no particular order.
     pub fn each(&self, mut see: impl FnMut(&PortBinding<S>)) {
         let all: Vec<_> = self.ports.lock().buckets.values().flat_map(|b| b.all().cloned()).collect();
         all.iter().for_each(|c| see(c));
     }
 
-    /// All claims, for `/proc/net`.
+    /// All bindings, for `/proc/net`.
     pub fn list(&self) -> Vec<Arc<PortBinding<S>>> {
         let t = self.ports.lock();
         let mut v: Vec<_> = t.buckets.values().flat_map(|b| b.all().cloned()).collect();
@@ -284,7 +285,7 @@ impl<S> Table<S> {
     }
 }
 
-/// The address that bind(2) gives a socket of the family, if `task` may have it. `stream`: of TCP.
+/// Parses the address of a bind(2) and checks that `task` may bind it. `stream`: the socket is TCP.
 pub fn to_bind(net: &NetNs, task: &Task, v6: bool, v6_only: bool, sockaddr: &[u8], stream: bool) -> Result<SocketAddr> {
     let a = addr::parse_bind(v6, sockaddr)?;
     if v6_only && a.is_ipv4() {

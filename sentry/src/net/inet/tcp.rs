@@ -1,7 +1,7 @@
 //! TCP sockets (tcp(7)).
 //!
-//! A connection within the sandbox is a [`Link`]; it is complete as soon as the listener has room for it, and until then the
-//! connecting socket waits in the listener's line ([`Listening::waiting`]), which the listener serves as it accepts.
+//! A connection within the sandbox is a [`Link`]. It is complete as soon as the listener has room for it. Until then
+//! the connecting socket waits in the listener's queue ([`Listening::waiting`]), which accept(2) advances.
 //!
 //! Locks: `listen` of a listener before `st` of any socket; the port table and the wait queues last. `link` is a leaf.
 
@@ -27,18 +27,19 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 
-/// Most connections that wait to be accepted (`net.core.somaxconn`).
+/// Upper limit of the backlog (`net.core.somaxconn`).
 const SOMAXCONN: i32 = 4096;
-/// What an end adds to the size of a queue as long as the program does not choose: about what Linux's tuning comes to.
+/// An end's contribution to a queue's capacity unless the program sets a buffer size: about the size that Linux's
+/// autotuning reaches.
 const AUTO_BUF: usize = 128 << 10;
-/// `net.ipv4.tcp_wmem` and `tcp_rmem`: what the options show at first.
+/// `net.ipv4.tcp_wmem` and `tcp_rmem`: the initial values of the options.
 pub const SND_DEFAULT: u64 = 16384;
 pub const RCV_DEFAULT: u64 = 131_072;
 
 const SHUT_RCV: u8 = 1;
 const SHUT_SND: u8 = 2;
 
-/// Linux's `socket_state`, of which connect(2) makes its answers.
+/// Linux's `socket_state`, from which connect(2) derives its result.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Unconnected,
@@ -49,14 +50,14 @@ enum Phase {
 struct St {
     phase: Phase,
     syn_sent: bool,
-    /// The listener in whose line it is, or was.
+    /// The listener in whose `waiting` queue this socket is, or was.
     line: Weak<Inner>,
-    /// The open file is gone.
+    /// The open file has been closed.
     closed: bool,
     claim: Option<Arc<PortBinding<Inner>>>,
     local: SocketAddr,
     remote: Option<SocketAddr>,
-    /// Chosen by bind(2): kept when a connection ends.
+    /// The address and the port were set by bind(2): they survive a disconnect.
     bound_addr: bool,
     bound_port: bool,
 }
@@ -64,7 +65,7 @@ struct St {
 struct Listening {
     backlog: usize,
     pending: VecDeque<Tcp>,
-    /// Who waits for room.
+    /// Connecting sockets that wait for room in `pending`.
     waiting: VecDeque<Weak<Inner>>,
 }
 
@@ -75,7 +76,7 @@ pub struct Inner {
     pub ino: AtomicU64,
     shared: Arc<Shared>,
     opts: IpOpts,
-    /// Joined for the host's sake: a stream gets nothing from a group. Not inherited.
+    /// Multicast memberships; a stream receives nothing from a group. Accepted sockets do not inherit them.
     groups: Multicast,
     reuse: AtomicBool,
     reuse_port: AtomicBool,
@@ -102,7 +103,7 @@ impl Inner {
     fn shut(&self) -> u8 {
         self.shut.load(Ordering::SeqCst)
     }
-    /// Its state as Linux numbers it.
+    /// The state by Linux's number.
     pub fn state(&self) -> u8 {
         if self.listening.load(Ordering::SeqCst) {
             return state::LISTEN;
@@ -113,7 +114,7 @@ impl Inner {
             None => state::CLOSE,
         }
     }
-    /// Own and other address, bytes on the way out and in: for `/proc/net/tcp`.
+    /// Local and remote address, bytes in the send and receive queues: for `/proc/net/tcp`.
     pub fn summary(&self) -> (SocketAddr, Option<SocketAddr>, usize, usize) {
         let (tx, rx) = match self.link() {
             Some(l) => (0, l.rx().len()),
@@ -167,7 +168,7 @@ impl Inner {
         }
     }
 
-    /// A connection attempt that ends without one.
+    /// Fails a connection attempt with `error`.
     fn refuse(&self, error: i32) {
         {
             let mut st = self.st.lock();
@@ -181,7 +182,7 @@ impl Inner {
         self.shared.wake.wake_all();
     }
 
-    /// Takes a connecting socket in, under the lock of the listener `self`.
+    /// Completes the connection of `client`. The caller holds the lock of `self.listen`.
     fn admit(self: &Arc<Self>, listening: &mut Listening, client: &Arc<Inner>) {
         let Some(counts) = Unaccepted::new() else { return client.refuse(libc::ECONNREFUSED) };
         let child = Arc::new(Inner::make(&self.ns, self.v6, self.uid, self.opts.inherit()));
@@ -212,7 +213,7 @@ impl Inner {
         client.shared.wake.wake(PollEvents::SOCKET_WRITABLE);
     }
 
-    /// Lets those in who wait for room. Wakes nobody who waits for connections.
+    /// Admits waiting connections while the backlog has room; true if any was admitted. The caller wakes the listener.
     fn serve_line(self: &Arc<Self>, listening: &mut Listening) -> bool {
         let mut any = false;
         while listening.pending.len() <= listening.backlog {
@@ -226,12 +227,12 @@ impl Inner {
     }
 }
 
-/// The handle that the open file holds: closes when dropped.
+/// The handle that the open file holds; dropping it closes the socket.
 pub struct Tcp {
     inner: Arc<Inner>,
     /// Not accepted yet.
     embryo: AtomicBool,
-    /// Counts until then.
+    /// Its charge in the count of unaccepted connections, until accept(2).
     unaccepted: Mutex<Option<Unaccepted>>,
 }
 
@@ -241,7 +242,7 @@ impl Tcp {
         Tcp { inner: Arc::new(inner), embryo: AtomicBool::new(false), unaccepted: Mutex::default() }
     }
 
-    /// Claims a port if there is none yet.
+    /// Binds a free port unless one is bound.
     fn autobind(&self, st: &mut St) -> Result<()> {
         if st.claim.is_none() {
             let claim = self.inner.ns.inet.tcp.bind(&self.inner.want(st.local.ip()), 0)?;
@@ -251,7 +252,7 @@ impl Tcp {
         Ok(())
     }
 
-    /// Ends listening; those who wait are refused, those not accepted yet are reset.
+    /// Stops listening: waiting connections are refused, unaccepted ones are reset.
     fn stop_listening(&self) {
         self.inner.listening.store(false, Ordering::SeqCst);
         let Some(l) = self.inner.listen.lock().take() else { return };
@@ -269,7 +270,7 @@ impl Tcp {
         self.inner.shared.wake.wake_all();
     }
 
-    /// Waits for room at a listener no more.
+    /// Removes this socket from its listener's `waiting` queue.
     fn leave_line(&self) {
         let line = std::mem::take(&mut self.inner.st.lock().line);
         if let Some(server) = line.upgrade() {
@@ -279,7 +280,7 @@ impl Tcp {
         }
     }
 
-    /// Back to a fresh socket, but for what bind(2) chose.
+    /// Returns to the unconnected state; only the address and port set by bind(2) remain.
     fn disconnect(&self) {
         self.stop_listening();
         self.leave_line();
@@ -310,7 +311,7 @@ impl Tcp {
         }
     }
 
-    /// Sends the SYN: to a listener with room it is all that it takes.
+    /// Begins a connection attempt: chooses the source address, binds it and enters SYN_SENT.
     fn start(&self, st: &mut St, to: SocketAddr) -> Result<()> {
         let ip = match addr::kind(to.ip()) {
             Kind::Any => addr::source_for(to.ip()),
@@ -346,7 +347,7 @@ impl Tcp {
         Ok(())
     }
 
-    /// Finds the listener and joins it or its line.
+    /// Finds the listener and connects, or joins its `waiting` queue.
     fn knock(&self, src: SocketAddr, dst: SocketAddr) {
         let inner = &self.inner;
         if src == dst {
@@ -357,7 +358,7 @@ impl Tcp {
             let mut l = server.listen.lock();
             let Some(l) = l.as_mut() else { return inner.refuse(libc::ECONNREFUSED) };
             if l.pending.len() > l.backlog {
-                // Entries of sockets that gave up leave with the next that comes when they are many.
+                // Entries of sockets that gave up are removed when the queue doubles.
                 if l.waiting.len() > 64 && l.waiting.len().is_power_of_two() {
                     l.waiting.retain(|w| w.strong_count() > 0);
                 }
@@ -370,13 +371,14 @@ impl Tcp {
         server.shared.wake.wake(PollEvents::READABLE);
     }
 
-    /// A socket connected to its own address talks to itself (both ends open at once).
+    /// Handles a connect(2) to the socket's own address (simultaneous open).
     fn meet_itself(&self) {
-        // Linux connects it. Programs that poll a local port meet this by accident, and would rather be refused.
+        // Linux connects the socket to itself. Programs that poll a local port hit this by accident and expect a
+        // refusal.
         self.inner.refuse(libc::ECONNREFUSED);
     }
 
-    /// What connect(2) answers when the attempt is over, or that it is not.
+    /// The result of connect(2) if the attempt is over, else the queue to wait on.
     fn settle(&self) -> Result<Connect> {
         let dead = {
             let mut st = self.inner.st.lock();
@@ -572,7 +574,7 @@ impl Proto for Tcp {
     }
 
     fn accepted_from(&self) -> Option<Vec<u8>> {
-        // Whatever has become of the connection since.
+        // The address is reported even if the connection has been reset since.
         self.inner.st.lock().remote.map(|r| addr::sockaddr(self.inner.v6, r))
     }
 
@@ -699,7 +701,7 @@ impl Proto for Tcp {
         i.linger.store(o.linger.load(Ordering::Relaxed), Ordering::Relaxed);
         i.lowat.store(o.rcv_lowat.load(Ordering::Relaxed), Ordering::Relaxed);
         let size = |set: &AtomicBool, v: &AtomicU64| match set.load(Ordering::Relaxed) {
-            // The option counts twice what the program asked for.
+            // The option value is twice the size that the program asked for.
             true => v.load(Ordering::Relaxed) as usize / 2,
             false => AUTO_BUF,
         };

@@ -1,21 +1,21 @@
-//! Options of `IPPROTO_TCP` that are not a number (tcp(7)).
+//! Options of `IPPROTO_TCP` that are not integers (tcp(7)).
 
 use super::conn::state;
 use super::opts::IpOpts;
 use crate::error::{Errno, Result};
 
 const TCP_REPAIR: i32 = 19;
-/// What congestion control is called: nothing is ever congested here.
+/// The congestion control that the option names; loopback has no congestion to control.
 const CONGESTION: &[u8] = b"cubic\0\0\0\0\0\0\0\0\0\0\0";
 const ALGORITHMS: [&[u8]; 2] = [b"cubic", b"reno"];
-/// Largest segment of `lo`, and of a socket that is not connected.
+/// Maximum segment size on `lo`, and of a socket that is not connected.
 const MSS_LO: i32 = 65483;
 const MSS_DEFAULT: i32 = 536;
 /// `sizeof(struct tcp_info)` of Linux 6.6.
 const INFO_LEN: usize = 240;
 const MTU: u32 = 65535;
 
-/// `None`: an ordinary number.
+/// The value of a non-integer option. `None`: the option is an integer.
 pub fn get(name: i32, st: u8, opts: &IpOpts) -> Option<Result<Vec<u8>>> {
     let open = !matches!(st, state::CLOSE | state::LISTEN | state::SYN_SENT);
     Some(Ok(match name {
@@ -27,7 +27,7 @@ pub fn get(name: i32, st: u8, opts: &IpOpts) -> Option<Result<Vec<u8>>> {
             (if asked > 0 { asked.min(v) } else { v }).to_ne_bytes().to_vec()
         }
         libc::TCP_FASTOPEN => 0i32.to_ne_bytes().to_vec(),
-        // None is attached.
+        // No upper-layer protocol is attached.
         libc::TCP_ULP => Vec::new(),
         TCP_REPAIR => return Some(Err(Errno::EPERM)),
         _ => return None,

@@ -1,7 +1,7 @@
 //! UDP sockets (udp(7)).
 //!
-//! Each has one queue; a datagram goes straight into that of the socket the port table names. One that does not fit is lost, as on any
-//! network. One that nobody waits for brings `ECONNREFUSED` to a connected sender.
+//! Each socket has one queue; the sender puts a datagram straight into the queue of the socket that the port table
+//! names. A datagram that does not fit is dropped. One without a receiver gives a connected sender `ECONNREFUSED`.
 //!
 //! Locks: `st`, then the port table; the queue and the wait queue are leaves.
 
@@ -25,7 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicU8, Ordering};
 use std::sync::Arc;
 
-/// Longest datagrams: what the length fields of IPv4 and IPv6 leave.
+/// Longest payload that the length fields of IPv4 and IPv6 allow.
 const MAX_V4: usize = 65_507;
 const MAX_V6: usize = 65_527;
 const SHUT_RCV: u8 = 1;
@@ -39,7 +39,7 @@ struct St {
     bound_port: bool,
 }
 
-/// What has been sent so far of a datagram in pieces.
+/// The part of a corked datagram sent so far.
 struct Corked {
     to: SocketAddr,
     header: Header,
@@ -49,7 +49,7 @@ struct Corked {
 pub struct Inner {
     ns: Arc<NetNs>,
     pub v6: bool,
-    /// UDP-Lite, which has ports of its own.
+    /// The socket is UDP-Lite, which has its own port table.
     lite: bool,
     pub uid: u32,
     pub ino: AtomicU64,
@@ -64,9 +64,9 @@ pub struct Inner {
     /// One of [`HEADER_OPTS`] is on.
     wants_header: AtomicBool,
     shut: AtomicU8,
-    /// A datagram that is sent in pieces (`MSG_MORE`).
+    /// The datagram being assembled from several sends (`MSG_MORE`).
     cork: Mutex<Option<Corked>>,
-    /// Datagrams that found no room.
+    /// Datagrams dropped because the queue was full.
     pub drops: AtomicU64,
     st: Mutex<St>,
 }
@@ -88,7 +88,7 @@ impl Inner {
             sock: self,
         }
     }
-    /// Own and other address, bytes that wait: for `/proc/net/udp`.
+    /// Local and remote address, bytes queued: for `/proc/net/udp`.
     pub fn summary(&self) -> (SocketAddr, Option<SocketAddr>, usize) {
         let st = self.st.lock();
         (st.local, st.remote, self.queue.len())
@@ -101,7 +101,7 @@ impl Inner {
         }
     }
 
-    /// Puts a datagram into its queue, or drops it.
+    /// Queues a datagram, or drops it if the queue is full.
     fn deliver(&self, src: &mut Src<'_>, from: SocketAddr, header: Header) -> Result<()> {
         if self.shut.load(Ordering::Relaxed) & SHUT_RCV != 0 {
             return Ok(());
@@ -165,7 +165,7 @@ impl Udp {
         Ok(())
     }
 
-    /// Where packets to `to` go, if this socket may send there.
+    /// The destination of packets to `to`, if this socket may send there.
     fn route(&self, to: SocketAddr) -> Result<SocketAddr> {
         let i = &self.inner;
         if i.v6_only() && to.is_ipv4() {
@@ -183,7 +183,7 @@ impl Udp {
         }
     }
 
-    /// The address in a sendto(2).
+    /// Parses the destination of a sendto(2).
     fn target(&self, sockaddr: &[u8]) -> Result<Option<SocketAddr>> {
         let fam = addr::family(sockaddr)?;
         let to = if self.inner.v6 {
@@ -224,7 +224,7 @@ impl Udp {
         st.remote = None;
     }
 
-    /// To everyone at the port: broadcast and multicast.
+    /// Delivers to every socket at the port: broadcast and multicast.
     fn spread(&self, src: &mut Src<'_>, from: SocketAddr, to: SocketAddr, header: Header) -> Result<usize> {
         let i = &self.inner;
         let data = src.take_vec(MAX_V6)?;
@@ -236,7 +236,7 @@ impl Udp {
         if group && !i.opts.on(level, name) {
             return Ok(data.len());
         }
-        // Each copies it: thousands of sockets may be at a port.
+        // Each delivery copies the datagram, and thousands of sockets may share a port.
         let mut rounds = Rounds::new();
         for sock in i.table().all_at(to.port()) {
             rounds.look();
@@ -273,7 +273,7 @@ impl Udp {
                 if src.take_vec(len)?.len() < len {
                     return Err(Errno::EFAULT);
                 }
-                // The answer is an ICMP message, which only a connected socket hears of.
+                // The answer would be an ICMP message, which only a connected socket receives.
                 let hears = connected
                     || i.opts.on(libc::IPPROTO_IP, libc::IP_RECVERR)
                     || i.opts.on(libc::IPPROTO_IPV6, libc::IPV6_RECVERR);
@@ -526,7 +526,7 @@ impl Proto for Udp {
     }
 }
 
-/// Options that tell of a datagram's header.
+/// Options that ask for header fields of a received datagram.
 const HEADER_OPTS: [(i32, i32); 6] = [
     (libc::IPPROTO_IP, libc::IP_PKTINFO),
     (libc::IPPROTO_IP, libc::IP_RECVTTL),
@@ -537,7 +537,7 @@ const HEADER_OPTS: [(i32, i32); 6] = [
 ];
 
 impl Udp {
-    /// The header of a datagram to `to`: as the options say, or the control messages that go with it.
+    /// The header of a datagram to `to`: from the socket's options, overridden by the control messages.
     fn header(&self, to: IpAddr, control: &[(i32, i32, Vec<u8>)]) -> Result<Header> {
         let i = &self.inner;
         let v4 = to.is_ipv4();
@@ -569,7 +569,7 @@ impl Udp {
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => h.hops = u8::try_from(int()?).unwrap_or(h.hops),
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => h.class = u8::try_from(int()?).unwrap_or(0),
-                // The source is chosen by where it goes; there is one interface.
+                // The destination decides the source address, and there is one interface: nothing to choose.
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) | (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {}
                 _ => return Err(Errno::EINVAL),
             }
@@ -577,7 +577,7 @@ impl Udp {
         Ok(h)
     }
 
-    /// The control messages that tell of a header.
+    /// Adds the control messages that report header fields.
     fn report(&self, h: Header, msg: &mut RecvMsg) {
         let i = &self.inner;
         let index = device::LO_INDEX.to_ne_bytes();

@@ -1,7 +1,8 @@
-//! AF_NETLINK (netlink(7)): `NETLINK_ROUTE` alone, for programs that list interfaces, addresses and routes.
+//! AF_NETLINK (netlink(7)): `NETLINK_ROUTE` only, for programs that list interfaces, addresses and routes, and set `lo`
+//! up or down.
 //!
-//! A request is answered as it is sent: the answers are in the socket's queue when `send` returns. Nothing is ever announced to
-//! groups, as nothing changes.
+//! A request is answered while it is sent: the answers are in the socket's queue when `send` returns. Multicast groups
+//! never receive a message; changes of `lo` are not announced.
 
 pub mod msg;
 mod route;
@@ -26,17 +27,17 @@ use std::sync::Arc;
 const SOL_NETLINK: i32 = 270;
 /// `sizeof(struct sockaddr_nl)`.
 const NL_LEN: usize = 12;
-/// Longest request: more than any of `NETLINK_ROUTE` needs.
+/// Longest request: more than any request of `NETLINK_ROUTE` needs.
 const REQUEST_MAX: usize = 64 << 10;
 const GROUPS: u32 = 32;
 const NETLINK_ADD_MEMBERSHIP: i32 = 1;
 const NETLINK_DROP_MEMBERSHIP: i32 = 2;
 const NETLINK_LIST_MEMBERSHIPS: i32 = 9;
 const NETLINK_CAP_ACK: i32 = 10;
-/// Options that are on or off: packet info, broadcast errors, no ENOBUFS, short and extended acknowledgements, strict checks.
+/// Boolean options: packet info, broadcast errors, no ENOBUFS, short and extended acknowledgements, strict checks.
 const SWITCHES: [i32; 6] = [3, 4, 5, NETLINK_CAP_ACK, 11, 12];
 
-/// Ports in use.
+/// Port numbers in use.
 #[derive(Default)]
 pub struct Ports {
     taken: Mutex<HashSet<u32>>,
@@ -44,11 +45,11 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// A port for a socket of process `pid`.
+    /// Picks a port number for a socket of process `pid`.
     fn pick(&self, pid: i32) -> u32 {
         let mut t = self.taken.lock();
         let mut port = pid as u32;
-        // The first socket of a process gets its number; others one that is no process's.
+        // The first socket of a process gets its pid; further ones get a number that is no pid.
         while !t.insert(port) {
             port = 0x8000_0000 | self.next.fetch_add(1, Ordering::Relaxed);
         }
@@ -86,14 +87,14 @@ pub fn create(task: &Task, kind: i32, protocol: i32) -> Result<Netlink> {
     })
 }
 
-/// The kernel says something on its own account, to the socket behind an open file.
+/// Queues an unsolicited message from the kernel at the socket behind an open file.
 pub fn notify(file: &crate::fs::File, data: &[u8]) {
     if let Some(n) = super::socket::of(file).ok().and_then(|s| s.proto.as_any().downcast_ref::<Netlink>()) {
         n.push(data);
     }
 }
 
-/// Port and groups of a `sockaddr_nl`.
+/// Parses port and groups of a `sockaddr_nl`.
 fn parse(addr: &[u8]) -> Result<(u32, u32)> {
     let word = |at: usize| addr.get(at..).and_then(|b| b.first_chunk()).map(|c| u32::from_ne_bytes(*c));
     match (addr, word(4), word(8)) {
@@ -125,7 +126,7 @@ impl Netlink {
     fn on(&self, name: i32) -> bool {
         self.switches.load(Ordering::Relaxed) & (1 << name) != 0
     }
-    /// Puts a datagram of answers into the queue; what does not fit is lost, and the reader told: false.
+    /// Queues a datagram of answers; false if it does not fit. It is lost then, and the reader gets `ENOBUFS`.
     fn push(&self, data: &[u8]) -> bool {
         let from: Arc<[u8]> = sockaddr(0, 0).into();
         let fits = self.queue.send_record(&mut Src::kernel(data), &mut None, Some(from)).is_ok();
@@ -143,7 +144,7 @@ impl Netlink {
             }
             let mut out = Reply::new(h.seq, port);
             let r = route::answer(&self.ns, cred, &h, body, &mut out);
-            // The answers to all further requests would be lost as well.
+            // Answers to the remaining requests would be lost too.
             if !out.data.is_empty() && !self.push(&out.data) {
                 return;
             }
@@ -233,7 +234,7 @@ impl Proto for Netlink {
         self.autobind(&task);
         let data = src.take_vec(REQUEST_MAX)?;
         if port != 0 {
-            // Sockets do not talk to each other here.
+            // Messages between user sockets are not supported.
             return Err(Errno::ECONNREFUSED);
         }
         self.handle(&cred, &data);
@@ -274,7 +275,7 @@ impl Proto for Netlink {
         let v = value.first_chunk().map(|c| u32::from_ne_bytes(*c)).ok_or(Errno::EINVAL)?;
         match name {
             NETLINK_ADD_MEMBERSHIP | NETLINK_DROP_MEMBERSHIP => {
-                // Groups beyond the first 32 exist in Linux and are as silent here.
+                // Groups beyond the first 32 exist in Linux; here they are accepted and never receive a message.
                 let bit = v.checked_sub(1).ok_or(Errno::EINVAL)?;
                 if bit < GROUPS {
                     if name == NETLINK_ADD_MEMBERSHIP {

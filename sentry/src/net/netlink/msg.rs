@@ -46,7 +46,7 @@ impl Header {
     }
 }
 
-/// The messages of a datagram: header and payload. Ends at the first that is malformed.
+/// The messages of a datagram: header, payload. The iterator ends at the first malformed one.
 pub fn messages(mut b: &[u8]) -> impl Iterator<Item = (Header, &[u8], &[u8])> {
     std::iter::from_fn(move || {
         let h = Header::read(b)?;
@@ -57,7 +57,7 @@ pub fn messages(mut b: &[u8]) -> impl Iterator<Item = (Header, &[u8], &[u8])> {
     })
 }
 
-/// The attributes behind the fixed part of a message: type (without its flag bits) and value.
+/// The attributes after the fixed part of a message: type (without its flag bits) and value.
 pub fn attributes(mut b: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (len, kind) = (usize::from(u16_at(b, 0)?), u16_at(b, 2)?);
@@ -67,7 +67,7 @@ pub fn attributes(mut b: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// A datagram of answers in the making.
+/// A datagram of answers under construction.
 pub struct Reply {
     pub data: Vec<u8>,
     seq: u32,
@@ -76,11 +76,11 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Answers to message `seq`, for port `pid`.
+    /// Starts the answers to message `seq`, addressed to port `pid`.
     pub fn new(seq: u32, pid: u32) -> Self {
         Reply { data: Vec::new(), seq, pid, start: 0 }
     }
-    /// Begins a message with its fixed part.
+    /// Starts a message with its fixed part.
     pub fn begin(&mut self, kind: u16, flags: u16, fixed: &[u8]) {
         self.start = self.data.len();
         Header { len: 0, kind, flags, seq: self.seq, pid: self.pid }.write(&mut self.data);
@@ -103,7 +103,7 @@ impl Reply {
     pub fn attr_u32(&mut self, kind: u16, value: u32) {
         self.attr(kind, &value.to_ne_bytes());
     }
-    /// `NLMSG_ERROR`: an acknowledgement, or an error with the message that it is about.
+    /// `NLMSG_ERROR`: an acknowledgement, or an error with the message that caused it.
     pub fn error(&mut self, e: Option<Errno>, request: &[u8], cap: bool) {
         const CAPPED: u16 = 0x100;
         let whole = e.is_some() && !cap;
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_and_back() {
+    fn round_trip() {
         let mut r = Reply::new(7, 9);
         r.begin(16, NLM_F_MULTI, &[1; 5]);
         r.attr(3, b"lo\0");

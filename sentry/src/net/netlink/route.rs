@@ -1,4 +1,4 @@
-//! `NETLINK_ROUTE` (rtnetlink(7)): what there is to say of `lo`, and to set it up or down.
+//! `NETLINK_ROUTE` (rtnetlink(7)): describes `lo` and its routes, sets `lo` up or down, and adds its address.
 
 use super::msg::{attributes, Header, Reply, NLM_F_DUMP, NLM_F_MULTI};
 use crate::error::{Errno, Result};
@@ -22,7 +22,7 @@ const RTM_GETNEIGHTBL: u16 = 66;
 const RTM_GETADDRLABEL: u16 = 74;
 const RTM_NEWNSID: u16 = 88;
 const RTM_GETNSID: u16 = 90;
-/// Kinds come in fours: new, delete, get, set.
+/// Message types come in groups of four: new, delete, get, set.
 const RTM_BASE: u16 = 16;
 const GET: u16 = 2;
 
@@ -39,7 +39,7 @@ const AF_ANY: u8 = libc::AF_UNSPEC as u8;
 const AF4: u8 = libc::AF_INET as u8;
 const AF6: u8 = libc::AF_INET6 as u8;
 
-/// Answers a request into `out`; true if it was a dump, which ends with a message of its own.
+/// Answers a request into `out`; true for a dump, which ends with `NLMSG_DONE`.
 pub fn answer(net: &NetNs, cred: &Cred, h: &Header, body: &[u8], out: &mut Reply) -> Result<bool> {
     if h.kind < RTM_BASE {
         return Ok(false);
@@ -58,7 +58,7 @@ pub fn answer(net: &NetNs, cred: &Cred, h: &Header, body: &[u8], out: &mut Reply
             RTM_GETROUTE if !net.is_up() => return Err(Errno::ENETUNREACH),
             RTM_GETROUTE => one_route(body, out)?,
             RTM_GETNSID => {
-                // No other namespace has a number here.
+                // Other namespaces have no number here.
                 out.begin(RTM_NEWNSID, 0, &[AF_ANY, 0, 0, 0]);
                 out.attr_u32(1, u32::MAX);
             }
@@ -78,7 +78,7 @@ pub fn answer(net: &NetNs, cred: &Cred, h: &Header, body: &[u8], out: &mut Reply
     Ok(true)
 }
 
-/// The changes that there are: `lo` up or down, and its address.
+/// Carries out the supported changes: `lo` up or down, and its address.
 fn change(net: &NetNs, cred: &Cred, kind: u16, body: &[u8]) -> Result<()> {
     let word = |at: usize| body.get(at..).and_then(|b| b.first_chunk()).map(|c| u32::from_ne_bytes(*c));
     if kind == RTM_NEWADDR {
@@ -95,13 +95,13 @@ fn change(net: &NetNs, cred: &Cred, kind: u16, body: &[u8]) -> Result<()> {
     }
     let up = libc::IFF_UP as u32;
     if named && mask & !up == 0 {
-        // Programs of old leave the mask out.
+        // Old programs leave the mask 0.
         return if mask == 0 && flags & up == 0 { Ok(()) } else { net.set_up(cred, flags & up != 0) };
     }
     Err(Errno::EOPNOTSUPP)
 }
 
-/// `lo` can be given the one address that it has as soon as it is up.
+/// Adds an address to `lo`: only 127.0.0.1/8, the one that it also gets when it is set up.
 fn add_address(net: &NetNs, body: &[u8]) -> Result<()> {
     const IFA_ADDRESS: u16 = 1;
     const IFA_LOCAL: u16 = 2;
@@ -142,7 +142,7 @@ fn link(net: &NetNs, out: &mut Reply, flags: u16) {
     // IFLA_* of linux/if_link.h.
     out.attr(IFLA_IFNAME, b"lo\0");
     out.attr_u32(13, LO_TXQLEN as u32);
-    // Operational state: unknown, or down.
+    // Operational state: unknown (as of every loopback that is up), or down.
     out.attr(16, &[if up { 0 } else { 2 }]);
     out.attr(17, &[0]);
     out.attr_u32(4, LO_MTU as u32);
@@ -245,7 +245,7 @@ fn put_route(r: &Route, flags: u16, rtm_flags: u32, out: &mut Reply) {
     }
     out.attr_u32(4, LO_INDEX as u32);
     if r.dst.is_ipv6() {
-        // RTA_PREF: medium.
+        // RTA_PREF: medium preference.
         out.attr(20, &[0]);
     }
 }
@@ -277,7 +277,7 @@ fn one_route(body: &[u8], out: &mut Reply) -> Result<()> {
     Ok(())
 }
 
-/// The rules that a fresh network namespace has.
+/// The rules of a new network namespace.
 fn rules(family: u8, out: &mut Reply) {
     const TO_TABLE: u8 = 1;
     const TABLE_DEFAULT: u8 = 253;

@@ -1,7 +1,7 @@
 //! Stream and seqpacket sockets.
 //!
-//! A connection is a [`Pair`] of queues. Each end closes both queues when it goes; a queue that is closed gives what is in it
-//! and then the end of file to its reader, and EPIPE to its writer, so that `shutdown` of either side is the closing of one.
+//! A connection is a [`Pair`] of queues. An end that goes closes both queues. A closed queue gives its reader the
+//! remaining data and then the end of file, and its writer EPIPE; so `shutdown` of either direction closes one queue.
 
 use super::gc;
 use super::names::{unnamed, Bound, Name};
@@ -24,18 +24,18 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-/// Most connections that wait to be accepted (`net.core.somaxconn`).
+/// Upper limit of the backlog (`net.core.somaxconn`).
 const SOMAXCONN: i32 = 4096;
-/// Dropping more pending connections than this gives other tasks to another thread.
+/// Above this many pending connections, dropping them is deferred to a background worker.
 const MANY_PENDING: usize = 64;
 
-/// What one end of a connection lets the other see.
+/// The part of an end that the other end uses too.
 struct End {
     wake: Arc<WaitQueue>,
     name: Mutex<Option<Arc<[u8]>>>,
     cred: Ucred,
     error: AtomicI32,
-    /// `SO_PASSCRED`: whoever sends to it attaches credentials.
+    /// `SO_PASSCRED`: the peer attaches its credentials to what it sends.
     pass_cred: AtomicBool,
 }
 
@@ -76,19 +76,19 @@ struct Inner {
     kind: i32,
     wake: Arc<WaitQueue>,
     name: Mutex<Option<Name>>,
-    /// Where it is bound, if in the file system.
+    /// The path that the socket is bound to, if any.
     place: OnceLock<Path>,
     link: OnceLock<Link>,
     listening: Mutex<Option<Listening>>,
     is_listening: AtomicBool,
 }
 
-/// The handle that the open file holds: closes when dropped.
+/// The handle that the open file holds; dropping it closes the socket.
 pub struct Conn {
     inner: Arc<Inner>,
     /// Not accepted yet.
     embryo: AtomicBool,
-    /// Counts until then.
+    /// Its charge in the count of unaccepted connections, until accept(2).
     unaccepted: Mutex<Option<Unaccepted>>,
 }
 
@@ -144,7 +144,7 @@ impl Conn {
         weak
     }
 
-    /// What is read by way of it: its own queue, or those of connections that it has not accepted yet.
+    /// The queues reachable through this socket: its own, or those of connections not accepted yet.
     pub fn queues(&self, look: &mut dyn FnMut(&Queue)) {
         if let Some(l) = self.link() {
             look(l.rx());
@@ -162,17 +162,17 @@ impl Conn {
 impl Drop for Conn {
     fn drop(&mut self) {
         if let Some(name) = self.inner.name.lock().as_ref() {
-            // An accepted socket shows its listener's name but does not hold it.
+            // An accepted socket reports its listener's name but does not own it.
             self.inner.ns.unix.release(name, &self.bound());
         }
         self.inner.is_listening.store(false, Ordering::SeqCst);
         let waiting = self.inner.listening.lock().take();
         if waiting.is_some() {
-            // Those who wait to connect look again and are refused.
+            // Connecting tasks wake, try again and are refused.
             self.inner.wake.wake_all();
         }
         match waiting {
-            // Each may hold a full queue.
+            // Each pending connection may hold a full queue.
             Some(l) if l.pending.len() > MANY_PENDING => aside(|| drop(l)),
             l => drop(l),
         }
@@ -299,7 +299,7 @@ impl Proto for Conn {
             *child.unaccepted.lock() = Some(Unaccepted::new().ok_or(Errno::ENFILE)?);
             self.join(&child, [Ucred::effective(task), l.cred.clone()]);
             if let Some(link) = child.link() {
-                // Until it is accepted nobody knows what it wants.
+                // Until accept(2) the receiver's option is not known, so credentials are kept.
                 link.own().pass_cred.store(true, Ordering::Relaxed);
             }
             l.pending.push_back(child);
@@ -408,7 +408,7 @@ impl Proto for Conn {
     }
 }
 
-/// Drops credentials that the receiver did not ask for; with `SO_PASSCRED` there always are some.
+/// Drops credentials that the receiver did not ask for; with `SO_PASSCRED` adds unknown ones if there are none.
 pub(super) fn finish_scm(s: &Socket, msg: &mut RecvMsg) {
     if s.pass_cred() {
         let scm = msg.scm.get_or_insert_with(|| Box::new(Scm::default()));

@@ -1,4 +1,5 @@
-//! Datagram sockets. Each has one queue that anyone may send to; `connect` only fixes a destination and lets nobody else in.
+//! Datagram sockets. Each has one queue that every socket may send to; `connect` fixes a destination and restricts the
+//! senders to the peer.
 
 use super::conn::finish_scm;
 use super::gc;
@@ -19,7 +20,7 @@ use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-/// Most senders that one full queue remembers; others poll in vain until it moves again.
+/// Limit of the senders that one full queue remembers; further ones are not woken when it drains.
 const MAX_BLOCKED: usize = 1 << 16;
 
 struct Inner {
@@ -27,9 +28,9 @@ struct Inner {
     wake: Arc<WaitQueue>,
     queue: Queue,
     name: Mutex<Option<Name>>,
-    /// Where it is bound, if in the file system.
+    /// The path that the socket is bound to, if any.
     place: OnceLock<Path>,
-    /// What senders attach: the name as `sockaddr`.
+    /// The socket's name as `sockaddr`, attached to each message as the sender's address.
     from: Mutex<Option<Arc<[u8]>>>,
     peer: Mutex<Option<Weak<Inner>>>,
     cred: Mutex<Ucred>,
@@ -37,9 +38,9 @@ struct Inner {
     pass_cred: AtomicBool,
     snd_buf: AtomicUsize,
     closed: AtomicBool,
-    /// `shutdown`: bit 0 receive, bit 1 send.
+    /// `shutdown(2)`: bit 0 receive, bit 1 send.
     shut: AtomicI32,
-    /// Senders to wake when the queue moves.
+    /// Senders to wake when the queue drains.
     blocked: Mutex<Vec<Weak<WaitQueue>>>,
 }
 
@@ -47,7 +48,7 @@ impl Inner {
     fn peer(&self) -> Option<Arc<Inner>> {
         self.peer.lock().as_ref().and_then(Weak::upgrade)
     }
-    /// Remembers a sender that found the queue full.
+    /// Registers a sender that found the queue full.
     fn block(&self, wake: &Arc<WaitQueue>) {
         let mut b = self.blocked.lock();
         let weak = Arc::downgrade(wake);
@@ -151,7 +152,7 @@ impl Drop for Dgram {
         i.queue.desert();
         i.unblock();
         if let Some(p) = i.peer() {
-            // A peer that is connected to this one learns of it by an error.
+            // A peer that is connected to this socket gets an error.
             if p.peer.lock().as_ref().is_some_and(|w| std::ptr::eq(w.as_ptr(), Arc::as_ptr(i))) {
                 p.error.store(libc::ECONNRESET, Ordering::SeqCst);
                 p.wake.wake_all();
@@ -188,7 +189,7 @@ impl Proto for Dgram {
         match i.peer() {
             Some(p) if !p.queue.status().2 => {
                 p.block(&i.wake);
-                // It may have moved in between.
+                // The queue may have drained since the check.
                 if p.queue.status().2 {
                     ev |= PollEvents::SOCKET_WRITABLE;
                 }
@@ -212,7 +213,7 @@ impl Proto for Dgram {
             self.bind_name(task, Name::Auto, 0)?;
         }
         let other = self.find(task, &name)?;
-        // It may be this socket itself.
+        // `other` may be this socket itself.
         let cred = other.cred.lock().clone();
         *self.inner.cred.lock() = cred;
         *self.inner.peer.lock() = Some(Arc::downgrade(&other));
@@ -295,7 +296,7 @@ impl Proto for Dgram {
         let n = match target.queue.send_record(src, &mut msg.scm, from.clone()) {
             Err(Errno::EAGAIN) => {
                 target.block(&i.wake);
-                // It may have moved in between.
+                // The queue may have drained since the check.
                 target.queue.send_record(src, &mut msg.scm, from)?
             }
             r => r?,

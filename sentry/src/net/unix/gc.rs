@@ -1,13 +1,14 @@
-//! Sockets that are under way in nothing but each other's queues: nothing can ever receive them, so they are taken
-//! out (unix(7)).
+//! Garbage collection of sockets that are referenced only from each other's queues: no task can receive them any more
+//! (unix(7)).
 //!
-//! For each unix socket that lies in some queue it is counted in how many places. One that has as many references as
-//! that is held by nothing else: a *candidate*. If all places of a candidate are in queues of candidates, and so for
-//! those, they are garbage. The others can be received by somebody, and with them all that lies in their queues.
+//! For each unix socket in flight, the number of queue entries that refer to it is counted. A socket with exactly that
+//! many references is a *candidate*: nothing outside queues holds it. A candidate is garbage if all its entries are in
+//! queues of candidates that are garbage too. Any other candidate can be received, and with it everything in its
+//! queues.
 //!
-//! The queues are looked at one after the other while guests go on. That is sound if meanwhile no socket has left a
-//! queue or was shown by `MSG_PEEK` ([`MOVES`]): then nothing has got hold of a candidate, and what is put into
-//! queues are others. Garbage stays garbage. If one has moved, another round is made.
+//! The queues are scanned one after the other while guests run. The result is valid if no socket left a queue or was
+//! returned by `MSG_PEEK` during the scan ([`MOVES`]): then no task obtained a candidate, and only other sockets were
+//! queued. Garbage stays garbage. If a socket moved, the scan is repeated.
 //!
 //! Lock order: the listener's list, a queue, [`UNDER_WAY`].
 
@@ -25,27 +26,27 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 
-/// Files in messages, by address: how often each is.
+/// Files in queued messages, by address, with the number of entries.
 type UnderWay = HashMap<usize, (Weak<File>, usize)>;
 
-/// Unix sockets that lie in queues, by address, and in how many places.
+/// The unix sockets among them.
 static UNDER_WAY: Mutex<Option<UnderWay>> = Mutex::new(None);
-/// How many they are.
+/// The number of sockets in [`UNDER_WAY`].
 static COUNT: AtomicUsize = AtomicUsize::new(0);
-/// How often one has left a queue or was peeked at.
+/// Counts the times a socket left a queue or was peeked at.
 static MOVES: AtomicU64 = AtomicU64::new(0);
-/// A collection has been asked for and has not begun.
+/// A collection is scheduled and has not begun.
 static ASKED: AtomicBool = AtomicBool::new(false);
-/// When the next one may begin: a ninth of the time at most is spent on it.
+/// The earliest start of the next collection: at most a ninth of the time is spent collecting.
 static NOT_BEFORE: AtomicU64 = AtomicU64::new(0);
-/// Rounds in one collection; the next socket that is closed asks for more.
+/// Attempts in one collection; the next close of a socket schedules another.
 const ROUNDS: usize = 3;
 
 fn unix(file: &File) -> Option<&Socket> {
     socket::of(file).ok().filter(|s| s.domain == libc::AF_UNIX)
 }
 
-/// `file` has been put into a queue, whose lock is held.
+/// `file` has been queued. The caller holds the queue's lock.
 pub fn queued(file: &Arc<File>) {
     if unix(file).is_some() {
         let mut list = UNDER_WAY.lock();
@@ -55,7 +56,7 @@ pub fn queued(file: &Arc<File>) {
     }
 }
 
-/// It leaves a queue: in the lock of the queue, or else to be dropped.
+/// `file` has left a queue. The caller holds the queue's lock, or is about to drop the file.
 pub fn unqueued(file: &Arc<File>) {
     if unix(file).is_some() {
         let mut list = UNDER_WAY.lock();
@@ -71,20 +72,20 @@ pub fn unqueued(file: &Arc<File>) {
     }
 }
 
-/// A copy of it is taken out of a queue, whose lock is held.
+/// A copy of `file` was taken from a queue by a peek. The caller holds the queue's lock.
 pub fn peeked(file: &Arc<File>) {
     if unix(file).is_some() {
         MOVES.fetch_add(1, SeqCst);
     }
 }
 
-/// A unix socket has been closed, or there is no room for more under way: has a collection made soon, if there is
-/// anything to collect.
+/// Schedules a collection if unix sockets are in flight. Called when a unix socket is closed or the limit of files in
+/// flight is reached.
 pub fn ask() {
     if COUNT.load(SeqCst) == 0 {
         return;
     }
-    // At the end of everything there is no task, and nothing to be collected for.
+    // When the kernel is torn down there is no current task, and collecting is pointless.
     let Some(task) = current::get() else { return };
     if !ASKED.swap(true, SeqCst) {
         let executor = task.kernel.executor.clone();
@@ -111,7 +112,7 @@ async fn later(executor: Arc<Executor>) {
     NOT_BEFORE.store(end + 8 * (end - begun), SeqCst);
 }
 
-/// The queues that are read by way of this socket.
+/// Calls `look` for the queues reachable through this socket.
 fn queues(file: &File, look: &mut dyn FnMut(&Queue)) {
     let Some(socket) = unix(file) else { return };
     let proto = socket.proto.as_any();
@@ -122,7 +123,7 @@ fn queues(file: &File, look: &mut dyn FnMut(&Queue)) {
     }
 }
 
-/// Takes garbage out of its queues, as far as it is found.
+/// Empties the queues of the garbage it finds.
 pub fn collect() {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock();
@@ -149,12 +150,12 @@ pub fn collect() {
 struct Candidate {
     file: Arc<File>,
     places: usize,
-    /// Of those, in queues of candidates.
+    /// How many of the places are in queues of candidates.
     inner: usize,
     reachable: bool,
 }
 
-/// The sockets that nothing can receive, if none has moved meanwhile.
+/// The garbage sockets; valid if no socket moved during the scan.
 fn garbage() -> Vec<Arc<File>> {
     let mut rounds = Rounds::new();
     let candidates: Vec<_> = {
@@ -166,7 +167,7 @@ fn garbage() -> Vec<Arc<File>> {
     let mut number = HashMap::with_capacity(candidates.len());
     for (file, places) in candidates {
         rounds.next();
-        // One that is gone has moved.
+        // The socket is gone, so one has moved and the scan is invalid.
         let Some(file) = file.upgrade() else { return Vec::new() };
         number.insert(Arc::as_ptr(&file).addr(), all.len());
         all.push(Candidate { file, places, inner: 0, reachable: false });

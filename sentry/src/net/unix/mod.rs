@@ -1,8 +1,7 @@
 //! AF_UNIX (unix(7)).
 //!
-//! [`names`]: where sockets are bound. [`conn`]: stream and seqpacket sockets, which are two queues between two ends.
-//! [`dgram`]: datagram sockets, each with a queue of its own that anyone may send to. [`gc`]: sockets sent to each
-//! other and forgotten.
+//! [`names`]: bound addresses. [`conn`]: stream and seqpacket sockets, two queues between two ends. [`dgram`]: datagram
+//! sockets, one queue each. [`gc`]: garbage collection of sockets in flight.
 
 pub mod conn;
 pub mod dgram;

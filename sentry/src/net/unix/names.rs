@@ -1,4 +1,4 @@
-//! Names of AF_UNIX sockets: places in the file system, abstract names, or none.
+//! Names of AF_UNIX sockets: paths, abstract names, or none.
 
 use crate::error::{Errno, Result};
 use crate::fs::vfs::walk::{self, LookupFlags};
@@ -17,23 +17,23 @@ const SUN_PATH: usize = 108;
 /// A bound socket, whatever its type.
 pub type Bound = Weak<dyn Any + Send + Sync>;
 
-/// Abstract names in use.
+/// The abstract names in use.
 #[derive(Default)]
 pub struct Names {
     taken: Mutex<HashMap<Vec<u8>, Bound>>,
     last_auto: Mutex<u32>,
 }
 
-/// What hangs on the inode of a bound socket.
+/// The bound socket, attached to its inode.
 struct AtInode(Mutex<Bound>);
 
 /// A parsed `sockaddr_un`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Name {
-    /// Only the family: bind picks an abstract name.
+    /// The family only: bind(2) picks an abstract name.
     Auto,
     Path(Vec<u8>),
-    /// With its leading NUL.
+    /// With the leading NUL.
     Abstract(Vec<u8>),
 }
 
@@ -52,7 +52,7 @@ impl Name {
             Some(_) => Name::Path(rest.split(|&b| b == 0).next().unwrap_or(rest).to_vec()),
         })
     }
-    /// As `getsockname` shows it.
+    /// The name as `getsockname(2)` reports it.
     pub fn sockaddr(&self) -> Arc<[u8]> {
         let mut v = (libc::AF_UNIX as u16).to_ne_bytes().to_vec();
         match self {
@@ -67,15 +67,15 @@ impl Name {
     }
 }
 
-/// `sockaddr` of a socket without a name.
+/// The `sockaddr` of a socket without a name.
 pub fn unnamed() -> Vec<u8> {
     (libc::AF_UNIX as u16).to_ne_bytes().to_vec()
 }
 
 impl Names {
-    /// Binds `sock` to `name`; returns the name it got and its place in the file system, which the socket must hold on to: the
-    /// socket is found by what hangs on the inode, and that would otherwise be forgotten.
-    /// `mode`: the socket's own, as fchmod(2) may have changed it.
+    /// Binds `sock` to `name`. Returns the name and, for a path, its place in the file system. The socket must hold on
+    /// to that place: lookups find the socket through its inode, which could be evicted otherwise. `mode`: the socket's
+    /// own, which fchmod(2) may have changed.
     pub fn bind(&self, task: &Task, name: Name, sock: Bound, mode: u32) -> Result<(Name, Option<Place>)> {
         match name {
             Name::Path(p) => {

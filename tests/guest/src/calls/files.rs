@@ -1,10 +1,10 @@
-//! Files: errors and forms that the other groups leave out.
+//! Files: errors and variants that the other groups do not cover.
 
 use crate::t::*;
 use libc::*;
 
 pub const CASES: &[crate::Case] =
-    cases![vectors, attributes, at_links, syncs, mounts, tmpfs_size, handles, modes, leave_to_the_kernel];
+    cases![vectors, attributes, at_links, syncs, mounts, tmpfs_size, handles, modes, file_advice];
 
 unsafe fn vectors() {
     let t = Tmp::new();
@@ -79,14 +79,14 @@ unsafe fn syncs() {
     fails(sync_file_range(-1, 0, 0, 0), EBADF);
 }
 
-/// Mounts of its own, where that is possible.
+/// A mount namespace, where the caller may create one.
 unsafe fn own_mounts() {
     if unshare(CLONE_NEWNS) == 0 {
         ok(mount(c("none").as_ptr(), c("/").as_ptr(), std::ptr::null(), MS_REC | MS_PRIVATE, std::ptr::null()));
     }
 }
 
-/// A tmpfs holds what it was made for and no more, in however many files; long texts of symbolic links count.
+/// A tmpfs holds its size limit and no more, in any number of files; long symbolic links count too.
 unsafe fn tmpfs_size() {
     if !root() {
         return;
@@ -114,7 +114,7 @@ unsafe fn tmpfs_size() {
         }
         assert_eq!(whole, (2 << 20) / (37 * 4096));
         for i in 0..whole {
-            // What a file has can be written again.
+            // Existing content can be overwritten.
             let fd = ok(open(t.p(&format!("d/{i}")).as_ptr(), O_WRONLY));
             is(write(fd, data.as_ptr().cast(), data.len()), data.len() as i64);
             ok(close(fd));
@@ -133,7 +133,7 @@ unsafe fn tmpfs_size() {
     });
 }
 
-/// In a child that, where that is possible, has mounts of its own.
+/// Runs in a child with its own mount namespace, where that is possible.
 unsafe fn mounts() {
     if !root() {
         return;
@@ -167,7 +167,7 @@ unsafe fn handles() {
     let p = t.file("f", b"");
     let mut handle = [0u32; 40];
     let mut mount = 0i32;
-    // Not every file system gives handles; what is wrong is wrong on each.
+    // Not every file system supports handles; wrong arguments fail on each.
     handle[0] = 128;
     let r = syscall(SYS_name_to_handle_at, AT_FDCWD, p.as_ptr(), handle.as_mut_ptr(), &mut mount, 0);
     assert!(r == 0 || errno() == EOPNOTSUPP, "{}", name_of(errno()));
@@ -205,7 +205,7 @@ unsafe fn modes() {
 }
 
 /// Advice and requests about files.
-unsafe fn leave_to_the_kernel() {
+unsafe fn file_advice() {
     let t = Tmp::new();
     let fd = t.open("f");
     put(fd, &[0; 4096]);

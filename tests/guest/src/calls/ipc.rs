@@ -1,4 +1,4 @@
-//! System V IPC and sockets: the errors that the other groups leave out, and calls that are cut short.
+//! System V IPC and sockets: errors that the other groups do not cover, and interrupted calls.
 
 use super::waits::cut_short;
 use crate::t::*;

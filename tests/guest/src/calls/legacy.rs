@@ -1,4 +1,4 @@
-//! Calls that today's C library does not make any more.
+//! Calls that the current C library no longer makes.
 
 use crate::t::*;
 use libc::*;
@@ -46,7 +46,7 @@ unsafe fn pipes() {
     assert_eq!(get(p[0], 2), b"x");
     is(fcntl(p[0], F_GETFD), 0);
     fails(syscall(SYS_pipe, BAD), EFAULT);
-    // No descriptors are left behind by that.
+    // The failed call leaves no descriptors behind.
     is(dup(0), p[1] as i64 + 1);
 }
 
@@ -59,7 +59,7 @@ unsafe fn forks() {
     if !root() {
         return;
     }
-    // No more processes for this user.
+    // The user's limit of processes is reached.
     in_child(|| {
         let none = rlimit { rlim_cur: 0, rlim_max: 0 };
         ok(setrlimit(RLIMIT_NPROC, &none));
@@ -134,7 +134,7 @@ unsafe fn descriptors() {
     fails(syscall(SYS_signalfd, -1, &set, 4), EINVAL);
     fails(syscall(SYS_signalfd4, -1, &set, 8, 1), EINVAL);
     fails(syscall(SYS_signalfd4, 1 << 20, &set, 8, 0), EBADF);
-    // No more descriptors.
+    // The limit of descriptors is reached.
     let few = rlimit { rlim_cur: 0, rlim_max: 4096 };
     in_child(|| {
         ok(setrlimit(RLIMIT_NOFILE, &few));
@@ -176,7 +176,7 @@ unsafe fn limits() {
     fails(syscall(SYS_setrlimit, 99, &l), EINVAL);
 }
 
-/// Kinds of file systems by number, and one that is mounted by its device.
+/// File system types by number, and one found by its device.
 unsafe fn file_systems() {
     let n = ok(syscall(SYS_sysfs, 3));
     assert!(n > 3);

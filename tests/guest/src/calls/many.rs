@@ -1,11 +1,11 @@
-//! Waiting for many things at once: poll(2), select(2), epoll_wait(2), timerfd_create(2).
+//! Waiting for several files: poll(2), select(2), epoll_wait(2), timerfd_create(2).
 
 use super::waits::cut_short;
 use crate::t::*;
 use libc::*;
 
 pub const CASES: &[crate::Case] =
-    cases![polls, selects, epolls, ways_through_epolls, masks_are_put_back, timerfds, interrupted];
+    cases![polls, selects, epolls, epoll_chain_limits, masks_are_put_back, timerfds, interrupted];
 
 unsafe fn polls() {
     let (r, w) = pipe_pair();
@@ -24,8 +24,8 @@ unsafe fn polls() {
     fails(syscall(SYS_ppoll, &mut p, 1, &none, &set, 4u64), EINVAL);
 }
 
-/// From one file no more chains of epolls lead upwards than `path_limits` says: 500 of two.
-unsafe fn ways_through_epolls() {
+/// The number of epoll chains above one file is limited as by `path_limits`: 500 of length two.
+unsafe fn epoll_chain_limits() {
     let mut event = epoll_event { events: EPOLLIN as u32, u64: 0 };
     let mut add = |to: i32, what: i32| epoll_ctl(to, EPOLL_CTL_ADD, what, &mut event);
     let file = ok(eventfd(0, 0));
@@ -41,11 +41,11 @@ unsafe fn ways_through_epolls() {
     }
     let more = ok(epoll_create1(0));
     fails(add(more, low[0]), EINVAL);
-    // What was refused is not there: it can be added as soon as there are fewer.
+    // A refused item is not registered: it can be added when there are fewer chains.
     zero(epoll_ctl(high[0], EPOLL_CTL_DEL, low[0], std::ptr::null_mut()));
     zero(add(more, low[0]));
     fails(add(high[0], low[0]), EINVAL);
-    // Another file that comes in below is counted by itself.
+    // Another file below is counted separately.
     let other = ok(eventfd(1, 0));
     zero(add(low[0], other));
     let mut got: [epoll_event; 4] = zeroed();
@@ -99,7 +99,7 @@ unsafe fn epolls() {
     fails(syscall(SYS_epoll_pwait, e, out.as_mut_ptr(), 2, 0, &set, 4u64), EINVAL);
 }
 
-/// The mask holds for the wait only, and a signal that it lets in is taken.
+/// The mask applies to the wait only, and a signal that it unblocks is delivered.
 unsafe fn masks_are_put_back() {
     block(&[SIGUSR1]);
     on(SIGUSR1, nothing as *const () as usize, 0);

@@ -1,6 +1,6 @@
-//! Each system call by its own number, once as it succeeds, once as it fails, and once cut short where it waits: what programs
-//! that are older, newer or linked differently than the rest of these tests use. `tests/syscalls.rs` checks that no row of the
-//! table of system calls goes without.
+//! Each system call by number: succeeding, failing, and interrupted if it waits. Programs that are older, newer or
+//! linked differently use calls that the rest of these tests does not make. `tests/syscalls.rs` checks that every row
+//! of the table of system calls is covered.
 
 mod files;
 mod ipc;

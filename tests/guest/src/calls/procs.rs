@@ -1,4 +1,4 @@
-//! Processes, scheduling, names of the system, and what is for root only.
+//! Processes, scheduling, system names, and privileged calls.
 
 use crate::t::*;
 use libc::*;
@@ -39,7 +39,7 @@ unsafe fn ids() {
 
 unsafe fn priorities() {
     in_child(|| {
-        // The call gives 20 less the nice value.
+        // The system call returns 20 minus the nice value.
         is(syscall(SYS_getpriority, PRIO_PROCESS, 0), 20);
         zero(syscall(SYS_setpriority, PRIO_PROCESS, 0, 5) as i32);
         is(syscall(SYS_getpriority, PRIO_PROCESS, 0), 15);
@@ -110,7 +110,7 @@ unsafe fn cpu() -> u32 {
     cpu
 }
 
-/// A thread runs where it was told to, and so do its children, through fork and execve.
+/// A thread runs on the CPUs of its mask, and so do its children, through fork and execve.
 unsafe fn affinity_holds() {
     let mut all = [0u64; 16];
     ok(syscall(SYS_sched_getaffinity, 0, 128, all.as_mut_ptr()));
@@ -132,7 +132,7 @@ unsafe fn affinity_holds() {
                 .output()
                 .unwrap();
             assert!(String::from_utf8(shown.stdout).unwrap().ends_with(&format!("list:\t{one}\n")));
-            // Another one is told while it runs.
+            // The mask of another thread is set while it runs.
             let (r, w) = pipe_pair();
             let pid = spawn(|| {
                 put(w, b"x");
@@ -157,7 +157,7 @@ unsafe fn affinity_holds() {
     }
 }
 
-/// A process that nobody has waited for can still be asked.
+/// The scheduling of a zombie can be queried.
 unsafe fn scheduling_of_zombies() {
     let pid = spawn(|| {
         setpriority(PRIO_PROCESS as _, 0, 3);
@@ -196,7 +196,7 @@ unsafe fn names() {
         return;
     }
     in_child(|| {
-        // On bare Linux only where these names are this process's own.
+        // On bare Linux only in a UTS namespace of its own.
         if unshare(CLONE_NEWUTS) == -1 && std::path::Path::new("/proc/1/stat").exists() {
             return;
         }
@@ -264,7 +264,7 @@ unsafe fn memory() {
 }
 
 unsafe fn filters() {
-    // Whether an action is known: SECCOMP_GET_ACTION_AVAIL.
+    // SECCOMP_GET_ACTION_AVAIL: whether an action is known.
     let mut action = 0x7fff_0000u32;
     zero(syscall(SYS_seccomp, 2, 0, &mut action) as i32);
     action = 0x1234_5678;
@@ -279,7 +279,7 @@ unsafe fn filters() {
     });
 }
 
-/// Sets a filter that allows all but `sched_yield`, which gets `action`.
+/// Sets a filter that allows all calls but `sched_yield`, which gets `action`.
 unsafe fn refuse_yield(action: u32, flags: u32) {
     let code = [
         sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 },
@@ -292,7 +292,7 @@ unsafe fn refuse_yield(action: u32, flags: u32) {
     zero(syscall(SYS_seccomp, 1, flags, &prog) as i32);
 }
 
-/// A filter is asked about a call that needs nobody else, too: in the thread that set it and whatever that makes.
+/// A filter sees calls that the platform answers locally, too: in the thread that set it and its children.
 unsafe fn filters_see_yields() {
     const ERRNO: u32 = 0x0005_0000 | EXDEV as u32;
     const TRAP: u32 = 0x0003_0000;
@@ -313,7 +313,7 @@ unsafe fn filters_see_yields() {
         exits(pid, EXDEV);
         fails(sched_yield(), EXDEV);
     });
-    // All threads at once, those that are about already as well.
+    // With TSYNC in all threads at once, including existing ones.
     in_child(|| {
         let (told, tell) = std::sync::mpsc::channel();
         let t = std::thread::spawn(move || unsafe {
@@ -325,7 +325,7 @@ unsafe fn filters_see_yields() {
         t.join().unwrap();
         fails(sched_yield(), EXDEV);
     });
-    // One thread alone: the others go on as before.
+    // In one thread only: the others are unaffected.
     in_child(|| {
         let t = std::thread::spawn(|| unsafe {
             refuse_yield(ERRNO, 0);

@@ -1,4 +1,4 @@
-//! Clocks, timers and what of them only root may change.
+//! Clocks, timers, and the privileged calls on them.
 
 use crate::t::*;
 use libc::*;
@@ -51,7 +51,7 @@ unsafe fn interval_timers() {
     fails(syscall(SYS_setitimer, ITIMER_REAL, &t, 0), EINVAL);
 }
 
-/// All threads that use processor time are seen by a profiler.
+/// A profiling timer signals all threads that use processor time.
 unsafe fn profiled_threads() {
     const THREADS: usize = 3;
     static SEEN: [AtomicU64; THREADS] = [const { AtomicU64::new(0) }; THREADS];
@@ -79,7 +79,7 @@ unsafe fn profiled_threads() {
     assert!(all(), "{SEEN:?}");
 }
 
-/// A timer whose signal was ignored for a while goes on when there is a handler.
+/// A timer whose signal was ignored for a while continues when a handler is set.
 unsafe fn timer_of_an_ignored_signal() {
     static TICKS: AtomicU64 = AtomicU64::new(0);
     extern "C" fn tick(_: i32) {
@@ -99,7 +99,7 @@ unsafe fn timer_of_an_ignored_signal() {
         on(SIGUSR2, tick as *const () as usize, SA_RESTART);
         let seen = TICKS.load(SeqCst);
         eventually("the timer goes on", || TICKS.load(SeqCst) > seen + 2);
-        // What is queued now is dropped.
+        // A signal queued now is dropped.
         block(&[SIGUSR2]);
         usleep(5000);
         on(SIGUSR2, SIG_IGN, 0);
@@ -148,7 +148,7 @@ unsafe fn posix_timers() {
     fails(syscall(SYS_timer_create, CLOCK_MONOTONIC, BAD, &mut id), EFAULT);
 }
 
-/// A blocked signal counts how often its timer has expired meanwhile.
+/// A blocked signal counts its timer's further expirations.
 unsafe fn overruns() {
     block(&[SIGUSR1]);
     let mut event: sigevent = zeroed();
@@ -206,7 +206,7 @@ unsafe fn accounting() {
     fails(syscall(SYS_getcpu, BAD, 0, 0), EFAULT);
 }
 
-/// Time in the kernel is seen, nothing that has been told is taken back, and the parts make what the clock of the process shows.
+/// System time is counted, reported times never decrease, and the parts add up to the process's clock.
 unsafe fn parts_of_used_time() {
     let micros = |t: timeval| t.tv_sec * 1_000_000 + t.tv_usec;
     let clock = || {
@@ -223,7 +223,7 @@ unsafe fn parts_of_used_time() {
             let after = clock();
             let (u, s) = (micros(u.ru_utime), micros(u.ru_stime));
             assert!(u >= user && s >= system, "{user}+{system}, then {u}+{s}");
-            // Each part is cut off to whole microseconds.
+            // Each part is truncated to whole microseconds.
             assert!((before - 2..=after).contains(&(u + s)), "{u}+{s}, not from {before} to {after}");
             (user, system) = (u, s);
         }
@@ -231,7 +231,7 @@ unsafe fn parts_of_used_time() {
     });
 }
 
-/// What one thread uses is not counted for another.
+/// The time of one thread does not count for another.
 unsafe fn time_of_a_thread() {
     let used = || {
         let (mut t, mut u): (timespec, rusage) = (zeroed(), zeroed());

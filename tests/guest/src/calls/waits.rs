@@ -1,4 +1,4 @@
-//! Calls that wait, each cut short by a signal with a handler: they fail with EINTR, and nothing of them is left.
+//! Waiting calls, each interrupted by a signal with a handler: they fail with EINTR and leave nothing behind.
 
 use crate::t::*;
 use libc::*;
@@ -6,7 +6,7 @@ use libc::*;
 pub const CASES: &[crate::Case] =
     cases![reads_and_writes, openings, moves_of_data, connections, messages, leases, sleeps, for_signals_only];
 
-/// The call, which has to wait, is cut short by a signal.
+/// A signal interrupts the call, which has to wait.
 #[track_caller]
 pub unsafe fn cut_short<T: Ret>(call: impl FnOnce() -> T) {
     on(SIGUSR1, nothing as *const () as usize, 0);
@@ -17,7 +17,7 @@ pub unsafe fn cut_short<T: Ret>(call: impl FnOnce() -> T) {
     assert!(r.value() == -1 && e == EINTR, "call returned {r:?} ({}) and should have been interrupted", name_of(e));
 }
 
-/// The write end of a pipe that takes no more.
+/// A pipe that is full.
 unsafe fn full_pipe() -> (i32, i32) {
     let (r, w) = pipe_pair();
     ok(fcntl(w, F_SETFL, O_NONBLOCK));
@@ -119,7 +119,7 @@ unsafe fn messages() {
     cut_short(|| sendmmsg(s[0], &mut header, 1, 0));
 }
 
-/// Until the holder of a lease gives it up, files are not opened or truncated against it.
+/// A lease delays opens and truncations of its file until the holder gives it up.
 unsafe fn leases() {
     let t = Tmp::new();
     let p = t.file("f", b"12345");
@@ -154,7 +154,7 @@ unsafe fn sleeps() {
     fails(syscall(SYS_clock_nanosleep, 99, 0, &long, 0), EINVAL);
     let short = timespec { tv_sec: 0, tv_nsec: 1000 };
     zero(syscall(SYS_nanosleep, &short, 0) as i32);
-    // Nothing to go on with.
+    // There is no call to restart.
     fails(syscall(SYS_restart_syscall), EINTR);
 }
 

@@ -1,16 +1,17 @@
-//! POSIX access control lists (acl(5)): set and read as `system.posix_acl_*`, kept in step with the mode, handed down, obeyed.
+//! POSIX access control lists (acl(5)): set and read as `system.posix_acl_*`, kept consistent with the mode, inherited,
+//! enforced.
 
 use crate::t::*;
 use libc::*;
 use std::ffi::CString;
 
 pub const CASES: &[crate::Case] = cases![
-    lists_are_obeyed,
+    lists_are_enforced,
     directories_are_searched_by_their_list,
     the_owner_and_capabilities_come_first,
     a_list_sets_the_mode,
     chmod_changes_the_mask,
-    default_lists_are_handed_down,
+    default_lists_are_inherited,
     small_default_lists_replace_the_umask,
     wrong_lists,
     rights_to_set,
@@ -54,7 +55,7 @@ unsafe fn list(f: &CString, name: &str) -> Vec<Entry> {
     b[4..r as usize].chunks(8).map(|e| (half(e, 0), half(e, 2), u32::from_le_bytes([e[4], e[5], e[6], e[7]]))).collect()
 }
 
-/// A scratch directory that all may enter, if we are root.
+/// A scratch directory that every user may enter; `None` without root.
 unsafe fn place() -> Option<Tmp> {
     if !root() {
         eprintln!("left out: needs root");
@@ -67,7 +68,7 @@ unsafe fn place() -> Option<Tmp> {
     Some(t)
 }
 
-/// What access(2) says to a user in these groups: the bits that are allowed.
+/// The permission bits that access(2) grants to a user in these groups.
 unsafe fn allowed(f: &CString, uid: u32, groups: &[u32]) -> u16 {
     let file = stat_of(f).st_mode & S_IFMT == S_IFREG;
     let pid = spawn(|| {
@@ -79,7 +80,7 @@ unsafe fn allowed(f: &CString, uid: u32, groups: &[u32]) -> u16 {
             if access(f.as_ptr(), bit) == 0 {
                 bits |= bit;
             }
-            // open(2) and the rest ask the same.
+            // open(2) must agree.
             if bit != X_OK && file {
                 let fd = open(f.as_ptr(), if bit == R_OK { O_RDONLY } else { O_WRONLY });
                 assert_eq!(fd >= 0, bits & bit != 0, "open for {bit}");
@@ -93,7 +94,7 @@ unsafe fn allowed(f: &CString, uid: u32, groups: &[u32]) -> u16 {
     WEXITSTATUS(status) as u16
 }
 
-unsafe fn lists_are_obeyed() {
+unsafe fn lists_are_enforced() {
     let Some(t) = place() else { return };
     let f = t.file("f", b"secret");
     ok(chown(f.as_ptr(), 1000, 50));
@@ -111,21 +112,21 @@ unsafe fn lists_are_obeyed() {
     assert_eq!(list(&f, ACCESS), entries);
     for (uid, groups, wanted) in [
         (1000, &[9][..], 6),
-        (1001, &[9], 6),      // without what the mask lacks
-        (1002, &[9], 0),      // though all others may read
-        (1002, &[50, 60], 0), // a user's entry comes before groups'
+        (1001, &[9], 6),      // limited by the mask
+        (1002, &[9], 0),      // although others may read
+        (1002, &[50, 60], 0), // a user's entry precedes groups'
         (1003, &[50], 4),
         (1003, &[9, 60], 6),
-        (1003, &[50, 60], 6), // any group that has it
-        (1003, &[70], 0),     // a group's entry, though all others may
+        (1003, &[50, 60], 6), // any matching group that grants it
+        (1003, &[70], 0),     // a group's entry, although others may
         (1003, &[9], 4),
     ] {
         assert_eq!(allowed(&f, uid, groups), wanted, "{uid} {groups:?}");
     }
-    // A list with an empty group class is not looked at.
+    // A list with an empty group class is not checked.
     ok(set(&f, ACCESS, &[(1, 6, 0), (USER, 6, 1001), (4, 0, 0), (MASK, 0, 0), (OTHER, 4, 0)]));
     assert_eq!(allowed(&f, 1001, &[9]), 4);
-    // Gone with the list.
+    // Removed with the list.
     ok(removexattr(f.as_ptr(), c(ACCESS).as_ptr()));
     ok(chmod(f.as_ptr(), 0o640));
     assert_eq!((allowed(&f, 1001, &[9]), allowed(&f, 1002, &[50])), (0, 4));
@@ -173,10 +174,10 @@ unsafe fn a_list_sets_the_mode() {
     let mut b = [0u8; 256];
     let n = ok(listxattr(f.as_ptr(), b.as_mut_ptr().cast(), 256)) as usize;
     assert!(b[..n].split(|&x| x == 0).any(|n| n == ACCESS.as_bytes()));
-    // One that says no more than a mode becomes the mode.
+    // A list equivalent to a mode becomes the mode.
     ok(set(&f, ACCESS, &[(1, 7, 0), (4, 5, 0), (OTHER, 0, 0)]));
     assert_eq!((stat_of(&f).st_mode & 0o7777, list(&f, ACCESS)), (0o4750, vec![]));
-    // Without entries: taken away; the mode stays. Neither needs there to be one.
+    // Setting a list without entries removes it, and the mode stays. Neither call needs a list to exist.
     ok(set(&f, ACCESS, &[(1, 6, 0), (USER, 7, 1001), (4, 1, 0), (MASK, 5, 0), (OTHER, 2, 0)]));
     ok(set(&f, ACCESS, &[]));
     assert_eq!((stat_of(&f).st_mode & 0o7777, list(&f, ACCESS)), (0o4652, vec![]));
@@ -195,14 +196,14 @@ unsafe fn chmod_changes_the_mask() {
     assert_eq!(allowed(&f, 1001, &[9]), 7);
 }
 
-unsafe fn default_lists_are_handed_down() {
+unsafe fn default_lists_are_inherited() {
     let Some(t) = place() else { return };
     ok(mkdir(t.p("d").as_ptr(), 0o777));
     let default = [(1, 7, NOBODY), (USER, 6, 1001), (4, 5, NOBODY), (MASK, 7, NOBODY), (OTHER, 5, NOBODY)];
     ok(set(&t.p("d"), DEFAULT, &default));
     assert_eq!((list(&t.p("d"), DEFAULT), list(&t.p("d"), ACCESS)), (default.to_vec(), vec![]));
     umask(0o077);
-    // The umask does not count, the mode does.
+    // The umask is ignored, the mode is not.
     let fd = ok(open(t.p("d/f").as_ptr(), O_CREAT | O_RDWR, 0o664));
     let own = [(1, 6, NOBODY), (USER, 6, 1001), (4, 5, NOBODY), (MASK, 6, NOBODY), (OTHER, 4, NOBODY)];
     assert_eq!((fstat_of(fd).st_mode & 0o7777, list(&t.p("d/f"), ACCESS)), (0o664, own.to_vec()));
@@ -219,7 +220,7 @@ unsafe fn default_lists_are_handed_down() {
     if fd >= 0 {
         assert_eq!(fstat_of(fd).st_mode & 0o7777, 0o664);
     }
-    // A name moved there, or another one of a file, gets nothing.
+    // A file moved or linked into the directory inherits nothing.
     let f = t.file("outside", b"");
     ok(chmod(f.as_ptr(), 0o600));
     ok(rename(f.as_ptr(), t.p("d/inside").as_ptr()));
@@ -281,7 +282,7 @@ unsafe fn rights_to_set() {
         fails(set(&other, ACCESS, &entries), EPERM);
         fails(removexattr(other.as_ptr(), c(ACCESS).as_ptr()), EPERM);
         ok(set(&mine, ACCESS, &entries));
-        // Not in the file's group: set-group-ID goes, as with chmod(2).
+        // Outside the file's group: set-group-ID is cleared, as by chmod(2).
         assert_eq!(stat_of(&mine).st_mode & 0o7777, 0o672);
     });
 }

@@ -12,7 +12,7 @@ pub const CASES: &[crate::Case] = cases![
     polls,
     many_polls,
     cancelled,
-    told_by_eventfd,
+    completion_on_eventfd,
     not_inherited
 ];
 
@@ -100,7 +100,7 @@ unsafe fn reads_and_writes() {
         assert_eq!(got[i], Event { data, obj: &list[i] as *const Iocb as u64, res, res2: 0 });
     }
     assert_eq!(&buf[..8], b"23abc789");
-    // The file's own offset stays.
+    // The file's own offset does not change.
     is(lseek(fd, 0, SEEK_CUR), 0);
     assert_eq!(events(id, 0, 4, None), []);
     zero(syscall(SYS_io_destroy, id) as i32);
@@ -183,7 +183,7 @@ unsafe fn submit_errors() {
     ] {
         fails(submit(id, &mut [c]), e);
     }
-    // Those before the bad one are done.
+    // The requests before the bad one are done.
     is(submit(id, &mut [good, Iocb { fd: -1, ..good }, good]), 1);
     assert_eq!(events(id, 1, 5, None).len(), 1);
     assert_eq!(byte, *b"x");
@@ -202,7 +202,7 @@ unsafe fn waiting() {
     let mut e = Event::default();
     fails(syscall(SYS_io_getevents, id, 1, 1, &mut e, 0), EINTR);
     exits(pid, 0);
-    // io_pgetevents(2): a signal that was blocked ends the wait, and is blocked again.
+    // io_pgetevents(2): a signal unblocked for the wait ends it, and is blocked again afterwards.
     block(&[SIGUSR1]);
     ok(raise(SIGUSR1));
     let (none, all) = (0u64, u64::MAX);
@@ -218,7 +218,7 @@ unsafe fn waiting() {
     zero(syscall(SYS_io_destroy, id) as i32);
 }
 
-/// One write completes thousands; each is told once, also one that is cancelled before.
+/// One write completes thousands of polls; each is reported once, also one cancelled before.
 unsafe fn many_polls() {
     const N: usize = 20_000;
     let id = setup(N as u32);
@@ -250,11 +250,11 @@ unsafe fn polls() {
         0
     });
     let got = events(id, 1, 4, None);
-    // What else has come true may be told along.
+    // Other events that are ready may be reported too.
     assert_eq!(got.iter().map(|e| (e.data, e.res & i64::from(POLLIN))).collect::<Vec<_>>(), [(5, POLLIN.into())]);
     exits(pid, 0);
     get(r, 1);
-    // One that is under way ends with its context.
+    // A request in progress ends with its context.
     is(submit(id, &mut list[..1]), 1);
     zero(syscall(SYS_io_destroy, id) as i32);
     put(w, b"y");
@@ -277,7 +277,7 @@ unsafe fn cancelled() {
     zero(syscall(SYS_io_destroy, id) as i32);
 }
 
-unsafe fn told_by_eventfd() {
+unsafe fn completion_on_eventfd() {
     let t = Tmp::new();
     t.file("f", b"0123456789");
     let fd = t.open("f");

@@ -64,7 +64,7 @@ unsafe fn stat_errors() {
     fails(syscall(SYS_stat, f.as_ptr(), BAD), EFAULT);
     fails(syscall(SYS_stat, BAD, &mut st), EFAULT);
     fails(fstat(-1, &mut st), EBADF);
-    // A path at the very end of mapped memory.
+    // A path at the end of mapped memory.
     let p = anon(2 * PAGE, RW);
     ok(mprotect(p.add(PAGE).cast(), PAGE, PROT_NONE));
     let b = f.as_bytes_with_nul();
@@ -121,7 +121,7 @@ unsafe fn statx_errors() {
     fails(statx(-1, c("f").as_ptr(), 0, STATX_ALL, &mut x), EBADF);
 }
 
-/// Device and inode tell files apart and stay the same.
+/// Device and inode number identify a file and stay the same.
 unsafe fn identity() {
     let t = Tmp::new();
     let (a, b) = (t.file("a", b""), t.file("b", b""));
@@ -139,12 +139,12 @@ unsafe fn access_modes() {
     ok(chmod(f.as_ptr(), 0o400));
     ok(access(f.as_ptr(), F_OK));
     ok(access(f.as_ptr(), R_OK));
-    fails(access(f.as_ptr(), X_OK), EACCES); // for root too: nobody may execute it
+    fails(access(f.as_ptr(), X_OK), EACCES); // for root too: no execute bit is set
     ok(chmod(f.as_ptr(), 0o500));
     ok(access(f.as_ptr(), R_OK | X_OK));
     if geteuid() == 0 {
         ok(access(f.as_ptr(), W_OK));
-        // The real ids count, not the effective ones.
+        // access(2) uses the real ids, not the effective ones.
         in_child(|| {
             ok(chmod(t.p("").as_ptr(), 0o755));
             ok(setresuid(65534, 0, 0));

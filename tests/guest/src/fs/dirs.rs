@@ -153,7 +153,7 @@ unsafe fn listing_many() {
     assert_eq!(got.len(), v.len(), "no name twice");
     assert!(got.remove(".") && got.remove(".."));
     assert_eq!(got, want);
-    // From any offset told, the listing goes on behind that entry.
+    // From any reported offset, the listing continues after that entry.
     let at = 1000;
     ok(lseek(fd, v[at].off, SEEK_SET));
     let rest = all(fd, 4096);
@@ -220,7 +220,7 @@ unsafe fn link_counts() {
     ok(mkdir(t.p("a").as_ptr(), 0o700));
     ok(mkdir(t.p("b").as_ptr(), 0o700));
     let after = stat_of(&t.p("")).st_nlink;
-    // Some file systems always say 1.
+    // Some file systems always report 1.
     assert!(after == before + 2 || after == 1, "{before} {after}");
     let fd = ok(open(t.p("a").as_ptr(), O_RDONLY));
     ok(rmdir(t.p("a").as_ptr()));
@@ -274,7 +274,7 @@ unsafe fn getcwd_errors() {
     let mut b = [0u8; 8];
     fails(syscall(SYS_getcwd, b.as_mut_ptr(), 4), ERANGE);
     fails(syscall(SYS_getcwd, BAD, 100), EFAULT);
-    is(syscall(SYS_getcwd, b.as_mut_ptr(), 5), 5); // the length with the zero byte
+    is(syscall(SYS_getcwd, b.as_mut_ptr(), 5), 5); // the length includes the NUL
     assert_eq!(&b[..5], b"/tmp\0");
 }
 
@@ -298,7 +298,7 @@ unsafe fn removed_directory_is_dead() {
     ok(rmdir(t.p("d").as_ptr()));
     fails(openat(fd, c("x").as_ptr(), O_CREAT | O_RDWR, 0o600), ENOENT);
     fails(symlinkat(c("a").as_ptr(), fd, c("x").as_ptr()), ENOENT);
-    // The name can be used again and is another directory.
+    // The name can be reused for another directory.
     ok(mkdir(t.p("d").as_ptr(), 0o700));
     assert_ne!(stat_of(&t.p("d")).st_ino, fstat_of(fd).st_ino);
 }
@@ -386,7 +386,7 @@ unsafe fn chroot_call() {
     in_child(|| {
         ok(chdir(t.p("").as_ptr()));
         ok(chroot(t.p("d").as_ptr()));
-        // The working directory is outside the new root now, and getcwd says so.
+        // The working directory is outside the new root now, and getcwd reports that.
         assert!(cwd().is_err() || cwd().unwrap().starts_with("(unreachable)"));
         ok(access(c("out").as_ptr(), F_OK));
     });

@@ -1,11 +1,12 @@
-//! Signals about files: owners, O_ASYNC, leases, directory notification (fcntl(2)); what /proc tells of special descriptors.
+//! Signals about files: owners, O_ASYNC, leases, directory notification (fcntl(2)); /proc's information on special
+//! descriptors.
 
 use crate::t::*;
 use libc::*;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 pub const CASES: &[crate::Case] = cases![
-    leases_and_who_else_has_it_open,
+    leases_and_other_descriptions,
     owners,
     async_pipe,
     async_of_many,
@@ -26,7 +27,7 @@ const F_GETSIG: i32 = 11;
 const F_SETOWN_EX: i32 = 15;
 const F_GETOWN_EX: i32 = 16;
 
-/// The next blocked `sig`, with `si_code` and `si_fd`.
+/// Waits for the blocked `sig`; returns `si_code` and `si_fd`.
 unsafe fn next(sig: i32) -> (i32, i32) {
     let mut info: siginfo_t = zeroed();
     let t = timespec { tv_sec: 20, tv_nsec: 0 };
@@ -99,7 +100,7 @@ unsafe fn async_of_many() {
             ok(fcntl(*f, F_SETFL, O_ASYNC | O_NONBLOCK));
         }
     };
-    // Each process of a group hears of it, once for all.
+    // Each process of a group gets one signal for all files.
     let mut first = 0;
     let members = [(); MEMBERS].map(|()| {
         let pid = spawn(|| {
@@ -115,7 +116,7 @@ unsafe fn async_of_many() {
     for pid in members {
         exits(pid, 0);
     }
-    // Signals that queue tell of each file.
+    // Queueing signals are sent for each file.
     get(w, 1);
     all(getpid(), sig);
     put(w, b"x");
@@ -136,7 +137,7 @@ unsafe fn lease_broken_by_open() {
     is(fcntl(fd, F_GETLEASE), F_UNLCK.into());
     ok(fcntl(fd, F_SETLEASE, F_RDLCK));
     is(fcntl(fd, F_GETLEASE), F_RDLCK.into());
-    // Another reader disturbs nobody.
+    // Another reader does not break a read lease.
     ok(close(ok(open(f.as_ptr(), O_RDONLY))));
     let pid = spawn(|| {
         let fd = ok(open(f.as_ptr(), O_WRONLY));
@@ -149,7 +150,7 @@ unsafe fn lease_broken_by_open() {
     assert_eq!(get(fd, 10), b"abc");
     ok(fcntl(fd, F_SETLEASE, F_UNLCK));
     exits(pid, 0);
-    // A write lease is lowered for a reader, and truncation ends it.
+    // A reader lowers a write lease, and truncation ends it.
     ok(fcntl(fd, F_SETLEASE, F_WRLCK));
     let pid = spawn(|| {
         ok(close(ok(open(f.as_ptr(), O_RDONLY))));
@@ -166,7 +167,7 @@ unsafe fn lease_broken_by_open() {
     });
     next(SIGIO);
     asleep(pid);
-    ok(close(fd)); // ends it too
+    ok(close(fd)); // ends it as well
     exits(pid, 0);
     assert_eq!(stat_of(&f).st_size, 1);
 }
@@ -205,7 +206,7 @@ unsafe fn lease_and_nonblocking_open() {
     fails(open(f.as_ptr(), O_WRONLY | O_NONBLOCK), EWOULDBLOCK);
     next(SIGIO);
     fails(open(f.as_ptr(), O_WRONLY | O_NONBLOCK), EWOULDBLOCK);
-    none(SIGIO); // it was told already
+    none(SIGIO); // it has been signalled already
     ok(fcntl(fd, F_SETLEASE, F_UNLCK));
     ok(open(f.as_ptr(), O_WRONLY | O_NONBLOCK));
 }
@@ -235,7 +236,7 @@ unsafe fn directory_signals() {
     none(sig);
     let f = ok(open(t.p("b").as_ptr(), O_RDONLY));
     fails(fcntl(f, F_NOTIFY, DN_CREATE), ENOTDIR);
-    // DN_RENAME: a new name in the same directory, not in another one.
+    // DN_RENAME: a rename within the directory, not to another one.
     ok(mkdir(t.p("sub").as_ptr(), 0o700));
     ok(fcntl(d, F_NOTIFY, 16 | DN_MULTISHOT));
     ok(rename(t.p("c").as_ptr(), t.p("sub/c").as_ptr()));
@@ -243,7 +244,7 @@ unsafe fn directory_signals() {
     ok(rename(t.p("sub").as_ptr(), t.p("sub2").as_ptr()));
     assert_eq!(next(sig).1, d);
     ok(fcntl(d, F_NOTIFY, 0));
-    // It is there when the call that caused it returns.
+    // The signal is pending when the call that caused it returns.
     static TOLD: AtomicI32 = AtomicI32::new(0);
     extern "C" fn told(_: i32) {
         TOLD.fetch_add(1, Ordering::SeqCst);
@@ -257,7 +258,7 @@ unsafe fn directory_signals() {
     }
 }
 
-/// Each description has a mark of its own, which ends with it.
+/// Each description has its own mark, which ends with it.
 unsafe fn directory_marks_of_many() {
     const F_NOTIFY: i32 = 1026;
     const DN_CREATE_ALWAYS: u32 = 4 | 1 << 31;
@@ -282,7 +283,7 @@ unsafe fn directory_marks_of_many() {
             ok(close(d));
         }
     }
-    // No signal is lost or made up when events and ends of marks meet.
+    // No signal is lost or duplicated when events and ends of marks coincide.
     let other = std::thread::scope(|s| {
         let h = s.spawn(|| unsafe { (0..300).for_each(|_| drop(close(open_dir()))) });
         for i in 0..300 {
@@ -310,13 +311,13 @@ unsafe fn fdinfo_of_special_files() {
     assert!(info(s).contains("sigmask:\t0000000000000001"), "{}", info(s));
 }
 
-/// More descriptors than a call looks at while all others wait.
+/// More descriptors than one step of a call visits.
 unsafe fn many_at_once() {
     let mut limit: rlimit = zeroed();
     zero(getrlimit(RLIMIT_NOFILE, &mut limit));
     limit.rlim_cur = limit.rlim_max;
     zero(setrlimit(RLIMIT_NOFILE, &limit));
-    // Above those that are open already.
+    // Above the descriptors that are open already.
     const LOW: i32 = 1000;
     let many = (limit.rlim_cur.min(12_000) as usize).saturating_sub(LOW as usize + 100);
     let (r, w) = pipe_pair();
@@ -347,7 +348,7 @@ unsafe fn many_at_once() {
     });
     is(poll(asked.as_mut_ptr(), many as nfds_t, 20_000), many as i64);
     exits(child, 0);
-    // One that has been closed; and a signal.
+    // A closed descriptor; and a signal.
     zero(close(last));
     is(poll(asked.as_mut_ptr(), all, -1), many as i64 + 1);
     assert_eq!((asked[many - 1].revents, asked[many - 2].revents), (POLLNVAL, POLLIN));
@@ -359,7 +360,7 @@ unsafe fn many_at_once() {
     let child = interrupt_me(SIGUSR1);
     fails(poll(asked.as_mut_ptr(), all, -1), EINTR);
     reap(child);
-    // select(2) takes any number, whatever FD_SETSIZE is.
+    // select(2) takes any descriptor number, regardless of FD_SETSIZE.
     let mut set = vec![u64::MAX; (last as usize).div_ceil(64)];
     let top = set.len() * 64;
     (0..top).filter(|fd| *fd < first as usize || *fd >= last as usize).for_each(|fd| set[fd / 64] &= !(1 << (fd % 64)));
@@ -368,7 +369,7 @@ unsafe fn many_at_once() {
     let none = timeval { tv_sec: 0, tv_usec: 0 };
     is(syscall(SYS_select, top, set.as_mut_ptr(), 0, 0, &none), many as i64 - 1);
     assert_eq!(set, want);
-    // All in an epoll, in one call; then a range of them gets a mark, and all are closed.
+    // All in one epoll, ready at once; then a range of them is marked close-on-exec, and all are closed.
     let ep = ok(epoll_create1(0));
     for fd in first..last {
         let mut ev = epoll_event { events: EPOLLIN as u32, u64: fd as u64 };
@@ -391,7 +392,7 @@ unsafe fn many_at_once() {
     for fd in [first, last - 2] {
         fails(fcntl(fd, F_GETFD), EBADF);
     }
-    // What is open by another number is still watched by all that were added.
+    // A file that stays open under another number is still watched by its other items.
     is(epoll_wait(ep, got.as_mut_ptr(), many as i32, 1000), many as i64 - 1);
 }
 
@@ -438,13 +439,13 @@ unsafe fn events_of_an_unlinked_file() {
     }
 }
 
-unsafe fn leases_and_who_else_has_it_open() {
+unsafe fn leases_and_other_descriptions() {
     let t = Tmp::new();
     let f = t.file("f", b"x");
     ok(link(f.as_ptr(), t.p("g").as_ptr()));
     let fd = ok(open(f.as_ptr(), O_RDONLY));
     let lease = |kind: i32| fcntl(fd, F_SETLEASE, kind);
-    // The same description in another process, or one that is nothing but a place, does not count.
+    // The same description in another process, or an O_PATH description, does not conflict.
     let path = ok(open(f.as_ptr(), O_PATH));
     let child = spawn(|| {
         pause();
@@ -452,7 +453,7 @@ unsafe fn leases_and_who_else_has_it_open() {
     });
     ok(lease(F_WRLCK));
     ok(lease(F_UNLCK));
-    // Another one does, by whatever name it was opened and wherever it is by now.
+    // Another description does, under whatever name it was opened.
     let other = ok(open(t.p("g").as_ptr(), O_RDONLY));
     fails(lease(F_WRLCK), EAGAIN);
     ok(lease(F_RDLCK));

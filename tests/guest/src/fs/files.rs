@@ -1,4 +1,4 @@
-//! open(2) and its relatives, close, dup, fcntl.
+//! open(2) and related calls, close, dup, fcntl.
 
 use crate::t::*;
 use libc::*;
@@ -43,7 +43,7 @@ unsafe fn creates_with_mode_and_umask() {
         let name = t.p(&format!("f{mask:o}"));
         let fd = ok(open(name.as_ptr(), O_CREAT | O_RDWR, mode as c_uint));
         assert_eq!(fstat_of(fd).st_mode, S_IFREG | want);
-        // The mode does not apply to the descriptor that made the file.
+        // The mode does not restrict the descriptor that created the file.
         put(fd, b"x");
         assert_eq!(fstat_of(fd).st_size, 1);
         ok(close(fd));
@@ -57,7 +57,7 @@ unsafe fn excl() {
     ok(symlink(c("nowhere").as_ptr(), t.p("l").as_ptr()));
     fails(open(t.p("l").as_ptr(), O_CREAT | O_EXCL | O_RDWR, 0o600), EEXIST);
     ok(open(t.p("new").as_ptr(), O_CREAT | O_EXCL | O_RDWR, 0o600));
-    // Without O_EXCL a dangling link is followed and its target made.
+    // Without O_EXCL a dangling link is followed and its target created.
     ok(open(t.p("l").as_ptr(), O_CREAT | O_RDWR, 0o600));
     assert_eq!(stat_of(&t.p("nowhere")).st_size, 0);
 }
@@ -81,7 +81,7 @@ unsafe fn append() {
     ok(lseek(a, 0, SEEK_SET));
     put(a, b"3");
     assert_eq!(lseek(a, 0, SEEK_CUR), 7);
-    // On Linux pwrite appends as well, whatever the offset.
+    // On Linux pwrite with O_APPEND appends, whatever the offset.
     is(pwrite(b, b"4".as_ptr().cast(), 1, 0), 1);
     assert_eq!(std::fs::read(t.s("f")).unwrap(), b"base1234");
 }
@@ -104,7 +104,7 @@ unsafe fn open_errors() {
     fails(open(BAD.cast(), O_RDONLY), EFAULT);
     fails(open(std::ptr::null(), O_RDONLY), EFAULT);
     fails(open(f.as_ptr(), O_RDONLY | O_DIRECTORY), ENOTDIR);
-    // O_TMPFILE's bit without O_DIRECTORY, and without write access, are refused.
+    // O_TMPFILE without O_DIRECTORY's bit or without write access is refused.
     fails(open(t.p("").as_ptr(), O_TMPFILE), EINVAL);
     fails(open(t.p("").as_ptr(), O_DIRECTORY | O_CREAT, 0o600), EINVAL);
 }
@@ -125,7 +125,7 @@ unsafe fn nofollow() {
     ok(symlink(t.p("").as_ptr(), t.p("d").as_ptr()));
     fails(open(t.p("l").as_ptr(), O_RDONLY | O_NOFOLLOW), ELOOP);
     ok(open(t.p("f").as_ptr(), O_RDONLY | O_NOFOLLOW));
-    // Only the last component counts.
+    // O_NOFOLLOW applies only to the last component.
     ok(open(t.p("d/f").as_ptr(), O_RDONLY | O_NOFOLLOW));
     fails(open(t.p("d").as_ptr(), O_RDONLY | O_NOFOLLOW | O_DIRECTORY), ENOTDIR);
     // With O_PATH the link itself is opened.
@@ -150,7 +150,7 @@ unsafe fn o_path() {
     assert_eq!(fstat_of(fd).st_size, 3);
     assert_eq!(ok(fcntl(fd, F_GETFL)) & O_PATH, O_PATH);
     ok(dup(fd));
-    // Opening it again through /proc gives a usable descriptor.
+    // Reopening through /proc gives a usable descriptor.
     let real = ok(open(c(&format!("/proc/self/fd/{fd}")).as_ptr(), O_RDONLY));
     assert_eq!(get(real, 9), b"abc");
     let dir = ok(open(t.p("").as_ptr(), O_PATH | O_DIRECTORY));
@@ -165,7 +165,7 @@ unsafe fn tmpfile() {
     let t = Tmp::new();
     let fd = open(t.p("").as_ptr(), O_TMPFILE | O_RDWR, 0o640);
     if fd == -1 && errno() == EOPNOTSUPP {
-        return; // the file system has no such thing
+        return; // not supported by the file system
     }
     ok(fd);
     assert_eq!(fstat_of(fd).st_nlink, 0);
@@ -186,7 +186,7 @@ unsafe fn openat_base() {
     let dir = ok(open(t.p("").as_ptr(), O_RDONLY | O_DIRECTORY));
     let fd = ok(open(f.as_ptr(), O_RDONLY));
     ok(openat(dir, c("f").as_ptr(), O_RDONLY));
-    ok(openat(-77, f.as_ptr(), O_RDONLY)); // an absolute path does not look at the descriptor
+    ok(openat(-77, f.as_ptr(), O_RDONLY)); // an absolute path ignores the descriptor
     fails(openat(-77, c("f").as_ptr(), O_RDONLY), EBADF);
     fails(openat(fd, c("f").as_ptr(), O_RDONLY), ENOTDIR);
     in_child(|| {
@@ -302,7 +302,7 @@ unsafe fn dup2_dup3() {
     is(dup3(w, 201, O_CLOEXEC), 201);
     is(fcntl(201, F_GETFD), FD_CLOEXEC.into());
     is(fcntl(200, F_GETFD), 0);
-    // The descriptor that is replaced is closed: the pipe ends when its last writer goes.
+    // dup2 closes the replaced descriptor: the pipe ends with its last writer.
     ok(close(w));
     ok(close(201));
     ok(dup2(0, 200));
@@ -382,7 +382,7 @@ unsafe fn unlinked_file_lives() {
     let mut b = [0u8; 32];
     is(pread(fd, b.as_mut_ptr().cast(), 32, 0), 12);
     assert_eq!(&b[..12], b"before after");
-    // A new file of that name is another one.
+    // A new file of that name is a different one.
     let other = t.open("f");
     assert_ne!(fstat_of(other).st_ino, fstat_of(fd).st_ino);
     assert_eq!(fstat_of(other).st_size, 0);
@@ -479,7 +479,7 @@ unsafe fn memfd_seals() {
     ok(fcntl(fd, F_ADD_SEALS, F_SEAL_GROW));
     fails(ftruncate(fd, 300), EPERM);
     put(fd, b"x");
-    // A mapping that could be written stands in the way, in whatever process it is; private ones do not.
+    // A writable shared mapping in any process prevents F_SEAL_WRITE; private ones do not.
     let map = |kind| mmap(std::ptr::null_mut(), PAGE, RW, kind, fd, 0);
     let (shared, private) = (map(MAP_SHARED), map(MAP_PRIVATE));
     ok(shared);
@@ -502,7 +502,7 @@ unsafe fn memfd_seals() {
     fails(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), EPERM);
     is(fcntl(fd, F_GET_SEALS), (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL).into());
     fails(fcntl(0, F_GET_SEALS), EINVAL);
-    // What is no regular file has none, whatever file system it is in.
+    // Objects other than regular files have no seals, on any file system.
     for (path, flags, error) in [(c"/dev/null", O_RDWR, EINVAL), (c"/dev/shm", O_RDONLY, EPERM)] {
         let fd = ok(open(path.as_ptr(), flags));
         fails(fcntl(fd, F_GET_SEALS), EINVAL);
@@ -528,7 +528,7 @@ unsafe fn fcntl_errors() {
 
 unsafe fn opened_again() {
     let again = |fd: i32, flags: i32| open(c(&format!("/proc/self/fd/{}", ok(fd))).as_ptr(), flags | O_CLOEXEC);
-    // Two descriptions of one such object would hide from each other who watches it.
+    // Two descriptions of such an object would hide items from each other.
     let none = set_of(&[SIGUSR2]);
     let objects = [
         ("epoll", epoll_create1(0)),

@@ -1,4 +1,4 @@
-//! read(2), write(2) and their relatives on regular files; lseek, truncate, fallocate, sendfile, copy_file_range.
+//! read(2), write(2) and related calls on regular files; lseek, truncate, fallocate, sendfile, copy_file_range.
 
 use crate::t::*;
 use libc::*;
@@ -43,7 +43,7 @@ fn iov(b: &mut [u8]) -> iovec {
 unsafe fn read_write_roundtrip() {
     let t = Tmp::new();
     let fd = t.open("f");
-    // Sizes around the limits where an implementation changes its way of copying.
+    // Sizes around the limits where an implementation switches its method of copying.
     for n in [0usize, 1, 7, 8, 4095, 4096, 4097, 65535, 65536, 65537, 300_000] {
         let data: Vec<u8> = (0..n).map(|i| (i * 7 + n) as u8).collect();
         ok(ftruncate(fd, 0));
@@ -64,7 +64,7 @@ unsafe fn rw_errors() {
     is(read(fd, BAD, 0), 0);
     is(write(fd, BAD, 0), 0);
     is(read(fd, b.as_mut_ptr().cast(), 4), 0);
-    // The descriptor is looked at before the buffer.
+    // The descriptor is checked before the buffer.
     fails(read(-1, BAD, 4), EBADF);
 }
 
@@ -131,7 +131,7 @@ unsafe fn vector_errors() {
     fails(writev(-1, v.as_ptr(), 1), EBADF);
     let huge = [iovec { iov_base: a.as_mut_ptr().cast(), iov_len: usize::MAX }];
     fails(writev(fd, huge.as_ptr(), 1), EINVAL);
-    // A bad second buffer: what came before it is written.
+    // A bad second buffer: the first one is still written.
     let v = [iov(&mut a), iovec { iov_base: BAD, iov_len: 5 }];
     is(pwritev(fd, v.as_ptr(), 2, 0), 3);
     let v = [iovec { iov_base: BAD, iov_len: 5 }, iov(&mut a)];
@@ -182,7 +182,7 @@ unsafe fn seek_hole_data() {
     fails(lseek(fd, 100, SEEK_DATA), ENXIO);
     fails(lseek(fd, 100, SEEK_HOLE), ENXIO);
     fails(lseek(fd, -1, SEEK_DATA), ENXIO);
-    // A hole stays one when it is looked at.
+    // Reading a hole does not fill it.
     const BLOCK: i64 = 1 << 16;
     let fd = t.open("sparse");
     for at in [0, 10, 20] {
@@ -225,7 +225,7 @@ unsafe fn truncation() {
     assert_eq!(std::fs::read(t.s("f")).unwrap(), b"0123\0\0\0\0");
     ok(truncate(t.p("f").as_ptr(), 0));
     assert_eq!(fstat_of(fd).st_size, 0);
-    // What was cut off does not come back.
+    // Truncated data does not reappear.
     ok(ftruncate(fd, 10_000));
     let mut b = [1u8; 16];
     is(pread(fd, b.as_mut_ptr().cast(), 16, 0), 16);
@@ -375,7 +375,7 @@ extern "C" fn note(_: i32) {
 }
 static HITS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 
-/// More than a kernel may want to move in one go.
+/// More than a kernel moves in one call.
 unsafe fn very_large_transfers() {
     const N: usize = (20 << 20) + 5;
     let mut data: Vec<u8> =
@@ -422,7 +422,7 @@ unsafe fn very_large_transfers() {
         assert!(back == data);
     }
 
-    // A write that meets the limit is short; only the next one is told of it.
+    // A write up to the limit is short; only the next one fails.
     let cut = t.open("l");
     in_child(|| {
         ok(setrlimit(RLIMIT_FSIZE, &rlimit { rlim_cur: 16 << 20, rlim_max: 16 << 20 }));
@@ -513,7 +513,8 @@ unsafe fn write_past_end() {
     assert_eq!(std::fs::read(t.s("f")).unwrap(), b"\0\0\0\0\0\0\0\0\0\0x");
 }
 
-/// A buffer whose second page is missing: the call transfers what it can, or fails with EFAULT, but never more.
+/// A buffer whose second page is missing: the call transfers what it can or fails with EFAULT, and never transfers
+/// more.
 unsafe fn partly_bad_buffer() {
     let t = Tmp::new();
     let fd = t.open("f");
@@ -550,7 +551,7 @@ unsafe fn large_vectors() {
     let got: Vec<u8> = parts.concat();
     assert!(got[..data.len() - 17] == data[17..]);
     assert!(got[data.len() - 17..].iter().all(|b| *b == 0));
-    // Over what is there, and beyond it.
+    // Over existing data, and beyond it.
     is(pwrite(fd, data.as_ptr().cast(), data.len(), 500_000), data.len() as i64);
     let all = std::fs::read(t.s("f")).unwrap();
     assert!(all[..500_000] == data[..500_000] && all[500_000..] == data[..]);
@@ -563,19 +564,19 @@ unsafe fn large_bad_buffers() {
     let data = pattern(len);
     put(fd, &data);
     let p = anon(len, RW);
-    // The last page cannot be written: all before it comes, and the position says so.
+    // The last page is not writable: everything before it is read, and the position matches.
     ok(mprotect(p.add(len - PAGE).cast(), PAGE, PROT_READ));
     ok(lseek(fd, 0, SEEK_SET));
     is(read(fd, p.cast(), len), (len - PAGE) as i64);
     is(lseek(fd, 0, SEEK_CUR), (len - PAGE) as i64);
     assert!(std::slice::from_raw_parts(p, len - PAGE) == &data[..len - PAGE]);
     assert_eq!(*p.add(len - 1), 0);
-    // The first page cannot: nothing comes.
+    // The first page is not writable: nothing is read.
     ok(mprotect(p.cast(), PAGE, PROT_READ));
     ok(lseek(fd, 0, SEEK_SET));
     fails(read(fd, p.cast(), len), EFAULT);
     is(lseek(fd, 0, SEEK_CUR), 0);
-    // A write of what can be read only in part.
+    // Writes from a partly readable buffer.
     ok(mprotect(p.cast(), len, RW));
     p.copy_from(data.as_ptr(), len);
     ok(mprotect(p.add(len - PAGE).cast(), PAGE, PROT_NONE));
@@ -587,7 +588,7 @@ unsafe fn large_bad_buffers() {
     assert!(std::fs::read(t.s("g")).unwrap() == data[..len - PAGE]);
 }
 
-/// Files of the system's own, in the order in which they are listed: whatever way their content comes, it is the same one.
+/// System files in the order of their listing: every way of fetching their content gives the same bytes.
 unsafe fn one_file_after_the_other() {
     let mut seen = 0;
     for dir in ["/etc", "/usr/share/common-licenses", "/usr/lib/os-release/..", "/usr/share/perl5", "/usr/include"] {
@@ -615,7 +616,7 @@ unsafe fn one_file_after_the_other() {
                     *p.cast::<u8>().add(size.next_multiple_of(4096) - 1),
                     if size % 4096 == 0 { read[size - 1] } else { 0 }
                 );
-                // Changes are the mapping's own, and gone when it is told to forget them.
+                // Changes are private, and MADV_DONTNEED discards them.
                 ok(mprotect(p, size, PROT_READ | PROT_WRITE));
                 *p.cast::<u8>() = !read[0];
                 is(pread(fd, [0u8; 1].as_mut_ptr().cast(), 1, 0), 1);

@@ -74,7 +74,7 @@ unsafe fn symlink_readlink() {
         assert_eq!(st.st_size as usize, s.len());
         ok(unlink(t.p("l").as_ptr()));
     }
-    // The buffer is filled as far as it goes, without a zero byte.
+    // The buffer is filled as far as it goes, without a NUL.
     ok(symlink(c("abcdef").as_ptr(), t.p("l").as_ptr()));
     let mut b = [b'#'; 8];
     is(readlink(t.p("l").as_ptr(), b.as_mut_ptr().cast(), 3), 3);
@@ -138,7 +138,7 @@ unsafe fn trailing_slash() {
     ok(mkdir(t.p("d").as_ptr(), 0o700));
     ok(symlink(c("d").as_ptr(), t.p("l").as_ptr()));
     let mut st = zeroed();
-    ok(lstat(t.p("l/").as_ptr(), &mut st)); // the slash means the directory
+    ok(lstat(t.p("l/").as_ptr(), &mut st)); // the slash refers to the directory
     assert_eq!(st.st_mode & S_IFMT, S_IFDIR);
     fails(rmdir(t.p("l/").as_ptr()), ENOTDIR);
     fails(unlink(t.p("l/").as_ptr()), ENOTDIR);
@@ -164,7 +164,7 @@ unsafe fn relative_to_the_link() {
     ok(symlink(c("f").as_ptr(), t.p("d/l").as_ptr()));
     ok(chdir(t.p("").as_ptr()));
     assert_eq!(std::fs::read("d/l").unwrap(), b"near");
-    // `..` behind a link is the parent of what it points to.
+    // `..` after a link is the parent of its target.
     ok(mkdir(t.p("e").as_ptr(), 0o700));
     ok(symlink(c("../d").as_ptr(), t.p("e/to").as_ptr()));
     assert_eq!(std::fs::read("e/to/../f").unwrap(), b"far");
@@ -209,7 +209,7 @@ unsafe fn link_to_symlink() {
     assert_eq!((a.st_ino, a.st_nlink), (b.st_ino, 2));
 }
 
-/// `/dev/stdin` and `/dev/fd/N` open a pipe once more, like a FIFO.
+/// `/dev/stdin` and `/dev/fd/N` reopen a pipe like a FIFO.
 unsafe fn open_pipe_by_proc() {
     let (r, w) = pipe_pair();
     let by = |fd: i32| c(&format!("/proc/self/fd/{fd}"));
@@ -225,7 +225,7 @@ unsafe fn open_pipe_by_proc() {
     assert_eq!((a.st_dev, a.st_ino, a.st_mode), (b.st_dev, b.st_ino, b.st_mode));
     ok(close(to));
     assert_eq!(get(again, 1), b"");
-    // Nor does it wait for the other end.
+    // Such an open does not wait for the other end.
     assert_eq!(get(ok(open(by(r).as_ptr(), O_RDONLY)), 1), b"");
     fails(open(by(r).as_ptr(), O_WRONLY | O_DIRECTORY), ENOTDIR);
     let s = ok(socket(AF_UNIX, SOCK_STREAM, 0));

@@ -41,7 +41,7 @@ unsafe fn posix_conflict() {
     let t = Tmp::new();
     let fd = t.open("f");
     ok(set(fd, F_WRLCK, 0, 10));
-    ok(set(fd, F_WRLCK, 5, 10)); // one's own locks never conflict
+    ok(set(fd, F_WRLCK, 5, 10)); // locks of one owner never conflict
     in_child(|| {
         fails(set(fd, F_WRLCK, 0, 1), EAGAIN);
         fails(set(fd, F_RDLCK, 14, 1), EAGAIN);
@@ -58,7 +58,7 @@ unsafe fn posix_conflict() {
     });
 }
 
-/// Thousands of locks of one file. (More take minutes on Linux itself.)
+/// Thousands of locks on one file. (More take minutes on Linux itself.)
 unsafe fn posix_many() {
     const N: i64 = 3000;
     let t = Tmp::new();
@@ -75,7 +75,7 @@ unsafe fn posix_many() {
         ok(set(fd, F_WRLCK, middle + 1, 2));
         ok(set(other, F_WRLCK, 0, 0));
     });
-    // Those in the middle become one with what is between them, and two again.
+    // Two locks in the middle are merged with the gap between them, and split again.
     ok(set(fd, F_WRLCK, middle, 7));
     ok(set(fd, F_UNLCK, middle + 2, 1));
     in_child(|| {
@@ -117,7 +117,7 @@ unsafe fn posix_ranges() {
         assert!(!has(39, 1, F_RDLCK) && !has(60, 1, F_RDLCK));
         assert!(has(70, 10, F_RDLCK) && !has(70, 1, F_WRLCK) && !has(80, 1, F_RDLCK));
     });
-    // Relative to the position and to the end; a negative length reaches back.
+    // Relative to the position and to the end; a negative length extends backwards.
     ok(set(fd, F_UNLCK, 0, 0));
     let mut l = lk(F_WRLCK, -10, 5);
     l.l_whence = SEEK_END as i16;
@@ -160,7 +160,7 @@ unsafe fn posix_not_inherited() {
     ok(set(fd, F_WRLCK, 0, 0));
     in_child(|| {
         fails(set(fd, F_WRLCK, 0, 0), EAGAIN);
-        ok(set(fd, F_UNLCK, 0, 0)); // not ours: nothing happens
+        ok(set(fd, F_UNLCK, 0, 0)); // the parent's locks: no effect
     });
     in_child(|| fails(set(fd, F_RDLCK, 0, 0), EAGAIN));
 }
@@ -241,14 +241,14 @@ unsafe fn ofd_locks() {
     let a = t.open("f");
     let b = t.open("f");
     ok(fcntl(a, F_OFD_SETLK, &lk(F_WRLCK, 0, 10)));
-    // Two opens of one process do conflict; a duplicate does not.
+    // Two descriptions in one process conflict; a duplicate does not.
     fails(fcntl(b, F_OFD_SETLK, &lk(F_WRLCK, 5, 1)), EAGAIN);
     let d = ok(dup(a));
     ok(fcntl(d, F_OFD_SETLK, &lk(F_WRLCK, 5, 1)));
     let mut l = lk(F_WRLCK, 0, 0);
     ok(fcntl(b, F_OFD_GETLK, &mut l));
     assert_eq!((l.l_type, l.l_pid), (F_WRLCK as i16, -1));
-    // Record locks see them too.
+    // Record locks conflict with them too.
     fails(set(b, F_WRLCK, 0, 1), EAGAIN);
     ok(close(a));
     fails(fcntl(b, F_OFD_SETLK, &lk(F_WRLCK, 5, 1)), EAGAIN);
@@ -281,7 +281,7 @@ unsafe fn flock_shared_over_dup_and_fork() {
     ok(close(a));
     fails(flock(b, LOCK_EX | LOCK_NB), EWOULDBLOCK);
     in_child(|| {
-        ok(flock(d, LOCK_EX | LOCK_NB)); // the child has the same open file
+        ok(flock(d, LOCK_EX | LOCK_NB)); // the child shares the open file
         ok(flock(d, LOCK_UN));
     });
     ok(flock(b, LOCK_EX | LOCK_NB));

@@ -1,4 +1,4 @@
-//! Files, directories and what hangs on them.
+//! Files, directories, and state attached to them.
 
 mod acl;
 mod aio;

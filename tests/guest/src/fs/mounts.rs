@@ -10,7 +10,8 @@ unsafe fn tmpfs(at: &str) {
     ok(mount(c("none").as_ptr(), c(at).as_ptr(), c("tmpfs").as_ptr(), 0, c("size=64k").as_ptr().cast()));
 }
 
-/// Runs `f` as root in a child that is in a tmpfs of its own (and, where there are such, in a mount namespace of its own).
+/// Runs `f` as root in a child whose working directory is a new tmpfs, in its own mount namespace where that is
+/// possible.
 unsafe fn alone(f: impl FnOnce()) {
     if !root() {
         return;
@@ -28,7 +29,7 @@ unsafe fn alone(f: impl FnOnce()) {
     });
 }
 
-/// Mounts `n` file systems each in the one before.
+/// Mounts `n` file systems, each inside the previous one.
 unsafe fn nest(n: usize) {
     for _ in 0..n {
         ok(mkdir(c("d").as_ptr(), 0o755));
@@ -43,7 +44,7 @@ unsafe fn stacked() {
         ok(chdir(c("d").as_ptr()));
         let up = ok(open(c("..").as_ptr(), O_PATH | O_DIRECTORY));
         for _ in 0..3 {
-            // Each on the one before; the working directory stays below all of them.
+            // Each on top of the previous one; the working directory stays below all of them.
             tmpfs(".");
         }
         ok(close(ok(open(c("below").as_ptr(), O_CREAT | O_RDWR, 0o600))));
@@ -69,7 +70,7 @@ unsafe fn deep_chain() {
 }
 
 unsafe fn chain_left_behind() {
-    // The copy of a chain, and a chain that goes because the mount that it hangs on does.
+    // A copy of a chain, and a chain that goes away with the mount that it is attached to.
     alone(|| {
         let top = ok(open(c(".").as_ptr(), O_PATH | O_DIRECTORY));
         ok(mkdir(c("copy").as_ptr(), 0o755));
@@ -82,7 +83,7 @@ unsafe fn chain_left_behind() {
 }
 
 unsafe fn detached_tree() {
-    // What is taken away lazily comes apart: who is still in a part of it sees that part alone.
+    // A lazily unmounted tree comes apart: a process in a part of it sees only that part.
     alone(|| {
         let top = ok(open(c(".").as_ptr(), O_PATH | O_DIRECTORY));
         nest(2);
@@ -100,7 +101,7 @@ unsafe fn too_many() {
     alone(|| {
         let all = std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
         let max = std::fs::read_to_string("/proc/sys/fs/mount-max").map_or(100_000, |s| s.trim().parse().unwrap());
-        // Each copy of the tree into itself doubles it.
+        // Each bind of the tree into itself doubles it.
         let mut mine = 1;
         for i in 0..40 {
             ok(mkdir(c(&format!("x{i}")).as_ptr(), 0o755));
@@ -108,7 +109,7 @@ unsafe fn too_many() {
             if r == -1 {
                 assert_eq!(errno(), ENOSPC);
                 assert!(all - 1 + 2 * mine > max, "{mine} mounts and no more");
-                // A single one still fits; nothing is left of the copy.
+                // A single mount still fits; nothing is left of the failed copy.
                 ok(mount(c(".").as_ptr(), c(&format!("x{i}")).as_ptr(), null(), MS_BIND, null()));
                 return;
             }

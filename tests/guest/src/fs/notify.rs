@@ -15,7 +15,7 @@ pub const CASES: &[crate::Case] = cases![
     in_an_epoll_of_several_threads
 ];
 
-/// An instance that some threads add to an epoll and take away while others wait for it there and events come.
+/// Some threads add an instance to an epoll and remove it, while others wait there and events arrive.
 unsafe fn in_an_epoll_of_several_threads() {
     const ROUNDS: usize = 500;
     let dir = Tmp::new();
@@ -53,7 +53,7 @@ unsafe fn in_an_epoll_of_several_threads() {
             });
         }
     });
-    // Nothing was lost: it is heard of again.
+    // No event was lost: new ones are reported.
     while !events(fd).is_empty() {}
     let mut event = epoll_event { events: EPOLLIN as u32, u64: 7 };
     zero(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &mut event));
@@ -196,7 +196,7 @@ unsafe fn poll_and_blocking() {
     fails(read(i, [0u8; 16].as_mut_ptr().cast(), 16), EINVAL); // too small for the event
 }
 
-/// A user has as many instances as the setting says, whichever process has them.
+/// The limit of instances holds for a user, across all processes.
 unsafe fn instances_of_a_user() {
     if !root() {
         return;
@@ -208,7 +208,7 @@ unsafe fn instances_of_a_user() {
         return;
     }
     in_child(|| {
-        // A user that nobody else is.
+        // A user id that no other process has.
         let uid = 100_000 + getpid() as u32;
         ok(setresuid(uid, uid, uid));
         let first = start();

@@ -1,4 +1,4 @@
-//! chmod(2), chown, and what permissions forbid.
+//! chmod(2), chown, and the enforcement of permissions.
 
 use crate::t::*;
 use libc::*;
@@ -18,7 +18,7 @@ pub const CASES: &[crate::Case] = cases![
     supplementary_groups,
     open_keeps_access,
     write_clears_setuid,
-    changes_take_rights_away,
+    changes_clear_rights,
     owner_class_first,
     utimes_not_owner,
     root_overrides,
@@ -27,7 +27,7 @@ pub const CASES: &[crate::Case] = cases![
     creating_opens_in_sticky_directories,
 ];
 
-/// Runs `f` as nobody in a scratch directory that anyone may enter.
+/// Runs `f` as an unprivileged user in a scratch directory that all may enter.
 unsafe fn as_nobody(t: &Tmp, f: impl FnOnce()) {
     ok(chmod(t.p("").as_ptr(), 0o755));
     in_child(|| {
@@ -125,7 +125,7 @@ unsafe fn chown_not_root() {
         let f = t.file("f", b"");
         fails(chown(f.as_ptr(), 0, u32::MAX), EPERM);
         fails(chown(f.as_ptr(), u32::MAX, 0), EPERM);
-        ok(chown(f.as_ptr(), u32::MAX, 77)); // to a group of one's own
+        ok(chown(f.as_ptr(), u32::MAX, 77)); // to one of the caller's groups
         ok(chown(f.as_ptr(), 65534, 65534));
         assert_eq!(stat_of(&f).st_gid, 65534);
     });
@@ -141,7 +141,7 @@ unsafe fn chown_clears_setuid() {
     ok(chown(f.as_ptr(), 5, 5));
     assert_eq!(stat_of(&f).st_mode & 0o7777, 0o755);
     ok(chmod(f.as_ptr(), 0o6745));
-    ok(chown(f.as_ptr(), 6, 6)); // set-group-id without group execution is left as it is
+    ok(chown(f.as_ptr(), 6, 6)); // set-group-ID without group execution is kept
     assert_eq!(stat_of(&f).st_mode & 0o7777, 0o2745);
     let d = t.p("d");
     ok(mkdir(d.as_ptr(), 0o755));
@@ -189,7 +189,7 @@ unsafe fn search_denied() {
     ok(mkdir(d.as_ptr(), 0o755));
     t.file("d/f", b"");
     let mut st = zeroed();
-    ok(chmod(d.as_ptr(), 0o744)); // may be listed, not entered
+    ok(chmod(d.as_ptr(), 0o744)); // can be listed, not searched
     as_nobody(&t, || {
         fails(stat(t.p("d/f").as_ptr(), &mut zeroed()), EACCES);
         fails(open(t.p("d/f").as_ptr(), O_RDONLY), EACCES);
@@ -198,7 +198,7 @@ unsafe fn search_denied() {
         ok(open(t.p("d").as_ptr(), O_RDONLY));
         ok(stat(t.p("d").as_ptr(), &mut zeroed()));
     });
-    ok(chmod(d.as_ptr(), 0o711)); // may be entered, not listed
+    ok(chmod(d.as_ptr(), 0o711)); // can be searched, not listed
     as_nobody(&t, || {
         ok(stat(t.p("d/f").as_ptr(), &mut zeroed()));
         fails(open(t.p("d").as_ptr(), O_RDONLY), EACCES);
@@ -261,7 +261,7 @@ unsafe fn group_permissions() {
         ok(open(f.as_ptr(), O_RDONLY));
         fails(open(f.as_ptr(), O_WRONLY), EACCES);
     });
-    ok(chmod(f.as_ptr(), 0o606)); // the group's bits count, although others may
+    ok(chmod(f.as_ptr(), 0o606)); // the group's bits apply, although others may
     as_nobody(&t, || fails(open(f.as_ptr(), O_RDONLY), EACCES));
 }
 
@@ -357,9 +357,9 @@ unsafe fn root_overrides() {
     fails(execv(f.as_ptr(), [f.as_ptr(), std::ptr::null()].as_ptr()), EACCES);
 }
 
-/// Every way to change a file's content, and to give it away: none leaves it capabilities, and who is not privileged leaves it
-/// no set-id bits either.
-unsafe fn changes_take_rights_away() {
+/// Every way to change a file's content or owner: each clears its capabilities, and for an unprivileged caller its
+/// set-id bits too.
+unsafe fn changes_clear_rights() {
     if !root() {
         return;
     }
@@ -400,7 +400,7 @@ unsafe fn changes_take_rights_away() {
     let has = || getxattr(f.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) == 20;
     let mode = || stat_of(&f).st_mode & 0o7777;
     if !fresh() {
-        return; // the file system has no such thing
+        return; // not supported by the file system
     }
     nothing_to_do.1();
     assert!(has() && mode() == 0o6777);
@@ -436,7 +436,7 @@ unsafe fn with_protected(name: &str, value: &str, f: impl FnOnce()) {
         return;
     }
     match std::fs::write(&file, value) {
-        // A container's, perhaps.
+        // Read-only in a container, perhaps.
         Err(e) if e.raw_os_error() == Some(EROFS) => return,
         done => done.unwrap(),
     }
@@ -473,7 +473,7 @@ unsafe fn hard_links_to_others() {
                 for name in ["shared", "mark"] {
                     ok(give(name));
                 }
-                // What one owns, whatever its mode.
+                // A file of the caller, whatever its mode.
                 ok(close(ok(open(t.p("to/own").as_ptr(), O_CREAT | O_RDWR, 0))));
                 ok(link(t.p("to/own").as_ptr(), t.p("to/own2").as_ptr()));
             });
@@ -503,8 +503,8 @@ unsafe fn symlinks_in_sticky_directories() {
                         assert_eq!(if r >= 0 { 0 } else { errno() }, wanted, "{name} {flags:o}");
                     }
                 }
-                ok(access(t.p("d/mine").as_ptr(), R_OK)); // the directory's owner's
-                ok(access(t.p("d/dirlink/in").as_ptr(), R_OK)); // on the way, not at its end
+                ok(access(t.p("d/mine").as_ptr(), R_OK)); // owned by the directory's owner
+                ok(access(t.p("d/dirlink/in").as_ptr(), R_OK)); // on the way to a file, not at the end
                 ok(readlink(t.p("d/theirs").as_ptr(), [0 as c_char; 64].as_mut_ptr(), 64));
             };
             check();
@@ -538,8 +538,8 @@ unsafe fn creating_opens_in_sticky_directories() {
         with_protected(kind, value, || {
             let r = open(f.as_ptr(), O_RDWR | O_CREAT | O_NONBLOCK, 0o600);
             assert_eq!(if r >= 0 { 0 } else { errno() }, wanted, "{kind} {mode:o} {value}");
-            ok(open(f.as_ptr(), O_RDWR | O_NONBLOCK)); // without O_CREAT all is well
-            ok(chown(f.as_ptr(), 0, 0)); // ... and the directory's owner's file too
+            ok(open(f.as_ptr(), O_RDWR | O_NONBLOCK)); // allowed without O_CREAT
+            ok(chown(f.as_ptr(), 0, 0)); // ... and also a file of the directory's owner
             ok(open(f.as_ptr(), O_RDWR | O_CREAT | O_NONBLOCK, 0o600));
         });
     }

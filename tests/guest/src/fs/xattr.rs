@@ -1,4 +1,4 @@
-//! Extended attributes. A file system without them is left alone.
+//! Extended attributes. Cases are skipped on a file system without them.
 
 use crate::t::*;
 use libc::*;
@@ -22,7 +22,7 @@ unsafe fn value(f: &CString, n: &str) -> Option<Vec<u8>> {
     Some(b)
 }
 
-/// A file in a scratch directory, if user attributes can be had there.
+/// A file in a scratch directory, if it supports user attributes.
 unsafe fn file(t: &Tmp) -> Option<CString> {
     let f = t.file("f", b"");
     if set(&f, "user.probe", b"", 0) == -1 {

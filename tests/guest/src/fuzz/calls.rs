@@ -1,5 +1,5 @@
-//! System calls at random. Each round is a process with two threads and one descriptor of every kind, which makes calls with
-//! arguments that are more often nearly right than not, until it has made enough or dies of them.
+//! Random system calls. Each round is a process with two threads and one descriptor of every kind. It makes calls with
+//! mostly plausible arguments, until it has made enough or is killed by one.
 
 use super::Random;
 use libc::*;
@@ -7,10 +7,10 @@ use std::ptr::null_mut;
 
 const CALLS: usize = 400;
 const PAGE: usize = 4096;
-/// Pages that calls read and write; one that they may not touch follows.
+/// Pages that calls read and write; an inaccessible page follows.
 const SCRATCH: usize = 16;
 
-/// Paths that calls may be given, at the beginning of the scratch pages.
+/// Paths for the calls, stored at the beginning of the scratch pages.
 const PATHS: &[&str] = &[
     "",
     ".",
@@ -38,7 +38,7 @@ const PATHS: &[&str] = &[
 ];
 const PATH_SLOT: usize = 64;
 
-/// Numbers of calls that would end the fuzzer, or reach out of its round for what lets it go on.
+/// Calls that would end the fuzzer, or leave the round's confinement.
 #[allow(non_upper_case_globals)]
 fn left_out(nr: u64, root: bool) -> bool {
     let ends = matches!(nr as i64, SYS_exit | SYS_exit_group | SYS_reboot | SYS_umount2 | SYS_pivot_root | SYS_chroot);
@@ -119,7 +119,7 @@ impl Round {
         let nr = match self.random.below(8) {
             0 => self.random.below(470),
             1 => self.random.next(),
-            // Old and common ones.
+            // The older, common calls.
             _ => self.random.below(335),
         };
         if left_out(nr, self.root) {
@@ -136,7 +136,7 @@ impl Round {
     }
 }
 
-/// One descriptor of each kind, as far as they are to be had.
+/// One descriptor of each available kind.
 unsafe fn descriptors() -> Vec<i32> {
     let mut all = vec![0, 1, 2];
     let mut pair = [0; 2];
@@ -185,7 +185,7 @@ unsafe fn descriptors() -> Vec<i32> {
     all
 }
 
-/// Calls of one process; may not return.
+/// Makes the calls of one process; may not return.
 pub unsafe fn round(mut random: Random) {
     let root = random.below(2) == 0;
     let dir = std::env::temp_dir().join(format!("fuzz-{}", std::process::id()));
@@ -195,7 +195,7 @@ pub unsafe fn round(mut random: Random) {
     let _ = std::os::unix::fs::symlink("loop", "loop");
     mkfifo(c"fifo".as_ptr(), 0o600);
     chmod(c".".as_ptr(), 0o777);
-    // What it allocates by accident stays small, and waits end.
+    // Limits accidental allocations, and ends waits.
     let limit = rlimit { rlim_cur: 1 << 30, rlim_max: 1 << 30 };
     setrlimit(RLIMIT_AS, &limit);
     setrlimit(RLIMIT_FSIZE, &rlimit { rlim_cur: 16 << 20, rlim_max: 16 << 20 });

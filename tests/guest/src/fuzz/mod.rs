@@ -1,6 +1,6 @@
-//! `guest-tests fuzz NAME SEED SECONDS`: hostile input at random, for the sandbox only. Each round is a process with a seed of its own,
-//! two at a time, killed after two seconds. Nothing is expected of the answers: the kernel must survive, which `tests/fuzz.rs`
-//! looks at from outside.
+//! `guest-tests fuzz NAME SEED SECONDS`: random hostile input, for the sandbox only. Each round is a process with its
+//! own seed; two run at a time, and each is killed after two seconds. The results do not matter: the kernel must
+//! survive, which `tests/fuzz.rs` checks from outside.
 
 mod calls;
 mod programs;
@@ -25,12 +25,12 @@ const ALL: &[(&str, Round)] = &[
     ("terminals", terminals::round),
 ];
 
-/// The hand-off area, forged by threads of the process while it makes calls.
+/// Threads of the process forge the hand-off area while it makes calls.
 unsafe fn cells(mut random: Random) {
     hostile::cells::fuzz_cells(random.next())
 }
 
-/// Numbers that are the same for each run with a seed (xorshift64*).
+/// Pseudo-random numbers determined by the seed (xorshift64*).
 pub struct Random(u64);
 
 impl Random {
@@ -49,7 +49,7 @@ impl Random {
     pub fn of<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.below(all.len() as u64) as usize]
     }
-    /// A number as hostile programs like them: small, a power of two and its neighbours, an end of a type's range, anything.
+    /// A number typical of hostile programs: small, near a power of two, an end of a type's range, or any.
     pub fn value(&mut self) -> u64 {
         match self.below(6) {
             0 => self.below(64),
@@ -60,21 +60,21 @@ impl Random {
             _ => self.next(),
         }
     }
-    /// Bytes that are often one of these.
+    /// Random bytes, many of them from `favourites`.
     pub fn bytes(&mut self, len: usize, favourites: &[u8]) -> Vec<u8> {
         let one = |r: &mut Random| if r.below(3) > 0 { r.of(favourites) } else { r.next() as u8 };
         (0..len).map(|_| one(self)).collect()
     }
 }
 
-/// What a round takes stays small.
+/// Limits the resources of a round.
 pub unsafe fn limits() {
     for (resource, limit) in [(RLIMIT_AS, 1 << 30), (RLIMIT_FSIZE, 16 << 20), (RLIMIT_NPROC, 60)] {
         setrlimit(resource, &rlimit { rlim_cur: limit, rlim_max: limit });
     }
 }
 
-/// Kills what a round has left in its process group, and waits for the rest of its time.
+/// Kills the rest of a round's process group, and waits for the remaining time.
 unsafe fn finish(pid: i32) {
     for _ in 0..ROUND_MS / 2 {
         let mut status = 0;
@@ -91,7 +91,7 @@ unsafe fn finish(pid: i32) {
 unsafe fn start(round: Round, seed: u64) -> i32 {
     let pid = fork();
     if pid == 0 {
-        // What the round prints is of no interest.
+        // The output of a round is discarded.
         let null = open(c"/dev/null".as_ptr(), O_RDWR);
         for fd in 0..3 {
             dup2(null, fd);
@@ -135,7 +135,7 @@ pub fn main(args: &[String]) -> i32 {
         })
         .collect();
     workers.into_iter().for_each(|w| w.join().unwrap());
-    // Whatever the rounds wrote.
+    // Removes the files that the rounds wrote.
     for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with("fuzz-") {
             let _ = std::fs::remove_dir_all(entry.path());

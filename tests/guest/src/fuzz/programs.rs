@@ -1,4 +1,4 @@
-//! Programs that are nearly well-formed: ELF files with changed headers and segments, scripts with odd first lines.
+//! Programs that are almost well-formed: ELF files with changed headers and segments, scripts with odd first lines.
 
 use super::Random;
 use libc::*;
@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Where the words of the ELF header and of the program headers are that a loader reads, for x86-64.
+/// Offsets and sizes of the header fields that an x86-64 loader reads.
 const HEADER: u64 = 64;
 const SEGMENT: u64 = 56;
 
@@ -30,7 +30,7 @@ unsafe fn run(path: &Path) {
     waitpid(pid, std::ptr::null_mut(), 0);
 }
 
-/// Changes bytes and words, most of them in the headers.
+/// Changes bytes and fields, mostly in the headers.
 fn mutate(program: &mut Vec<u8>, random: &mut Random) {
     for _ in 0..1 + random.below(6) {
         let at = match random.below(8) {

@@ -1,4 +1,4 @@
-//! Sockets of every family: options, addresses, ancillary data, and netlink requests whose structure is nearly right.
+//! Sockets of every family: options, addresses, ancillary data, and netlink requests of almost correct structure.
 
 use super::Random;
 use libc::*;
@@ -6,7 +6,7 @@ use std::mem::size_of;
 
 const LEVELS: &[i32] = &[SOL_SOCKET, SOL_SOCKET, IPPROTO_IP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_IPV6, 270, 263, 0x100];
 
-/// A scratch buffer with addresses, options and messages in it.
+/// A scratch buffer with addresses, options and messages.
 struct Scratch(Vec<u64>);
 
 impl Scratch {
@@ -21,7 +21,7 @@ impl Scratch {
     }
 }
 
-/// A length that is often right.
+/// A length that is often correct.
 fn length(random: &mut Random) -> u32 {
     match random.below(8) {
         0 => random.value() as u32,
@@ -50,7 +50,7 @@ unsafe fn address(random: &mut Random, scratch: &mut Scratch) -> (*const sockadd
     (at.cast(), length(random))
 }
 
-/// A netlink message with a header, a fixed part and attributes, some of them nested or cut.
+/// A netlink message with a header, a fixed part and attributes, some of them nested or truncated.
 fn request(random: &mut Random) -> Vec<u8> {
     let mut out = Vec::new();
     for _ in 0..1 + random.below(3) {
@@ -80,7 +80,7 @@ fn request(random: &mut Random) -> Vec<u8> {
     out
 }
 
-/// Ancillary data: descriptors, credentials, and what is neither.
+/// Ancillary data: descriptors, credentials, and garbage.
 unsafe fn control(random: &mut Random, fds: &[i32]) -> Vec<u64> {
     let mut words = Vec::new();
     for _ in 0..random.below(3) {

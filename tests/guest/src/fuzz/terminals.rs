@@ -1,9 +1,9 @@
-//! Pseudo terminals: settings, input and ioctls at random, on both ends.
+//! Pseudo terminals: random settings, input and ioctls on both ends.
 
 use super::Random;
 use libc::*;
 
-/// Bytes that mean something to a line discipline.
+/// Bytes that are special to a line discipline.
 const FAVOURITES: &[u8] = b"\x03\x04\x08\x11\x12\x13\x15\x16\x17\x1a\x1c\x7f\r\n\t \0\xffa\xc3\xa4";
 
 const REQUESTS: &[u64] = &[
@@ -59,7 +59,7 @@ unsafe fn settings(fd: i32, random: &mut Random) {
 
 pub unsafe fn round(mut random: Random) {
     super::limits();
-    // Signals of the terminal, stops included, are to change nothing.
+    // The terminal's signals, stops included, must not affect the round.
     for signal in [SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGHUP, SIGWINCH, SIGCONT] {
         libc::signal(signal, SIG_IGN);
     }

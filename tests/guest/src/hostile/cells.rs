@@ -3,7 +3,7 @@
 use super::raw::*;
 use super::*;
 
-/// Where things are in a slot (`platform/stub/abi.rs`): the attacker has read the source.
+/// Offsets in a slot (`platform/stub/abi.rs`): the attacker has read the source.
 const STATE: u64 = 0;
 const OPS_DONE: u64 = 64;
 const GONE: u64 = 68;
@@ -15,7 +15,7 @@ const STACK_TOP: u64 = 96;
 const POST: u64 = 120;
 const CELL: u64 = 0x1000;
 
-/// A varying number, the same in each run.
+/// Pseudo-random numbers, the same in each run.
 struct Dice(u64);
 
 impl Dice {
@@ -34,7 +34,7 @@ fn store64(at: u64, v: u64) {
     unsafe { (at as *mut u64).write_volatile(v) }
 }
 
-/// Where the answers known in advance are in a cell: there, inverted, this process's number stands.
+/// The address of the prepared answers in a cell, recognised by the process's own pid, which is stored inverted.
 unsafe fn answers_at(slot: u64) -> Option<u64> {
     let cell = AREA + slot * SLOT;
     let (pid, ppid) = (!(getpid() as u32), !(getppid() as u32));
@@ -43,14 +43,14 @@ unsafe fn answers_at(slot: u64) -> Option<u64> {
         .find(|at| *((at + 39 * 4) as *const u32) == pid && *((at + 110 * 4) as *const u32) == ppid)
 }
 
-/// One stroke of a forger.
+/// One random forgery.
 unsafe fn forge(kind: usize, slot: u64, d: &mut Dice) {
     let cell = AREA + slot * SLOT;
     let x = d.next();
     match kind {
-        // States, in any order.
+        // States in random order.
         0 => store32(cell + STATE, (x % 7) as u32),
-        // Posts: kinds that are expected and that are not, registers, errors of operations, lengths of what was copied in.
+        // Posts: expected and unexpected kinds, registers, errors of operations, lengths of copied-in data.
         1 => {
             store32(cell + POST, (x >> 8) as u32 % 10);
             store32(cell + STATE, 1);
@@ -60,7 +60,7 @@ unsafe fn forge(kind: usize, slot: u64, d: &mut Dice) {
             let addresses = [0, 0x10, TEXT, AREA, GUEST_MAX - 1, GUEST_MAX, u64::MAX, 1 << 63, 0xffff_8000_0000_0000];
             store64(cell + POST + x % 0x120 / 8 * 8, addresses[(x >> 32) as usize % addresses.len()]);
         }
-        // Numbers of calls, with the arguments that happen to be there.
+        // Call numbers, with the arguments that happen to be there.
         4 => {
             for at in (0..0x120).step_by(8) {
                 store64(cell + POST + at, if at == 8 + 18 * 8 { x % 460 } else { d.next() % 0x1000 });
@@ -68,7 +68,7 @@ unsafe fn forge(kind: usize, slot: u64, d: &mut Dice) {
             store32(cell + POST, if x & 1 == 0 { 1 } else { 7 });
             store32(cell + STATE, 1 + (x >> 20) as u32 % 2);
         }
-        // The rest of the cell: answers, operations, sequence numbers, flags, where to go back to.
+        // The rest of the cell: answers, operations, sequence numbers, flags, return address.
         5 => store64(cell + x % CELL / 8 * 8, d.next()),
         6 => {
             for at in [OPS_DONE, GONE, IRQ, MAGIC, FILTERED] {
@@ -77,7 +77,7 @@ unsafe fn forge(kind: usize, slot: u64, d: &mut Dice) {
             store64(cell + RET, d.next());
             store64(cell + STACK_TOP, d.next());
         }
-        // What was copied in (checked before it is used, one hopes) and is to be copied out.
+        // Copied-in data, which may have been checked already, and data to copy out.
         7 => {
             for i in 0..64 {
                 store64(cell + 0x1000 + i * 8, d.next());
@@ -92,7 +92,7 @@ unsafe fn forge(kind: usize, slot: u64, d: &mut Dice) {
     }
 }
 
-/// Calls as a program makes them, results ignored.
+/// Makes calls like a program; ignores the results.
 unsafe fn work(round: u64) {
     let p = mmap(std::ptr::null_mut(), 4 * PAGE, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     let mut st: stat = zeroed();
@@ -108,7 +108,7 @@ unsafe fn work(round: u64) {
         if pid == 0 {
             syscall(SYS_exit_group, 0);
         }
-        // It may be anybody's number by now: only a child is waited for, and not for long.
+        // The pid may have been reused: only a child is waited for, and only for a while.
         for _ in 0..20 {
             if waitpid(-1, std::ptr::null_mut(), WNOHANG) != 0 {
                 break;
@@ -119,7 +119,7 @@ unsafe fn work(round: u64) {
     sched_yield();
 }
 
-/// A round of the fuzzer: forgers of every kind, while calls are made.
+/// A round of the fuzzer: every kind of forgery while calls are made.
 pub unsafe fn fuzz_cells(seed: u64) {
     raw::arm();
     for f in 0..3u64 {
@@ -163,12 +163,12 @@ pub unsafe fn cells() {
         for round in 0..40 {
             work(round);
         }
-        // Most will not come here.
+        // Most do not get here.
         _exit(0);
     });
 }
 
-/// The answers that the stub gives by itself: forged, they are the forger's own only.
+/// Forged local answers of the stub affect only the forger.
 pub unsafe fn answers() {
     raw::arm();
     survive(3, |i| {
@@ -178,11 +178,11 @@ pub unsafe fn answers() {
         for nr in [SYS_getpid, SYS_gettid, SYS_getppid, SYS_getuid, SYS_geteuid, SYS_getgid, SYS_getegid] {
             store32(at + nr as u64 * 4, !forged);
         }
-        // And answers to calls that never have one.
+        // Answers to calls that never have a local one.
         for nr in [SYS_read, SYS_open, SYS_mmap, SYS_clone, SYS_fork, SYS_execve, SYS_kill, SYS_ptrace] {
             store32(at + nr as u64 * 4, !7);
         }
-        // The Sentry knows better: in /proc, in credentials, in whom a signal reaches, in what children see.
+        // The Sentry's own state is unaffected: /proc, credentials, the target of a signal, the children's view.
         let status = std::process::Command::new("/proc/self/exe").args(["hostile-none"]).output();
         drop(status);
         for nr in [SYS_read, SYS_open, SYS_mmap, SYS_clone, SYS_fork, SYS_execve, SYS_kill, SYS_ptrace] {

@@ -3,7 +3,7 @@
 use super::raw::*;
 use super::*;
 
-/// Looks at what a number stands for, if for anything.
+/// Examines a descriptor number, if it is open.
 unsafe fn look(fd: i32, how: &str) {
     let mut data = [0u8; 512];
     let n = pread(fd, data.as_mut_ptr().cast(), 512, 0);
@@ -13,7 +13,7 @@ unsafe fn look(fd: i32, how: &str) {
 pub unsafe fn descriptors() {
     raw::arm();
     let gate = Gate::new();
-    // Nothing came along but the standard streams (and the pipe to the bystander).
+    // Only the standard streams (and the pipe to the bystander) were inherited.
     let mut open_ones = Vec::new();
     for fd in (0..4096).chain([1 << 16, 1 << 20, i32::MAX, -1, -100]) {
         if fcntl(fd, F_GETFD) != -1 {
@@ -38,7 +38,7 @@ pub unsafe fn descriptors() {
             }
         }
     }
-    // The numbers that the host's processes use, in every call that takes one: closed, duplicated, sent.
+    // The descriptor numbers of the host's processes, in every call that takes one: closed, duplicated, sent.
     let mut pair = [0; 2];
     ok(socketpair(AF_UNIX, SOCK_STREAM, 0, pair.as_mut_ptr()));
     for fd in 3..200 {
@@ -64,7 +64,7 @@ pub unsafe fn descriptors() {
             got(&format!("descriptor {fd} in use"));
         }
     }
-    // Malformed control messages: lengths, levels and counts of descriptors that are not there.
+    // Malformed control messages: wrong lengths, levels and counts of descriptors.
     for len in [0u64, 1, 15, 16, 17, 19, 20, 24, 4096, u64::MAX, 1 << 63, 16 + 4 * 254] {
         let mut control = [u64::MAX; 64];
         control[0] = len;
@@ -80,7 +80,7 @@ pub unsafe fn descriptors() {
             sendmsg(pair[0], &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
         }
     }
-    // Descriptors in flight to oneself in a ring, closed: nobody can receive them any more.
+    // Descriptors sent to the sender itself in a ring, then closed: they cannot be received any more.
     for _ in 0..50 {
         let mut p = [0; 2];
         ok(socketpair(AF_UNIX, SOCK_STREAM, 0, p.as_mut_ptr()));
@@ -98,7 +98,7 @@ pub unsafe fn descriptors() {
         close(p[0]);
         close(p[1]);
     }
-    // What the stub holds: its control socket has nothing for who did not ask.
+    // The stub's control socket has no message for an unsolicited reader.
     survive(4, |i| {
         let mut bytes = [0u8; 256];
         let mut control = [0u64; 32];
@@ -117,7 +117,7 @@ pub unsafe fn descriptors() {
             }
         }
     });
-    // Handles instead of names.
+    // File handles instead of names.
     for fd in [open(c"/".as_ptr(), O_RDONLY), open(c"/ro".as_ptr(), O_RDONLY), open(c"/rw".as_ptr(), O_RDONLY)] {
         let mut handle = [0u64; 18];
         for inode in [1u64, 2, 3, 128, 1 << 32 | 2] {

@@ -1,9 +1,9 @@
-//! Other ways into a kernel: the calls of 32-bit programs and of x32, `sysenter`, 32-bit code, the vsyscall page.
+//! Other ways into a kernel: 32-bit and x32 calls, `sysenter`, 32-bit code, the vsyscall page.
 
 use super::raw::*;
 use super::*;
 
-/// Code in the lowest 4 GiB, where a 32-bit program can reach it, with room for data behind.
+/// Code in the lowest 4 GiB, in reach of a 32-bit program, followed by room for data.
 unsafe fn low(code: &[u8]) -> *mut u8 {
     let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT;
     let p = ok(mmap(std::ptr::null_mut(), 4 * PAGE, RW | PROT_EXEC, flags, -1, 0)).cast::<u8>();
@@ -14,14 +14,16 @@ unsafe fn low(code: &[u8]) -> *mut u8 {
 /// int 0x80 with the registers of `call`: eax, ebx, ecx, edx, esi, edi.
 unsafe fn int80(gate: *const u8, nr: u32, a: [u64; 5]) -> i64 {
     let r: i64;
-    std::arch::asm!("push rbx", "mov rbx, {b}", "call {g}", "pop rbx", b = in(reg) a[0], g = in(reg) gate, inout("rax") nr as i64 => r,
-        in("rcx") a[1], in("rdx") a[2], in("rsi") a[3], in("rdi") a[4], out("r8") _, out("r9") _, out("r10") _, out("r11") _);
+    std::arch::asm!("push rbx", "mov rbx, {b}", "call {g}", "pop rbx",
+        b = in(reg) a[0], g = in(reg) gate, inout("rax") nr as i64 => r,
+        in("rcx") a[1], in("rdx") a[2], in("rsi") a[3], in("rdi") a[4],
+        out("r8") _, out("r9") _, out("r10") _, out("r11") _);
     r
 }
 
-/// A result that a kernel gave for a call that must not reach one.
+/// Reports a call that reached the host's kernel although it must not.
 fn not_for_us(r: i64, what: &str) {
-    // 32-bit results come with or without their sign.
+    // 32-bit results come with or without sign extension.
     if (r as u64) < 0xffff_f001 || (r as u64 > 0xffff_ffff && r >= 0) {
         got(&format!("{r:#x} from {what}"));
     }
@@ -29,13 +31,14 @@ fn not_for_us(r: i64, what: &str) {
 
 pub unsafe fn entries() {
     raw::arm();
-    // int 0x80; ret / mov ecx, edx... as each needs it
+    // int 0x80; ret / mov ecx, edx ... as each call needs
     let int = low(&[0xcd, 0x80, 0xc3]);
     let secret = format!("{}/secret\0", outside());
     std::ptr::copy_nonoverlapping(secret.as_ptr(), int.add(PAGE), secret.len());
     let (path, room) = (int.add(PAGE) as u64, int.add(2 * PAGE) as u64);
     let victim = host_pids()[0] as u64;
-    // i386: exit fork read write open close execve chmod mknod mount getpid ptrace kill dup pipe socketcall clone mprotect mmap2 ...
+    // i386: exit fork read write open close execve chmod mknod mount getpid ptrace kill dup pipe socketcall clone
+    // mprotect mmap2 ...
     let calls: [(u32, [u64; 5]); 24] = [
         (3, [0, room, 16, 0, 0]),
         (4, [1, room, 0, 0, 0]),
@@ -66,7 +69,7 @@ pub unsafe fn entries() {
         let (nr, args) = calls[i];
         not_for_us(int80(int, nr, args), &format!("int 0x80, call {nr}"));
     });
-    // The same from the bytes of the stub, should it have such.
+    // The same from bytes in the stub, if it has any.
     for bytes in [[0xcdu8, 0x80], [0x0f, 0x34]] {
         let found = find(&bytes);
         survive(found.len(), |i| {
@@ -74,7 +77,7 @@ pub unsafe fn entries() {
         });
     }
 
-    // x32: the guest's own `syscall`.
+    // x32, through the guest's own `syscall`.
     let x32 = [
         SYS_getpid, SYS_getuid, SYS_open, SYS_openat, SYS_write, SYS_kill, SYS_fork, SYS_mmap, 512, 515, 519, 520, 521,
         535, 545,
@@ -86,7 +89,7 @@ pub unsafe fn entries() {
         }
     });
     survive(4, |i| {
-        // The upper half of the number does not count on Linux: the same call.
+        // On Linux the upper half of the number is ignored: it is the same call.
         let nr = SYS_getppid | [1i64 << 32, 1 << 62, i64::MIN, 0xffff_ffffi64 << 32][i];
         let r = syscall(nr);
         if r != getppid() as i64 {
@@ -94,7 +97,7 @@ pub unsafe fn entries() {
         }
     });
 
-    // sysenter, with the stack pointer in ecx/ebp as the vDSO has it.
+    // sysenter, with the stack pointer in ecx/ebp like in the vDSO.
     let enter = low(&[0x0f, 0x34, 0xc3]);
     let stack = low(&[]) as u64 + 0x2000;
     survive(4, |i| {
@@ -132,12 +135,12 @@ pub unsafe fn entries() {
         let far = low(&far);
         jump(far as u64, [0; 7]);
         let r = *cell;
-        // What moved it there was eax: the call's own number if there was no call.
+        // eax was the call's own number if no call was made.
         if r != nr && r < 0xffff_f001 {
             got(&format!("{r:#x} from 32-bit code, way {}", i % ways.len()));
         }
     });
-    // Other selectors: user data, kernel code, TSS, LDT, rubbish. And an LDT of its own.
+    // Other selectors: user data, kernel code, TSS, LDT, garbage. And a guest's own LDT.
     let selectors = [0x00u64, 0x03, 0x07, 0x08, 0x10, 0x18, 0x1b, 0x23, 0x2b, 0x3b, 0x40, 0x43, 0x63, 0x7b, 0xffff];
     survive(selectors.len(), |i| {
         // push selector; push address; retfq
@@ -159,7 +162,7 @@ pub unsafe fn entries() {
         }
     });
 
-    // The vsyscall page: answers as the kernel's would be, or a fault; from any offset.
+    // The vsyscall page answers like the kernel's or faults, at any offset.
     survive(3 * 4, |i| {
         let at = 0xffff_ffff_ff60_0000 + (i as u64 % 3) * 0x400 + [0, 1, 9, 0x3ff][i / 3];
         let out = anon(PAGE, RW) as u64;
@@ -173,7 +176,8 @@ pub unsafe fn entries() {
             }
         }
     });
-    // What is privileged is a fault: hlt, cli, in, out, rdmsr, lgdt, mov cr3, invlpg, swapgs, sysret, iret with rubbish, wrpkru ...
+    // Privileged instructions fault: hlt, cli, in, out, rdmsr, lgdt, mov cr3, invlpg, swapgs, sysret, iret with
+    // garbage, wrpkru ...
     let privileged: [&[u8]; 16] = [
         &[0xf4],
         &[0xfa],

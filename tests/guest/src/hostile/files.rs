@@ -1,9 +1,9 @@
-//! Out of the tree by names, and to more of a file than one has a right to.
+//! Attempts to leave the tree by names, and to gain access to a file beyond the caller's permission.
 
 use super::raw::*;
 use super::*;
 
-/// Reads what a name leads to, by each way of opening, and looks for secrets.
+/// Opens a name in every way and searches the content for secrets.
 unsafe fn try_name(dir: i32, name: &str) {
     let path = c(name);
     let flags = [O_RDONLY, O_RDONLY | O_NONBLOCK, O_PATH, O_RDWR, O_WRONLY | O_APPEND, O_RDONLY | O_DIRECTORY];
@@ -16,7 +16,7 @@ unsafe fn try_name(dir: i32, name: &str) {
     }
 }
 
-/// What can be had from a descriptor.
+/// Uses a descriptor in every way.
 unsafe fn try_fd(fd: i32, name: &str, writable: bool) {
     let mut data = vec![0u8; 4096];
     let n = pread(fd, data.as_mut_ptr().cast(), data.len(), 0);
@@ -74,7 +74,7 @@ pub unsafe fn walks() {
             names.push(format!("{prefix}/./..//.././{outside}/{target}"));
         }
     }
-    // Links that lie in the trees already, made by the host: absolute, relative, to directories, chains, and to themselves.
+    // Links that exist in the trees, made by the host: absolute, relative, to directories, chains, loops.
     for dir in ["/ro", "/rw", ""] {
         for link in
             ["absolute", "relative", "up", "loop", "long", "dirlink/secret", "dirlink/../outside/secret", "proc"]
@@ -112,7 +112,7 @@ pub unsafe fn walks() {
     for name in &names {
         try_name(AT_FDCWD, name);
     }
-    // Links and names of the guest's own making, in each tree that can be written.
+    // Links and names made by the guest, in each writable tree.
     for tree in ["/tmp", "/rw", "/rw/dir", "/dev/shm"] {
         if chdir(c(tree).as_ptr()) != 0 {
             continue;
@@ -132,7 +132,7 @@ pub unsafe fn walks() {
             try_name(AT_FDCWD, &link);
             try_name(AT_FDCWD, &format!("{link}/secret"));
             try_name(AT_FDCWD, &format!("{link}{outside}/secret"));
-            // Names with a slash, with NUL-like and odd bytes.
+            // Names with slashes, NUL-like and odd bytes.
             linkat(AT_FDCWD, c(&link).as_ptr(), AT_FDCWD, c(&format!("hard{i}")).as_ptr(), AT_SYMLINK_FOLLOW);
             try_name(AT_FDCWD, &format!("hard{i}"));
             let how = [O_RDONLY as u64, 0, [0u64, 1, 2, 4, 8, 16][i]];
@@ -147,7 +147,7 @@ pub unsafe fn walks() {
                 try_name(AT_FDCWD, "linked");
             }
         }
-        // As a whole other tree.
+        // As a bind mount of another tree.
         mount(c(&outside).as_ptr(), c".".as_ptr(), c"none".as_ptr(), MS_BIND, std::ptr::null());
         try_name(AT_FDCWD, "secret");
         for kind in
@@ -162,7 +162,7 @@ pub unsafe fn walks() {
             }
         }
     }
-    // Out of a changed root, the old way.
+    // The classic escape from chroot(2).
     let pid = spawn(|| {
         mkdir(c"/tmp/jail".as_ptr(), 0o755);
         let above = open(c"/".as_ptr(), O_RDONLY | O_DIRECTORY);
@@ -178,7 +178,7 @@ pub unsafe fn walks() {
     });
     reap(pid);
     races(&outside);
-    // Whatever happened to read-only trees: not on the host (the test looks), and not as seen from here.
+    // Read-only trees are unchanged: on the host (the test checks that), and in the guest's view.
     for name in ["/ro/data", "/ro/dir/inner"] {
         for f in [O_WRONLY, O_RDWR, O_WRONLY | O_TRUNC, O_RDONLY | O_TRUNC] {
             let fd = open(c(name).as_ptr(), f);
@@ -203,7 +203,7 @@ pub unsafe fn walks() {
         mkdir(c"/ro/new".as_ptr(), 0o755);
         mknod(c"/ro/node".as_ptr(), S_IFREG | 0o644, 0);
     }
-    // Devices of the host's, made where the host would know them.
+    // Device nodes that would work on the host.
     for (dir, kind, dev) in [
         ("/rw", S_IFBLK, makedev(8, 0)),
         ("/rw", S_IFCHR, makedev(1, 1)),
@@ -220,16 +220,16 @@ pub unsafe fn walks() {
             unlink(name.as_ptr());
         }
     }
-    // A program that takes its file's owner's rights has those of the sandbox only, and files there never have more on the host.
+    // A set-user-ID program gets rights inside the sandbox only, and its file never has the bit on the host.
     let program = ok(open(c"/rw/setuid".as_ptr(), O_CREAT | O_RDWR, 0o755));
     fchmod(program, 0o6777);
 }
 
-/// Components that change between being looked at and being used.
+/// Components that change between check and use.
 unsafe fn races(outside: &str) {
     for tree in ["/tmp", "/rw"] {
         let name = |n: &str| c(&format!("{tree}/{n}"));
-        // What an earlier run has left.
+        // Remains of an earlier run.
         for old in ["real", "evil", "deep", "er"] {
             let _ = std::fs::remove_file(format!("{tree}/{old}"));
             let _ = std::fs::remove_dir_all(format!("{tree}/{old}"));
@@ -243,7 +243,7 @@ unsafe fn races(outside: &str) {
         let swapper = spawn(|| {
             while stop.load(SeqCst) == 0 {
                 syscall(SYS_renameat2, AT_FDCWD, name("real").as_ptr(), AT_FDCWD, name("evil").as_ptr(), 2);
-                // A directory moved away under those who walk up from it.
+                // A directory is moved away under processes that walk up from it.
                 rename(name("deep/er").as_ptr(), name("er").as_ptr());
                 rename(name("er").as_ptr(), name("deep/er").as_ptr());
             }
@@ -273,11 +273,12 @@ unsafe fn races(outside: &str) {
     }
 }
 
-/// More of a file than its descriptor allows, with what the stub was given for mapping it.
+/// Access beyond a descriptor's mode, through the descriptor that the stub was given for mapping.
 pub unsafe fn rights() {
     raw::arm();
     let gate = Gate::new();
-    // Files of somebody else's, which this one may only read: on each kind of file system. Then as somebody without rights.
+    // Files of another user with read permission only, on each kind of file system. Then the same as an unprivileged
+    // user.
     let t = Tmp::new();
     chmod(c(t.0.to_str().unwrap()).as_ptr(), 0o755);
     let mut names = vec!["/ro/data".to_owned(), "/rw/owned".into(), "/kept".into(), "/usr/bin/env".into()];
@@ -306,7 +307,7 @@ pub unsafe fn rights() {
         };
         let prot = if kind == 3 { PROT_READ | PROT_EXEC } else { PROT_READ };
         match kind {
-            // Mapped for reading, then made writable behind the Sentry's back, or once more under another address.
+            // Mapped for reading, then made writable without the Sentry, or mapped again at another address.
             0 | 3 => {
                 for how in [MAP_SHARED, MAP_PRIVATE] {
                     let p = mmap(std::ptr::null_mut(), PAGE, prot, how, fd, 0);
@@ -364,7 +365,7 @@ pub unsafe fn rights() {
     }
 }
 
-/// A file is sealed that its maker has mapped a second time, without the Sentry's knowledge.
+/// A file is sealed after its creator mapped it a second time without the Sentry's knowledge.
 unsafe fn hidden(gate: Gate) {
     const AT: u64 = 0x4000_0000_0000;
     let file = ok(memfd_create(c"sealed".as_ptr(), MFD_ALLOW_SEALING));
@@ -387,7 +388,7 @@ unsafe fn hidden(gate: Gate) {
     }
 }
 
-/// Stores at an address; a fault is as good as nothing.
+/// Stores at an address; a fault counts as a failure.
 unsafe fn scribble(at: u64) {
     if let Some(vma) = std::fs::read_to_string("/proc/self/stat").ok().map(|_| at) {
         let pid = fork();

@@ -1,5 +1,5 @@
-//! Calls that are said to come from places where there is no `syscall` instruction, but its bytes are in the middle of another: in a
-//! set-user-ID program of root's, and in a library that root's programs use. Both must go on computing what they compute.
+//! Posts that claim a `syscall` instruction at places where its bytes are in the middle of another instruction: in a
+//! set-user-ID program of root, and in a library that root's programs use. Both must still compute the same results.
 
 use super::raw::*;
 use super::*;
@@ -12,7 +12,7 @@ const SUM: [u8; 25] = [
     0x48, 0x83, 0xec, 0x20, 0xc6, 0x44, 0x24, 0x0f, 0x05, 0xb8, 5, 0, 0, 0, 0x0f, 0xb6, 0x4c, 0x24, 0x0f, 0x48, 0x83,
     0xc4, 0x20, 0x01, 0xc1,
 ];
-/// Where the `movb` has the bytes of a `syscall`, followed by what could be moved away.
+/// The position in the `movb` of the bytes of a `syscall`, followed by bytes that could be displaced.
 const SITE: usize = ELF_CODE + 7;
 /// mov %ecx, %ebx; mov $107 (geteuid), %eax; syscall; lea (%rax, %rbx), %edi; mov $231 (exit_group), %eax; syscall
 const EXIT: [u8; 19] = [0x89, 0xcb, 0xb8, 107, 0, 0, 0, 0x0f, 0x05, 0x8d, 0x3c, 0x18, 0xb8, 231, 0, 0, 0, 0x0f, 0x05];
@@ -20,7 +20,7 @@ const EXIT: [u8; 19] = [0x89, 0xcb, 0xb8, 107, 0, 0, 0, 0x0f, 0x05, 0x8d, 0x3c, 
 const RETURN: [u8; 3] = [0x89, 0xc8, 0xc3];
 const TIMES: usize = 1500;
 
-/// Posts in the cell of the second thread, which is this one, calls from `site`.
+/// Posts calls from `site` in the cell of the second thread, which is this one.
 unsafe fn post(site: u64) {
     let cell = AREA + SLOT;
     let word = |at: u64| (cell + at) as *mut u32;
@@ -40,7 +40,7 @@ unsafe fn post(site: u64) {
             while state() != 4 {
                 sched_yield();
             }
-            // The operations of the answer are done, it says; if there are to be more of them, that too.
+            // Reports the operations of the answer as done, and those that follow.
             word(64).write_volatile(word(16).read_volatile());
             if word(8).read_volatile() != 3 {
                 break;
@@ -50,7 +50,7 @@ unsafe fn post(site: u64) {
     }
 }
 
-/// A user tells of a call at `SITE` of the file, over and over.
+/// A user claims a call at `SITE` of the file, again and again.
 unsafe fn attack(path: &CStr) {
     let pid = spawn(|| {
         become_user();
@@ -89,7 +89,7 @@ unsafe fn program(path: &CStr, user: bool) -> i32 {
     }))
 }
 
-/// The status that it gives, in a process of the attacker's user.
+/// Runs `f` in a process of the attacker's user; returns its status.
 unsafe fn as_user(f: impl FnOnce() -> i32) -> i32 {
     reap(spawn(|| {
         become_user();
@@ -119,12 +119,12 @@ pub unsafe fn forged() {
         path
     };
     let (victim, lib) = (file("victim", &EXIT, 0o4755), file("library", &RETURN, 0o644));
-    // Without section headers, so no table tells of its code.
+    // Without section headers, so that no table describes its code.
     let bare = file("bare", &RETURN, 0o644);
     let w = ok(open(bare.as_ptr(), O_WRONLY));
     is(pwrite(w, [0u8; 2].as_ptr().cast(), 2, 60), 2);
     ok(close(w));
-    // One that runs all the time, with the library mapped from before.
+    // A program that runs all the time, with the library mapped before the attack.
     let fd = ok(open(lib.as_ptr(), O_RDONLY));
     let p = ok(mmap(std::ptr::null_mut(), LEN, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0));
     let f: extern "C" fn() -> i32 = std::mem::transmute(p.cast::<u8>().add(ELF_CODE));

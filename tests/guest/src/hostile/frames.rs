@@ -1,4 +1,4 @@
-//! Signal frames of the attacker's own making, for the guest's `rt_sigreturn` and for the host's.
+//! Forged signal frames, for the guest's `rt_sigreturn` and for the host's.
 
 use super::raw::*;
 use super::*;
@@ -46,7 +46,7 @@ const ADDRESSES: [u64; 12] = [
     u64::MAX,
 ];
 
-/// The changes: (offset, value).
+/// The forgeries: (offset, value).
 fn changes() -> Vec<(usize, u64)> {
     let mut all = Vec::new();
     for a in ADDRESSES {
@@ -62,7 +62,7 @@ fn changes() -> Vec<(usize, u64)> {
         all.push((EFL, 0x246 ^ 1 << bit));
     }
     all.extend([(EFL, 0), (EFL, u64::MAX), (MASK, u64::MAX), (0, u64::MAX), (0, 0), (8, u64::MAX)]);
-    // The vector state: (from FRAME on) control words, the header's magic and size, features, compaction.
+    // The vector state: (offset from FRAME) control words, the header's magic and size, features, compaction.
     for (at, v) in [
         (24, u64::MAX),
         (464, u64::MAX),
@@ -81,7 +81,7 @@ fn changes() -> Vec<(usize, u64)> {
     all
 }
 
-/// Takes a good frame, spoils it and hands it in by `how`.
+/// Takes a valid frame, changes it and returns through it by `how`.
 unsafe fn forge(change: (usize, u64), how: u64) {
     on(SIGUSR2, nothing_much as *const () as usize, SA_SIGINFO);
     raise(SIGUSR2);
@@ -91,7 +91,7 @@ unsafe fn forge(change: (usize, u64), how: u64) {
     std::ptr::copy_nonoverlapping((*TAKEN_FPSTATE).as_ptr(), fp, FPSTATE);
     let word = |at: usize| frame.add(at).cast::<u64>();
     *word(FPREGS) = fp as u64;
-    // Back by a `ret` into the landing, as after any jump.
+    // Back by a `ret` into the landing, like after any jump.
     let ret: [u8; 1] = [0xc3];
     let code = ok(mmap(std::ptr::null_mut(), PAGE, RW | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)).cast::<u8>();
     *code = ret[0];
@@ -100,7 +100,8 @@ unsafe fn forge(change: (usize, u64), how: u64) {
     *stack = landing();
     *word(RSP) = stack as u64;
     if how != 0 {
-        // The host restores the signal stack, too: with any but the stub's own this process hears of no answer any more.
+        // The host restores the signal stack too: with any other than the stub's, this process gets no answers any
+        // more.
         for (i, v) in [ALT, 0, ALT_SIZE].iter().enumerate() {
             *word(STACK_SP + 8 * i) = *v;
         }
@@ -111,14 +112,14 @@ unsafe fn forge(change: (usize, u64), how: u64) {
     } else {
         fp.add(at - FRAME).cast::<u64>().write_unaligned(value);
     }
-    // mov rsp, rdi; jmp rsi: with the frame as the stack, a `syscall` with number 15
+    // mov rsp, rdi; jmp rsi: the frame is the stack, at a `syscall` with number 15
     let go: [u8; 5] = [0x48, 0x89, 0xfc, 0xff, 0xe6];
     std::ptr::copy_nonoverlapping(go.as_ptr(), code.add(64), go.len());
     let own: [u8; 3] = [0x0f, 0x05, 0xf4];
     std::ptr::copy_nonoverlapping(own.as_ptr(), code.add(128), own.len());
     let to = if how == 0 { code as u64 + 128 } else { how };
     jump(code as u64 + 64, [15, frame as u64, to, 0, 0, 0, 0]);
-    // Whatever it is now, it is an ordinary process that makes calls.
+    // Whatever its state is now, it is an ordinary process that makes calls.
     syscall(SYS_getppid);
     let mut vectors = [0u8; 64];
     std::arch::asm!("movups [{}], xmm0", in(reg) vectors.as_mut_ptr());
@@ -130,11 +131,11 @@ pub unsafe fn frames() {
     raw::arm();
     let all = changes();
     let host = find(&[0x0f, 0x05, 0xc3])[0];
-    // By the guest's own call, and by the stub's instruction: then the host takes the frame.
+    // By the guest's own call, and by the stub's instruction, for which the host takes the frame.
     survive(2 * all.len(), |i| {
         forge(all[i / 2], if i % 2 == 0 { 0 } else { host });
     });
-    // A stack pointer that is none.
+    // An invalid stack pointer.
     survive(ADDRESSES.len() * 2, |i| {
         let own = [0x0fu8, 0x05, 0xf4];
         let code =
@@ -145,7 +146,7 @@ pub unsafe fn frames() {
         let to = if i % 2 == 0 { code as u64 } else { host };
         jump(code as u64 + 64, [15, ADDRESSES[i / 2], to, 0, 0, 0, 0]);
     });
-    // Signals that come while the stack pointer is none, or in the stub's memory.
+    // Signals that arrive while the stack pointer is invalid, or in the stub's memory.
     survive(ADDRESSES.len(), |i| {
         on(SIGUSR2, nothing_much as *const () as usize, SA_SIGINFO);
         let code =

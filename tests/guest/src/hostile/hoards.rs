@@ -1,10 +1,11 @@
-//! What makes the Sentry keep things without end, for `tests/shortage.rs`, which looks at its memory meanwhile.
+//! Attempts to make the Sentry accumulate state without bound; `tests/shortage.rs` watches its memory meanwhile.
 
 use super::raw::*;
 use super::*;
 use std::sync::atomic::AtomicUsize;
 
-/// SIGKILL again and again to a process that keeps interrupts out, and shares its memory with one that lives on.
+/// Sends SIGKILL again and again to a process that blocks the Sentry's interrupts and shares its memory with a live
+/// one.
 pub unsafe fn insistent() {
     const KILLS: usize = 200_000;
     static KEPT_OUT: AtomicU64 = AtomicU64::new(0);
@@ -33,7 +34,7 @@ pub unsafe fn insistent() {
     reap(maker);
 }
 
-/// Waits for ever in the host, unseen by the Sentry.
+/// Waits in the host for ever, unknown to the Sentry.
 unsafe fn asleep(gate: Gate) -> ! {
     let word = 0u32;
     loop {
@@ -41,11 +42,11 @@ unsafe fn asleep(gate: Gate) -> ! {
     }
 }
 
-/// Threads in whose name much is read, and which never take it.
+/// Threads for which many reads are posted, and which never take the answers.
 pub unsafe fn untaken() {
     const THREADS: usize = 400;
     const MUCH: usize = 64 << 10;
-    /// Where things are in a cell (`platform/stub/abi.rs`).
+    /// Offsets in a cell (`platform/stub/abi.rs`).
     const POST: u64 = 128;
     const REGS: u64 = POST + 8;
     const PRE_LEN: u64 = 312;

@@ -1,9 +1,9 @@
-//! Looking for the host: in /proc, /sys and /dev, by signals, by the network.
+//! Searches for the host: in /proc, /sys and /dev, by signals, by the network.
 
 use super::*;
 use std::os::unix::ffi::OsStrExt;
 
-/// Reads every file below a directory, as far as it goes, and looks for secrets.
+/// Reads every file below a directory, down to `depth`, and searches for secrets.
 unsafe fn read_all(dir: &std::path::Path, depth: usize, left: &mut usize) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
     for e in entries.flatten() {
@@ -43,7 +43,7 @@ pub unsafe fn look() {
     for e in std::env::vars() {
         search(e.1.as_bytes(), &format!("the variable {}", e.0));
     }
-    // Processes: those of the sandbox only.
+    // Only processes of the sandbox are visible.
     let pids: Vec<i32> =
         std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
     for pid in pids {
@@ -66,7 +66,7 @@ pub unsafe fn look() {
             got(&format!("a pidfd of process {pid} of the host"));
         }
     }
-    // Mounts of the host.
+    // No mounts of the host are visible.
     for file in ["/proc/self/mounts", "/proc/self/mountinfo", "/proc/mounts", "/proc/1/mountinfo"] {
         let text = std::fs::read_to_string(file).unwrap_or_default();
         for strange in [outside().as_str(), "ext4", "/sys/fs/cgroup", "/boot", "9p"] {
@@ -75,7 +75,7 @@ pub unsafe fn look() {
             }
         }
     }
-    // What would change the host, or show its memory.
+    // Files that would change the host, or show its memory.
     for name in [
         "/proc/sysrq-trigger",
         "/proc/sys/kernel/core_pattern",
@@ -127,7 +127,7 @@ pub unsafe fn look() {
         for flags in [O_WRONLY, O_RDWR, O_WRONLY | O_TRUNC] {
             let fd = open(path.as_ptr(), flags | O_NONBLOCK | O_NOCTTY);
             if fd >= 0 {
-                // Where something may be written it is the sandbox's own; the test looks at the host's.
+                // A writable one is the sandbox's own; the test checks the host's.
                 write(fd, c"|/tmp/x".as_ptr().cast(), 7);
                 close(fd);
             }
@@ -183,7 +183,7 @@ pub unsafe fn look() {
     }
 }
 
-/// Every process there is, and every number there could be.
+/// Signals every visible process, and every possible number.
 pub unsafe fn signals() {
     let nothing = SIG_IGN;
     for s in 1..65 {
@@ -192,7 +192,7 @@ pub unsafe fn signals() {
         }
     }
     let me = getpid();
-    // This one may go with them; the first goes on.
+    // This process may be killed as well; the first process continues.
     let pid = spawn(|| {
         for s in [SIGUSR1, SIGHUP, SIGTERM, SIGRTMIN(), SIGSTOP, SIGCONT, SIGKILL] {
             let value = sigval { sival_ptr: std::ptr::null_mut() };
@@ -200,7 +200,7 @@ pub unsafe fn signals() {
             for p in targets.filter(|p| *p != me && *p != getpid()) {
                 kill(p, s);
                 if p < 100 || host_pids().contains(&p) {
-                    // Not all at once (-1) with what nobody survives: the first process has to tell.
+                    // A fatal signal is not sent to all at once (-1), because the first process has to report.
                     if p != 1 || ![SIGSTOP, SIGKILL].contains(&s) {
                         kill(-p, s);
                     }
@@ -235,7 +235,7 @@ pub unsafe fn signals() {
                 }
             }
         }
-        // As owner of a descriptor, and by timers.
+        // As owner of a descriptor, and through timers.
         let (r, w) = pipe_pair();
         for p in host_pids() {
             fcntl(r, F_SETOWN, p);
@@ -253,13 +253,13 @@ pub unsafe fn signals() {
         0
     });
     reap(pid);
-    // Everybody but this one.
+    // To every process but this one.
     kill(-1, SIGTERM);
     kill(-1, SIGKILL);
     kill(0, 0);
 }
 
-/// Addresses of the host's that listen.
+/// Listening addresses of the host.
 pub unsafe fn network() {
     let port: u16 = told("ESCAPE_PORT").parse().unwrap();
     let to = |ip: [u8; 4]| sockaddr_in {
@@ -281,7 +281,7 @@ pub unsafe fn network() {
             let s = socket(AF_INET, kind | SOCK_NONBLOCK, 0);
             let to = to(ip);
             let r = connect(s, (&raw const to).cast(), 16);
-            // A datagram socket may be connected to the sandbox's own loopback; nothing is there.
+            // A datagram socket may be connected to the sandbox's own loopback, where nothing listens.
             if r == 0 && (kind == SOCK_STREAM || ip[0] != 127 && ip[0] != 0) {
                 got(&format!("a connection to {ip:?}"));
             }
@@ -308,7 +308,7 @@ pub unsafe fn network() {
                 got(&format!("a connection to {}", String::from_utf8_lossy(name)));
             }
             sendto(s, c"CANARY".as_ptr().cast(), 6, MSG_NOSIGNAL, (&raw const a).cast(), len);
-            // And listening in its stead changes nothing for the host.
+            // Listening on the same address does not affect the host.
             bind(s, (&raw const a).cast(), len);
             listen(s, 1);
             close(s);
@@ -322,7 +322,7 @@ pub unsafe fn network() {
             if s < 0 {
                 continue;
             }
-            // Families that lead out: packets, vsock, bluetooth, XDP, TIPC, the kernel's crypto.
+            // Families that lead outside: packets, vsock, bluetooth, XDP, TIPC, the kernel's crypto.
             if [AF_PACKET, AF_VSOCK, AF_BLUETOOTH, 44, AF_TIPC, AF_ALG, AF_CAN, AF_RDS].contains(&family) {
                 got(&format!("a socket of family {family}, type {kind}"));
             }
@@ -331,7 +331,7 @@ pub unsafe fn network() {
     }
 }
 
-/// Lives on with several processes and threads, for the test to look at from the host, till its input ends.
+/// Runs several processes and threads, for the test to examine from the host, until its input ends.
 pub unsafe fn hold() {
     let children: Vec<_> = (0..3)
         .map(|_| {
@@ -341,7 +341,7 @@ pub unsafe fn hold() {
                         usleep(1000);
                     });
                 }
-                // Files of the sandbox's own do not show on the host.
+                // Files of the sandbox are not visible on the host.
                 let _files: Vec<i32> = (0..20).map(|_| open(c"/proc/self/exe".as_ptr(), O_RDONLY)).collect();
                 loop {
                     pause();

@@ -1,19 +1,20 @@
-//! Into the stub's code, at each of its `syscall` instructions, with registers of the attacker's choice.
+//! Jumps into the stub's code, at each of its `syscall` instructions, with chosen registers.
 
 use super::raw::*;
 use super::*;
 
-/// Calls that no kernel has, by which the stub tells: greeting, birth, frame, interrupt.
+/// Invented calls that the stub uses for its messages: greeting, fork handshake, frame, interrupt.
 const STUBS_OWN: [c_long; 4] = [0x4e4e, 0x4e4f, 0x4e4d, 0x4e4c];
 
-/// Memory that arguments point to: paths, vectors, structures.
+/// Memory for arguments to point to: paths, vectors, structures.
 struct Bait {
     secret: u64,
     page: u64,
 }
 
 impl Bait {
-    /// At the start of the page: a pointer to 64 bytes of it, as an I/O vector, a message header or whatever it is taken for.
+    /// The page begins with a pointer to 64 bytes of itself, which serves as an I/O vector, a message header, or
+    /// whatever it is taken for.
     unsafe fn new() -> Bait {
         let page = anon(4 * PAGE, RW) as u64;
         let path = format!("{}/secret\0", outside());
@@ -130,7 +131,7 @@ impl Bait {
             (-1, [0; 6]),
             (1 << 40, [0; 6]),
         ];
-        // The same by the x32 table.
+        // The same in the x32 table.
         for nr in [SYS_getpid, SYS_open, SYS_write, SYS_kill, 520, 521, 535] {
             calls.push((nr | 0x4000_0000, [s, 0, 0, 0, 0, 0]));
         }
@@ -138,8 +139,9 @@ impl Bait {
     }
 }
 
-/// What no attack may have changed or got, as this process sees it. There are two copies of the text as it was: an attack may well
-/// have spoiled memory of its own (nor can it be tried here whether a store goes through: `over` does that).
+/// Checks that no attack has changed or obtained anything, in this process's view. There are two copies of the original
+/// text, because an attack may well have damaged its own memory. (Whether a store succeeds cannot be tested here:
+/// `stub_overwrite` does that.)
 unsafe fn check(before: &[Vec<u8>; 2], fds: i32) {
     if before[0] == before[1] && text() != before[0] {
         got("the stub's text changed");
@@ -160,17 +162,17 @@ pub unsafe fn jumps() {
     let victims: Vec<u64> = host_pids().iter().map(|p| *p as u64).chain([1]).collect();
     let calls: Vec<_> = victims.iter().flat_map(|v| bait.calls(*v)).collect();
     let n = bait.calls(1).len();
-    // All calls by the way that comes back, a tenth of them at each other place: most
-    // wedge their process there, whatever they are.
+    // All calls at the site that returns, a tenth of them at each other place: most block their process there, whatever
+    // they are.
     let gate = Gate::new();
     survive(calls.len(), |i| {
         let (nr, args) = calls[i];
         let r = gate.call(nr, args);
         if STUBS_OWN.contains(&nr) {
-            // It may be anywhere now, with any registers.
+            // It may have returned anywhere, with any registers.
             _exit(0);
         }
-        // These cannot mean anything but success if they are positive.
+        // For these, a positive result can only mean success.
         let never = [SYS_socket, SYS_io_uring_setup, SYS_bpf, SYS_userfaultfd, SYS_perf_event_open, SYS_ptrace];
         if nr & 0x4000_0000 != 0 && (r as u64) < (-4095i64) as u64 || never[2..].contains(&nr) && r >= 0 {
             got(&format!("{r} from {nr:#x}"));
@@ -186,14 +188,14 @@ pub unsafe fn jumps() {
             check(&before, 16);
         }
     });
-    // And anywhere at all.
+    // And at any byte at all.
     survive_each(before[0].len() / 11, Duration::from_millis(20), |i| {
         wander(TEXT + 11 * i as u64);
     });
     check(&before, 16);
 }
 
-/// What the filter lets through, with arguments that it lets through: all of it is the process's own affair.
+/// Calls that the filter permits, with permitted arguments: they may affect only this process.
 pub unsafe fn allowed() {
     raw::arm();
     let gate = Gate::new();
@@ -202,7 +204,7 @@ pub unsafe fn allowed() {
     survive(25, |i| {
         let page = anon(len as usize, RW) as u64;
         match i {
-            // Its memory, without the Sentry's knowledge: gone, or not what the Sentry takes it for.
+            // Its memory, without the Sentry: unmapped, or different from the Sentry's view.
             0 => drop(gate.call(SYS_munmap, [page, len, 0, 0, 0, 0])),
             1 => drop(gate.call(SYS_mprotect, [page, len, 0, 0, 0, 0])),
             2 => drop(gate.call(SYS_mprotect, [page, len, 7, 0, 0, 0])),
@@ -211,7 +213,7 @@ pub unsafe fn allowed() {
             5 => drop(gate.call(SYS_madvise, [page, len, MADV_DONTNEED as u64, 0, 0, 0])),
             6 => drop(gate.call(SYS_munmap, [0x10000, GUEST_MAX - 0x10000, 0, 0, 0, 0])),
             7 => drop(gate.call(SYS_munmap, [0, GUEST_MAX - 1, 0, 0, 0, 0])),
-            // Every descriptor there may be, for mapping.
+            // Every possible descriptor, for mapping.
             8 => {
                 for fd in 0..64 {
                     for prot in [1, 3, 7] {
@@ -224,10 +226,10 @@ pub unsafe fn allowed() {
             }
             9 => (2..64).for_each(|fd| drop(gate.call(SYS_close, [fd, 0, 0, 0, 0, 0]))),
             10 => drop(gate.call(SYS_close, [0xffff_ffff_0000_0002, 0, 0, 0, 0, 0])),
-            // The doorbell, for nothing.
+            // The doorbell, without a post.
             11 => (0..2000).for_each(|_| drop(gate.call(SYS_write, [1, page, 8, 0, 0, 0]))),
             12 => drop(gate.call(SYS_write, [1, 0x10, 8, 0, 0, 0])),
-            // No signals, no signal stack, somebody else's, one that is the guest's.
+            // No signals, no signal stack, an arbitrary one, the guest's one.
             13 => {
                 *(page as *mut u64) = u64::MAX;
                 gate.call(SYS_rt_sigprocmask, [2, page, 0, 8, 0, 0]);
@@ -241,24 +243,24 @@ pub unsafe fn allowed() {
             19 => (0..1000).for_each(|t| drop(gate.call(0x4e4f, [t * 0x1357_9bdf_0246_8ace, 0, 0, 0, 0, 0]))),
             20 => drop(gate.call(SYS_membarrier, [1, 0, 0, 0, 0, 0])),
             21 => drop(gate.call(SYS_prctl, [1, 9, 0, 0, 0, 0])),
-            // Nobody reads what is sent to it for mapping.
+            // Descriptors sent to it for mapping are never received.
             22 => (0..300).for_each(|_| {
                 let p = mmap(std::ptr::null_mut(), PAGE, PROT_READ, MAP_PRIVATE, file, 0);
                 *(AREA as *mut u32) = 1;
                 munmap(p, PAGE);
             }),
-            // The second filter, as often as the host has room for it.
+            // The second filter, as often as the host permits.
             23 => (0..200).for_each(|_| drop(gate.call(SYS_seccomp, [1, 21, 0x7fff_2000_0100, 0, 0, 0]))),
             _ => drop(gate.call(SYS_exit_group, [0; 6])),
         }
-        // What this process does next meets the consequences.
+        // The next actions of this process show the consequences.
         let _ = std::fs::read("/proc/self/status");
         exits_or_not(fork());
         let q = mmap(std::ptr::null_mut(), 0x4000, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         munmap(q, 0x4000);
         syscall(SYS_getpid);
     });
-    // As a thread: nothing is signalled to it, and it is gone with its process all the same.
+    // As a thread: it gets no signals, and still ends with its process.
     for how in [SIGKILL, 0] {
         let pid = spawn(|| {
             let t = std::thread::spawn(move || {
@@ -304,7 +306,7 @@ unsafe fn exits_or_not(pid: pid_t) {
 
 std::arch::global_asm!(
     r#"
-    // (site rdi, flags rsi, stack rdx): makes the clone; the new one counts up what rcx points to, for ever.
+    // (site rdi, flags rsi, stack rdx): makes the clone; the new one increments the word at rcx for ever.
     .globl hostile_clone
 hostile_clone:
     push rbx
@@ -317,7 +319,7 @@ hostile_clone:
     xor r10d, r10d
     xor r8d, r8d
     mov eax, 56
-    // A `syscall; ret` returns by the new stack: this address is on top of it.
+    // A `syscall; ret` returns through the new stack, with this address on top.
     call r12
     .globl hostile_born
 hostile_born:
@@ -329,7 +331,7 @@ hostile_born:
 2:  inc qword ptr [rbx]
     pause
     jmp 2b
-    // Sleeps for ever, by the stub's `syscall; ret`.
+    // Sleeps for ever, in the stub's `syscall; ret`.
     .globl hostile_asleep
 hostile_asleep:
     lea rdi, [rip + 3f]
@@ -349,12 +351,12 @@ extern "C" {
     fn hostile_asleep();
 }
 
-/// A process that nobody asked the Sentry for; it counts up.
+/// A process cloned without the Sentry; it increments a counter.
 pub unsafe fn stray(counter: *mut u64) {
     hostile_clone(find(&[0x0f, 0x05, 0xc3])[0], 0x8000 | 17, 0, counter);
 }
 
-/// Processes and threads that nobody asked the Sentry for: they compute till the end, and not longer.
+/// Processes and threads cloned without the Sentry: they compute until the sandbox's end, and not longer.
 pub unsafe fn strays() {
     raw::arm();
     let site = find(&[0x0f, 0x05, 0xc3])[0];
@@ -367,7 +369,7 @@ pub unsafe fn strays() {
                 let own = if flags == 0x5_0f00 { stack as u64 } else { 0 };
                 hostile_clone(site, flags, own, counter);
                 eventually("a stray that runs", || counter.read_volatile() > 0);
-                // It is nobody's child here.
+                // It is not a child of any process here.
                 fails(waitpid(-1, std::ptr::null_mut(), WNOHANG), ECHILD);
                 0
             });
@@ -377,8 +379,8 @@ pub unsafe fn strays() {
             }
         }
     }
-    // A process that replaces its program: with no more rights than before, what it has left behind is its own affair, and may well
-    // be its end; but a program that gains rights never has a stray in it.
+    // A process that executes another program. If the program gains no rights, the strays left behind are its own
+    // problem, and may end it; a program that gains rights never has a stray in its memory.
     let exe = format!("/tmp/set-user-id-{}", getpid());
     std::fs::copy("/proc/self/exe", &exe).unwrap();
     ok(chmod(c(&exe).as_ptr(), 0o4755));
@@ -410,8 +412,8 @@ pub unsafe fn strays() {
     }
 }
 
-/// As many threads that nobody asked the Sentry for as the host lets the sandbox have: others get their processes all
-/// the same, and it is the process with the threads that ends.
+/// As many threads cloned without the Sentry as the host permits: other processes can still fork, and the process with
+/// the threads is killed.
 pub unsafe fn crowd() {
     raw::arm();
     const WANTED: usize = 1000;
@@ -454,7 +456,7 @@ pub unsafe fn crowd() {
     say(&format!("ended {status}\n"));
 }
 
-/// Threads that keep everything out and compute: stops and kills by others of the sandbox still work.
+/// Threads that block all signals and compute: stops and kills by other processes of the sandbox still work.
 pub unsafe fn unstoppable() {
     raw::arm();
     let gate = Gate::new();
@@ -466,7 +468,7 @@ pub unsafe fn unstoppable() {
             for _ in 0..2 {
                 threads.push(std::thread::spawn(move || {
                     gate.call(SYS_rt_sigprocmask, [2, &raw const all as u64, 0, 8, 0, 0]);
-                    // A call of its own ends it: the filter's signal is kept out.
+                    // A call of its own ends it: the filter's signal is blocked.
                     usleep(if round % 2 == 0 { 0 } else { 100 });
                 }));
             }

@@ -1,12 +1,12 @@
-//! What the Sentry has only a stub's word for, one lie after the other (the table is in docs/security.md): each may cost the liar, and
-//! nobody else.
+//! Every word of a stub that the Sentry relies on, as a lie, one after the other (the table is in docs/security.md):
+//! each may harm the liar and no other process.
 
 use super::jumps::stray;
 use super::raw::*;
 use super::*;
 use std::sync::atomic::{fence, AtomicBool, AtomicU32, AtomicUsize};
 
-/// Where things are in a cell (`platform/stub/abi.rs`).
+/// Offsets in a cell (`platform/stub/abi.rs`).
 const MODE: u64 = 8;
 const SEQ: u64 = 16;
 const NFDS: u64 = 20;
@@ -28,8 +28,8 @@ unsafe fn word(at: u64) -> &'static AtomicU32 {
     &*(at as *const AtomicU32)
 }
 
-/// A call posted by a thread that is not in its stub, in its own cell, which then says that it has done whatever it was told to do first.
-/// `None`: no answer came. Else what is in `rax`, and how many descriptors were said to wait.
+/// Posts a call from a thread that is not in its stub, in its own cell, and reports all requested operations as done.
+/// `None`: no answer came. Otherwise `rax`, and the number of descriptors said to wait.
 unsafe fn forged(slot: u64, nr: c_long, args: [u64; 6]) -> Option<(i64, u32)> {
     let cell = AREA + slot * SLOT;
     for i in 0..19 {
@@ -67,14 +67,14 @@ unsafe fn forged(slot: u64, nr: c_long, args: [u64; 6]) -> Option<(i64, u32)> {
     }
 }
 
-/// Runs `liar` on a second thread while this one makes calls, as the Sentry does not hear of forged posts by itself.
+/// Runs `liar` on a second thread while this one makes calls, because forged posts alone do not wake the Sentry.
 unsafe fn beside(liar: impl FnOnce() + Send + 'static) {
     static DONE: AtomicBool = AtomicBool::new(false);
     DONE.store(false, SeqCst);
     std::thread::spawn(move || {
         liar();
         DONE.store(true, SeqCst);
-        // Not in its stub: there is no way back for it.
+        // The thread is not in its stub, so it has no way back.
         loop {
             std::hint::spin_loop();
         }
@@ -85,7 +85,7 @@ unsafe fn beside(liar: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Says again and again that a word of this thread's cell has one of the values `0..n`, while `honest` runs.
+/// Writes the values `0..n` to a word of this thread's cell again and again while `honest` runs.
 unsafe fn racing(at: &'static [u64], n: u32, honest: impl FnOnce()) {
     static STOP: AtomicBool = AtomicBool::new(false);
     STOP.store(false, SeqCst);
@@ -133,11 +133,11 @@ pub unsafe fn lies() {
     raw::arm();
     let gate = Gate::new();
     survive_each(5, Duration::from_secs(1), |i| match i {
-        // The number of a new thread: those of others' threads, and of the Sentry's.
+        // The id of a new thread: those of other processes' threads, and of the Sentry's.
         0 => racing(&[TID], 60, || threads(120)),
-        // The number of a forked child.
+        // The id of a forked child.
         1 => racing(&[TID], 60, || forks(60)),
-        // That a thread is gone, and on which core it is.
+        // That a thread has ended, and its core.
         2 => racing(&[GONE, GONE + SLOT, GONE + 2 * SLOT, CORE, CORE + SLOT], 70, || threads(120)),
         // That operations are done before they are: the other thread's calls are then answered early.
         3 => racing(&[OPS_DONE, OPS_DONE + SLOT], 1000, || {
@@ -146,7 +146,7 @@ pub unsafe fn lies() {
                 munmap(p, 4 * PAGE);
             }
         }),
-        // That files for mapping were taken.
+        // That descriptors for mapping were taken.
         _ => {
             static FILES: AtomicUsize = AtomicUsize::new(0);
             let fd = ok(open(c"/proc/self/exe".as_ptr(), O_RDONLY));
@@ -163,7 +163,7 @@ pub unsafe fn lies() {
             }
         }
     });
-    // That a child was forked: looking at it holds nobody up for long.
+    // That a child was forked: waiting for it delays others only briefly.
     let pid = spawn(|| {
         static CHILD: AtomicU32 = AtomicU32::new(0);
         beside(|| CHILD.store(forged(1, SYS_fork, [0; 6]).map_or(0, |r| r.0 as u32), SeqCst));
@@ -178,7 +178,8 @@ pub unsafe fn lies() {
         syscall(SYS_exit_group, 0) as i32
     });
     reap(pid);
-    // That the first thread lives: it has ended, the other one goes on calling. Such a process is ended, whatever its parent does.
+    // That the first thread is alive: it has ended, and another one continues. Such a process is killed, whatever its
+    // parent does.
     let pid = spawn(|| {
         std::thread::spawn(|| {
             let (from, to) = ([1u8; 4096], open(c"/dev/null".as_ptr(), O_WRONLY));
@@ -202,8 +203,8 @@ pub unsafe fn lies() {
     }
 }
 
-/// Leaves processes that nobody asked for, dead ones and such as compute, then lives on till its input ends, and has a child now and then,
-/// for the test to look at from the host.
+/// Leaves processes cloned without the Sentry, dead ones and computing ones, then runs until its input ends, forking
+/// now and then, for the test to examine from the host.
 pub unsafe fn litter() {
     raw::arm();
     let gate = Gate::new();

@@ -1,8 +1,9 @@
-//! Attacks, for `tests/escape.rs`: `guest-tests hostile NAME` does its worst to get out of the sandbox, prints a line `GOT …` for
-//! each thing that it should not have got, and `done` when it has tried everything. What it knows of the host is in its environment.
+//! The attacks of `tests/escape.rs`: `guest-tests hostile NAME` tries to get out of the sandbox, prints a line `GOT …`
+//! for each thing that it should not have obtained, and `done` when it has tried everything. Its knowledge of the host
+//! comes from its environment.
 //!
-//! Attacks run in children of the first process, which watches over them ([`survive`]): most kill or wedge their own process, and that
-//! is their own affair. What counts is that the first process, the bystander and the host do not notice.
+//! Attacks run in children of the first process, which watches them ([`survive`]), because most of them kill or block
+//! their own process. What counts is that the first process, the bystander and the host do not notice.
 
 pub mod cells;
 mod descriptors;
@@ -79,33 +80,33 @@ pub fn main(args: &[String]) -> i32 {
     0
 }
 
-/// A line to the test, whatever state this process is in.
+/// Writes a line to the test; works in any state of the process.
 pub fn say(text: &str) {
     // SAFETY: a plain buffer.
     unsafe { write(1, text.as_ptr().cast(), text.len()) };
 }
 
-/// Something that must not be had.
+/// Reports something that an attack must not obtain.
 pub fn got(what: &str) {
     say(&format!("GOT {}\n", what.replace('\n', " ")));
 }
 
-/// What the test told about the host.
+/// A value that the test provided about the host.
 pub fn told(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
 }
 
-/// Directory of the host that nothing in the sandbox leads to.
+/// A directory of the host that is not part of the sandbox.
 pub fn outside() -> String {
     told("ESCAPE_OUTSIDE")
 }
 
-/// Processes of the host.
+/// Process ids of the host.
 pub fn host_pids() -> Vec<pid_t> {
     told("ESCAPE_PIDS").split_whitespace().map(|p| p.parse().unwrap()).collect()
 }
 
-/// Looks for one of the host's secrets: `CANARY-`, a word in capitals, `-`, sixteen hexadecimal digits.
+/// Searches for a secret of the host: `CANARY-`, a word in capitals, `-`, sixteen hexadecimal digits.
 pub fn search(data: &[u8], from: &str) {
     let mark = b"CANARY-";
     for at in 0..data.len().saturating_sub(mark.len()) {
@@ -121,14 +122,16 @@ pub fn search(data: &[u8], from: &str) {
     }
 }
 
-/// Runs attacks `0..n` in a child. One that dies or gets stuck is replaced by another that goes on with the next attack.
+/// Runs the attacks `0..n` in children. A child that dies or blocks is replaced by another one, which continues with
+/// the next attack.
 pub unsafe fn survive(n: usize, attack: impl Fn(usize)) {
     survive_each(n, Duration::from_millis(100), attack);
 }
 
-/// The same with another time after which an attack counts as stuck. It has been made then: nothing is left out on a slow machine.
+/// Like [`survive`], with another time after which an attack counts as blocked. The attack has been made by then, so a
+/// slow machine skips none.
 pub unsafe fn survive_each(n: usize, patience: Duration, attack: impl Fn(usize)) {
-    // A word for each child: one that has been killed may not have noticed yet.
+    // One word for each child, because a killed one may still be running for a moment.
     const WORDS: usize = PAGE / 8;
     let words = &*shared(PAGE).cast::<[AtomicU64; WORDS]>();
     let (mut next, mut killed) = (0, Vec::new());
@@ -163,10 +166,10 @@ pub unsafe fn survive_each(n: usize, patience: Duration, attack: impl Fn(usize))
     ok(munmap(std::ptr::from_ref(words).cast_mut().cast(), PAGE));
 }
 
-/// What a child's word holds before its first attack.
+/// The value of a child's word before its first attack.
 const NOT_BEGUN: u64 = u64::MAX;
 
-/// Waits for a child, or (true) until nothing has gone on for some time.
+/// Waits for a child; true if it made no progress for `patience` instead of ending.
 unsafe fn watch(pid: pid_t, progress: &AtomicU64, patience: Duration) -> bool {
     let (mut seen, mut since) = (NOT_BEGUN, Instant::now());
     loop {
@@ -189,7 +192,7 @@ unsafe fn watch(pid: pid_t, progress: &AtomicU64, patience: Duration) -> bool {
     }
 }
 
-/// SIGKILL ends a child, whatever it does.
+/// Kills a child; SIGKILL must work in any state.
 pub unsafe fn end(pid: pid_t) {
     ok(kill(pid, SIGKILL));
     let since = Instant::now();
@@ -201,7 +204,7 @@ pub unsafe fn end(pid: pid_t) {
     }
 }
 
-/// A process that minds its own business until the word is set, and ends with 0 if all that it was told was right.
+/// A process that makes ordinary calls until the word is set, and exits with 0 if all results were right.
 unsafe fn bystander() -> (pid_t, &'static AtomicU64) {
     let stop = &*shared(PAGE).cast::<AtomicU64>();
     let pid = spawn(|| {

@@ -1,10 +1,10 @@
-//! The stub from its guest's side: where its code is, how to jump there, and how to come back.
+//! The stub from the guest's side: the address of its code, how to jump there, and how to come back.
 
 use libc::*;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
 use std::sync::OnceLock;
 
-/// Where the stub's parts are in every guest process; nothing secret.
+/// Addresses of the stub's parts in every guest process; they are not secret.
 pub const IMAGE: u64 = 0x7fff_0000_0000;
 pub const TEXT: u64 = 0x7fff_0000_1000;
 pub const VDSO: u64 = 0x7fff_1000_0000;
@@ -51,7 +51,7 @@ hostile_jump:
     mov rcx, r11
     jmp r11
 
-    // Where returns and signals lead to.
+    // The target of returns and signals.
     .globl hostile_land
 hostile_land:
     mov rsp, [rip + hostile_sp]
@@ -72,7 +72,7 @@ extern "C" {
     fn hostile_land();
 }
 
-/// Where a jump may return to.
+/// The address that a jump may return to.
 pub fn landing() -> u64 {
     hostile_land as *const () as u64
 }
@@ -80,26 +80,26 @@ pub fn landing() -> u64 {
 /// The last signal that led to the landing.
 pub static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
-/// Set while [`jump`] waits for its landing.
+/// Set while a [`jump`] is in progress.
 static JUMPED: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn landed(sig: i32, _: *mut siginfo_t, uc: *mut c_void) {
     SIGNAL.store(sig, SeqCst);
     if !JUMPED.load(SeqCst) {
-        // A late consequence: this process is of no more use.
+        // A delayed consequence: this process cannot continue.
         unsafe { _exit(3) }
     }
     let uc: *mut ucontext_t = uc.cast();
     unsafe {
         let g = &mut (*uc).uc_mcontext.gregs;
         g[REG_RIP as usize] = hostile_land as *const () as i64;
-        // Single-stepping and the direction flag.
+        // Clears the trap and direction flags.
         g[REG_EFL as usize] &= !0x500;
         g[REG_CSGSFS as usize] = g[REG_CSGSFS as usize] & !0xffff | 0x33;
     }
 }
 
-/// Signals of this process lead back from a [`jump`] from now on.
+/// Makes signals of this process return from a [`jump`].
 pub unsafe fn arm() {
     let stack = stack_t { ss_sp: crate::t::anon(1 << 17, crate::t::RW).cast(), ss_flags: 0, ss_size: 1 << 17 };
     sigaltstack(&stack, std::ptr::null_mut());
@@ -111,14 +111,14 @@ pub unsafe fn arm() {
 const STACK: usize = 1 << 16;
 static mut STACK_AT: *mut u64 = std::ptr::null_mut();
 
-/// Jumps to `to`; comes back when something there returns or raises a signal, with what is in `rax` then. `regs`: rax and the six
-/// arguments. Not for several threads.
+/// Jumps to `to`; returns `rax` when the code there returns or raises a signal. `regs`: rax and the six arguments.
+/// Single-threaded only.
 pub unsafe fn jump(to: u64, regs: [u64; 7]) -> i64 {
     if STACK_AT.is_null() {
         STACK_AT = crate::t::anon(STACK, crate::t::RW).cast();
     }
     let words = std::slice::from_raw_parts_mut(STACK_AT, STACK / 8);
-    // Deep below what is pushed there, every word is an address to return to.
+    // From the stack pointer upwards every word is a return address.
     words[STACK / 16..].fill(landing());
     SIGNAL.store(0, SeqCst);
     JUMPED.store(true, SeqCst);
@@ -127,12 +127,12 @@ pub unsafe fn jump(to: u64, regs: [u64; 7]) -> i64 {
     r
 }
 
-/// Jumps into bytes at `to` as [`jump`] does, with no call in mind.
+/// Jumps to arbitrary bytes at `to` like [`jump`], without a particular call.
 pub unsafe fn wander(to: u64) -> i64 {
     jump(to, [39, 0, 0, 0, 0, 0, 0])
 }
 
-/// The stub's text as it stands; empty on bare Linux. The first call is for a process that is [`arm`]ed.
+/// The stub's current text; empty on bare Linux. The first call needs an [`arm`]ed process.
 pub fn text() -> &'static [u8] {
     static LEN: OnceLock<usize> = OnceLock::new();
     let len = *LEN.get_or_init(|| {
@@ -142,18 +142,18 @@ pub fn text() -> &'static [u8] {
         }
         (end - TEXT) as usize
     });
-    // SAFETY: nothing in a guest's reach changes it; that is one of the things to be shown.
+    // SAFETY: the text is immutable to the guest, which is one of the claims under test.
     unsafe { std::slice::from_raw_parts(TEXT as *const u8, len) }
 }
 
-/// Whether a load from an address goes through. For a process that is [`arm`]ed.
+/// Whether a load from an address succeeds; needs an [`arm`]ed process.
 pub unsafe fn readable(at: u64) -> bool {
     let code: *const u8 = load_byte();
     jump(code as u64, [0, at, 0, 0, 0, 0, 0]);
     SIGNAL.load(SeqCst) == 0
 }
 
-/// Whether a store to an address goes through.
+/// Whether a store to an address succeeds.
 pub unsafe fn writable(at: u64) -> bool {
     jump(store_byte() as u64, [0, at, 0, 0, 0, 0, 0]);
     SIGNAL.load(SeqCst) == 0

@@ -1,9 +1,9 @@
-//! What a privileged program has read, looked for by the program that it executes after it has dropped its rights.
+//! Searches for data read by a privileged program, from the program that it executes after dropping its rights.
 
 use super::raw::{AREA, SLOT};
 use super::*;
 
-/// Slots of the hand-off area that are looked through.
+/// Slots of the hand-off area to search.
 const SLOTS: u64 = 2;
 
 pub unsafe fn residue() {
@@ -14,7 +14,7 @@ pub unsafe fn residue() {
     for dumpable in [0, 1] {
         let pid = spawn(|| {
             let file = ok(open(secret.as_ptr(), O_RDONLY));
-            // More than the program's arguments, which come to the same place.
+            // More than the program's arguments, which go to the same place.
             let mut buffer = [0u8; 30_000];
             is(read(file, buffer.as_mut_ptr().cast(), buffer.len()), buffer.len() as i64);
             buffer.fill(0);

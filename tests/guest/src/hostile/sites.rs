@@ -1,10 +1,10 @@
-//! Code whose calls may have been patched: jumped into at any byte, rewritten, mapped over while others run it, copied, and its
-//! trampoline pages forged. Whoever does not touch its own copy must not notice.
+//! Code whose calls may have been patched: jumped into at any byte, rewritten, mapped over while others run it, copied,
+//! and its trampoline pages forged. A process that leaves its own copy alone must not notice.
 
 use super::raw::*;
 use super::*;
 
-/// Where the function begins in its file.
+/// The function's offset in the file.
 const AT: usize = ELF_CODE;
 const LEN: usize = 2 * PAGE;
 /// mov eax, 111 (getpgrp); syscall; cmp rax, -4095; ret
@@ -20,7 +20,7 @@ unsafe fn call(p: *const u8) -> i64 {
     f()
 }
 
-/// The slot that the function's call goes to, if it has been patched.
+/// The slot of the function's call, if it has been patched.
 unsafe fn trampoline(p: *const u8) -> Option<u64> {
     let code = std::slice::from_raw_parts(p.add(AT), 16);
     let jump = code.iter().take(6).position(|b| *b == 0xe9)?;
@@ -42,7 +42,7 @@ pub unsafe fn sites() {
     let page = elf(LEN, &CODE);
     let path = t.file("code", &page);
     let fd = ok(open(path.as_ptr(), O_RDONLY));
-    // This one goes on with the same code, and is looked at after each attack.
+    // This process continues with the same code, and checks it after each attack.
     let p = map(fd);
     let slot = heat(p);
     let bystander_is_right = |what: &str| {
@@ -52,19 +52,19 @@ pub unsafe fn sites() {
             }
         }
     };
-    // Into the middle of everything.
+    // Jumps to every byte around the call.
     survive(64, |i| drop(jump(p as u64 + AT as u64 + i as u64 - 16, [SYS_getpgrp as u64, 0, 0, 0, 0, 0, 0])));
     if let Some(slot) = slot {
         let base = slot & !0xffff;
         survive(1024, |i| drop(jump(base + i as u64, [SYS_getpgrp as u64, 0, 0, 0, 0, 0, 0])));
-        // Through its slot with a register that tells the stub another place to go back to, and with another GS.
+        // Through its slot, with a register that gives the stub another return address, and with another GS.
         survive(16, |i| {
             let word = *((slot & !0xffff) as *const u64);
             let to = [TEXT, TEXT + 0x40, word, slot][i % 4];
             jump(to, [[0u64, 39, 202, 15][i / 4], AREA, slot, 1, 0, 0, 0]);
         });
         bystander_is_right("jumps");
-        // Its trampoline page written to, by the guest's calls and behind the Sentry's back.
+        // Its trampoline page is written, by the guest's calls and without the Sentry.
         survive(24, |i| {
             let start = slot & !0xfff;
             let r = match i % 3 {
@@ -81,7 +81,7 @@ pub unsafe fn sites() {
                 1 => bytes.fill(0),
                 2 => bytes.iter_mut().enumerate().for_each(|(n, b)| *b = b.wrapping_add(n as u8)),
                 3 => bytes.copy_from_slice(std::slice::from_raw_parts((TEXT & !0xfff) as *const u8, PAGE)),
-                // Marks and displacements that lead anywhere.
+                // Marks and displacements that point anywhere.
                 4 => (0..PAGE / 8).for_each(|n| *((start as *mut u64).add(n)) = 0x7570_cbd1_9a4e_03f5),
                 5 => bytes.iter_mut().rev().enumerate().for_each(|(n, b)| *b ^= (n % 7) as u8),
                 6 => bytes[24..].iter_mut().step_by(64).for_each(|b| *b = 0xeb),
@@ -90,7 +90,7 @@ pub unsafe fn sites() {
             for _ in 0..50 {
                 jump(p as u64 + AT as u64, [SYS_getpgrp as u64, 0, 0, 0, 0, 0, 0]);
             }
-            // Signals that come while it is there.
+            // Signals that arrive while it is there.
             on(SIGALRM, nothing as *const () as usize, SA_RESTART);
             let every = timeval { tv_sec: 0, tv_usec: 300 };
             setitimer(ITIMER_REAL, &itimerval { it_interval: every, it_value: every }, std::ptr::null_mut());
@@ -100,7 +100,7 @@ pub unsafe fn sites() {
         });
         bystander_is_right("a forged trampoline");
     }
-    // The code itself, changed in place.
+    // The code itself is changed in place.
     survive(6, |i| {
         let start = p as u64;
         let r = match i % 2 {
@@ -119,7 +119,7 @@ pub unsafe fn sites() {
         }
     });
     bystander_is_right("changed code");
-    // Mapped over, unmapped, protected and patched anew by one thread while others run it.
+    // One thread maps over, unmaps, protects and repatches it while others run it.
     survive(5, |i| {
         let mine = map(fd);
         heat(mine);

@@ -1,5 +1,5 @@
-//! Calls that have the Sentry work for long, and timers that expire all the time: another process makes calls of its own meanwhile, and
-//! must get answers before the long one has its own.
+//! Calls that keep the Sentry busy for long, and timers that expire all the time. Another process makes calls
+//! meanwhile, and must get answers before the long call ends.
 
 use super::got;
 use crate::t::*;
@@ -7,7 +7,7 @@ use libc::*;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::SeqCst};
 
-/// Answers that the other process must get at least. If it had to wait for the end it would get one or two.
+/// The minimum of answers for the other process. If it had to wait for the long call it would get one or two.
 const ANSWERS: u64 = 6;
 const MIB: usize = 1 << 20;
 
@@ -22,11 +22,11 @@ pub unsafe fn stalls() {
     many_texts();
 }
 
-/// How often a call is made until the other process has had its answers: on a machine that is busy it may get no core
-/// meanwhile.
+/// How often a call is repeated until the other process has had its answers: on a busy machine it may get no core in
+/// one attempt.
 const TRIES: usize = 10;
 
-/// Runs `long` beside a process that makes calls, each time after `prepare`.
+/// Runs `long` after `prepare`, several times, beside a process that makes calls.
 unsafe fn beside(what: &str, needed: u64, prepare: impl Fn(), long: impl Fn()) {
     beside_until(what, needed, prepare, |answers| {
         long();
@@ -34,12 +34,12 @@ unsafe fn beside(what: &str, needed: u64, prepare: impl Fn(), long: impl Fn()) {
     });
 }
 
-/// The same, where `long` tells how many answers there were when it was as good as over.
+/// Like `beside`; `long` returns the number of answers at the time when its own work was almost done.
 unsafe fn beside_until(what: &str, needed: u64, prepare: impl Fn(), long: impl Fn(&'static AtomicU64) -> u64) {
     let words: &'static [AtomicU64; 2] = &*shared(4096).cast();
     let other = spawn(|| {
         while words[1].load(SeqCst) == 0 {
-            // The stub does not know the answer.
+            // A call without a local answer.
             syscall(SYS_umask, 0o22);
             words[0].fetch_add(1, SeqCst);
         }
@@ -62,13 +62,14 @@ unsafe fn beside_until(what: &str, needed: u64, prepare: impl Fn(), long: impl F
     }
 }
 
-/// More processes than the Sentry has threads to give everything else to make a long call at once: before the first of them ends,
-/// another process gets as many answers as it would have without them.
+/// More processes that make a long call at once than the Sentry has threads to hand work over to: before the first of
+/// them ends, another process gets as many answers as without them.
 unsafe fn many_texts() {
     const READERS: u64 = 12;
     const MAPPINGS: usize = 40_000;
     const ENOUGH: u64 = 300;
-    // The other one's calls; when to end; readers that have begun, that have ended; calls when all had begun, when the first had ended.
+    // The other process's calls; the end flag; readers that have begun and that have ended; calls when all had begun
+    // and when the first had ended.
     let words = &*shared(4096).cast::<[AtomicU64; 6]>();
     let mapped = spawn(|| {
         let place = anon(MAPPINGS * 4096, RW);
@@ -128,7 +129,7 @@ unsafe fn many_texts() {
     }
 }
 
-/// io_submit(2) of many requests, each of a size that one call may have at once.
+/// io_submit(2) of many requests, each as large as one request may be.
 unsafe fn submitted() {
     const SIZE: usize = 4 * MIB;
     const REQUESTS: usize = 100;
@@ -137,7 +138,7 @@ unsafe fn submitted() {
     is(pwrite(file, buffer.cast(), SIZE, 0), SIZE as i64);
     let mut context = 0u64;
     zero(syscall(SYS_io_setup, REQUESTS, &raw mut context) as i32);
-    // data, key and flags, opcode and descriptor, buffer, length, offset, two reserved.
+    // data, key and flags, opcode and descriptor, buffer, length, offset, two reserved fields.
     let request = [0, 0, (file as u64) << 32, buffer as u64, SIZE as u64, 0, 0, 0];
     let requests = [&raw const request; REQUESTS];
     beside(
@@ -172,7 +173,7 @@ unsafe fn random() {
     zero(close(file));
 }
 
-/// Memory of a file that is taken, and given back, by one call.
+/// One call allocates a file's memory, another frees it.
 unsafe fn given_back() {
     const SIZE: i64 = 192 * MIB as i64;
     let file = ok(memfd_create(c"x".as_ptr(), 0));
@@ -184,12 +185,12 @@ unsafe fn given_back() {
     zero(close(file));
 }
 
-/// Many signals that are queued, and unblocked at once.
+/// Many queued signals, unblocked at once.
 unsafe fn framed() {
     const SIGNALS: usize = 10_000;
     const ROOM: usize = SIGNALS * 16384;
     static HANDLED: AtomicU64 = AtomicU64::new(0);
-    /// The other process's answers, and how many there were when the first handler began.
+    /// The other process's answers, and their count when the first handler began.
     static ANSWERS_AT: AtomicPtr<AtomicU64> = AtomicPtr::new(null_mut());
     static AT_FIRST: AtomicU64 = AtomicU64::new(0);
     extern "C" fn handled(_: i32) {
@@ -221,7 +222,7 @@ unsafe fn framed() {
     zero(munmap(place, ROOM));
 }
 
-/// As many timers as there may be, which expire each nanosecond: their signal is ignored, or blocked.
+/// As many timers as possible, which expire every nanosecond: their signal is ignored, or blocked.
 unsafe fn expiring(blocked: bool) {
     const TIMERS: usize = 40_000;
     let attacker = spawn(|| {

@@ -3,7 +3,7 @@
 use super::raw::*;
 use super::*;
 
-/// A page of each part, the edges, and addresses that no process has.
+/// A page of each part, the edges, and addresses that no process can have.
 const TARGETS: [u64; 14] = [
     GUEST_MAX - PAGE as u64,
     GUEST_MAX,
@@ -23,7 +23,7 @@ const TARGETS: [u64; 14] = [
 
 const KINDS: usize = 40;
 
-/// Attack number `kind` on the page at `at`; what it did is looked at by [`check`].
+/// Attack number `kind` on the page at `at`; [`check`] examines the result.
 unsafe fn attack(kind: usize, at: u64) {
     let page = PAGE as u64;
     let own = anon(4 * PAGE, RW);
@@ -85,7 +85,7 @@ unsafe fn attack(kind: usize, at: u64) {
         29 => drop(call(SYS_uname, at, 0, 0, 0, 0, 0)),
         30 => drop(call(SYS_getrandom, at, 64, 0, 0, 0, 0)),
         31 => {
-            // A large one, which goes another way; and times, sets and lists.
+            // A large buffer, which is copied differently; and times, sets and lists.
             call(SYS_getrandom, at, 0x1_0000, 0, 0, 0, 0);
             call(SYS_clock_gettime, 1, at, 0, 0, 0, 0);
             call(SYS_rt_sigprocmask, 0, 0, at, 8, 0, 0);
@@ -95,7 +95,7 @@ unsafe fn attack(kind: usize, at: u64) {
         }
         32 => drop(call(SYS_set_tid_address, at, 0, 0, 0, 0, 0)),
         33 => {
-            // Written by the kernel as the thread ends.
+            // The kernel writes there as the thread ends.
             call(SYS_set_robust_list, at, 24, 0, 0, 0, 0);
             in_thread(move || {
                 syscall(SYS_set_tid_address, at);
@@ -123,7 +123,7 @@ unsafe fn attack(kind: usize, at: u64) {
             shmctl(id, IPC_RMID, std::ptr::null_mut());
         }
         _ => {
-            // The number of a new thread, stored there; its thread area there.
+            // The id of a new thread is stored there; its thread area is there.
             let top = own.add(4 * PAGE - 64) as u64;
             *(top as *mut u64) = 0;
             let flags =
@@ -137,7 +137,7 @@ unsafe fn attack(kind: usize, at: u64) {
 }
 
 unsafe fn in_thread(f: impl FnOnce() + Send + 'static) {
-    // Such a thread cannot be joined as usual: what it should clear at its end is somewhere else.
+    // Such a thread cannot be joined as usual: the word cleared at its end is elsewhere.
     let h = std::thread::spawn(f);
     usleep(2000);
     drop(h);
@@ -152,7 +152,7 @@ unsafe fn check(before: &[u8], what: &str) {
             got(&format!("to write at {at:#x} by {what}"));
         }
     }
-    // All goes on as if nothing had been.
+    // The process continues as if nothing had happened.
     if syscall(SYS_getpid) != std::process::id() as i64 || std::fs::read("/proc/self/stat").is_err() {
         got(&format!("a process out of order by {what}"));
     }

@@ -7,7 +7,7 @@ use libc::*;
 use std::ptr::null;
 
 pub const GROUPS: &[(&str, &[crate::Case])] = &[
-    ("sysv", cases![semaphores, undo_at_exit, messages, shared_memory, many_sets, limits_are_told, listed_in_proc]),
+    ("sysv", cases![semaphores, undo_at_exit, messages, shared_memory, many_sets, limits_are_reported, listed_in_proc]),
     ("mqueue", mqueue::CASES),
 ];
 
@@ -22,7 +22,7 @@ unsafe fn semaphores() {
     ok(semctl(id, 0, SETVAL, 1));
     ok(semop(id, [op(0, -1, 0), op(1, 2, 0)].as_mut_ptr(), 2));
     is(semctl(id, 1, GETVAL), 2);
-    // All or nothing.
+    // The operations are atomic.
     fails(semop(id, [op(1, -1, 0), op(0, -1, IPC_NOWAIT)].as_mut_ptr(), 2), EAGAIN);
     is(semctl(id, 1, GETVAL), 2);
     let pid = spawn(|| {
@@ -90,7 +90,7 @@ unsafe fn shared_memory() {
     let mut ds: shmid_ds = zeroed();
     ok(shmctl(id, IPC_STAT, &mut ds));
     assert_eq!((ds.shm_segsz, ds.shm_nattch), (10_000, 2));
-    // Removed, it lives on until it is detached.
+    // A removed segment exists until it is detached.
     ok(shmctl(id, IPC_RMID, &mut ds));
     assert_eq!(*p, 1);
     ok(shmdt(p.cast()));
@@ -106,7 +106,7 @@ unsafe fn many_sets() {
     for id in &ids {
         ok(semctl(*id, 0, IPC_RMID));
     }
-    // A number that was given back is not the next to be given.
+    // A released id is not the next to be used.
     let id = ok(semget(IPC_PRIVATE, 1, NEW));
     assert!(!distinct.contains(&id));
     ok(semctl(id, 0, IPC_RMID));
@@ -134,7 +134,7 @@ unsafe fn listed_in_proc() {
     ok(shmctl(id, IPC_RMID, std::ptr::null_mut()));
 }
 
-unsafe fn limits_are_told() {
+unsafe fn limits_are_reported() {
     let mut info = [0u64; 14];
     ok(shmctl(0, 3, info.as_mut_ptr().cast()));
     let told = |name: &str| std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap();

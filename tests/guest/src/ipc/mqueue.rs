@@ -15,7 +15,7 @@ pub const CASES: &[crate::Case] = cases![
     poll_and_close_on_exec,
 ];
 
-/// A new queue, without a name any more unless `keep`.
+/// A new queue, unlinked unless `keep`.
 struct Mq(mqd_t, std::ffi::CString);
 
 unsafe fn attr(maxmsg: i64, msgsize: i64) -> mq_attr {
@@ -72,7 +72,7 @@ unsafe fn attributes() {
     ok(mq_getattr(q.0, &mut a));
     assert_eq!((a.mq_flags, a.mq_maxmsg, a.mq_msgsize, a.mq_curmsgs), (0, 3, 100, 1));
     a.mq_flags = O_NONBLOCK.into();
-    a.mq_maxmsg = 99; // only the flags count
+    a.mq_maxmsg = 99; // only the flags are set
     let mut old = attr(0, 0);
     ok(mq_setattr(q.0, &a, &mut old));
     assert_eq!((old.mq_flags, old.mq_maxmsg), (0, 3));
@@ -129,7 +129,7 @@ unsafe fn notification() {
     let t = timespec { tv_sec: 20, tv_nsec: 0 };
     is(sigtimedwait(&set_of(&[sig]), &mut info, &t), sig.into());
     assert_eq!((info.si_code, info.si_pid(), info.si_value().sival_ptr as u64), (SI_MESGQ, getpid(), 0x1234));
-    // Once, and only when the queue was empty.
+    // Sent once, and only if the queue was empty.
     ok(mq_notify(q.0, &ev));
     ok(send(q.0, b"b", 0));
     let none = timespec { tv_sec: 0, tv_nsec: 10_000_000 };
@@ -142,7 +142,8 @@ unsafe fn notification() {
     fails(mq_notify(99, std::ptr::null()), EBADF);
 }
 
-/// `SIGEV_THREAD`: 32 bytes of the caller's come back on a netlink socket, the last of them telling why. The C library makes a thread of that.
+/// `SIGEV_THREAD`: the kernel returns 32 bytes of the caller on a netlink socket, the last one with the reason. The C
+/// library starts a thread for it.
 unsafe fn notification_on_a_socket() {
     let q = queue("cookies", 4, 8);
     let s = ok(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, 0));
@@ -151,7 +152,7 @@ unsafe fn notification_on_a_socket() {
     ev.sigev_notify = SIGEV_THREAD;
     ev.sigev_signo = s;
     ev.sigev_value.sival_ptr = cookie.as_mut_ptr().cast();
-    // Not through the C library, which has a socket of its own.
+    // Not through the C library, which has its own socket.
     let notify = |e: *const sigevent| syscall(SYS_mq_notify, q.0, e);
     let told = || {
         let mut b = [0u8; 64];
@@ -195,7 +196,7 @@ unsafe fn names_and_errors() {
     ok(mq_unlink(q.1.as_ptr()));
     fails(mq_unlink(q.1.as_ptr()), ENOENT);
     fails(mq_open(q.1.as_ptr(), O_RDWR), ENOENT);
-    ok(send(q.0, b"y", 0)); // lives on without a name
+    ok(send(q.0, b"y", 0)); // exists without a name
     fails(mq_open(c("/a/b").as_ptr(), O_RDWR | O_CREAT, 0o600 as mode_t, no), EACCES);
     fails(mq_open(c(&format!("/{}", "n".repeat(256))).as_ptr(), O_RDWR), ENAMETOOLONG);
     let (r, _w) = pipe_pair();
@@ -227,13 +228,13 @@ unsafe fn poll_and_close_on_exec() {
     assert!(get(q.0, 100).starts_with(b"QSIZE:3 "));
 }
 
-/// Queues count for the user that has made them (`RLIMIT_MSGQUEUE`), also without a name, and for no other one.
+/// Queues are charged to the user that created them (`RLIMIT_MSGQUEUE`), also when unlinked, and to no other.
 unsafe fn bytes_of_each_user() {
     if !root() {
         return;
     }
     let become_user = |n: u32| {
-        // A user that nobody else is.
+        // A user id that no other process has.
         let uid = 200_000 + 2 * getpid() as u32 + n;
         ok(setrlimit(RLIMIT_MSGQUEUE, &rlimit { rlim_cur: 819_200, rlim_max: 819_200 }));
         ok(setresuid(uid, uid, uid));

@@ -1,4 +1,4 @@
-//! mmap(2), munmap, brk, and what the memory then does.
+//! mmap(2), munmap, brk, and the memory behind them.
 
 use crate::t::*;
 use libc::*;
@@ -95,7 +95,7 @@ unsafe fn file_private() {
     assert_eq!(*p, b'a');
     *p = b'b'; // copied on write
     assert_eq!(std::fs::read(t.s("f")).unwrap()[0], b'a');
-    // The page not written to still follows the file.
+    // A page that has not been written to still shows the file.
     let w = ok(open(t.p("f").as_ptr(), O_WRONLY));
     is(pwrite(w, b"z".as_ptr().cast(), 1, PAGE as i64), 1);
     assert_eq!(peek(p.add(PAGE)), b'z');
@@ -171,7 +171,7 @@ unsafe fn partial_last_page() {
     put(fd, b"abc");
     let p = ok(mmap(null_mut(), PAGE, RW, MAP_SHARED, fd, 0)).cast::<u8>();
     assert!((3..PAGE).all(|i| *p.add(i) == 0));
-    *p.add(100) = 1; // goes nowhere
+    *p.add(100) = 1; // discarded
     assert_eq!(fstat_of(fd).st_size, 3);
     assert_eq!(std::fs::read(t.s("f")).unwrap(), b"abc");
 }
@@ -238,8 +238,8 @@ unsafe fn unmap_hole() {
     poke(p.add(PAGE));
     poke(p.add(4 * PAGE));
     faults(SIGSEGV, || poke(p.add(2 * PAGE)));
-    ok(munmap(p.cast(), 6 * PAGE)); // over the hole as well
-    ok(munmap(p.cast(), 6 * PAGE)); // nothing there any more
+    ok(munmap(p.cast(), 6 * PAGE)); // including the hole
+    ok(munmap(p.cast(), 6 * PAGE)); // already unmapped
 }
 
 unsafe fn unmap_errors() {
@@ -284,7 +284,7 @@ unsafe fn dev_zero() {
 }
 
 unsafe fn many_mappings() {
-    // Alternating protection keeps neighbours from being merged.
+    // Alternating protection prevents merging.
     let n = 1000;
     let p = anon(n * PAGE, RW);
     for i in (0..n).step_by(2) {
@@ -419,7 +419,7 @@ unsafe fn mmap_not_mappable() {
     fails(mmap(null_mut(), PAGE, RW, MAP_SHARED, s, 0), ENODEV);
 }
 
-/// MAP_32BIT: in the first 2 GiB, each where nothing is, until there is no more room.
+/// MAP_32BIT: in the first 2 GiB, in free places, until there is no more room.
 unsafe fn low() {
     let map = |addr: usize, len, flags| {
         mmap(addr as *mut c_void, len, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0)
@@ -429,7 +429,7 @@ unsafe fn low() {
     let b = ok(map(0, PAGE, MAP_32BIT));
     assert!(low(a, PAGE) && low(b, PAGE) && a != b, "{a:?} {b:?}");
     *a.cast::<u64>() = 1;
-    // A hint counts if it is low enough.
+    // A hint is used if it is low enough.
     let c = ok(map(0x6000_0000, PAGE, MAP_32BIT));
     let d = ok(map(0x7_0000_0000, PAGE, MAP_32BIT));
     assert!(c as usize == 0x6000_0000 && low(d, PAGE), "{c:?} {d:?}");
@@ -442,7 +442,7 @@ unsafe fn low() {
     ok(map(0, 64 << 20, 0));
 }
 
-/// A mapping with `MAP_GROWSDOWN` becomes longer as it is used, but not up to a neighbour.
+/// A mapping with `MAP_GROWSDOWN` grows as it is used, but not up to a neighbour.
 unsafe fn grows_down() {
     let (gap, room) = (256, 64);
     let all = anon((gap + room + 1) * PAGE, RW);
@@ -453,7 +453,7 @@ unsafe fn grows_down() {
     for i in 1..=room / 2 {
         *top.sub(i * PAGE - 1) = i as u8;
     }
-    // Several pages at once; a call finds what is there.
+    // Several pages at once; a system call sees them too.
     *top.sub((room - 2) * PAGE) = 7;
     let (r, w) = pipe_pair();
     is(write(w, top.sub((room - 2) * PAGE).cast(), 1), 1);
@@ -461,7 +461,7 @@ unsafe fn grows_down() {
     let near = top.sub((room + 10) * PAGE);
     ok(mmap(near.cast(), PAGE, PROT_READ, flags, -1, 0));
     faults(SIGSEGV, || *top.sub((room - 1) * PAGE) = 1);
-    // Below an ordinary mapping nothing grows.
+    // A mapping without `MAP_GROWSDOWN` does not grow.
     let plain = anon(2 * PAGE, RW);
     ok(munmap(plain.cast(), PAGE));
     faults(SIGSEGV, || *plain.add(PAGE - 1) = 1);

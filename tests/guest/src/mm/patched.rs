@@ -1,5 +1,5 @@
-//! Code that makes many system calls, and what else a program may do with code: in a sandbox its call sites may have been
-//! changed meanwhile, which it must not notice.
+//! Code that makes many system calls, and other uses of code. In a sandbox its call sites may have been patched
+//! meanwhile, which the program must not notice.
 
 use crate::t::*;
 use libc::*;
@@ -21,9 +21,9 @@ pub const CASES: &[crate::Case] = cases![
     parent_changes,
 ];
 
-/// Enough for any patching to have happened.
+/// Enough calls to trigger patching.
 const MANY: usize = 400;
-/// Where the function begins in its file.
+/// The function's offset in the file.
 const AT: usize = ELF_CODE;
 /// mov eax, 111 (getpgrp); syscall; cmp rax, -4095; ret
 const CODE: [u8; 14] = [0xb8, 111, 0, 0, 0, 0x0f, 0x05, 0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff, 0xc3];
@@ -32,7 +32,7 @@ const JUMP: [u8; 4] = [0x89, 0xf8, 0xeb, (5 - 14 - 4i8) as u8];
 const RX: i32 = PROT_READ | PROT_EXEC;
 const LEN: usize = 0x2000;
 
-/// A file with `code`, of which its symbol tells that it is a function.
+/// A file with `code`, which its symbol marks as a function.
 unsafe fn file(t: &Tmp, name: &str, code: &[u8]) -> i32 {
     let path = t.file(name, &elf(LEN, code));
     ok(open(path.as_ptr(), O_RDONLY))
@@ -98,7 +98,7 @@ unsafe fn unmapped_and_mapped_again() {
         let mut vec = [0u8; 2];
         fails(mincore(p.cast(), LEN, vec.as_mut_ptr()), ENOMEM);
     }
-    // One half goes, the other stays; and something else takes its place.
+    // One half is unmapped, the other stays; then another mapping takes its place.
     let p = map(fd);
     heat(p);
     zero(munmap(p.add(0x1000).cast(), 0x1000));
@@ -114,7 +114,7 @@ unsafe fn room_below_is_taken() {
     heat(p);
     for n in [1usize, 16, 32] {
         let below = p.sub(n * 0x1000);
-        // Unless something of the program's own is there.
+        // Unless the program has a mapping of its own there.
         let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
         let q = mmap(below.cast(), 0x1000, PROT_READ | PROT_WRITE, flags, -1, 0);
         if q == MAP_FAILED {
@@ -136,7 +136,7 @@ unsafe fn file_changes() {
     heat(map(fd));
     let mut other = CODE;
     other[1] = SYS_getpid as u8;
-    // Another file by the same name, then other contents of the same file.
+    // Another file of the same name, then other contents of the same file.
     std::fs::remove_file(t.s("f")).unwrap();
     let fd = file(&t, "f", &other);
     let p = map(fd);
@@ -150,7 +150,7 @@ unsafe fn file_changes() {
     heat(map(fd));
 }
 
-/// Code is mapped beyond the file's end, which moves on afterwards.
+/// Code is mapped beyond the end of the file, which grows afterwards.
 unsafe fn file_grows() {
     const MIB: usize = 1 << 20;
     const ALL: usize = 16 * MIB;
@@ -244,7 +244,7 @@ unsafe fn interrupted() {
         is(syscall(SYS_getpid), pid);
         n += 1;
     }
-    // Calls that wait are made again.
+    // Interrupted calls are restarted.
     let (r, w) = pipe_pair();
     let child = spawn(|| {
         usleep(100_000);
@@ -287,7 +287,7 @@ unsafe fn filtered() {
             is(syscall(SYS_getppid), getppid() as i64);
             is(syscall(SYS_gettid), getpid() as i64);
         }
-        // Load the number; getppid fails with E2BIG.
+        // Loads the number; with it, getppid fails with E2BIG.
         let code = [
             sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 },
             sock_filter { code: 0x15, jt: 0, jf: 1, k: SYS_getppid as u32 },
@@ -301,7 +301,7 @@ unsafe fn filtered() {
             fails(syscall(SYS_getppid), E2BIG);
             is(syscall(SYS_gettid), getpid() as i64);
         }
-        // Private futexes work as ever, with threads that have the filter, too.
+        // Private futexes still work, also in threads that have the filter.
         let lock = std::sync::Arc::new((std::sync::Mutex::new(0), std::sync::Condvar::new()));
         let l = lock.clone();
         let h = std::thread::spawn(move || {

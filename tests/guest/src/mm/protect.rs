@@ -108,7 +108,7 @@ unsafe fn errors() {
     fails(mprotect(p.cast(), PAGE, 0x70), EINVAL);
     ok(mprotect(p.cast(), 0, PROT_READ));
     ok(munmap(p.add(PAGE).cast(), PAGE));
-    // Up to the hole it is done, then it fails.
+    // It takes effect up to the hole, then fails.
     fails(mprotect(p.cast(), 3 * PAGE, PROT_READ), ENOMEM);
     dies_of(p, store, 42);
     fails(mprotect(p.add(PAGE).cast(), PAGE, PROT_READ), ENOMEM);
@@ -190,7 +190,7 @@ unsafe fn syscall_in_made_code() {
             for _ in 0..5 {
                 assert_eq!(run(p.add(at)), getppid());
             }
-            // The number set elsewhere, then a jump straight to the instruction.
+            // The number is set elsewhere, then a jump leads directly to the instruction.
             let r: i64;
             std::arch::asm!("call {0}", in(reg) p.add(at + 5), inlateout("rax") SYS_getpid => r,
                 out("rcx") _, out("r11") _);
@@ -204,7 +204,7 @@ unsafe fn dontneed() {
     (0..3).for_each(|i| store(p.add(i * PAGE)));
     ok(madvise(p.add(PAGE).cast(), PAGE, MADV_DONTNEED));
     assert_eq!((*p, *p.add(PAGE), *p.add(2 * PAGE)), (9, 0, 9));
-    // A private file mapping shows the file again.
+    // MADV_DONTNEED makes a private file mapping show the file again.
     let t = Tmp::new();
     let fd = t.open("f");
     put(fd, b"file");
@@ -307,7 +307,7 @@ unsafe fn fork_flags() {
     fails(madvise(q, PAGE, MADV_WIPEONFORK), EINVAL);
 }
 
-/// The way garbage collectors use protection: the handler makes the page writable and the store happens again.
+/// The technique of garbage collectors: the handler makes the page writable and the store is repeated.
 unsafe fn handler_repairs_fault() {
     static FAULTS: AtomicUsize = AtomicUsize::new(0);
     extern "C" fn h(_: i32, i: *mut siginfo_t, _: *mut c_void) {

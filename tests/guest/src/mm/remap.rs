@@ -28,7 +28,7 @@ unsafe fn gone(p: *mut u8) -> bool {
 unsafe fn grows_and_moves() {
     let p = anon(4 * PAGE, RW);
     fill(p, 4);
-    // Something behind it, so that it has to move.
+    // A mapping behind it forces it to move.
     ok(mmap(p.add(2 * PAGE).cast(), PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
     let q = ok(mremap(p.cast(), 2 * PAGE, 64 * PAGE, MREMAP_MAYMOVE)).cast::<u8>();
     assert_ne!(p, q);
@@ -129,7 +129,7 @@ unsafe fn keeps_protection() {
     dies(pid, SIGSEGV);
 }
 
-/// What a private mapping of a file grows by is file too, or nothing.
+/// The part by which a private file mapping grows maps the file too, or faults beyond its end.
 unsafe fn grown_behind_a_file() {
     let fd = ok(open(c("/etc/passwd").as_ptr(), O_RDONLY));
     let want = std::fs::read("/etc/passwd").unwrap();

@@ -36,7 +36,7 @@ unsafe fn shared_anonymous() {
         *p.add(3 * PAGE) = 8;
     });
     assert_eq!((*p, *p.add(3 * PAGE)), (7, 8));
-    // Also made after a first fork, and both ways.
+    // Created after a first fork as well, and used in both directions.
     let a = &*p.add(PAGE).cast::<AtomicU32>();
     let pid = spawn(|| {
         eventually("parent writes", || a.load(SeqCst) == 1);

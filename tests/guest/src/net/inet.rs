@@ -93,7 +93,7 @@ unsafe fn info() {
         assert_eq!(n, 100);
         i32::from(b[0])
     };
-    // ESTABLISHED, CLOSE, CLOSE_WAIT, LISTEN as in include/net/tcp_states.h
+    // ESTABLISHED, CLOSE, CLOSE_WAIT, LISTEN of include/net/tcp_states.h
     let (c, s) = pair();
     assert_eq!((state(c), state(tcp())), (1, 7));
     assert_eq!(state(server(1).0), 10);
@@ -122,7 +122,7 @@ unsafe fn dual_stack() {
     ok(connect6(c, v6(MAPPED, port)));
     assert_eq!(name6(c).0, MAPPED);
     assert_eq!(name6(take(l)).0, MAPPED);
-    // It holds the port for both families.
+    // An IPv6 wildcard holds the port for both families.
     fails(bind4(tcp(), lo(1, port)), EADDRINUSE);
 }
 
@@ -162,7 +162,7 @@ unsafe fn v6_loopback() {
     fails(connect4(tcp(), lo(1, port)), ECONNREFUSED);
 }
 
-/// Is `lo` all that there is?
+/// Whether `lo` is the only interface.
 fn lo_only() -> bool {
     std::fs::read_to_string("/proc/net/route").is_ok_and(|r| r.lines().count() <= 1)
 }
@@ -231,7 +231,7 @@ unsafe fn from_another_address() {
     let own = name4(c).1;
     ok(connect4(c, lo(1, port)));
     assert_eq!(peer4(take(l)), ([127, 0, 0, 9], own));
-    // The same two ends cannot be connected twice.
+    // The same two addresses cannot be connected twice.
     let d = tcp();
     ok(set(d, SOL_SOCKET, SO_REUSEADDR, 1));
     ok(set(c, SOL_SOCKET, SO_REUSEADDR, 1));
@@ -239,7 +239,7 @@ unsafe fn from_another_address() {
     fails(connect4(d, lo(1, port)), EADDRNOTAVAIL);
 }
 
-/// Lines of a table in /proc/net that are about a port, as words.
+/// The lines about a port in a table of /proc/net, split into words.
 unsafe fn rows(file: &str, port: u16) -> Vec<Vec<String>> {
     let text = std::fs::read_to_string(format!("/proc/net/{file}")).unwrap();
     let hex = format!(":{port:04X}");

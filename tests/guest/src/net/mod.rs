@@ -63,7 +63,7 @@ pub unsafe fn connect6(fd: i32, a: sockaddr_in6) -> i32 {
     connect(fd, (&raw const a).cast(), LEN6)
 }
 
-/// Own address of a socket: address bytes and port.
+/// The local address of a socket: address bytes and port.
 pub unsafe fn name4(fd: i32) -> ([u8; 4], u16) {
     let mut a: sockaddr_in = zeroed();
     let mut n = LEN4;
@@ -116,7 +116,7 @@ pub unsafe fn nonblock(fd: i32) {
     ok(fcntl(fd, F_SETFL, ok(fcntl(fd, F_GETFL)) | O_NONBLOCK));
 }
 
-/// Events that poll shows now, of all that there are.
+/// The events that poll reports now, of all possible ones.
 pub unsafe fn ready(fd: i32) -> i32 {
     ready_in(fd, 0)
 }
@@ -125,7 +125,7 @@ pub unsafe fn ready_in(fd: i32, ms: i32) -> i32 {
     ok(poll(&mut p, 1, ms));
     i32::from(p.revents)
 }
-/// Waits for some of `events` and requires that no others are shown.
+/// Waits for one of `events` and requires that poll reports no others.
 #[track_caller]
 pub unsafe fn shows(fd: i32, events: i16) {
     let want = i32::from(events);
@@ -140,7 +140,7 @@ pub unsafe fn server(backlog: i32) -> (i32, u16) {
     (l, name4(l).1)
 }
 
-/// A connection: client end and server end.
+/// A connection: the client's and the server's end.
 pub unsafe fn pair() -> (i32, i32) {
     let (l, port) = server(8);
     let c = tcp();
@@ -157,7 +157,7 @@ pub unsafe fn take(fd: i32) -> i32 {
 pub unsafe fn send_to(fd: i32, b: &[u8], flags: i32) -> isize {
     send(fd, b.as_ptr().cast(), b.len(), flags | MSG_NOSIGNAL)
 }
-/// At most 64 bytes.
+/// Receives at most 64 bytes.
 pub unsafe fn recv_from(fd: i32, flags: i32) -> Vec<u8> {
     let mut v = vec![0u8; 64];
     let n = ok(recv(fd, v.as_mut_ptr().cast(), v.len(), flags));

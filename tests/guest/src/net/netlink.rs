@@ -1,4 +1,4 @@
-//! Interfaces and routes as programs list them.
+//! Listing interfaces and routes.
 
 use super::*;
 
@@ -39,7 +39,7 @@ fn word(b: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes(b[at..at + 4].try_into().unwrap())
 }
 
-/// Sends a request with this fixed part and gives the answer.
+/// Sends a request with this fixed part and returns the answer.
 unsafe fn ask(fd: i32, kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
     let mut m = (16 + body.len() as u32).to_ne_bytes().to_vec();
     m.extend(kind.to_ne_bytes());
@@ -73,7 +73,7 @@ unsafe fn one_link() {
 
 unsafe fn errors() {
     let s = open_route();
-    // An empty request that wants to be acknowledged.
+    // An empty request that asks for an acknowledgement.
     let b = ask(s, NLMSG_NOOP as u16, (NLM_F_REQUEST | NLM_F_ACK) as u16, &[]);
     assert_eq!((u16::from_ne_bytes([b[4], b[5]]), word(&b, 16)), (NLMSG_ERROR as u16, 0));
     in_child(|| {

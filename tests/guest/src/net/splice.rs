@@ -98,7 +98,7 @@ unsafe fn vmsplice_both_ways() {
     let mut v =
         [iovec { iov_base: a.as_mut_ptr().cast(), iov_len: 3 }, iovec { iov_base: b.as_mut_ptr().cast(), iov_len: 4 }];
     is(vmsplice(w, v.as_mut_ptr(), 2, 0), 7);
-    // The pipe may hold the very pages: they stay as they are.
+    // The pipe may refer to the very pages, so they must not change.
     let (mut c, mut d) = ([0; 3], [0; 4]);
     let mut to =
         [iovec { iov_base: c.as_mut_ptr().cast(), iov_len: 3 }, iovec { iov_base: d.as_mut_ptr().cast(), iov_len: 4 }];

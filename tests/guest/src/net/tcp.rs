@@ -69,7 +69,7 @@ unsafe fn names() {
     assert_eq!((n, u16::from_be(a.sin_port)), (LEN4, own));
     assert_eq!(name4(s), ([127, 0, 0, 1], port));
     assert_eq!(peer4(s), ([127, 0, 0, 1], own));
-    // A short buffer is cut, and the length is the whole one.
+    // A value is cut to the buffer, and the length returned is the full one.
     let mut n = 4;
     let mut b = [0xaau8; 16];
     ok(getsockname(s, b.as_mut_ptr().cast(), &mut n));
@@ -139,7 +139,7 @@ unsafe fn port_conflicts() {
     fails(bind4(tcp(), lo(1, port)), EADDRINUSE);
     fails(bind4(tcp(), v4([0; 4], port)), EADDRINUSE);
     ok(bind4(tcp(), lo(2, port)));
-    // UDP has ports of its own.
+    // UDP has its own ports.
     ok(bind4(udp(), lo(1, port)));
     close(a);
     ok(bind4(tcp(), lo(1, port)));
@@ -162,7 +162,7 @@ unsafe fn reuse() {
     ok(listen(a, 1));
     fails(listen(b, 1), EADDRINUSE);
     fails(bind4(one(SO_REUSEADDR), lo(1, port)), EADDRINUSE);
-    // Connections that a server leaves behind do not keep its port when it asked for that.
+    // With SO_REUSEADDR, connections left behind by a server do not hold its port.
     let c = tcp();
     ok(connect4(c, lo(1, port)));
     let s = take(a);
@@ -203,7 +203,7 @@ unsafe fn listen_rules() {
     fails(accept(udp(), null_mut(), null_mut()), EOPNOTSUPP);
 }
 
-/// A port of 127.0.0.1 where nobody listens.
+/// A port of 127.0.0.1 without a listener.
 unsafe fn dead_port() -> (i32, u16) {
     let s = tcp();
     ok(bind4(s, lo(1, 0)));
@@ -215,7 +215,7 @@ unsafe fn refused() {
     let c = tcp();
     fails(connect4(c, lo(1, port)), ECONNREFUSED);
     assert_eq!(so_error(c), 0);
-    // It can be tried again with the same socket.
+    // The same socket can try again.
     ok(listen(hold, 1));
     ok(connect4(c, lo(1, port)));
     fails(connect4(c, lo(1, port)), EISCONN);
@@ -276,7 +276,7 @@ unsafe fn backlog() {
         ok(connect4(c, lo(1, port)));
         waiting.push(c);
     }
-    // The line is full: the next one neither connects nor fails.
+    // The backlog is full: the next connection neither completes nor fails.
     let c = tcp();
     nonblock(c);
     fails(connect4(c, lo(1, port)), EINPROGRESS);
@@ -345,7 +345,7 @@ unsafe fn broken_pipe() {
     close(s);
     shows(c, POLLIN | POLLOUT | POLLRDHUP);
     is(send_to(c, b"", 0), 0);
-    // The first goes out and is answered by a reset, which the second meets.
+    // The first byte goes out and is answered by a reset, which the second send sees.
     is(send_to(c, b"x", 0), 1);
     eventually("reset", || ready(c) & i32::from(POLLERR) != 0);
     fails(send_to(c, b"x", 0), EPIPE);
@@ -382,7 +382,7 @@ unsafe fn reset_by_linger() {
     ok(setsockopt(c, SOL_SOCKET, SO_LINGER, (&raw const l).cast(), 8));
     close(c);
     shows(s, POLLIN | POLLOUT | POLLERR | POLLHUP | POLLRDHUP);
-    // What came before can still be read.
+    // Bytes that arrived before can still be read.
     assert_eq!(get(s, 99), b"data");
     recv_fails(s, 0, ECONNRESET);
     assert_eq!(get(s, 99), b"");
@@ -417,7 +417,7 @@ unsafe fn shutdown_rules() {
     ok(shutdown(s, SHUT_WR));
     assert_eq!(get(c, 99), b"");
     shows(c, POLLIN | POLLOUT | POLLHUP | POLLRDHUP);
-    // A side that does not want to read any more still gets what comes.
+    // After SHUT_RD a socket still receives data.
     let (c, s) = pair();
     ok(shutdown(c, SHUT_RD));
     assert_eq!(get(c, 9), b"");
@@ -738,7 +738,7 @@ unsafe fn big_stream() {
     exits(pid, 0);
 }
 
-/// What gives up connecting to a full listener is never accepted there, whatever it connects to next.
+/// A socket that gave up connecting to a full listener is never accepted there, whatever it connects to next.
 unsafe fn given_up_connects() {
     let (a, a_port) = server(0);
     let (b, b_port) = server(0);
@@ -760,7 +760,7 @@ unsafe fn given_up_connects() {
     let first = take(a);
     assert_eq!(peer4(first), name4(fillers[0]));
     fails(accept(a, null_mut(), null_mut()), EAGAIN);
-    // There is room at the other one now; the attempt is repeated after a second.
+    // The other listener has room now; the SYN is retransmitted after a second.
     let first = take(b);
     assert_eq!(peer4(first), name4(fillers[1]));
     assert_eq!(peer4(take(b)), name4(s));

@@ -90,13 +90,13 @@ unsafe fn connected() {
     assert_eq!(peer4(c), ([127, 0, 0, 1], port));
     put(c, b"hello");
     assert_eq!(from4(s).0, b"hello");
-    // Messages of others do not come in.
+    // A connected socket receives only from its peer.
     let other = udp();
     is(to4(other, b"intruder", lo(1, own)), 8);
     is(to4(s, b"right", lo(1, own)), 5);
     assert_eq!(from4(c).0, b"right");
     recv_fails(c, MSG_DONTWAIT, EAGAIN);
-    // But it may send elsewhere.
+    // But it may send to others.
     let (t, tp) = bound();
     is(to4(c, b"aside", lo(1, tp)), 5);
     assert_eq!(from4(t).0, b"aside");
@@ -183,7 +183,7 @@ unsafe fn dual_stack() {
     is(sendto(six, b"six".as_ptr().cast(), 3, 0, (&raw const to).cast(), LEN6), 3);
     is(recvfrom(s, b.as_mut_ptr().cast(), 10, 0, (&raw mut a).cast(), &mut n), 3);
     assert_eq!(a.sin6_addr.s6_addr, ONE6);
-    // An IPv6 socket takes IPv4 addresses to send to.
+    // An IPv6 socket can send to IPv4 addresses.
     let to = lo(1, port);
     is(sendto(six, b"mix".as_ptr().cast(), 3, 0, (&raw const to).cast(), LEN4), 3);
     fails(bind4(udp(), lo(1, port)), EADDRINUSE);
@@ -227,7 +227,7 @@ unsafe fn port_sharing() {
     let t = udp();
     ok(set(t, SOL_SOCKET, SO_REUSEADDR, 1));
     ok(bind4(t, v4([0; 4], port)));
-    // The more special address wins.
+    // The more specific address wins.
     let c = udp();
     is(to4(c, b"special", lo(1, port)), 7);
     is(to4(c, b"general", lo(2, port)), 7);
@@ -369,7 +369,7 @@ unsafe fn options() {
         ok(set(s, level, name, to));
         assert_eq!(get_int(s, level, name), shown, "{level} {name}");
     }
-    // One byte will do.
+    // One byte is enough.
     let b = 3u8;
     ok(setsockopt(s, IPPROTO_IP, IP_MULTICAST_TTL, (&raw const b).cast(), 1));
     assert_eq!(get_int(s, IPPROTO_IP, IP_MULTICAST_TTL), 3);
@@ -409,7 +409,7 @@ unsafe fn header_fields() {
     ok(set(c, IPPROTO_IP, IP_TOS, 0x10));
     is(to4(c, b"x", lo(1, port)), 1);
     assert_eq!(control(s), [(IPPROTO_IP, IP_TOS, 0x10), (IPPROTO_IP, IP_TTL, 64)]);
-    // For one datagram, with a control message.
+    // A control message sets the value for one datagram.
     let s = ok(socket(AF_INET6, SOCK_DGRAM, 0));
     ok(bind6(s, v6(ONE6, 0)));
     ok(set(s, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1));
@@ -444,7 +444,7 @@ unsafe fn udp_lite() {
     }
     ok(bind4(s, lo(1, 0)));
     let port = name4(s).1;
-    // Its ports are not UDP's.
+    // UDP-Lite has its own ports.
     ok(bind4(udp(), lo(1, port)));
     is(to4(ok(lite()), b"lite", lo(1, port)), 4);
     assert_eq!(from4(s).0, b"lite");
@@ -462,7 +462,7 @@ unsafe fn in_pieces() {
     assert_eq!(from4(s).0, b"one datagram");
     is(send_to(c, b"x", 0), 1);
     assert_eq!(from4(s).0, b"x");
-    // A bad buffer is an error even where nobody listens.
+    // A bad buffer is an error even without a receiver.
     close(s);
     let a = lo(1, port);
     fails(sendto(udp(), BAD, 10, 0, (&raw const a).cast(), LEN4), EFAULT);

@@ -1,4 +1,4 @@
-//! Sockets of the unix family.
+//! Sockets of the AF_UNIX family.
 
 use crate::t::*;
 use libc::*;
@@ -7,15 +7,15 @@ use std::mem::{size_of, zeroed};
 pub const CASES: &[crate::Case] = cases![
     connected_to_itself,
     connected_to_its_listener,
-    files_under_way,
+    files_in_flight,
     cycles_are_collected,
     many_cycles,
-    what_can_be_received_stays,
+    receivable_sockets_stay,
     mode_before_bind,
-    listener_with_many_that_wait,
+    listener_with_many_waiting,
 ];
 
-/// An abstract name of the process's own, and its length.
+/// An abstract name that no other process uses, and its length.
 unsafe fn name(of: u8) -> (sockaddr_un, u32) {
     let mut a: sockaddr_un = zeroed();
     a.sun_family = AF_UNIX as u16;
@@ -69,13 +69,13 @@ unsafe fn pass(sock: i32, fd: i32) -> i64 {
     sendmsg(sock, &m, MSG_DONTWAIT) as i64
 }
 
-/// Files under way count for the user that sent them (`ETOOMANYREFS` of unix(7)), and for no other one.
-unsafe fn files_under_way() {
+/// Files in flight are charged to the sending user (`ETOOMANYREFS` of unix(7)), and to no other.
+unsafe fn files_in_flight() {
     if geteuid() != 0 {
         return;
     }
     let become_user = |n: u32| {
-        // A user that nobody else is.
+        // A user id that no other process has.
         let uid = 200_000 + 2 * getpid() as u32 + n;
         ok(setrlimit(RLIMIT_NOFILE, &rlimit { rlim_cur: 32, rlim_max: 32 }));
         ok(setresuid(uid, uid, uid));
@@ -137,7 +137,7 @@ unsafe fn close_all(fds: &[i32]) {
     });
 }
 
-/// The last write end of the pipe goes, at the latest when another socket has been closed.
+/// The last write end of the pipe is closed, at the latest when another socket is closed.
 unsafe fn ends(r: i32) {
     let mut byte = 0u8;
     ok(fcntl(r, F_SETFL, O_NONBLOCK));
@@ -148,15 +148,15 @@ unsafe fn ends(r: i32) {
     ok(close(r));
 }
 
-/// Sockets that lie in nothing but each other's queues are closed, and what lies in these queues with them.
+/// Sockets that are referenced only from each other's queues are closed, with the contents of these queues.
 unsafe fn cycles_are_collected() {
     for kind in [SOCK_STREAM, SOCK_SEQPACKET, SOCK_DGRAM] {
-        // In its own queue.
+        // A socket in its own queue.
         let ([a, b], (r, w)) = (sockets(kind), pipe_pair());
         is(pass_all(a, &[b, w]), 1);
         close_all(&[b, w, a]);
         ends(r);
-        // Each in the other's, and one more behind them; some of them more than once.
+        // Each in the other's queue, and one more behind them; some of them several times.
         let ([a, b], [c, d], [e, f], (r, w)) = (sockets(kind), sockets(kind), sockets(kind), pipe_pair());
         is(pass_all(e, &[w]), 1);
         is(pass_all(a, &[d, f, d]), 1);
@@ -164,13 +164,13 @@ unsafe fn cycles_are_collected() {
         close_all(&[a, b, c, d, e, f, w]);
         ends(r);
     }
-    // A socket of datagrams that is sent itself; it has no other end that could be closed.
+    // A datagram socket that is sent through itself; it has no other end that could be closed.
     let ((fd, a, len), (r, w)) = (named(SOCK_DGRAM, 7), pipe_pair());
     ok(connect(fd, (&raw const a).cast(), len));
     is(pass_all(fd, &[fd, w]), 1);
     close_all(&[fd, w]);
     ends(r);
-    // A listener in the queue of a connection that it has not accepted.
+    // A listener in the queue of a connection that it has not accepted yet.
     for kind in [SOCK_STREAM, SOCK_SEQPACKET] {
         let ((l, a, len), (r, w)) = (named(kind, 8), pipe_pair());
         ok(listen(l, 4));
@@ -182,7 +182,7 @@ unsafe fn cycles_are_collected() {
     }
 }
 
-/// More than may be under way at once.
+/// More files than may be in flight at once.
 unsafe fn many_cycles() {
     for _ in 0..2000 {
         let [a, b] = sockets(SOCK_STREAM);
@@ -199,10 +199,10 @@ unsafe fn many_cycles() {
     }
 }
 
-/// Sockets that somebody can still receive keep what lies in their queues, however they are passed on meanwhile.
-unsafe fn what_can_be_received_stays() {
+/// A socket that can still be received keeps the contents of its queue, however it is passed on in the meantime.
+unsafe fn receivable_sockets_stay() {
     let [to, from] = sockets(SOCK_SEQPACKET);
-    // Garbage, made and collected all the time.
+    // Garbage is made and collected all the time.
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let stopped = stop.clone();
     let other = std::thread::spawn(move || {
@@ -220,11 +220,11 @@ unsafe fn what_can_be_received_stays() {
         is(pass_all(to, &[d]), 1);
         close_all(&[w, a, b, c, d]);
         if round % 3 == 0 {
-            // Seen, closed again, and still there.
+            // A peek returns it; closing the copy leaves it in the queue.
             close_all(&take(from, MSG_PEEK));
         }
         let got = take(from, 0);
-        // It holds itself as well.
+        // It contains itself as well.
         let inner = take(got[0], 0);
         let last = take(inner[0], 0);
         put(last[0], b"there");
@@ -239,7 +239,7 @@ unsafe fn what_can_be_received_stays() {
     other.join().unwrap();
 }
 
-/// What fchmod(2) has made of a socket's mode is that of the file which bind(2) makes.
+/// A mode set by fchmod(2) on a socket is that of the file which bind(2) creates.
 unsafe fn mode_before_bind() {
     let t = Tmp::new();
     for (i, kind) in [SOCK_STREAM, SOCK_DGRAM].into_iter().enumerate() {
@@ -260,8 +260,8 @@ unsafe fn mode_before_bind() {
     }
 }
 
-/// All of them are told when it closes.
-unsafe fn listener_with_many_that_wait() {
+/// Closing the listener wakes all of them.
+unsafe fn listener_with_many_waiting() {
     let (fd, a, len) = named(SOCK_STREAM, 0);
     ok(listen(fd, 300));
     let waiting: Vec<i32> = (0..300)

@@ -88,7 +88,7 @@ unsafe fn sighand_flag() {
 }
 
 unsafe fn parent_flag() {
-    // A child of a child made with CLONE_PARENT is our own.
+    // A grandchild made with CLONE_PARENT is a child of this process.
     let s = shared(PAGE).cast::<pid_t>();
     let me = getpid();
     in_child(|| {
@@ -140,7 +140,7 @@ unsafe fn exit_signal() {
     let mut i: siginfo_t = zeroed();
     is(sigwaitinfo(&set_of(&[SIGUSR1, SIGCHLD]), &mut i), SIGUSR1.into());
     assert_eq!((i.si_code, i.si_pid(), i.si_status()), (CLD_EXITED, pid, 3));
-    // Such a child is only found with __WCLONE or __WALL.
+    // Such a child is found only with __WCLONE or __WALL.
     let mut st = 0;
     fails(waitpid(pid, &mut st, 0), ECHILD);
     is(waitpid(pid, &mut st, __WALL), pid.into());
@@ -200,7 +200,7 @@ unsafe fn clone3_fork() {
         _exit(12);
     }
     exits(r as i32, 12);
-    // The first version of the structure is enough.
+    // The first version of the structure is accepted.
     let a = Args { exit_signal: SIGCHLD as u64, ..Default::default() };
     let r = ok(syscall(SYS_clone3, &a, 64usize));
     if r == 0 {
@@ -298,13 +298,13 @@ unsafe fn unshare_errors() {
 
 unsafe fn settls() {
     let block = anon(PAGE, RW).cast::<u64>();
-    *block = block as u64; // as x86-64's ABI wants it
+    *block = block as u64; // required by the x86-64 ABI
     *block.add(3) = 0xfeed;
     extern "C" fn f(_: *mut c_void) -> i32 {
         let v: u64;
         unsafe {
             std::arch::asm!("mov {}, fs:[24]", out(reg) v);
-            // No libc call may be made here: thread-local storage is not libc's.
+            // No libc call may be made here: the thread-local storage is not libc's.
             std::arch::asm!("syscall", in("rax") SYS_exit, in("rdi") u64::from(v != 0xfeed), options(noreturn))
         }
     }

@@ -1,4 +1,4 @@
-//! execve(2) and what survives it.
+//! execve(2), and the state that survives it.
 
 use crate::t::*;
 use libc::*;
@@ -50,7 +50,7 @@ struct Out {
     text: String,
 }
 
-/// Runs `f` in a child with its output caught; `f` is to execute something.
+/// Runs `f` in a child and captures its output; `f` executes a program.
 unsafe fn run(f: impl FnOnce()) -> Out {
     let (r, w) = pipe_pair();
     let pid = spawn(|| {
@@ -166,7 +166,7 @@ unsafe fn scripts() {
     let t = Tmp::new();
     let m = me();
     let s = script(&t, "s", &format!("#! {m} helper \nrest\n"));
-    // The interpreter gets everything behind its name as one argument, then the script's path, then the arguments.
+    // The interpreter gets the rest of the line as one argument, then the script's path, then the arguments.
     let o = run(|| {
         exec(&s, &["ignored", "echo"], &[]);
     });
@@ -227,7 +227,7 @@ unsafe fn not_a_program() {
     }
 }
 
-/// Damaged headers must be refused, or kill the program, and nothing else.
+/// Damaged headers must be refused or kill the program, without other effects.
 unsafe fn broken_elf() {
     let t = Tmp::new();
     let good = std::fs::read(me()).unwrap();
@@ -235,7 +235,7 @@ unsafe fn broken_elf() {
         (16usize, 1u8), // relocatable
         (18, 3),        // another machine
         (54, 1),        // size of a program header
-        (56, 0),        // none of them
+        (56, 0),        // no program headers
     ] {
         let mut b = good[..good.len().min(4096)].to_vec();
         b[off] = val;
@@ -247,7 +247,7 @@ unsafe fn broken_elf() {
         fails(exec(&t.s("g"), &["x"], &[]), ENOEXEC);
         ok(unlink(t.p("g").as_ptr()));
     }
-    // Sizes and addresses out of all bounds in each program header.
+    // Sizes and addresses far out of bounds in each program header.
     let n = u16::from_le_bytes([good[56], good[57]]) as usize;
     for i in 0..n {
         for field in [8, 16, 32, 40, 48] {
@@ -340,7 +340,7 @@ unsafe fn from_other_thread() {
     assert!(o.text.ends_with(&format!("pid {0} tid {0}\n", *s)), "{:?}", o.text);
 }
 
-/// The first of them wins, whatever the others are at: execve as well, or making threads.
+/// The first of them wins, whatever the others do: execve as well, or creating threads.
 unsafe fn from_several_threads() {
     for _ in 0..20 {
         let pid = spawn(|| {
@@ -393,7 +393,7 @@ unsafe fn by_descriptor() {
         fexecve(path, ptrs(&a).as_ptr(), [null()].as_ptr());
     });
     exited(&o, 21, "");
-    // A program that lives in memory only.
+    // A program that exists only in a memfd.
     let mem = ok(memfd_create(c("prog").as_ptr(), MFD_CLOEXEC));
     put(mem, &std::fs::read(me()).unwrap());
     let o = run(|| {
@@ -432,7 +432,8 @@ unsafe fn relative_path() {
     exited(&o, 8, "");
 }
 
-/// A dynamic linker that is executed itself lies where other programs have their mappings, and there is still room below it.
+/// A dynamic linker executed as a program lies where other programs have their mappings, and there is still room below
+/// it.
 unsafe fn own_interpreter() {
     let m = me();
     let o = run(|| {
@@ -490,7 +491,7 @@ unsafe fn replaced_while_running() {
     let p = t.s("prog");
     std::fs::copy(me(), &p).unwrap();
     ok(chmod(c(&p).as_ptr(), 0o755));
-    // A running program may be unlinked and another put in its place.
+    // A running program may be unlinked and replaced.
     let (r, w) = pipe_pair();
     let pid = spawn(|| {
         ok(dup2(r, 0));
@@ -530,7 +531,7 @@ unsafe fn setuid_program() {
         exec(&p, &["g", "helper", "ids"], &[]);
     });
     assert!(o.text.starts_with("65534 1234 1234 "), "{:?}", o.text);
-    // Not with no_new_privs.
+    // Set-user-ID has no effect with no_new_privs.
     let o = run(|| {
         become_nobody();
         ok(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
@@ -540,13 +541,14 @@ unsafe fn setuid_program() {
 }
 
 unsafe fn state_is_new() {
-    // Twice: what is known of the program is known the second time at the latest.
+    // Twice: the second time the program is in the caches.
     for _ in 0..2 {
         let o = run(|| {
             let at = 0x2000_0000_0000usize as *mut c_void;
             assert_eq!(mmap(at, PAGE, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), at);
             let (mxcsr, fcw, mark) = (0x7f80u32, 0x27fu16, 0x1234_5678_9abcu64);
-            std::arch::asm!("ldmxcsr [{m}]", "fldcw [{f}]", "movq xmm15, {x}", m = in(reg) &mxcsr, f = in(reg) &fcw, x = in(reg) mark, out("xmm15") _);
+            std::arch::asm!("ldmxcsr [{m}]", "fldcw [{f}]", "movq xmm15, {x}",
+                m = in(reg) &mxcsr, f = in(reg) &fcw, x = in(reg) mark, out("xmm15") _);
             exec(&me(), &["guest-tests", "helper", "state", &(at as usize).to_string()], &[]);
         });
         exited(&o, 0, "1f80 37f false false\n");
@@ -554,7 +556,7 @@ unsafe fn state_is_new() {
 }
 
 unsafe fn memory_is_new() {
-    // What is mapped is gone, a failed exec leaves everything in place.
+    // Mappings are gone after an exec; a failed one leaves everything in place.
     let p = anon(PAGE, RW);
     *p = 5;
     fails(exec("/none", &["x"], &[]), ENOENT);

@@ -4,7 +4,7 @@ use crate::t::*;
 use libc::*;
 
 pub const CASES: &[crate::Case] = cases![
-    killed_at_birth,
+    killed_right_after_fork,
     child_sees_zero,
     memory_is_private,
     descriptors_are_shared,
@@ -75,7 +75,7 @@ unsafe fn close_is_not_shared() {
 }
 
 unsafe fn signal_state_is_inherited() {
-    // Taken once: a function may have more than one address.
+    // Taken once, because a function may have several addresses.
     let handler = nothing as *const () as usize;
     on(SIGUSR1, handler, 0);
     signal(SIGUSR2, SIG_IGN);
@@ -121,7 +121,7 @@ unsafe fn vfork_waits() {
     }
 }
 
-/// `vfork` with the child's work done in assembly on the shared stack: writes "v" to `w`, exits 0.
+/// `vfork` whose child runs assembly on the shared stack: writes "v" to `w`, exits 0.
 unsafe fn vfork_and_write(w: i32) -> pid_t {
     let pid: i64;
     let msg = b"v";
@@ -211,14 +211,14 @@ unsafe fn orphan_gets_new_parent() {
         }
     });
     get(r, 1);
-    // The reaper may be this very process.
+    // The reaper may be this process.
     assert!(*s > 0 && *s != *s.add(1));
 }
 
 unsafe fn orphans_leave_no_zombie() {
     let s = shared(PAGE).cast::<pid_t>();
     in_child(|| {
-        // One that ends before its parent does, one after.
+        // One child ends before its parent, one after.
         let parent = getpid();
         for i in 0..2 {
             let pid = ok(fork());
@@ -279,7 +279,7 @@ unsafe fn zombies_change_parents() {
         codes.sort_unstable();
         assert!(codes.into_iter().eq(0..ZOMBIES as i32));
         fails(wait(std::ptr::null_mut()), ECHILD);
-        // One that does not care has none of them.
+        // A parent that ignores SIGCHLD has no zombies.
         on(SIGCHLD, SIG_IGN, 0);
         leave();
         fails(wait(std::ptr::null_mut()), ECHILD);
@@ -303,7 +303,7 @@ unsafe fn parent_death_signal() {
     ok(close(w2));
     ok(close(w));
     exits(pid, 0);
-    assert_eq!(get(r, 1), b""); // ends when the grandchild is dead
+    assert_eq!(get(r, 1), b""); // ends when the grandchild is gone
 }
 
 unsafe fn process_limit() {
@@ -311,13 +311,13 @@ unsafe fn process_limit() {
         return;
     }
     in_child(|| {
-        // A user of no other process.
+        // A user without other processes.
         ok(setrlimit(RLIMIT_NPROC, &rlimit { rlim_cur: 1, rlim_max: 1 }));
         ok(setresgid(54321, 54321, 54321));
         ok(setresuid(54321, 54321, 54321));
         fails(fork(), EAGAIN);
     });
-    // A zombie counts until it is waited for.
+    // A zombie counts until it is reaped.
     in_child(|| {
         ok(setrlimit(RLIMIT_NPROC, &rlimit { rlim_cur: 4, rlim_max: 4 }));
         ok(setresgid(54322, 54322, 54322));
@@ -364,8 +364,8 @@ unsafe fn children_in_parallel() {
     hs.into_iter().for_each(|h| h.join().unwrap());
 }
 
-/// The signal finds a child that has just been made, by a call that was made often before.
-unsafe fn killed_at_birth() {
+/// The signal hits a child that has just been created, by a call site that has run often.
+unsafe fn killed_right_after_fork() {
     for i in 0..300 {
         let child = spawn(|| loop {
             pause();

@@ -1,4 +1,4 @@
-//! futex(2) in all its operations.
+//! futex(2), all operations.
 
 use crate::t::*;
 use libc::*;
@@ -60,7 +60,7 @@ unsafe fn wait_timeout() {
     fails(ftx(&f, FUTEX_WAIT | P, 5, &ms(0), NO_F, 0), ETIMEDOUT);
 }
 
-/// A thread that sleeps on `f`, counted in `up` when it comes back.
+/// A thread that sleeps on `f` and increments `up` when it returns.
 unsafe fn sleeper(f: &'static AtomicU32, up: &'static AtomicU32, flag: i32) -> thread::JoinHandle<()> {
     let (tx, rx) = std::sync::mpsc::channel();
     let h = thread::spawn(move || unsafe {
@@ -77,7 +77,7 @@ fn asleep_thread(tid: i32) {
         let s = std::fs::read_to_string(format!("/proc/self/task/{tid}/stat")).unwrap();
         s.rsplit_once(") ").unwrap().1.starts_with('S')
     });
-    // /proc may say so slightly before the wait has begun in earnest.
+    // /proc may show the sleep slightly before the wait is complete.
     thread::sleep(std::time::Duration::from_millis(5));
 }
 
@@ -153,7 +153,7 @@ unsafe fn requeue() {
     static G: AtomicU32 = AtomicU32::new(0);
     static UP: AtomicU32 = AtomicU32::new(0);
     let hs: Vec<_> = (0..4).map(|_| sleeper(&F, &UP, P)).collect();
-    // One is woken, at most two are moved.
+    // One is woken, at most two are requeued.
     is(ftx(&F, FUTEX_REQUEUE | P, 1, 2 as *const timespec, &G, 0), 3);
     eventually("one is up", || UP.load(SeqCst) == 1);
     is(ftx(&G, FUTEX_WAKE | P, 9, NO_T, NO_F, 0), 2);
@@ -176,7 +176,7 @@ unsafe fn cmp_requeue() {
 unsafe fn wake_op() {
     let f = AtomicU32::new(0);
     let g = AtomicU32::new(10);
-    // *g += 5; wakes on g if the old value was greater than 3: nobody waits, the sum is what counts.
+    // *g += 5, and wakes on g if the old value was greater than 3: there are no waiters, only the sum counts.
     let op = |o: u32, cmp: u32, a: u32, ca: u32| (o << 28) | (cmp << 24) | (a << 12) | ca;
     is(ftx(&f, FUTEX_WAKE_OP | P, 1, 1 as *const timespec, &g, op(1, 4, 5, 3)), 0);
     assert_eq!(g.load(SeqCst), 15);
@@ -189,7 +189,7 @@ unsafe fn wake_op() {
     static G: AtomicU32 = AtomicU32::new(0);
     static UP: AtomicU32 = AtomicU32::new(0);
     let h = sleeper(&G, &UP, P);
-    is(ftx(&f, FUTEX_WAKE_OP | P, 1, 1 as *const timespec, &G, op(1, 0, 1, 1)), 0); // old value is not 1
+    is(ftx(&f, FUTEX_WAKE_OP | P, 1, 1 as *const timespec, &G, op(1, 0, 1, 1)), 0); // the old value is not 1
     is(ftx(&f, FUTEX_WAKE_OP | P, 1, 1 as *const timespec, &G, op(1, 0, 1, 1)), 1);
     h.join().unwrap();
     fails(ftx(&f, FUTEX_WAKE_OP | P, 1, 1 as *const timespec, 0x1000 as *const _, op(1, 0, 1, 1)), EFAULT);
@@ -232,7 +232,7 @@ unsafe fn private_is_private() {
         i32::from(!(r == -1 && errno() == ETIMEDOUT))
     });
     asleep(pid);
-    is(ftx(p, FUTEX_WAKE | P, 9, NO_T, NO_F, 0), 0); // the child's memory is its own
+    is(ftx(p, FUTEX_WAKE | P, 9, NO_T, NO_F, 0), 0); // the child's memory is private
     is(ftx(p, FUTEX_WAKE, 9, NO_T, NO_F, 0), 0);
     exits(pid, 0);
 }
@@ -243,12 +243,12 @@ unsafe fn interrupted_wait() {
     let k = interrupt_me(SIGUSR1);
     fails(ftx(&f, FUTEX_WAIT | P, 0, NO_T, NO_F, 0), EINTR);
     exits(k, 0);
-    // With a timeout it is not restarted, even with SA_RESTART.
+    // With a timeout it is not restarted, not even with SA_RESTART.
     on(SIGUSR1, nothing as *const () as usize, SA_RESTART);
     let k = interrupt_me(SIGUSR1);
     fails(ftx(&f, FUTEX_WAIT | P, 0, &ms(3000), NO_F, 0), EINTR);
     exits(k, 0);
-    // A signal that is ignored does not show.
+    // An ignored signal does not interrupt.
     signal(SIGUSR1, SIG_IGN);
     let k = interrupt_me(SIGUSR1);
     fails(ftx(&f, FUTEX_WAIT | P, 0, &ms(50), NO_F, 0), ETIMEDOUT);
@@ -301,7 +301,7 @@ unsafe fn robust_mutex_process() {
             asleep(pid);
             ok(kill(pid, SIGKILL));
         }
-        // Waits for the owner, is woken by its death.
+        // The owner's death wakes the waiter.
         assert_eq!(pthread_mutex_lock(m), EOWNERDEAD);
         zero(pthread_mutex_consistent(m));
         zero(pthread_mutex_unlock(m));
@@ -309,7 +309,8 @@ unsafe fn robust_mutex_process() {
     }
 }
 
-/// A thread ends that holds 2000 words, while others announce that they wait for them: each of these is told so.
+/// A thread ends that holds 2000 robust words, while another sets their waiters bits: each word gets
+/// `FUTEX_OWNER_DIED`, and a bit set before that is kept.
 unsafe fn robust_long_list() {
     #[repr(C)]
     struct Entry {
@@ -342,7 +343,7 @@ unsafe fn robust_long_list() {
             while go.load(SeqCst) == 0 {
                 sched_yield();
             }
-            // From the last one on, against the one who ends.
+            // In reverse order, against the thread that ends.
             for e in list.entries.iter().rev() {
                 let v = e.word.load(SeqCst);
                 if v & 0x4000_0000 == 0 && e.word.compare_exchange(v, v | 0x8000_0000, SeqCst, SeqCst).is_ok() {
@@ -398,7 +399,8 @@ unsafe fn pi_errors() {
     fails(ftx(&f, FUTEX_LOCK_PI | P, 0, NO_T, NO_F, 0), ESRCH);
 }
 
-/// A thread ends that owns many locks, two threads waiting for each: the first of them gets it and is told, then the other one.
+/// A thread ends that owns many locks, each with two waiters: the first waiter gets the lock and EOWNERDEAD, then the
+/// other.
 unsafe fn pi_owner_of_many_ends() {
     static LOCKS: [AtomicU32; 60] = [const { AtomicU32::new(0) }; 60];
     static TOLD: AtomicU32 = AtomicU32::new(0);
@@ -453,7 +455,7 @@ unsafe fn process_shared_mutex() {
     assert_eq!(*n, 1200);
 }
 
-/// No wake-up is lost between looking at the word and going to sleep.
+/// No wake-up is lost between the check of the word and the sleep.
 unsafe fn wake_before_wait() {
     static F: AtomicU32 = AtomicU32::new(0);
     let h = thread::spawn(|| unsafe {
@@ -503,7 +505,7 @@ unsafe fn soon(n: i64) -> timespec {
 }
 
 unsafe fn waitv() {
-    // Private words; then words that another process shares.
+    // Private words; then words shared with another process.
     static OWN: [AtomicU32; 3] = [const { AtomicU32::new(0) }; 3];
     let common = std::slice::from_raw_parts(shared(4096).cast::<AtomicU32>(), 3);
     for (words, flag) in [(&OWN[..], P), (common, 0)] {
@@ -531,7 +533,7 @@ unsafe fn waitv() {
             }
         }
         fails(ftx_v(&list, &soon(0)), ETIMEDOUT);
-        // Nobody is left behind in the queues.
+        // No waiter is left in the queues.
         refs.iter().for_each(|w| is(ftx(*w, FUTEX_WAKE | flag, 9, NO_T, NO_F, 0), 0));
         let mut wrong = list.clone();
         wrong[1].val = 1;
@@ -539,7 +541,7 @@ unsafe fn waitv() {
     }
 }
 
-/// Each place in the list counts, also where several name one word; the last that is woken is told.
+/// Each place in the list counts, even if several name one word; the last one woken is returned.
 unsafe fn waitv_equal_words() {
     let words = std::slice::from_raw_parts(shared(PAGE).cast::<AtomicU32>(), 3);
     let list = waits(&[&words[0], &words[1], &words[0], &words[0]], U32);
@@ -557,7 +559,7 @@ unsafe fn waitv_equal_words() {
         0
     });
     asleep(pid);
-    // Moved to another word, they are woken there.
+    // After a requeue they are woken on the other word.
     is(ftx(&words[0], FUTEX_REQUEUE, 0, 9 as *const timespec, &words[2], 0), 3);
     is(ftx(&words[0], FUTEX_WAKE, 9, NO_T, NO_F, 0), 0);
     is(ftx(&words[2], FUTEX_WAKE, 9, NO_T, NO_F, 0), 3);
@@ -591,7 +593,7 @@ unsafe fn waitv_errors() {
     }
 }
 
-/// A handler without `SA_RESTART` ends the wait; after one with it the wait goes on.
+/// A handler without `SA_RESTART` ends the wait; after one with it the wait continues.
 unsafe fn waitv_interrupted() {
     static WORD: AtomicU32 = AtomicU32::new(0);
     extern "C" fn nothing(_: i32) {}

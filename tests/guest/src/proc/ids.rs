@@ -80,7 +80,7 @@ unsafe fn setresuid_rules() {
     in_child(|| {
         ok(setresuid(1, 2, 3));
         assert_eq!(uids(), (1, 2, 3));
-        ok(setresuid(3, 1, 2)); // any of one's own three, anywhere
+        ok(setresuid(3, 1, 2)); // any of the three ids, in any place
         assert_eq!(uids(), (3, 1, 2));
         fails(setresuid(4, u32::MAX, u32::MAX), EPERM);
         ok(setresuid(u32::MAX, u32::MAX, 3));
@@ -100,7 +100,7 @@ unsafe fn setreuid_rules() {
         fails(setreuid(5, u32::MAX), EPERM);
     });
     in_child(|| {
-        ok(setreuid(u32::MAX, 1000)); // differs from the real id: saved too
+        ok(setreuid(u32::MAX, 1000)); // differs from the real id, so the saved id is set too
         assert_eq!(uids(), (0, 1000, 1000));
         ok(setresuid(u32::MAX, 0, u32::MAX));
     });
@@ -154,13 +154,13 @@ unsafe fn fsuid() {
     ok(chmod(t.p("").as_ptr(), 0o777));
     in_child(|| {
         is(setfsuid(1234), 0);
-        is(setfsuid(u32::MAX), 1234); // asks without setting
+        is(setfsuid(u32::MAX), 1234); // queries without setting
         is(setfsgid(4321), getegid().into());
         t.file("f", b"");
         let st = stat_of(&t.p("f"));
         assert_eq!((st.st_uid, st.st_gid), (1234, 4321));
         assert_eq!(geteuid(), 0);
-        ok(seteuid(0)); // brings it back
+        ok(seteuid(0)); // restores it
         is(setfsuid(u32::MAX), 0);
     });
 }
@@ -199,7 +199,7 @@ unsafe fn capabilities_drop() {
 unsafe fn capability_calls() {
     let mut d = [[0u32; 3]; 2];
     let mut h = Hdr { version: 0, pid: 0 };
-    // With an unknown version the kernel tells the one it likes.
+    // For an unknown version the kernel returns its preferred one.
     ok(syscall(SYS_capget, &mut h, 0));
     assert_eq!(h.version, 0x2008_0522);
     h.version = 1;
@@ -226,10 +226,10 @@ unsafe fn capset_rules() {
         ok(syscall(SYS_capset, &h, full.as_ptr()));
         d[0][1] &= !(1 << 1);
         ok(syscall(SYS_capset, &h, d.as_ptr()));
-        fails(syscall(SYS_capset, &h, full.as_ptr()), EPERM); // what is given up stays so
+        fails(syscall(SYS_capset, &h, full.as_ptr()), EPERM); // a dropped capability cannot be regained
         fails(syscall(SYS_capset, &Hdr { version: 0x2008_0522, pid: 1 }, d.as_ptr()), EPERM);
     });
-    // Without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH root is like anyone else.
+    // Without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH root is an ordinary user.
     let t = Tmp::new();
     let f = t.file("f", b"");
     ok(chown(f.as_ptr(), 1000, 1000));
@@ -276,7 +276,7 @@ unsafe fn securebits() {
     is(prctl(PR_GET_SECUREBITS, 0, 0, 0, 0), 0);
     in_child(|| {
         if geteuid() == 0 {
-            ok(prctl(PR_SET_SECUREBITS, 1 << 2, 0, 0, 0)); // no fix-up of capabilities on a change of ids
+            ok(prctl(PR_SET_SECUREBITS, 1 << 2, 0, 0, 0)); // no capability changes on a change of ids
             ok(setresuid(1000, 1000, 1000));
             assert_ne!(caps()[0][0], 0);
         } else {

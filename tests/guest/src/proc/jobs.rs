@@ -27,7 +27,7 @@ unsafe fn setsid_rules() {
     in_child(|| {
         let sid = ok(setsid());
         assert_eq!((sid, getpgrp(), ok(getsid(0))), (getpid(), getpid(), getpid()));
-        fails(setsid(), EPERM); // leads a group already
+        fails(setsid(), EPERM); // leads a process group already
         fails(setpgid(0, 0), EPERM); // and a session
         in_child(|| {
             assert_eq!(ok(getsid(0)), sid);
@@ -78,7 +78,7 @@ unsafe fn setpgid_after_exec() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    // `spawn` came back: the exec has happened.
+    // `spawn` has returned, so the exec has happened.
     fails(setpgid(child.id() as i32, 0), EACCES);
     child.wait().unwrap();
 }
@@ -92,7 +92,7 @@ unsafe fn groups_over_fork() {
 }
 
 unsafe fn orphaned_group_is_hung_up() {
-    // When the parent of a stopped group in the same session dies, the group gets SIGHUP and SIGCONT.
+    // When the parent of a stopped group in the same session ends, the group gets SIGHUP and SIGCONT.
     let (r, w) = pipe_pair();
     let pid = spawn(|| {
         ok(setsid());
@@ -146,20 +146,20 @@ unsafe fn many_groups_orphaned_at_once() {
                     first = if n == 0 { member } else { first };
                     ok(setpgid(member, first));
                     if n + 1 == MEMBERS {
-                        // One stopped member is enough for all of its group to be told.
+                        // One stopped member is enough to signal the whole group.
                         ok(kill(member, SIGSTOP));
                         let mut st = 0;
                         is(waitpid(member, &mut st, WUNTRACED), member.into());
                     }
                 }
             }
-            // A group without a stopped member is left alone.
+            // A group without a stopped member gets no signal.
             let left = spawn(|| {
                 sleep(1);
                 0
             });
             ok(setpgid(left, left));
-            // And so is a zombie.
+            // A zombie gets none either.
             let dead = spawn(|| 0);
             let mut info: siginfo_t = zeroed();
             ok(waitid(P_PID, dead as id_t, &mut info, WEXITED | WNOWAIT));
@@ -175,7 +175,7 @@ unsafe fn many_groups_orphaned_at_once() {
 }
 
 unsafe fn stop_signals_of_orphans() {
-    // An orphaned group is not stopped by the terminal's stop signals.
+    // Terminal stop signals do not stop an orphaned group.
     let pid = spawn(|| {
         ok(setsid());
         for s in [SIGTSTP, SIGTTIN, SIGTTOU] {

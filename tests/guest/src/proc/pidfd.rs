@@ -1,4 +1,4 @@
-//! pidfd_open(2) and what works on it.
+//! pidfd_open(2) and the calls that take a pidfd.
 
 use crate::t::*;
 use libc::*;

@@ -1,4 +1,4 @@
-//! What users may do to each other's processes, terminals and files without a name.
+//! Access of users to other users' processes, terminals and unnamed files.
 
 use super::rights::{exec, set_user_id};
 use crate::t::*;
@@ -10,13 +10,13 @@ pub const CASES: &[crate::Case] = cases![
     filter_for_all_threads_during_execve,
     filters_of_several_threads,
     attributes_of_nameless_files,
-    asked_for_by_the_program_before,
-    scheduling_of_who_can_do_more,
+    mq_notify_before_execve,
+    scheduling_of_privileged_processes,
     personality_of_other_programs,
     signals_to_threads_of_other_users,
     signals_to_zombies,
     own_descriptors_as_another_user,
-    terminal_that_may_only_be_written,
+    write_only_terminal,
     foreground_set_at_the_master,
     console_of_others,
 ];
@@ -36,7 +36,7 @@ unsafe fn as_user(id: u32, f: impl FnOnce()) {
     });
 }
 
-/// Everything is allowed by it.
+/// Sets a filter that allows every call.
 unsafe fn filter(flags: u64) -> i64 {
     let mut f = [sock_filter { code: 6, jt: 0, jf: 0, k: SECCOMP_RET_ALLOW }];
     let prog = sock_fprog { len: 1, filter: f.as_mut_ptr() };
@@ -75,7 +75,7 @@ unsafe fn filter_for_all_threads_during_execve() {
     }
 }
 
-/// A filter for all threads while other threads make threads: the new threads have it too.
+/// A filter for all threads while other threads create threads: the new threads have it too.
 unsafe fn filters_of_several_threads() {
     in_child(|| {
         ok(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
@@ -134,7 +134,7 @@ unsafe fn attributes_of_nameless_files() {
             fails(futimens(fd, null()), EACCES);
         }
         ok(futimens(s[0], null()));
-        // What one has made oneself is one's own.
+        // A user may change the mode and group of a pipe that it created.
         let (r, _w) = pipe_pair();
         ok(fchmod(r, 0o640));
         assert_eq!(fstat_of(r).st_mode & 0o7777, 0o640);
@@ -150,8 +150,8 @@ unsafe fn attributes_of_nameless_files() {
     fails(fchmod(shared[0], 0o777), EOPNOTSUPP);
 }
 
-/// The signal of mq_notify(3) goes to the program that asked for it, not to the program that the process has become.
-unsafe fn asked_for_by_the_program_before() {
+/// The signal of mq_notify(3) goes to the program that asked for it, not to the one that the process executed later.
+unsafe fn mq_notify_before_execve() {
     let t = Tmp::new();
     let Some(p) = set_user_id(&t) else { return };
     let name = c(&format!("/guest-tests-{}", getpid()));
@@ -187,7 +187,7 @@ unsafe fn asked_for_by_the_program_before() {
     }
 }
 
-unsafe fn scheduling_of_who_can_do_more() {
+unsafe fn scheduling_of_privileged_processes() {
     if !root() {
         return;
     }
@@ -266,7 +266,7 @@ unsafe fn personality_of_other_programs() {
 
 static THREAD: AtomicI32 = AtomicI32::new(0);
 
-/// A process with its first thread of one user and a second one of another; signals of number 0 say what may be done.
+/// A process whose first thread has one user and whose second has another; signals of number 0 test the permission.
 unsafe fn signals_to_threads_of_other_users() {
     if !root() {
         return;
@@ -340,7 +340,7 @@ unsafe fn own_descriptors_as_another_user() {
         fails(own(closed), EACCES);
         let dir = ok(open(c"/proc/self/fd".as_ptr(), O_RDONLY | O_DIRECTORY));
         ok(close(dir));
-        // Another process's are not to be had.
+        // Another process's descriptors are not accessible.
         fails(open(c(&format!("/proc/{}/fd/{open_to_all}", getppid())).as_ptr(), O_RDWR), EACCES);
     });
 }
@@ -355,7 +355,7 @@ unsafe fn terminal() -> (i32, std::ffi::CString) {
     (m, std::ffi::CStr::from_ptr(n.as_ptr()).to_owned())
 }
 
-unsafe fn terminal_that_may_only_be_written() {
+unsafe fn write_only_terminal() {
     if !root() {
         return;
     }
@@ -369,7 +369,7 @@ unsafe fn terminal_that_may_only_be_written() {
         fails(ioctl(w, TIOCSCTTY, 0), EPERM);
         fails(open(c"/dev/tty".as_ptr(), O_RDWR), ENXIO);
     });
-    // Who may do anything may have it so, but not by opening it.
+    // Root's TIOCSCTTY takes a terminal that is open write-only; opening it write-only does not.
     in_child(|| {
         ok(setsid());
         let w = ok(open(name.as_ptr(), O_WRONLY));
@@ -393,7 +393,7 @@ unsafe fn foreground_set_at_the_master() {
             }
         });
         eventually("it has a group", || getpgid(member) == member);
-        // Of the session itself.
+        // A group of the same session.
         ok(tcsetpgrp(m, member));
         on(SIGTTOU, SIG_IGN, 0);
         ok(tcsetpgrp(s, getpgrp()));

@@ -124,7 +124,7 @@ unsafe fn end_of_file() {
     put(p.m, b"\x04");
     assert_eq!(get(p.s, 100), b"");
     put(p.m, b"abc\x04");
-    assert_eq!(get(p.s, 100), b"abc"); // what there is, without a line end
+    assert_eq!(get(p.s, 100), b"abc"); // the pending input, without a line end
     put(p.m, b"x\n");
     assert_eq!(get(p.s, 100), b"x\n");
 }
@@ -134,7 +134,7 @@ unsafe fn echo() {
     put(p.m, b"hi\n");
     assert_eq!(get_all(p.m, 4), b"hi\r\n");
     assert_eq!(get(p.s, 10), b"hi\n");
-    put(p.m, b"\x01\x7f\n"); // a control character is shown as ^A, erasing takes both away
+    put(p.m, b"\x01\x7f\n"); // shown as ^A; erasing removes both characters
     let got = get_all(p.m, 2 + 6 + 2);
     assert_eq!(got, b"^A\x08 \x08\x08 \x08\r\n");
     get(p.s, 10);
@@ -209,7 +209,7 @@ unsafe fn attributes() {
     assert_eq!(t.c_lflag & (ISIG | ICANON | ECHO | IEXTEN), ISIG | ICANON | ECHO | IEXTEN);
     assert_eq!((t.c_cc[VINTR], t.c_cc[VEOF], t.c_cc[VERASE], t.c_cc[VMIN]), (3, 4, 127, 1));
     set(&p, |t| t.c_cc[VINTR] = 7);
-    ok(tcgetattr(p.m, &mut t)); // the same terminal from either end
+    ok(tcgetattr(p.m, &mut t)); // the same terminal through either end
     assert_eq!(t.c_cc[VINTR], 7);
     ok(tcsetattr(p.s, TCSADRAIN, &t));
     ok(tcsetattr(p.s, TCSAFLUSH, &t));
@@ -267,7 +267,7 @@ unsafe fn interrupt_character() {
     assert_eq!(get(p.m, 1), b"r");
     put(p.m, b"\x03");
     dies(pid, SIGINT);
-    // A reader is interrupted, and what was typed before is thrown away.
+    // An interrupt wakes the reader, and discards the input before it.
     let p = pty();
     quiet(&p);
     let pid = on_terminal(&p, || {
@@ -325,13 +325,13 @@ unsafe fn controlling_terminal() {
         ok(ioctl(t, TIOCGSID, &mut sid));
         assert_eq!(sid, getpid());
         assert_eq!(ok(tcgetpgrp(t)), getpid());
-        ok(ioctl(t, TIOCNOTTY)); // gives it up (SIGHUP goes to the group)
+        ok(ioctl(t, TIOCNOTTY)); // gives it up (the group gets SIGHUP)
         0
     });
     assert_eq!(get(p.m, 100), b"through tty");
     let st = reap(pid);
     assert!(WIFSIGNALED(st) && WTERMSIG(st) == SIGHUP || WIFEXITED(st), "{st:#x}");
-    // Opened without O_NOCTTY by a leader without one, a terminal becomes the controlling one.
+    // A session leader without a controlling terminal gets the one it opens without O_NOCTTY.
     let p = pty();
     in_child(|| {
         ok(setsid());
@@ -387,7 +387,7 @@ unsafe fn background_read() {
         assert!(WIFSTOPPED(st) && WSTOPSIG(st) == SIGTTIN, "{st:#x}");
         ok(kill(g, SIGKILL));
         dies(g, SIGKILL);
-        // Ignoring the signal, it gets an error.
+        // A process that ignores the signal gets an error.
         let g = spawn(|| {
             ok(setpgid(0, 0));
             signal(SIGTTIN, SIG_IGN);
@@ -410,7 +410,7 @@ unsafe fn background_write() {
             let mut t: termios = zeroed();
             ok(tcgetattr(p.s, &mut t));
             t.c_lflag |= TOSTOP;
-            tcsetattr(p.s, TCSANOW, &t); // changing is not
+            tcsetattr(p.s, TCSANOW, &t); // changing settings is not
             0
         });
         let mut st = 0;
@@ -453,7 +453,7 @@ unsafe fn slave_close_gives_eio() {
     let mut f = pollfd { fd: p.m, events: POLLIN, revents: 0 };
     is(poll(&mut f, 1, 0), 1);
     assert_ne!(f.revents & POLLHUP, 0);
-    // Opened again it lives again.
+    // After a reopen the terminal works again.
     let s = ok(open(p.name.as_ptr(), O_RDWR | O_NOCTTY));
     put(s, b"back");
     assert_eq!(get(p.m, 100), b"back");
@@ -477,7 +477,7 @@ unsafe fn hangup_on_leader_exit() {
     });
     exits(pid, 0);
     ok(close(w));
-    assert_eq!(get(r, 1), b""); // the foreground group got SIGHUP and died of it
+    assert_eq!(get(r, 1), b""); // SIGHUP killed the foreground group
 }
 
 unsafe fn poll_both_ends() {
@@ -505,7 +505,7 @@ unsafe fn nonblocking() {
     ok(fcntl(p.s, F_SETFL, O_NONBLOCK));
     fails(read(p.m, b.as_mut_ptr().cast(), 4), EAGAIN);
     fails(read(p.s, b.as_mut_ptr().cast(), 4), EAGAIN);
-    // Nobody reads: the output queue fills.
+    // Without a reader the output queue fills.
     let mut n = 0;
     let x = [b'x'; 1000];
     loop {
@@ -542,7 +542,7 @@ unsafe fn flush_queues() {
 }
 
 unsafe fn packet_of_bytes() {
-    // A few hundred kilobytes through a raw terminal arrive complete and in order.
+    // A few hundred kilobytes arrive complete and in order through a raw terminal.
     let p = pty();
     set(&p, |t| cfmakeraw(t));
     let n = 200_000;
@@ -590,7 +590,7 @@ unsafe fn isatty_elsewhere() {
     assert_eq!(errno(), EBADF);
 }
 
-/// Can a program write at the terminal now?
+/// Whether a program can write at the terminal now.
 unsafe fn writable(p: &Pty) -> bool {
     let mut f = pollfd { fd: p.s, events: POLLOUT, revents: 0 };
     poll(&mut f, 1, 0) == 1
@@ -599,7 +599,8 @@ unsafe fn writable(p: &Pty) -> bool {
 unsafe fn flow_by_characters() {
     let p = pty();
     set(&p, |t| t.c_oflag &= !OPOST);
-    put(p.m, b"\x13x"); // ^S: not shown until it goes on
+    // S: not shown until output restarts
+    put(p.m, b"\x13x");
     eventually("output stops", || !writable(&p));
     no_input(p.m);
     ok(fcntl(p.s, F_SETFL, O_NONBLOCK));
@@ -611,9 +612,9 @@ unsafe fn flow_by_characters() {
     assert_eq!(get(p.m, 9), b"on");
     put(p.m, b"\x13");
     eventually("output stops", || !writable(&p));
-    set(&p, |t| t.c_iflag &= !IXON); // nothing could start it any more
+    set(&p, |t| t.c_iflag &= !IXON); // otherwise nothing could restart it
     assert!(writable(&p));
-    put(p.m, b"\x13\n"); // a character like others
+    put(p.m, b"\x13\n"); // an ordinary character
     eventually("a line", || {
         let mut n = 0;
         ioctl(p.s, FIONREAD, &mut n) == 0 && n == 3
@@ -630,7 +631,7 @@ unsafe fn flow_by_request() {
     quiet(&p);
     ok(tcflow(p.s, TCOOFF));
     assert!(!writable(&p));
-    put(p.m, b"\x11"); // is not enough
+    put(p.m, b"\x11"); // not enough
     std::thread::sleep(std::time::Duration::from_millis(20));
     assert!(!writable(&p));
     ok(tcflow(p.s, TCOON));
@@ -676,7 +677,7 @@ unsafe fn packet_mode() {
     assert_eq!(get(p.m, 9), b"plain");
 }
 
-/// `struct termios2`, which newer C libraries ask for.
+/// `struct termios2`, which newer C libraries use.
 unsafe fn numbered_speeds() {
     let p = pty();
     let mut t: termios2 = zeroed();

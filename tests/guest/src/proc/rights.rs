@@ -1,4 +1,4 @@
-//! Programs that can do more than who started them: what the starter must not keep of them.
+//! Programs with more rights than their starter: how the starter's influence on them ends.
 
 use crate::t::*;
 use libc::*;
@@ -13,7 +13,7 @@ pub const CASES: &[crate::Case] = cases![
     opened_before_plain_exec
 ];
 
-/// A copy of this program that runs as user 1234, if such are heeded here; needs root.
+/// A copy of this program that runs as user 1234, if set-user-ID works here; needs root.
 pub unsafe fn set_user_id(t: &Tmp) -> Option<String> {
     if !root() {
         return None;
@@ -36,7 +36,7 @@ pub unsafe fn exec(path: &str, args: &[&str]) -> ! {
     unreachable!()
 }
 
-/// A child with this signal for its end, made without libc.
+/// A child with this exit signal, created without libc.
 unsafe fn cloned(flags: i32, f: impl FnOnce() -> i32) -> pid_t {
     let pid = ok(syscall(SYS_clone, flags, 0, 0, 0, 0)) as pid_t;
     if pid == 0 {
@@ -47,7 +47,7 @@ unsafe fn cloned(flags: i32, f: impl FnOnce() -> i32) -> pid_t {
 }
 
 unsafe fn exit_signal_of_children() {
-    // The child ends when the pipe does: with the `execve`, which the signal that it was to send would end otherwise.
+    // The child ends when the `execve` closes the pipe; its exit signal must not reach the new program.
     let pid = spawn(|| {
         let (r, w) = pipe_pair();
         cloned(SIGKILL, || {
@@ -58,7 +58,7 @@ unsafe fn exit_signal_of_children() {
         exec("/proc/self/exe", &["reap"]);
     });
     exits(pid, 0);
-    // The same program is sent it.
+    // Without an execve the signal is sent.
     let pid = spawn(|| {
         cloned(SIGUSR2, || 0);
         loop {
@@ -102,9 +102,9 @@ unsafe fn shared_directory() {
         text.split(" pid").next().unwrap().to_owned()
     };
     assert_eq!(says(0, true), "65534 1234 1234");
-    // The other one could lead it about.
+    // A process that shares the working directory could change it for the program.
     assert_eq!(says(CLONE_FS, true), "65534 65534 65534");
-    // Who may take any identity may give it too.
+    // A privileged process is allowed to share it.
     assert_eq!(says(CLONE_FS, false), "0 1234 1234");
 }
 
@@ -152,7 +152,7 @@ unsafe fn opened_before() {
 }
 
 unsafe fn opened_before_plain_exec() {
-    // The memory goes with its program, whoever looks.
+    // The memory goes away with its program, even while /proc shows it.
     let (r, w) = pipe_pair();
     let pid = spawn(|| {
         ok(close(w));

@@ -19,9 +19,9 @@ pub const CASES: &[crate::Case] = cases![
 ];
 
 const UNREGISTER: i32 = 1;
-/// In front of every abort handler.
+/// Precedes every abort handler.
 const SIGNATURE: u32 = 0x1234_5678;
-/// As long as the first version of the structure.
+/// The size of the structure's first version.
 const LEN: u32 = 32;
 
 #[repr(C, align(32))]
@@ -42,20 +42,20 @@ struct Section {
     abort: u64,
 }
 
-/// Runs `f` in a thread that has no area yet (the C library registers one for each of its own), with one to register.
+/// Runs `f` in a thread without a registered area (the C library registers one for each of its own), and passes it one.
 fn bare(f: fn(&mut Area)) {
     extern "C" fn start(arg: *mut c_void) -> i32 {
-        // SAFETY: the function that `bare` was given; the parent waits until it is over.
+        // SAFETY: the pointer is the function that `bare` was given; the parent waits until it returns.
         let f: fn(&mut Area) = unsafe { std::mem::transmute(arg) };
         let mut area =
             Area { cpu_id_start: 0.into(), cpu_id: (-1i32 as u32).into(), section: 0, flags: 0, rest: [0; 3] };
         f(&mut area);
-        // SAFETY: the area is this thread's, registered or not; it must not outlive the frame.
+        // SAFETY: the area belongs to this thread, registered or not; it must not outlive the frame.
         unsafe { syscall(SYS_rseq, addr_of_mut!(area), LEN, UNREGISTER, SIGNATURE) };
         0
     }
-    // SAFETY: a process that shares memory, on a stack of its own that is not used after its end; `fork`ed children have the C
-    // library's area, `CLONE_VM` takes it away.
+    // SAFETY: a process that shares memory, on a stack of its own that is not used after it ends. A forked child
+    // inherits the C library's area; `CLONE_VM` drops it.
     unsafe {
         let stack = anon(64 * PAGE, RW);
         let pid =
@@ -70,7 +70,7 @@ unsafe fn rseq(area: *mut Area, len: u32, flags: i32, signature: u32) -> i64 {
 
 unsafe fn registration() {
     bare(|a| unsafe {
-        fails(rseq(a, LEN, UNREGISTER, SIGNATURE), EINVAL); // there is none
+        fails(rseq(a, LEN, UNREGISTER, SIGNATURE), EINVAL); // none is registered
         fails(rseq(a, LEN, 2, SIGNATURE), EINVAL);
         fails(rseq(a, LEN - 4, 0, SIGNATURE), EINVAL);
         fails(rseq((a as *mut Area).byte_add(8), LEN, 0, SIGNATURE), EINVAL);
@@ -88,10 +88,10 @@ unsafe fn registration() {
 unsafe fn processor_number() {
     bare(|a| unsafe {
         is(rseq(a, LEN, 0, SIGNATURE), 0);
-        // It may move between the two, but not every time.
+        // The thread may migrate between the two calls, but not every time.
         let mut same = false;
         for _ in 0..1000 {
-            // Not sched_getcpu(3), which knows the area of another thread here.
+            // Not sched_getcpu(3), which would use another thread's area here.
             let mut cpu = 0u32;
             ok(syscall(SYS_getcpu, &raw mut cpu, 0, 0));
             same |= a.cpu_id.load(SeqCst) == cpu;
@@ -138,7 +138,7 @@ unsafe fn endless(a: &mut Area) {
 unsafe fn aborted_by_preemption() {
     bare(|a| unsafe {
         is(rseq(a, LEN, 0, SIGNATURE), 0);
-        // Somebody else wants the processor, sooner or later.
+        // Another process competes for the processor, so a preemption comes sooner or later.
         let cpus: cpu_set_t = {
             let mut c = std::mem::zeroed();
             CPU_SET(sched_getcpu() as usize, &mut c);
@@ -185,7 +185,7 @@ unsafe fn inherited_by_fork() {
 }
 
 unsafe fn gone_with_exec() {
-    // The C library of the new program could not start if its area were taken.
+    // The C library of the new program could not start if the old area were still registered.
     bare(|a| unsafe {
         is(rseq(a, LEN, 0, SIGNATURE), 0);
         in_child(|| {
@@ -196,7 +196,7 @@ unsafe fn gone_with_exec() {
 }
 
 unsafe fn gone_with_exec_in_place() {
-    // A program that starts itself anew, several times.
+    // A program that executes itself several times.
     let sh = c"/bin/sh".as_ptr();
     let script = c"i=$1; [ $i = 0 ] || exec /bin/sh -c \"$0\" \"$0\" $((i-1))".as_ptr();
     let pid = spawn(|| {
@@ -207,12 +207,12 @@ unsafe fn gone_with_exec_in_place() {
 }
 
 unsafe fn gone_with_the_thread() {
-    // The C library registers an area in each thread's stack mapping, which it gives back once the thread has ended.
+    // The C library registers an area in each thread's stack mapping, which it frees once the thread has ended.
     let hs: Vec<_> = (0..4)
         .map(|_| {
             std::thread::spawn(|| {
                 for _ in 0..100 {
-                    // Too large to be kept for the next one.
+                    // Too large for the C library's cache of stacks.
                     std::thread::Builder::new().stack_size(64 << 20).spawn(|| ()).unwrap().join().unwrap();
                 }
             })

@@ -1,4 +1,5 @@
-//! Signals whose frame cannot be stored: the handler does not run, and the thread gets a `SIGSEGV` where it was.
+//! Signals whose frame cannot be stored: the handler does not run, and the thread gets a `SIGSEGV` at its current
+//! instruction.
 
 use crate::t::*;
 use libc::*;
@@ -23,10 +24,10 @@ pub const CASES: &[crate::Case] = cases![
     alternate_stack_in_context,
 ];
 
-/// Runs of the handlers of other signals, and of that of `SIGSEGV`.
+/// Counts of the other handlers' runs, and of the `SIGSEGV` handler's.
 static HITS: AtomicU32 = AtomicU32::new(0);
 static SEGVS: AtomicU32 = AtomicU32::new(0);
-/// What the handler of `SIGSEGV` was told.
+/// The siginfo of the last `SIGSEGV`.
 static CODE: AtomicI32 = AtomicI32::new(0);
 static SP: AtomicU64 = AtomicU64::new(0);
 static AX: AtomicU64 = AtomicU64::new(0);
@@ -47,13 +48,13 @@ extern "C" fn segv(_: i32, i: *mut siginfo_t, ctx: *mut c_void) {
     SEGVS.fetch_add(1, SeqCst);
 }
 
-/// Handlers for `SIGUSR1` and `SIGSEGV`, with these flags.
+/// Installs handlers for `SIGUSR1` and `SIGSEGV` with these flags.
 unsafe fn handle(usr: i32, seg: i32) {
     on(SIGUSR1, hit as *const () as usize, usr);
     on(SIGSEGV, segv as *const () as usize, seg | SA_SIGINFO);
 }
 
-/// How often the handlers have run since the last look.
+/// The counts since the last call.
 fn runs() -> (u32, u32) {
     (HITS.swap(0, SeqCst), SEGVS.swap(0, SeqCst))
 }
@@ -62,12 +63,12 @@ unsafe fn altstack(at: *mut u8, len: usize) {
     ok(sigaltstack(&stack_t { ss_sp: at.cast(), ss_flags: 0, ss_size: len }, null_mut()));
 }
 
-/// An alternate stack that is good.
+/// Sets a usable alternate stack.
 unsafe fn good() {
     altstack(anon(16 * PAGE, RW), 16 * PAGE);
 }
 
-/// A mapping of a file whose pages are all behind the file's end.
+/// A file mapping with all pages beyond the end of the file.
 unsafe fn behind_the_end(len: usize) -> *mut u8 {
     let fd = ok(memfd_create(c("short").as_ptr(), MFD_CLOEXEC));
     ok(ftruncate(fd, len as i64));
@@ -78,7 +79,7 @@ unsafe fn behind_the_end(len: usize) -> *mut u8 {
     p
 }
 
-/// Makes a call while the stack pointer is `sp`; gives what it returns.
+/// Makes a call with the stack pointer `sp`; returns its result.
 unsafe fn call_at(sp: u64, nr: i64, a: [u64; 4]) -> i64 {
     let r: i64;
     asm!(
@@ -93,7 +94,7 @@ unsafe fn raise_at(sp: u64, sig: i32) -> i64 {
     call_at(sp, SYS_tgkill, [getpid() as u64, gettid() as u64, sig as u64, 0])
 }
 
-/// Stack pointers below which nothing can be stored.
+/// Stack pointers below which no frame can be stored.
 unsafe fn bad_stacks() -> [u64; 9] {
     let top = |p: *mut u8| p.add(16 * PAGE) as u64;
     let gone = anon(16 * PAGE, RW);
@@ -115,7 +116,7 @@ unsafe fn stack_without_memory() {
     good();
     handle(0, SA_ONSTACK);
     for sp in bad_stacks() {
-        // More than once: the instruction may have been replaced meanwhile.
+        // Repeated, because the instruction may be patched meanwhile.
         for _ in 0..20 {
             is(raise_at(sp, SIGUSR1), 0);
             assert_eq!((runs(), CODE.load(SeqCst)), ((0, 1), SI_KERNEL), "{sp:#x}");
@@ -137,7 +138,7 @@ unsafe fn alternate_stack_without_memory() {
         handle(SA_ONSTACK, 0);
         ok(raise(SIGUSR1));
         assert_eq!((runs(), CODE.load(SeqCst)), ((0, 1), SI_KERNEL));
-        // The alternate stack is of no use to SIGSEGV either.
+        // SIGSEGV's handler cannot use the bad alternate stack either.
         handle(SA_ONSTACK, SA_ONSTACK);
         dies(spawn_quiet(|| raise(SIGUSR1)), SIGSEGV);
         handle(0, 0);
@@ -162,7 +163,7 @@ unsafe fn file_that_became_shorter() {
     );
 }
 
-/// A child that leaves no core behind.
+/// A child that leaves no core dump.
 unsafe fn spawn_quiet(f: impl FnOnce() -> i32) -> pid_t {
     spawn(|| {
         ok(setrlimit(RLIMIT_CORE, &rlimit { rlim_cur: 0, rlim_max: 0 }));
@@ -183,7 +184,7 @@ unsafe fn without_a_handler_it_kills() {
         );
     }
     let sp = bad_stacks()[0];
-    // Neither ignoring nor blocking it helps.
+    // Neither ignoring nor blocking SIGSEGV helps.
     dies(
         spawn_quiet(|| {
             handle(0, SA_ONSTACK);
@@ -200,7 +201,7 @@ unsafe fn without_a_handler_it_kills() {
         }),
         SIGSEGV,
     );
-    // All threads die.
+    // All threads end.
     dies(
         spawn_quiet(|| {
             on(SIGUSR1, hit as *const () as usize, 0);
@@ -210,7 +211,7 @@ unsafe fn without_a_handler_it_kills() {
         }),
         SIGSEGV,
     );
-    // What the handler of SIGUSR1 would have blocked is not.
+    // The mask of SIGUSR1's action is not applied.
     handle(0, SA_ONSTACK);
     let mut a: sigaction = zeroed();
     a.sa_sigaction = hit as *const () as usize;
@@ -218,7 +219,7 @@ unsafe fn without_a_handler_it_kills() {
     ok(sigaction(SIGUSR1, &a, null_mut()));
     is(raise_at(sp, SIGUSR1), 0);
     assert_eq!(runs(), (0, 1));
-    // It has been taken all the same: its action is the default one now.
+    // The signal has been taken: SA_RESETHAND has reset its action.
     handle(SA_RESETHAND, SA_ONSTACK);
     is(raise_at(sp, SIGUSR1), 0);
     assert_eq!(runs(), (0, 1));
@@ -240,7 +241,7 @@ unsafe fn its_own_frame_kills() {
     }
 }
 
-/// Sends `SIGUSR1` once this process waits, with a byte or a wake after the handler of `SIGSEGV` has run.
+/// Sends `SIGUSR1` once this process waits, and a byte or a wake after the `SIGSEGV` handler has run.
 unsafe fn later(then: impl FnOnce()) -> pid_t {
     let (me, seen) = (getpid(), shared(PAGE).cast::<u32>());
     SEEN.store(seen as usize, SeqCst);
@@ -253,7 +254,7 @@ unsafe fn later(then: impl FnOnce()) -> pid_t {
     })
 }
 
-/// A word that the sender of the signal sees.
+/// Shared with the process that sends the signal.
 static SEEN: AtomicUsize = AtomicUsize::new(0);
 
 extern "C" fn segv_seen(s: i32, i: *mut siginfo_t, ctx: *mut c_void) {
@@ -278,7 +279,7 @@ unsafe fn waiting_call_ends() {
     on(SIGSEGV, segv_seen as *const () as usize, SA_ONSTACK | SA_SIGINFO);
     let stacks = bad_stacks();
     for (nr, args) in calls {
-        // One that is known to be bad at once, and one that shows when the frame is stored.
+        // A stack pointer that is known to be bad, and one where storing the frame faults.
         for sp in [stacks[0], stacks[3]] {
             let pid = later(|| ());
             assert_eq!(call_at(sp, nr, args), -EINTR as i64, "call {nr}");
@@ -289,7 +290,7 @@ unsafe fn waiting_call_ends() {
 }
 
 unsafe fn waiting_call_goes_on() {
-    // It is SIGUSR1's handler that says whether the call is made again, though it does not run.
+    // The action of SIGUSR1 decides whether the call is restarted, although its handler does not run.
     let (r, w) = pipe_pair();
     let mut byte = 0u8;
     good();
@@ -311,7 +312,7 @@ unsafe fn mask_of_sigsuspend() {
     let none = 0u64;
     let stacks = bad_stacks();
     for sp in [stacks[0], stacks[3]] {
-        // SIGSEGV is not blocked within the call, so its handler runs; then the mask is as it was before the call.
+        // SIGSEGV is not blocked during the call, so its handler runs; then the old mask is restored.
         ok(raise(SIGUSR1));
         is(call_at(sp, SYS_rt_sigsuspend, [&raw const none as u64, 8, 0, 0]), -EINTR as i64);
         let bit = |s: i32| 1u64 << (s - 1);
@@ -324,7 +325,7 @@ unsafe fn mask_of_sigsuspend() {
 }
 
 unsafe fn result_without_memory() {
-    // The signal is let in by the very call whose result cannot be stored.
+    // The call whose result cannot be stored unblocks the signal.
     static AX: AtomicU64 = AtomicU64::new(0);
     extern "C" fn h(_: i32, _: *mut siginfo_t, ctx: *mut c_void) {
         unsafe { AX.store((*ctx.cast::<ucontext_t>()).uc_mcontext.gregs[REG_RAX as usize] as u64, SeqCst) }
@@ -339,7 +340,7 @@ unsafe fn result_without_memory() {
         fails(syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, bad, 8), EFAULT);
         assert_eq!((runs(), AX.load(SeqCst) as i64), ((1, 0), -EFAULT as i64));
     }
-    // And the frame cannot be stored either.
+    // The frame cannot be stored either.
     good();
     handle(0, SA_ONSTACK);
     for sp in bad_stacks() {
@@ -355,7 +356,7 @@ unsafe fn two_at_once() {
     extern "C" fn other(_: i32) {
         OTHER.fetch_add(1, SeqCst);
     }
-    // One goes onto an alternate stack that is none, the other onto the ordinary one.
+    // One goes to a bad alternate stack, the other to the ordinary one.
     for p in [anon(16 * PAGE, PROT_READ), behind_the_end(16 * PAGE)] {
         altstack(p, 16 * PAGE);
         for (bad, fine) in [(SIGUSR1, SIGUSR2), (SIGUSR2, SIGUSR1)] {
@@ -371,13 +372,16 @@ unsafe fn two_at_once() {
     }
 }
 
-// As `hit`, without a write to its stack, which may be read-only by now.
-core::arch::global_asm!(".text", ".globl noroom_hit", "noroom_hit:", "lock inc dword ptr [rip + {hits}]", "ret", hits = sym HITS);
+// Like `hit`, without writing to its stack, which may be read-only.
+core::arch::global_asm!(
+    ".text", ".globl frame_fault_hit", "frame_fault_hit:", "lock inc dword ptr [rip + {hits}]", "ret",
+    hits = sym HITS
+);
 extern "C" {
-    fn noroom_hit();
+    fn frame_fault_hit();
 }
 
-/// Another thread takes the alternate stack away and gives it back all the time.
+/// Another thread protects and unprotects the alternate stack all the time.
 unsafe fn protected_meanwhile() {
     let p = anon(16 * PAGE, RW);
     altstack(p, 16 * PAGE);
@@ -387,12 +391,12 @@ unsafe fn protected_meanwhile() {
         s.spawn(|| {
             let mut prot = PROT_READ;
             while end.load(SeqCst) == 0 {
-                // A frame that is there already is wanted again: only this thread may fault.
+                // A frame that is stored already is accessed again: only this thread may fault.
                 ok(mprotect(at as *mut c_void, 16 * PAGE, prot));
                 prot ^= PROT_WRITE;
             }
         });
-        on(SIGUSR1, noroom_hit as *const () as usize, SA_ONSTACK);
+        on(SIGUSR1, frame_fault_hit as *const () as usize, SA_ONSTACK);
         let (mut ran, mut not) = (0, 0);
         for _ in 0..2000 {
             is(syscall(SYS_tgkill, getpid(), gettid(), SIGUSR1), 0);
@@ -407,7 +411,7 @@ unsafe fn protected_meanwhile() {
 }
 
 unsafe fn too_small_alternate_stack() {
-    // What the processor's state needs beside the least size of a stack.
+    // The processor's state needs more than the minimum stack size.
     if getauxval(AT_MINSIGSTKSZ) <= 2048 {
         return;
     }
@@ -421,7 +425,7 @@ unsafe fn too_small_alternate_stack() {
 }
 
 unsafe fn stack_grows_for_it() {
-    // A stack of one page, with nothing below it.
+    // A stack of one page with nothing below it.
     let room = anon(1024 * PAGE, PROT_NONE);
     ok(munmap(room.cast(), 1024 * PAGE));
     let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_FIXED;
@@ -430,7 +434,7 @@ unsafe fn stack_grows_for_it() {
     handle(0, SA_ONSTACK);
     is(raise_at(p.add(256) as u64, SIGUSR1), 0);
     assert_eq!(runs(), (1, 0));
-    // And for one that is behind another.
+    // The same for a stack with a mapping below it.
     extern "C" fn far(_: i32) {
         let pad = std::hint::black_box([0u8; 32 * PAGE]);
         HITS.fetch_add(1 + u32::from(pad[7]), SeqCst);
@@ -440,7 +444,7 @@ unsafe fn stack_grows_for_it() {
     assert_eq!(runs(), (1, 0));
 }
 
-/// What the frame says of the alternate stack is what sigaltstack(2) was given, wherever the thread was.
+/// The alternate stack in the frame's context is the one set by sigaltstack(2), wherever the thread ran.
 unsafe fn alternate_stack_in_context() {
     static FLAGS: AtomicI32 = AtomicI32::new(0);
     static AT: AtomicUsize = AtomicUsize::new(0);
@@ -464,7 +468,7 @@ unsafe fn alternate_stack_in_context() {
         let told = || (FLAGS.load(SeqCst), AT.load(SeqCst));
         ok(raise(SIGUSR2));
         assert_eq!(told(), (flags, p as usize));
-        // From within a handler that stands on it.
+        // From within a handler that runs on it.
         ok(raise(SIGUSR1));
         assert_eq!(told(), if flags == 0 { (0, p as usize) } else { (SS_DISABLE, 0) });
     }

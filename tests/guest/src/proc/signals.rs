@@ -125,7 +125,7 @@ unsafe fn tgkill_info() {
 
 unsafe fn default_actions() {
     for s in 1..=64 {
-        // 32 and 33 belong to libc.
+        // libc uses 32 and 33.
         if [SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, 32, 33].contains(&s) {
             continue;
         }
@@ -148,7 +148,7 @@ unsafe fn ignored() {
         signal(s, SIG_IGN);
         me(s);
     }
-    // A fault is delivered although it is ignored.
+    // A fault is delivered although the signal is ignored.
     let pid = spawn(|| {
         signal(SIGSEGV, SIG_IGN);
         BAD.cast::<u8>().write_volatile(1);
@@ -213,7 +213,7 @@ unsafe fn realtime_signals_queue() {
     }
 }
 
-/// Taken off one by one, the lowest numbers come first.
+/// Dequeued one by one, the lowest numbers come first.
 unsafe fn delivery_order() {
     let all = [50, 34, SIGUSR2, SIGUSR1, SIGTERM];
     block(&all);
@@ -321,7 +321,7 @@ unsafe fn sigsuspend_call() {
     fails(sigsuspend(&set_of(&[])), EINTR);
     exits(k, 0);
     assert_eq!(HITS.load(SeqCst), 2);
-    // What stays blocked does not end it.
+    // A signal that stays blocked does not end the wait.
     on(SIGUSR2, counter(), 0);
     block(&[SIGUSR2]);
     me(SIGUSR2);
@@ -366,8 +366,8 @@ unsafe fn pause_call() {
     let parent = getpid();
     let pid = spawn(|| {
         asleep(parent);
-        ok(kill(parent, SIGUSR2)); // ignored: pause goes on
-        ok(kill(parent, SIGWINCH)); // ignored by default: likewise
+        ok(kill(parent, SIGUSR2)); // ignored: pause continues
+        ok(kill(parent, SIGWINCH)); // ignored by default: the same
         ok(kill(parent, SIGUSR1));
         0
     });
@@ -408,7 +408,7 @@ unsafe fn write_interrupted() {
     let (r, w) = pipe_pair();
     on(SIGUSR1, counter(), 0);
     let k = interrupt_me(SIGUSR1);
-    // More than fits: what was written is told, not EINTR.
+    // More than fits: the partial count is returned, not EINTR.
     let n = ok(write(w, vec![0u8; 1 << 20].as_ptr().cast(), 1 << 20));
     assert!(n > 0 && n < 1 << 20, "{n}");
     exits(k, 0);
@@ -419,13 +419,13 @@ unsafe fn write_interrupted() {
 }
 
 unsafe fn kill_targets() {
-    // A group of its own with two members.
+    // A group with two members.
     let pid = spawn(|| {
         ok(setpgid(0, 0));
         let other = spawn(|| loop {
             pause();
         });
-        ok(kill(0, SIGUSR1)); // to the whole group, oneself too
+        ok(kill(0, SIGUSR1)); // to the whole group, including the sender
         let _ = other;
         loop {
             pause();
@@ -433,7 +433,7 @@ unsafe fn kill_targets() {
     });
     dies(pid, SIGUSR1);
     eventually("the group is empty", || {
-        waitpid(-pid, null_mut(), WNOHANG); // for when this process is init
+        waitpid(-pid, null_mut(), WNOHANG); // for the case that this process is init
         kill(-pid, 0) == -1 && errno() == ESRCH
     });
     let a = spawn(|| {
@@ -445,7 +445,7 @@ unsafe fn kill_targets() {
     let _ = setpgid(a, a);
     ok(kill(-a, SIGTERM));
     dies(a, SIGTERM);
-    // To the own group, its sender included.
+    // To the sender's own group, including the sender.
     in_child(|| {
         ok(setpgid(0, 0));
         on(SIGUSR2, counter(), 0);
@@ -538,7 +538,7 @@ unsafe fn sigkill_ends_all_threads() {
 }
 
 unsafe fn fatal_in_blocked_wait() {
-    // In the middle of every kind of wait, a fatal signal ends the process.
+    // A fatal signal ends the process in every kind of wait.
     type Wait = unsafe fn();
     let waits: [Wait; 6] = [
         || unsafe { drop(get(pipe_pair().0, 1)) },
@@ -586,14 +586,14 @@ unsafe fn queue_limit() {
         assert!(n <= 5);
     }
     assert_eq!(errno(), EAGAIN);
-    me(SIGUSR1); // kill is never refused
+    me(SIGUSR1); // si_code of kill() is allowed towards oneself
     assert!(pending().contains(&SIGUSR1));
 }
 
 unsafe fn sigprocmask_errors() {
     let m = [0u64];
     fails(syscall(SYS_rt_sigprocmask, 9, m.as_ptr(), 0, 8), EINVAL);
-    ok(syscall(SYS_rt_sigprocmask, 9, 0, 0, 8)); // nothing to set: `how` is not looked at
+    ok(syscall(SYS_rt_sigprocmask, 9, 0, 0, 8)); // without a new set `how` is not checked
     fails(syscall(SYS_rt_sigprocmask, SIG_BLOCK, m.as_ptr(), 0, 16), EINVAL);
     fails(syscall(SYS_rt_sigprocmask, SIG_BLOCK, BAD, 0, 8), EFAULT);
     fails(syscall(SYS_rt_sigprocmask, SIG_BLOCK, 0, BAD, 8), EFAULT);
@@ -614,10 +614,10 @@ unsafe fn rt_sigqueueinfo_rules() {
         is(sigwaitinfo(&set_of(&[40]), &mut got), 40);
         assert_eq!((got.si_code, got.si_value().sival_ptr as i32), (SI_QUEUE, 99));
     }
-    // The number of a thread stands for its process.
+    // The id of a thread stands for its process.
     std::thread::spawn(move || ok(syscall(SYS_rt_sigqueueinfo, gettid(), 40, i.as_ptr()))).join().unwrap();
     is(sigwaitinfo(&set_of(&[40]), &mut got), 40);
-    // Nobody may pretend to be kill() towards another process.
+    // The si_code of kill() is refused towards other processes.
     let pid = spawn(|| loop {
         pause();
     });
@@ -640,7 +640,7 @@ unsafe fn ignore_discards_pending() {
 }
 
 unsafe fn signal_to_init_of_group() {
-    // A signal for a process goes to a thread that does not block it.
+    // A signal to a process is delivered to a thread that does not block it.
     on(SIGUSR1, counter(), 0);
     let h = std::thread::spawn(|| {
         eventually("delivered to this thread", || HITS.load(SeqCst) == 1);
@@ -652,7 +652,7 @@ unsafe fn signal_to_init_of_group() {
 }
 
 unsafe fn restart_after_stop() {
-    // Stopping and continuing does not show in a read.
+    // Stopping and continuing does not interrupt a read.
     let (r, w) = pipe_pair();
     let pid = spawn(|| i32::from(get(r, 9) != b"late"));
     asleep(pid);
@@ -663,7 +663,7 @@ unsafe fn restart_after_stop() {
     ok(waitpid(pid, &mut st, WCONTINUED));
     put(w, b"late");
     exits(pid, 0);
-    // poll is restarted as well
+    // poll is restarted too
     let pid = spawn(|| {
         let mut p = pollfd { fd: r, events: POLLIN, revents: 0 };
         i32::from(poll(&mut p, 1, -1) != 1)
@@ -677,7 +677,7 @@ unsafe fn restart_after_stop() {
 }
 
 unsafe fn many_signals() {
-    // Ping-pong between two processes, and a busy program that is hit again and again.
+    // Ping-pong between two processes, and a busy program that gets many signals.
     on(SIGUSR1, counter(), 0);
     let parent = getpid();
     let pid = spawn(|| {
@@ -695,13 +695,13 @@ unsafe fn many_signals() {
     assert!(HITS.load(SeqCst) > 0);
 }
 
-/// Queued signals are counted for the user who is to get them, in whichever process they wait (getrlimit(2)).
+/// Queued signals are charged to the receiving user, whichever process they are pending for (getrlimit(2)).
 unsafe fn queue_of_a_user() {
     if !root() {
         return;
     }
     in_child(|| {
-        // A user that nobody else is.
+        // A user id that no other process has.
         let uid = 100_000 + getpid() as u32;
         ok(setresuid(uid, uid, uid));
         let few = rlimit { rlim_cur: 4, rlim_max: 4 };
@@ -722,7 +722,7 @@ unsafe fn queue_of_a_user() {
             ok(sigqueue(getpid(), sig, value));
             fails(sigqueue(getpid(), sig, value), EAGAIN);
         });
-        // What waited for the child is gone with it.
+        // The child's pending signals are gone with it.
         ok(sigqueue(getpid(), sig, value));
         fails(sigqueue(getpid(), sig, value), EAGAIN);
     });

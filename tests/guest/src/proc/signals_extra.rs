@@ -84,7 +84,7 @@ unsafe fn alternate_stack_state() {
             let mut old: stack_t = zeroed();
             ok(sigaltstack(std::ptr::null(), &mut old));
             assert_eq!(old.ss_flags, SS_ONSTACK);
-            fails(sigaltstack(&old, null_mut()), EPERM); // while one stands on it
+            fails(sigaltstack(&old, null_mut()), EPERM); // while running on it
             HITS.fetch_add(1, SeqCst);
         }
     }
@@ -94,10 +94,10 @@ unsafe fn alternate_stack_state() {
     in_child(|| {
         let mut c: stack_t = zeroed();
         ok(sigaltstack(std::ptr::null(), &mut c));
-        assert_eq!(c.ss_sp, s.ss_sp); // fork keeps it
+        assert_eq!(c.ss_sp, s.ss_sp); // fork keeps the setting
     });
     std::thread::spawn(|| unsafe {
-        // A new thread has its own, which Rust's runtime sets up or not; it is not ours.
+        // A new thread has its own setting, or none: Rust's runtime decides, but it is not this one.
         let mut c: stack_t = zeroed();
         ok(sigaltstack(std::ptr::null(), &mut c));
     })
@@ -122,7 +122,7 @@ unsafe fn overflow_on_alternate_stack() {
         forever(0) as i32
     });
     exits(pid, 44);
-    // Without one, the process dies.
+    // Without an alternate stack the process is killed.
     let pid = spawn(|| {
         ok(setrlimit(RLIMIT_STACK, &rlimit { rlim_cur: 1 << 20, rlim_max: 1 << 20 }));
         on(SIGSEGV, h as *const () as usize, 0);
@@ -169,15 +169,17 @@ extern "C" fn clobber(_: i32) {
     HITS.fetch_add(1, SeqCst);
     unsafe {
         asm!(
-            "mov r8, 1", "mov r9, 1", "mov r10, 1", "mov r11, 1", "mov rsi, 1", "mov rdi, 1", "mov rcx, 1", "mov rdx, 1",
+            "mov r8, 1", "mov r9, 1", "mov r10, 1", "mov r11, 1", "mov rsi, 1", "mov rdi, 1",
+            "mov rcx, 1", "mov rdx, 1",
             "pcmpeqb xmm0, xmm0", "pcmpeqb xmm7, xmm7", "pcmpeqb xmm15, xmm15",
-            out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("rsi") _, out("rdi") _, out("rcx") _, out("rdx") _,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("rsi") _, out("rdi") _,
+            out("rcx") _, out("rdx") _,
             out("xmm0") _, out("xmm7") _, out("xmm15") _,
         );
     }
 }
 
-/// Every general register and the flags keep their values over a signal that a system call brings about.
+/// Every general register and the flags survive a signal that a system call raises.
 unsafe fn registers_survive() {
     on(SIGUSR1, clobber as *const () as usize, 0);
     let (pid, tid) = (getpid() as u64, gettid() as u64);
@@ -233,7 +235,7 @@ unsafe fn vector_registers_survive() {
 }
 
 unsafe fn context_can_be_changed() {
-    // The handler steps over a faulting instruction and puts a value into a register.
+    // The handler skips the faulting instruction and sets a register.
     extern "C" fn h(_: i32, _: *mut siginfo_t, ctx: *mut c_void) {
         unsafe {
             let g = &mut (*ctx.cast::<ucontext_t>()).uc_mcontext.gregs;
@@ -296,7 +298,7 @@ extern "C" fn note_value(_: i32, info: *mut siginfo_t, _: *mut c_void) {
     VALUES[n].store(unsafe { (*info).si_value().sival_ptr as usize }, SeqCst);
 }
 
-/// Queues signals, and unblocks them on an alternate stack of that many bytes.
+/// Queues signals, and unblocks them on an alternate stack of `room` bytes.
 unsafe fn nest(room: usize) {
     let stack = stack_t { ss_sp: anon(room, RW).cast(), ss_flags: 0, ss_size: room };
     ok(sigaltstack(&stack, null_mut()));
@@ -308,7 +310,7 @@ unsafe fn nest(room: usize) {
     ok(sigprocmask(SIG_UNBLOCK, &set_of(&[SIGRTMIN()]), null_mut()));
 }
 
-/// All handlers are entered, one upon the other, before the last of them runs.
+/// All handlers are entered, each on top of the last, before the innermost one runs.
 unsafe fn nested_many_times() {
     nest(NESTED * 16384);
     assert_eq!(HITS.load(SeqCst) as usize, NESTED);
@@ -330,7 +332,7 @@ unsafe fn nested_beyond_the_stack() {
 unsafe fn frame_is_aligned() {
     static BAD_ALIGN: AtomicU32 = AtomicU32::new(0);
     extern "C" fn h(_: i32, i: *mut siginfo_t, u: *mut c_void) {
-        // The compiler relies on the alignment for this.
+        // The compiler relies on the stack's alignment here.
         let v = std::hint::black_box(unsafe { std::arch::x86_64::_mm_setzero_si128() });
         if &raw const v as usize % 16 != 0 || i as usize % 8 != 0 || u as usize % 8 != 0 {
             BAD_ALIGN.fetch_add(1, SeqCst);
@@ -346,7 +348,7 @@ unsafe fn frame_is_aligned() {
     assert_eq!((HITS.load(SeqCst), BAD_ALIGN.load(SeqCst)), (9, 0));
 }
 
-/// The 128 bytes below the stack pointer belong to the program, over calls and over signals.
+/// The 128 bytes below the stack pointer survive calls and signals.
 unsafe fn red_zone_survives() {
     on(SIGUSR1, clobber as *const () as usize, 0);
     let bad: u64;
@@ -380,7 +382,7 @@ unsafe fn fresh_vector_state_in_handler() {
     asm!("stmxcsr [{}]", in(reg) &raw mut v);
     let normal = 0x1f80u32;
     asm!("ldmxcsr [{}]", in(reg) &raw const normal);
-    assert_eq!(v & !0x3f, flush); // kept over the handler
+    assert_eq!(v & !0x3f, flush); // kept across the handler
     let _ = MXCSR.load(SeqCst);
 }
 
@@ -407,7 +409,7 @@ unsafe fn jump_out_of_handler() {
 }
 
 unsafe fn bad_stack_kills() {
-    // No room for the frame: the process dies of SIGSEGV, handler or not.
+    // Without room for the frame the process dies of SIGSEGV, with or without a handler.
     let pid = spawn(|| {
         ok(setrlimit(RLIMIT_CORE, &rlimit { rlim_cur: 0, rlim_max: 0 }));
         on(SIGUSR1, note_sp as *const () as usize, 0);
@@ -424,7 +426,7 @@ unsafe fn bad_frame_kills() {
         asm!("mov rsp, 64", "mov eax, 15", "syscall", "ud2", options(noreturn));
     });
     dies(pid, SIGSEGV);
-    // A frame of rubbish: any end is right, as long as it is the program's own.
+    // A garbage frame: any end is correct, as long as it is the program's own.
     for fill in [0u8, 0x41, 0xff] {
         let pid = spawn(|| {
             ok(setrlimit(RLIMIT_CORE, &rlimit { rlim_cur: 0, rlim_max: 0 }));
@@ -441,7 +443,7 @@ unsafe fn timer_hits_loop() {
     on(SIGALRM, clobber as *const () as usize, 0);
     let iv = timeval { tv_sec: 0, tv_usec: 1000 };
     ok(setitimer(ITIMER_REAL, &itimerval { it_interval: iv, it_value: iv }, null_mut()));
-    // Sums in floating point and in integers, whatever interrupts them.
+    // Floating point and integer sums survive every interruption.
     let mut rounds = 0;
     while HITS.load(SeqCst) < 30 {
         let (mut f, mut n) = (0f64, 0u64);
@@ -466,8 +468,8 @@ unsafe fn breakpoint_and_step() {
     on(SIGTRAP, h as *const () as usize, SA_SIGINFO);
     let after: usize;
     asm!("int3", "2: lea {}, [rip + 2b]", out(reg) after);
-    assert_eq!(AT.load(SeqCst), after); // behind the instruction
-                                        // The trap flag: a signal after each of the next instructions.
+    assert_eq!(AT.load(SeqCst), after); // after the instruction
+                                        // With the trap flag, each following instruction raises a signal.
     asm!(
         "pushfq",
         "or qword ptr [rsp], 0x100",

@@ -1,4 +1,4 @@
-//! Signals for a process wait until any of its threads takes them, whichever seemed likely to when they came.
+//! A signal to a process stays pending until any of its threads takes it, whichever thread seemed likely when it came.
 
 use crate::t::*;
 use libc::*;
@@ -15,7 +15,7 @@ extern "C" fn take(_: i32) {
     TAKEN.fetch_add(1, SeqCst);
 }
 
-/// A thread that takes these, and does nothing else.
+/// A thread that waits for these signals.
 unsafe fn taker(what: &'static [i32]) {
     std::thread::spawn(|| unsafe {
         sigprocmask_of(SIG_UNBLOCK, what);
@@ -32,8 +32,8 @@ unsafe fn sigprocmask_of(how: i32, sigs: &[i32]) {
     is(pthread_sigmask(how, &set_of(sigs), null_mut()), 0);
 }
 
-/// A child sends `n` signals to this process, each when the one before has been taken; while each is on its way this thread has a `moment` in
-/// which it would take it.
+/// A child sends `n` signals to this process, each after the previous one was taken; while one is on its way this
+/// thread runs `moment`, in which it could take it.
 unsafe fn sent(n: u32, moment: impl Fn(u32)) {
     let (r, w) = pipe_pair();
     let me = getpid();
@@ -53,8 +53,8 @@ unsafe fn sent(n: u32, moment: impl Fn(u32)) {
     assert_eq!(TAKEN.load(SeqCst), n);
 }
 
-/// Two signals come while the first thread cannot take any, for it waits for what it has made with vfork(2). The handler of the first one
-/// blocks the second, and waits for it.
+/// Two signals arrive while the first thread cannot take any, because it waits for its vfork(2) child. The first
+/// signal's handler blocks the second and waits for it.
 unsafe fn handed_on_by_a_handler() {
     extern "C" fn wait(_: i32) {
         eventually("another thread takes the second one", || TAKEN.load(SeqCst) == 1);
@@ -93,7 +93,7 @@ unsafe fn handed_on_by_a_mask() {
     });
 }
 
-/// The masks of calls that wait.
+/// Calls that wait with a mask of their own.
 unsafe fn handed_on_by_a_waiting_mask() {
     on(SIGUSR1, take as *const () as usize, 0);
     sigprocmask_of(SIG_BLOCK, &[SIGUSR1]);
@@ -104,7 +104,7 @@ unsafe fn handed_on_by_a_waiting_mask() {
     });
 }
 
-/// Threads that end while they are the ones to take it.
+/// Threads end while the signal is meant for them.
 unsafe fn handed_on_at_exit() {
     on(SIGUSR1, take as *const () as usize, 0);
     sigprocmask_of(SIG_BLOCK, &[SIGUSR1]);

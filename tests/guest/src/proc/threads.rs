@@ -1,4 +1,4 @@
-//! Threads: identity, ends, masks, storage of their own.
+//! Threads: ids, exit, masks, thread-local storage.
 
 use crate::t::*;
 use libc::*;
@@ -32,7 +32,7 @@ pub const CASES: &[crate::Case] = cases![
     task_directory,
     tid_address,
     robust_list_calls,
-    ends_are_told_by_the_word,
+    exit_clears_the_tid_word,
     the_first_threads_end_too,
     stacks_unmapped_at_once,
     yield_call,
@@ -71,7 +71,7 @@ unsafe fn many_threads() {
     }
 }
 
-/// So many that the Sentry needs more than one segment of a hand-off area; the last of them forks.
+/// Enough threads to need several segments of a hand-off area; the last one forks.
 unsafe fn thousands_of_threads() {
     const N: usize = 4000;
     let mut limit: rlimit = zeroed();
@@ -90,7 +90,7 @@ unsafe fn thousands_of_threads() {
         drop(go);
         unsafe { syscall(SYS_gettid) as *mut c_void }
     }
-    // With stacks of their own, each costs few calls.
+    // With preallocated stacks, each thread costs few calls.
     const STACK: usize = 32 * 1024;
     let stacks = anon(N * STACK, RW);
     let threads: Vec<pthread_t> = (0..N)
@@ -189,7 +189,7 @@ unsafe fn leader_leaves_first() {
     let pid = spawn(|| {
         thread::spawn(|| unsafe {
             eventually("the leader is a zombie", || state_of(getpid()) == 'Z');
-            // The process is as alive as ever.
+            // The process still exists.
             ok(kill(getpid(), 0));
             let t = Tmp::new();
             put(t.open("f"), b"x");
@@ -202,7 +202,7 @@ unsafe fn leader_leaves_first() {
     let mut st = 0;
     is(waitpid(pid, &mut st, WNOHANG), 0);
     exits(pid, 14);
-    // Which status counts, the leader's or the last one's, differs between versions of Linux.
+    // Whether the leader's or the last thread's status counts differs between versions of Linux.
     let pid = spawn(|| {
         thread::spawn(|| unsafe {
             eventually("the leader is a zombie", || state_of(getpid()) == 'Z');
@@ -265,7 +265,7 @@ unsafe fn mutex_contention() {
 }
 
 unsafe fn condition_variables() {
-    // Two threads hand a ball to and fro.
+    // Two threads pass a token to and fro.
     let s = Arc::new((Mutex::new(0u32), Condvar::new()));
     let t = s.clone();
     let h = thread::spawn(move || {
@@ -462,12 +462,12 @@ unsafe fn tid_address() {
         is(syscall(SYS_set_tid_address, p), gettid().into());
         syscall(SYS_exit, 0);
     });
-    // The kernel zeroes the word and wakes it; the thread's own libc bookkeeping is bypassed, so it is not joined.
+    // The kernel clears the word and wakes it; libc's bookkeeping is bypassed, so the thread is not joined.
     eventually("the word is cleared", || (p as *const u32).read_volatile() == 0);
     std::mem::forget(h);
 }
 
-/// A thread of our own making, whose word is `word`; it runs `f` on a fresh stack.
+/// Creates a thread with clone(2), with the tid word `word`; it runs `f` on a new stack.
 unsafe fn bare_thread(
     f: extern "C" fn(*mut c_void) -> i32,
     arg: *mut c_void,
@@ -477,16 +477,16 @@ unsafe fn bare_thread(
 ) {
     let flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_CHILD_CLEARTID;
     let none = std::ptr::null_mut::<c_void>();
-    // syscall(3) looks for its arguments beyond its frame.
+    // syscall(3) reads arguments above its frame.
     ok(clone(f, stack.add(len - 64).cast(), flags, arg, none, none, word));
 }
 
 extern "C" fn leave(_: *mut c_void) -> i32 {
-    // SAFETY: ends this thread alone.
+    // SAFETY: ends only this thread.
     unsafe { syscall(SYS_exit, 0) as i32 }
 }
 
-/// Waits as pthread_join(3) does: without FUTEX_PRIVATE_FLAG.
+/// Waits like pthread_join(3): without FUTEX_PRIVATE_FLAG.
 unsafe fn wait_zero(word: *mut i32) {
     loop {
         let v = word.read_volatile();
@@ -498,9 +498,9 @@ unsafe fn wait_zero(word: *mut i32) {
     }
 }
 
-unsafe fn ends_are_told_by_the_word() {
+unsafe fn exit_clears_the_tid_word() {
     let len = 64 * 1024;
-    // In memory of this process, and in memory that could be shared.
+    // In private memory, and in memory that could be shared.
     for place in [anon(PAGE, RW), shared(PAGE)] {
         let word = place.cast::<i32>();
         for _ in 0..50 {
@@ -530,7 +530,7 @@ unsafe fn the_first_threads_end_too() {
 }
 
 unsafe fn stacks_unmapped_at_once() {
-    // Many at once, each one's stack gone as soon as its end is known.
+    // Many at once, each stack unmapped as soon as the thread has ended.
     let hs: Vec<_> = (0..4)
         .map(|_| {
             thread::spawn(|| unsafe {
@@ -619,7 +619,7 @@ unsafe fn one_thread_faults() {
 }
 
 unsafe fn spin_until_other_runs() {
-    // One thread spins without a system call; the other must get its turn all the same.
+    // One thread spins without a system call; the other must still get to run.
     let go = Arc::new(AtomicBool::new(false));
     let g = go.clone();
     let h = thread::spawn(move || {

@@ -80,7 +80,7 @@ unsafe fn by_group() {
     let mut st = 0;
     is(waitpid(-a, &mut st, 0), a.into());
     assert_eq!(WEXITSTATUS(st), 3);
-    fails(waitpid(0, &mut st, 0), ECHILD); // none left in our own group
+    fails(waitpid(0, &mut st, 0), ECHILD); // no child left in this group
     exits(b, 4);
 }
 
@@ -102,7 +102,7 @@ unsafe fn stopped_and_continued() {
     let mut st = 0;
     is(waitpid(pid, &mut st, WUNTRACED), pid.into());
     assert!(WIFSTOPPED(st) && WSTOPSIG(st) == SIGSTOP);
-    is(waitpid(pid, &mut st, WUNTRACED | WNOHANG), 0); // told once
+    is(waitpid(pid, &mut st, WUNTRACED | WNOHANG), 0); // reported once
     assert_eq!(state_of(pid), 'T');
     ok(kill(pid, SIGCONT));
     is(waitpid(pid, &mut st, WCONTINUED), pid.into());
@@ -270,7 +270,7 @@ unsafe fn zombie_state() {
 
 unsafe fn other_threads_children() {
     let pid = std::thread::spawn(|| unsafe { spawn(|| 6) }).join().unwrap();
-    exits(pid, 6); // any thread may wait for it, the forking thread is gone
+    exits(pid, 6); // any thread may wait for it, although the forking thread is gone
 }
 
 unsafe fn nothread_flag() {

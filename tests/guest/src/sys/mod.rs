@@ -1,4 +1,4 @@
-//! What concerns the system as a whole, or no other group.
+//! Cases about the system as a whole, or about no other group.
 
 use crate::t::*;
 use libc::*;
@@ -44,7 +44,7 @@ unsafe fn strict_seccomp() {
 unsafe fn break_that_cannot_grow() {
     let at = |v: u64| syscall(SYS_brk, v) as u64;
     let now = at(0);
-    // More than a machine has.
+    // More than any machine has.
     assert_eq!(at(now + (1 << 45)), now);
     assert_eq!(at(0), now);
     assert_eq!(at(now + 4096), now + 4096);
@@ -64,7 +64,7 @@ unsafe fn advice_on_paging() {
         fails(madvise(p.cast(), PAGE, MADV_DONTNEED), EINVAL);
         ok(munlock(p.cast(), PAGE));
     }
-    // What is wrong with the descriptor comes before what is wrong with the length.
+    // A bad descriptor takes precedence over a bad length.
     fails(mmap(null_mut(), 0, RW, MAP_PRIVATE, -1, 0), EBADF);
     ok(munmap(p.cast(), 4 * PAGE));
     fails(madvise(p.cast(), PAGE, MADV_COLD), ENOMEM);
@@ -84,7 +84,7 @@ unsafe fn personality_bits() {
     let mut u: utsname = zeroed();
     ok(uname(&mut u));
     assert_eq!((u.release[0], u.release[2]), (b'2' as i8, b'6' as i8));
-    // What is readable is executable.
+    // READ_IMPLIES_EXEC: readable memory is executable.
     ok(personality(0x040_0000));
     let p = anon(PAGE, PROT_READ);
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -127,7 +127,7 @@ unsafe fn validated_map_flags() {
 }
 
 unsafe fn no_cpuid_faulting() {
-    // Where the processor has it, turning it off and asking works too.
+    // Where the processor supports it, disabling and querying works too.
     is(syscall(SYS_arch_prctl, 0x1011, 0), 1);
 }
 
@@ -137,7 +137,7 @@ unsafe fn processor_of_thread() {
     for _ in 0..1000 {
         ok(syscall(SYS_getcpu, &mut cpu, &mut node, 0));
         assert_eq!(node, 0);
-        // It may move between the two, but not every time.
+        // The thread may migrate between the two calls, but not every time.
         same |= cpu as i32 == sched_getcpu();
     }
     assert!(same);

@@ -1,5 +1,5 @@
-//! When what the host counts runs short. `tests/shortage.rs` runs these in a sandbox that has few descriptors, too: there a call may fail
-//! as it may on a system whose table of open files is full, but nothing ends, and nothing is lost.
+//! Shortage of resources that the host counts. `tests/shortage.rs` also runs these in a sandbox with few descriptors:
+//! there a call may fail like on a system whose file table is full, but no process ends and no data is lost.
 
 use crate::t::*;
 use crate::Case;
@@ -20,10 +20,10 @@ pub const CASES: &[Case] = cases![
     kernel_memory
 ];
 
-/// More than what is kept without a memory file of its own.
+/// More than a tmpfs keeps in the heap.
 const SIZE: usize = 140_000;
 
-/// What a call may fail with when descriptors or processes run short.
+/// Whether the last error is one that a shortage of descriptors or processes permits.
 fn short() -> bool {
     matches!(errno(), EMFILE | ENFILE | ENOMEM | EAGAIN)
 }
@@ -32,14 +32,14 @@ fn content(i: usize) -> Vec<u8> {
     (0..SIZE).map(|k| (k / 7 + i) as u8).collect()
 }
 
-/// Files with content, closed again.
+/// Creates files with content, and closes them.
 fn make(t: &Tmp, n: usize) {
     for i in 0..n {
         std::fs::write(t.s(&i.to_string()), content(i)).unwrap_or_else(|e| panic!("file {i}: {e}"));
     }
 }
 
-/// A program can be started.
+/// Checks that a program can be started.
 unsafe fn can_exec() {
     let done = std::process::Command::new("/bin/true").status();
     assert!(done.is_ok_and(|s| s.success()));
@@ -56,7 +56,7 @@ unsafe fn cold_files() {
     can_exec();
 }
 
-/// Each is mapped once, one after the other; then as many as can be.
+/// Each file is mapped and unmapped in turn; then as many as possible at once.
 unsafe fn mapped_files() {
     let t = Tmp::new();
     make(&t, 400);
@@ -87,7 +87,7 @@ unsafe fn mapped_files() {
     can_exec();
 }
 
-/// One file, changed in every way, is what a plain array is.
+/// Random changes to one file, compared with a plain array.
 unsafe fn file_against_model() {
     let t = Tmp::new();
     make(&t, 100);
@@ -128,14 +128,14 @@ unsafe fn file_against_model() {
         let upto = if data < 0 { model.len() } else { data as usize };
         assert!(model.get(at..upto).unwrap_or(&[]).iter().all(|b| *b == 0), "no hole, round {round}");
     }
-    // Holes stay holes, however far they reach.
+    // Holes stay holes, whatever their length.
     is(pwrite(f, [7u8; 3].as_ptr().cast(), 3, 1 << 36), 3);
     let mut s: stat = std::mem::zeroed();
     ok(fstat(f, &mut s));
     assert!(s.st_size == (1 << 36) + 3 && s.st_blocks < 4096, "{} blocks", s.st_blocks);
 }
 
-/// Opens regular files below `dir`, a third of them, until that fails or `fds` has 800.
+/// Opens regular files below `dir`, one in three, until that fails or `fds` has 800.
 unsafe fn open_all(dir: &std::path::Path, which: u64, fds: &mut Vec<i32>) -> bool {
     let Ok(list) = std::fs::read_dir(dir) else { return short() };
     for e in list.flatten() {
@@ -158,7 +158,7 @@ unsafe fn open_all(dir: &std::path::Path, which: u64, fds: &mut Vec<i32>) -> boo
     false
 }
 
-/// Several processes hold all the files of the host's that they get.
+/// Several processes hold all the host files that they can get.
 unsafe fn host_files() {
     let (mut up, mut down) = ([0; 2], [0; 2]);
     ok(pipe(up.as_mut_ptr()));
@@ -184,7 +184,7 @@ unsafe fn host_files() {
     assert!(started > 0);
     let f = open(c("/etc/passwd").as_ptr(), O_RDONLY);
     assert!(f >= 0 || short(), "{}", name_of(errno()));
-    // What a process needs is kept for processes.
+    // Descriptors are reserved for new processes.
     let p = ok(fork());
     if p == 0 {
         _exit(7)
@@ -223,11 +223,11 @@ unsafe fn processes() {
     for p in all {
         is(waitpid(p, null_mut(), 0), p as i64);
     }
-    // What a process took is given back a moment after its end.
+    // Resources of a process are released shortly after its end.
     eventually("a program starts again", || std::process::Command::new("/bin/true").status().is_ok());
 }
 
-/// Files in memory that are longer together than an address space.
+/// Sparse in-memory files whose lengths add up to more than an address space.
 unsafe fn sparse_files() {
     let mut fds = Vec::new();
     const LEN: i64 = 1 << 40;
@@ -249,7 +249,7 @@ unsafe fn sparse_files() {
         assert!(b[0] == 0 && b[1..10] == [i as u8; 9], "file {i}");
         is(pread(*f, b.as_mut_ptr().cast(), 4, 69_999), 4);
         assert!(b[..4] == [0, i as u8, i as u8, i as u8], "file {i}");
-        // A large transfer, past the end.
+        // A large transfer beyond the end.
         let big = vec![i as u8; 1 << 20];
         is(pwrite(*f, big.as_ptr().cast(), big.len(), 1 << 30), 1 << 20);
         let mut back = vec![0; 1 << 20];
@@ -261,7 +261,7 @@ unsafe fn sparse_files() {
     can_exec();
 }
 
-/// A user without privileges may have 64 MiB in pipes; with that, new ones are small.
+/// A user without privileges may have 64 MiB in pipes; after that, new ones are small.
 unsafe fn pipes_of_a_user() {
     if root() {
         ok(setresgid(54_321, 54_321, 54_321));
@@ -284,7 +284,7 @@ unsafe fn pipes_of_a_user() {
     assert!(large <= 64, "{large} of 1 MiB");
     let size = ok(fcntl(pipes[79][1], F_GETPIPE_SZ));
     assert!((4096..=65536).contains(&size), "{size}");
-    // They work as others do.
+    // Small pipes work like others.
     is(write(pipes[79][1], [7u8; 4096].as_ptr().cast(), 4096), 4096);
     let mut b = [0u8; 4096];
     is(read(pipes[79][0], b.as_mut_ptr().cast(), 4096), 4096);
@@ -297,7 +297,7 @@ unsafe fn pipes_of_a_user() {
     is(fcntl(p[1], F_SETPIPE_SZ, 1 << 20), 1 << 20);
 }
 
-/// Each name of a file counts as an inode.
+/// Each name of a file is charged like an inode.
 unsafe fn links_of_a_tmpfs() {
     if !root() {
         return;
@@ -305,7 +305,7 @@ unsafe fn links_of_a_tmpfs() {
     let t = Tmp::new();
     let dir = t.p("m");
     ok(mkdir(dir.as_ptr(), 0o700));
-    // In a sandbox it has a namespace of its own already.
+    // A sandbox has a mount namespace of its own already.
     if unshare(CLONE_NEWNS) == 0 {
         zero(mount(c"none".as_ptr(), c"/".as_ptr(), null_mut(), MS_REC | MS_PRIVATE, null_mut()));
     }
@@ -315,7 +315,7 @@ unsafe fn links_of_a_tmpfs() {
     let n = (0..100).take_while(|i| link(t.p("m/f").as_ptr(), name(*i).as_ptr()) == 0).count();
     assert!(errno() == ENOSPC && (40..50).contains(&n), "{n} links, {}", name_of(errno()));
     fails(open(t.p("m/g").as_ptr(), O_CREAT | O_RDWR, 0o600), ENOSPC);
-    // Each gives back what it took, the last with the file.
+    // Each unlink releases a charge, the last one with the file.
     for i in 0..n {
         ok(unlink(name(i).as_ptr()));
     }
@@ -327,7 +327,7 @@ unsafe fn links_of_a_tmpfs() {
     zero(umount2(dir.as_ptr(), MNT_DETACH));
 }
 
-/// Reads with a time limit, each of which finds something in time. `tests/shortage.rs` looks at what the Sentry takes for them.
+/// Reads with a timeout, each of which succeeds in time. `tests/shortage.rs` checks the Sentry's memory.
 unsafe fn timed_reads() {
     let m = ok(open(c"/dev/ptmx".as_ptr(), O_RDWR | O_NOCTTY | O_NONBLOCK));
     let unlocked = 0;
@@ -344,14 +344,14 @@ unsafe fn timed_reads() {
     for _ in 0..60_000 {
         read(s, b.as_mut_ptr().cast(), 1);
         is(write(m, b"x".as_ptr().cast(), 1), 1);
-        // On bare Linux the byte takes a moment to get there.
+        // On bare Linux the byte takes a moment to arrive.
         while read(s, b.as_mut_ptr().cast(), 1) != 1 {
             sched_yield();
         }
     }
 }
 
-/// Calls that a filter has logged.
+/// Makes calls that a filter logs.
 unsafe fn logged_calls() {
     zero(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
     let filter = [sock_filter { code: 6, jt: 0, jf: 0, k: SECCOMP_RET_LOG }];
@@ -362,9 +362,9 @@ unsafe fn logged_calls() {
     }
 }
 
-/// As much as the kernel gives of what it keeps for a process in sockets, pipes, small files and message queues; with
-/// a limit of address space (`tests/shortage.rs`) far more than the Sentry has. At each bound a call fails, and all
-/// goes on when something is given back.
+/// As much kernel memory as a process can get in sockets, pipes, small files and message queues. With a limit of the
+/// address space (`tests/shortage.rs`) the bounds add up to far more than the Sentry has. At each bound a call fails,
+/// and after something is released calls succeed again.
 unsafe fn kernel_memory() {
     let mut limit: rlimit = zeroed();
     ok(getrlimit(RLIMIT_AS, &mut limit));
@@ -444,7 +444,7 @@ unsafe fn kernel_memory() {
         zero(msgctl(q, IPC_RMID, null_mut()));
     }
 
-    // It can be read, and what is given back can be had again.
+    // The content can be read, and released memory can be used again.
     for i in 0..files {
         assert!(std::fs::read(t.s(&i.to_string())).unwrap() == bytes, "file {i}");
         std::fs::remove_file(t.s(&i.to_string())).unwrap();
