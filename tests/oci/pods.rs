@@ -80,10 +80,10 @@ fn members_end_with_the_sandbox() {
     assert_eq!(reaped(pid), libc::SIGKILL);
     host.until("one", "stopped");
     eventually("the Gofer ends", LIMIT, || Ok(!alive(gofer)));
-    host.bad(&["create", "--bundle", bundle.to_str().unwrap(), "two"], 1, "sandbox \"pod\" is not running");
+    host.bad(&["create", "--bundle", bundle.to_str().unwrap(), "two"], 1, "is not running");
     host.good(&["delete", "one"]);
     host.good(&["delete", "pod"]);
-    host.bad(&["create", "--bundle", bundle.to_str().unwrap(), "one"], 1, "sandbox \"pod\": container does not exist");
+    host.bad(&["create", "--bundle", bundle.to_str().unwrap(), "one"], 1, "container does not exist");
     assert!(!host.state_of("one").exists());
 }
 
@@ -124,7 +124,7 @@ fn namespaces_by_path_are_the_sandboxes() {
 fn a_member_that_cannot_be_started() {
     let host = with_pod("no-start");
     let bundle = member(&host, "one", &["/nothing"], |_| ());
-    host.bad(&["create", "--bundle", bundle.to_str().unwrap(), "one"], 1, "exec: \"/nothing\": stat /nothing");
+    host.bad(&["create", "--bundle", bundle.to_str().unwrap(), "one"], 1, "stat /nothing: no such file or directory");
     assert!(!host.state_of("one").exists());
     assert_eq!(host.status("pod"), "running");
 }
