@@ -16,12 +16,19 @@ use rustix::mount::{move_mount, open_tree, MoveMountFlags, OpenTreeFlags};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// A root and what is mounted in it: target and source.
+/// A root and what is mounted in it.
 pub struct View {
     root: PathBuf,
-    mounts: Vec<(PathBuf, PathBuf)>,
+    read_only: bool,
+    mounts: Vec<Tree>,
+}
+
+struct Tree {
+    source: PathBuf,
+    target: PathBuf,
+    read_only: bool,
 }
 
 fn path(bytes: &[u8]) -> PathBuf {
@@ -32,12 +39,15 @@ impl View {
     /// That of a container which is started by this plan.
     pub fn of(plan: &Plan) -> Option<View> {
         let (container, trees) = (&plan.sentry.container, &plan.gofer.trees);
-        let source = |name: &str| trees.iter().find(|t| t.name == name).map(|t| path(&t.source));
-        let mounts = container.mounts.iter().filter_map(|m| match &m.kind {
-            MountKind::Tree(name) => Some((path(&m.target), source(name)?)),
-            _ => None,
+        let find = |name: &str| trees.iter().find(|t| t.name == name);
+        let mounts = container.mounts.iter().filter_map(|m| {
+            let MountKind::Tree(name) = &m.kind else { return None };
+            let tree = find(name)?;
+            let read_only = tree.read_only || m.flags & libc::MS_RDONLY != 0;
+            Some(Tree { source: path(&tree.source), target: path(&m.target), read_only })
         });
-        Some(View { root: source(&container.root)?, mounts: mounts.collect() })
+        let root = path(&find(&container.root)?.source);
+        Some(View { root, read_only: container.root_read_only, mounts: mounts.collect() })
     }
 
     /// Leaves the host's mount namespace for one of its own. Where the caller may not make one, nobody can enter it
@@ -50,29 +60,40 @@ impl View {
         let none: Option<&str> = None;
         // What the host unmounts is not held.
         mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none).context("making mounts slaves")?;
-        let trees: Vec<(PathBuf, OwnedFd)> = self.mounts.into_iter().filter_map(open).collect();
+        let trees: Vec<(Tree, OwnedFd)> = self.mounts.into_iter().filter_map(open).collect();
         mount(Some(&self.root), &self.root, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
             .context("binding the root")?;
         chdir(&self.root)?;
         pivot_root(".", ".").context("pivot_root")?;
         umount2(".", MntFlags::MNT_DETACH).context("leaving the host's root")?;
         chdir("/")?;
-        for (target, tree) in trees {
+        for (tree, mount) in trees {
             // From here on a link in the container's root leads nowhere else.
-            if let Err(e) = move_mount(&tree, "", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH) {
-                log::debug!("{} in the monitor's view: {e}", target.display());
+            if let Err(e) = move_mount(&mount, "", CWD, &tree.target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH) {
+                log::debug!("{} in the monitor's view: {e}", tree.target.display());
+            } else if tree.read_only {
+                protect(&tree.target)?;
             }
+        }
+        if self.read_only {
+            protect(Path::new("/"))?;
         }
         Ok(())
     }
 }
 
-fn open((target, source): (PathBuf, PathBuf)) -> Option<(PathBuf, OwnedFd)> {
+fn protect(target: &Path) -> Result<()> {
+    let none: Option<&str> = None;
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(none, target, none, flags, none).with_context(|| format!("making {} read-only", target.display()))
+}
+
+fn open(tree: Tree) -> Option<(Tree, OwnedFd)> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    match open_tree(CWD, &source, flags) {
-        Ok(tree) => Some((target, tree)),
+    match open_tree(CWD, &tree.source, flags) {
+        Ok(mount) => Some((tree, mount)),
         Err(e) => {
-            log::debug!("{} in the monitor's view: {e}", source.display());
+            log::debug!("{} in the monitor's view: {e}", tree.source.display());
             None
         }
     }

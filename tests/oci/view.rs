@@ -28,6 +28,8 @@ fn the_monitor_shows_the_containers_files_and_not_the_hosts() {
     assert!(root.join("bin/busybox").exists() && !root.join("etc/passwd").exists());
     assert!(!root.join(host.dir.0.strip_prefix("/").unwrap()).exists());
     assert_eq!(fs::read_to_string(root.join("dir/file")).unwrap(), "of the tree");
+    let refused = fs::write(root.join("dir/new"), "").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
     fs::write(root.join("tmp/copied"), "in").unwrap();
     assert_eq!(host.good(&["exec", "box", "cat", "/tmp/copied"]), "in");
     assert!(!Path::new("/tmp/copied").exists());
