@@ -59,6 +59,16 @@ impl Daemon {
         Some(daemon)
     }
 
+    /// One of its own: a container's cgroup is named by that and the container.
+    fn namespace(&self) -> &str {
+        self.dir.0.file_name().unwrap().to_str().unwrap()
+    }
+
+    /// The runtime's state of its containers.
+    fn oci(&self) -> PathBuf {
+        self.path("oci").join(self.namespace())
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.0.join(name)
     }
@@ -126,7 +136,8 @@ impl Daemon {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("ctr");
-        command.arg("--address").arg(self.path("c.sock")).args(args).stdin(Stdio::null());
+        command.arg("--address").arg(self.path("c.sock")).args(["--namespace", self.namespace()]);
+        command.args(args).stdin(Stdio::null());
         command
     }
 
@@ -206,7 +217,7 @@ impl Daemon {
 
     /// Names of the containers that the runtime knows.
     fn containers(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.path("oci/default")).into_iter().flatten().flatten();
+        let entries = fs::read_dir(self.oci()).into_iter().flatten().flatten();
         entries.filter_map(|e| e.file_name().into_string().ok()).collect()
     }
 
@@ -226,7 +237,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         // A test that failed may leave containers.
         for id in self.containers() {
-            let root = self.path("oci/default");
+            let root = self.oci();
             let mut delete = Command::new(RUNSC);
             let _ = delete.arg("--root").arg(root).args(["delete", "--force", &id]).stderr(Stdio::null()).status();
         }
@@ -265,7 +276,7 @@ fn what_can_be_done_with_a_task() {
     let mut listener = d.command(&["events"]).stdout(events).stderr(Stdio::null()).spawn().unwrap();
     // Once it hears of one, it hears of all.
     eventually("events come", LIMIT, || {
-        d.good(&["namespace", "label", "default", "a=b"]);
+        d.good(&["namespace", "label", d.namespace(), "a=b"]);
         Ok(fs::metadata(d.path("events"))?.len() > 0)
     });
     d.begin_container(&[], "box", &["sleep", "1000"]);
@@ -310,7 +321,7 @@ fn what_can_be_done_with_a_task() {
 fn a_terminal() {
     let Some(d) = Daemon::start("terminal") else { return };
     let words = d.run_args(&["--rm", "--tty"], "box", &["sh", "-c", "tty; read line; echo got $line; exit 5"]);
-    let line = format!("ctr --address {} {}", d.path("c.sock").display(), quoted(&words));
+    let line = format!("ctr --address {} --namespace {} {}", d.path("c.sock").display(), d.namespace(), quoted(&words));
     let mut command = Command::new("script");
     command.args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::piped());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -375,7 +386,7 @@ fn a_pod_has_one_shim_and_one_sentry() {
     assert_eq!((done.status, done.out.as_str()), (Some(6), "two\n"), "{}", done.err);
     assert_eq!(d.shims().len(), 1);
     let sandbox_processes = |id: &str| {
-        let state = fs::read(d.path("oci/default").join(id).join("state.json")).unwrap();
+        let state = fs::read(d.oci().join(id).join("state.json")).unwrap();
         let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
         state["sandbox"].as_array().unwrap().len()
     };

@@ -58,8 +58,8 @@ impl Wanted {
         let stdin = match self.stdin.as_str() {
             "" => Stdio::null(),
             path => {
-                let (guest, ours) = std::io::pipe()?;
-                held.stdin = Some(copy_input(path, ours.into())?);
+                let (guest, ours) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+                held.stdin = Some(copy_input(path, ours)?);
                 guest.into()
             }
         };

@@ -3,6 +3,7 @@
 use super::options::Options;
 use super::reaper::{Moment, Reaper};
 use anyhow::{anyhow, bail, Context, Result};
+use nix::fcntl::OFlag;
 use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -96,7 +97,7 @@ impl Runtime {
     /// Runs a command for what it prints.
     fn output(&self, words: &[&str]) -> Result<String> {
         let Some((first, rest)) = words.split_first() else { bail!("no command") };
-        let (read, write) = std::io::pipe()?;
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let mut command = self.command(first);
         command.args(rest).stdout(write);
         let log = LogEnd::of(&self.bundle.join(LOG));
@@ -105,7 +106,7 @@ impl Runtime {
         // It holds the pipe's other end.
         drop(command);
         let mut text = String::new();
-        read.take(MAX_TEXT).read_to_string(&mut text)?;
+        File::from(read).take(MAX_TEXT).read_to_string(&mut text)?;
         match self.reaper.wait(pid, since).status {
             0 => Ok(text),
             status => Err(log.last_error().unwrap_or_else(|| anyhow!("the runtime ended with status {status}"))),
