@@ -245,6 +245,11 @@ impl Drop for Daemon {
             common::kill(shim, libc::SIGKILL);
         }
         self.end();
+        // The namespace's cgroups, which are empty by now, or stay.
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(hierarchy.path().join(self.namespace()));
+        }
+        let _ = fs::remove_dir(Path::new("/sys/fs/cgroup").join(self.namespace()));
     }
 }
 
