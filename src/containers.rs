@@ -9,7 +9,9 @@ use sentry::container::Container;
 use sentry::fs::setup::{build_root, DeviceSpec, MountSpec, RootOptions, Source};
 use sentry::kernel::cgroup::{Cgroup, CpuMax, CPU_PERIOD_RANGE, CPU_QUOTA_MIN};
 use sentry::kernel::limits::{Limits, Rlimit};
+use sentry::kernel::ns::Maker;
 use sentry::kernel::nsproxy::{NsProxy, UtsNs};
+use sentry::kernel::pid_ns::PidNs;
 use sentry::kernel::{cred, seccomp, Cred, Kernel};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -31,7 +33,12 @@ pub fn make(
     let net = shared(c.share.net).map_or_else(Arc::default, |ns| ns.net.clone());
     let mnt =
         build_root(kernel, client, &root_options(c), &ipc).map_err(|e| anyhow!("setting up the file systems: {e}"))?;
-    let ns = NsProxy::of_container(uts, ipc, net, mnt);
+    let mut ns = NsProxy::of_container(uts, ipc, net, mnt);
+    if first.is_some() && !c.share.pid {
+        let maker = Maker::of(&Cred::user(0, 0, Vec::new(), cred::CAP_ALL));
+        ns.pid_for_children =
+            PidNs::first().below(&maker).map_err(|e| anyhow!("making a pid namespace: {}", e.desc()))?;
+    }
     if first.is_none() {
         let _ = kernel.first_ns.set(Arc::new(ns.clone()));
     }

@@ -207,6 +207,7 @@ fn start_platform(executor: &Arc<Executor>, sandbox: &SentryConfig) -> Result<Ar
         see_all: sandbox.strace,
         max_host_tasks: host_tasks(sandbox),
         on_fatal,
+        survives_kills: sandbox.container.wait_for_start,
     };
     let platform = Systrap::new(config).context("the systrap platform cannot start")?;
     // A trace is to show all calls.

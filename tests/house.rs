@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Mutable statics of `sentry/`: state that outlives a call belongs to the kernel, a namespace, a user or a container.
-const MUTABLE_STATICS: usize = 57;
+const MUTABLE_STATICS: usize = 80;
 /// Lines of Rust that are wider than rustfmt's width: comments and literals.
 const WIDE_LINES: usize = 256;
 /// Names that only this project used; common terms have replaced them.

@@ -65,6 +65,9 @@ pub struct Config {
     pub max_host_tasks: Option<u64>,
     /// Called with a message if the sandbox cannot continue (the zygote is dead).
     pub on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
+    /// A stub that a process outside has killed, such as the OOM killer, costs its guest process alone. Otherwise it
+    /// is fatal.
+    pub survives_kills: bool,
 }
 
 /// The host calls that the platform (executor included) makes after [`Systrap::new`], with the reason for each. Those
@@ -114,6 +117,7 @@ pub(crate) struct Inner {
     strays: strays::Strays,
     rogues: rogues::Rogues,
     on_fatal: Arc<dyn Fn(&str) + Send + Sync>,
+    survives_kills: bool,
     zygote_pid: i32,
     vdso: Option<(u64, u64)>,
     /// The processor time after which the host may end a stub (`RLIMIT_CPU`).
@@ -190,6 +194,7 @@ impl Systrap {
             strays: strays::Strays::default(),
             rogues: rogues::Rogues::default(),
             on_fatal: config.on_fatal,
+            survives_kills: config.survives_kills,
             zygote_pid: launched.pid,
             vdso: launched.vdso,
             cpu_limit_ns: cpu_limit_ns(),
@@ -368,7 +373,8 @@ impl Inner {
     }
 
     /// Reaps a dead stub. If a process outside has killed it, the sandbox ends, too, whatever the guest was about to
-    /// do with the stub: the host is short of memory, or its user wants to end the sandbox.
+    /// do with the stub: the host is short of memory, or its user wants to end the sandbox. With
+    /// [`Config::survives_kills`] only the guest process ends.
     fn reap(&self, pid: i32) {
         let stub = {
             let mut stubs = self.stubs.lock();
@@ -397,7 +403,11 @@ impl Inner {
                 space::describe(exit_state)
             ));
         } else if exit_state == libc::SIGKILL && !ours {
-            (self.on_fatal)("a process of the sandbox was killed from outside (by hand, or for want of memory)");
+            let text = "a process of the sandbox was killed from outside (by hand, or for want of memory)";
+            match self.survives_kills {
+                true => log::warn!("{text}"),
+                false => (self.on_fatal)(text),
+            }
         }
         if let Some(space) = &space {
             space.died(exit_state);

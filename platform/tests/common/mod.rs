@@ -32,7 +32,8 @@ where
 {
     let executor = Executor::new(HandOff::default(), None).unwrap();
     let on_fatal = Arc::new(|m: &str| eprintln!("fatal: {m}"));
-    let config = Config { executor: executor.clone(), pool: 2, see_all, max_host_tasks: None, on_fatal };
+    let config =
+        Config { executor: executor.clone(), pool: 2, see_all, max_host_tasks: None, on_fatal, survives_kills: false };
     let platform = Systrap::new(config).unwrap();
     let future = test(platform.clone(), executor.clone());
     let e = executor.clone();

@@ -10,6 +10,7 @@ pub mod process;
 use crate::error::{Errno, Result};
 use crate::kernel::cgroup::{Cgroup, CpuMax};
 use crate::kernel::nsproxy::NsProxy;
+use crate::kernel::pid_ns::PidNs;
 use crate::kernel::signal::SigInfo;
 use crate::kernel::task::Completion;
 use crate::kernel::{exit, send, Kernel, Task, ThreadGroup};
@@ -87,11 +88,11 @@ pub struct Process {
 
 impl Process {
     /// `None`: it ends.
-    fn of(kernel: &Kernel, group: &Arc<ThreadGroup>) -> Option<Process> {
+    fn of(kernel: &Kernel, group: &Arc<ThreadGroup>, ns: &PidNs) -> Option<Process> {
         let task = group.any_thread()?;
         let (threads, ppid, sid) = {
             let r = group.links.lock();
-            (r.threads.len(), r.parent.upgrade().map_or(0, |p| p.pid), r.sid)
+            (r.threads.len(), r.parent.upgrade().map_or(0, |p| ns.nr_of(p.pid)), r.sid)
         };
         let mut line = Vec::new();
         usage::arguments(&task.mm(), &mut line);
@@ -105,7 +106,7 @@ impl Process {
         }
         let (user, system) = cpu::group_time(group);
         Some(Process {
-            pid: group.pid,
+            pid: ns.nr_of(group.pid),
             ppid,
             uid: task.cred().uid,
             threads: u32::try_from(threads).unwrap_or(u32::MAX),
@@ -118,11 +119,13 @@ impl Process {
     }
 }
 
-/// Sends a signal from outside of all pid namespaces; 0 only checks.
+/// Sends a signal as from an ancestor's pid namespace (pid_namespaces(7)): process 1 ends by SIGKILL, and by others
+/// only if it has handlers for them. 0 only checks.
 fn deliver(group: &Arc<ThreadGroup>, sig: i32) -> Result<()> {
     match sig {
         0 => Ok(()),
-        _ => send::from_outside(group, SigInfo::user(sig, 0, 0)),
+        libc::SIGKILL | libc::SIGSTOP => send::from_outside(group, SigInfo::user(sig, 0, 0)),
+        _ => send::to_group(group, SigInfo::user(sig, 0, 0)),
     }
 }
 
@@ -218,7 +221,7 @@ impl Container {
 
     /// Process id of the first process; 0 before it is loaded.
     pub fn init_pid(&self) -> i32 {
-        self.init_pid.load(Ordering::SeqCst)
+        self.ns.pid_for_children.nr_of(self.init_pid.load(Ordering::SeqCst))
     }
     pub fn init(&self) -> Option<Arc<ThreadGroup>> {
         self.init.lock().upgrade()
@@ -247,8 +250,22 @@ impl Container {
 
     /// Sends a signal to a process of the container.
     pub fn signal_process(&self, kernel: &Kernel, pid: i32, sig: i32) -> Result<()> {
-        let group = kernel.group(pid).filter(|g| g.cgroup.is_within(&self.cgroup)).ok_or(Errno::ESRCH)?;
+        let global = self.ns.pid_for_children.global(pid).ok_or(Errno::ESRCH)?;
+        let group = kernel.group(global).filter(|g| g.cgroup.is_within(&self.cgroup)).ok_or(Errno::ESRCH)?;
         deliver(&group, sig)
+    }
+
+    /// As [`Container::signal_process`], of a process that is known.
+    pub fn signal_group(&self, group: &Arc<ThreadGroup>, sig: i32) -> Result<()> {
+        match group.cgroup.is_within(&self.cgroup) && group.links.lock().exit_status.is_none() {
+            true => deliver(group, sig),
+            false => Err(Errno::ESRCH),
+        }
+    }
+
+    /// The number of a process in the container's pid namespace; 0 if it has none.
+    pub fn number_of(&self, group: &ThreadGroup) -> i32 {
+        self.ns.pid_for_children.nr_of(group.pid)
     }
 
     /// Sends a signal to all processes of the container.
@@ -285,12 +302,12 @@ impl Container {
 
     /// The processes, by their numbers.
     pub fn processes(&self, kernel: &Kernel) -> Vec<Process> {
-        self.cgroup.processes(kernel).iter().filter_map(|g| Process::of(kernel, g)).collect()
+        self.cgroup.processes(kernel).iter().filter_map(|g| Process::of(kernel, g, &self.ns.pid_for_children)).collect()
     }
 
     /// Ends all processes but the first: the end of a pid namespace.
     pub fn kill_others(&self, kernel: &Kernel) {
-        let first = self.init_pid();
+        let first = self.init_pid.load(Ordering::SeqCst);
         for group in self.cgroup.processes(kernel).iter().filter(|g| g.pid != first) {
             exit::kill_group(group, libc::SIGKILL);
         }

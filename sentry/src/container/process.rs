@@ -4,7 +4,7 @@
 use super::Container;
 use crate::error::{Errno, Result};
 use crate::fs::tty::{devpts, host_terminal, Control};
-use crate::fs::vfs::{FsContext, LookupFlags};
+use crate::fs::vfs::{FsContext, LookupFlags, Path};
 use crate::fs::{hostfile::HostFile, File};
 use crate::kernel::attrs::TaskAttrs;
 use crate::kernel::exec::{self, Program};
@@ -87,15 +87,17 @@ impl Prepared {
         let first = poll_fn(|cx| kernel.platform.poll_new(cx)).await?;
         let id = fork::reserve_pid(kernel, &container.ns.pid_for_children, pid)?;
         let pid = id.global();
-        let instance = devpts::instance_below(&container.ns.mnt.root());
+        let root = container.ns.mnt.root();
+        let instance = devpts::instance_below(&root);
         let terminal = spec.terminal.then_some(Control::Session { sid: pid, instance });
-        let files = open_files(kernel, spec.files, terminal).inspect_err(|_| kernel.tree.lock().unreserve(pid))?;
+        let files =
+            open_files(kernel, spec.files, terminal, &root).inspect_err(|_| kernel.tree.lock().unreserve(pid))?;
         let mut group = ThreadGroup::new(id.clone(), Arc::new(Mutex::new(SigActions::default())), spec.limits);
         group.init = (kernel.options.init && pid == kernel.first_pid()) || (id.is_nested() && id.own() == 1);
         group.cgroup = container.cgroup.clone();
         *group.pid_charge.get_mut() = Some(container.cgroup.charge_pid_anyway());
         group.oom_score_adj.store(spec.oom_score_adj.clamp(-1000, 1000), Ordering::Relaxed);
-        let mut fs = FsContext::new(container.ns.mnt.root());
+        let mut fs = FsContext::new(root);
         fs.umask = spec.umask;
         let group = Arc::new(group);
         let attrs = TaskAttrs { nice: AtomicI32::new(spec.nice.clamp(-20, 19)), ..TaskAttrs::default() };
@@ -222,12 +224,13 @@ fn open_files(
     kernel: &Arc<Kernel>,
     files: Vec<Option<OwnedFd>>,
     terminal: Option<Control>,
+    root: &Path,
 ) -> Result<Arc<FdTable>, StartError> {
     let table = FdTable::new();
     for (i, fd) in files.into_iter().enumerate() {
         let Some(fd) = fd else { continue };
         let file: Arc<File> = match nix::unistd::isatty(&fd).unwrap_or(false) {
-            true => host_terminal(kernel, fd, terminal.unwrap_or(Control::Console))?,
+            true => host_terminal(kernel, fd, terminal.unwrap_or(Control::Console), root)?,
             false => HostFile::open(&kernel.executor, fd)?,
         };
         table.replace(i as i32, file, false, crate::kernel::fdtable::NR_OPEN as u64)?;

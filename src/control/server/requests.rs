@@ -145,7 +145,7 @@ fn signal_to(server: &Server, from: &Connection, container: &Container, to: Targ
     let own = lock(&from.state).own.clone();
     let sent = match (to, own) {
         (Target::Init, _) | (Target::Own, None) => container.signal(signal),
-        (Target::Own, Some(group)) => container.signal_process(&server.kernel, group.pid, signal),
+        (Target::Own, Some(group)) => container.signal_group(&group, signal),
         (Target::Process(pid), _) if (1..=PID_MAX).contains(&pid) => {
             container.signal_process(&server.kernel, pid, signal)
         }
@@ -274,7 +274,7 @@ fn exec(server: &Arc<Server>, to: &Arc<Connection>, c: Arc<Container>, process: 
     let (kernel, to) = (server.kernel.clone(), to.clone());
     let report = to.clone();
     server.kernel.executor.spawn(Box::pin(async move {
-        let began = to.clone();
+        let (began, within) = (to.clone(), c.clone());
         let started = c.exec(
             &kernel,
             spec,
@@ -285,7 +285,7 @@ fn exec(server: &Arc<Server>, to: &Arc<Connection>, c: Arc<Container>, process: 
             },
             move |group| {
                 lock(&began.state).own = Some(group.clone());
-                began.reply(&Reply::Started { pid: group.pid });
+                began.reply(&Reply::Started { pid: within.number_of(group) });
                 began.kill_tied();
             },
         );

@@ -163,7 +163,8 @@ impl HostTerminal {
 }
 
 /// The description of a host descriptor that is a terminal. All descriptors of a session's are one terminal.
-pub fn host_terminal(kernel: &Arc<Kernel>, fd: OwnedFd, control: Control) -> Result<Arc<File>> {
+/// `root`: where its name is looked up.
+pub fn host_terminal(kernel: &Arc<Kernel>, fd: OwnedFd, control: Control, root: &Path) -> Result<Arc<File>> {
     let flags = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFL)? & libc::O_ACCMODE;
     let file = Arc::new(HostFile::new(&kernel.executor, fd)?);
     let terminal = match control {
@@ -178,13 +179,12 @@ pub fn host_terminal(kernel: &Arc<Kernel>, fd: OwnedFd, control: Control) -> Res
         },
     };
     terminal.files.lock().push(Arc::downgrade(&file));
-    let place = place(kernel, &terminal.name(), terminal.line.rdev);
+    let place = place(root.clone(), &terminal.name(), terminal.line.rdev);
     Ok(File::new(Box::new(End { terminal, file }), flags, place))
 }
 
 /// The node `name`, if it is that of the device `rdev`: what ttyname(3) finds the terminal to be.
-pub(super) fn place(kernel: &Kernel, name: &str, rdev: u64) -> Option<Path> {
-    let root = kernel.current_ns()?.mnt.root();
+pub(super) fn place(root: Path, name: &str, rdev: u64) -> Option<Path> {
     let cred = Cred::user(0, 0, Vec::new(), CAP_ALL);
     let walk = Resolver::new(&cred, RootRef::Fixed(root.clone()), LookupFlags::FOLLOW).resolve(root, name.as_bytes());
     walk.ok().filter(|p| p.inode().attr().is_ok_and(|a| a.rdev == rdev))

@@ -345,7 +345,8 @@ impl FileOps for Master {
             TIOCGPTPEER => {
                 let flags = i32::try_from(arg).map_err(|_| Errno::EINVAL)?;
                 let end = Slave::open(&self.0, flags)?;
-                let place = super::host::place(&task.kernel, &format!("/dev/pts/{}", self.0.index), self.0.rdev());
+                let place =
+                    super::host::place(task.ns().mnt.root(), &format!("/dev/pts/{}", self.0.index), self.0.rdev());
                 let keep = flags & (libc::O_ACCMODE | libc::O_NONBLOCK);
                 let fd = task.install_fd(File::new(end, keep, place), flags & libc::O_CLOEXEC != 0)?;
                 return Ok(fd as u64);

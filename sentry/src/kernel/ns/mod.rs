@@ -39,8 +39,9 @@ use NsKind::*;
 pub const KINDS: [NsKind; 8] = [User, Mnt, Uts, Ipc, Pid, Cgroup, Net, Time];
 
 /// The lowest number of a namespace that is not one of the first ones.
-const FIRST_INUM: u64 = 0xf000_0002;
-static NEXT_INUM: AtomicU64 = AtomicU64::new(FIRST_INUM);
+const FIRST_INUM: u64 = 0xf800_0000;
+/// Above those of the first namespaces, one for each kind.
+static NEXT_INUM: AtomicU64 = AtomicU64::new(FIRST_INUM + 16);
 
 /// `/proc/sys/user/max_*_namespaces`, by [`NsKind`].
 pub static MAX_NAMESPACES: [AtomicU64; 8] = [const { AtomicU64::new(15_000) }; 8];
@@ -72,17 +73,13 @@ impl NsKind {
             Uts => "uts",
         }
     }
-    /// The number of the first namespace of the kind, as on Linux.
+    /// The number of the first namespace of the kind. User and time namespaces of a container are the kernel's first ones, and
+    /// have Linux's numbers for them; the others are a container's own, with numbers that no first one of Linux has.
     fn first_inum(self) -> u64 {
         match self {
-            Cgroup => 0xefff_fffb,
-            Ipc => 0xefff_ffff,
-            Mnt => 0xf000_0001,
-            Net => 0xf000_0000,
-            Pid => 0xefff_fffc,
             Time => 0xefff_fffa,
             User => 0xefff_fffd,
-            Uts => 0xefff_fffe,
+            kind => FIRST_INUM + kind as u64,
         }
     }
     fn resource(self) -> Resource {
