@@ -100,10 +100,8 @@ pub fn ps(globals: &Globals, args: &PsArgs) -> Result<u8> {
     };
     match args.format {
         Format::Json if processes.is_empty() => print("null\n")?,
-        Format::Json => {
-            let pids: Vec<i32> = processes.iter().map(|p| p.pid).collect();
-            print(&format!("{}\n", serde_json::to_string(&pids)?))?;
-        }
+        // Engines take these numbers for the host's, and look for them there: that is the monitor's.
+        Format::Json => print(&format!("[{}]\n", state.monitor.pid))?,
         Format::Table => print(&process_table(&processes, &state))?,
     }
     Ok(0)
