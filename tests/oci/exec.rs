@@ -129,9 +129,7 @@ fn an_agent_stands_for_a_detached_process() {
     let pid = detached("exec sleep 1000");
     assert!(kill(pid, libc::SIGKILL));
     assert_eq!(reaped(pid), libc::SIGKILL);
-    crate::common::eventually("the process is gone", crate::LIMIT, || {
-        Ok(processes() == 1)
-    });
+    crate::common::eventually("the process is gone", crate::LIMIT, || Ok(processes() == 1));
     let pid = detached("exec sleep 1000");
     host.good(&["delete", "--force", "box"]);
     assert_eq!(reaped(pid), libc::SIGKILL);

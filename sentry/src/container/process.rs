@@ -217,6 +217,10 @@ fn insert(task: &Arc<Task>) {
     if group.init && group.id.is_nested() {
         group.id.ns().set_init(group);
     }
+    // A paused container's new process waits for its thaw, too.
+    if group.cgroup.is_held() {
+        task.signal_flag.store(true, Ordering::SeqCst);
+    }
 }
 
 /// Descriptors for a new process. A terminal among them is the guest's own.

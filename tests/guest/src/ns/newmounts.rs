@@ -64,7 +64,7 @@ unsafe fn set_attr(dirfd: i32, at: &str, flags: c_uint, set: u64, clear: u64, pr
 fn options(at: &str) -> (String, String) {
     let top = std::env::current_dir().unwrap().join(at).display().to_string();
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let line = text.lines().filter(|l| l.split(' ').nth(4) == Some(top.as_str())).next_back().unwrap();
+    let line = text.lines().rfind(|l| l.split(' ').nth(4) == Some(top.as_str())).unwrap();
     let (own, fs) = line.split_once(" - ").unwrap();
     let own = own.split(' ').nth(5).unwrap().to_owned();
     (own, fs.split(' ').nth(2).unwrap().to_owned())
