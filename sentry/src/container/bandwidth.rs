@@ -1,5 +1,6 @@
-//! Processor time of a container (`cpu.max` of cgroups v2): what it has used is looked at often enough, and when the quota of a period
-//! is used up, its tasks stop until the period ends. What was used beyond the quota counts in the next period.
+//! Processor time of a container (`cpu.max` of cgroups v2): what it has used is looked at often enough, and when the
+//! quota of a period is used up, its tasks stop until the period ends. What was used beyond the quota counts in the
+//! next period.
 
 use crate::kernel::cgroup::{Cgroup, CpuMax};
 use crate::kernel::Kernel;

@@ -1,8 +1,8 @@
-//! Containers: what a runtime creates, starts, signals and deletes as one (OCI runtime-spec). A container is a set of namespaces with a
-//! root, a cgroup, and a first process, whose end is the container's.
+//! Containers: what a runtime creates, starts, signals and deletes as one (OCI runtime-spec). A container is a set of
+//! namespaces with a root, a cgroup, and a first process, whose end is the container's.
 //!
-//! This module stands above [`kernel`](crate::kernel), which knows processes and cgroups only. [`process`] starts a container's
-//! processes from outside.
+//! This module stands above [`kernel`](crate::kernel), which knows processes and cgroups only. [`process`] starts a
+//! container's processes from outside.
 
 mod bandwidth;
 pub mod process;
@@ -142,8 +142,8 @@ impl Container {
         })
     }
 
-    /// Loads the first process; it waits for [`Container::start`]. When it has ended and all others of the container have been told
-    /// to end, `on_exit` gets its wait(2) status.
+    /// Loads the first process; it waits for [`Container::start`]. When it has ended and all others of the container
+    /// have been told to end, `on_exit` gets its wait(2) status.
     pub async fn create(
         self: &Arc<Self>,
         kernel: &Arc<Kernel>,
@@ -275,7 +275,8 @@ impl Container {
         }
     }
 
-    /// Stops all processes, and waits until no task of them runs; `ETIMEDOUT` (and nothing is stopped) if some do after `patience`.
+    /// Stops all processes, and waits until no task of them runs; `ETIMEDOUT` (and nothing is stopped) if some do after
+    /// `patience`.
     pub async fn pause(&self, kernel: &Arc<Kernel>, patience: Duration) -> Result<()> {
         self.cgroup.freeze(kernel);
         let deadline = now_ns().saturating_add(u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX));

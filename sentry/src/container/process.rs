@@ -1,5 +1,5 @@
-//! Processes that are started from outside: the first one of a container, and those of `exec`. They have no parent, so nothing in the
-//! sandbox waits for them: they are reaped at once, and their end is reported to the runtime.
+//! Processes that are started from outside: the first one of a container, and those of `exec`. They have no parent, so
+//! nothing in the sandbox waits for them: they are reaped at once, and their end is reported to the runtime.
 
 use super::Container;
 use crate::error::{Errno, Result};

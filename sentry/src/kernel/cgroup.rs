@@ -1,6 +1,7 @@
 //! Control groups (cgroups(7)): the processes that are counted, limited and frozen together. Each container has one.
 //!
-//! A process is in the cgroup of its parent, so a container's processes are those whose cgroup is the container's or below it.
+//! A process is in the cgroup of its parent, so a container's processes are those whose cgroup is the container's or
+//! below it.
 
 use super::wait::WaitQueue;
 use super::{Kernel, ThreadGroup};
@@ -79,7 +80,8 @@ impl Cgroup {
         Some(PidCharge(self.clone()))
     }
 
-    /// As [`Cgroup::charge_pid`], whatever the limits are: for a process that comes from outside, as on Linux a process that is moved in.
+    /// As [`Cgroup::charge_pid`], whatever the limits are: for a process that comes from outside, as on Linux a process
+    /// that is moved in.
     pub fn charge_pid_anyway(self: &Arc<Self>) -> PidCharge {
         self.up().for_each(|c| {
             c.pids.fetch_add(1, Ordering::Relaxed);
@@ -163,7 +165,8 @@ impl Cgroup {
         tree.groups.values().filter(|g| g.cgroup.is_within(self)).cloned().collect()
     }
 
-    /// Lets no task in it run guest code until [`Cgroup::thaw`]. A task that waits in a call stays there, and stops when the call ends.
+    /// Lets no task in it run guest code until [`Cgroup::thaw`]. A task that waits in a call stays there, and stops
+    /// when the call ends.
     pub fn freeze(self: &Arc<Self>, kernel: &Kernel) {
         if !self.frozen.swap(true, Ordering::SeqCst) {
             self.stop(kernel);

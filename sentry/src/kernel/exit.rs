@@ -238,15 +238,20 @@ fn leave_children(kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>) -> Option<Arc<
         let tree = kernel.tree.lock();
         let reaper = find_reaper(&tree, group);
         let orphans = std::mem::take(&mut group.links.lock().children);
+        // Zombies that a parent does not want are reaped below: none of its waits may find them meanwhile.
+        let unwanted = reaper.as_ref().is_some_and(ignores_children);
+        let mut adopted = Vec::with_capacity(orphans.len());
         for o in &orphans {
             let mut r = o.links.lock();
-            r.parent = reaper.as_ref().map_or_else(Weak::new, Arc::downgrade);
-            r.parent_tid = reaper.as_ref().map_or(0, |h| h.pid);
+            let parent = reaper.as_ref().filter(|_| !unwanted || r.exit_status.is_none());
+            r.parent = parent.map_or_else(Weak::new, Arc::downgrade);
+            r.parent_tid = parent.map_or(0, |h| h.pid);
             // After reparenting the exit signal is always SIGCHLD.
             r.exit_signal = libc::SIGCHLD;
+            adopted.extend(parent.map(|_| o.clone()));
         }
         if let Some(h) = &reaper {
-            h.links.lock().children.extend(orphans.iter().cloned());
+            h.links.lock().children.extend(adopted);
         }
         let parent = group.links.lock().parent.upgrade();
         (parent, orphans, reaper)
@@ -329,6 +334,13 @@ fn report_zombies(kernel: &Kernel, parent: Option<&Arc<ThreadGroup>>, zombies: &
 }
 
 /// Sends the signal of a death; true if the parent does not care for zombies.
+/// Whether a process wants no zombies: it ignores SIGCHLD, or has set SA_NOCLDWAIT.
+fn ignores_children(parent: &Arc<ThreadGroup>) -> bool {
+    let actions = parent.actions.read().clone();
+    let a = actions.lock().get(libc::SIGCHLD);
+    a.handler == super::signal::SIG_IGN || a.flags & libc::SA_NOCLDWAIT as u64 != 0
+}
+
 fn tell_of_death(parent: &Arc<ThreadGroup>, child: &Arc<ThreadGroup>, uid: u32) -> bool {
     let execs = parent.links.lock().execs;
     let (status, signal, utime, stime) = {
@@ -339,9 +351,7 @@ fn tell_of_death(parent: &Arc<ThreadGroup>, child: &Arc<ThreadGroup>, uid: u32) 
     let (code, st) = child_code(status);
     let mut auto_reap = false;
     if signal == libc::SIGCHLD {
-        let actions = parent.actions.read().clone();
-        let a = actions.lock().get(libc::SIGCHLD);
-        auto_reap = a.handler == super::signal::SIG_IGN || a.flags & libc::SA_NOCLDWAIT as u64 != 0;
+        auto_reap = ignores_children(parent);
     }
     if signal != 0 {
         let tick = |ns: u64| (ns / 10_000_000) as i64;
@@ -377,9 +387,12 @@ fn reap_all(kernel: &Kernel, zombies: &[Arc<ThreadGroup>]) -> usize {
     for z in &ours {
         rounds.next();
         kernel.tree.lock().remove_group(z);
-        drop(z.pid_charge.lock().take());
+        let charge = z.pid_charge.lock().take();
         let r = z.links.lock();
-        z.cgroup.add_dead_time(r.dead_utime, r.dead_stime);
+        // Once: a zombie without a parent may be reaped by its own end as well.
+        if charge.is_some() {
+            z.cgroup.add_dead_time(r.dead_utime, r.dead_stime);
+        }
         user += r.dead_utime + r.child_utime;
         system += r.dead_stime + r.child_stime;
     }

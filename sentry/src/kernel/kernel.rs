@@ -127,7 +127,9 @@ impl Tree {
     /// A zombie goes for good.
     pub fn remove_group(&mut self, group: &ThreadGroup) {
         let (pgid, sid) = group.ids();
-        if self.groups.remove(&group.pid).is_some() {
+        // Its number may be another one's by now, if it has gone before.
+        let there = self.groups.get(&group.pid).is_some_and(|g| std::ptr::eq(&**g, group));
+        if there && self.groups.remove(&group.pid).is_some() {
             self.members.remove(&(pgid, group.pid));
             self.leave_session(sid);
             self.zombies = self.zombies.saturating_sub(1);

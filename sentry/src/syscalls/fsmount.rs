@@ -4,7 +4,7 @@
 use super::arg::*;
 use super::mount::{is_root, may_mount, with_mounter};
 use super::Ctx;
-use crate::error::{Errno, Result, SysResult};
+use crate::error::{Errno, Result, SysResult, LATER};
 use crate::fs::fscontext::{DetachedFile, FsContextFile, Phase};
 use crate::fs::fstype::{Config, Type};
 use crate::fs::vfs::{resolve, DetachedTree, LookupFlags, Mount, MountFlags, MountNamespace, Path, PropagationType};
@@ -163,9 +163,10 @@ fn create(cx: &Ctx<'_>, context: &FsContextFile) -> Result<()> {
             context.state.lock().phase = Phase::Made(root);
             Ok(())
         }
-        Err(Errno::EPERM) => {
+        // The dispatcher repeats the call after `LATER`.
+        Err(e @ (Errno::EPERM | LATER)) => {
             context.state.lock().phase = Phase::Options;
-            Err(Errno::EPERM)
+            Err(e)
         }
         Err(e) => Err(e),
     }

@@ -4,6 +4,7 @@ use super::OvlInode;
 use crate::error::{later, Errno, Result};
 use crate::fs::tmpfs::TmpInode;
 use crate::fs::*;
+use crate::kernel::user_ns::Id;
 use crate::mm::io::{Dst, Src};
 use platform::executor::{self, ask_room};
 use std::sync::atomic::Ordering;
@@ -55,6 +56,15 @@ impl OvlInode {
         }
         let into = parent.upper.get().ok_or(Errno::EIO)?;
         let a = lower.attr()?;
+        if let Some(maker) = &self.fs.maker {
+            // The copy is the maker's work: of owners that its namespace knows, and of what it may read.
+            if !maker.user_ns.maps(Id::User, a.uid) || !maker.user_ns.maps(Id::Group, a.gid) {
+                return Err(Errno::EOVERFLOW);
+            }
+            if self.kind == libc::S_IFREG {
+                vfs::perm::check_inode(lower, maker, vfs::perm::MAY_READ)?;
+            }
+        }
         if self.kind == libc::S_IFREG && content && a.size > MAX_INLINE_COPY {
             ask_room().map_err(later)?;
         }

@@ -1,14 +1,19 @@
 //! The lower layers of an overlay as one directory tree that never changes.
 //!
 //! Layers are accessed through their dentries, so that the VFS's caches serve here too. No lookup crosses mounts.
+//!
+//! Directories are searched and listed with the rights of who made the overlay, as on Linux: a directory of another layer
+//! on top, with a mode of its own, must not open one that its maker may not enter.
 
 use super::{is_opaque, Overlay};
 use crate::error::{later, Errno, Result};
 use crate::fs::acl::Acl;
 use crate::fs::dir::{self, Dir, DirFile, Snapshot};
 use crate::fs::vfs::dentry::NameMap;
+use crate::fs::vfs::perm::{check_inode, search, MAY_READ};
 use crate::fs::vfs::Dentry;
 use crate::fs::*;
+use crate::kernel::Cred;
 use platform::budget::Charge;
 use platform::executor::Rounds;
 use std::any::Any;
@@ -19,11 +24,13 @@ pub(super) struct LayersDir {
     dirs: Arc<[Arc<Dentry>]>,
     /// Like [`Overlay::devices`].
     devices: Arc<[u64]>,
+    /// Of who made the overlay.
+    maker: Arc<Cred>,
 }
 
 impl LayersDir {
-    pub fn new(dirs: Vec<Arc<Dentry>>, devices: Arc<[u64]>) -> Arc<LayersDir> {
-        Arc::new(LayersDir { dirs: dirs.into(), devices })
+    pub fn new(dirs: Vec<Arc<Dentry>>, devices: Arc<[u64]>, maker: Arc<Cred>) -> Arc<LayersDir> {
+        Arc::new(LayersDir { dirs: dirs.into(), devices, maker })
     }
     fn top(&self) -> Result<&Arc<dyn Inode>> {
         self.dirs.first().map(|d| d.inode()).ok_or(Errno::ESTALE)
@@ -50,6 +57,7 @@ impl Inode for LayersDir {
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
         let mut found = Vec::new();
         for d in self.dirs.iter() {
+            search(d.inode(), &self.maker)?;
             let Some(child) = d.lookup(name)? else { continue };
             if is_whiteout(child.inode(), child.kind()) {
                 break;
@@ -69,7 +77,7 @@ impl Inode for LayersDir {
         if found.is_empty() {
             return Err(Errno::ENOENT);
         }
-        Ok(LayersDir::new(found, self.devices.clone()))
+        Ok(LayersDir::new(found, self.devices.clone(), self.maker.clone()))
     }
     fn open(self: Arc<Self>, _flags: i32) -> Result<Box<dyn FileOps>> {
         Ok(Box::new(DirFile(Open { dir: self, listing: Snapshot::default() })))
@@ -110,6 +118,7 @@ impl LayersDir {
         let mut seen = NameMap::<()>::default();
         let mut rounds = Rounds::new();
         for d in self.dirs.iter() {
+            check_inode(d.inode(), &self.maker, MAY_READ)?;
             let dev = d.inode().attr()?.dev;
             let file = File::new(d.inode().clone().open(libc::O_RDONLY | libc::O_DIRECTORY)?, libc::O_RDONLY, None);
             let mut batch: Vec<(Box<[u8]>, u64, u8)> = Vec::new();

@@ -25,6 +25,7 @@ use super::tmpfs::TmpInode;
 use super::vfs::{anonymous_dev, Mount};
 use super::*;
 use crate::error::{later, Errno, Result};
+use crate::kernel::Cred;
 use parking_lot::Mutex;
 use platform::budget::Charge;
 use platform::executor::{drop_aside, Rounds};
@@ -46,6 +47,8 @@ pub struct Overlay {
     lower_used: OnceLock<u64>,
     /// The upper layer exists before and after the overlay: all state is in the layer itself, and `below` is not used.
     stays: bool,
+    /// Who made it, if a guest did.
+    maker: Option<Arc<Cred>>,
     /// The devices of the layers, the upper one first, if there are several: they make inode numbers unique.
     devices: Vec<u64>,
     /// Keeps the layers' file systems mounted.
@@ -102,6 +105,7 @@ impl Overlay {
             lower: Mutex::default(),
             lower_used: OnceLock::new(),
             stays: false,
+            maker: None,
             devices: Vec::new(),
             _layers: Vec::new(),
         });

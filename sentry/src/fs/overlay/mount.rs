@@ -91,7 +91,14 @@ impl Paths {
 
 fn find_dir(m: &Mounter<'_>, path: &[u8]) -> Result<Path> {
     let p = (m.find)(path)?;
-    p.is_dir().then_some(p).ok_or(Errno::ENOTDIR)
+    if !p.is_dir() {
+        return Err(Errno::ENOTDIR);
+    }
+    if let Some(ns) = m.ns {
+        // As a bind mount could: what is mounted there must not cover what the maker may not see.
+        ns.mnt.may_show(&p)?;
+    }
+    Ok(p)
 }
 
 fn overlap(a: &Path, b: &Path) -> Result<bool> {
@@ -151,17 +158,19 @@ pub fn make(options: &[(Vec<u8>, Option<Vec<u8>>)], m: &Mounter<'_>) -> Result<(
         }
     }
     let keep = |p: &Path| Mount::new(p.dentry().clone(), MountFlags::empty());
+    let maker = Arc::new(m.cred.clone());
     let fs = Arc::new(Overlay {
         dev: anonymous_dev(),
         links: Mutex::default(),
         lower: Mutex::default(),
         lower_used: OnceLock::from(0),
         stays: true,
+        maker: Some(maker.clone()),
         devices: devices.clone(),
         _layers: layers.iter().map(keep).collect(),
     });
     let dirs: Vec<Arc<Dentry>> = lower.iter().map(|p| p.dentry().clone()).collect();
-    let lower: Arc<dyn Inode> = LayersDir::new(dirs, devices.into());
+    let lower: Arc<dyn Inode> = LayersDir::new(dirs, devices.into(), maker);
     let ino = match &upper {
         Some(u) => u.ino(),
         None => fs.number(lower.attr()?.dev, lower.attr()?.ino),

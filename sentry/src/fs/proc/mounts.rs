@@ -140,7 +140,7 @@ fn root_in_fs(m: &Arc<Mount>) -> Option<Vec<u8>> {
 
 pub(super) fn mountinfo(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result<()> {
     let ns = live.task.as_ref().ok_or(Errno::EINVAL)?.ns().mnt.clone();
-    let mut rounds = Rounds::new();
+    let (mut rounds, mut known) = (Rounds::new(), Default::default());
     for (m, place) in reachable(live)? {
         let Some(shown) = root_in_fs(&m) else { continue };
         check_length(out, &mut rounds)?;
@@ -150,7 +150,7 @@ pub(super) fn mountinfo(live: &LiveTask, _: &Super, out: &mut Vec<u8>) -> Result
         out.d(u64::from(libc::major(dev))).s(":").d(u64::from(libc::minor(dev))).s(" ");
         out.esc(&shown, BAD).s(" ").esc(&place, BAD).s(" ");
         flags(out, m.flags());
-        out.s(&describe_sharing(&ns, &m)).s(" - ").s(m.sb().fstype).s(" ").esc(&m.sb().source, BAD);
+        out.s(&describe_sharing(&ns, &m, &mut known)?).s(" - ").s(m.sb().fstype).s(" ").esc(&m.sb().source, BAD);
         out.s(if m.sb().read_only() { " ro" } else { " rw" });
         options(out, &m);
         out.s("\n");

@@ -16,8 +16,8 @@ use crate::error::{later, Errno, Result};
 use crate::fs::nsfs;
 use crate::kernel::ns::{Maker, Namespace, NsCommon, NsKind};
 use crate::kernel::user_ns::UserNs;
-use parking_lot::{Mutex, RwLock};
-use platform::executor::Rounds;
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use platform::executor::{self, Rounds};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +32,21 @@ struct Table {
 }
 
 static TABLE: Mutex<Table> = Mutex::new(Table { count: 0 });
+
+/// The table's lock. It may be held for long: a thread that must wait gives its other work away first.
+fn lock_table() -> MutexGuard<'static, Table> {
+    TABLE.try_lock().unwrap_or_else(|| executor::aside(|| TABLE.lock()))
+}
+
+/// As [`lock_table`], in what can be made again from its beginning.
+fn ask_table() -> Result<MutexGuard<'static, Table>> {
+    if let Some(table) = TABLE.try_lock() {
+        return Ok(table);
+    }
+    executor::ask_room().map_err(later)?;
+    Ok(executor::aside(|| TABLE.lock()))
+}
+
 static NEXT_HOME: AtomicU64 = AtomicU64::new(1);
 
 impl Table {
@@ -154,6 +169,7 @@ fn attach_tree(table: &mut Table, source: Vec<Node>, place: &Path, there: usize)
     let more = copies + (source.len() - there.min(source.len()));
     table.room(more)?;
     let home = place.mount().home().ok_or(Errno::EINVAL)?;
+    keeps_no_namespace(&source, place, &plan)?;
     let mut rounds = Rounds::new();
     if is_shared(place.mount()) {
         for n in &source {
@@ -182,6 +198,22 @@ fn attach_tree(table: &mut Table, source: Vec<Node>, place: &Path, there: usize)
         let Some(top) = tree.first() else { continue };
         top.mount.set_locks(top.mount.locks() - MountLocks::PLACE);
         put_under(&top.mount, &Path::new(on.clone(), place.dentry().clone()));
+    }
+    Ok(())
+}
+
+/// The file of a mount namespace is mounted in older ones only, also where it is passed on to, or comes from a detached
+/// tree (`ELOOP`): a namespace must not keep itself alive.
+fn keeps_no_namespace(source: &[Node], place: &Path, plan: &[Target]) -> Result<()> {
+    let file = |n: &Node| match nsfs::of(&n.mount.root()) {
+        Some(Namespace::Mnt(ns)) => Some(ns.id),
+        _ => None,
+    };
+    let Some(oldest) = source.iter().filter_map(file).min() else { return Ok(()) };
+    let mut on = std::iter::once(place.mount()).chain(plan.iter().map(|t| &t.mount));
+    let younger = |m: &Arc<Mount>| m.home().is_some_and(|h| !h.detached && h.id >= oldest);
+    if on.any(younger) {
+        return Err(Errno::ELOOP);
     }
     Ok(())
 }
@@ -216,7 +248,7 @@ impl MountNamespace {
     /// The first one of a container.
     pub fn new(root: Arc<Mount>) -> Arc<Self> {
         let ns = Self::with(NsCommon::first(NsKind::Mnt), root);
-        TABLE.lock().count += ns.settle();
+        lock_table().count += ns.settle();
         ns
     }
     fn with(common: NsCommon, root: Arc<Mount>) -> Arc<Self> {
@@ -249,7 +281,7 @@ impl MountNamespace {
     /// A copy of all mounts; `moved` then are the same places in the copy.
     pub fn copy(&self, maker: &Maker, moved: &mut [&mut Path]) -> Result<Arc<Self>> {
         let common = maker.common(NsKind::Mnt)?;
-        let mut table = TABLE.lock();
+        let mut table = ask_table()?;
         let of = nodes(&self.root(), Select::Namespace, None, |n| table.room(n))?;
         table.room(of.len())?;
         let foreign = !Arc::ptr_eq(&maker.owner, &self.common.owner());
@@ -292,7 +324,7 @@ impl MountNamespace {
 
     /// Mounts `mount`, a new one, on `place`.
     pub fn mount(&self, mount: &Arc<Mount>, place: &Path) -> Result<()> {
-        let mut table = TABLE.lock();
+        let mut table = ask_table()?;
         let place = self.place(place, mount.root_dentry().is_dir(), Errno::ENOTDIR)?;
         let source = vec![Node { parent: 0, at: mount.root_dentry().clone(), mount: mount.clone() }];
         attach_tree(&mut table, source, &place, 0)
@@ -317,6 +349,12 @@ impl MountNamespace {
         Ok(())
     }
 
+    /// Whether what is at `from`, without the mounts below, may be shown elsewhere, as by a bind mount.
+    pub fn may_show(&self, from: &Path) -> Result<()> {
+        let _table = ask_table()?;
+        self.may_copy(from, false)
+    }
+
     fn clone_tree(table: &Table, from: &Path, except: Option<&Path>, recursive: bool) -> Result<Vec<Node>> {
         let of = match recursive {
             true => nodes(from, Select::Bindable, except, |n| table.room(n))?,
@@ -332,7 +370,7 @@ impl MountNamespace {
 
     /// A bind mount of `from` at `place`; with `recursive` also of the mounts below `from`.
     pub fn bind(&self, from: &Path, place: &Path, recursive: bool) -> Result<Arc<Mount>> {
-        let mut table = TABLE.lock();
+        let mut table = ask_table()?;
         self.may_copy(from, recursive)?;
         let place = self.place(place, from.is_dir(), Errno::ENOTDIR)?;
         let copies = Self::clone_tree(&table, from, Some(&place), recursive)?;
@@ -350,7 +388,7 @@ impl MountNamespace {
 
     /// `open_tree` with `OPEN_TREE_CLONE`: as a bind mount that is nowhere.
     pub fn detached_copy(&self, from: &Path, recursive: bool) -> Result<Arc<DetachedTree>> {
-        let mut table = TABLE.lock();
+        let mut table = ask_table()?;
         self.may_copy(from, recursive)?;
         let copies = Self::clone_tree(&table, from, None, recursive)?;
         let root = copies.first().ok_or(Errno::EINVAL)?.mount.clone();
@@ -359,7 +397,7 @@ impl MountNamespace {
 
     /// umount2(2) of the mount whose root `at` is.
     pub fn umount(&self, at: Path, lazy: bool) -> Result<()> {
-        let mut table = TABLE.lock();
+        let mut table = ask_table()?;
         let m = at.mount();
         if !Arc::ptr_eq(m.root_dentry(), at.dentry()) {
             return Err(Errno::EINVAL);
@@ -389,7 +427,7 @@ impl MountNamespace {
 
     /// Moves the mount whose root `from` is, of this namespace or of a detached tree, to `place`.
     pub fn move_mount(&self, from: &Path, place: &Path) -> Result<()> {
-        let mut table = TABLE.lock();
+        let mut table = ask_table()?;
         let m = from.mount();
         let home = m.home().ok_or(Errno::EINVAL)?;
         if !Arc::ptr_eq(m.root_dentry(), from.dentry()) {
@@ -423,8 +461,9 @@ impl MountNamespace {
         }
         let there = source.len();
         // Planned before the mount leaves its place, since it may fail.
-        let copies = plan(&place)?.len().checked_mul(there).ok_or(Errno::ENOSPC)?;
-        table.room(copies)?;
+        let targets = plan(&place)?;
+        table.room(targets.len().checked_mul(there).ok_or(Errno::ENOSPC)?)?;
+        keeps_no_namespace(&source, &place, &targets)?;
         if parent.is_some() {
             m.detach()?;
         }
@@ -447,7 +486,7 @@ impl MountNamespace {
 
     /// Changes the propagation type of the mount whose root `at` is, and of those below if `recursive`.
     pub fn change_type(&self, at: &Path, to: PropagationType, recursive: bool) -> Result<()> {
-        let _table = TABLE.lock();
+        let _table = ask_table()?;
         let mut rounds = Rounds::new();
         for m in self.changeable(at, recursive)? {
             rounds.next();
@@ -458,7 +497,7 @@ impl MountNamespace {
 
     /// pivot_root(2): `new` becomes the root of the namespace in place of `root`'s mount, which moves to `put_old`.
     pub fn pivot_root(&self, new: &Path, put_old: &Path, root: &Path) -> Result<()> {
-        let _table = TABLE.lock();
+        let _table = ask_table()?;
         let put_old = self.place(put_old, true, Errno::ENOTDIR)?;
         let (new_m, root_m) = (new.mount(), root.mount());
         let (new_at, root_at) = (new_m.mountpoint(), root_m.mountpoint());
@@ -530,7 +569,7 @@ impl MountNamespace {
 impl Drop for MountNamespace {
     /// Its mounts go one by one: a process may still be in one of them, which then is alone.
     fn drop(&mut self) {
-        let mut table = TABLE.lock();
+        let mut table = lock_table();
         let gone: Vec<Arc<Mount>> = self.root.get_mut().all();
         dissolve(&mut table, &gone);
         drop(table);
@@ -540,7 +579,7 @@ impl Drop for MountNamespace {
 
 /// Takes away what is mounted on a dentry whose name has gone.
 pub(super) fn unmount_all(d: &Arc<Dentry>) {
-    let mut table = TABLE.lock();
+    let mut table = lock_table();
     let mut gone = Vec::new();
     let all = super::mount::on_dentry(d);
     for m in all.iter().filter(|m| m.home().is_some()) {
@@ -571,7 +610,7 @@ impl DetachedTree {
     }
     /// Of a new mount.
     pub fn new(mount: Arc<Mount>, owner: Arc<UserNs>) -> Result<Arc<DetachedTree>> {
-        let mut table = TABLE.lock();
+        let mut table = ask_table()?;
         table.room(1)?;
         Ok(Self::settle(&mut table, mount, owner))
     }
@@ -585,7 +624,7 @@ impl Drop for DetachedTree {
         if !self.root.lives_in(self.id) {
             return;
         }
-        let mut table = TABLE.lock();
+        let mut table = lock_table();
         let gone = self.root.all();
         dissolve(&mut table, &gone);
         drop(table);
@@ -680,6 +719,6 @@ fn slide(going: &[Arc<Mount>]) -> Vec<(Arc<Mount>, Path)> {
 }
 
 /// The optional fields of `/proc/PID/mountinfo` for a reader in the namespace.
-pub fn describe_sharing(ns: &MountNamespace, m: &Mount) -> String {
-    propagation::describe(m, |other| ns.has(other))
+pub fn describe_sharing(ns: &MountNamespace, m: &Mount, known: &mut propagation::Nearest) -> Result<String> {
+    propagation::describe(m, known, |other| ns.has(other))
 }

@@ -236,9 +236,12 @@ pub(super) fn targets(origin: &Arc<Mount>, mut shows: impl FnMut(&Arc<Mount>) ->
     Ok(out)
 }
 
+/// For groups: the nearest one, from it upwards, that the reader sees a member of.
+pub type Nearest = BTreeMap<u32, Option<u32>>;
+
 /// The optional fields of `/proc/PID/mountinfo`: `shared:`, `master:`, `propagate_from:`, `unbindable`. `reaches`:
-/// whether a mount is in what the reader sees.
-pub fn describe(m: &Mount, mut reaches: impl FnMut(&Mount) -> bool) -> String {
+/// whether a mount is in what the reader sees. `known`: of the mounts before; each group is looked at once.
+pub fn describe(m: &Mount, known: &mut Nearest, mut reaches: impl FnMut(&Mount) -> bool) -> Result<String> {
     let (group, master, unbindable) = {
         let s = m.sharing.lock();
         (s.group.clone(), s.master.clone(), s.unbindable)
@@ -249,23 +252,29 @@ pub fn describe(m: &Mount, mut reaches: impl FnMut(&Mount) -> bool) -> String {
     }
     if let Some(master) = master {
         out += &format!(" master:{}", master.id);
-        // The nearest group further up that the reader sees a member of.
         let mut up = Some(master.clone());
+        let mut passed = Vec::new();
         let mut rounds = Rounds::new();
-        while let Some(g) = up {
-            rounds.next();
+        let nearest = loop {
+            let Some(g) = up else { break None };
+            if let Some(found) = known.get(&g.id) {
+                break *found;
+            }
+            rounds.step().map_err(later)?;
+            passed.push(g.id);
             let members = g.members();
             if members.iter().any(|m| reaches(m)) {
-                if g.id != master.id {
-                    out += &format!(" propagate_from:{}", g.id);
-                }
-                break;
+                break Some(g.id);
             }
             up = members.first().and_then(|m| m.sharing.lock().master.clone());
+        };
+        known.extend(passed.into_iter().map(|id| (id, nearest)));
+        if let Some(id) = nearest.filter(|id| *id != master.id) {
+            out += &format!(" propagate_from:{id}");
         }
     }
     if unbindable {
         out += " unbindable";
     }
-    out
+    Ok(out)
 }

@@ -73,8 +73,9 @@ impl NsKind {
             Uts => "uts",
         }
     }
-    /// The number of the first namespace of the kind. User and time namespaces of a container are the kernel's first ones, and
-    /// have Linux's numbers for them; the others are a container's own, with numbers that no first one of Linux has.
+    /// The number of the first namespace of the kind. User and time namespaces of a container are the kernel's first
+    /// ones, and have Linux's numbers for them; the others are a container's own, with numbers that no first one of
+    /// Linux has.
     fn first_inum(self) -> u64 {
         match self {
             Time => 0xefff_fffa,
