@@ -31,14 +31,18 @@ pub fn make(
     };
     let ipc = shared(c.share.ipc).map_or_else(Arc::default, |ns| ns.ipc.clone());
     let net = shared(c.share.net).map_or_else(Arc::default, |ns| ns.net.clone());
-    let mnt =
-        build_root(kernel, client, &root_options(c), &ipc).map_err(|e| anyhow!("setting up the file systems: {e}"))?;
+    // Before the file systems: a procfs shows the processes of this namespace, and no others.
+    let pids = match first.is_some() && !c.share.pid {
+        true => {
+            let maker = Maker::of(&Cred::user(0, 0, Vec::new(), cred::CAP_ALL));
+            PidNs::first().below(&maker).map_err(|e| anyhow!("making a pid namespace: {}", e.desc()))?
+        }
+        false => PidNs::first(),
+    };
+    let mnt = build_root(kernel, client, &root_options(c), &ipc, &pids)
+        .map_err(|e| anyhow!("setting up the file systems: {e}"))?;
     let mut ns = NsProxy::of_container(uts, ipc, net, mnt);
-    if first.is_some() && !c.share.pid {
-        let maker = Maker::of(&Cred::user(0, 0, Vec::new(), cred::CAP_ALL));
-        ns.pid_for_children =
-            PidNs::first().below(&maker).map_err(|e| anyhow!("making a pid namespace: {}", e.desc()))?;
-    }
+    ns.pid_for_children = pids;
     if first.is_none() {
         let _ = kernel.first_ns.set(Arc::new(ns.clone()));
     }

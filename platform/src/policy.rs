@@ -211,6 +211,8 @@ impl SchedPolicy {
 
     /// Reports that the poller has slept.
     pub(crate) fn woke(&mut self, now: u64) {
+        // Another thread may have looked at the clock later, and come here first.
+        let now = now.max(self.last_scan);
         let slept = now - self.last_scan;
         self.tally.add(slept, self.crowded, 0);
         self.last_scan = now;
@@ -218,6 +220,8 @@ impl SchedPolicy {
 
     /// Evaluates a scan: whether to scan again or to sleep. May change the mode.
     pub(crate) fn observe(&mut self, now: u64, scan: Scan) -> Next {
+        // Another thread may have looked at the clock later, and come here first.
+        let now = now.max(self.last_scan);
         let gap = now - self.last_scan;
         self.last_scan = now;
         if gap > LOST_CORE_GAP {

@@ -16,6 +16,7 @@ use crate::launch::options::{self, Manner};
 use anyhow::{anyhow, bail, Context, Result};
 use nix::sys::wait::WaitStatus;
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -347,14 +348,24 @@ fn manner(globals: &Globals, run: Option<&RunArgs>, container: &Container) -> Re
     }
 }
 
-/// Writes a file that is complete as soon as it is there.
+/// Writes a file that is complete as soon as it is there. Others may write to its directory: nothing of theirs is
+/// written to.
 pub fn write_pid_file(file: &Path, pid: i32) -> Result<()> {
     let name = file.file_name().ok_or_else(|| anyhow!("--pid-file {}: not a file", file.display()))?;
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
     let new: PathBuf = file.with_file_name(hidden);
     let write = || {
-        std::fs::write(&new, pid.to_string())?;
+        let create = || OpenOptions::new().create_new(true).write(true).mode(0o644).open(&new);
+        let mut made = match create() {
+            // One that was killed has left it.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                std::fs::remove_file(&new)?;
+                create()?
+            }
+            other => other?,
+        };
+        made.write_all(pid.to_string().as_bytes())?;
         std::fs::rename(&new, file)
     };
     write().with_context(|| format!("--pid-file {}", file.display()))

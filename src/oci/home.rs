@@ -3,6 +3,7 @@
 use nix::fcntl::{openat2, OFlag, OpenHow, ResolveFlag};
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 /// Longest file that is looked through.
@@ -17,17 +18,18 @@ pub fn provide(env: &mut Vec<Vec<u8>>, uid: u32, rootfs: &Path) {
     env.push([b"HOME=", home.as_slice()].concat());
 }
 
-/// The file belongs to the image, which may have links in its place: they lead nowhere out of it, and only a regular
-/// file is read.
+/// The file belongs to the image, which may have links in its place: they lead nowhere out of it. Only a regular file
+/// is opened: to open a device has effects already.
 fn passwd(rootfs: &Path) -> Option<Vec<u8>> {
     let root = File::open(rootfs).ok()?;
     let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let file = File::from(openat2(&root, "etc/passwd", how).ok()?);
-    if !file.metadata().ok()?.is_file() {
+    let found = File::from(openat2(&root, "etc/passwd", how).ok()?);
+    if !found.metadata().ok()?.is_file() {
         return None;
     }
+    let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()?;
     let mut text = Vec::new();
     file.take(MAX_PASSWD).read_to_end(&mut text).ok()?;
     Some(text)

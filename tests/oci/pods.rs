@@ -67,6 +67,27 @@ fn a_member_lives_in_the_sandbox_and_ends_alone() {
 }
 
 #[test]
+fn members_do_not_see_each_other() {
+    let host = with_pod("apart");
+    for name in ["one", "two"] {
+        let bundle = member(&host, name, &["sleep", "1000"], |spec| {
+            spec["process"]["env"].as_array_mut().unwrap().push(json!(format!("SECRET={name}")));
+        });
+        host.good(&["run", "--detach", "--bundle", bundle.to_str().unwrap(), name]);
+    }
+    for (name, other) in [("one", "two"), ("two", "one")] {
+        // Of all processes that it sees: its first one, and these.
+        let script =
+            "cd /proc; for p in [0-9]*; do tr '\\0' '\\n' < $p/environ; done | grep ^SECRET= | sort -u; echo $$";
+        let said = host.good(&["exec", "--env", "SECRET=mine", name, "sh", "-c", script]);
+        assert!(said.contains(&format!("SECRET={name}\n")) && said.contains("SECRET=mine\n"), "{said}");
+        assert!(!said.contains(other), "{said}");
+        // Numbers begin anew in it.
+        assert!(said.lines().last().unwrap().parse::<i32>().unwrap() < 10, "{said}");
+    }
+}
+
+#[test]
 fn members_end_with_the_sandbox() {
     let host = with_pod("pod-ends");
     let bundle = member(&host, "one", &["sleep", "1000"], |_| ());

@@ -17,7 +17,7 @@ use crate::kernel::{exit, send, Kernel, Task, ThreadGroup};
 use crate::mm::usage;
 use crate::time::cpu;
 use parking_lot::Mutex;
-use platform::executor::now_ns;
+use platform::executor::{now_ns, Rounds};
 use process::{Prepared, ProcessSpec, StartError};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Weak};
@@ -68,6 +68,9 @@ pub struct Usage {
 /// Most bytes of a command line that are listed.
 const MAX_COMMAND: usize = 4096;
 
+/// Most bytes of all command lines of a list; of further processes the name is listed.
+const MAX_COMMANDS: usize = 512 << 10;
+
 /// A process in a list.
 #[derive(Clone, Debug)]
 pub struct Process {
@@ -88,15 +91,18 @@ pub struct Process {
 
 impl Process {
     /// `None`: it ends.
-    fn of(kernel: &Kernel, group: &Arc<ThreadGroup>, ns: &PidNs) -> Option<Process> {
+    fn of(kernel: &Kernel, group: &Arc<ThreadGroup>, ns: &PidNs, room: &mut usize) -> Option<Process> {
         let task = group.any_thread()?;
         let (threads, ppid, sid) = {
             let r = group.links.lock();
             (r.threads.len(), r.parent.upgrade().map_or(0, |p| ns.nr_of(p.pid)), r.sid)
         };
         let mut line = Vec::new();
-        usage::arguments(&task.mm(), &mut line);
-        line.truncate(MAX_COMMAND);
+        if *room > 0 {
+            usage::arguments(&task.mm(), &mut line);
+            line.truncate(MAX_COMMAND.min(*room));
+            *room -= line.len();
+        }
         let mut command: Vec<Vec<u8>> = line.split(|c| *c == 0).map(<[u8]>::to_vec).collect();
         if command.last().is_some_and(Vec::is_empty) {
             command.pop();
@@ -303,7 +309,12 @@ impl Container {
 
     /// The processes, by their numbers.
     pub fn processes(&self, kernel: &Kernel) -> Vec<Process> {
-        self.cgroup.processes(kernel).iter().filter_map(|g| Process::of(kernel, g, &self.ns.pid_for_children)).collect()
+        let (mut room, mut rounds) = (MAX_COMMANDS, Rounds::new());
+        let mut list = |g: &Arc<ThreadGroup>| {
+            rounds.next();
+            Process::of(kernel, g, &self.ns.pid_for_children, &mut room)
+        };
+        self.cgroup.processes(kernel).iter().filter_map(&mut list).collect()
     }
 
     /// Ends all processes but the first: the end of a pid namespace.

@@ -20,6 +20,8 @@ pub struct Mounter<'a> {
     pub kernel: &'a Arc<Kernel>,
     pub cred: &'a Cred,
     pub ipc: &'a Arc<IpcNamespace>,
+    /// The pid namespace of a container that is set up.
+    pub pids: Option<&'a Arc<PidNs>>,
     /// Its namespaces; none while a container is set up.
     pub ns: Option<&'a NsProxy>,
     /// Looks a path up that is the value of an option.
@@ -29,8 +31,8 @@ pub struct Mounter<'a> {
 impl Mounter<'_> {
     /// The pid namespace that a procfs shows: that of the task that mounts it, or of the processes of the container that is set up.
     fn pid_ns(&self) -> Arc<PidNs> {
-        let of_task = current::get().map(|t| t.pid_ns());
-        of_task.or_else(|| self.ns.map(|n| n.pid_for_children.clone())).unwrap_or_else(PidNs::first)
+        let of_container = self.pids.cloned();
+        of_container.or_else(|| current::get().map(|t| t.pid_ns())).unwrap_or_else(PidNs::first)
     }
 }
 

@@ -10,6 +10,7 @@ use super::vfs::{
 use super::*;
 use crate::error::{Errno, Result, SysError};
 use crate::ipc::IpcNamespace;
+use crate::kernel::pid_ns::PidNs;
 use crate::kernel::{cred, Cred, Kernel};
 use crate::mm::io::Src;
 use protocol::Client;
@@ -100,12 +101,13 @@ impl std::fmt::Display for MountError {
     }
 }
 
-/// Builds a container's tree of mounts.
+/// Builds a container's tree of mounts. `pids`: what a procfs in it shows.
 pub fn build_root(
     kernel: &Arc<Kernel>,
     client: &Client,
     options: &RootOptions,
     ipc: &Arc<IpcNamespace>,
+    pids: &Arc<PidNs>,
 ) -> Result<Arc<MountNamespace>, MountError> {
     let reopen: Arc<Reopen> = {
         let client = client.clone();
@@ -127,7 +129,8 @@ pub fn build_root(
     let _ = kernel.shm.set(Path::new(Mount::new(shm.clone(), MountFlags::empty()), shm));
     let _ = kernel.reopen.set(reopen);
     let ns = MountNamespace::new(root.clone());
-    let b = Builder { ipc: ipc.clone(), ns: ns.clone(), cred: Cred::user(0, 0, Vec::new(), cred::CAP_ALL) };
+    let cred = Cred::user(0, 0, Vec::new(), cred::CAP_ALL);
+    let b = Builder { ipc: ipc.clone(), pids: pids.clone(), ns: ns.clone(), cred };
     for m in &options.mounts {
         match b.mount_spec(kernel, client, options, m) {
             Err(errno) if m.required => return Err(MountError { target: m.target.clone(), errno }),
@@ -189,6 +192,7 @@ fn copies_up(m: &MountSpec) -> bool {
 
 struct Builder {
     ipc: Arc<IpcNamespace>,
+    pids: Arc<PidNs>,
     ns: Arc<MountNamespace>,
     cred: Cred,
 }
@@ -242,7 +246,8 @@ impl Builder {
                 config.source = m.name.clone();
                 config.set_all(&m.data)?;
                 let find = |path: &[u8]| self.find(path);
-                let mounter = Mounter { kernel, cred: &self.cred, ipc: &self.ipc, ns: None, find: &find };
+                let (cred, ipc, pids) = (&self.cred, &self.ipc, Some(&self.pids));
+                let mounter = Mounter { kernel, cred, ipc, pids, ns: None, find: &find };
                 Mount::new(config.create(&mounter)?, flags)
             }
             Source::Bind(from) => {

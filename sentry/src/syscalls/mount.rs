@@ -25,7 +25,7 @@ pub(super) fn is_root(p: &Path) -> bool {
 pub(super) fn with_mounter<R>(cx: &Ctx<'_>, f: impl FnOnce(&Mounter<'_>) -> R) -> R {
     let (cred, ns) = (cx.task.cred(), cx.task.ns());
     let find = |path: &[u8]| resolve(cx.task, libc::AT_FDCWD, path, LookupFlags::FOLLOW);
-    f(&Mounter { kernel: cx.kernel(), cred: &cred, ipc: &ns.ipc, ns: Some(&ns), find: &find })
+    f(&Mounter { kernel: cx.kernel(), cred: &cred, ipc: &ns.ipc, pids: None, ns: Some(&ns), find: &find })
 }
 
 /// Flags of a mount for `MS_*`.

@@ -47,11 +47,16 @@ pub fn carry_out(server: &Arc<Server>, to: &Arc<Connection>, request: Request, d
         Request::Wait { container } => {
             return match find(server, &container) {
                 Ok(c) => {
-                    let to = to.clone();
-                    c.when_exited(move |status| to.finish(&Reply::Exited { status }));
+                    // A connection that ends meanwhile takes its descriptor with it.
+                    let to = Arc::downgrade(to);
+                    c.when_exited(move |status| {
+                        if let Some(to) = to.upgrade() {
+                            to.finish(&Reply::Exited { status });
+                        }
+                    });
                 }
                 Err(e) => to.finish(&e),
-            }
+            };
         }
         Request::Pause { container } => {
             return match find(server, &container).and_then(running) {
