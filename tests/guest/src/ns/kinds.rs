@@ -448,29 +448,18 @@ unsafe fn kept_by_a_mount() {
 }
 
 unsafe fn no_loops() {
-    // A namespace of mounts cannot be kept by one of its own mounts, or of a younger one.
+    // A namespace of mounts cannot be kept by one of its own mounts. (Which of two namespaces is the older one differs
+    // between kernels: since Linux 6.18 their numbers are given out for each processor.)
     alone(|| {
         file("f");
         let at = |from: &str| mount(c(from).as_ptr(), c("f").as_ptr(), null(), MS_BIND, null());
         fails(at("/proc/self/ns/mnt"), EINVAL);
-        let older = ns_fd("self", "mnt");
-        let (up, down) = (pipe_pair(), pipe_pair());
-        let child = spawn(|| {
-            ok(unshare(CLONE_NEWNS));
-            fails(at(&format!("/proc/self/fd/{older}")), EINVAL);
-            put(up.1, b"x");
-            get_all(down.0, 1);
-            0
-        });
-        get_all(up.0, 1);
-        ok(at(&format!("/proc/{child}/ns/mnt")));
-        put(down.1, b"x");
-        exits(child, 0);
-        shows(". f");
-        // A copy of the mounts goes without it.
+        shows(".");
+        // Those of other kinds may, and are in copies of the mounts.
+        ok(at("/proc/self/ns/uts"));
         in_child(|| {
             ok(unshare(CLONE_NEWNS));
-            shows(".");
+            shows(". f");
         });
     });
 }
