@@ -30,7 +30,7 @@ mod monitor;
 mod ordered;
 #[allow(dead_code)]
 pub mod plan;
-mod report;
+pub mod report;
 pub mod seccomp;
 mod show;
 mod signals;

@@ -65,6 +65,16 @@ fn line(format: LogFormat, level: &str, text: &str) -> String {
     }
 }
 
+/// The name of a level, as engines know it from runc's log.
+pub fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error",
+        Level::Warn => "warning",
+        Level::Info => "info",
+        Level::Debug | Level::Trace => "debug",
+    }
+}
+
 impl Log for Report {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // Other crates' own business is for debugging.
@@ -76,12 +86,7 @@ impl Log for Report {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let level = match record.level() {
-            Level::Error => "error",
-            Level::Warn => "warning",
-            Level::Info => "info",
-            Level::Debug | Level::Trace => "debug",
-        };
+        let level = level_name(record.level());
         let line = line(self.format, level, &record.args().to_string());
         let _ = match &self.file {
             Some(file) => (&mut &*file).write_all(line.as_bytes()),

@@ -1,7 +1,8 @@
 //! The shim's log: the FIFO `log` of the bundle, which containerd reads, in the form of containerd's own lines.
 
+use crate::oci::report::level_name;
 use crate::oci::time;
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{LevelFilter, Log, Metadata, Record};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -36,12 +37,7 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let level = match record.level() {
-            Level::Error => "error",
-            Level::Warn => "warning",
-            Level::Info => "info",
-            Level::Debug | Level::Trace => "debug",
-        };
+        let level = level_name(record.level());
         let (now, text) = (time::seconds(SystemTime::now()), record.args().to_string());
         let Logger { namespace, id, .. } = self;
         let line = format!("time={now:?} level={level} msg={text:?} namespace={namespace:?} group={id:?}\n");
